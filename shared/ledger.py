@@ -1,0 +1,302 @@
+"""Changes messages' statuses outside of sending, and the batches' counts with them.
+
+Every function takes a psycopg2 cursor inside the caller's transaction and keeps to one lock order:
+mailing, batches by id, messages by id, minutes by key. A message's status changes only under its
+batch's row lock, and the counts move by (previous → new) in the same transaction, so at every
+instant audience = pending + sent + failed + expired + cancelled.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg2.extensions import cursor as Cursor
+
+from shared.statuses import MessageStatus, Reason
+from shared.windows import Window, opens_at
+
+SHARDS = 16
+
+
+class MinuteKey(NamedTuple):
+    """Where a change of status is counted; `minute` is an instant within it."""
+
+    mailing_id: int
+    minute: datetime
+    shard: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How many of a mailing's messages are in each state. The pending ones are split four ways."""
+
+    pending: int
+    sent: int
+    failed: int
+    expired: int
+    cancelled: int
+    in_doubt: int
+    in_progress: int
+    due: int
+    retrying: int
+    waiting: int
+
+
+TOTALS = """
+SELECT coalesce(sum(pending), 0)::bigint, coalesce(sum(sent), 0)::bigint,
+    coalesce(sum(failed), 0)::bigint, coalesce(sum(expired), 0)::bigint,
+    coalesce(sum(cancelled), 0)::bigint, coalesce(sum(in_doubt), 0)::bigint,
+    coalesce(sum(pending) FILTER (WHERE leased_until > now()), 0)::bigint,
+    coalesce(sum(pending) FILTER (WHERE free AND due_at <= now()), 0)::bigint,
+    coalesce(sum(pending) FILTER (WHERE free AND due_at > now() AND retry_at > now()), 0)::bigint,
+    coalesce(sum(pending) FILTER (
+        WHERE free AND due_at > now() AND retry_at > now() IS NOT TRUE), 0)::bigint
+FROM batches CROSS JOIN LATERAL (SELECT leased_until > now() IS NOT TRUE AS free) AS lease
+WHERE mailing_id = %s
+"""
+
+MINUTES = """
+INSERT INTO minutes (mailing_id, minute, shard, status, count)
+SELECT mailing_id, date_trunc('minute', minute), shard, status::message_status, sum(count)
+FROM unnest(%s::bigint[], %s::timestamptz[], %s::smallint[], %s::text[], %s::int[])
+    AS t (mailing_id, minute, shard, status, count)
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+ON CONFLICT (mailing_id, minute, shard, status)
+DO UPDATE SET count = minutes.count + excluded.count
+"""
+
+LOCK_BATCH = """
+SELECT first_id, last_id, leased_until < now() FROM batches
+WHERE mailing_id = %s AND id = %s FOR NO KEY UPDATE
+"""
+
+DOUBT = """
+WITH doubted AS (
+    UPDATE messages SET in_doubt = true
+    WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
+        AND batch_id = %(batch)s AND status = 'pending' AND NOT in_doubt
+        AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
+    RETURNING 1
+)
+UPDATE batches SET in_doubt = in_doubt + (SELECT count(*) FROM doubted)
+WHERE mailing_id = %(mailing)s AND id = %(batch)s
+"""
+
+END_PENDING = """
+WITH ended AS (
+    UPDATE messages SET status = %(status)s, reason = %(reason)s
+    WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
+        AND batch_id = %(batch)s AND status = 'pending'
+        AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
+    RETURNING 1
+), counted AS (SELECT count(*)::int AS n FROM ended)
+UPDATE batches SET pending = pending - n,
+    failed = failed + CASE %(status)s WHEN 'failed' THEN n ELSE 0 END,
+    expired = expired + CASE %(status)s WHEN 'expired' THEN n ELSE 0 END,
+    cancelled = cancelled + CASE %(status)s WHEN 'cancelled' THEN n ELSE 0 END,
+    due_at = CASE WHEN pending > n THEN due_at END,
+    retry_at = CASE WHEN pending > n THEN retry_at END
+FROM counted
+WHERE mailing_id = %(mailing)s AND id = %(batch)s
+RETURNING n, now()
+"""
+
+# Messages of one client that may still be sent, in every mailing that is not settled.
+CLIENT_PENDING = """
+SELECT m.mailing_id, m.batch_id, m.id
+FROM mailings g CROSS JOIN LATERAL (
+    SELECT mailing_id, batch_id, id FROM messages
+    WHERE mailing_id = g.id AND client_id = %s AND status = 'pending'
+) m
+WHERE NOT g.settled ORDER BY 1, 2
+"""
+
+MOVE = """
+WITH source AS (
+    SELECT * FROM batches WHERE mailing_id = %(mailing)s AND id = %(batch)s
+), moved AS (
+    UPDATE messages m SET batch_id = %(new)s FROM source
+    WHERE m.mailing_id = %(mailing)s AND m.id = %(id)s AND m.batch_id = %(batch)s
+        AND m.status = 'pending'
+    RETURNING m.in_doubt
+), made AS (
+    INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, retry_at, attempt,
+        text_version, retry_version, size, pending, in_doubt, has_attempts, timezone)
+    SELECT s.mailing_id, %(new)s, %(id)s, %(id)s,
+        greatest(%(opens)s, s.retry_at, s.leased_until), greatest(s.retry_at, s.leased_until),
+        s.attempt, s.text_version, s.retry_version, 1, 1, moved.in_doubt::int, s.has_attempts,
+        %(zone)s
+    FROM source s CROSS JOIN moved
+)
+UPDATE batches b SET size = size - 1, pending = pending - 1,
+    in_doubt = b.in_doubt - moved.in_doubt::int,
+    due_at = CASE WHEN pending > 1 THEN due_at END,
+    retry_at = CASE WHEN pending > 1 THEN retry_at END
+FROM moved WHERE b.mailing_id = %(mailing)s AND b.id = %(batch)s
+"""
+
+WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s"
+LOCK_OPEN_BATCHES = """
+SELECT id, timezone FROM batches WHERE mailing_id = %s AND due_at IS NOT NULL
+ORDER BY id FOR NO KEY UPDATE
+"""
+RESCHEDULE = """
+UPDATE batches b SET due_at = greatest(t.opens, b.retry_at)
+FROM unnest(%s::text[], %s::timestamptz[]) AS t (zone, opens)
+WHERE b.mailing_id = %s AND b.due_at IS NOT NULL AND b.timezone = t.zone
+"""
+
+
+def totals(cursor: Cursor, mailing_id: int) -> Totals:
+    """The sums over a mailing's batches, in one statement."""
+    cursor.execute(TOTALS, (mailing_id,))
+    return Totals(*cursor.fetchone())
+
+
+def count_minutes(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
+    """Add to the minutes; last in a transaction, since a busy mailing's rows are contended."""
+    if changes:
+        columns = zip(*((*key, n) for key, n in changes.items()), strict=True)
+        cursor.execute(MINUTES, tuple(list(column) for column in columns))
+
+
+def lock_batch(
+    cursor: Cursor, mailing_id: int, batch_id: int
+) -> tuple[int, int, bool | None]:
+    """Lock a batch; return its first and last message id and whether its lease is dead.
+
+    None for the latter says that there is no lease.
+    """
+    cursor.execute(LOCK_BATCH, (mailing_id, batch_id))
+    return cursor.fetchone()
+
+
+def mark_in_doubt(
+    cursor: Cursor,
+    mailing_id: int,
+    batch_id: int,
+    span: tuple[int, int],
+    ids: list[int] | None,
+) -> None:
+    """Say of a locked batch's pending messages (all, or `ids`) that they may have been sent."""
+    cursor.execute(DOUBT, _where(mailing_id, batch_id, span, ids))
+
+
+def end_pending(
+    cursor: Cursor,
+    mailing_id: int,
+    batch_id: int,
+    span: tuple[int, int],
+    status: MessageStatus,
+    reason: str,
+    ids: list[int] | None = None,
+) -> int:
+    """End a locked batch's pending messages (all, or `ids`); return how many there were."""
+    values = _where(mailing_id, batch_id, span, ids) | {
+        "status": str(status),
+        "reason": reason,
+    }
+    cursor.execute(END_PENDING, values)
+    ended, now = cursor.fetchone()
+    if ended:
+        count_minutes(
+            cursor, minute_moves(mailing_id, batch_id, now, "pending", status, ended)
+        )
+    return ended
+
+
+def minute_moves(
+    mailing_id: int, batch_id: int, at: datetime, previous: str, status: str, n: int = 1
+) -> Counter[MinuteKey]:
+    """The minutes' part of moving `n` messages of a batch; nothing is counted for `pending`."""
+    moves: Counter[MinuteKey] = Counter()
+    shard = batch_id % SHARDS
+    if status != "pending":
+        moves[MinuteKey(mailing_id, at, shard, str(status))] += n
+    if previous != "pending":
+        moves[MinuteKey(mailing_id, at, shard, str(previous))] -= n
+    return moves
+
+
+def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
+    """Cancel what is still pending for a client who was deleted; return how many messages.
+
+    A request that is in flight goes on: if it is accepted, the message becomes `sent` after all.
+    """
+    cancelled = 0
+    cursor.execute(CLIENT_PENDING, (client_id,))
+    for mailing_id, batch_id, message_id in cursor.fetchall():
+        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
+        if dead:
+            mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
+        cancelled += end_pending(
+            cursor,
+            mailing_id,
+            batch_id,
+            (first, last),
+            MessageStatus.CANCELLED,
+            Reason.CLIENT_DELETED,
+            [message_id],
+        )
+    return cancelled
+
+
+def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
+    """Move what is pending for a client into batches of their new zone; return how many messages.
+
+    A message of a leased batch may be in flight: it is marked in doubt, and its new batch is not
+    due before that lease's end, by when the outcome is known and recorded.
+    """
+    moved = 0
+    cursor.execute(CLIENT_PENDING, (client_id,))
+    for mailing_id, batch_id, message_id in cursor.fetchall():
+        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
+        if dead is not None:
+            mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
+        cursor.execute(WINDOW, (mailing_id,))
+        start, end, now = cursor.fetchone()
+        window = Window(start, end) if start is not None else None
+        cursor.execute("SELECT nextval('batch_ids')")
+        (new,) = cursor.fetchone()
+        cursor.execute(
+            MOVE,
+            {
+                "mailing": mailing_id,
+                "batch": batch_id,
+                "id": message_id,
+                "new": new,
+                "zone": zone,
+                "opens": opens_at(window, zone, now),
+            },
+        )
+        moved += cursor.rowcount
+    return moved
+
+
+def reschedule(cursor: Cursor, mailing_id: int) -> None:
+    """Recompute when each batch is due, after the mailing's window has changed.
+
+    The caller holds the mailing's row lock.
+    """
+    cursor.execute(WINDOW, (mailing_id,))
+    start, end, now = cursor.fetchone()
+    window = Window(start, end) if start is not None else None
+    cursor.execute(LOCK_OPEN_BATCHES, (mailing_id,))
+    zones = sorted({zone for _, zone in cursor.fetchall()})
+    opens = [opens_at(window, zone, now) for zone in zones]
+    cursor.execute(RESCHEDULE, (zones, opens, mailing_id))
+
+
+def _where(
+    mailing_id: int, batch_id: int, span: tuple[int, int], ids: Iterable[int] | None
+) -> dict[str, object]:
+    return {
+        "mailing": mailing_id,
+        "batch": batch_id,
+        "first": span[0],
+        "last": span[1],
+        "ids": None if ids is None else list(ids),
+    }

@@ -1,0 +1,158 @@
+"""Wakes workers: RQ jobs now, or later through rq-scheduler.
+
+A job is a hint that carries ids only. It may be lost, repeated or late: PostgreSQL knows what is to
+be done, and the sweep finds whatever a lost job left undone. So nothing here ever fails its caller.
+"""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue, Worker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq_scheduler import Scheduler
+
+CONTROL = "control"
+DISPATCH = "dispatch"
+
+# The only functions a job may name: Redis holds hints, not code.
+JOBS = {
+    "worker.jobs.launch": CONTROL,
+    "worker.jobs.sweep": CONTROL,
+    "worker.jobs.dispatch": DISPATCH,
+}
+WAKE_KEY = "notification:wake:{}"
+# Dispatchers linger longer than this when nothing is due, so a damped wake-up costs nothing.
+WAKE_DAMPING_MS = 500
+
+log = structlog.get_logger()
+
+
+class UnknownJob(Exception):
+    """Redis holds a job that is none of ours."""
+
+
+class NotificationJob(Job):
+    """A job whose data is JSON, which names one of our functions, and which leaves nothing behind.
+
+    It has no time limit: that would be raised in the middle of the sending loop.
+    """
+
+    def __init__(
+        self, id: str | None = None, connection: Any = None, serializer: Any = None
+    ):
+        super().__init__(id, connection, JSONSerializer)
+
+    @classmethod
+    def create(cls, *args: Any, **kwargs: Any) -> "NotificationJob":
+        kwargs.update(result_ttl=0, failure_ttl=3600, timeout=-1)
+        return super().create(*args, **kwargs)
+
+    @property
+    def func(self) -> Any:
+        if self.func_name not in JOBS:
+            raise UnknownJob(f"no job is called {self.func_name}")
+        return super().func
+
+
+def patient_client(redis_url: str) -> Redis:
+    """A client that outlasts a minute's outage: for workers and schedulers."""
+    return Redis.from_url(
+        redis_url,
+        retry=Retry(ExponentialBackoff(cap=1, base=0.05), 60),
+        socket_connect_timeout=5,
+        health_check_interval=30,
+    )
+
+
+def quick_client(redis_url: str, timeout: float = 0.3) -> Redis:
+    """A client that gives up at once: for whoever has something better to do than to wait."""
+    return Redis.from_url(
+        redis_url,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+    )
+
+
+def queue(name: str, connection: Redis) -> Queue:
+    return Queue(
+        name,
+        connection=connection,
+        job_class=NotificationJob,
+        serializer=JSONSerializer,
+    )
+
+
+class Queues:
+    """What the API and the jobs themselves use to wake workers. `connection` is any client."""
+
+    def __init__(self, connection: Redis):
+        self.connection = connection
+        self._queues = {name: queue(name, connection) for name in (CONTROL, DISPATCH)}
+        self._scheduler = Scheduler(connection=connection, job_class=NotificationJob)
+
+    @classmethod
+    def connect(cls, redis_url: str, timeout: float = 0.3) -> "Queues":
+        return cls(quick_client(redis_url, timeout))
+
+    def launch(
+        self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
+    ) -> bool:
+        """Have a mailing launched at `at` (an aware instant; now if past or None)."""
+        return self._enqueue("worker.jobs.launch", mailing_id, at, request_id)
+
+    def dispatch(
+        self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
+    ) -> bool:
+        """Wake idle dispatchers because `mailing_id` has something due at `at` (None: now)."""
+        try:
+            if at is None:
+                key = WAKE_KEY.format(mailing_id)
+                if not self.connection.set(key, 1, nx=True, px=WAKE_DAMPING_MS):
+                    return True
+                # A job for each dispatcher, and no more: they serve whatever is due.
+                target = self._queues[DISPATCH]
+                missing = Worker.count(queue=target) - target.count
+                return all(
+                    self._enqueue("worker.jobs.dispatch", mailing_id, None, request_id)
+                    for _ in range(max(1, missing) if missing >= 0 else 0)
+                )
+        except RedisError as error:
+            return self._away(error, "worker.jobs.dispatch", mailing_id)
+        return self._enqueue("worker.jobs.dispatch", mailing_id, at, request_id)
+
+    def ping(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(self.connection.ping())
+        except RedisError:
+            return False
+
+    def _enqueue(
+        self, name: str, mailing_id: int, at: datetime | None, request_id: str | None
+    ) -> bool:
+        kwargs = {"mailing_id": mailing_id, "request_id": request_id}
+        target = self._queues[JOBS[name]]
+        try:
+            if at is None or at <= datetime.now(UTC):
+                target.enqueue_call(name, kwargs=kwargs)
+            else:
+                # The scheduler drops fractions of a second, which would be too early.
+                when = datetime.fromtimestamp(math.ceil(at.timestamp()), UTC)
+                self._scheduler.enqueue_at(when, name, queue_name=target.name, **kwargs)
+        except RedisError as error:
+            return self._away(error, name, mailing_id)
+        return True
+
+    def _away(self, error: RedisError, job: str, mailing_id: int) -> bool:
+        log.warning(
+            "queue.unavailable", job=job, mailing_id=mailing_id, error=str(error)
+        )
+        return False

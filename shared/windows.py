@@ -1,0 +1,98 @@
+"""Local-time windows: is a client's clock inside one, when does it open, when does it close.
+
+A window is judged by what a wall clock in the zone shows at an instant, from inclusive, to
+exclusive, possibly across midnight. That is defined for every instant, so daylight saving needs no
+special rule: in a spring gap a window that lies wholly inside it does not open that day, and one
+that starts inside it opens when the gap ends; in an autumn fold a window opens whenever the clock
+shows a time inside it, if need be twice.
+"""
+
+from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+# A window opens every day. Four days outlast a missing day and any shift of the clock.
+HORIZON_DAYS = 4
+SAMPLE = timedelta(hours=3)
+
+
+class Window(NamedTuple):
+    """The local hours in which a client may be disturbed; `start` differs from `end`."""
+
+    start: time
+    end: time
+
+    def contains(self, wall: time) -> bool:
+        if self.start < self.end:
+            return self.start <= wall < self.end
+        return wall >= self.start or wall < self.end
+
+
+def is_open(window: Window | None, zone: str, at: datetime) -> bool:
+    """Whether clients in `zone` may be written to at the instant `at` (aware)."""
+    return window is None or window.contains(at.astimezone(ZoneInfo(zone)).time())
+
+
+def opens_at(window: Window | None, zone: str, at: datetime) -> datetime:
+    """The first instant not before `at` at which the window is open: `at` itself if it is."""
+    if window is None or is_open(window, zone, at):
+        return at
+    return next(
+        e for e in _edges(window, zone, _day(at)) if e > at and is_open(window, zone, e)
+    )
+
+
+def closes_at(window: Window | None, zone: str, at: datetime) -> datetime | None:
+    """The first instant after `at` at which the window is shut; None if it never is."""
+    if window is None:
+        return None
+    return next(
+        e
+        for e in _edges(window, zone, _day(at))
+        if e > at and not is_open(window, zone, e)
+    )
+
+
+def _day(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@lru_cache(maxsize=4096)
+def _edges(window: Window, zone_name: str, day: datetime) -> list[datetime]:
+    """Every instant around `day` at which the window may open or shut, in order.
+
+    These are its two times on each local date, in both readings where a fold gives two, and the
+    instants at which the zone's offset changes.
+    """
+    zone = ZoneInfo(zone_name)
+    date = day.astimezone(zone).date() - timedelta(days=1)
+    edges = set(_shifts(zone, day - timedelta(days=1), HORIZON_DAYS + 2))
+    for days in range(HORIZON_DAYS + 2):
+        for wall in window:
+            local = datetime.combine(date + timedelta(days=days), wall, zone)
+            edges.update(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+    return sorted(edges)
+
+
+def _shifts(zone: ZoneInfo, start: datetime, days: int) -> list[datetime]:
+    """The instants within `days` of `start` at which the zone's offset from UTC changes."""
+    shifts = []
+    before, until = start, start + timedelta(days=days)
+    while before < until:
+        after = before + SAMPLE
+        if _offset(zone, before) != _offset(zone, after):
+            low, high = before, after
+            while high - low > timedelta(seconds=1):
+                middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
+                if _offset(zone, middle) == _offset(zone, low):
+                    low = middle
+                else:
+                    high = middle
+            shifts.append(high)
+        before = after
+    return shifts
+
+
+def _offset(zone: ZoneInfo, instant: datetime) -> timedelta | None:
+    return instant.astimezone(zone).utcoffset()
