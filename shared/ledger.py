@@ -163,9 +163,7 @@ def count_minutes(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
         cursor.execute(MINUTES, tuple(list(column) for column in columns))
 
 
-def lock_batch(
-    cursor: Cursor, mailing_id: int, batch_id: int
-) -> tuple[int, int, bool | None]:
+def lock_batch(cursor: Cursor, mailing_id: int, batch_id: int) -> tuple[int, int, bool | None]:
     """Lock a batch; return its first and last message id and whether its lease is dead.
 
     None for the latter says that there is no lease.
@@ -202,9 +200,7 @@ def end_pending(
     cursor.execute(END_PENDING, values)
     ended, now = cursor.fetchone()
     if ended:
-        count_minutes(
-            cursor, minute_moves(mailing_id, batch_id, now, "pending", status, ended)
-        )
+        count_minutes(cursor, minute_moves(mailing_id, batch_id, now, "pending", status, ended))
     return ended
 
 

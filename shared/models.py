@@ -76,12 +76,8 @@ class Client(Base):
 
     __table_args__ = (
         UniqueConstraint("phone", name="clients_phone_key"),
-        CheckConstraint(
-            "phone BETWEEN 70000000000 AND 79999999999", name="clients_phone_format"
-        ),
-        CheckConstraint(
-            "operator_code ~ '^[0-9]{3}$'", name="clients_operator_code_format"
-        ),
+        CheckConstraint("phone BETWEEN 70000000000 AND 79999999999", name="clients_phone_format"),
+        CheckConstraint("operator_code ~ '^[0-9]{3}$'", name="clients_operator_code_format"),
         CheckConstraint("char_length(tag) <= 64", name="clients_tag_length"),
         CheckConstraint(
             "CASE WHEN deleted_at IS NULL"
@@ -137,12 +133,8 @@ class Mailing(Base):
 
     __table_args__ = (
         CheckConstraint("start_at < end_at", name="mailings_start_before_end"),
-        CheckConstraint(
-            "char_length(text) BETWEEN 1 AND 2000", name="mailings_text_length"
-        ),
-        CheckConstraint(
-            "char_length(name) BETWEEN 1 AND 200", name="mailings_name_length"
-        ),
+        CheckConstraint("char_length(text) BETWEEN 1 AND 2000", name="mailings_text_length"),
+        CheckConstraint("char_length(name) BETWEEN 1 AND 200", name="mailings_name_length"),
         CheckConstraint(
             "(window_from IS NULL) = (window_to IS NULL) AND window_from <> window_to",
             name="mailings_window",
@@ -262,9 +254,7 @@ class Message(Base):
 
     __table_args__ = (
         UniqueConstraint("mailing_id", "client_id", name="messages_mailing_client_key"),
-        CheckConstraint(
-            "(status = 'sent') = (sent_at IS NOT NULL)", name="messages_sent_at"
-        ),
+        CheckConstraint("(status = 'sent') = (sent_at IS NOT NULL)", name="messages_sent_at"),
         CheckConstraint("NOT (in_doubt AND status = 'sent')", name="messages_in_doubt"),
         partitioned(),
     )
@@ -303,9 +293,7 @@ class Minute(Base):
 
     mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     minute: Mapped[datetime] = mapped_column(primary_key=True)
-    shard: Mapped[int] = mapped_column(
-        SmallInteger, primary_key=True, autoincrement=False
-    )
+    shard: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     status: Mapped[MessageStatus] = mapped_column(primary_key=True)
     count: Mapped[int] = mapped_column(Integer)
 

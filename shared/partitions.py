@@ -9,7 +9,9 @@ from psycopg2.extensions import cursor as Cursor
 
 MIN_WIDTH = 16
 
-COVERED = "SELECT 1 FROM partition_ranges WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1"
+COVERED = (
+    "SELECT 1 FROM partition_ranges WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1"
+)
 LAST = "SELECT coalesce(max(until_mailing_id), 1) FROM partition_ranges"
 WEEK = "SELECT count(*) FROM mailings WHERE created_at > now() - interval '7 days'"
 
@@ -49,9 +51,7 @@ def ensure_partition(cursor: Cursor, mailing_id: int) -> bool:
     (week,) = cursor.fetchone()
     until = max(first + max(MIN_WIDTH, week), mailing_id + 1)
     for table, storage in STORAGE.items():
-        cursor.execute(
-            CREATE.format(table=table, first=first, until=until, storage=storage)
-        )
+        cursor.execute(CREATE.format(table=table, first=first, until=until, storage=storage))
     cursor.execute(
         "INSERT INTO partition_ranges (first_mailing_id, until_mailing_id) VALUES (%s, %s)",
         (first, until),

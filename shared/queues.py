@@ -44,9 +44,7 @@ class NotificationJob(Job):
     It has no time limit: that would be raised in the middle of the sending loop.
     """
 
-    def __init__(
-        self, id: str | None = None, connection: Any = None, serializer: Any = None
-    ):
+    def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
         super().__init__(id, connection, JSONSerializer)
 
     @classmethod
@@ -152,7 +150,5 @@ class Queues:
         return True
 
     def _away(self, error: RedisError, job: str, mailing_id: int) -> bool:
-        log.warning(
-            "queue.unavailable", job=job, mailing_id=mailing_id, error=str(error)
-        )
+        log.warning("queue.unavailable", job=job, mailing_id=mailing_id, error=str(error))
         return False

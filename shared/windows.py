@@ -38,9 +38,7 @@ def opens_at(window: Window | None, zone: str, at: datetime) -> datetime:
     """The first instant not before `at` at which the window is open: `at` itself if it is."""
     if window is None or is_open(window, zone, at):
         return at
-    return next(
-        e for e in _edges(window, zone, _day(at)) if e > at and is_open(window, zone, e)
-    )
+    return next(e for e in _edges(window, zone, _day(at)) if e > at and is_open(window, zone, e))
 
 
 def closes_at(window: Window | None, zone: str, at: datetime) -> datetime | None:
@@ -48,9 +46,7 @@ def closes_at(window: Window | None, zone: str, at: datetime) -> datetime | None
     if window is None:
         return None
     return next(
-        e
-        for e in _edges(window, zone, _day(at))
-        if e > at and not is_open(window, zone, e)
+        e for e in _edges(window, zone, _day(at)) if e > at and not is_open(window, zone, e)
     )
 
 

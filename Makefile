@@ -1,0 +1,32 @@
+# The doors of the house. `make` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast chaos lint format venv
+
+SHELL := /bin/sh
+PYTHON := .venv/bin/python
+
+help: ## list these doors
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+run: venv ## start everything on this machine (API_PORT, PROVIDER_PORT, DISPATCH_WORKERS, LOCAL_DIR)
+	@$(PYTHON) -m dev.stack run --die-with-parent
+
+test: venv ## the whole test suite (on services it starts, or TEST_DATABASE_URL and TEST_REDIS_URL)
+	@$(PYTHON) -m pytest tests -n 2 --dist loadgroup
+
+test-fast: venv ## the tests that need no services, in less than a minute
+	@$(PYTHON) -m pytest tests/unit -q
+
+chaos: venv ## the long form of the chaos suite (CHAOS_SEED repeats a run)
+	@CHAOS_LONG=1 $(PYTHON) -m pytest tests/chaos --timeout 0
+
+lint: venv ## style, format and types
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy api worker shared dev
+
+format: venv ## put the code into the project's format
+	@$(PYTHON) -m ruff check --fix --quiet . ; $(PYTHON) -m ruff format .
+
+venv: ## the virtual environment, made again only when the requirements change
+	@dev/make-venv

@@ -1,0 +1,78 @@
+"""The web process: a REST API over the directory of clients, their mailings and messages."""
+
+import os
+from typing import Any
+
+import orjson
+from flask import Flask
+from flask.json.provider import JSONProvider
+
+from api.auth import init_auth
+from api.clients import clients
+from api.database import init_database
+from api.docs import init_docs
+from api.health import health
+from api.lifecycle import lifecycle
+from api.mailings import mailings
+from api.messages import messages
+from api.metrics import init_metrics
+from api.openapi import init_openapi
+from api.problems import init_problems
+from api.statistics import statistics
+from api.tracing import init_tracing
+from api.wake import init_wake
+from shared import logs
+from shared.settings import ApiSettings, Settings, load_settings
+
+MAX_BODY = 1024 * 1024
+
+
+class CommandSettings(Settings):
+    """What the commands of `flask --app api` need: the database alone."""
+
+    redis_url: str = ""
+
+
+class OrjsonProvider(JSONProvider):
+    """JSON by orjson. Instants are strings already: see answers.py."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        return orjson.dumps(obj).decode()
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        return orjson.loads(s)
+
+
+def create_app() -> Flask:
+    """The application: the whole of it for a web server, the database alone for a command."""
+    if os.environ.get("FLASK_RUN_FROM_CLI") == "true":
+        return _command_app()
+    settings = load_settings(ApiSettings)
+    logs.configure("api", settings.log_level, settings.log_format)
+    app = Flask("api", static_folder=None)
+    app.json = OrjsonProvider(app)
+    app.secret_key = settings.secret_key.get_secret_value()
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["DEFAULT_TIMEZONE"] = settings.default_timezone
+    # An address is right or wrong; nothing is redirected to what it may have meant.
+    app.url_map.merge_slashes = False
+    init_problems(app)
+    init_tracing(app)
+    init_metrics(app)
+    init_auth(app, settings.api_bootstrap_token.get_secret_value())
+    init_database(app, settings.database_url)
+    init_wake(app, settings.redis_url)
+    init_openapi(app)
+    app.register_blueprint(health)
+    for resource in (clients, mailings, lifecycle, messages, statistics):
+        app.register_blueprint(resource, url_prefix="/api/v1")
+    init_docs(app)
+    return app
+
+
+def _command_app() -> Flask:
+    settings = load_settings(CommandSettings)
+    logs.configure("api.command", settings.log_level, settings.log_format)
+    app = Flask("api", static_folder=None)
+    init_database(app, settings.database_url, limited=False)
+    return app

@@ -1,0 +1,261 @@
+"""What the API answers: the shapes, as OpenAPI shows them, and how rows become them."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.models import Client, Mailing
+from shared.statuses import MailingStatus, MessageStatus
+
+INSTANT = "An instant in UTC (RFC 3339)."
+
+
+class Answer(BaseModel):
+    """A JSON answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ClientAnswer(Answer):
+    """A client."""
+
+    id: int
+    phone: str = Field(examples=["79161234567"])
+    operator_code: str = Field(examples=["916"])
+    tag: str
+    timezone: str = Field(examples=["Europe/Moscow"])
+    created_at: datetime
+    updated_at: datetime
+
+
+class ClientPage(Answer):
+    """A page of clients, by id."""
+
+    items: list[ClientAnswer]
+    next_cursor: str | None
+
+
+class FilterAnswer(Answer):
+    """Who gets the mailing; an empty list means any."""
+
+    operator_codes: list[str]
+    tags: list[str]
+
+
+class WindowAnswer(Answer):
+    """The clients' local hours in which they may be written to."""
+
+    start: str = Field(alias="from", examples=["09:00"])
+    end: str = Field(alias="to", examples=["21:00"])
+
+
+class MailingAnswer(Answer):
+    """A mailing."""
+
+    id: int
+    name: str | None
+    text: str
+    start_at: datetime
+    end_at: datetime
+    filter: FilterAnswer
+    window: WindowAnswer | None
+    rate_limit: int | None
+    status: MailingStatus
+    audience: int = Field(description="How many clients get it; known once it is launched.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class MailingPage(Answer):
+    """A page of mailings, by id."""
+
+    items: list[MailingAnswer]
+    next_cursor: str | None
+
+
+class MessageAnswer(Answer):
+    """A message to one client. `sent` means accepted by the provider."""
+
+    id: int
+    mailing_id: int
+    client_id: int
+    status: MessageStatus
+    reason: str | None = Field(description="Why it ended as it did, unless it was sent.")
+    attempts: int
+    in_doubt: bool = Field(description="It may have been delivered, but no acceptance is known.")
+    created_at: datetime
+    sent_at: datetime | None
+
+
+class MessagePage(Answer):
+    """A page of messages, by id. With a filter it may hold fewer than `limit`."""
+
+    items: list[MessageAnswer]
+    next_cursor: str | None
+
+
+class AttemptAnswer(Answer):
+    """A request to the provider that was not accepted."""
+
+    at: datetime
+    outcome: str
+    reason: str
+    http_status: int | None
+    latency_ms: int
+    excerpt: str = Field(description="The beginning of what the provider answered.")
+
+
+class MessageDetails(MessageAnswer):
+    """A message with every attempt that was not accepted."""
+
+    attempt_log: list[AttemptAnswer]
+
+
+class Counts(Answer):
+    """Messages by status; together they are the audience."""
+
+    pending: int
+    sent: int
+    failed: int
+    expired: int
+    cancelled: int
+
+
+class MailingStatistics(Answer):
+    """What has become of a mailing's messages. The pending ones are split four ways."""
+
+    mailing_id: int
+    status: MailingStatus
+    audience: int
+    audience_complete: bool = Field(description="Whether the audience is all there yet.")
+    counts: Counts
+    in_doubt: int
+    in_progress: int = Field(description="Pending: in a worker's hands.")
+    due: int = Field(description="Pending: could be sent now.")
+    retrying: int = Field(description="Pending: the next attempt is later.")
+    waiting: int = Field(description="Pending: the window is shut.")
+
+
+class MailingTotals(Answer):
+    """A mailing with its messages by status."""
+
+    mailing_id: int
+    name: str | None
+    status: MailingStatus
+    audience: int
+    counts: Counts
+    in_doubt: int
+
+
+class Totals(Answer):
+    """Over all mailings: how many there are by status, and their messages by status."""
+
+    mailings: dict[MailingStatus, int]
+    audience: int
+    counts: Counts
+    in_doubt: int
+
+
+class Statistics(Answer):
+    """Totals over all mailings, and a page of them one by one."""
+
+    totals: Totals
+    items: list[MailingTotals]
+    next_cursor: str | None
+
+
+class Health(Answer):
+    """The process lives."""
+
+    status: str = Field(examples=["ok"])
+
+
+class Readiness(Answer):
+    """Whether requests can be answered. Redis is reported, but not needed."""
+
+    status: str = Field(examples=["ready"])
+    database: str = Field(examples=["ok"])
+    migrations: str = Field(examples=["applied"])
+    redis: str = Field(examples=["ok", "unreachable"])
+
+
+class FaultAnswer(Answer):
+    """One thing that is wrong, and where: in the body (pointer) or in the address (parameter)."""
+
+    pointer: str | None = Field(default=None, examples=["/phone"])
+    parameter: str | None = Field(default=None, examples=["limit"])
+    detail: str
+    code: str
+
+
+class ProblemAnswer(Answer):
+    """An error (RFC 9457)."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Unprocessable Entity"])
+    status: int = Field(examples=[422])
+    detail: str
+    instance: str = Field(examples=["/api/v1/clients"])
+    request_id: str | None
+    errors: list[FaultAnswer] = []
+
+
+def instant(value: datetime | None) -> str | None:
+    """As every answer writes it: UTC, microseconds, Z."""
+    if value is None:
+        return None
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def present_client(client: Client) -> dict[str, Any]:
+    return {
+        "id": client.id,
+        "phone": str(client.phone),
+        "operator_code": client.operator_code,
+        "tag": client.tag,
+        "timezone": client.timezone,
+        "created_at": instant(client.created_at),
+        "updated_at": instant(client.updated_at),
+    }
+
+
+def present_mailing(mailing: Mailing) -> dict[str, Any]:
+    return {
+        "id": mailing.id,
+        "name": mailing.name,
+        "text": mailing.text,
+        "start_at": instant(mailing.start_at),
+        "end_at": instant(mailing.end_at),
+        "filter": {"operator_codes": mailing.operator_codes, "tags": mailing.tags},
+        "window": _window(mailing.window_from, mailing.window_to),
+        "rate_limit": mailing.rate_limit,
+        "status": mailing.status,
+        "audience": mailing.audience,
+        "created_at": instant(mailing.created_at),
+        "started_at": instant(mailing.started_at),
+        "finished_at": instant(mailing.finished_at),
+    }
+
+
+def _window(start: time | None, end: time | None) -> dict[str, str] | None:
+    if start is None or end is None:
+        return None
+    return {"from": start.strftime("%H:%M"), "to": end.strftime("%H:%M")}
+
+
+def present_message(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("id", "mailing_id", "client_id", "status", "reason", "attempts", "in_doubt")
+    times = ("created_at", "sent_at")
+    return {name: row[name] for name in kept} | {name: instant(row[name]) for name in times}
+
+
+def present_attempt(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("outcome", "reason", "http_status", "latency_ms", "excerpt")
+    return {"at": instant(row["at"])} | {name: row[name] for name in kept}
+
+
+def present_counts(row: Mapping[str, Any]) -> dict[str, int]:
+    return {str(status): row[str(status)] for status in MessageStatus}

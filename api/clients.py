@@ -1,0 +1,200 @@
+"""The directory of clients: who may be written to, and where their clock stands."""
+
+from typing import Any, NoReturn
+
+import structlog
+from flask import Blueprint
+from psycopg2 import errors
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from api.answers import ClientAnswer, ClientPage, present_client
+from api.database import cursor, database_now, db
+from api.openapi import operation
+from api.pages import page
+from api.problems import Conflict, NotFound
+from api.schemas import ClientChanges, ClientQuery, NewClient
+from shared import ledger
+from shared.logs import mask
+from shared.models import Client
+
+log = structlog.get_logger()
+clients = Blueprint("clients", __name__)
+
+FIELDS = ("phone", "operator_code", "tag", "timezone")
+
+# What was handed off for a client is kept so that a retry repeats it exactly; erasing ends that.
+ERASE_ATTEMPTS = """
+UPDATE attempts a SET phone = NULL, text = NULL
+FROM (
+    SELECT g.id AS mailing_id, m.id AS message_id
+    FROM mailings g
+    CROSS JOIN LATERAL (
+        SELECT id FROM messages WHERE mailing_id = g.id AND client_id = %s
+    ) m
+    WHERE g.audience > 0
+) found
+WHERE a.mailing_id = found.mailing_id AND a.message_id = found.message_id
+    AND num_nonnulls(a.phone, a.text) > 0
+"""
+
+
+@clients.post("/clients")
+@operation(
+    "clients",
+    answer=ClientAnswer,
+    status=201,
+    says="The client as it was made.",
+    body=NewClient,
+    problems=(409,),
+)
+def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Add a client
+
+    A phone belongs to one client at a time.
+    """
+    client = Client()
+    _revise(client, body.model_dump())
+    db.session.add(client)
+    answer = present_client(_flush(client))
+    db.session.commit()
+    log.info("client.created", client_id=client.id, phone=mask(client.phone or 0))
+    return answer, 201, {"Location": f"/api/v1/clients/{client.id}"}
+
+
+@clients.get("/clients")
+@operation("clients", answer=ClientPage, says="A page of clients.", query=ClientQuery)
+def list_clients(query: ClientQuery) -> dict[str, Any]:
+    """List clients
+
+    By id, the oldest first. Filters combine: a client must match all that are given.
+    """
+    found = select(Client).where(Client.id > query.cursor, Client.deleted_at.is_(None))
+    if query.phone is not None:
+        found = found.where(Client.phone == int(query.phone))
+    if query.operator_code is not None:
+        found = found.where(Client.operator_code == query.operator_code)
+    if query.tag is not None:
+        found = found.where(Client.tag == query.tag)
+    if query.timezone is not None:
+        found = found.where(Client.timezone == query.timezone)
+    rows = db.session.scalars(found.order_by(Client.id).limit(query.limit + 1)).all()
+    return page(rows, query.limit, present_client, lambda client: client.id)
+
+
+@clients.get("/clients/<id:client_id>")
+@operation("clients", answer=ClientAnswer, says="The client.", problems=(404,))
+def get_client(client_id: int) -> dict[str, Any]:
+    """Get a client"""
+    return present_client(_find(client_id))
+
+
+@clients.put("/clients/<id:client_id>")
+@operation(
+    "clients",
+    answer=ClientAnswer,
+    says="The client as it is now.",
+    body=NewClient,
+    problems=(404, 409),
+)
+def replace_client(client_id: int, body: NewClient) -> dict[str, Any]:
+    """Replace a client's data
+
+    What is left out gets its default: the operator code follows the phone, the tag is empty.
+    """
+    return _change(client_id, body.model_dump())
+
+
+@clients.patch("/clients/<id:client_id>")
+@operation(
+    "clients",
+    answer=ClientAnswer,
+    says="The client as it is now.",
+    body=ClientChanges,
+    problems=(404, 409),
+)
+def change_client(client_id: int, body: ClientChanges) -> dict[str, Any]:
+    """Change some of a client's data
+
+    An operator code of null lets it follow the phone again. A new time zone also moves the messages
+    that still wait for this client.
+    """
+    return _change(client_id, body.given())
+
+
+@clients.delete("/clients/<id:client_id>")
+@operation("clients", answer=None, status=204, says="The client is gone.", problems=(404,))
+def delete_client(client_id: int) -> tuple[str, int]:
+    """Delete a client
+
+    The personal data is erased and pending messages are cancelled (reason: client deleted); the
+    record of those sent stays, under the id alone.
+    """
+    client = _find(client_id, lock=True)
+    client.phone = client.operator_code = client.tag = client.timezone = None
+    client.operator_code_given = False
+    client.deleted_at = client.updated_at = database_now()
+    ledger_cursor = cursor()
+    cancelled = ledger.cancel_client_messages(ledger_cursor, client_id)
+    ledger_cursor.execute(ERASE_ATTEMPTS, (client_id,))
+    db.session.commit()
+    log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
+    return "", 204
+
+
+def _find(client_id: int, *, lock: bool = False) -> Client:
+    found = select(Client).where(Client.id == client_id, Client.deleted_at.is_(None))
+    if lock:
+        found = found.with_for_update(key_share=True)
+    client = db.session.scalar(found)
+    if client is None:
+        raise NotFound("There is no such client.")
+    return client
+
+
+def _change(client_id: int, changes: dict[str, Any]) -> dict[str, Any]:
+    client = _find(client_id, lock=True)
+    before = {name: getattr(client, name) for name in FIELDS}
+    _revise(client, changes)
+    changed = [name for name in FIELDS if getattr(client, name) != before[name]]
+    if changed:
+        client.updated_at = database_now()
+    _flush(client)
+    if "timezone" in changed:
+        ledger.move_client_messages(cursor(), client_id, str(client.timezone))
+    answer = present_client(client)
+    db.session.commit()
+    if changed:
+        log.info("client.updated", client_id=client_id, changed=changed)
+    return answer
+
+
+def _revise(client: Client, changes: dict[str, Any]) -> None:
+    """Apply changes; the operator code follows the phone unless it was given."""
+    if "phone" in changes:
+        client.phone = int(changes["phone"])
+    if "operator_code" in changes:
+        client.operator_code = changes["operator_code"]
+        client.operator_code_given = client.operator_code is not None
+    if not client.operator_code_given:
+        client.operator_code = str(client.phone)[1:4]
+    for name in ("tag", "timezone"):
+        if name in changes:
+            setattr(client, name, changes[name])
+
+
+def _flush(client: Client) -> Client:
+    try:
+        db.session.flush()
+    except IntegrityError as error:
+        if not isinstance(error.orig, errors.UniqueViolation):
+            raise
+        phone = client.phone
+        db.session.rollback()
+        _refuse_phone(phone)
+    return client
+
+
+def _refuse_phone(phone: int | None) -> NoReturn:
+    owner = db.session.scalar(select(Client.id).where(Client.phone == phone))
+    raise Conflict(f"phone already belongs to {f'client {owner}' if owner else 'another client'}")

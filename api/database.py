@@ -1,0 +1,77 @@
+"""The API's way into PostgreSQL: one pool of connections, one session per request."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg2
+from flask import Flask
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+from sqlalchemy import func, select
+
+import shared.migrations
+from shared.models import Base
+
+MIGRATIONS = Path(shared.migrations.__file__).parent
+
+# A request that waits for PostgreSQL longer than this is answered with 503 rather than left
+# hanging. Commands (migrations) may take as long as they need.
+CONNECT_TIMEOUT = 2
+STATEMENT_TIMEOUT = "10s"
+LOCK_TIMEOUT = "5s"
+
+# A gunicorn process has 8 threads, each with at most one connection; started with more of them,
+# it still finds some.
+POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2, "pool_pre_ping": True}
+
+# A session lives as long as its request, so what was committed is still right to present.
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+migrate = Migrate()
+
+
+def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
+    """Connect `app` to PostgreSQL; `limited` bounds how long a statement may take."""
+    options = "-c timezone=UTC"
+    if limited:
+        options += f" -c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT}"
+
+    def connect() -> Connection:
+        return psycopg2.connect(
+            url,
+            connect_timeout=CONNECT_TIMEOUT,
+            options=options,
+            application_name="api",
+            keepalives_idle=10,
+            keepalives_interval=3,
+            keepalives_count=3,
+        )
+
+    # Connecting is libpq's own business, so that DATABASE_URL means here what it means elsewhere.
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {**POOL, "creator": connect}
+    db.init_app(app)
+    migrate.init_app(app, db, directory=str(MIGRATIONS))
+
+
+def cursor() -> Cursor:
+    """A psycopg2 cursor in the session's transaction, for the ledger's statements."""
+    db.session.flush()
+    return cast(Cursor, db.session.connection().connection.cursor())
+
+
+def database_now() -> datetime:
+    """The present instant by PostgreSQL's clock, which judges starts and ends."""
+    return cast(datetime, db.session.scalar(select(func.clock_timestamp())))
+
+
+def see_one_instant() -> None:
+    """Let every statement of this request see the same instant, so that its numbers add up."""
+    db.session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+
+
+def rows(statement: Any, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a textual statement, by column name."""
+    return [dict(row) for row in db.session.execute(statement, values).mappings()]

@@ -1,0 +1,198 @@
+"""OpenAPI 3.1 from the code: flask-pydantic-spec with its rough edges taken off.
+
+The library's own reading of requests guesses at types and echoes input, and its spec knows neither
+security nor problems; what is replaced here is exactly that.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flask import Flask, current_app, make_response, request
+from flask_pydantic_spec import FlaskPydanticSpec
+from flask_pydantic_spec.flask_backend import FlaskBackend
+from flask_pydantic_spec.types import ResponseBase
+from flask_pydantic_spec.utils import get_model_name
+from pydantic import BaseModel
+from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.routing import BaseConverter, Rule, ValidationError
+
+from api.answers import ProblemAnswer
+from api.auth import PROTECTED
+from api.pages import MAX_ID
+from api.reading import read_body, read_query
+from api.schemas import Query
+from shared import __version__
+
+DESCRIPTION = """\
+Clients go in, mailings are created, every message's fate is recorded.
+
+Every call under `/api/v1` needs `Authorization: Bearer TOKEN`. Instants are RFC 3339 with an
+offset; answers give them in UTC. Lists are paged: pass `next_cursor` back as `cursor` until it is
+null. Errors are `application/problem+json` (RFC 9457) and carry a `request_id` that the logs know.
+"""
+TAGS = [
+    {"name": "clients", "description": "The directory of people to write to."},
+    {"name": "mailings", "description": "A text, a time, an audience."},
+    {"name": "messages", "description": "What became of each message."},
+    {"name": "statistics", "description": "Numbers that always add up."},
+    {"name": "service", "description": "For machines that look after this one."},
+]
+PROBLEMS = {
+    400: "The request cannot be read.",
+    401: "The token is missing or not valid.",
+    404: "There is no such thing.",
+    409: "Not in the present state; the detail says why.",
+    413: "The body is larger than 1 MiB.",
+    415: "The body is not declared as JSON.",
+    422: "The request breaks rules; `errors` says which and where.",
+    503: "Not available; try again after `Retry-After` seconds.",
+}
+PROBLEM_HEADERS = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    503: {"Retry-After": {"schema": {"type": "integer"}}},
+}
+OF_BODY = (400, 413, 415)
+
+
+class IdConverter(BaseConverter):
+    """An id in an address; what no bigint can hold belongs to nothing."""
+
+    regex = "[1-9][0-9]{0,18}"
+
+    def to_python(self, value: str) -> int:
+        number = int(value)
+        if number > MAX_ID:
+            raise ValidationError
+        return number
+
+
+class Answers(ResponseBase):
+    """Every answer an operation can give: one success, and problems by status."""
+
+    def __init__(
+        self, status: int, model: type[BaseModel] | None, description: str, problems: Iterable[int]
+    ) -> None:
+        self.status = status
+        self.model = model
+        self.description = description
+        self.problems = sorted(set(problems))
+
+    def has_model(self) -> bool:
+        """False, or the library documents a validation error of its own shape."""
+        return False
+
+    @property
+    def models(self) -> Iterable[Any]:
+        return [ProblemAnswer] if self.model is None else [self.model, ProblemAnswer]
+
+    def generate_spec(self) -> Mapping[str, Any]:
+        request_id = {"X-Request-ID": {"schema": {"type": "string"}}}
+        success: dict[str, Any] = {"description": self.description, "headers": dict(request_id)}
+        if self.model is not None:
+            success["content"] = {"application/json": {"schema": _reference(self.model)}}
+        if self.status == 201:
+            success["headers"]["Location"] = {"schema": {"type": "string"}}
+        answers = {str(self.status): success}
+        for status in self.problems:
+            answers[str(status)] = {
+                "description": PROBLEMS.get(status, HTTP_STATUS_CODES[status]),
+                "headers": {**request_id, **PROBLEM_HEADERS.get(status, {})},
+                "content": {"application/problem+json": {"schema": _reference(ProblemAnswer)}},
+            }
+        return answers
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{get_model_name(model)}"}
+
+
+class Backend(FlaskBackend):
+    """Hands a view its query and body, read and checked, as arguments."""
+
+    def validate(
+        self,
+        func: Any,
+        query: Any,
+        body: Any,
+        headers: Any,
+        cookies: Any,
+        resp: Any,
+        before: Any,
+        after: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        read = read_query(request, query or Query)
+        if query is not None:
+            kwargs["query"] = read
+        if body.model is not None:
+            context = {"default_timezone": current_app.config["DEFAULT_TIMEZONE"]}
+            kwargs["body"] = read_body(request, body.model, context)
+        return make_response(func(*args, **kwargs))
+
+    def parse_path(self, route: Rule) -> tuple[str, list[Mapping[str, Any]]]:
+        path, parameters = super().parse_path(route)
+        schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
+        return path, [{**parameter, "schema": schema} for parameter in parameters]
+
+
+class Spec(FlaskPydanticSpec):
+    """The library's spec with security, and with schemas kept as pydantic makes them."""
+
+    def _get_open_api_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        return dict(schema)
+
+    def _generate_spec(self) -> Mapping[str, Any]:
+        document: dict[str, Any] = dict(super()._generate_spec())
+        document["info"]["description"] = DESCRIPTION
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["tags"] = list(operation["tags"])
+                operation["parameters"] = [_parameter(each) for each in operation["parameters"]]
+                if path.startswith(PROTECTED):
+                    operation["security"] = [{"bearer": []}]
+                if "requestBody" in operation:
+                    operation["requestBody"] = {**operation["requestBody"], "required": True}
+        if self.app.config["DEFAULT_TIMEZONE"] is not None:
+            client = document["components"]["schemas"]["NewClient"]
+            client["required"] = [name for name in client["required"] if name != "timezone"]
+        return document
+
+
+def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
+    """A query parameter is there or not, but never null; and a description belongs to it."""
+    schema = dict(parameter["schema"])
+    if "anyOf" in schema:
+        schema = {**schema, **next(s for s in schema.pop("anyOf") if s != {"type": "null"})}
+    if parameter["in"] == "query" and (schema.get("default") is None or "cursor" in parameter["name"]):
+        schema.pop("default", None)
+    described = {"description": schema.pop("description")} if "description" in schema else {}
+    return {**parameter, **described, "schema": schema}
+
+
+spec = Spec("flask", backend=Backend, title="Notification service", version=__version__, tags=TAGS)
+
+
+def operation(
+    tag: str,
+    *,
+    answer: type[BaseModel] | None,
+    says: str,
+    status: int = 200,
+    query: type[BaseModel] | None = None,
+    body: type[BaseModel] | None = None,
+    problems: tuple[int, ...] = (),
+    public: bool = False,
+) -> Any:
+    """Describe a view to OpenAPI, and give it its `query` and `body` as arguments of these names."""
+    always = (422, 503) if public else (401, 422, 503)
+    of_body = OF_BODY if body is not None else ()
+    resp = Answers(status, answer, says, (*always, *of_body, *problems))
+    return spec.validate(query=query, body=body, resp=resp, tags=(tag,))
+
+
+def init_openapi(app: Flask) -> None:
+    """Views must be registered before the spec is first asked for."""
+    app.url_map.converters["id"] = IdConverter
+    spec.register(app, register_route=False)

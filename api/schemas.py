@@ -1,0 +1,177 @@
+"""What callers may send: the bodies and query strings of the API. Unknown fields are refused."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.pages import DEFAULT_LIMIT
+from api.values import ClockTime, Cursor, Instant, Limit, OperatorCode, Phone, Tag, Timezone
+from shared.statuses import MailingStatus, MessageStatus
+
+# The default of what a PATCH may leave out; never read, as only given fields are.
+_UNSET: Any = None
+
+
+class Body(BaseModel):
+    """A JSON body: no unknown fields, no guessing at types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    def given(self) -> dict[str, Any]:
+        """The fields the caller sent, and nothing that was filled in."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for value in schema["properties"].values():
+        value.pop("default", None)
+
+
+class Patch(Body):
+    """A body of changes: what is left out stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+
+OPERATOR_CODE = "Three digits. Derived from the phone (its digits 2 to 4), and following it, if null."
+
+
+class NewClient(Body):
+    """A client: also what replaces one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"phone": "79161234567", "tag": "vip", "timezone": "Europe/Moscow"}]
+        }
+    )
+
+    phone: Phone
+    operator_code: OperatorCode | None = Field(default=None, description=OPERATOR_CODE)
+    tag: Tag = ""
+    timezone: Timezone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_timezone(cls, data: Any, info: Any) -> Any:
+        default = (info.context or {}).get("default_timezone")
+        if default is not None and isinstance(data, dict) and "timezone" not in data:
+            return {**data, "timezone": default}
+        return data
+
+
+class ClientChanges(Patch):
+    """Changes of a client."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tag": "regular"}]})
+
+    phone: Phone = _UNSET
+    operator_code: OperatorCode | None = Field(default=None, description=OPERATOR_CODE)
+    tag: Tag = _UNSET
+    timezone: Timezone = _UNSET
+
+
+class Filter(Body):
+    """Who gets a mailing. An empty list means any; two lists must both match."""
+
+    operator_codes: list[OperatorCode] = Field(default=[], max_length=1000)
+    tags: list[Tag] = Field(default=[], max_length=1000)
+
+    @field_validator("operator_codes", "tags")
+    @classmethod
+    def _once_each(cls, values: list[str]) -> list[str]:
+        return list(dict.fromkeys(values))
+
+
+class WindowHours(Body):
+    """Local hours in which clients may be written to: from inclusive, to exclusive.
+
+    A window whose end is earlier than its beginning crosses midnight.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"from": "09:00", "to": "21:00"}]})
+
+    start: ClockTime = Field(alias="from")
+    end: ClockTime = Field(alias="to")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.start == self.end:
+            raise PydanticCustomError(
+                "window_empty", "from and to must differ; leave the window out to send at any hour"
+            )
+        return self
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Spring sale"])]
+MailingText = Annotated[str, Field(min_length=1, max_length=2000, examples=["Hello!"])]
+RateLimit = Annotated[int, Field(ge=1, le=100_000, description="Messages per second, at most.")]
+
+
+class NewMailing(Body):
+    """A mailing to be made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "Spring sale",
+                    "text": "Only today: everything at half the price.",
+                    "start_at": "2026-12-01T09:00:00+03:00",
+                    "end_at": "2026-12-01T21:00:00+03:00",
+                    "filter": {"operator_codes": ["916"], "tags": ["vip"]},
+                    "window": {"from": "09:00", "to": "21:00"},
+                }
+            ]
+        }
+    )
+
+    name: Name | None = None
+    text: MailingText
+    start_at: Instant
+    end_at: Instant
+    filter: Filter = Field(default_factory=Filter)
+    window: WindowHours | None = None
+    rate_limit: RateLimit | None = None
+
+
+class MailingChanges(Patch):
+    """Changes of a mailing. A filter replaces the former one as a whole."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"end_at": "2026-12-01T22:00:00+03:00"}]}
+    )
+
+    name: Name | None = None
+    text: MailingText = _UNSET
+    start_at: Instant = _UNSET
+    end_at: Instant = _UNSET
+    filter: Filter = _UNSET
+    window: WindowHours | None = None
+    rate_limit: RateLimit | None = None
+
+
+class Query(BaseModel):
+    """A query string: no unknown parameters. Values arrive as strings, and a string stays one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PageQuery(Query):
+    limit: Limit = Field(default=DEFAULT_LIMIT, description="How many items, at most.")
+    cursor: Cursor = Field(default=0, description="The next_cursor of the page before.")
+
+
+class ClientQuery(PageQuery):
+    phone: Phone | None = None
+    operator_code: OperatorCode | None = None
+    tag: Tag | None = None
+    timezone: Timezone | None = None
+
+
+class MailingQuery(PageQuery):
+    status: MailingStatus | None = None
+
+
+class MessageQuery(PageQuery):
+    status: MessageStatus | None = None

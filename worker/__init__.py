@@ -1,0 +1,1 @@
+"""The fleet: launches mailings, sends their messages, sweeps up after whatever died."""

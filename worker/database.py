@@ -1,0 +1,70 @@
+"""The fleet's connection to PostgreSQL: one per thread, opened when needed, dropped when it fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+# A server that is gone without a word is noticed by the kernel within these, not after hours.
+TCP = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# Whatever waits longer than this for a row or a plan is better repeated than waited for.
+OPTIONS = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+
+DatabaseError = psycopg2.Error
+
+
+class Database:
+    """A connection that comes back by itself: whoever meets an error tries again later."""
+
+    def __init__(self, url: str, name: str, statement_timeout: float = 30.0):
+        self._url = url
+        self._name = name
+        self._options = f"{OPTIONS} -c statement_timeout={int(statement_timeout * 1000)}"
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """A cursor whose work is committed at the end, or rolled back if anything is raised.
+
+        Raises DatabaseError; after one that says nothing of the connection it is opened anew.
+        """
+        connection = self._open()
+        try:
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            self.close()
+            raise
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Cursor]:
+        """A cursor each of whose statements stands alone: for ANALYZE and advisory locks."""
+        connection = self._open()
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+            connection.autocommit = False
+        except psycopg2.Error:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg2.connect(
+                self._url, application_name=self._name, options=self._options, **TCP
+            )
+        return self._connection

@@ -1,0 +1,150 @@
+"""A batch while a dispatcher holds it: what is left to hand off, what is out, what to record."""
+
+import random
+from collections import deque
+from collections.abc import Iterable
+
+import orjson
+
+from shared.windows import closes_at, is_open
+from worker.claims import Claim, Row, Watched
+from worker.clock import DatabaseClock
+from worker.provider.engine import Request
+from worker.record import Flush, Release
+from worker.transitions import Report
+
+BACKOFF_FIRST = 2.0
+BACKOFF_LONGEST = 600.0
+
+
+class Outgoing(Request):
+    """A request with what the dispatcher must remember of it.
+
+    `expires` is the boottime before which it must leave (its rate token's life); `text` is set if
+    it differs from the batch's.
+    """
+
+    __slots__ = ("expires", "phone", "probe", "row", "text")
+
+    batch: "HeldBatch"
+    row: Row
+    phone: int
+    text: str | None
+    expires: float
+    probe: bool
+
+
+class HeldBatch:
+    """One claimed batch. `deadline` is the boottime after which nothing of it may leave."""
+
+    def __init__(self, claim: Claim, clock: DatabaseClock, lease_seconds: float, margin: float):
+        self.claim = claim
+        self.mailing_id = claim.mailing_id
+        self.rate_limit = claim.rate_limit
+        self.rows: deque[Row] = deque(claim.rows)
+        self.read_at = claim.lease_start
+        self.reading = False
+        self.handled: set[int] = set()
+        self.in_flight = 0
+        self.tail = text_tail(claim.text)
+        # Why nothing more is handed off: "paused", "ended", "window", "stopping", ...
+        self.draining: str | None = None
+        self.retries = False
+        self.retry_after = 0.0
+        self.progress_at = claim.lease_start
+        self.lost = False
+        self._accepted: list[tuple[int, float]] = []
+        self._others: list[Report] = []
+        self._flushes = 0
+        self._lease = lease_seconds - margin
+        self._lease_deadline = 0.0
+        self._close_deadline = 0.0
+        self._end_deadline = 0.0
+        self.deadline = 0.0
+        self.watch(Watched("running", claim.end_at, claim.window, claim.rate_limit), clock)
+        self.renew(claim.lease_start)
+
+    def watch(self, mailing: Watched | None, clock: DatabaseClock) -> None:
+        """Take in the mailing's present state; None says that it is gone."""
+        if mailing is None or mailing.status != "running":
+            self.draining = "deleted" if mailing is None else mailing.status
+            return
+        self.rate_limit = mailing.rate_limit
+        self._end_deadline = clock.deadline(mailing.end_at)
+        self._close_deadline = float("inf")
+        now = clock.earliest()
+        if not is_open(mailing.window, self.claim.timezone, now):
+            self._close_deadline = 0.0
+        elif (closes := closes_at(mailing.window, self.claim.timezone, now)) is not None:
+            self._close_deadline = clock.deadline(closes)
+        self._set_deadline()
+
+    def renew(self, asked_at: float) -> None:
+        """The lease was renewed by a transaction that began after the boottime `asked_at`."""
+        self._lease_deadline = asked_at + self._lease
+        self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        self.deadline = min(self._lease_deadline, self._close_deadline, self._end_deadline)
+
+    def check_deadline(self, now: float) -> bool:
+        """Whether something may leave now; if that is over for good, start draining."""
+        if now < self.deadline:
+            return True
+        if now >= self._end_deadline:
+            self.draining = self.draining or "ended"
+        elif now >= self._close_deadline:
+            self.draining = self.draining or "window"
+        return False
+
+    def reread(self, rows: Iterable[Row], asked_at: float) -> None:
+        """Replace what is left by what was read after the boottime `asked_at`."""
+        self.rows = deque(row for row in rows if row.message_id not in self.handled)
+        self.read_at = asked_at
+        self.reading = False
+
+    def accept(self, message_id: int, at: float) -> None:
+        self._accepted.append((message_id, at))
+
+    def report(self, report: Report) -> None:
+        self._others.append(report)
+
+    @property
+    def unrecorded(self) -> bool:
+        return bool(self._accepted or self._others)
+
+    @property
+    def done(self) -> bool:
+        """Nothing is out and nothing more will be handed off: it can be given back."""
+        if self.in_flight:
+            return False
+        return self.lost or self.draining is not None or not (self.rows or self.reading)
+
+    def flush(self, wait: float) -> Flush:
+        """What to record now; it gives the batch back if it is done, due after `wait` seconds."""
+        self._flushes += 1
+        flush = Flush(
+            self.mailing_id,
+            self.claim.batch_id,
+            self.claim.token,
+            self._flushes,
+            self._accepted,
+            self._others,
+            self._release(wait) if self.done else None,
+        )
+        self._accepted, self._others = [], []
+        return flush
+
+    def _release(self, wait: float) -> Release:
+        if not self.retries:
+            return Release(delay=wait, park=self.draining == "window")
+        delay = random.uniform(0, min(BACKOFF_LONGEST, BACKOFF_FIRST * 2**self.claim.attempt))  # noqa: S311
+        if self.rows:
+            # Most of it was never tried: the few that failed must not make the others late.
+            delay = min(delay, BACKOFF_FIRST)
+        return Release(delay=max(delay, self.retry_after, wait), backoff=True)
+
+
+def text_tail(text: str) -> bytes:
+    """The end of a request's body, the same for everybody who gets this text."""
+    return b',"text":' + orjson.dumps(text) + b"}"

@@ -1,0 +1,76 @@
+"""The jobs that RQ runs: thin doors to launch, dispatch and sweep."""
+
+from functools import cache
+
+import structlog
+from redis import Redis
+
+from shared.queues import Queues
+from shared.settings import WorkerSettings
+from worker import sweep as sweeping
+from worker.database import Database, DatabaseError
+from worker.dispatch import Dispatcher
+from worker.fleet import FleetWorker, stopping
+from worker.launch import launch as launch_mailing
+from worker.provider.breaker import Breaker
+from worker.provider.hot_redis import HotRedis, hot_client
+from worker.provider.rate import RateLimiter
+
+log = structlog.get_logger()
+
+
+class Tools:
+    """What this process' jobs share: made by its entry point before the first of them."""
+
+    settings: WorkerSettings
+    connection: Redis
+    worker: FleetWorker
+
+    @classmethod
+    def queues(cls) -> Queues:
+        return Queues(cls.connection)
+
+
+@cache
+def _database() -> Database:
+    return Database(Tools.settings.database_url, "notification-control")
+
+
+def launch(mailing_id: int, request_id: str | None = None) -> None:
+    """Launch a mailing whose time has come; give way to other jobs after a while."""
+    with structlog.contextvars.bound_contextvars(request_id=request_id, mailing_id=mailing_id):
+        queues = Tools.queues()
+        try:
+            more = launch_mailing(
+                _database(),
+                mailing_id,
+                Tools.settings.batch_size,
+                lambda: queues.dispatch(mailing_id, request_id=request_id),
+            )
+        except DatabaseError as error:
+            log.warning("database.unavailable", what="launch", error=str(error).strip())
+            return
+        if more and not stopping.is_set():
+            queues.launch(mailing_id, request_id=request_id)
+
+
+def dispatch(mailing_id: int, request_id: str | None = None) -> None:
+    """Send whatever is due; the mailing is only a hint."""
+    settings = Tools.settings
+    redis = HotRedis(hot_client(settings.redis_url))
+    Dispatcher(
+        settings,
+        Database(settings.database_url, "notification-dispatch"),
+        Breaker(redis),
+        RateLimiter(redis, settings.provider_rate),
+        stopping,
+        Tools.worker.pulse,
+    ).run()
+
+
+def sweep() -> None:
+    """Set going whatever stands still."""
+    try:
+        sweeping.sweep(_database(), Tools.queues(), Tools.settings.lease_seconds)
+    except DatabaseError as error:
+        log.warning("database.unavailable", what="sweep", error=str(error).strip())

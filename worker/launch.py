@@ -1,0 +1,201 @@
+"""Launches a mailing: freezes its audience and writes its messages and batches.
+
+The audience is the clients with an id up to the highest one at the launch's beginning, judged by
+the filter once, chunk by chunk. A chunk is one short transaction that locks the mailing, re-checks
+its status and its checkpoint, and moves both on; so a launch may die anywhere, be repeated, or run
+twice. Sending begins after the first chunk.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+from psycopg2.extensions import cursor as Cursor
+
+from shared.partitions import ensure_partition
+from shared.windows import Window, opens_at
+from worker.database import Database
+
+log = structlog.get_logger()
+
+# The first chunk is small, so that the first message leaves at once; then chunks grow while they
+# stay short, for as long as the mailing's row is locked its PATCH waits.
+FIRST_SPAN = 2_000
+CHUNK_SECONDS = 0.2
+CHUNK_RECIPIENTS = 50_000
+# A launch longer than this gives way to the other jobs of its queue and goes on after them.
+TURN_SECONDS = 1.0
+# Between two turns, statistics are refreshed when the rows have grown by this factor.
+ANALYZE_GROWTH = 4
+
+BEGIN = """
+SELECT status, start_at <= now(), end_at <= now(), started_at IS NOT NULL
+FROM mailings WHERE id = %s FOR NO KEY UPDATE
+"""
+FREEZE = """
+UPDATE mailings SET started_at = now(), updated_at = now(),
+    status = CASE status WHEN 'scheduled' THEN 'running' ELSE status END,
+    launch_last_client_id = (SELECT coalesce(max(id), 0) FROM clients)
+WHERE id = %s
+"""
+LOCK = """
+SELECT status, audience_complete, launched_client_id, launch_last_client_id, operator_codes, tags,
+    window_from, window_to, now()
+FROM mailings WHERE id = %s FOR NO KEY UPDATE
+"""
+# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone.
+FILL = """
+WITH recipients AS MATERIALIZED (
+    SELECT id AS client_id, timezone, row_number() OVER (ORDER BY timezone, id) AS n,
+        (row_number() OVER (PARTITION BY timezone ORDER BY id) - 1) / %(batch_size)s AS part
+    FROM clients
+    WHERE id > %(after)s AND id <= %(until)s AND deleted_at IS NULL
+        AND (%(operator_codes)s::text[] = '{}' OR operator_code = ANY (%(operator_codes)s::text[]))
+        AND (%(tags)s::text[] = '{}' OR tag = ANY (%(tags)s::text[]))
+), parts AS MATERIALIZED (
+    SELECT timezone, part, min(n) AS first, max(n) AS last, count(*)::int AS size,
+        row_number() OVER (ORDER BY min(n)) AS b
+    FROM recipients GROUP BY timezone, part
+), taken AS MATERIALIZED (
+    SELECT take_ids('message_ids', (SELECT count(*) FROM recipients)) - 1 AS message,
+        take_ids('batch_ids', (SELECT count(*) FROM parts)) - 1 AS batch
+), made_batches AS (
+    INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, size, pending, timezone)
+    SELECT %(mailing)s, batch + b, message + first, message + last, now(), size, size, timezone
+    FROM parts CROSS JOIN taken ORDER BY b
+), made_messages AS (
+    INSERT INTO messages (mailing_id, id, client_id, batch_id)
+    SELECT %(mailing)s, message + n, client_id, batch + b
+    FROM recipients JOIN parts USING (timezone, part) CROSS JOIN taken ORDER BY n
+), made_block AS (
+    INSERT INTO id_blocks (first_id, last_id, mailing_id)
+    SELECT message + 1, message + (SELECT count(*) FROM recipients), %(mailing)s
+    FROM taken WHERE message IS NOT NULL
+)
+SELECT (SELECT count(*) FROM recipients), batch + 1, batch + (SELECT count(*) FROM parts)
+FROM taken
+"""
+ADVANCE = """
+UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
+WHERE id = %s
+"""
+NEW_ZONES = "SELECT DISTINCT timezone FROM batches WHERE mailing_id = %s AND id BETWEEN %s AND %s"
+WAIT_FOR_WINDOW = """
+UPDATE batches b SET due_at = t.opens FROM unnest(%s::text[], %s::timestamptz[]) AS t (zone, opens)
+WHERE b.mailing_id = %s AND b.id BETWEEN %s AND %s AND b.timezone = t.zone
+"""
+PARTITION = """
+SELECT first_mailing_id FROM partition_ranges
+WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1
+"""
+
+
+class Chunk(NamedTuple):
+    """What one chunk did."""
+
+    recipients: int
+    audience_complete: bool
+    seconds: float
+
+
+def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], object]) -> bool:
+    """Launch for up to TURN_SECONDS; return whether something is left to do.
+
+    `wake` is called when batches are ready to be sent. Raises DatabaseError; nothing is lost then.
+    """
+    with db.transaction() as cursor:
+        if not _begin(cursor, mailing_id):
+            return False
+    with db.transaction() as cursor:
+        ensure_partition(cursor, mailing_id)
+    started = time.monotonic()
+    span, filled, analyzed = FIRST_SPAN, 0, 0
+    while True:
+        with db.transaction() as cursor:
+            chunk = _fill_chunk(cursor, mailing_id, span, batch_size)
+        if chunk is None:
+            return False
+        filled += chunk.recipients
+        if chunk.recipients:
+            wake()
+        if filled > analyzed * ANALYZE_GROWTH:
+            _analyze(db, mailing_id)
+            analyzed = filled
+        log.info(
+            "launch.chunk",
+            mailing_id=mailing_id,
+            recipients=chunk.recipients,
+            seconds=round(chunk.seconds, 3),
+            audience_complete=chunk.audience_complete,
+        )
+        if chunk.audience_complete:
+            return False
+        if time.monotonic() - started > TURN_SECONDS:
+            return True
+        span = _next_span(span, chunk)
+
+
+def _begin(cursor: Cursor, mailing_id: int) -> bool:
+    """Freeze the audience if the mailing's time has come; say whether there is anything to fill."""
+    cursor.execute(BEGIN, (mailing_id,))
+    row = cursor.fetchone()
+    if row is None:
+        return False
+    status, due, ended, launched = row
+    if launched:
+        return status in ("running", "paused")
+    # One that was paused until its end never started; its audience is written all the same, so
+    # that the books say who was not reached.
+    if not ((status == "scheduled" and due) or (status == "paused" and ended)):
+        return False
+    cursor.execute(FREEZE, (mailing_id,))
+    log.info("mailing.started", mailing_id=mailing_id)
+    return True
+
+
+def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> Chunk | None:
+    """Write the messages of the next `span` client ids; None if there is nothing left to write."""
+    started = time.monotonic()
+    cursor.execute(LOCK, (mailing_id,))
+    status, complete, after, last, operator_codes, tags, window_from, window_to, now = (
+        cursor.fetchone()
+    )
+    if complete or status not in ("running", "paused"):
+        return None
+    until = min(after + span, last)
+    cursor.execute(
+        FILL,
+        {
+            "mailing": mailing_id,
+            "batch_size": batch_size,
+            "after": after,
+            "until": until,
+            "operator_codes": operator_codes,
+            "tags": tags,
+        },
+    )
+    recipients, first_batch, last_batch = cursor.fetchone()
+    if recipients and window_from is not None:
+        window = Window(window_from, window_to)
+        cursor.execute(NEW_ZONES, (mailing_id, first_batch, last_batch))
+        zones = [zone for (zone,) in cursor.fetchall()]
+        opens = [opens_at(window, zone, now) for zone in zones]
+        cursor.execute(WAIT_FOR_WINDOW, (zones, opens, mailing_id, first_batch, last_batch))
+    cursor.execute(ADVANCE, (recipients, until, until >= last, mailing_id))
+    return Chunk(recipients, until >= last, time.monotonic() - started)
+
+
+def _next_span(span: int, chunk: Chunk) -> int:
+    """The next span of client ids: as many as fit CHUNK_SECONDS and CHUNK_RECIPIENTS."""
+    by_time = span * min(16.0, max(0.25, CHUNK_SECONDS / max(chunk.seconds, 0.001)))
+    by_size = span * CHUNK_RECIPIENTS / max(chunk.recipients, 1)
+    return max(FIRST_SPAN // 10, int(min(by_time, by_size)))
+
+
+def _analyze(db: Database, mailing_id: int) -> None:
+    """Refresh the planner's picture of partitions that were filled in bulk."""
+    with db.autocommit() as cursor:
+        cursor.execute(PARTITION, (mailing_id,))
+        (first,) = cursor.fetchone()
+        cursor.execute(f"ANALYZE (SKIP_LOCKED) messages_p{first}, batches_p{first}")
