@@ -1,4 +1,4 @@
-"""Who may call: everything under /api/v1 demands a bearer token, whether the address exists or not."""
+"""Who may call: everything under /api/v1 demands a bearer token, even what does not exist."""
 
 import hmac
 

@@ -184,12 +184,12 @@ def _revise(client: Client, changes: dict[str, Any]) -> None:
 
 
 def _flush(client: Client) -> Client:
+    phone = client.phone
     try:
         db.session.flush()
     except IntegrityError as error:
         if not isinstance(error.orig, errors.UniqueViolation):
             raise
-        phone = client.phone
         db.session.rollback()
         _refuse_phone(phone)
     return client

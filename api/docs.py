@@ -1,4 +1,4 @@
-"""The API's own documentation: openapi.json and Swagger UI, from local files, without the internet."""
+"""The API's documentation: openapi.json and Swagger UI, from local files, with no internet."""
 
 from flask import Blueprint, Flask, Response, jsonify, redirect
 from flask_swagger_ui import get_swaggerui_blueprint

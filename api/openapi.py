@@ -4,8 +4,8 @@ The library's own reading of requests guesses at types and echoes input, and its
 security nor problems; what is replaced here is exactly that.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from flask import Flask, current_app, make_response, request
 from flask_pydantic_spec import FlaskPydanticSpec
@@ -52,6 +52,8 @@ PROBLEM_HEADERS = {
     503: {"Retry-After": {"schema": {"type": "integer"}}},
 }
 OF_BODY = (400, 413, 415)
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 class IdConverter(BaseConverter):
@@ -165,7 +167,9 @@ def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
     schema = dict(parameter["schema"])
     if "anyOf" in schema:
         schema = {**schema, **next(s for s in schema.pop("anyOf") if s != {"type": "null"})}
-    if parameter["in"] == "query" and (schema.get("default") is None or "cursor" in parameter["name"]):
+    if parameter["in"] == "query" and (
+        schema.get("default") is None or "cursor" in parameter["name"]
+    ):
         schema.pop("default", None)
     described = {"description": schema.pop("description")} if "description" in schema else {}
     return {**parameter, **described, "schema": schema}
@@ -184,12 +188,15 @@ def operation(
     body: type[BaseModel] | None = None,
     problems: tuple[int, ...] = (),
     public: bool = False,
-) -> Any:
-    """Describe a view to OpenAPI, and give it its `query` and `body` as arguments of these names."""
+) -> Callable[[View], View]:
+    """Describe a view to OpenAPI, and hand it `query` and `body` as arguments of these names."""
     always = (422, 503) if public else (401, 422, 503)
     of_body = OF_BODY if body is not None else ()
     resp = Answers(status, answer, says, (*always, *of_body, *problems))
-    return spec.validate(query=query, body=body, resp=resp, tags=(tag,))
+    decorator: Callable[[View], View] = spec.validate(
+        query=query, body=body, resp=resp, tags=(tag,)
+    )
+    return decorator
 
 
 def init_openapi(app: Flask) -> None:

@@ -1,4 +1,4 @@
-"""Reads a request's query string and JSON body into the schemas, or says precisely what is wrong."""
+"""Reads a request's query string and JSON body into the schemas, or says what is wrong."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -72,7 +72,9 @@ def read_body(request: Request, schema: type[Schema], context: Mapping[str, Any]
 
 def _read_json(request: Request) -> Any:
     if request.mimetype != "application/json":
-        raise UnsupportedMedia("Send the body as JSON with the header Content-Type: application/json.")
+        raise UnsupportedMedia(
+            "Send the body as JSON with the header Content-Type: application/json."
+        )
     if request.content_encoding not in (None, "", "identity"):
         raise UnsupportedMedia("Send the body without a content encoding.")
     try:
@@ -129,8 +131,10 @@ def _detail(error: Mapping[str, Any]) -> str:
     if error["type"] in DETAILS:
         return DETAILS[error["type"]]
     message = str(error["msg"])
-    return message.replace("String should", "must").replace("Input should", "must").replace(
-        "List should", "must"
+    return (
+        message.replace("String should", "must")
+        .replace("Input should", "must")
+        .replace("List should", "must")
     )
 
 

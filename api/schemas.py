@@ -2,8 +2,15 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from api.pages import DEFAULT_LIMIT
 from api.values import ClockTime, Cursor, Instant, Limit, OperatorCode, Phone, Tag, Timezone
@@ -23,18 +30,22 @@ class Body(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
-    for value in schema["properties"].values():
-        value.pop("default", None)
-
-
 class Patch(Body):
-    """A body of changes: what is left out stays as it is."""
+    """A body of changes: what is left out stays as it is, so there are no defaults to show."""
 
-    model_config = ConfigDict(json_schema_extra=_without_defaults)
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core))
+        for field in schema["properties"].values():
+            field.pop("default", None)
+        return schema
 
 
-OPERATOR_CODE = "Three digits. Derived from the phone (its digits 2 to 4), and following it, if null."
+OPERATOR_CODE = (
+    "Three digits. Derived from the phone (its digits 2 to 4), and following it, if null."
+)
 
 
 class NewClient(Body):

@@ -34,7 +34,7 @@ class Shape:
 
     def check(self, value: str) -> str:
         if re.search(self.pattern, value) is None:
-            raise PydanticCustomError(self.code, self.detail)  # type: ignore[arg-type]
+            raise PydanticCustomError(self.code, self.detail)
         return value
 
     def __get_pydantic_core_schema__(

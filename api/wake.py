@@ -1,4 +1,4 @@
-"""Tells the fleet, after a commit, that a mailing has something to do. Never fails, never waits long."""
+"""Tells the fleet, after a commit, that a mailing has something to do. Never fails, nor waits."""
 
 from flask import Flask, current_app, g
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry
 
 from shared.statuses import MailingStatus, MessageStatus
 
@@ -43,16 +43,18 @@ MESSAGE_STATUS = Enum(
 class Base(DeclarativeBase):
     """Every instant is stored with its offset; every text is unbounded unless a check says so."""
 
-    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own declaration)
-        int: BigInteger,
-        str: Text,
-        bool: Boolean,
-        datetime: DateTime(timezone=True),
-        time: Time,
-        list[str]: ARRAY(Text),
-        MailingStatus: MAILING_STATUS,
-        MessageStatus: MESSAGE_STATUS,
-    }
+    registry = registry(
+        type_annotation_map={
+            int: BigInteger,
+            str: Text,
+            bool: Boolean,
+            datetime: DateTime(timezone=True),
+            time: Time,
+            list[str]: ARRAY(Text),
+            MailingStatus: MAILING_STATUS,
+            MessageStatus: MESSAGE_STATUS,
+        }
+    )
 
 
 message_ids = Sequence("message_ids", metadata=Base.metadata)

@@ -49,7 +49,9 @@ class NotificationJob(Job):
 
     @classmethod
     def create(cls, *args: Any, **kwargs: Any) -> "NotificationJob":
-        kwargs.update(result_ttl=0, failure_ttl=3600, timeout=-1)
+        if kwargs.get("result_ttl") is None:  # a periodic job's is -1: it is run again
+            kwargs["result_ttl"] = 0
+        kwargs.update(failure_ttl=3600, timeout=-1)
         return super().create(*args, **kwargs)
 
     @property

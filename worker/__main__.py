@@ -22,7 +22,7 @@ def main(role: str) -> None:
     Tools.settings = settings
     Tools.connection = queues.patient_client(settings.redis_url)
     Tools.worker = FleetWorker(role, Tools.connection, settings.redis_url)
-    Tools.worker.work(logging_level=settings.log_level)
+    Tools.worker.work(logging_level="WARNING")
 
 
 if __name__ == "__main__":

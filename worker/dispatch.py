@@ -92,8 +92,6 @@ class Dispatcher:
                 if self.stopping.is_set():
                     stop_by = min(stop_by, now + STOP_SECONDS)
                     self._drain("stopping")
-                    if now > stop_by:
-                        self._abandon()
                 self.breaker.sync(now)
                 self._hand_off(now)
                 self._claim(now)
@@ -281,12 +279,6 @@ class Dispatcher:
             log.warning("provider.throttled", seconds=round(seconds, 3))
             self.throttled_until = until
             self.clerk.ask(_ignore, claims.throttle, seconds)
-
-    def _abandon(self) -> None:
-        """Past the time for a graceful stop: what is still out may or may not be delivered."""
-        for batch in self.held.values():
-            batch.in_flight = 0
-            batch.lost = True
 
     def _log(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
         line = {
@@ -506,8 +498,11 @@ class Dispatcher:
         return 0.05
 
     def _finished(self, now: float, stop_by: float) -> bool:
+        if now > stop_by and not self.flushing:
+            # What is still out keeps its lease; whoever takes it over says that it is in doubt.
+            return True
         if self.held or self.flushing:
-            return now > stop_by + 2.0
+            return now > stop_by + RETRY_RECORD_SECONDS
         if self.stopping.is_set():
             return not self.claiming
         if self.due or self.clerk.pending:

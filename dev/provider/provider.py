@@ -38,6 +38,7 @@ class Provider:
     def restore(self) -> None:
         """Back to the settings it was started with."""
         self._dice = Dice(self._initial.seed)
+        self._admitted.clear()
         self._apply(self._initial)
 
     def change(self, settings: Settings, *, reseed: bool) -> None:

@@ -86,21 +86,30 @@ class Service(ABC):
         )
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it answers.
+
+        It dies with the thread that started it: start it from one that lasts.
+        """
         if self.pid is not None:
             return
-        program = self.prepare()
-        self._process = start(program, self.log)
+        try:
+            program = self.prepare()
+            self._process = start(program, self.log)
+            self._wait_ready(program)
+        except StackError:
+            self.kill()
+            raise
+
+    def _wait_ready(self, program: Program) -> None:
         deadline = time.monotonic() + _RECOVERY
         while not self.is_ready():
-            if reap(self._process) is not None:
+            if time.monotonic() > deadline:
+                raise StackError(f"{self.name} did not answer: {self._last_words()}")
+            if self.pid is None:
                 # Children of a server that was killed may need a moment to notice.
-                if _OLD_CHILDREN not in self._last_words() or time.monotonic() > deadline:
+                if _OLD_CHILDREN not in self._last_words():
                     raise StackError(f"{self.name} did not start: {self._last_words()}")
                 self._process = start(program, self.log)
-            elif time.monotonic() > deadline:
-                self.kill()
-                raise StackError(f"{self.name} did not answer: {self._last_words()}")
             time.sleep(0.02)
 
     def stop(self) -> None:

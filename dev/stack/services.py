@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psycopg2
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from dev.stack import StackError
 from dev.stack.binaries import can_run, postgres_bin, reachable_parent, valkey_server
@@ -33,6 +35,7 @@ from dev.stack.processes import (
 from dev.stack.service import Service, write_private
 
 _NOBODY = Account(65534, 65534)
+_NO_RETRY = Retry(NoBackoff(), 0)
 
 _POSTGRES_SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -212,7 +215,7 @@ class Valkey(Service):
 
     def is_ready(self) -> bool:
         try:
-            with redis.Redis.from_url(self.url, socket_timeout=2) as client:
+            with redis.Redis.from_url(self.url, socket_timeout=2, retry=_NO_RETRY) as client:
                 return bool(client.ping())
         except redis.RedisError:
             return False

@@ -74,7 +74,7 @@ class Supervisor:
             self._requests += 1
             self._requested = time.monotonic()
 
-    def stop_leftovers(self) -> None:
+    def stop_leftovers(self, within: float = 12.0) -> None:
         """Stop what a supervisor that was killed has left in this folder.
 
         A process is ours if it is the very one we recorded (same pid, boot and start time) or
@@ -88,7 +88,7 @@ class Supervisor:
         for record in records.values():
             if identity(record["pid"]) == record["identity"]:
                 targets[record["pid"]] = signal.Signals(record["signal"])
-        count = stop_all(targets.items(), within=12)
+        count = stop_all(targets.items(), within)
         if count:
             self._terminal.say(f"stopped {count} processes that the last run left behind")
         self._records.unlink(missing_ok=True)

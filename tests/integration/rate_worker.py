@@ -1,26 +1,32 @@
 """One worker of test_rate.py: a loop that hands off whatever the limiter lets it.
 
-Arguments: Redis' URL, begin (boottime), seconds, the fleet's rate, mailings with their own rates
-and the most messages per second that this worker is able to send (0: no such limit). Prints each
-hand-off's time and mailing. Between slots it waits as the sending loop does, for at most 5 ms.
+Arguments: Redis' URL, seconds, the fleet's rate, mailings with their own rates and the most
+messages per second that this worker is able to send (0: no such limit). Says when it is ready,
+reads from stdin when to begin (boottime), and prints each hand-off's time and mailing. Between
+slots it waits as the sending loop does, for at most 5 ms.
 """
 
 import ast
 import sys
 import time
 
+import structlog
+
 from worker.clock import boottime
 from worker.provider.hot_redis import HotRedis, hot_client
 from worker.provider.rate import RateLimiter
 
-url, begin, seconds = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-rate = None if sys.argv[4] == "None" else float(sys.argv[4])
-mailings: dict[int, float | None] = ast.literal_eval(sys.argv[5])
-most = float(sys.argv[6])
+url, seconds = sys.argv[1], float(sys.argv[2])
+rate = None if sys.argv[3] == "None" else float(sys.argv[3])
+mailings: dict[int, float | None] = ast.literal_eval(sys.argv[4])
+most = float(sys.argv[5])
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 limiter = RateLimiter(HotRedis(hot_client(url)), rate)
 demands = {mailing: (own, 1000) for mailing, own in mailings.items()}
 sent: list[tuple[float, int]] = []
+print("ready", flush=True)
+begin = float(sys.stdin.readline())
 while boottime() < begin:
     time.sleep(0.001)
 while (now := boottime()) < begin + seconds:

@@ -24,7 +24,8 @@ from tests.integration.rawserver import (
     reset,
     write_certificate,
 )
-from worker.provider.engine import MAX_ANSWER_BYTES, Engine, Request, Result
+from worker.provider.engine import Engine, Request, Result
+from worker.provider.exchange import MAX_ANSWER_BYTES
 from worker.provider.outcomes import Outcome
 
 TOKEN = "head.payload.signature"
@@ -330,12 +331,14 @@ def test_dns_failure_neither_blocks_nor_sends() -> None:
 
 
 def test_a_host_name_is_resolved() -> None:
-    with RawServer(answering(OK)) as server:
-        with make_engine(f"http://localhost:{server.port}", concurrency=70) as engine:
-            for _ in range(5):
-                for message_id in range(70):
-                    engine.submit(Request(message_id, BODY))
-                assert {r.outcome for r in drain(engine)} == {Outcome.ACCEPTED}
+    with (
+        RawServer(answering(OK)) as server,
+        make_engine(f"http://localhost:{server.port}", concurrency=70) as engine,
+    ):
+        for _ in range(5):
+            for message_id in range(70):
+                engine.submit(Request(message_id, BODY))
+            assert {r.outcome for r in drain(engine)} == {Outcome.ACCEPTED}
 
 
 def test_tls_to_a_plain_port() -> None:
@@ -375,6 +378,7 @@ def test_a_certificate_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("503 Busy", "Retry-After: 0", "throttled", 0.0),
         ("503 Busy", "Retry-After: 120", "throttled", 120.0),
         ("503 Busy", "X-Other: 3", "unavailable", None),
+        ("103 Hints\r\nRetry-After: 9\r\n\r\nHTTP/1.1 503 Busy", "X: 1", "unavailable", None),
     ],
 )
 def test_retry_after(status: str, header: str, outcome: str, retry_after: float | None) -> None:
@@ -541,12 +545,14 @@ def test_slots() -> None:
 
 
 def test_poll_waits_no_longer_than_told() -> None:
-    with RawServer(lambda connection, server: server.stopped.wait(10)) as server:
-        with make_engine(server.url) as engine:
-            engine.submit(Request(1, BODY))
-            started = time.monotonic()
-            assert engine.poll(0.2) == []
-            assert 0.15 < time.monotonic() - started < 1
+    def script(connection: socket.socket, server: RawServer) -> None:
+        server.stopped.wait(10)
+
+    with RawServer(script) as server, make_engine(server.url) as engine:
+        engine.submit(Request(1, BODY))
+        started = time.monotonic()
+        assert engine.poll(0.2) == []
+        assert 0.15 < time.monotonic() - started < 1
 
 
 def test_wake_ends_a_poll_from_another_thread() -> None:
@@ -570,18 +576,20 @@ def test_a_thousand_in_flight() -> None:
             gate.wait(10)
             connection.sendall(OK)
 
-    with RawServer(script) as server:
-        with make_engine(server.url, concurrency=1000, timeout=20) as engine:
-            for message_id in range(1000):
-                engine.submit(Request(message_id, BODY))
-            deadline = time.monotonic() + 15
-            while len(server.requests) < 1000:
-                assert engine.poll(0.05) == []
-                assert time.monotonic() < deadline
-            gate.set()
-            results = drain(engine)
-            assert {r.outcome for r in results} == {Outcome.ACCEPTED}
-            assert len({r.request.message_id for r in results}) == 1000
+    with (
+        RawServer(script) as server,
+        make_engine(server.url, concurrency=1000, timeout=20) as engine,
+    ):
+        for message_id in range(1000):
+            engine.submit(Request(message_id, BODY))
+        deadline = time.monotonic() + 15
+        while len(server.requests) < 1000:
+            assert engine.poll(0.05) == []
+            assert time.monotonic() < deadline
+        gate.set()
+        results = drain(engine)
+        assert {r.outcome for r in results} == {Outcome.ACCEPTED}
+        assert len({r.request.message_id for r in results}) == 1000
 
 
 def test_faults_leave_nothing_behind() -> None:

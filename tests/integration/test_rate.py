@@ -76,16 +76,22 @@ class Fleet:
     def __init__(self, valkey: Valkey, seconds: float, rate: float | None,
                  *mailings: dict[int, float | None], most: float = 0) -> None:  # fmt: skip
         """`mailings`: what each worker has messages of; `most`: messages/s the first can send."""
-        self.began = boottime() + 0.3
         self.seconds = seconds
         self.workers = [
             subprocess.Popen(
-                [sys.executable, WORKER, valkey.url, str(self.began), str(seconds), str(rate),
+                [sys.executable, WORKER, valkey.url, str(seconds), str(rate),
                  repr(demand), str(most if i == 0 else 0)],
-                stdout=subprocess.PIPE, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )
             for i, demand in enumerate(mailings)
         ]  # fmt: skip
+        for worker in self.workers:
+            assert worker.stdout and worker.stdout.readline() == "ready\n"
+        self.began = boottime() + 0.05
+        for worker in self.workers:
+            assert worker.stdin
+            worker.stdin.write(f"{self.began}\n")
+            worker.stdin.flush()
 
     def wait_until(self, second: float) -> None:
         time.sleep(max(0.0, self.began + second - boottime()))

@@ -187,9 +187,7 @@ def test_any_retry_after_is_bounded_or_ignored(header: str, now: float) -> None:
     assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
 
 
-@given(
-    st.integers(0, 999), st.binary(max_size=600), st.one_of(st.none(), st.text()), st.booleans()
-)
+@given(st.integers(0, 999), st.binary(max_size=600), st.one_of(st.none(), st.text()), st.booleans())
 def test_any_answer_gets_a_verdict_fit_for_storage(
     status: int, body: bytes, header: str | None, too_long: bool
 ) -> None:

@@ -21,20 +21,28 @@ import os
 import re
 import select
 import socket
-import ssl
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
-import certifi
 import pycurl
 
-from worker.provider.outcomes import Outcome, Verdict, classify_answer, classify_failure
+from worker.provider.exchange import (
+    Request,
+    Result,
+    Slot,
+    load,
+    make_gate,
+    make_slot,
+    read_answer,
+    read_failure,
+)
+from worker.provider.outcomes import Verdict
 
-MAX_ANSWER_BYTES = 64 * 1024
-MAX_CONNECT_SECONDS = 5.0
-_SLOTS_PER_MULTI = 64
+__all__ = ["Engine", "Request", "Result"]
+
+SLOTS_PER_MULTI = 64
 
 _EPOLL_MASK = {
     pycurl.POLL_IN: select.EPOLLIN,
@@ -42,50 +50,6 @@ _EPOLL_MASK = {
     pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
 }
 _READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
-
-
-class Request:
-    """One message on its way to the provider. `batch` is the caller's own, never looked at."""
-
-    __slots__ = ("batch", "body", "message_id", "request_id")
-
-    def __init__(
-        self, message_id: int, body: bytes, request_id: str | None = None, batch: Any = None
-    ) -> None:
-        self.message_id = message_id
-        self.body = body
-        self.request_id = request_id
-        self.batch = batch
-
-
-class Result(NamedTuple):
-    """What became of one request."""
-
-    request: Request
-    outcome: Outcome
-    http_status: int | None
-    latency: float  # seconds since the hand-off; 0 if there was none
-    retry_after: float | None
-    excerpt: str
-    reason: str
-    handed_off: bool
-    finished_at: float
-
-
-class _Slot(pycurl.Curl):  # type: ignore[misc]
-    """A reusable easy handle and what is known of the request it carries."""
-
-    __slots__ = ("chunks", "handed_off_at", "header_lines", "lane", "refused_resend", "request",
-                 "request_id", "stale")  # fmt: skip
-
-    lane: "_Lane"
-    request: Request
-    request_id: str | None
-    chunks: list[bytes]
-    header_lines: list[bytes]
-    handed_off_at: float  # 0: not yet
-    refused_resend: bool
-    stale: bool
 
 
 class _Lane:
@@ -122,7 +86,6 @@ class Engine:
             raise ValueError("the provider's token must be printable ASCII without spaces")
         self.in_flight = 0
         self.free = concurrency
-        self._permit = permit
         self._permit_error: Exception | None = None
         self._url_prefix = f"{base_url.rstrip('/')}/v1/send/"
         self._headers = [
@@ -140,11 +103,16 @@ class Engine:
         self._stale_ports: set[int] = set()  # local ports of connections not to be used again
         self._unstarted: set[_Lane] = set()
         self._lanes: list[_Lane] = []
-        self._slots: list[_Slot] = []
-        for first in range(0, concurrency, _SLOTS_PER_MULTI):
-            size = min(_SLOTS_PER_MULTI, concurrency - first)
+        self._slots: list[Slot] = []
+        for first in range(0, concurrency, SLOTS_PER_MULTI):
+            size = min(SLOTS_PER_MULTI, concurrency - first)
             lane = self._make_lane(size)
-            self._slots += [self._make_slot(lane, timeout, parts.scheme) for _ in range(size)]
+            for _ in range(size):
+                slot = make_slot(lane, self._headers, parts.scheme == "https", timeout)
+                gate = make_gate(slot, permit, self._stale_ports, self._note_error)
+                slot.setopt(pycurl.PREREQFUNCTION, gate)
+                slot.setopt(pycurl.SOCKOPTFUNCTION, self._forget_socket)
+                self._slots.append(slot)
         self._idle = self._slots[::-1]
 
     # --- what the dispatcher calls -------------------------------------------------------------
@@ -154,11 +122,7 @@ class Engine:
         if not self._idle:
             raise RuntimeError("no free slot: submit only while `free` is above 0")
         slot = self._idle[-1]
-        if request.request_id != slot.request_id:
-            self._set_request_id(slot, request.request_id)
-        slot.setopt(pycurl.URL, f"{self._url_prefix}{request.message_id}")
-        slot.setopt(pycurl.POSTFIELDS, request.body)
-        slot.request = request
+        load(slot, request, f"{self._url_prefix}{request.message_id}", self._headers)
         self._start(slot)
         self._idle.pop()
         self.in_flight += 1
@@ -222,7 +186,7 @@ class Engine:
 
     # --- transfers -----------------------------------------------------------------------------
 
-    def _start(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         slot.handed_off_at = 0.0
         slot.refused_resend = slot.stale = False
         slot.lane.multi.add_handle(slot)
@@ -245,18 +209,18 @@ class Engine:
         """Turn the lane's finished transfers into results and free their slots."""
         queued, wall = 1, time()
         while queued:
-            queued, answered, failed = lane.multi.info_read(_SLOTS_PER_MULTI)
+            queued, answered, failed = lane.multi.info_read(SLOTS_PER_MULTI)
             for slot in answered:
-                results.append(self._finish(slot, _read_answer(slot, wall), now, wall))
+                results.append(self._finish(slot, read_answer(slot, wall), now, wall))
             for slot, curl_errno, detail in failed:
                 if slot.stale:
                     lane.multi.remove_handle(slot)
                     self._start(slot)
                 else:
-                    verdict = _read_failure(slot, curl_errno, detail, wall)
+                    verdict = read_failure(slot, curl_errno, detail, wall)
                     results.append(self._finish(slot, verdict, now, wall))
 
-    def _finish(self, slot: _Slot, verdict: Verdict, now: float, wall: float) -> Result:
+    def _finish(self, slot: Slot, verdict: Verdict, now: float, wall: float) -> Result:
         slot.lane.multi.remove_handle(slot)
         slot.chunks.clear()
         slot.header_lines.clear()
@@ -304,77 +268,15 @@ class Engine:
         self._lanes.append(lane)
         return lane
 
-    def _make_slot(self, lane: _Lane, timeout: float, scheme: str) -> _Slot:
-        slot = _Slot()
-        slot.lane = lane
-        slot.request_id = None
-        slot.chunks = []
-        slot.header_lines = []
-        setopt = slot.setopt
-        setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        setopt(pycurl.HTTP_VERSION, _http_version(scheme))
-        setopt(pycurl.HTTP09_ALLOWED, 0)
-        setopt(pycurl.POST, 1)
-        setopt(pycurl.USERAGENT, "notifications")  # pycurl's own names every library's version
-        setopt(pycurl.HTTPHEADER, self._headers)
-        setopt(pycurl.FOLLOWLOCATION, 0)  # a redirect would hand the token over
-        setopt(pycurl.PROXY, "")  # and so would a proxy that the environment names
-        setopt(pycurl.NOPROXY, "*")
-        setopt(pycurl.HTTP_CONTENT_DECODING, 0)
-        setopt(pycurl.MAXFILESIZE, MAX_ANSWER_BYTES)
-        setopt(pycurl.TIMEOUT_MS, max(1, int(timeout * 1000)))
-        setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(min(timeout, MAX_CONNECT_SECONDS) * 1000)))
-        setopt(pycurl.NOSIGNAL, 1)
-        setopt(pycurl.TCP_NODELAY, 1)
-        setopt(pycurl.TCP_KEEPALIVE, 1)
-        setopt(pycurl.SSL_VERIFYPEER, 1)
-        setopt(pycurl.SSL_VERIFYHOST, 2)
-        setopt(pycurl.CAINFO, _ca_file())
-        # list.append as a callback: no Python frame per piece of an answer.
-        setopt(pycurl.WRITEFUNCTION, slot.chunks.append)
-        setopt(pycurl.HEADERFUNCTION, slot.header_lines.append)
-        setopt(pycurl.PREREQFUNCTION, self._make_gate(slot))
-        setopt(pycurl.SOCKOPTFUNCTION, self._forget_socket)
-        return slot
-
-    def _make_gate(self, slot: _Slot) -> Callable[[str, str, int, int], int]:
-        permit, stale_ports = self._permit, self._stale_ports
-
-        def gate(_remote_ip: str, _local_ip: str, _remote_port: int, local_port: int) -> int:
-            if slot.handed_off_at:
-                slot.refused_resend = True
-                return pycurl.PREREQFUNC_ABORT
-            if local_port in stale_ports:
-                stale_ports.discard(local_port)
-                slot.stale = True
-                return pycurl.PREREQFUNC_ABORT
-            try:
-                permitted = permit(slot.request)
-            except Exception as error:  # libcurl cannot carry it: the next poll raises it
-                self._permit_error = error
-                permitted = False
-            if not permitted:
-                return pycurl.PREREQFUNC_ABORT
-            slot.handed_off_at = monotonic()
-            return pycurl.PREREQFUNC_OK
-
-        return gate
-
-    def _set_request_id(self, slot: _Slot, request_id: str | None) -> None:
-        if request_id is None:
-            slot.setopt(pycurl.HTTPHEADER, self._headers)
-        elif re.fullmatch(r"[\x21-\x7e]+", request_id):
-            slot.setopt(pycurl.HTTPHEADER, [*self._headers, f"X-Request-ID: {request_id}"])
-        else:
-            raise ValueError("a request id must be printable ASCII without spaces")
-        slot.request_id = request_id
+    def _note_error(self, error: Exception) -> None:
+        self._permit_error = error
 
     # --- sockets -------------------------------------------------------------------------------
 
     def _forget_socket(self, fd: int, _purpose: int) -> int:
         """A new socket: whatever was known under its number was another's."""
         self._watched.pop(fd, None)
-        return pycurl.SOCKOPT_OK
+        return 0
 
     def _retire_idle(self, fd: int) -> None:
         """An idle connection has something to say: it ended, or speaks out of turn."""
@@ -387,51 +289,3 @@ class Engine:
             return  # gone already, or a helper of libcurl's that is no connection
         if isinstance(address, tuple):
             self._stale_ports.add(address[1])
-
-
-def _read_answer(slot: _Slot, wall: float) -> Verdict:
-    status = slot.getinfo(pycurl.RESPONSE_CODE)
-    chunks = slot.chunks
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    retry_after = None if status == 200 else _find_retry_after(slot.header_lines)
-    return classify_answer(status, body, retry_after, False, wall)
-
-
-def _read_failure(slot: _Slot, curl_errno: int, detail: str, wall: float) -> Verdict:
-    status = slot.getinfo(pycurl.RESPONSE_CODE) or None
-    if curl_errno == pycurl.E_FILESIZE_EXCEEDED and status:
-        retry_after = _find_retry_after(slot.header_lines)
-        return classify_answer(status, b"".join(slot.chunks), retry_after, True, wall)
-    if detail.startswith("Too large response headers"):  # libcurl reports it as a broken receive
-        curl_errno = pycurl.E_FILESIZE_EXCEEDED
-    return classify_failure(
-        curl_errno,
-        slot.handed_off_at > 0.0,
-        refused_resend=slot.refused_resend,
-        http_status=status,
-        detail=detail,
-    )
-
-
-def _find_retry_after(lines: list[bytes]) -> str | None:
-    """The header's value in the last answer that `lines` hold (1xx ones may come before it)."""
-    value = None
-    for line in lines:
-        if line.startswith(b"HTTP/"):
-            value = None
-        elif line[:12].lower() == b"retry-after:":
-            value = line[12:].decode("latin-1").strip()
-    return value
-
-
-def _http_version(scheme: str) -> int:
-    https = pycurl.CURL_HTTP_VERSION_2TLS
-    return int(https if scheme == "https" else pycurl.CURL_HTTP_VERSION_1_1)
-
-
-def _ca_file() -> str:
-    """The system's certificate authorities (SSL_CERT_FILE names others), else certifi's.
-
-    The libcurl of pycurl's wheel looks where another distribution keeps them.
-    """
-    return ssl.get_default_verify_paths().cafile or certifi.where()

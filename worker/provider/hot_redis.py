@@ -32,8 +32,7 @@ def hot_client(redis_url: str) -> Redis:
         socket_connect_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 0),
         # Each of these would be a round trip of its own on every new connection.
-        lib_name=None,
-        lib_version=None,
+        driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 

@@ -151,7 +151,9 @@ def classify_failure(
         outcome, reason = Outcome.NOT_SENT, "not_permitted"
     else:
         outcome, reason = Outcome.UNAVAILABLE, _failure_reason(curl_errno)
-    return Verdict(outcome, http_status, None, make_excerpt(detail.encode()), reason)
+    return Verdict(
+        outcome, http_status, None, make_excerpt(detail.encode("utf-8", "replace")), reason
+    )
 
 
 _FAILURE_REASONS = {

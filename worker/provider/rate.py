@@ -207,10 +207,10 @@ class Bucket:
 
     def _may_hold(self) -> float:
         # What dies unused was taken from the other workers. So after that happened only about as
-        # many are held as were used (but half at least: a pause is not yet a habit), and twice as
-        # many each time all went well.
+        # many are held as were used (but half at least: a pause is not yet a habit), and a quarter
+        # more each time all went well.
         if not self.expired:
-            return self.most * 2
+            return self.most * 1.25
         return max(self.used * 1.25, (self.used + self.expired) / 2, 1)
 
     def add(self, count: int, fleet: tuple[float, float], own: tuple[float, float],

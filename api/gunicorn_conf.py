@@ -1,0 +1,67 @@
+"""gunicorn's configuration: gunicorn -c api/gunicorn_conf.py 'api:create_app()'.
+
+API_BIND and WEB_CONCURRENCY (processes) come from the environment; options on the command line
+override what is said here.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from shared import logs
+from shared.settings import ApiSettings, load_settings
+
+settings = load_settings(ApiSettings)  # here too, so that a bad one stops everything in one line
+logs.configure("api", settings.log_level, settings.log_format)
+
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+own_metrics = METRICS not in os.environ
+# Set before anything imports prometheus_client, which decides by it how to keep numbers.
+if own_metrics:
+    os.environ[METRICS] = tempfile.mkdtemp(prefix="api-metrics-")
+
+
+class PlainLogger(Logger):
+    """gunicorn's own messages go where ours go. Requests are logged by the application."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+bind = os.environ.get("API_BIND") or "127.0.0.1:8000"
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+worker_class = "gthread"
+threads = 8
+keepalive = 15
+timeout = 30
+graceful_timeout = 20
+logger_class = PlainLogger
+loglevel = settings.log_level.lower()
+control_socket_disable = True
+
+
+def on_starting(_: Any) -> None:
+    """Numbers that a former run left would be counted again."""
+    directory = Path(os.environ[METRICS])
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.db"):
+        file.unlink(missing_ok=True)
+
+
+def child_exit(_: Any, worker: Any) -> None:
+    from prometheus_flask_exporter.multiprocess import (  # only now: see METRICS
+        GunicornInternalPrometheusMetrics,
+    )
+
+    GunicornInternalPrometheusMetrics.mark_process_dead_on_child_exit(worker.pid)
+
+
+def on_exit(_: Any) -> None:
+    if own_metrics:
+        shutil.rmtree(os.environ[METRICS], ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Tests against real services: PostgreSQL, Valkey, the simulated provider and real processes."""

@@ -1,0 +1,104 @@
+"""Services for the tests: started when first needed, one set per test process."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from redis import Redis
+
+from dev.stack.services import Postgres, Valkey
+from tests.system import System
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server: TEST_DATABASE_URL's, or one of our own."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server.url
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_url: str) -> Iterator[str]:
+    """The name of a database with the present schema, to be copied."""
+    name = f"template_{os.getpid()}"
+    _execute(postgres_url, f"CREATE DATABASE {name}")
+    _migrate(_with_database(postgres_url, name))
+    yield name
+    _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """A fresh, migrated database for this module."""
+    name = f"test_{os.getpid()}_{next(_names)}"
+    _execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield _with_database(postgres_url, name)
+    _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Redis server: TEST_REDIS_URL's, or one of our own."""
+    given = os.environ.get("TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.url
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def redis_url(valkey: str) -> str:
+    """An emptied Redis database for this module."""
+    Redis.from_url(valkey).flushdb()
+    return valkey
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The whole product running, for this module."""
+    system = System(Path(tmp_path_factory.mktemp("system")))
+    try:
+        yield system.start()
+    finally:
+        system.stop()
+
+
+def _execute(url: str, statement: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
+
+
+def _with_database(url: str, name: str) -> str:
+    return f"{url.rsplit('/', 1)[0]}/{name}"
+
+
+def _migrate(url: str) -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,100 @@
+"""The API in this process, against a real database and a real Redis."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg2
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+
+from api import create_app
+
+TOKEN = "test-bootstrap-token-0123456789"
+
+
+def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
+    """The application with these settings; the environment is left as it was."""
+    with pytest.MonkeyPatch.context() as environment:
+        values = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "API_BOOTSTRAP_TOKEN": TOKEN,
+            "SECRET_KEY": "test-secret-key-0123456789",
+            "DEFAULT_TIMEZONE": "",
+            **settings,
+        }
+        for name, value in values.items():
+            environment.setenv(name, value)
+        return create_app()
+
+
+def make_client(app: Flask) -> FlaskClient:
+    """A client of the API that sends the token."""
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
+    return client
+
+
+@pytest.fixture(scope="module")
+def app(database_url: str, redis_url: str) -> Flask:
+    return make_app(database_url, redis_url)
+
+
+@pytest.fixture(scope="module")
+def client(app: Flask) -> FlaskClient:
+    return make_client(app)
+
+
+@pytest.fixture(scope="module")
+def database(database_url: str) -> Iterator[Cursor]:
+    """A cursor of its own, outside of the application, that commits each statement."""
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        yield cursor
+    connection.close()
+
+
+@pytest.fixture
+def new_client(client: FlaskClient, phones: Iterator[str]) -> Callable[..., dict[str, Any]]:
+    """Makes a client over the API; its phone is one that nobody had."""
+
+    def make(**fields: Any) -> dict[str, Any]:
+        body = {"phone": next(phones), "timezone": "Europe/Moscow", **fields}
+        answer = client.post("/api/v1/clients", json=body)
+        assert answer.status_code == 201, answer.text
+        made: dict[str, Any] = answer.get_json()
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def phones() -> Iterator[str]:
+    return (str(number) for number in range(79160000000, 79169999999))
+
+
+@pytest.fixture
+def new_mailing(client: FlaskClient) -> Callable[..., dict[str, Any]]:
+    """Makes a mailing over the API, from an hour ahead to two hours ahead."""
+
+    def make(**fields: Any) -> dict[str, Any]:
+        answer = client.post("/api/v1/mailings", json={**mailing_body(), **fields})
+        assert answer.status_code == 201, answer.text
+        made: dict[str, Any] = answer.get_json()
+        return made
+
+    return make
+
+
+def mailing_body() -> dict[str, Any]:
+    return {"text": "Hello", "start_at": ahead(hours=1), "end_at": ahead(hours=2)}
+
+
+def ahead(**delta: float) -> str:
+    """An instant this far from now, as the API writes it."""
+    instant = datetime.now(UTC) + timedelta(**delta)
+    return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")

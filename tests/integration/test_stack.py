@@ -1,0 +1,235 @@
+"""The supervisor of the local stack, with small programs in the place of the product's."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.stack.__main__ import take_directory
+from dev.stack.processes import identity, with_environment
+from dev.stack.supervisor import MARK
+from dev.stack.terminal import summary
+
+# Each program writes its pid (and that of its child) to a file in its folder and then waits.
+_WAIT = 'echo $$ >> "$0"; sleep 600 & echo $! >> "$0"; wait'
+_DEAF = 'trap "" TERM; echo $$ >> "$0"; while :; do sleep 0.1; done'
+_STACK = """
+import sys
+from pathlib import Path
+from dev.stack.processes import Program
+from dev.stack.supervisor import StopRequested, Supervisor
+from dev.stack.terminal import Terminal
+directory, scripts = Path(sys.argv[1]), sys.argv[2:]
+supervisor = Supervisor(directory, Terminal())
+supervisor.catch_signals()
+try:
+    supervisor.stop_leftovers(within=1.0)
+    supervisor.bring_up([
+        Program(name=f"p{i}", argv=["/bin/sh", "-c", script, str(directory / f"p{i}.pids")],
+                stage=i, stop_within=1.0)
+        for i, script in enumerate(scripts)
+    ])
+    print("up", flush=True)
+    supervisor.watch()
+except StopRequested:
+    pass
+finally:
+    supervisor.stop()
+"""
+
+
+class Stack:
+    """A supervisor with the given shell scripts as its programs, in a process of its own."""
+
+    def __init__(self, directory: Path, *scripts: str) -> None:
+        self.directory = directory
+        self.output = directory / "output"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _STACK, str(directory), *scripts],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_up(self) -> None:
+        wait_for(lambda: "up\n" in self.output.read_text())
+
+    def pids(self, number: int, count: int) -> list[int]:
+        """The pids that a program has written, once there are that many."""
+        path = self.directory / f"p{number}.pids"
+        wait_for(lambda: path.exists() and path.read_text().count("\n") >= count)
+        return [int(line) for line in path.read_text().split()]
+
+    def left(self) -> list[int]:
+        return with_environment(f"{MARK}={self.directory}")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    started: list[Stack] = []
+
+    def make(*scripts: str) -> Stack:
+        started.append(Stack(tmp_path, *scripts))
+        started[-1].wait_up()
+        return started[-1]
+
+    yield make
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+    for pid in with_environment(f"{MARK}={tmp_path}"):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_dead_program_is_started_again(stack: Callable[..., Stack]) -> None:
+    running = stack(_WAIT, _WAIT)
+    first, its_child = running.pids(0, 2)
+    os.kill(first, signal.SIGKILL)
+    again = running.pids(0, 4)[2]
+    assert identity(again) is not None
+    assert identity(its_child) is None  # or it would hold the port of its successor
+    said = [line for line in running.output.read_text().splitlines() if "p0 died" in line]
+    assert len(said) == 1
+    assert "killed by SIGKILL" in said[0]
+    assert len(running.pids(1, 2)) == 2  # the other one was left alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopping_leaves_nothing(stack: Callable[..., Stack], number: signal.Signals) -> None:
+    running = stack(_WAIT, _WAIT)
+    pids = running.pids(0, 2) + running.pids(1, 2)
+    running.process.send_signal(number)
+    assert running.process.wait(10) == 0
+    assert [pid for pid in pids if identity(pid)] == []
+    assert running.left() == []
+
+
+def test_last_stage_stops_first(stack: Callable[..., Stack]) -> None:
+    slow = 'trap "sleep 0.3; echo bye from the worker; exit" TERM; echo $$ >> "$0"; ' + (
+        "while :; do sleep 0.05; done"
+    )
+    base = 'trap "echo bye from the database; exit" TERM; echo $$ >> "$0"; ' + (
+        "while :; do sleep 0.05; done"
+    )
+    running = stack(base, slow)
+    running.pids(0, 1), running.pids(1, 1)
+    running.process.terminate()
+    running.process.wait(10)
+    byes = re.findall(r"bye from the (\w+)", running.output.read_text())
+    assert byes == ["worker", "database"]
+
+
+def test_deaf_program_is_killed_after_its_time(stack: Callable[..., Stack]) -> None:
+    running = stack(_DEAF)
+    (pid,) = running.pids(0, 1)
+    began = time.monotonic()
+    running.process.terminate()
+    assert running.process.wait(10) == 0
+    assert 0.9 < time.monotonic() - began < 4
+    assert identity(pid) is None
+
+
+def test_killed_supervisor_leaves_nothing_to_the_next(stack: Callable[..., Stack]) -> None:
+    running = stack(_WAIT, _DEAF)
+    doomed = running.pids(0, 2) + running.pids(1, 1)
+    running.process.kill()
+    running.process.wait()
+    running.output.unlink()
+    following = stack(_WAIT)
+    assert [pid for pid in doomed if identity(pid)] == []
+    assert [pid for pid in following.pids(0, 4)[2:] if not identity(pid)] == []
+    assert "that the last run left behind" in following.output.read_text()
+
+
+def test_recorded_pid_alone_proves_nothing(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    innocent = subprocess.Popen(["sleep", "60"])
+    try:
+        record = {"pid": innocent.pid, "identity": "another boot 1", "signal": 15}
+        (tmp_path / "processes.json").write_text(json.dumps({"api": record}))
+        stack(_WAIT).pids(0, 2)
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
+
+
+def run_stack(directory: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "LOCAL_DIR": str(directory), **variables}
+    for name in ("DATABASE_URL", "REDIS_URL", "PROVIDER_URL"):
+        if name not in variables:
+            env.pop(name, None)
+    command = [sys.executable, "-m", "dev.stack", "run"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("name", ["API_PORT", "PROVIDER_PORT"])
+def test_taken_port_is_named_before_anything_starts(tmp_path: Path, name: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        port, free = taken.getsockname()[1], other.getsockname()[1]
+        other.close()
+        ports = {"API_PORT": str(free), "PROVIDER_PORT": str(free + 1), name: str(port)}
+        ended = run_stack(tmp_path, **ports)
+    assert ended.returncode == 1
+    assert ended.stderr == f"port {port} is taken: set {name} to another one\n"
+    assert not (tmp_path / "postgres").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        ({"API_PORT": "http"}, "API_PORT is 'http': it must be a number from 1 to 65535\n"),
+        ({"DISPATCH_WORKERS": "0"}, "DISPATCH_WORKERS is '0': it must be a number from 1 to 64\n"),
+        (
+            {"PROVIDER_URL": "http://127.0.0.1:1", "PROVIDER_TOKEN": ""},
+            "PROVIDER_URL is set: set PROVIDER_TOKEN too, to that provider's token\n",
+        ),
+    ],
+)
+def test_bad_variable_is_named(tmp_path: Path, variables: dict[str, str], complaint: str) -> None:
+    ended = run_stack(tmp_path, **variables)
+    assert (ended.returncode, ended.stderr) == (1, complaint)
+
+
+def test_second_stack_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    lock = take_directory(tmp_path)
+    try:
+        ended = run_stack(tmp_path)
+    finally:
+        os.close(lock)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"a stack already runs in {tmp_path} (pid {os.getpid()}):"
+        " stop it, or set LOCAL_DIR to another folder\n"
+    )
+
+
+def test_terminal_shows_a_persons_share_of_the_logs() -> None:
+    def line(**fields: object) -> str:
+        return json.dumps({"timestamp": "2026-01-01T00:00:00Z", **fields})
+
+    accepted = line(level="info", event="message.attempt", outcome="accepted", message_id=1)
+    rejected = line(level="warning", event="message.attempt", outcome="rejected", message_id=2)
+    crash = line(level="error", event="job.failed", exception="Traceback:\n  x\nKeyError: 'a'\n")
+    assert summary(accepted) is None
+    assert summary(line(level="debug", event="batch.claimed")) is None
+    assert summary(rejected) == ("warning", "WARNING message.attempt outcome=rejected message_id=2")
+    assert summary(crash) == ("error", "ERROR job.failed · KeyError: 'a'")
+    assert summary("no JSON at all") == ("info", "no JSON at all")

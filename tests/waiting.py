@@ -1,0 +1,19 @@
+"""Waits for a condition, never for luck."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], seconds: float = 10.0, what: str = "", every: float = 0.05) -> T:
+    """Return the condition's first true value; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition} (last: {value!r})")
+        time.sleep(every)
