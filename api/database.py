@@ -27,8 +27,9 @@ LOCK_TIMEOUT = "5s"
 # it still finds some.
 POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2, "pool_pre_ping": True}
 
-# A session lives as long as its request, so what was committed is still right to present.
-db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+# A session lives as long as its request, so what was committed is still right to present; and it
+# writes when it is told to, as order matters where rows are locked.
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False, "autoflush": False})
 migrate = Migrate()
 
 

@@ -112,8 +112,7 @@ def change_mailing(mailing_id: int, body: MailingChanges) -> dict[str, Any]:
     for name, value in given.items():
         _set(mailing, name, value)
     changed = [name for name in COLUMNS if _get(mailing, name) != before[name]]
-    with db.session.no_autoflush:
-        _check_change(mailing, given, changed, now)
+    _check_change(mailing, given, changed, now)
     if changed:
         mailing.updated_at = now
     if "text" in changed:

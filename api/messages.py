@@ -27,22 +27,22 @@ WHERE mailing_id = :mailing_id AND id > :after ORDER BY id LIMIT :n
 # taken in the order of their first ids; as their ranges may overlap (a message moves to another
 # batch when its client's zone changes), ids from `until` on are left to the next page.
 WITH_STATUS = """
-WITH having AS (
+WITH holding AS (
     SELECT id, first_id, last_id, sum(CASE WHEN first_id > :after THEN {status} ELSE 0 END)
         OVER (ORDER BY first_id, id ROWS UNBOUNDED PRECEDING) AS running, {status} AS here
     FROM batches WHERE mailing_id = :mailing_id AND {status} > 0 AND last_id > :after
 ), bound AS (
-    SELECT min(first_id) AS until FROM having WHERE first_id > :after AND running - here >= :n
+    SELECT min(first_id) AS until FROM holding WHERE first_id > :after AND running - here >= :n
 )
 SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
-    SELECT m.* FROM having
+    SELECT m.* FROM holding
     CROSS JOIN LATERAL (
         SELECT {columns} FROM messages
-        WHERE mailing_id = :mailing_id AND batch_id = having.id AND status = '{status}'
-            AND id BETWEEN greatest(having.first_id, :after + 1)
-            AND least(having.last_id, bound.until - 1)
+        WHERE mailing_id = :mailing_id AND batch_id = holding.id AND status = '{status}'
+            AND id BETWEEN greatest(holding.first_id, :after + 1)
+            AND least(holding.last_id, bound.until - 1)
     ) m
-    WHERE having.first_id < bound.until OR bound.until IS NULL
+    WHERE holding.first_id < bound.until OR bound.until IS NULL
 ) m ON true
 ORDER BY m.id LIMIT :n
 """

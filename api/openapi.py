@@ -148,6 +148,9 @@ class Spec(FlaskPydanticSpec):
         document: dict[str, Any] = dict(super()._generate_spec())
         document["info"]["description"] = DESCRIPTION
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        schemas = document["components"]["schemas"]
+        for name in [name for name in schemas if name.endswith("Query")]:
+            del schemas[name]  # its fields are the operations' parameters
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 operation["tags"] = list(operation["tags"])
@@ -157,7 +160,7 @@ class Spec(FlaskPydanticSpec):
                 if "requestBody" in operation:
                     operation["requestBody"] = {**operation["requestBody"], "required": True}
         if self.app.config["DEFAULT_TIMEZONE"] is not None:
-            client = document["components"]["schemas"]["NewClient"]
+            client = schemas["NewClient"]
             client["required"] = [name for name in client["required"] if name != "timezone"]
         return document
 
@@ -166,7 +169,7 @@ def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
     """A query parameter is there or not, but never null; and a description belongs to it."""
     schema = dict(parameter["schema"])
     if "anyOf" in schema:
-        schema = {**schema, **next(s for s in schema.pop("anyOf") if s != {"type": "null"})}
+        schema |= next(each for each in schema.pop("anyOf") if each != {"type": "null"})
     if parameter["in"] == "query" and (
         schema.get("default") is None or "cursor" in parameter["name"]
     ):

@@ -1,6 +1,7 @@
 """Errors as callers meet them: application/problem+json (RFC 9457), never an echo of the input."""
 
 from collections.abc import Mapping, Sequence
+from traceback import extract_tb
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -171,5 +172,11 @@ def _from_pool(error: PoolTimeout) -> Response:
 
 
 def _from_defect(error: Exception) -> Response:
-    log.error("api.defect", error_class=type(error).__name__, exc_info=error)
+    # A database error's text quotes rows and parameters, so phones and texts: only its gist.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    gist = cause.diag.message_primary if isinstance(cause, psycopg2.Error) else str(cause)
+    stack = [
+        f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)
+    ]
+    log.error("api.defect", error_class=type(cause).__name__, error=gist, stack=stack)
     return _respond(500, "The service failed; the log has the details under this request_id.")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from flask import Request
@@ -13,6 +14,9 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 # Of a caller's own field name, at most this much is repeated in an error.
 SHOWN_NAME = 64
+# Of a body that is refused, at most this much is awaited.
+DISCARDED = 8 * 1024 * 1024
+UNSTORABLE = "contains NUL or half of a surrogate pair, which is no text"
 # What pydantic calls these would only confuse somebody who sees JSON.
 DETAILS = {
     "missing": "is required",
@@ -34,7 +38,7 @@ def read_query(request: Request, schema: type[Schema]) -> Schema:
         if len(given) > 1:
             faults.append(Fault("is given more than once", "repeated", parameter=_name(name)))
     faults += [
-        Fault("contains a character that no text has", "text", parameter=_name(str(path[0])))
+        Fault(UNSTORABLE, "unstorable", parameter=_name(str(path[0])))
         for path in _unstorable(values)
     ]
     if faults:
@@ -54,8 +58,7 @@ def read_body(request: Request, schema: type[Schema], context: Mapping[str, Any]
     """The JSON body."""
     document = _read_json(request)
     faults = [
-        Fault("contains a character that no text has", "text", pointer=_pointer(path))
-        for path in _unstorable(document)
+        Fault(UNSTORABLE, "unstorable", pointer=_pointer(path)) for path in _unstorable(document)
     ]
     if faults:
         raise Invalid(*faults)
@@ -70,6 +73,14 @@ def read_body(request: Request, schema: type[Schema], context: Mapping[str, Any]
         ) from None
 
 
+def discard_body(request: Request) -> None:
+    """Read away what the caller still sends, or it may meet a reset instead of our answer."""
+    stream, left = request.environ["wsgi.input"], DISCARDED
+    with suppress(OSError):
+        while left > 0 and (chunk := stream.read(min(left, 65536))):
+            left -= len(chunk)
+
+
 def _read_json(request: Request) -> Any:
     if request.mimetype != "application/json":
         raise UnsupportedMedia(
@@ -81,6 +92,8 @@ def _read_json(request: Request) -> Any:
         text = request.get_data(cache=False).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Malformed(f"The body is not UTF-8: see byte {error.start}.") from None
+    except OSError:
+        raise Malformed("The body is cut short, or its chunks are malformed.") from None
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:

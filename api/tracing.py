@@ -11,6 +11,8 @@ import uuid
 import structlog
 from flask import Flask, Response, g, request
 
+from api.reading import discard_body
+
 log = structlog.get_logger()
 
 SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -35,6 +37,8 @@ def _begin() -> None:
 
 def _finish(response: Response) -> Response:
     response.headers[HEADER] = g.request_id
+    if response.status_code >= 400:
+        discard_body(request)
     route = request.url_rule.rule if request.url_rule else None
     write = log.debug if route in PROBES and response.status_code < 400 else log.info
     write(

@@ -236,7 +236,9 @@ class System:
             cursor.execute(statement, values)
             return cursor.fetchall()
 
-    def add_clients(self, count: int, tag: str = "", zones: tuple[str, ...] = ("Europe/Moscow",)) -> None:
+    def add_clients(
+        self, count: int, tag: str = "", zones: tuple[str, ...] = ("Europe/Moscow",)
+    ) -> None:
         """Insert clients in bulk; their phones follow the highest there is."""
         with self.database() as cursor:
             cursor.execute(

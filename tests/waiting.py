@@ -7,7 +7,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], seconds: float = 10.0, what: str = "", every: float = 0.05) -> T:
+def wait_for(
+    condition: Callable[[], T], seconds: float = 10.0, what: str = "", every: float = 0.05
+) -> T:
     """Return the condition's first true value; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

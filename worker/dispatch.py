@@ -78,7 +78,6 @@ class Dispatcher:
         self.flushed_at = self.watched_at = self.looked_at = self.pulsed_at = 0.0
         self.record_again_at = 0.0
         self.claiming = self.looking = self.watching = False
-        self.throttled_until = 0.0
         self.busy_at = boottime()
         self.lines: list[dict[str, Any]] = []
 
@@ -92,7 +91,7 @@ class Dispatcher:
                 if self.stopping.is_set():
                     stop_by = min(stop_by, now + STOP_SECONDS)
                     self._drain("stopping")
-                self.breaker.sync(now)
+                self.breaker.sync(now, self._probes_wanted(now))
                 self._hand_off(now)
                 self._claim(now)
                 self._watch(now)
@@ -120,16 +119,20 @@ class Dispatcher:
             and now < request.expires
             and batch.draining is None
             and not batch.lost
-            and now >= self.throttled_until
             and (request.probe or self.breaker.allow(now) is None)
         )
 
-    def _halted(self, now: float) -> bool:
-        """Whether nothing at all may be handed off for now."""
-        return bool(self.record_again_at) or now < self.throttled_until
+    def _probes_wanted(self, now: float) -> int:
+        """How many messages could be handed off at once, should the breaker be half open."""
+        if self.breaker.state(now) == "closed" or self.record_again_at:
+            return 0
+        return sum(len(b.rows) for b in self.held.values() if self._ready(b, now))
 
     def _hand_off(self, now: float) -> None:
-        if not self.held or not self.engine.free or self._halted(now):
+        if not self.held or not self.engine.free or self.record_again_at:
+            return
+        probes = self.breaker.allow(now)
+        if probes == 0:
             return
         ready: dict[int, list[HeldBatch]] = {}
         for batch in self.held.values():
@@ -142,7 +145,6 @@ class Dispatcher:
             for mailing_id, batches in ready.items()
         }
         self.limiter.refill(demands, now)
-        probes = self.breaker.allow(now)
         if probes is not None:
             self._probe(ready, probes, now)
             return
@@ -195,7 +197,7 @@ class Dispatcher:
             if not batch.rows or not self.engine.free:
                 continue
             expires = self.limiter.take(batch.mailing_id, batch.rate_limit, now)
-            if expires:
+            if expires and self.breaker.probe(now):
                 batch.rows.rotate(-(int(now * 7919) % len(batch.rows)))
                 self._submit(batch, expires, probe=True)
 
@@ -274,11 +276,11 @@ class Dispatcher:
 
     def _throttle(self, seconds: float) -> None:
         """The provider asked the whole fleet to wait."""
-        until = boottime() + seconds
-        if until > self.throttled_until + 0.1:
+        now = boottime()
+        if self.breaker.allow(now) != 0:
             log.warning("provider.throttled", seconds=round(seconds, 3))
-            self.throttled_until = until
             self.clerk.ask(_ignore, claims.throttle, seconds)
+        self.breaker.hold(now + seconds)
 
     def _log(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
         line = {
@@ -310,16 +312,19 @@ class Dispatcher:
 
     def _claim(self, now: float) -> None:
         """Look for due mailings, and claim a batch of the one least recently served."""
-        if self.stopping.is_set() or self._halted(now):
+        if self.stopping.is_set() or self.record_again_at:
             return
         if not self.looking and now - self.looked_at > LOOK_SECONDS:
             self.looking = True
             self.clerk.ask(self._looked, claims.due_mailings, self.lease)
         if self.claiming:
             return
-        probing = self.breaker.state != "closed"
-        if probing and (self.held or not self.breaker.may_probe(now)):
-            return
+        state = self.breaker.state(now)
+        if state == "closed":
+            if self.breaker.allow(now) == 0:
+                return
+        elif state == "open" or self.held:
+            return  # one batch is enough to probe with
         left: dict[int, int] = {}
         for batch in self.held.values():
             if not (batch.draining or batch.lost):
@@ -402,7 +407,7 @@ class Dispatcher:
         if throttled_until is not None:
             until = self.clock.begins(throttled_until)
             if until > boottime():
-                self.throttled_until = max(self.throttled_until, until)
+                self.breaker.hold(until)
 
     # --- recording -----------------------------------------------------------------------------
 
@@ -428,10 +433,9 @@ class Dispatcher:
 
     def _give_back(self, now: float) -> float:
         """Drain what cannot be handed off for a while; return for how long, in seconds."""
-        until = self.throttled_until
-        if self.breaker.state != "closed":
-            until = max(until, self.breaker.retry_at)
-        wait = max(0.0, until - now)
+        wait = 0.0
+        if self.breaker.allow(now) == 0:
+            wait = max(0.0, self.breaker.retry_at(now) - now)
         for batch in self.held.values():
             if batch.in_flight == 0 and now - batch.progress_at > STARVED_SECONDS:
                 batch.draining = batch.draining or "starved"

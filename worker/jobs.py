@@ -61,7 +61,7 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
     Dispatcher(
         settings,
         Database(settings.database_url, "notification-dispatch"),
-        Breaker(redis),
+        Breaker(redis, probe_timeout=settings.provider_timeout + 2),
         RateLimiter(redis, settings.provider_rate),
         stopping,
         Tools.worker.pulse,

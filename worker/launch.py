@@ -22,6 +22,7 @@ log = structlog.get_logger()
 # The first chunk is small, so that the first message leaves at once; then chunks grow while they
 # stay short, for as long as the mailing's row is locked its PATCH waits.
 FIRST_SPAN = 2_000
+NEXT_TURN_SPAN = 10_000
 CHUNK_SECONDS = 0.2
 CHUNK_RECIPIENTS = 50_000
 # A launch longer than this gives way to the other jobs of its queue and goes on after them.
@@ -105,12 +106,13 @@ def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], ob
     `wake` is called when batches are ready to be sent. Raises DatabaseError; nothing is lost then.
     """
     with db.transaction() as cursor:
-        if not _begin(cursor, mailing_id):
+        span = _begin(cursor, mailing_id)
+        if span is None:
             return False
     with db.transaction() as cursor:
         ensure_partition(cursor, mailing_id)
     started = time.monotonic()
-    span, filled, analyzed = FIRST_SPAN, 0, 0
+    filled, analyzed = 0, 0
     while True:
         with db.transaction() as cursor:
             chunk = _fill_chunk(cursor, mailing_id, span, batch_size)
@@ -136,22 +138,25 @@ def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], ob
         span = _next_span(span, chunk)
 
 
-def _begin(cursor: Cursor, mailing_id: int) -> bool:
-    """Freeze the audience if the mailing's time has come; say whether there is anything to fill."""
+def _begin(cursor: Cursor, mailing_id: int) -> int | None:
+    """Freeze the audience if the mailing's time has come; return the first chunk's span of ids.
+
+    None says that there is nothing to fill.
+    """
     cursor.execute(BEGIN, (mailing_id,))
     row = cursor.fetchone()
     if row is None:
-        return False
+        return None
     status, due, ended, launched = row
     if launched:
-        return status in ("running", "paused")
+        return NEXT_TURN_SPAN if status in ("running", "paused") else None
     # One that was paused until its end never started; its audience is written all the same, so
     # that the books say who was not reached.
     if not ((status == "scheduled" and due) or (status == "paused" and ended)):
-        return False
+        return None
     cursor.execute(FREEZE, (mailing_id,))
     log.info("mailing.started", mailing_id=mailing_id)
-    return True
+    return FIRST_SPAN
 
 
 def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> Chunk | None:

@@ -97,32 +97,42 @@ def product_environment(
 def process_table(settings: Settings, env: Mapping[str, str]) -> list[Program]:
     """Everything but the services, in the order of starting."""
 
-    def python(name: str, *arguments: str, **options: object) -> Program:
-        argv = (sys.executable, "-m", *arguments)
-        return Program(name=name, argv=argv, env=env, cwd=ROOT, **options)  # type: ignore[arg-type]
+    def python(*arguments: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", *arguments)
 
-    port, fake_port = settings.api_port, settings.provider_port
-    table = [python("migrations", "flask", "--app", "api", "db", "upgrade", stage=MIGRATIONS)]
+    def worker(name: str, role: str) -> Program:
+        argv = python("worker", role)
+        # It says nothing when it is ready; what is wrong with it shows while it starts.
+        return Program(name, argv, env, ROOT, stage=PRODUCT, settles_in=2.0)
+
+    port, provider_port = settings.api_port, settings.provider_port
+    migrate = python("flask", "--app", "api", "db", "upgrade")
+    table = [Program("migrations", migrate, env, ROOT, stage=MIGRATIONS)]
     if settings.provider_url is None:
+        simulate = python("dev.provider", "--port", str(provider_port))
         table.append(
-            python(
-                *("provider", "dev.provider", "--port", str(fake_port)),
-                *("--token", env["PROVIDER_TOKEN"]),
+            Program(
+                "provider",
+                (*simulate, "--token", env["PROVIDER_TOKEN"]),
+                env,
+                ROOT,
                 stage=PROVIDER,
-                is_ready=lambda: accepts_connections(fake_port),
+                is_ready=lambda: accepts_connections(provider_port),
             )
         )
-    table += [
-        python(
-            *("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"),
+    table.append(
+        Program(
+            "api",
+            python("gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"),
+            {**env, "PROMETHEUS_MULTIPROC_DIR": str(settings.directory / "metrics")},
+            ROOT,
             stage=PRODUCT,
             is_ready=lambda: answers_ok(port, "/readyz"),
-        ),
-        python("scheduler", "worker", "scheduler", stage=PRODUCT),
-        python("control", "worker", "control", stage=PRODUCT),
-    ]
+        )
+    )
+    table += [worker("scheduler", "scheduler"), worker("control", "control")]
     for number in range(1, settings.dispatch_workers + 1):
-        table.append(python(f"dispatch-{number}", "worker", "dispatch", stage=PRODUCT))
+        table.append(worker(f"dispatch-{number}", "dispatch"))
     return table
 
 

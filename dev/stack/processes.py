@@ -41,7 +41,8 @@ class Program:
     cwd: Path | None = None
     account: Account | None = None  # None: the user that starts it
     stage: int = 0  # started in ascending order, stopped in descending order
-    is_ready: Callable[[], bool] | None = None  # None: ready once started
+    is_ready: Callable[[], bool] | None = None  # None: ready when it has lived for a while
+    settles_in: float = 0.0  # seconds; that while
     stop_signal: signal.Signals = signal.SIGTERM
     stop_within: float = 12.0  # seconds; after that it is killed
     quiet: bool = False  # its output goes to its log file alone

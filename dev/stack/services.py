@@ -99,8 +99,6 @@ class Postgres(Service):
         doomed = children(pid) if pid is not None else []
         if pid is not None:
             send_signal(pid, signal.SIGKILL)
-        for child in doomed:  # they are in sessions of their own, and restart nothing any more
-            send_signal(child, signal.SIGKILL)
         stop_all(((child, signal.SIGKILL) for child in doomed), within=10)
         self._end(signal.SIGKILL)
 

@@ -108,18 +108,15 @@ class Supervisor:
 
     def bring_up(self, programs: Sequence[Program]) -> None:
         """Start these programs together and wait until all of them are ready."""
-        for program in programs:
-            self._launch(program)
-        waiting = [program for program in programs if program.is_ready]
+        waiting = [self._launch(program) for program in programs]
         deadline = time.monotonic() + _READY_WITHIN
-        while waiting := [p for p in waiting if p.is_ready and not p.is_ready()]:
-            for program in programs:
-                if self._running[program.name].deaths >= _DEATHS_TO_GIVE_UP:
-                    self._follow(self._running.values())
-                    raise StackError(f"{program.name} does not start: {self._log_of(program)}")
+        while waiting := [running for running in waiting if not self._is_ready(running)]:
+            names = ", ".join(running.program.name for running in waiting)
             if time.monotonic() > deadline:
-                slow = ", ".join(program.name for program in waiting)
-                raise StackError(f"not ready after {_READY_WITHIN:.0f} s: {slow}")
+                raise StackError(f"not ready after {_READY_WITHIN:.0f} s: {names}")
+            if any(running.deaths >= _DEATHS_TO_GIVE_UP for running in waiting):
+                self._follow(self._running.values())
+                raise StackError(f"does not start: {names}; see {self._logs}")
             self._pause()
         self._follow(self._running.values())
 
@@ -210,6 +207,14 @@ class Supervisor:
         for running in some:
             if not running.program.quiet:
                 running.view.follow()
+
+    def _is_ready(self, running: _Running) -> bool:
+        program = running.program
+        if self._ended(running) is not None:
+            return False
+        if program.is_ready is not None:
+            return program.is_ready()
+        return time.monotonic() - running.started >= program.settles_in
 
     @staticmethod
     def _ended(running: _Running) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 _LEVEL_COLOURS = {"warning": 33, "error": 31, "critical": 31}
-_NOT_DETAILS = {"timestamp", "level", "event", "logger", "service", "process", "pid", "exception"}
+_NOT_DETAILS = {"ts", "level", "event", "service", "request_id", "job_id", "exception"}
 _DETAILS = 8  # fields after the event; the log file has them all
 _LINES_A_SECOND = 20  # of one process
 _READ = 8 * 1024 * 1024
@@ -119,17 +119,32 @@ def summary(line: str) -> tuple[str, str] | None:
     level = str(record.get("level", "info")).lower()
     if level == "debug":
         return None
-    if event == "message.attempt" and record.get("outcome") == "accepted":
+    if level == "info" and _is_routine(event, record):
         return None
     details = [
-        f"{key}={value}"
+        f"{key}={_one_line(value)}"
         for key, value in record.items()
         if key not in _NOT_DETAILS and isinstance(value, str | int | float) and value != ""
     ]
     words = [level.upper(), event, *details[:_DETAILS]]
     if record.get("exception"):
-        words.append("· " + str(record["exception"]).strip().splitlines()[-1])
-    return level, " ".join(words).replace("\n", " ")
+        words.append("· " + _one_line(record["exception"]))
+    return level, " ".join(words)
+
+
+def _one_line(value: Any) -> str:
+    """A value in little room; of a traceback, its last line says what happened."""
+    lines = str(value).strip().splitlines() or [""]
+    return lines[-1][:200]
+
+
+def _is_routine(event: str, record: dict[str, Any]) -> bool:
+    """Whether it happens all the time and tells nothing: the log file has it."""
+    if event == "message.attempt":
+        return record.get("outcome") == "accepted"
+    if event == "api.request":
+        return int(record.get("status") or 0) < 400
+    return event.startswith("library.")
 
 
 def rotate(path: Path, beyond: int) -> None:

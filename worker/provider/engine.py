@@ -44,22 +44,32 @@ __all__ = ["Engine", "Request", "Result"]
 
 SLOTS_PER_MULTI = 64
 
+# Looked up once: these are read for every message.
+_POLL_REMOVE = pycurl.POLL_REMOVE
+_EPOLLIN = select.EPOLLIN
 _EPOLL_MASK = {
     pycurl.POLL_IN: select.EPOLLIN,
     pycurl.POLL_OUT: select.EPOLLOUT,
     pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
 }
-_READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+# What epoll says, in libcurl's words. A hang-up or an error is found out by reading.
+_CURL_EVENTS = {
+    events: (pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0)
+    | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0)
+    for events in range(32)
+}
 
 
 class _Lane:
     """A multi handle with its share of the slots, and when libcurl wants to be called again."""
 
-    __slots__ = ("act", "due", "multi")
+    __slots__ = ("act", "add", "due", "multi", "remove")
 
     def __init__(self, multi: Any) -> None:
         self.multi = multi
         self.act = multi.socket_action
+        self.add = multi.add_handle
+        self.remove = multi.remove_handle
         self.due: float | None = None
 
 
@@ -103,7 +113,7 @@ class Engine:
         self._stale_ports: set[int] = set()  # local ports of connections not to be used again
         self._unstarted: set[_Lane] = set()
         self._lanes: list[_Lane] = []
-        self._slots: list[Slot] = []
+        self._slot_of: dict[Any, Slot] = {}
         for first in range(0, concurrency, SLOTS_PER_MULTI):
             size = min(SLOTS_PER_MULTI, concurrency - first)
             lane = self._make_lane(size)
@@ -112,8 +122,8 @@ class Engine:
                 gate = make_gate(slot, permit, self._stale_ports, self._note_error)
                 slot.setopt(pycurl.PREREQFUNCTION, gate)
                 slot.setopt(pycurl.SOCKOPTFUNCTION, self._forget_socket)
-                self._slots.append(slot)
-        self._idle = self._slots[::-1]
+                self._slot_of[slot.curl] = slot
+        self._idle = list(self._slot_of.values())[::-1]
 
     # --- what the dispatcher calls -------------------------------------------------------------
 
@@ -138,14 +148,11 @@ class Engine:
         woken = False
         while True:
             touched = self._start_unstarted()
+            find_lane = self._lane_of.get
             for fd, events in self._epoll.poll(self._patience(deadline)):
-                lane = self._lane_of.get(fd)
+                lane = find_lane(fd)
                 if lane is not None:
-                    lane.act(
-                        fd,
-                        (pycurl.CSELECT_IN if events & _READABLE else 0)
-                        | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0),
-                    )
+                    lane.act(fd, _CURL_EVENTS[events])
                     touched.add(lane)
                 elif fd == self._wake_fd:
                     os.eventfd_read(fd)
@@ -174,10 +181,10 @@ class Engine:
         """Drop every connection, and whatever is still in flight, unreported."""
         for lane in self._lanes:
             lane.multi.close()
-        for slot in self._slots:
-            slot.close()
+        for curl in self._slot_of:
+            curl.close()
         self._lanes.clear()
-        self._slots.clear()
+        self._slot_of.clear()
         self._idle.clear()
         self.in_flight = self.free = 0
         if not self._epoll.closed:
@@ -187,10 +194,9 @@ class Engine:
     # --- transfers -----------------------------------------------------------------------------
 
     def _start(self, slot: Slot) -> None:
-        slot.handed_off_at = 0.0
-        slot.refused_resend = slot.stale = False
-        slot.lane.multi.add_handle(slot)
-        self._unstarted.add(slot.lane)
+        lane = slot.lane
+        lane.add(slot.curl)
+        self._unstarted.add(lane)
 
     def _start_unstarted(self) -> set[_Lane]:
         started, self._unstarted = self._unstarted, set()
@@ -207,21 +213,24 @@ class Engine:
 
     def _collect(self, lane: _Lane, now: float, results: list[Result]) -> None:
         """Turn the lane's finished transfers into results and free their slots."""
-        queued, wall = 1, time()
+        queued, wall, slot_of = 1, time(), self._slot_of
         while queued:
             queued, answered, failed = lane.multi.info_read(SLOTS_PER_MULTI)
-            for slot in answered:
+            for curl in answered:
+                slot = slot_of[curl]
                 results.append(self._finish(slot, read_answer(slot, wall), now, wall))
-            for slot, curl_errno, detail in failed:
+            for curl, curl_errno, detail in failed:
+                slot = slot_of[curl]
                 if slot.stale:
-                    lane.multi.remove_handle(slot)
+                    slot.stale = False
+                    lane.remove(curl)
                     self._start(slot)
                 else:
                     verdict = read_failure(slot, curl_errno, detail, wall)
                     results.append(self._finish(slot, verdict, now, wall))
 
     def _finish(self, slot: Slot, verdict: Verdict, now: float, wall: float) -> Result:
-        slot.lane.multi.remove_handle(slot)
+        slot.lane.remove(slot.curl)
         slot.chunks.clear()
         slot.header_lines.clear()
         self._idle.append(slot)
@@ -248,9 +257,9 @@ class Engine:
         watched, lane_of, epoll = self._watched, self._lane_of, self._epoll
 
         def watch(what: int, fd: int, _multi: object, _data: object) -> None:
-            if what == pycurl.POLL_REMOVE:
+            if what == _POLL_REMOVE:
                 lane_of.pop(fd, None)
-                mask = select.EPOLLIN  # idle: to hear of its death
+                mask = _EPOLLIN  # idle: to hear of its death
             else:
                 lane_of[fd] = lane
                 mask = _EPOLL_MASK[what]

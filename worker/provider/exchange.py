@@ -14,6 +14,12 @@ from worker.provider.outcomes import Outcome, Verdict, classify_answer, classify
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_CONNECT_SECONDS = 5.0
 
+# Looked up once: these are read for every message.
+_URL = pycurl.URL
+_HTTPHEADER = pycurl.HTTPHEADER
+_POSTFIELDS = pycurl.POSTFIELDS
+_RESPONSE_CODE = pycurl.RESPONSE_CODE
+
 
 class Request:
     """One message on its way to the provider. `batch` is the caller's own, never looked at."""
@@ -43,37 +49,44 @@ class Result(NamedTuple):
     finished_at: float
 
 
-class Slot(pycurl.Curl):
-    """A reusable easy handle and what is known of the request it carries."""
+class Slot:
+    """A reusable easy handle and what is known of the request it carries.
+
+    Its methods are bound once, and it is no subclass of Curl, whose attribute access is slow.
+    """
 
     __slots__ = (
         "chunks",
+        "curl",
+        "getinfo",
         "handed_off_at",
         "header_lines",
         "lane",
         "refused_resend",
         "request",
         "request_id",
+        "setopt",
         "stale",
     )
 
-    lane: Any  # the engine's own
     request: Request
-    request_id: str | None  # the one its header list holds
-    chunks: list[bytes]
-    header_lines: list[bytes]
-    handed_off_at: float  # 0: not yet
-    refused_resend: bool
-    stale: bool  # met a connection that had died while idle, and did not use it
+
+    def __init__(self, lane: Any) -> None:
+        self.lane = lane  # the engine's own
+        self.curl = pycurl.Curl()
+        self.setopt = self.curl.setopt
+        self.getinfo = self.curl.getinfo
+        self.request_id: str | None = None  # the one its header list holds
+        self.chunks: list[bytes] = []
+        self.header_lines: list[bytes] = []
+        self.handed_off_at = 0.0  # 0: not yet
+        self.refused_resend = False
+        self.stale = False  # met a connection that had died while idle, and did not use it
 
 
 def make_slot(lane: Any, headers: list[str], https: bool, timeout: float) -> Slot:
     """A handle that lacks only its gate and, for each exchange, its URL and body."""
-    slot = Slot()
-    slot.lane = lane
-    slot.request_id = None
-    slot.chunks = []
-    slot.header_lines = []
+    slot = Slot(lane)
     setopt = slot.setopt
     setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     setopt(
@@ -136,11 +149,13 @@ def make_gate(
 def load(slot: Slot, request: Request, url: str, headers: list[str]) -> None:
     """Put a request into the handle."""
     if request.request_id != slot.request_id:
-        slot.setopt(pycurl.HTTPHEADER, headers + _request_id_header(request.request_id))
+        slot.setopt(_HTTPHEADER, headers + _request_id_header(request.request_id))
         slot.request_id = request.request_id
-    slot.setopt(pycurl.URL, url)
-    slot.setopt(pycurl.POSTFIELDS, request.body)
+    slot.setopt(_URL, url)
+    slot.setopt(_POSTFIELDS, request.body)
     slot.request = request
+    slot.handed_off_at = 0.0
+    slot.refused_resend = slot.stale = False
 
 
 def _request_id_header(request_id: str | None) -> list[str]:
@@ -152,7 +167,7 @@ def _request_id_header(request_id: str | None) -> list[str]:
 
 
 def read_answer(slot: Slot, wall: float) -> Verdict:
-    status: int = slot.getinfo(pycurl.RESPONSE_CODE)
+    status: int = slot.getinfo(_RESPONSE_CODE)
     chunks = slot.chunks
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     retry_after = None if status == 200 else _find_retry_after(slot.header_lines)
@@ -160,7 +175,7 @@ def read_answer(slot: Slot, wall: float) -> Verdict:
 
 
 def read_failure(slot: Slot, curl_errno: int, detail: str, wall: float) -> Verdict:
-    status: int | None = slot.getinfo(pycurl.RESPONSE_CODE) or None
+    status: int | None = slot.getinfo(_RESPONSE_CODE) or None
     if curl_errno == pycurl.E_FILESIZE_EXCEEDED and status:
         retry_after = _find_retry_after(slot.header_lines)
         return classify_answer(status, b"".join(slot.chunks), retry_after, True, wall)
