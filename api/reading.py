@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.problems import Fault, Invalid, Malformed, UnsupportedMedia
 
@@ -89,7 +90,11 @@ def _read_json(request: Request) -> Any:
     if request.content_encoding not in (None, "", "identity"):
         raise UnsupportedMedia("Send the body without a content encoding.")
     try:
-        text = request.get_data(cache=False).decode("utf-8")
+        body = request.get_data(cache=False)
+        # Of a body without a declared length, werkzeug reads up to the limit and says nothing.
+        if request.content_length is None and len(body) == request.max_content_length:
+            raise RequestEntityTooLarge
+        text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Malformed(f"The body is not UTF-8: see byte {error.start}.") from None
     except OSError:

@@ -17,6 +17,7 @@ import requests
 
 from dev.provider.client import ProviderControl
 from dev.stack.services import Postgres, Valkey
+from tests.books import check_books
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -253,62 +254,7 @@ class System:
 
     def check_books(self) -> None:
         """Assert that every mailing's numbers add up, however they are counted."""
-        # Repeatable read: every count sees the same instant.
-        with self.database() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute(BOOKS)
-            wrong = cursor.fetchall()
-        assert not wrong, f"the books do not add up (mailing, what, by messages, by books): {wrong}"
-
-
-# Each mailing's audience, counts and doubts by its messages, by its batches, by its minutes and,
-# when settled, by its row: whatever differs.
-BOOKS = """
-WITH m AS (
-    SELECT mailing_id, count(*) AS audience,
-        count(*) FILTER (WHERE status = 'pending') AS pending,
-        count(*) FILTER (WHERE status = 'sent') AS sent,
-        count(*) FILTER (WHERE status = 'failed') AS failed,
-        count(*) FILTER (WHERE status = 'expired') AS expired,
-        count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-        count(*) FILTER (WHERE in_doubt) AS in_doubt
-    FROM messages GROUP BY 1
-), b AS (
-    SELECT mailing_id, sum(size) AS audience, sum(pending) AS pending, sum(sent) AS sent,
-        sum(failed) AS failed, sum(expired) AS expired, sum(cancelled) AS cancelled,
-        sum(in_doubt) AS in_doubt
-    FROM batches GROUP BY 1
-), t AS (
-    SELECT mailing_id, sum(count) FILTER (WHERE status = 'sent') AS sent,
-        sum(count) FILTER (WHERE status = 'failed') AS failed,
-        sum(count) FILTER (WHERE status = 'expired') AS expired,
-        sum(count) FILTER (WHERE status = 'cancelled') AS cancelled
-    FROM minutes GROUP BY 1
-), pairs AS (
-    SELECT g.id, p.* FROM mailings g LEFT JOIN m ON m.mailing_id = g.id
-        LEFT JOIN b ON b.mailing_id = g.id LEFT JOIN t ON t.mailing_id = g.id
-    CROSS JOIN LATERAL (VALUES
-        ('audience', m.audience, g.audience::numeric),
-        ('audience of batches', m.audience, b.audience),
-        ('pending', m.pending, b.pending), ('sent', m.sent, b.sent),
-        ('failed', m.failed, b.failed), ('expired', m.expired, b.expired),
-        ('cancelled', m.cancelled, b.cancelled), ('in doubt', m.in_doubt, b.in_doubt),
-        ('sent by minute', m.sent, t.sent::numeric), ('failed by minute', m.failed, t.failed),
-        ('expired by minute', m.expired, t.expired),
-        ('cancelled by minute', m.cancelled, t.cancelled),
-        ('sent when settled', CASE WHEN g.settled THEN m.sent END, CASE WHEN g.settled THEN g.sent END),
-        ('failed when settled', CASE WHEN g.settled THEN m.failed END, CASE WHEN g.settled THEN g.failed END),
-        ('in doubt when settled', CASE WHEN g.settled THEN m.in_doubt END, CASE WHEN g.settled THEN g.in_doubt END)
-    ) AS p (what, by_messages, by_books)
-)
-SELECT id, what, by_messages, by_books FROM pairs
-WHERE coalesce(by_messages, 0) <> coalesce(by_books, 0)
-UNION ALL
-SELECT mailing_id, 'batch ' || batch_id, count(*), NULL FROM messages ms
-WHERE NOT EXISTS (SELECT 1 FROM batches bs WHERE bs.mailing_id = ms.mailing_id
-    AND bs.id = ms.batch_id AND ms.id BETWEEN bs.first_id AND bs.last_id)
-GROUP BY 1, batch_id
-"""
+        check_books(self.postgres.url)
 
 
 def rfc3339(at: float) -> str:

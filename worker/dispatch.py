@@ -124,7 +124,7 @@ class Dispatcher:
 
     def _probes_wanted(self, now: float) -> int:
         """How many messages could be handed off at once, should the breaker be half open."""
-        if self.breaker.state(now) == "closed" or self.record_again_at:
+        if self.breaker.state == "closed" or self.record_again_at:
             return 0
         return sum(len(b.rows) for b in self.held.values() if self._ready(b, now))
 
@@ -319,7 +319,7 @@ class Dispatcher:
             self.clerk.ask(self._looked, claims.due_mailings, self.lease)
         if self.claiming:
             return
-        state = self.breaker.state(now)
+        state = self.breaker.state
         if state == "closed":
             if self.breaker.allow(now) == 0:
                 return
@@ -435,7 +435,7 @@ class Dispatcher:
         """Drain what cannot be handed off for a while; return for how long, in seconds."""
         wait = 0.0
         if self.breaker.allow(now) == 0:
-            wait = max(0.0, self.breaker.retry_at(now) - now)
+            wait = max(0.0, self.breaker.retry_at - now)
         for batch in self.held.values():
             if batch.in_flight == 0 and now - batch.progress_at > STARVED_SECONDS:
                 batch.draining = batch.draining or "starved"

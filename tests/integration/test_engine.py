@@ -428,6 +428,19 @@ def test_the_permit_is_asked_at_the_hand_off_not_at_submit() -> None:
     assert server.requests == []
 
 
+def test_a_refusal_on_a_kept_connection_is_told_at_once() -> None:
+    with (
+        RawServer(answering(OK)) as server,
+        make_engine(server.url, permit=lambda request: request.message_id == 1) as engine,
+    ):
+        assert send(engine, 1).outcome is Outcome.ACCEPTED
+        started = time.monotonic()
+        engine.submit(Request(2, BODY))
+        (result,) = engine.poll(5)
+        assert result.outcome is Outcome.NOT_SENT
+        assert time.monotonic() - started < 1
+
+
 def test_a_permit_that_fails_permits_nothing_and_is_heard() -> None:
     def permit(request: Request) -> bool:
         raise LookupError("no lease known")

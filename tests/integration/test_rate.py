@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis
 
-from tests.integration.valkey_server import Valkey
+from dev.stack.services import Valkey
 from worker.clock import boottime
 from worker.provider.hot_redis import HotRedis, hot_client
 from worker.provider.rate import KEY, RateLimiter
@@ -24,15 +25,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     server.start()
     yield server
-    server.kill()
+    server.remove()
 
 
 @pytest.fixture
 def valkey(server: Valkey) -> Valkey:
     """Empty and running."""
-    if server.process.poll() is not None:
+    if server.pid is None:
         server.start()
-    server.client.flushall()
+    Redis.from_url(server.url).flushall()
     return server
 
 
@@ -144,7 +145,7 @@ def test_flushall_grants_nothing_twice(valkey: Valkey, rate: float) -> None:
     fleet = Fleet(valkey, 4.0, rate, {1: None}, {1: None, 2: 3.0})
     for moment in (1.0, 1.4, 2.2):
         fleet.wait_until(moment)
-        valkey.client.flushall()
+        Redis.from_url(valkey.url).flushall()
     seen = fleet.arrivals()
     times = [at for at, _, _ in seen]
     assert_never_above(times, rate)
@@ -169,7 +170,8 @@ def test_a_silent_redis_costs_the_loop_little(valkey: Valkey) -> None:
     limiter = RateLimiter(HotRedis(hot_client(valkey.url)), 1000)
     limiter.refill({1: (None, 10)}, boottime())
     assert limiter.available
-    os.kill(valkey.process.pid, signal.SIGSTOP)
+    assert valkey.pid
+    os.kill(valkey.pid, signal.SIGSTOP)
     try:
         began, blocked = boottime(), 0.0
         while (now := boottime()) < began + 1.5:
@@ -180,25 +182,29 @@ def test_a_silent_redis_costs_the_loop_little(valkey: Valkey) -> None:
         assert blocked < 0.2
         assert limiter.take(1, None, boottime()) == 0.0
     finally:
-        os.kill(valkey.process.pid, signal.SIGCONT)
+        os.kill(valkey.pid, signal.SIGCONT)
 
 
 def test_a_server_clock_that_was_set_back_wedges_nothing(valkey: Valkey) -> None:
     an_hour_ahead = int((time.time() + 3600) * 1e6)
-    valkey.client.set(KEY, an_hour_ahead)
+    Redis.from_url(valkey.url).set(KEY, an_hour_ahead)
     times = [at for at, _, _ in Fleet(valkey, 1.5, 100, {1: None}).arrivals()]
     assert within(times, 0.5, 1.5) >= 90
 
 
 def test_no_more_than_forty_odd_round_trips_a_second(valkey: Valkey) -> None:
-    before = valkey.client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+    before = (
+        Redis.from_url(valkey.url)
+        .info("commandstats")
+        .get("cmdstat_evalsha", {"calls": 0})["calls"]
+    )
     Fleet(valkey, 2.0, 4000, {1: None, 2: 50.0}).arrivals()
-    calls = valkey.client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    calls = Redis.from_url(valkey.url).info("commandstats")["cmdstat_evalsha"]["calls"] - before
     assert calls <= 2 * 48
 
 
 def test_keys_do_not_stay_for_ever(valkey: Valkey) -> None:
     Fleet(valkey, 0.3, 100, {1: None, 2: 50.0}).arrivals()
-    names = {name.decode() for name in valkey.client.keys("*")}
+    names = {name.decode() for name in Redis.from_url(valkey.url).keys("*")}
     assert names == {KEY, f"{KEY}:2"}
-    assert all(0 < valkey.client.pttl(name) <= 70_000 for name in names)
+    assert all(0 < Redis.from_url(valkey.url).pttl(name) <= 70_000 for name in names)

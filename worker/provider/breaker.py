@@ -50,12 +50,12 @@ class Breaker:
     than any request may last. All moments are of `redis.clock`.
     """
 
-    def __init__(self, redis: HotRedis, probe_timeout: float) -> None:
+    def __init__(self, redis: HotRedis, probe_timeout: float = 30.0) -> None:
         self._redis = redis
         self._script = redis.script(TRANSITION)
         self._probe_timeout = probe_timeout
         self._worker = uuid.uuid4().hex[:12]
-        self._state = State()
+        self._fleet = State()
         self._report = Report()
         self._probes = 0
         self._probes_until = 0.0
@@ -70,9 +70,13 @@ class Breaker:
         """How many messages may go now: None is no limit; n is that many, each after `probe`."""
         if now < self._held_until or self._stopped():
             return 0
-        if not self._state.until:
+        if not self._fleet.until:
             return None
         return self._probes if now < self._probes_until else 0
+
+    def may_probe(self, now: float) -> bool:
+        """Whether this worker has been given probes that it has not sent yet."""
+        return bool(self.allow(now))
 
     def probe(self, now: float) -> bool:
         """Take one of the probes that `allow` tells of. Its outcome is recorded as a probe's."""
@@ -106,11 +110,11 @@ class Breaker:
         self._held_until = max(self._held_until, until)
         self._hold = max(self._hold, until)
 
-    def sync(self, now: float, probes_wanted: int = 0) -> None:
+    def sync(self, now: float, probes_wanted: int = PROBES) -> None:
         """Report and learn, if it is time to. Call it every turn of the loop; it never raises.
 
-        `probes_wanted`: how many messages this worker could hand off now, should the breaker be
-        half open.
+        `probes_wanted`: how many messages this worker could hand off soon, should the breaker be
+        half open; a worker that has nothing to send should say 0.
         """
         if now < (self._next_urgent if self._stopped() else self._next_sync):
             return
@@ -122,7 +126,7 @@ class Breaker:
         change = self._transition(report, now)
         now = self._redis.clock()
         self._next_sync, self._next_urgent = now + SYNC_EVERY, now + SYNC_URGENT
-        if not self._state.until or now < self._state.until:
+        if not self._fleet.until or now < self._fleet.until:
             self._probes = 0
         elif change.granted:
             self._probes += change.granted
@@ -134,18 +138,20 @@ class Breaker:
     @property
     def reason(self) -> str:
         """Why it is not closed: unavailable, unknown or unauthorized."""
-        return self._state.reason if self._state.until else ""
+        return self._fleet.reason if self._fleet.until else ""
 
-    def state(self, now: float) -> str:
+    @property
+    def state(self) -> str:
         """closed, open or half_open."""
-        if not self._state.until:
+        if not self._fleet.until:
             return "open" if self._stopped() else "closed"
-        return "open" if now < self._state.until else "half_open"
+        return "open" if self._redis.clock() < self._fleet.until else "half_open"
 
-    def retry_at(self, now: float) -> float:
+    @property
+    def retry_at(self) -> float:
         """When to look again, while `allow` says 0: the end of the wait, or the next sync."""
         sync_at = self._next_urgent if self._stopped() else self._next_sync
-        return max(self._state.until, self._held_until, sync_at, now)
+        return max(self._fleet.until, self._held_until, sync_at)
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -168,7 +174,7 @@ class Breaker:
         )  # fmt: skip
         now = self._redis.clock()
         if answer is None:
-            return transition(self._state, report, self._worker, now, self._probe_timeout, stretch)
+            return transition(self._fleet, report, self._worker, now, self._probe_timeout, stretch)
         self._hold = 0.0
         if held := float(answer[8]):
             self._held_until = max(self._held_until, now + held)
@@ -177,7 +183,7 @@ class Breaker:
     def _adopt(self, answer: list[bytes], now: float) -> Change:
         """Make the fleet's state this worker's, in local time."""
         event, wait, granted, until, opened_at, opens, reason, run = answer[:8]
-        self._state = State(
+        self._fleet = State(
             until=now + float(until) if until else 0.0,
             opened_at=now + float(opened_at) if until else 0.0,
             opens=int(opens),
@@ -192,12 +198,12 @@ class Breaker:
         if change.event == "opened":
             log.warning(
                 "breaker.opened",
-                reason=self._state.reason,
+                reason=self._fleet.reason,
                 wait=round(change.wait, 3),
-                opens=self._state.opens,
+                opens=self._fleet.opens,
                 scope=scope,
             )
         elif change.event == "probing":
-            log.info("breaker.probing", reason=self._state.reason, scope=scope)
+            log.info("breaker.probing", reason=self._fleet.reason, scope=scope)
         elif change.event == "closed":
-            log.info("breaker.closed", reason=self._state.reason, scope=scope)
+            log.info("breaker.closed", reason=self._fleet.reason, scope=scope)

@@ -63,13 +63,14 @@ _CURL_EVENTS = {
 class _Lane:
     """A multi handle with its share of the slots, and when libcurl wants to be called again."""
 
-    __slots__ = ("act", "add", "due", "multi", "remove")
+    __slots__ = ("act", "add", "busy", "due", "multi", "remove")
 
     def __init__(self, multi: Any) -> None:
         self.multi = multi
         self.act = multi.socket_action
         self.add = multi.add_handle
         self.remove = multi.remove_handle
+        self.busy = 0  # transfers added and not yet removed
         self.due: float | None = None
 
 
@@ -147,9 +148,9 @@ class Engine:
         deadline = monotonic() + timeout
         woken = False
         while True:
-            touched = self._start_unstarted()
+            touched, some_ended = self._start_unstarted()
             find_lane = self._lane_of.get
-            for fd, events in self._epoll.poll(self._patience(deadline)):
+            for fd, events in self._epoll.poll(0 if some_ended else self._patience(deadline)):
                 lane = find_lane(fd)
                 if lane is not None:
                     lane.act(fd, _CURL_EVENTS[events])
@@ -196,13 +197,17 @@ class Engine:
     def _start(self, slot: Slot) -> None:
         lane = slot.lane
         lane.add(slot.curl)
+        lane.busy += 1
         self._unstarted.add(lane)
 
-    def _start_unstarted(self) -> set[_Lane]:
+    def _start_unstarted(self) -> tuple[set[_Lane], bool]:
+        """Start what was submitted. Some may end in that very moment, with no event to follow."""
         started, self._unstarted = self._unstarted, set()
+        some_ended = False
         for lane in started:
-            lane.act(pycurl.SOCKET_TIMEOUT, 0)
-        return started
+            _, running = lane.act(pycurl.SOCKET_TIMEOUT, 0)
+            some_ended |= running < lane.busy
+        return started, some_ended
 
     def _patience(self, deadline: float) -> float:
         """How long epoll may wait: until `deadline`, or until libcurl wants to be called."""
@@ -224,6 +229,7 @@ class Engine:
                 if slot.stale:
                     slot.stale = False
                     lane.remove(curl)
+                    lane.busy -= 1
                     self._start(slot)
                 else:
                     verdict = read_failure(slot, curl_errno, detail, wall)
@@ -231,6 +237,7 @@ class Engine:
 
     def _finish(self, slot: Slot, verdict: Verdict, now: float, wall: float) -> Result:
         slot.lane.remove(slot.curl)
+        slot.lane.busy -= 1
         slot.chunks.clear()
         slot.header_lines.clear()
         self._idle.append(slot)

@@ -92,8 +92,9 @@ class RateLimiter:
                 asked.append((KEY, self._shared, 0.0, count))
         if asked:
             self._ask(asked)
-            for gone in self._own.keys() - demands.keys():
-                del self._own[gone]
+            for mailing_id in self._own.keys() - demands.keys():
+                if self._own[mailing_id].head(now) == math.inf:
+                    del self._own[mailing_id]
 
     def _ask(self, asked: list[tuple[str, Bucket, float, int]]) -> None:
         before = self._redis.clock()

@@ -181,10 +181,17 @@ class Bucket:
 
     def take(self, now: float) -> float:
         """Use a slot: the moment it dies, or 0.0 if none may be used now."""
-        if self.head(now) > now:
-            return 0.0
-        self.used += 1
-        return self.slots.popleft()[1]
+        slots = self.slots
+        while slots:
+            begins, ends = slots[0]
+            if begins > now:
+                break
+            slots.popleft()
+            if now < ends:
+                self.used += 1
+                return ends
+            self.expired += 1
+        return 0.0
 
     def missing(self, wanted: int, now: float) -> int:
         """How many slots to ask for, so that no more are held than are used in time."""
@@ -207,11 +214,14 @@ class Bucket:
     def add(self, count: int, fleet: tuple[float, float], own: tuple[float, float],
             clock: ServerClock) -> None:  # fmt: skip
         """Take in a grant: two rows of slots (first, interval), of which each message needs one."""
-        for i in range(count):
-            a, b = fleet[0] + i * fleet[1], own[0] + i * own[1]
-            begins, ends = max(a, b) + clock.latest, min(a, b) + LIFE + clock.earliest
-            if begins < ends:
-                self.slots.append((begins, ends))
+        early, late = LIFE + clock.earliest, clock.latest
+        (a, a_step), (b, b_step) = fleet, own
+        if fleet == own:
+            slots = [(a + i * a_step + late, a + i * a_step + early) for i in range(count)]
+        else:
+            pairs = [(a + i * a_step, b + i * b_step) for i in range(count)]
+            slots = [(max(pair) + late, min(pair) + early) for pair in pairs]
+        self.slots.extend(slot for slot in slots if slot[0] < slot[1])
 
 
 def interval_of(rate: float | None) -> float:
