@@ -42,7 +42,7 @@ def opens_at(window: Window | None, zone: str, at: datetime) -> datetime:
 
 
 def closes_at(window: Window | None, zone: str, at: datetime) -> datetime | None:
-    """The first instant after `at` at which the window is shut; None if it never is."""
+    """When the window, open at `at`, shuts next; None if it never does."""
     if window is None:
         return None
     return next(
