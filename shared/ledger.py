@@ -185,6 +185,7 @@ def mark_in_doubt(
 
 def end_pending(
     cursor: Cursor,
+    minutes: Counter[MinuteKey],
     mailing_id: int,
     batch_id: int,
     span: tuple[int, int],
@@ -192,7 +193,10 @@ def end_pending(
     reason: str,
     ids: list[int] | None = None,
 ) -> int:
-    """End a locked batch's pending messages (all, or `ids`); return how many there were."""
+    """End a locked batch's pending messages (all, or `ids`); return how many there were.
+
+    What is to be counted by minute is added to `minutes`, for the caller to count last.
+    """
     values = _where(mailing_id, batch_id, span, ids) | {
         "status": str(status),
         "reason": reason,
@@ -200,7 +204,7 @@ def end_pending(
     cursor.execute(END_PENDING, values)
     ended, now = cursor.fetchone()
     if ended:
-        count_minutes(cursor, minute_moves(mailing_id, batch_id, now, "pending", status, ended))
+        minutes.update(minute_moves(mailing_id, batch_id, now, "pending", status, ended))
     return ended
 
 
@@ -223,6 +227,7 @@ def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
     A request that is in flight goes on: if it is accepted, the message becomes `sent` after all.
     """
     cancelled = 0
+    minutes: Counter[MinuteKey] = Counter()
     cursor.execute(CLIENT_PENDING, (client_id,))
     for mailing_id, batch_id, message_id in cursor.fetchall():
         first, last, dead = lock_batch(cursor, mailing_id, batch_id)
@@ -230,6 +235,7 @@ def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
             mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
         cancelled += end_pending(
             cursor,
+            minutes,
             mailing_id,
             batch_id,
             (first, last),
@@ -237,6 +243,7 @@ def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
             Reason.CLIENT_DELETED,
             [message_id],
         )
+    count_minutes(cursor, minutes)
     return cancelled
 
 
@@ -255,7 +262,7 @@ def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
         cursor.execute(WINDOW, (mailing_id,))
         start, end, now = cursor.fetchone()
         window = Window(start, end) if start is not None else None
-        cursor.execute("SELECT nextval('batch_ids')")
+        cursor.execute("SELECT take_ids('batch_ids', 1)")
         (new,) = cursor.fetchone()
         cursor.execute(
             MOVE,

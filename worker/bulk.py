@@ -5,6 +5,7 @@ A batch under a live lease is left to its worker, which notices the state and gi
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
@@ -114,14 +115,16 @@ def _end_open(
     cursor.execute(OPEN, {"mailing": mailing_id, "lease": lease_seconds})
     batches = cursor.fetchall()
     moved = 0
+    minutes: Counter[ledger.MinuteKey] = Counter()
     for batch_id, first_id, last_id, zone, created_at, leased in batches:
         span = (first_id, last_id)
         if leased:
             ledger.mark_in_doubt(cursor, mailing_id, batch_id, span, None)
             cursor.execute(DROP_LEASE, (mailing_id, batch_id))
         moved += ledger.end_pending(
-            cursor, mailing_id, batch_id, span, status, why(zone, created_at)
+            cursor, minutes, mailing_id, batch_id, span, status, why(zone, created_at)
         )
+    ledger.count_minutes(cursor, minutes)
     return moved if batches else None
 
 
@@ -129,6 +132,7 @@ def _retry_failed(cursor: Cursor, mailing_id: int, version: int) -> int | None:
     cursor.execute(FAILED, (mailing_id, version))
     batches = cursor.fetchall()
     moved = 0
+    minutes: Counter[ledger.MinuteKey] = Counter()
     for batch_id, first_id, last_id in batches:
         cursor.execute(
             RETRY,
@@ -141,10 +145,9 @@ def _retry_failed(cursor: Cursor, mailing_id: int, version: int) -> int | None:
             },
         )
         n, now = cursor.fetchone()
-        ledger.count_minutes(
-            cursor, ledger.minute_moves(mailing_id, batch_id, now, "failed", "pending", n)
-        )
+        minutes.update(ledger.minute_moves(mailing_id, batch_id, now, "failed", "pending", n))
         moved += n
+    ledger.count_minutes(cursor, minutes)
     return moved if batches else None
 
 
