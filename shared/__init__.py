@@ -1,3 +1,3 @@
-"""What the API and the worker fleet both need: settings, the data model, the ledger, queues, logs."""
+"""What the API and the fleet both need: settings, the data model, the ledger, queues, logs."""
 
 __version__ = "0.1.0"

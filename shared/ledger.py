@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.rows import one_row
 from shared.statuses import MessageStatus, Reason
 from shared.windows import Window, opens_at
 
@@ -153,7 +154,7 @@ WHERE b.mailing_id = %s AND b.due_at IS NOT NULL AND b.timezone = t.zone
 def totals(cursor: Cursor, mailing_id: int) -> Totals:
     """The sums over a mailing's batches, in one statement."""
     cursor.execute(TOTALS, (mailing_id,))
-    return Totals(*cursor.fetchone())
+    return Totals(*one_row(cursor))
 
 
 def count_minutes(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
@@ -169,7 +170,8 @@ def lock_batch(cursor: Cursor, mailing_id: int, batch_id: int) -> tuple[int, int
     None for the latter says that there is no lease.
     """
     cursor.execute(LOCK_BATCH, (mailing_id, batch_id))
-    return cursor.fetchone()
+    first_id, last_id, dead = one_row(cursor)
+    return first_id, last_id, dead
 
 
 def mark_in_doubt(
@@ -202,7 +204,8 @@ def end_pending(
         "reason": reason,
     }
     cursor.execute(END_PENDING, values)
-    ended, now = cursor.fetchone()
+    ended: int
+    ended, now = one_row(cursor)
     if ended:
         minutes.update(minute_moves(mailing_id, batch_id, now, "pending", status, ended))
     return ended
@@ -260,10 +263,10 @@ def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
         if dead is not None:
             mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
         cursor.execute(WINDOW, (mailing_id,))
-        start, end, now = cursor.fetchone()
+        start, end, now = one_row(cursor)
         window = Window(start, end) if start is not None else None
         cursor.execute("SELECT take_ids('batch_ids', 1)")
-        (new,) = cursor.fetchone()
+        (new,) = one_row(cursor)
         cursor.execute(
             MOVE,
             {
@@ -285,7 +288,7 @@ def reschedule(cursor: Cursor, mailing_id: int) -> None:
     The caller holds the mailing's row lock.
     """
     cursor.execute(WINDOW, (mailing_id,))
-    start, end, now = cursor.fetchone()
+    start, end, now = one_row(cursor)
     window = Window(start, end) if start is not None else None
     cursor.execute(LOCK_OPEN_BATCHES, (mailing_id,))
     zones = sorted({zone for _, zone in cursor.fetchall()})

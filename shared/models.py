@@ -23,15 +23,17 @@ from sqlalchemy import (
     Text,
     Time,
     UniqueConstraint,
-    text,
+)
+from sqlalchemy import (
+    text as sql,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry
 
 from shared.statuses import MailingStatus, MessageStatus
 
-NOW = text("now()")
-ZERO = text("0")
-FALSE = text("false")
+NOW = sql("now()")
+ZERO = sql("0")
+FALSE = sql("false")
 MAILING_STATUS = Enum(
     MailingStatus, name="mailing_status", values_callable=lambda e: [m.value for m in e]
 )
@@ -106,15 +108,15 @@ class Mailing(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str | None]
     text: Mapped[str]
-    text_version: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    text_version: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
     start_at: Mapped[datetime]
     end_at: Mapped[datetime]
-    operator_codes: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
-    tags: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    operator_codes: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    tags: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
     window_from: Mapped[time | None]
     window_to: Mapped[time | None]
     rate_limit: Mapped[int | None] = mapped_column(Integer)
-    status: Mapped[MailingStatus] = mapped_column(server_default=text("'scheduled'"))
+    status: Mapped[MailingStatus] = mapped_column(server_default=sql("'scheduled'"))
     audience: Mapped[int] = mapped_column(server_default=ZERO)
     audience_complete: Mapped[bool] = mapped_column(server_default=FALSE)
     launch_last_client_id: Mapped[int | None]
@@ -159,13 +161,13 @@ class Mailing(Base):
             "deleted_at IS NULL OR status IN ('finished', 'cancelled')",
             name="mailings_deleted",
         ),
-        Index("mailings_open", "id", postgresql_where=text("NOT settled")),
-        Index("mailings_listed", "id", postgresql_where=text("deleted_at IS NULL")),
+        Index("mailings_open", "id", postgresql_where=sql("NOT settled")),
+        Index("mailings_listed", "id", postgresql_where=sql("deleted_at IS NULL")),
         Index(
             "mailings_by_status",
             "status",
             "id",
-            postgresql_where=text("deleted_at IS NULL"),
+            postgresql_where=sql("deleted_at IS NULL"),
         ),
     )
 
@@ -232,7 +234,7 @@ class Batch(Base):
             "batches_due_at",
             "mailing_id",
             "due_at",
-            postgresql_where=text("due_at IS NOT NULL"),
+            postgresql_where=sql("due_at IS NOT NULL"),
         ),
         partitioned(),
     )
@@ -249,7 +251,7 @@ class Message(Base):
     batch_id: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     sent_at: Mapped[datetime | None]
-    status: Mapped[MessageStatus] = mapped_column(server_default=text("'pending'"))
+    status: Mapped[MessageStatus] = mapped_column(server_default=sql("'pending'"))
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=ZERO)
     in_doubt: Mapped[bool] = mapped_column(server_default=FALSE)
     reason: Mapped[str | None]
@@ -330,7 +332,7 @@ class ProviderState(Base):
 
     __tablename__ = "provider_state"
 
-    id: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    id: Mapped[bool] = mapped_column(primary_key=True, server_default=sql("true"))
     throttled_until: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("id", name="provider_state_single"),)

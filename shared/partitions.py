@@ -7,6 +7,8 @@ one. There is no default partition: it would block detaching and later creation.
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.rows import one_row
+
 MIN_WIDTH = 16
 
 COVERED = (
@@ -46,9 +48,9 @@ def ensure_partition(cursor: Cursor, mailing_id: int) -> bool:
     if cursor.fetchone():
         return False
     cursor.execute(LAST)
-    (first,) = cursor.fetchone()
+    (first,) = one_row(cursor)
     cursor.execute(WEEK)
-    (week,) = cursor.fetchone()
+    (week,) = one_row(cursor)
     until = max(first + max(MIN_WIDTH, week), mailing_id + 1)
     for table, storage in STORAGE.items():
         cursor.execute(CREATE.format(table=table, first=first, until=until, storage=storage))

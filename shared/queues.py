@@ -48,7 +48,7 @@ class NotificationJob(Job):
         super().__init__(id, connection, JSONSerializer)
 
     @classmethod
-    def create(cls, *args: Any, **kwargs: Any) -> "NotificationJob":
+    def create(cls, *args: Any, **kwargs: Any) -> Job:
         if kwargs.get("result_ttl") is None:  # a periodic job's is -1: it is run again
             kwargs["result_ttl"] = 0
         kwargs.update(failure_ttl=3600, timeout=-1)

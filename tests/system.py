@@ -21,8 +21,8 @@ from tests.books import check_books
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
-TOKEN = "test-bootstrap-token-0123456789"  # noqa: S105
-PROVIDER_TOKEN = "test-provider-token"  # noqa: S105
+TOKEN = "test-bootstrap-token-0123456789"
+PROVIDER_TOKEN = "test-provider-token"
 
 
 def free_port() -> int:
@@ -40,7 +40,7 @@ class Process:
 
     def start(self) -> None:
         with self.log.open("ab") as output:
-            self.popen = subprocess.Popen(  # noqa: S603
+            self.popen = subprocess.Popen(
                 self.argv,
                 cwd=ROOT,
                 env={**os.environ, **self.env},
@@ -163,7 +163,7 @@ class System:
 
     def run(self, *arguments: str) -> str:
         """Run a command of the product to its end; its output."""
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
             env={**os.environ, **self.environment},

@@ -13,6 +13,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared import ledger
+from shared.rows import one_row
 from shared.statuses import MessageStatus, Reason
 from shared.windows import Window, opens_at
 from worker.claims import FREE
@@ -87,7 +88,7 @@ def apply_state(db: Database, mailing_id: int, lease_seconds: float, seconds: fl
 def _apply_some(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | None:
     """Apply the state to the next batches; None if there is none to apply it to."""
     cursor.execute(STATE, (mailing_id,))
-    status, ended, end_at, start, end, retry_version, deleted_at = cursor.fetchone()
+    status, ended, end_at, start, end, retry_version, deleted_at = one_row(cursor)
     if status == "cancelled":
         reason = Reason.MAILING_DELETED if deleted_at else Reason.MAILING_CANCELLED
         return _end_open(
@@ -144,7 +145,7 @@ def _retry_failed(cursor: Cursor, mailing_id: int, version: int) -> int | None:
                 "version": version,
             },
         )
-        n, now = cursor.fetchone()
+        n, now = one_row(cursor)
         minutes.update(ledger.minute_moves(mailing_id, batch_id, now, "failed", "pending", n))
         moved += n
     ledger.count_minutes(cursor, minutes)
@@ -158,19 +159,19 @@ def settle(db: Database, mailing_id: int) -> str | None:
     """
     with db.transaction() as cursor:
         cursor.execute(LOCK, (mailing_id,))
-        status, settled, _, complete, version, before_end = cursor.fetchone()
+        status, settled, _, complete, version, before_end = one_row(cursor)
         if settled or status == "scheduled" or (status != "cancelled" and not complete):
             return None
         retrying = status != "cancelled" and before_end
         cursor.execute(
             UNFINISHED, {"mailing": mailing_id, "retrying": retrying, "version": version}
         )
-        (unfinished,) = cursor.fetchone()
+        (unfinished,) = one_row(cursor)
         if unfinished:
             return None
         t = ledger.totals(cursor, mailing_id)
         cursor.execute(SETTLE, (t.sent, t.failed, t.expired, t.cancelled, t.in_doubt, mailing_id))
-        (status,) = cursor.fetchone()
+        (status,) = one_row(cursor)
     log.info(
         "mailing.settled",
         mailing_id=mailing_id,

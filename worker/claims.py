@@ -12,6 +12,7 @@ from typing import NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared import ledger
+from shared.rows import one_row
 from shared.windows import Window
 from worker.clock import DatabaseClock, boottime
 from worker.database import Database
@@ -211,7 +212,7 @@ def watch(
             for id_, status, end_at, start, end, rate_limit in cursor.fetchall()
         }
         cursor.execute(THROTTLE)
-        (throttled_until,) = cursor.fetchone()
+        (throttled_until,) = one_row(cursor)
     return watched, throttled_until
 
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.rows import one_row
+
 
 def boottime() -> float:
     """Seconds since the machine booted, sleep included."""
@@ -30,7 +32,7 @@ class DatabaseClock:
         """Read both clocks: one round trip."""
         before = boottime()
         cursor.execute("SELECT clock_timestamp()")
-        (instant,) = cursor.fetchone()
+        (instant,) = one_row(cursor)
         self.observe(instant, before, boottime())
 
     def observe(self, instant: datetime, before: float, after: float) -> None:

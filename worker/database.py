@@ -1,4 +1,4 @@
-"""The fleet's connection to PostgreSQL: one per thread, opened when needed, dropped when it fails."""
+"""The fleet's connection to PostgreSQL: one per thread, dropped when it fails, opened anew."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +64,8 @@ class Database:
 
     def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg2.connect(
+            connection: Connection = psycopg2.connect(  # type: ignore[call-overload]
                 self._url, application_name=self._name, options=self._options, **TCP
             )
+            self._connection = connection
         return self._connection

@@ -59,6 +59,6 @@ class FleetWorker(SimpleWorker):
     def teardown(self) -> None:
         self.connection.set_retry(Retry(NoBackoff(), 0))
         try:
-            super().teardown()
+            super().teardown()  # type: ignore[no-untyped-call]
         except RedisError as error:
             log.warning("worker.farewell_failed", error=str(error))

@@ -14,6 +14,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.partitions import ensure_partition
+from shared.rows import one_row
 from shared.windows import Window, opens_at
 from worker.database import Database
 
@@ -163,8 +164,8 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
     """Write the messages of the next `span` client ids; None if there is nothing left to write."""
     started = time.monotonic()
     cursor.execute(LOCK, (mailing_id,))
-    status, complete, after, last, operator_codes, tags, window_from, window_to, now = (
-        cursor.fetchone()
+    status, complete, after, last, operator_codes, tags, window_from, window_to, now = one_row(
+        cursor
     )
     if complete or status not in ("running", "paused"):
         return None
@@ -180,7 +181,7 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
             "tags": tags,
         },
     )
-    recipients, first_batch, last_batch = cursor.fetchone()
+    recipients, first_batch, last_batch = one_row(cursor)
     if recipients and window_from is not None:
         window = Window(window_from, window_to)
         cursor.execute(NEW_ZONES, (mailing_id, first_batch, last_batch))
@@ -202,5 +203,5 @@ def _analyze(db: Database, mailing_id: int) -> None:
     """Refresh the planner's picture of partitions that were filled in bulk."""
     with db.autocommit() as cursor:
         cursor.execute(PARTITION, (mailing_id,))
-        (first,) = cursor.fetchone()
+        (first,) = one_row(cursor)
         cursor.execute(f"ANALYZE (SKIP_LOCKED) messages_p{first}, batches_p{first}")

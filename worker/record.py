@@ -15,6 +15,7 @@ from typing import NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared.ledger import SHARDS, MinuteKey, count_minutes, minute_moves
+from shared.rows import one_row
 from shared.statuses import MessageStatus
 from shared.windows import Window, opens_at
 from worker.database import Database
@@ -187,7 +188,7 @@ class _Page:
     ) -> dict[tuple[int, int], Recorded]:
         if self.plan.lock_mailing:
             self.cursor.execute(LOCK_MAILING, (self.mailing_id,))
-            (self.settled,) = self.cursor.fetchone()
+            (self.settled,) = one_row(self.cursor)
         window, now = self._window(flushes)
         todo = self._lock(flushes)
         plain = [f for f in todo if self.held[f.batch_id] and not f.others]
@@ -206,7 +207,7 @@ class _Page:
         if not any(f.release and f.release.park for f in flushes):
             return None, datetime.now(UTC)
         self.cursor.execute(SHARE_WINDOW, (self.mailing_id,))
-        start, end, now = self.cursor.fetchone()
+        start, end, now = one_row(self.cursor)
         return (Window(start, end) if start is not None else None), now
 
     def _lock(self, flushes: list[Flush]) -> list[Flush]:

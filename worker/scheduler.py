@@ -1,5 +1,6 @@
-"""Moves delayed jobs into their queues when they are due, and keeps the periodic ones registered."""
+"""Moves delayed jobs into their queues when due, and keeps the periodic ones registered."""
 
+import signal
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -45,8 +46,6 @@ class FleetScheduler(Scheduler):
                 )
 
     def _install_signal_handlers(self) -> None:
-        import signal
-
         def stop(signum: int, frame: FrameType | None) -> None:
             raise SystemExit(0)
 

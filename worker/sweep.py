@@ -10,6 +10,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.partitions import ensure_partition
 from shared.queues import Queues
+from shared.rows import one_row
 from worker import bulk
 from worker.claims import FREE
 from worker.database import Database
@@ -59,6 +60,6 @@ def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
 def _make_partitions(cursor: Cursor) -> None:
     """The next mailing's partitions exist before it does."""
     cursor.execute(AHEAD)
-    (next_id,) = cursor.fetchone()
+    (next_id,) = one_row(cursor)
     if ensure_partition(cursor, next_id):
         log.info("partition.made", mailing_id=next_id)

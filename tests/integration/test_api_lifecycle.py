@@ -1,4 +1,4 @@
-"""The steps of a mailing's life over the API: allowed, harmless when repeated, refused with a reason."""
+"""The steps of a mailing's life: allowed, harmless when repeated, or refused with a reason."""
 
 from collections.abc import Callable
 from typing import Any
@@ -134,7 +134,8 @@ def with_failures(database: Cursor, mailing_id: int) -> None:
     ensure_partition(database, mailing_id)
     database.execute(
         """
-        INSERT INTO batches (mailing_id, id, first_id, last_id, size, pending, sent, failed, timezone)
+        INSERT INTO batches
+            (mailing_id, id, first_id, last_id, size, pending, sent, failed, timezone)
         VALUES (%s, nextval('batch_ids'), 1, 2, 2, 0, 1, 1, 'UTC')
         """,
         (mailing_id,),

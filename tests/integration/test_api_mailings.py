@@ -1,5 +1,6 @@
-"""Mailings over the API: made, changed while their state allows it, deleted, and handed to the fleet."""
+"""Mailings over the API: made, changed while their state allows it, deleted, launched."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -129,7 +130,8 @@ def test_what_cannot_be_sent_is_refused_and_changes_nothing(
 ) -> None:
     database.execute("SELECT count(*) FROM mailings")
     before = database.fetchone()
-    answer = client.post(URL, json={**mailing_body(), **change})
+    body = json.dumps({**mailing_body(), **change})
+    answer = client.post(URL, data=body, content_type="application/json")
     assert answer.status_code == 422
     (fault,) = answer.get_json()["errors"]
     assert fault["pointer"] == pointer

@@ -1,0 +1,155 @@
+"""The API under gunicorn, as it is deployed: settings, metrics over processes, logs, a clean end."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.integration.conftest import TOKEN
+from tests.system import ROOT, Process, free_port
+from tests.waiting import wait_for
+
+COMMAND = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
+
+
+@pytest.fixture(scope="module")
+def settings(database_url: str, redis_url: str) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "API_BOOTSTRAP_TOKEN": TOKEN,
+        "SECRET_KEY": "test-secret-key-0123456789",
+        "API_BIND": f"127.0.0.1:{free_port()}",
+        "WEB_CONCURRENCY": "2",
+        "PYTHONUNBUFFERED": "1",
+        "PROMETHEUS_MULTIPROC_DIR": "",
+    }
+
+
+class Server:
+    """A running gunicorn."""
+
+    def __init__(self, settings: dict[str, str], directory: Path) -> None:
+        own = {name: value for name, value in settings.items() if value}
+        self.url = f"http://{settings['API_BIND']}"
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        environment = {**own, "TMPDIR": str(self.temporary)}
+        self.process = Process("api", COMMAND, environment, directory / "api.log")
+        self.http = requests.Session()
+        self.http.trust_env = False
+        self.http.headers["Authorization"] = f"Bearer {TOKEN}"
+
+    def ready(self) -> bool:
+        try:
+            return self.http.get(f"{self.url}/readyz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def log(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.process.log.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(settings, tmp_path_factory.mktemp("server"))
+    server.process.start()
+    try:
+        wait_for(server.ready, 30, "the API")
+        yield server
+    finally:
+        server.process.kill()
+
+
+def served(server: Server) -> float:
+    """How many lists of clients were served, by the metrics."""
+    found = re.search(
+        r'flask_http_request_duration_seconds_count{[^}]*url_rule="/api/v1/clients"} ([0-9.]+)',
+        server.http.get(f"{server.url}/metrics").text,
+    )
+    return float(found[1]) if found else 0.0
+
+
+def test_metrics_are_summed_over_processes_and_grouped_by_rule(server: Server) -> None:
+    before = served(server)
+    for _ in range(20):
+        # A connection each, so that both processes are asked.
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        assert requests.get(f"{server.url}/api/v1/clients", headers=headers, timeout=5).ok
+    assert {served(server) for _ in range(5)} == {before + 20}
+    server.http.get(f"{server.url}/api/v1/clients/987654")
+    server.http.request("BREW", f"{server.url}/api/v1/clients")
+    metrics = server.http.get(f"{server.url}/metrics").text
+    assert "987654" not in metrics
+    assert "BREW" not in metrics
+
+
+def test_a_large_body_is_answered_and_the_connection_stays_usable(server: Server) -> None:
+    url = f"{server.url}/api/v1/clients"
+    kind = {"Content-Type": "application/json"}
+    chunks = (b" " * 65536 for _ in range(32))
+    for body in (b" " * 2_000_000, chunks):
+        answer = server.http.post(url, data=body, headers=kind, timeout=10)
+        assert answer.status_code == 413
+    stranger = requests.post(url, data=b" " * 2_000_000, headers=kind, timeout=10)
+    assert stranger.status_code == 401
+    assert server.http.get(url, timeout=5).ok
+
+
+def test_everything_logged_is_json(server: Server) -> None:
+    server.http.get(f"{server.url}/api/v1/clients", headers={"X-Request-ID": "logged"})
+    wait_for(lambda: [x for x in server.log() if x.get("request_id") == "logged"], 5, "the line")
+    assert {line["service"] for line in server.log()} == {"api"}
+
+
+def test_sigterm_ends_it_and_leaves_nothing(settings: dict[str, str], tmp_path: Path) -> None:
+    server = Server({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path)
+    server.process.start()
+    try:
+        wait_for(server.ready, 30, "the API")
+        assert list(server.temporary.glob("api-metrics-*/*.db"))
+        assert server.process.stop(15) == 0
+        assert not list(server.temporary.glob("api-metrics-*"))
+    finally:
+        server.process.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("API_BOOTSTRAP_TOKEN", ""), ("SECRET_KEY", "short"), ("DATABASE_URL", "mysql://x")],
+)
+def test_a_bad_setting_stops_it_in_one_line(
+    settings: dict[str, str], name: str, value: str
+) -> None:
+    environment = {**os.environ, **settings, name: value}
+    environment = {key: each for key, each in environment.items() if each}
+    done = subprocess.run(
+        COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert name in done.stderr
+    assert tempfile.gettempdir() not in done.stderr
+
+
+def test_commands_need_the_database_alone(database_url: str) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 30
