@@ -12,7 +12,7 @@ run: venv ## start everything on this machine (API_PORT, PROVIDER_PORT, DISPATCH
 	@$(PYTHON) -m dev.stack run --die-with-parent
 
 test: venv ## the whole test suite (on services it starts, or TEST_DATABASE_URL and TEST_REDIS_URL)
-	@$(PYTHON) -m pytest tests -n 2 --dist loadgroup
+	@$(PYTHON) -m pytest tests -n 2 --dist loadfile
 
 test-fast: venv ## the tests that need no services, in less than a minute
 	@$(PYTHON) -m pytest tests/unit -q

@@ -41,6 +41,7 @@ SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
         WHERE mailing_id = :mailing_id AND batch_id = holding.id AND status = '{status}'
             AND id BETWEEN greatest(holding.first_id, :after + 1)
             AND least(holding.last_id, bound.until - 1)
+        ORDER BY id LIMIT :n
     ) m
     WHERE holding.first_id < bound.until OR bound.until IS NULL
 ) m ON true

@@ -196,10 +196,14 @@ class Dispatcher:
             batch = batches[(int(now * 1000) + i) % len(batches)]
             if not batch.rows or not self.engine.free:
                 continue
+            if not self.limiter.ready(batch.mailing_id, batch.rate_limit, now):
+                continue
+            if not self.breaker.probe(now):
+                return
             expires = self.limiter.take(batch.mailing_id, batch.rate_limit, now)
-            if expires and self.breaker.probe(now):
-                batch.rows.rotate(-(int(now * 7919) % len(batch.rows)))
-                self._submit(batch, expires, probe=True)
+            batch.rows.rotate(-(int(now * 7919) % len(batch.rows)))
+            if not self._submit(batch, expires, probe=True):
+                self.breaker.record(Outcome.NOT_SENT, probe=True)
 
     def _submit(self, batch: HeldBatch, expires: float, *, probe: bool) -> bool:
         row = batch.rows.popleft()

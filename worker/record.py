@@ -277,7 +277,7 @@ class _Page:
             home[id_], states[id_] = batch_id, State(*state)
         strangers = set(home.values()) - self.deltas.keys()
         late = any(
-            report.accepted_at is not None
+            (report.accepted_at is not None or report.doubt)
             and states[report.message_id].status not in ("pending", "sent")
             for _, report in reports
         )
@@ -292,7 +292,7 @@ class _Page:
             )
         self._write(before, states, home)
         self._keep_attempts(
-            [(f, r) for f, r in reports if r.attempt and self.held[f.batch_id]], states
+            [r for f, r in reports if r.attempt and self.held[f.batch_id]], before, home
         )
 
     def _write(
@@ -329,18 +329,21 @@ class _Page:
             ),
         )
 
-    def _keep_attempts(self, reports: list[tuple[Flush, Report]], states: dict[int, State]) -> None:
+    def _keep_attempts(
+        self, reports: list[Report], before: dict[int, State], home: dict[int, int]
+    ) -> None:
         if not reports:
             return
         rows = []
-        for flush, report in reports:
+        for report in reports:
             row = report.attempt
             assert row is not None  # noqa: S101 (the caller's filter)
-            if states[report.message_id].status == MessageStatus.CANCELLED:
-                # The client may have been erased while the request was out.
+            if before[report.message_id].status != MessageStatus.PENDING:
+                # It ended while the request was out: the client may have been erased since.
                 row = row._replace(phone=None, text=None)
             rows.append((report.message_id, *row))
-            self.deltas[flush.batch_id]["has_attempts"] = 1
+            # Where the message is now: that is where it is read again for a retry.
+            self.deltas[home[report.message_id]]["has_attempts"] = 1
         self.cursor.execute(ATTEMPTS, (self.mailing_id, *map(list, zip(*rows, strict=True))))
 
     def _count(
@@ -377,7 +380,7 @@ class _Page:
         }
 
     def _move_totals(self) -> None:
-        """A settled mailing's totals are frozen on its row: a late acceptance moves them."""
+        """A settled mailing's totals are frozen on its row: a late acceptance or doubt moves them."""
         names = ("sent", "failed", "expired", "cancelled", "in_doubt")
         moved = [sum(delta[name] for delta in self.deltas.values()) for name in names]
         self.cursor.execute(TOTALS, (*moved, self.mailing_id))

@@ -60,7 +60,8 @@ class Launched:
         for message_id, status in zip(ids, statuses, strict=True):
             self.database.execute(
                 """
-                INSERT INTO messages (mailing_id, id, client_id, batch_id, status, sent_at, in_doubt)
+                INSERT INTO messages
+                    (mailing_id, id, client_id, batch_id, status, sent_at, in_doubt)
                 VALUES (%s, %s, %s, %s, %s, CASE WHEN %s = 'sent' THEN now() END, %s = 'failed')
                 """,
                 (self.id, message_id, message_id, batch_id, status, status, status),
@@ -118,7 +119,8 @@ def test_a_message_is_found_by_its_id_alone(
         """
         INSERT INTO attempts (mailing_id, message_id, at, outcome, reason, http_status, latency_ms,
             excerpt, phone, text)
-        VALUES (%s, %s, %s, 'rejected', 'rejected: 400', 400, 12, 'no such number', 79161234567, 'x')
+        VALUES (%s, %s, %s, 'rejected', 'rejected: 400', 400, 12, 'no such number',
+            79161234567, 'x')
         """,
         (launched.id, first, at),
     )

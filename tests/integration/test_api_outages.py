@@ -1,5 +1,6 @@
 """The API while something it depends on is away: quick, honest, and well again by itself."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
+from werkzeug.test import TestResponse
 
 from dev.stack.services import Postgres
 from tests.integration.conftest import mailing_body, make_app, make_client
@@ -52,14 +54,12 @@ def test_a_redis_that_never_answers_costs_little(database_url: str, deaf_port: i
 @pytest.fixture
 def deaf_port() -> Iterator[int]:
     """Somebody listens there and never says a word."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield int(server.getsockname()[1])
 
 
 def assert_unavailable(client: FlaskClient) -> None:
-    calls: list[Callable[[], object]] = [
+    calls: list[Callable[[], TestResponse]] = [
         lambda: client.get("/api/v1/clients"),
         lambda: client.post(MAILINGS, json=mailing_body()),
         lambda: client.get("/api/v1/statistics"),
@@ -68,9 +68,9 @@ def assert_unavailable(client: FlaskClient) -> None:
     for call in calls:
         with within(4):
             answer = call()
-        assert answer.status_code == 503  # type: ignore[attr-defined]
-        assert answer.mimetype == "application/problem+json"  # type: ignore[attr-defined]
-        assert int(answer.headers["Retry-After"]) > 0  # type: ignore[attr-defined]
+        assert answer.status_code == 503
+        assert answer.mimetype == "application/problem+json"
+        assert int(answer.headers["Retry-After"]) > 0
     assert client.get("/healthz").status_code == 200
 
 

@@ -12,7 +12,7 @@ from openapi_spec_validator import validate
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
-from tests.integration.conftest import TOKEN, mailing_body
+from tests.integration.conftest import TOKEN, mailing_body, make_app, make_client
 
 CLIENTS, MAILINGS = "/api/v1/clients", "/api/v1/mailings"
 Make = Callable[..., dict[str, Any]]
@@ -223,10 +223,8 @@ def test_no_input_is_echoed(client: FlaskClient) -> None:
 
 
 def test_a_defect_is_logged_and_not_shown(
-    app: Flask, capsys: pytest.CaptureFixture[str], database_url: str, redis_url: str
+    capsys: pytest.CaptureFixture[str], database_url: str, redis_url: str
 ) -> None:
-    from tests.integration.conftest import make_app, make_client
-
     broken = make_app(database_url, redis_url)
 
     def fail() -> None:

@@ -46,8 +46,8 @@ class Fleet:
         self.seconds = seconds
         self.workers = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.rate_worker", valkey.url, str(seconds), str(rate),
-                 repr(demand), str(most if i == 0 else 0)],
+                [sys.executable, "-m", "tests.integration.rate_worker", valkey.url,
+                 str(seconds), str(rate), repr(demand), str(most if i == 0 else 0)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
             )
             for i, demand in enumerate(mailings)

@@ -1,0 +1,145 @@
+"""Processes that are killed, stopped or restarted at the worst moment."""
+
+import time
+from random import Random
+
+import pytest
+
+from tests.chaos.conftest import Watch
+from tests.chaos.form import pick
+from tests.system import System
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.xdist_group("chaos-1")
+
+LEASE = 12.0
+
+
+def test_dispatch_workers_killed_at_random_moments(
+    system: System, watch: Watch, rng: Random
+) -> None:
+    system.provider.set(latency={"min": 0.02, "max": 0.15})
+    with watch("SIGKILL of dispatch workers") as witness:
+        mailing = witness.mailing(pick(4_000, 20_000))
+        witness.wait_received(200)
+        for _ in range(pick(3, 12)):
+            time.sleep(rng.uniform(0.2, pick(0.8, 2.0)))
+            name = rng.choice(system.dispatchers)
+            system[name].kill()
+            blow = witness.blow()
+            system[name].start()
+        done = system.wait_finished(mailing, 60)
+        witness.verdict.recovery_s = time.time() - blow
+        assert done["counts"]["sent"] == done["audience"]
+
+
+@pytest.mark.parametrize("name", ["control", "scheduler", "api"])
+def test_others_killed_at_random_moments(
+    system: System, watch: Watch, rng: Random, name: str
+) -> None:
+    system.provider.set(latency={"min": 0.02, "max": 0.15})
+    with watch(f"SIGKILL of {name}") as witness:
+        running = witness.mailing(pick(3_000, 15_000))
+        waiting = witness.mailing(100, starts_in=2.0)
+        witness.wait_received(100)
+        for _ in range(pick(2, 8)):
+            time.sleep(rng.uniform(0.1, 0.8))
+            system[name].kill()
+            killed = time.time()
+            system[name].start()
+        for mailing in (running, waiting):
+            wait_for(lambda: system.api_ready(), 20, "the API")
+            done = system.wait_finished(mailing, 40)
+            assert done["counts"]["sent"] == done["audience"]
+        (started,) = system.query(
+            "SELECT extract(epoch FROM started_at - start_at)::float8 FROM mailings WHERE id = %s",
+            waiting,
+        )[0]
+        witness.verdict.recovery_s = max(0.0, time.time() - killed)
+        witness.verdict.notes["the next start was late by, s"] = round(started, 1)
+
+
+def test_a_stopped_worker_sends_nothing_of_what_is_no_longer_its_own(
+    system: System, watch: Watch
+) -> None:
+    system.provider.set(latency=0.1)
+    with watch("SIGSTOP past the lease and past an end, then SIGCONT") as witness:
+        long = witness.mailing(2_000)
+        short = witness.mailing(2_000, lasts=5.0)
+        witness.wait_received(200)
+        system["dispatch-1"].freeze()
+        witness.blow()
+        # Another takes over what it held, and finishes it.
+        done = system.wait_finished(long, 40)
+        assert done["counts"]["sent"] == done["audience"]
+        system.wait_finished(short, 20)
+        before = witness.received()
+        system["dispatch-1"].thaw()
+        thawed = time.time()
+        # It has noticed that its batches are lost once it is idle again.
+        wait_for(lambda: _idle(system, "dispatch-1", thawed), 15, "the thawed worker to give up")
+        assert witness.received() == before, "nothing left after it was continued"
+
+
+def test_a_rolling_restart_in_mid_mailing(system: System, watch: Watch) -> None:
+    system.provider.set(latency=0.3)
+    with watch("rolling restart (SIGTERM) of all dispatch workers") as witness:
+        mailing = witness.mailing(pick(1_500, 6_000))
+        witness.wait_received(100)
+        slowest = 0.0
+        for _ in range(pick(1, 3)):
+            for name in system.dispatchers:
+                began = time.time()
+                assert system[name].stop(within=10) == 0
+                slowest = max(slowest, time.time() - began)
+                system[name].start()
+                time.sleep(0.5)
+        witness.verdict.notes["slowest stop, s"] = round(slowest, 2)
+        done = system.wait_finished(mailing, 60)
+        assert done["counts"]["sent"] == done["audience"]
+        assert done["in_doubt"] == 0
+        witness.verdict.recovery_s = 0.0
+
+
+def test_two_schedulers_one_killed(system: System, watch: Watch) -> None:
+    system.provider.set(latency=0.02)
+    second = system.add_process("scheduler-2", "worker", "scheduler")
+    try:
+        with watch("two schedulers, the working one killed") as witness:
+            wait_for(lambda: '"' in second.log.read_text() or second.running, 10, "the second")
+            mailing = witness.mailing(200, starts_in=2.0)
+            system["scheduler"].kill()
+            killed = time.time()
+            done = system.wait_finished(mailing, 40)
+            assert done["counts"]["sent"] == done["audience"]
+            witness.verdict.recovery_s = witness.arrivals()[0]["at"] - killed
+            assert witness.verdict.recovery_s < 15
+    finally:
+        second.stop()
+        del system.processes["scheduler-2"]
+        system["scheduler"].start()
+
+
+def test_a_scheduler_that_was_away_over_a_start(system: System, watch: Watch) -> None:
+    with watch("scheduler stopped over a start") as witness:
+        assert system["scheduler"].stop() == 0
+        mailing = witness.mailing(300, starts_in=1.0)
+        wait_for(lambda: _past_start(system, mailing), 10, "its start to pass")
+        time.sleep(pick(1.0, 15.0))
+        assert system.statistics(mailing)["status"] == "scheduled"
+        system["scheduler"].start()
+        started = time.time()
+        done = system.wait_finished(mailing, 30)
+        assert done["counts"]["sent"] == done["audience"]
+        witness.verdict.recovery_s = witness.arrivals()[0]["at"] - started
+        assert witness.verdict.recovery_s < 5
+
+
+def _past_start(system: System, mailing: int) -> bool:
+    return bool(system.query("SELECT start_at < now() FROM mailings WHERE id = %s", mailing)[0][0])
+
+
+def _idle(system: System, name: str, since: float) -> bool:
+    """The worker has given back what it held: it says so in its log."""
+    log = system[name].log.read_text(errors="replace")
+    return log.count('"batch.released"') + log.count('"batch.lost"') > 0 and time.time() > since + 3
