@@ -14,11 +14,12 @@ from flask_pydantic_spec.types import ResponseBase
 from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
 from werkzeug.http import HTTP_STATUS_CODES
-from werkzeug.routing import BaseConverter, Rule, ValidationError
+from werkzeug.routing import BaseConverter, Rule
 
 from api.answers import ProblemAnswer
 from api.auth import PROTECTED
 from api.pages import MAX_ID
+from api.problems import NotFound
 from api.reading import read_body, read_query
 from api.schemas import Query
 from shared import __version__
@@ -57,15 +58,12 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class IdConverter(BaseConverter):
-    """An id in an address; what no bigint can hold belongs to nothing."""
+    """An id in an address. What no bigint can hold is refused later: here it would be a 405."""
 
     regex = "[1-9][0-9]{0,18}"
 
     def to_python(self, value: str) -> int:
-        number = int(value)
-        if number > MAX_ID:
-            raise ValidationError
-        return number
+        return int(value)
 
 
 class Answers(ResponseBase):
@@ -124,6 +122,8 @@ class Backend(FlaskBackend):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
+        if any(number > MAX_ID for number in kwargs.values()):
+            raise NotFound("There is nothing with this id.")
         read = read_query(request, query or Query)
         if query is not None:
             kwargs["query"] = read

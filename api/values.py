@@ -78,7 +78,11 @@ def _known_zone(name: str) -> str:
     return name
 
 
-Timezone = Annotated[str, AfterValidator(_known_zone), Field(examples=["Europe/Moscow"])]
+Timezone = Annotated[
+    str,
+    AfterValidator(_known_zone),
+    Field(examples=["Europe/Moscow"], json_schema_extra={"format": "iana-timezone"}),
+]
 
 INSTANT = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d+))?"

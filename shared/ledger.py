@@ -140,6 +140,7 @@ FROM moved WHERE b.mailing_id = %(mailing)s AND b.id = %(batch)s
 """
 
 WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s"
+SHARE_WINDOW = f"{WINDOW} FOR SHARE"
 LOCK_OPEN_BATCHES = """
 SELECT id, timezone FROM batches WHERE mailing_id = %s AND due_at IS NOT NULL
 ORDER BY id FOR NO KEY UPDATE
@@ -259,11 +260,12 @@ def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
     moved = 0
     cursor.execute(CLIENT_PENDING, (client_id,))
     for mailing_id, batch_id, message_id in cursor.fetchall():
+        # The window stays as it is until this is committed: a change of it finds the new batch.
+        cursor.execute(SHARE_WINDOW, (mailing_id,))
+        start, end, now = one_row(cursor)
         first, last, dead = lock_batch(cursor, mailing_id, batch_id)
         if dead is not None:
             mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
-        cursor.execute(WINDOW, (mailing_id,))
-        start, end, now = one_row(cursor)
         window = Window(start, end) if start is not None else None
         cursor.execute("SELECT take_ids('batch_ids', 1)")
         (new,) = one_row(cursor)

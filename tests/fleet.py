@@ -11,6 +11,7 @@ from typing import Any
 import psycopg2
 
 from shared.statuses import MessageStatus
+from tests.books import check_books
 from tests.waiting import wait_for
 from worker import bulk, claims, launch
 from worker.clock import DatabaseClock
@@ -37,6 +38,7 @@ class Fleet:
         self.connection = psycopg2.connect(url)
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
+        self.before: int = self.value("SELECT coalesce(max(id), 0) FROM mailings")
         self.clock = DatabaseClock()
         running = "SELECT pg_postmaster_start_time() < now() - %s * interval '1 second'"
         wait_for(lambda: self.value(running, TAKEOVER), 5, "PostgreSQL runs for a lease length")
@@ -44,6 +46,10 @@ class Fleet:
     def close(self) -> None:
         self.connection.close()
         self.db.close()
+
+    def check_books(self) -> None:
+        """The numbers of every mailing made since this fleet began add up."""
+        check_books(self.url, self.before)
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         self.cursor.execute(statement, values or None)

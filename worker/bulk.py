@@ -25,8 +25,13 @@ log = structlog.get_logger()
 BATCHES_AT_ONCE = 20
 
 STATE = """
-SELECT status, end_at <= now(), end_at, window_from, window_to, retry_version, deleted_at
+SELECT status, end_at <= now(), start_at, end_at, window_from, window_to, deleted_at
 FROM mailings WHERE id = %s
+"""
+# A retry revives what has ended, so the mailing must not be settled until that is committed.
+SHARE_RETRY = """
+SELECT retry_version FROM mailings
+WHERE id = %s AND NOT settled AND status IN ('running', 'paused') AND end_at > now() FOR SHARE
 """
 OPEN = f"""
 SELECT id, first_id, last_id, timezone, created_at, leased_until IS NOT NULL FROM batches
@@ -88,7 +93,7 @@ def apply_state(db: Database, mailing_id: int, lease_seconds: float, seconds: fl
 def _apply_some(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | None:
     """Apply the state to the next batches; None if there is none to apply it to."""
     cursor.execute(STATE, (mailing_id,))
-    status, ended, end_at, start, end, retry_version, deleted_at = one_row(cursor)
+    status, ended, start_at, end_at, start, end, deleted_at = one_row(cursor)
     if status == "cancelled":
         reason = Reason.MAILING_DELETED if deleted_at else Reason.MAILING_CANCELLED
         return _end_open(
@@ -98,11 +103,13 @@ def _apply_some(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | 
         window = Window(start, end) if start is not None else None
 
         def why(zone: str, created_at: datetime) -> Reason:
-            return Reason.WINDOW if opens_at(window, zone, created_at) >= end_at else Reason.END
+            # A batch may have been made after the end, by a launch that was held up.
+            since = created_at if created_at < end_at else start_at
+            return Reason.WINDOW if opens_at(window, zone, since) >= end_at else Reason.END
 
         return _end_open(cursor, mailing_id, lease_seconds, MessageStatus.EXPIRED, why)
     if status in ("running", "paused"):
-        return _retry_failed(cursor, mailing_id, retry_version)
+        return _retry_failed(cursor, mailing_id)
     return None
 
 
@@ -129,7 +136,12 @@ def _end_open(
     return moved if batches else None
 
 
-def _retry_failed(cursor: Cursor, mailing_id: int, version: int) -> int | None:
+def _retry_failed(cursor: Cursor, mailing_id: int) -> int | None:
+    cursor.execute(SHARE_RETRY, (mailing_id,))
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    (version,) = row
     cursor.execute(FAILED, (mailing_id, version))
     batches = cursor.fetchall()
     moved = 0

@@ -28,15 +28,20 @@ WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
     SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at <= now() AND {FREE})
 """  # noqa: S608 (FREE is a constant)
 
+# The choice is materialized, for it must be made once: a plan that looked again for each batch it
+# tries would find the first one changed and lock the next, and so lease them all.
+# What fails from now on failed after the last retry-failed, which is not to revive it.
 CLAIM = f"""
-UPDATE batches b SET token = b.token + 1, flush = 0,
-    leased_until = now() + %(lease)s * interval '1 second',
-    text_version = coalesce(b.text_version, m.text_version)
-FROM (
+WITH c AS MATERIALIZED (
     SELECT id, leased_until IS NOT NULL AS taken_over FROM batches
     WHERE mailing_id = %(mailing)s AND due_at <= now() AND {FREE}
     ORDER BY due_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
-) c, mailings m, mailing_texts t
+)
+UPDATE batches b SET token = b.token + 1, flush = 0,
+    leased_until = now() + %(lease)s * interval '1 second',
+    text_version = coalesce(b.text_version, m.text_version),
+    retry_version = CASE WHEN b.failed = 0 THEN m.retry_version ELSE b.retry_version END
+FROM c, mailings m, mailing_texts t
 WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
     AND m.status = 'running' AND m.end_at > now() AND t.mailing_id = m.id
     AND t.version = coalesce(b.text_version, m.text_version)

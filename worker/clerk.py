@@ -10,7 +10,11 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+import structlog
+
 from worker.database import Database, DatabaseError
+
+log = structlog.get_logger()
 
 Callback = Callable[[Any, DatabaseError | None], None]
 
@@ -56,3 +60,14 @@ class Clerk:
                 self._answers.append((callback, None, error))
             self._wake()
         self._db.close()
+
+
+def complain(what: str, error: DatabaseError | None) -> None:
+    """Log that a request of the loop failed; the loop asks again."""
+    log.warning("database.unavailable", what=what, error=str(error).strip())
+
+
+def ignore(_result: Any, error: DatabaseError | None) -> None:
+    """A callback for what the sweep repeats if it failed."""
+    if error is not None:
+        complain("follow-up", error)

@@ -24,9 +24,8 @@ class DatabaseClock:
     """Converts instants of the database into boottime, from the newest reading of both clocks."""
 
     def __init__(self) -> None:
-        self._instant = 0.0
-        self._before = 0.0
-        self._after = 0.0
+        # One value, so that a thread never sees half of another one's reading.
+        self._reading = (0.0, 0.0, 0.0)
 
     def read(self, cursor: Cursor) -> None:
         """Read both clocks: one round trip."""
@@ -37,16 +36,19 @@ class DatabaseClock:
 
     def observe(self, instant: datetime, before: float, after: float) -> None:
         """Take `instant` as read from the database at some moment between two boottimes."""
-        self._instant, self._before, self._after = instant.timestamp(), before, after
+        self._reading = instant.timestamp(), before, after
 
     def deadline(self, instant: datetime) -> float:
         """The boottime from which it may be `instant` in the database, or later."""
-        return self._before + (instant.timestamp() - self._instant)
+        read, before, _ = self._reading
+        return before + (instant.timestamp() - read)
 
     def begins(self, instant: datetime) -> float:
         """The boottime from which it is certainly `instant` in the database, or later."""
-        return self._after + (instant.timestamp() - self._instant)
+        read, _, after = self._reading
+        return after + (instant.timestamp() - read)
 
     def earliest(self) -> datetime:
         """The instant that it certainly is in the database by now."""
-        return datetime.fromtimestamp(self._instant + boottime() - self._after, UTC)
+        read, _, after = self._reading
+        return datetime.fromtimestamp(read + boottime() - after, UTC)

@@ -8,7 +8,7 @@ import orjson
 
 from shared.windows import closes_at, is_open
 from worker.claims import Claim, Row, Watched
-from worker.clock import DatabaseClock
+from worker.clock import DatabaseClock, boottime
 from worker.provider.engine import Request
 from worker.record import Flush, Release
 from worker.transitions import Report
@@ -143,6 +143,25 @@ class HeldBatch:
             # Most of it was never tried: the few that failed must not make the others late.
             delay = min(delay, BACKOFF_FIRST)
         return Release(delay=max(delay, self.retry_after, wait), backoff=True)
+
+
+class Hand:
+    """What a dispatcher has in hand: its batches, and what it knows of mailings that are due.
+
+    `due` maps mailings that have a batch to claim to their own rate limit; `served` says when a
+    mailing last had its turn, and `busy_at` when there last was something to do (boottimes).
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[int, int, int], HeldBatch] = {}  # by mailing, batch, token
+        self.due: dict[int, int | None] = {}
+        self.served: dict[int, float] = {}
+        self.busy_at = boottime()
+
+    def drain(self, why: str) -> None:
+        """Hand nothing more off."""
+        for batch in self.held.values():
+            batch.draining = batch.draining or why
 
 
 def text_tail(text: str) -> bytes:

@@ -380,7 +380,7 @@ class _Page:
         }
 
     def _move_totals(self) -> None:
-        """A settled mailing's totals are frozen on its row: a late acceptance or doubt moves them."""
+        """A settled mailing's totals are frozen on its row: what comes late moves them."""
         names = ("sent", "failed", "expired", "cancelled", "in_doubt")
         moved = [sum(delta[name] for delta in self.deltas.values()) for name in names]
         self.cursor.execute(TOTALS, (*moved, self.mailing_id))

@@ -58,6 +58,13 @@ def database(database_url: str) -> Iterator[Cursor]:
     connection.close()
 
 
+def value(cursor: Cursor) -> Any:
+    """The first column of the row a statement found."""
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
 @pytest.fixture
 def new_client(client: FlaskClient, phones: Iterator[str]) -> Callable[..., dict[str, Any]]:
     """Makes a client over the API; its phone is one that nobody had."""

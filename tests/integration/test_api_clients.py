@@ -149,6 +149,8 @@ def test_a_full_last_page_has_no_next(client: FlaskClient, new_client: Make) -> 
 
 @pytest.mark.parametrize("id_", ["0", "-1", "x", "1.0", "9223372036854775808", "9" * 40, "٣", "01"])
 def test_ids_that_cannot_be_are_not_found(client: FlaskClient, id_: str) -> None:
-    answer = client.get(f"{URL}/{id_}")
-    assert answer.status_code == 404
-    assert answer.mimetype == "application/problem+json"
+    body = {"phone": "79161234567", "timezone": "Europe/Moscow"}
+    for method in ("GET", "PUT", "PATCH", "DELETE"):
+        answer = client.open(f"{URL}/{id_}", method=method, json=body)
+        assert answer.status_code == 404, method
+        assert answer.mimetype == "application/problem+json"

@@ -8,13 +8,14 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
 from shared.partitions import ensure_partition
+from tests.integration.conftest import value
 from tests.integration.test_api_mailings import jobs_for, put_in_state
 
 URL = "/api/v1/mailings"
 Make = Callable[..., dict[str, Any]]
 
 # What each step makes of each state; None: it is refused.
-STEPS = {
+STEPS: dict[str, dict[str, str | None]] = {
     "start": {
         "scheduled": "scheduled",
         "running": "running",
@@ -108,7 +109,7 @@ def test_cancelling_what_never_started_settles_it(
         answer = client.post(f"{URL}/{made['id']}/cancel").get_json()
         assert answer["finished_at"] is not None
         database.execute("SELECT settled FROM mailings WHERE id = %s", (made["id"],))
-        settled[made["id"]] = database.fetchone()[0]
+        settled[made["id"]] = value(database)
     assert settled == {launched["id"]: False, unlaunched["id"]: True}
 
 

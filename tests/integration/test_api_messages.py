@@ -10,6 +10,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from api.answers import MailingStatistics, MessageDetails, MessagePage, Statistics
 from shared.partitions import ensure_partition
+from tests.integration.conftest import value
 from tests.integration.test_api_mailings import put_in_state
 
 URL = "/api/v1/mailings"
@@ -31,7 +32,7 @@ class Launched:
         """A batch of messages with these statuses; `apart` leaves ids between them."""
         step = apart + 1
         self.database.execute("SELECT take_ids('message_ids', %s)", (len(statuses) * step,))
-        first = self.database.fetchone()[0]
+        first = value(self.database)
         ids = [first + n * step for n in range(len(statuses))]
         self.database.execute(
             "INSERT INTO id_blocks (first_id, last_id, mailing_id) VALUES (%s, %s, %s)",
@@ -56,7 +57,7 @@ class Launched:
             """,
             {"mailing": self.id, "first": ids[0], "last": ids[-1], "size": len(ids), **counts},
         )
-        batch_id = self.database.fetchone()[0]
+        batch_id = value(self.database)
         for message_id, status in zip(ids, statuses, strict=True):
             self.database.execute(
                 """

@@ -12,7 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
 from dev.stack.services import Postgres
-from tests.integration.conftest import mailing_body, make_app, make_client
+from tests.integration.conftest import mailing_body, make_app, make_client, value
 from tests.system import free_port
 from tests.waiting import wait_for
 
@@ -115,4 +115,4 @@ def _others(database: Cursor) -> int:
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND backend_type = 'client backend'"
     )
-    return int(database.fetchone()[0])
+    return int(value(database))

@@ -101,7 +101,7 @@ def test_the_documentation_needs_no_internet(client: FlaskClient) -> None:
     assert client.get("/apidoc/redoc").status_code == 404
 
 
-BAD_BODIES = {
+BAD_BODIES: dict[str, tuple[dict[str, Any], int, str]] = {
     "a 10-digit phone": ({"phone": "9161234567"}, 422, "/phone"),
     "letters": ({"phone": "7916123456x"}, 422, "/phone"),
     "a number for a phone": ({"phone": 79161234567}, 422, "/phone"),
@@ -227,7 +227,7 @@ def test_a_defect_is_logged_and_not_shown(
 ) -> None:
     broken = make_app(database_url, redis_url)
 
-    def fail() -> None:
+    def fail() -> str:
         raise RuntimeError("a secret reason")
 
     broken.add_url_rule("/api/v1/broken", view_func=fail)
