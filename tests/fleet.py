@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 
 from shared.statuses import MessageStatus
-from tests.books import check_books
+from tests.books import assert_right, wrong_books
 from tests.waiting import wait_for
 from worker import bulk, claims, launch
 from worker.clock import DatabaseClock
@@ -49,7 +49,7 @@ class Fleet:
 
     def check_books(self) -> None:
         """The numbers of every mailing made since this fleet began add up."""
-        check_books(self.url, self.before)
+        assert_right(wrong_books(self.cursor, self.before))
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         self.cursor.execute(statement, values or None)

@@ -129,11 +129,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _table:
         return
     terminalreporter.section(f"what chaos did (CHAOS_SEED={SEED})")
-    head = ("audience", "lost", "duplicated", "late", "recovery s")
+    head = ("audience", "lost", "duplicated", "late", "silence s", "recovery s")
     terminalreporter.write_line(f"{'fault':58}" + "".join(f"{name:>11}" for name in head))
     for v in _table:
         recovery = "" if v.recovery_s is None else f"{v.recovery_s:.1f}"
-        cells = (v.audience, v.lost, v.duplicated, v.late, recovery)
+        cells = (v.audience, v.lost, v.duplicated, v.late, f"{v.silence_s:.1f}", recovery)
         line = f"{v.fault:58}" + "".join(f"{cell:>11}" for cell in cells)
         notes = ", ".join(f"{name}: {value}" for name, value in v.notes.items())
         terminalreporter.write_line(f"{line}  {notes}")

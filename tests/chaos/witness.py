@@ -12,9 +12,12 @@ The provider remembers every request with its time. Against that stand the produ
 
 import threading
 import time
+import uuid
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
@@ -56,7 +59,11 @@ class Watched:
 
 @dataclass
 class Verdict:
-    """What a scenario did to the messages: a line of the table."""
+    """What a scenario did to the messages: a line of the table.
+
+    `silence_s` is the longest pause between two arrivals, `latest_ms` how long after the end (or,
+    below zero, before it) the last one came.
+    """
 
     fault: str
     audience: int = 0
@@ -65,6 +72,7 @@ class Verdict:
     late: int = 0
     latest_ms: float | None = None
     recovery_s: float | None = None
+    silence_s: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,7 +86,6 @@ class Witness:
         self.rows: list[dict[str, Any]] = []
         self.blows: list[float] = []
         self.wrong: list[str] = []
-        self.looks = 0
         self._first: dict[int, tuple[int, str]] = {}
         self._accepted: set[int] = set()
         self._seen = 0
@@ -92,7 +99,7 @@ class Witness:
         self, clients: int, zones: tuple[str, ...] = ("Europe/Moscow",), **fields: Any
     ) -> int:
         """Make a mailing to that many new clients of its own, watched from now on."""
-        tag = f"{self.verdict.fault[:40]} {len(self.mailings)}"
+        tag = uuid.uuid4().hex
         self.system.add_clients(clients, tag=tag, zones=zones)
         return self.mailing_to(tag, **fields)
 
@@ -187,7 +194,6 @@ class Witness:
         for id_, (mailing_id, status, _) in statuses.items():
             if status == "sent" and id_ not in self._accepted:
                 self._say(f"message {id_} of mailing {mailing_id} is sent, but was not accepted")
-        self.looks += 1
 
     def _statuses(self) -> dict[int, tuple[int, str, bool]]:
         rows = self.system.query(MESSAGES, list(self.mailings))
@@ -225,7 +231,7 @@ class Witness:
         self._judge_times()
         self._judge_outcomes()
         self._judge_duplicates()
-        assert self.looks > 1, "the witness never looked while the scenario ran"
+        self.verdict.silence_s = max(gaps([row["at"] for row in self.rows]), default=0.0)
         assert not self.wrong, "\n".join(self.wrong[:20])
 
     def _judge_times(self) -> None:
@@ -297,3 +303,8 @@ class Witness:
             if blow - UNRECORDED - latency <= at <= blow + TRANSIT:
                 return blow
         return None
+
+
+def gaps(arrivals: Iterable[float]) -> list[float]:
+    """The pauses between arrivals."""
+    return [later - sooner for sooner, later in pairwise(sorted(arrivals))]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -90,16 +91,20 @@ def test_metrics_are_summed_over_processes_and_grouped_by_rule(server: Server) -
     assert "BREW" not in metrics
 
 
-def test_a_large_body_is_answered_and_the_connection_stays_usable(server: Server) -> None:
-    url = f"{server.url}/api/v1/clients"
-    kind = {"Content-Type": "application/json"}
-    chunks = (b" " * 65536 for _ in range(32))
-    for body in (b" " * 2_000_000, chunks):
-        answer = server.http.post(url, data=body, headers=kind, timeout=10)
-        assert answer.status_code == 413
-    stranger = requests.post(url, data=b" " * 2_000_000, headers=kind, timeout=10)
-    assert stranger.status_code == 401
-    assert server.http.get(url, timeout=5).ok
+@pytest.mark.parametrize("token", [TOKEN, "wrong"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_refused_body_does_not_spoil_the_connection(
+    server: Server, token: str, chunked: bool
+) -> None:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = (b" " * 65536 for _ in range(32)) if chunked else b" " * 2_000_000
+    connection = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+    connection.request("POST", "/api/v1/clients", body, headers, encode_chunked=chunked)
+    answer = connection.getresponse()
+    assert answer.status == (413 if token == TOKEN else 401)
+    assert json.loads(answer.read())["status"] == answer.status
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
 
 
 def test_everything_logged_is_json(server: Server) -> None:

@@ -25,8 +25,8 @@ def fleet(database_url: str) -> Iterator[Fleet]:
     """A fleet whose books add up when the test is over, whatever it did."""
     fleet = Fleet(database_url)
     yield fleet
-    fleet.close()
     fleet.check_books()
+    fleet.close()
 
 
 # --- the fence ------------------------------------------------------------------------------------

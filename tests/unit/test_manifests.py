@@ -72,9 +72,12 @@ def test_dockerfiles_are_clean_by_hadolint(name: str) -> None:
     run(str(BIN / "hadolint"), "--failure-threshold", "style", name)
 
 
-def test_the_pipeline_is_valid_by_gitlabs_schema() -> None:
-    schema = ("--builtin-schema", "vendor.gitlab-ci")
-    run(str(BIN / "check-jsonschema"), *schema, ".gitlab-ci.yml")
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [(".gitlab-ci.yml", "vendor.gitlab-ci"), ("docker-compose.yml", "vendor.compose-spec")],
+)
+def test_what_a_schema_can_judge_is_valid_by_it(name: str, schema: str) -> None:
+    run(str(BIN / "check-jsonschema"), "--builtin-schema", schema, name)
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
