@@ -22,15 +22,9 @@ from api.statistics import statistics
 from api.tracing import init_tracing
 from api.wake import init_wake
 from shared import logs
-from shared.settings import ApiSettings, Settings, load_settings
+from shared.settings import ApiSettings, DatabaseSettings, load_settings
 
 MAX_BODY = 1024 * 1024
-
-
-class CommandSettings(Settings):
-    """What the commands of `flask --app api` need: the database alone."""
-
-    redis_url: str = ""
 
 
 class OrjsonProvider(JSONProvider):
@@ -71,7 +65,7 @@ def create_app() -> Flask:
 
 
 def _command_app() -> Flask:
-    settings = load_settings(CommandSettings)
+    settings = load_settings(DatabaseSettings)
     logs.configure("api.command", settings.log_level, settings.log_format)
     app = Flask("api", static_folder=None)
     init_database(app, settings.database_url, limited=False)

@@ -20,7 +20,8 @@ QUIET = {
     "rq.worker": "WARNING",
     "rq.queue": "WARNING",
     "rq_scheduler": "ERROR",
-    "alembic": "INFO",
+    "alembic.runtime.plugins": "WARNING",
+    "flask_pydantic_spec": "WARNING",
 }
 
 

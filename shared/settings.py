@@ -36,15 +36,20 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class Settings(BaseSettings):
-    """What every process needs."""
+class DatabaseSettings(BaseSettings):
+    """What commands on the database need, such as migrations."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
     database_url: Annotated[str, AfterValidator(_postgresql_url)]
-    redis_url: Annotated[str, AfterValidator(_redis_url)]
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
+
+
+class Settings(DatabaseSettings):
+    """What every process needs."""
+
+    redis_url: Annotated[str, AfterValidator(_redis_url)]
 
 
 class ApiSettings(Settings):
@@ -76,7 +81,7 @@ class WorkerSettings(Settings):
         return self.provider_timeout + 10.0
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=DatabaseSettings)
 
 
 def load_settings(kind: type[S]) -> S:

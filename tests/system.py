@@ -158,6 +158,7 @@ class System:
             "SECRET_KEY": secrets.token_hex(16),
             "WEB_CONCURRENCY": "1",
             "PYTHONUNBUFFERED": "1",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
             **self.settings,
         }
 

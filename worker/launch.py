@@ -13,6 +13,7 @@ from typing import NamedTuple
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
+from shared.audience import MATCHES, match_values
 from shared.partitions import ensure_partition
 from shared.rows import one_row
 from shared.windows import Window, opens_at
@@ -47,14 +48,12 @@ SELECT status, audience_complete, launched_client_id, launch_last_client_id, ope
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
 """
 # Recipients are numbered by zone, so that a batch holds consecutive messages of one zone.
-FILL = """
+FILL = f"""
 WITH recipients AS MATERIALIZED (
     SELECT id AS client_id, timezone, row_number() OVER (ORDER BY timezone, id) AS n,
         (row_number() OVER (PARTITION BY timezone ORDER BY id) - 1) / %(batch_size)s AS part
     FROM clients
-    WHERE id > %(after)s AND id <= %(until)s AND deleted_at IS NULL
-        AND (%(operator_codes)s::text[] = '{}' OR operator_code = ANY (%(operator_codes)s::text[]))
-        AND (%(tags)s::text[] = '{}' OR tag = ANY (%(tags)s::text[]))
+    WHERE id > %(after)s AND id <= %(until)s AND {MATCHES}
 ), parts AS MATERIALIZED (
     SELECT timezone, part, min(n) AS first, max(n) AS last, count(*)::int AS size,
         row_number() OVER (ORDER BY min(n)) AS b
@@ -77,7 +76,7 @@ WITH recipients AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM recipients), batch + 1, batch + (SELECT count(*) FROM parts)
 FROM taken
-"""
+"""  # noqa: S608 (MATCHES is a constant)
 ADVANCE = """
 UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
 WHERE id = %s
@@ -177,8 +176,7 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
             "batch_size": batch_size,
             "after": after,
             "until": until,
-            "operator_codes": operator_codes,
-            "tags": tags,
+            **match_values(operator_codes, tags),
         },
     )
     recipients, first_batch, last_batch = one_row(cursor)

@@ -186,7 +186,9 @@ class Witness:
                 return
 
     def _look(self) -> None:
-        if books := wrong_books(self.system.postgres.url):
+        with self.system.database() as cursor:
+            books = wrong_books(cursor, after=min(self.mailings, default=1) - 1)
+        if books:
             self._say(f"the books do not add up: {books[:5]}")
         # Before the provider is asked: what is `sent` by now was accepted before.
         statuses = self._statuses()

@@ -5,7 +5,9 @@ every step compares it, and every way of counting, with the database.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,8 +36,12 @@ SAYINGS = {
 }
 RELEASES = (None, None, Release(), Release(0.0, True), Release(0.0, park=True))
 
-any_index = st.integers(0, 1_000)
-fates = st.lists(st.sampled_from(["accepted", "accepted", "silence", *SAYINGS]), max_size=6)
+FATES = ("accepted", "accepted", "silence", *SAYINGS)
+# What a run must have met, or it has shown nothing.
+MET: Counter[str] = Counter()
+
+# Drawn as one number: most of a step's choices matter only together.
+chances = st.integers(0, 2**32).map(Random)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,8 @@ class Books(RuleBasedStateMachine):
 
     url = ""
 
-    @initialize(count=st.integers(4, 12))
-    def begin(self, count: int) -> None:
+    @initialize(count=st.integers(6, 14), turns=st.integers(1, 3))
+    def begin(self, count: int, turns: int) -> None:
         self.fleet = Fleet(self.url, max_attempts=3)
         self.fleet.query("UPDATE clients SET tag = 'of an earlier example' WHERE tag = 'machine'")
         self.ids = self.fleet.add_clients(count, ZONES, "machine")
@@ -61,7 +67,7 @@ class Books(RuleBasedStateMachine):
         self.accepted: set[tuple[int, int]] = set()
         self.sent: set[tuple[int, int]] = set()
         self.audiences: dict[int, set[int]] = {}
-        self.retries: dict[int, int] = {}
+        self.launch(turns)
 
     def teardown(self) -> None:
         if hasattr(self, "fleet"):
@@ -76,9 +82,9 @@ class Books(RuleBasedStateMachine):
         self.living |= set(added)
 
     @precondition(lambda self: self.living)
-    @rule(index=any_index)
-    def delete_client(self, index: int) -> None:
-        client_id = pick(sorted(self.living), index)
+    @rule(chance=chances)
+    def delete_client(self, chance: Random) -> None:
+        client_id = chance.choice(sorted(self.living))
         self.living.remove(client_id)
         with self.fleet.db.transaction() as cursor:
             cursor.execute(
@@ -89,9 +95,9 @@ class Books(RuleBasedStateMachine):
             ledger.cancel_client_messages(cursor, client_id)
 
     @precondition(lambda self: self.living)
-    @rule(index=any_index, zone=st.sampled_from(ZONES))
-    def move_client(self, index: int, zone: str) -> None:
-        client_id = pick(sorted(self.living), index)
+    @rule(chance=chances, zone=st.sampled_from(ZONES))
+    def move_client(self, chance: Random, zone: str) -> None:
+        client_id = chance.choice(sorted(self.living))
         with self.fleet.db.transaction() as cursor:
             cursor.execute("UPDATE clients SET timezone = %s WHERE id = %s", (zone, client_id))
             ledger.move_client_messages(cursor, client_id, zone)
@@ -105,9 +111,9 @@ class Books(RuleBasedStateMachine):
         self.go_on(mailing_id, turns)
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index)
-    def launch_on(self, index: int) -> None:
-        self.go_on(pick(self.mailings, index), 3)
+    @rule(chance=chances)
+    def launch_on(self, chance: Random) -> None:
+        self.go_on(chance.choice(self.mailings), 3)
 
     def go_on(self, mailing_id: int, turns: int) -> None:
         """Each turn is one chunk of a few clients; who lives by then is in the audience."""
@@ -121,40 +127,57 @@ class Books(RuleBasedStateMachine):
                 return
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index)
-    def pause_or_resume(self, index: int) -> None:
+    @rule(chance=chances)
+    def pause_or_resume(self, chance: Random) -> None:
         self.fleet.query(
             "UPDATE mailings SET status = CASE status WHEN 'paused' THEN 'running' ELSE 'paused'"
             " END::mailing_status WHERE id = %s AND status IN ('running', 'paused')",
-            pick(self.mailings, index),
+            chance.choice(self.mailings),
         )
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index, deleted=st.booleans())
-    def cancel(self, index: int, deleted: bool) -> None:
-        self.fleet.cancel(pick(self.mailings, index), deleted)
+    @rule(chance=chances, deleted=st.booleans())
+    def cancel(self, chance: Random, deleted: bool) -> None:
+        self.fleet.cancel(chance.choice(self.mailings), deleted)
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index)
-    def come_to_its_end(self, index: int) -> None:
-        self.fleet.end(pick(self.mailings, index))
+    @rule(chance=chances)
+    def come_to_its_end(self, chance: Random) -> None:
+        """Half of the time the sweep is there at once."""
+        mailing_id = chance.choice(self.mailings)
+        self.fleet.end(mailing_id)
+        if chance.random() < 0.5:
+            self.fleet.apply_state(mailing_id)
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index)
-    def retry_failed(self, index: int) -> None:
-        self.fleet.retry_failed(pick(self.mailings, index))
+    @rule(chance=chances)
+    def retry_failed(self, chance: Random) -> None:
+        mailing_id = chance.choice(self.mailings)
+        self.fleet.retry_failed(mailing_id)
+        MET["retried"] += self.fleet.apply_state(mailing_id) > 0
 
     # --- the fleet -------------------------------------------------------------------------------
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index)
-    def claim(self, index: int) -> None:
-        mailing_id = pick(self.mailings, index)
+    @rule(chance=chances)
+    def claim(self, chance: Random) -> None:
+        for mailing_id in chance.sample(self.mailings, len(self.mailings)):
+            self.claim_of(mailing_id)
+
+    @precondition(lambda self: self.workers)
+    @rule(chance=chances)
+    def take_over(self, chance: Random) -> None:
+        worker = chance.choice(self.workers)
+        self.fleet.kill_lease(worker.mailing_id, worker.batch_id)
+        self.claim_of(worker.mailing_id)
+
+    def claim_of(self, mailing_id: int) -> None:
         before = self.leased(mailing_id)
         worker = self.fleet.try_claim(mailing_id)
         if worker is not None:
             self.workers.append(worker)
             assert self.leased(mailing_id) == before | {worker.batch_id}
+            MET["taken over"] += worker.claim.token > 1 and bool(worker.claim.rows)
 
     def leased(self, mailing_id: int) -> set[int]:
         rows = self.fleet.query(
@@ -163,37 +186,37 @@ class Books(RuleBasedStateMachine):
         return {id_ for (id_,) in rows}
 
     @precondition(lambda self: self.workers)
-    @rule(index=any_index, fates=fates, release=st.sampled_from(RELEASES))
-    def report(self, index: int, fates: list[str], release: Release | None) -> None:
-        """A worker says something of the messages it was given, be it a stale one or not."""
-        worker = pick(self.workers, index)
-        told = list(zip(worker.ids, fates, strict=False))
+    @rule(chance=chances)
+    def report(self, chance: Random) -> None:
+        """Any worker says something of the messages it was given, be it a stale one or not."""
+        worker = chance.choice([w for w in self.workers if w.ids] or self.workers)
+        told = [(id_, chance.choice(FATES)) for id_ in worker.ids]
+        release = chance.choice(RELEASES)
         flush = worker.flush(
             [id_ for id_, fate in told if fate == "accepted"],
             [SAYINGS[fate](id_) for id_, fate in told if fate in SAYINGS],
             release,
         )
-        # What one worker was told about a message, it says once; silence is for a later flush.
-        worker.ids = [id_ for id_, fate in told if fate == "silence"] + worker.ids[len(told) :]
+        # What a worker was told of a message, it says once; silence is for a later flush.
+        worker.ids = [id_ for id_, fate in told if fate == "silence"]
         self.record([flush])
 
     @precondition(lambda self: len(self.workers) > 1)
-    @rule(first=any_index, second=any_index)
-    def report_together(self, first: int, second: int) -> None:
-        """One transaction, two batches; everything that is left was accepted."""
-        chosen = {(w.mailing_id, w.batch_id): w for w in (
-            pick(self.workers, first), pick(self.workers, second)
-        )}
+    @rule(chance=chances)
+    def report_together(self, chance: Random) -> None:
+        """One transaction, several batches; everything that is left was accepted."""
+        chosen = {(w.mailing_id, w.batch_id): w for w in chance.sample(self.workers, 2)}
         self.record([worker.flush(worker.ids, (), Release()) for worker in chosen.values()])
         for worker in chosen.values():
             worker.ids = []
 
     @precondition(lambda self: self.said)
-    @rule(index=any_index)
-    def repeat(self, index: int) -> None:
+    @rule(chance=chances)
+    def repeat(self, chance: Random) -> None:
         """An old flush once more: its answer was lost."""
         before = self.snapshot()
-        self.record([pick(self.said, index)])
+        MET["repeated"] += 1
+        self.fleet.record(chance.choice(self.said))
         assert self.snapshot() == before, "a flush that was repeated changed something"
 
     def snapshot(self) -> list[tuple[object, ...]]:
@@ -204,26 +227,44 @@ class Books(RuleBasedStateMachine):
         )
 
     def record(self, flushes: list[Flush]) -> None:
+        for flush in flushes:
+            self.observe(flush)
         self.fleet.record(*flushes)
         self.said += flushes
         for flush in flushes:
             self.accepted |= {(flush.mailing_id, id_) for id_, _ in flush.accepted}
 
+    def observe(self, flush: Flush) -> None:
+        batch = self.fleet.batch(flush.mailing_id, flush.batch_id)
+        settled = self.fleet.mailing(flush.mailing_id)["settled"]
+        MET["stale"] += batch["token"] != flush.token
+        for id_, _ in flush.accepted:
+            message = self.fleet.message(flush.mailing_id, id_)
+            MET[f"accepted when {message['status']}"] += 1
+            MET["accepted when in doubt"] += message["in_doubt"]
+            MET["accepted when settled"] += settled
+            MET["accepted when moved"] += message["batch_id"] != flush.batch_id
+        for report in flush.others:
+            message = self.fleet.message(flush.mailing_id, report.message_id)
+            MET["moved"] += message["batch_id"] != flush.batch_id
+            MET["cancelled while out"] += message["status"] == "cancelled"
+            MET["doubted when settled"] += settled and report.doubt
+
     @precondition(lambda self: self.workers)
-    @rule(index=any_index)
-    def lose_lease(self, index: int) -> None:
-        worker = pick(self.workers, index)
+    @rule(chance=chances)
+    def lose_lease(self, chance: Random) -> None:
+        worker = chance.choice(self.workers)
         self.fleet.kill_lease(worker.mailing_id, worker.batch_id)
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index)
-    def sweep(self, index: int) -> None:
-        self.fleet.apply_state(pick(self.mailings, index))
+    @rule(chance=chances)
+    def sweep(self, chance: Random) -> None:
+        self.fleet.apply_state(chance.choice(self.mailings))
 
     @precondition(lambda self: self.mailings)
-    @rule(index=any_index)
-    def settle(self, index: int) -> None:
-        mailing_id = pick(self.mailings, index)
+    @rule(chance=chances)
+    def settle(self, chance: Random) -> None:
+        mailing_id = chance.choice(self.mailings)
         self.fleet.apply_state(mailing_id)
         if self.fleet.settle(mailing_id) == "finished":
             mailing = self.fleet.mailing(mailing_id)
@@ -235,6 +276,7 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def books_add_up(self) -> None:
         if hasattr(self, "fleet"):
+            MET["steps"] += 1
             self.fleet.check_books()
 
     @invariant()
@@ -254,10 +296,6 @@ class Books(RuleBasedStateMachine):
             assert clients == self.audiences.get(mailing_id, set())
 
 
-def pick(items: list, index: int):  # type: ignore[no-untyped-def, type-arg]
-    return items[index % len(items)]
-
-
 def test_the_books_add_up_whatever_happens(
     machine_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,11 +305,17 @@ def test_the_books_add_up_whatever_happens(
     run_state_machine_as_test(
         Books,
         settings=settings(
-            max_examples=300 if LONG else 12,
-            stateful_step_count=100 if LONG else 60,
+            max_examples=300 if LONG else 30,
+            stateful_step_count=100 if LONG else 70,
             deadline=None,
             print_blob=True,
             derandomize=not LONG,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    for what in (
+        *("stale", "repeated", "retried", "taken over", "moved", "cancelled while out"),
+        *("accepted when failed", "accepted when expired", "accepted when cancelled"),
+        *("accepted when in doubt", "accepted when settled", "accepted when moved"),
+    ):
+        assert MET[what], f"no example met what is {what}: give the machine more of it"

@@ -1,14 +1,14 @@
 """The main job, end to end, with real processes: from clients to true statistics."""
 
+import json
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from http.client import HTTPConnection
 
-import requests
-
-from tests.system import System, rfc3339
+from tests.system import TOKEN, System, rfc3339
 from tests.waiting import wait_for
 
 RUSSIAN_ZONES = (
@@ -34,20 +34,18 @@ def load_clients(system: System, count: int) -> dict[int, dict[str, str]]:
 
     def create(n: int) -> dict[str, str]:
         if not hasattr(local, "http"):
-            local.http = requests.Session()
-            local.http.headers.update(system.http.headers)
-        answer = local.http.post(
-            f"http://127.0.0.1:{system.api_port}/api/v1/clients",
-            json={
-                "phone": f"79{n % 10:02d}{n:07d}",
-                "tag": TAGS[n % len(TAGS)],
-                "timezone": RUSSIAN_ZONES[n % len(RUSSIAN_ZONES)],
-            },
-            timeout=30,
-        )
-        assert answer.status_code == 201, answer.text
-        client: dict[str, str] = answer.json()
-        return client
+            local.http = HTTPConnection("127.0.0.1", system.api_port, timeout=30)
+        client = {
+            "phone": f"79{n % 10:02d}{n:07d}",
+            "tag": TAGS[n % len(TAGS)],
+            "timezone": RUSSIAN_ZONES[n % len(RUSSIAN_ZONES)],
+        }
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        local.http.request("POST", "/api/v1/clients", json.dumps(client), headers)
+        answer = local.http.getresponse()
+        body: dict[str, str] = json.loads(answer.read())
+        assert answer.status == 201, body
+        return body
 
     with ThreadPoolExecutor(8) as pool:
         return {int(c["id"]): c for c in pool.map(create, range(count))}

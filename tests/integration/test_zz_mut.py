@@ -26,4 +26,5 @@ if m=="strangers":
     o2=R._Page._reconsider
     src=R.READ
     R.READ=R.READ.replace("ORDER BY id"," ORDER BY id")
+import atexit; atexit.register(lambda: print(tb.MET))
 test_it = tb.test_the_books_add_up_whatever_happens
