@@ -1,6 +1,6 @@
 # The doors of the house. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast chaos lint format venv
+.PHONY: help run test test-fast chaos containers lint format venv
 
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
@@ -19,6 +19,9 @@ test-fast: venv ## the tests that need no services, in less than a minute
 
 chaos: venv ## the long form of the chaos suite (CHAOS_SEED repeats a run)
 	@CHAOS_LONG=1 $(PYTHON) -m pytest tests/chaos --timeout 0
+
+containers: ## build the images, run docker-compose for real and break it (needs a Docker engine)
+	@tests/containers/run
 
 lint: venv ## style, format and types
 	@$(PYTHON) -m ruff check .

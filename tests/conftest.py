@@ -52,7 +52,9 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Redis server: TEST_REDIS_URL's, or one of our own."""
     given = os.environ.get("TEST_REDIS_URL")
     if given:
-        yield given
+        # Test processes side by side empty their own database, not each other's.
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+        yield f"{given.removesuffix('/').removesuffix('/0')}/{worker}"
         return
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     server.start()

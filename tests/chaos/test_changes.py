@@ -93,8 +93,10 @@ def test_a_window_is_changed(system: System, watch: Watch) -> None:
         changed = time.time()
         # In the one zone it is open, in the other it shut in mid-mailing.
         wait_for(
-            lambda: system.statistics(mailing)["waiting"]
-            == system.statistics(mailing)["counts"]["pending"],
+            lambda: (
+                system.statistics(mailing)["waiting"]
+                == system.statistics(mailing)["counts"]["pending"]
+            ),
             30,
             "all that may be sent to be sent",
         )

@@ -26,6 +26,7 @@ def test_the_provider_is_down_for_a_while(system: System, watch: Watch) -> None:
         mailing = witness.mailing(pick(3_000, 10_000))
         witness.wait_received(200)
         system.provider.set(down=True)
+        witness.cut()
         time.sleep(away)
         before = witness.received()
         system.provider.set(down=False)

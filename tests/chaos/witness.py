@@ -85,6 +85,7 @@ class Witness:
         self.by_text: dict[str, Watched] = {}
         self.rows: list[dict[str, Any]] = []
         self.blows: list[float] = []
+        self.cuts: list[float] = []
         self.wrong: list[str] = []
         self._first: dict[int, tuple[int, str]] = {}
         self._accepted: set[int] = set()
@@ -125,6 +126,11 @@ class Witness:
         """A worker was killed or stopped just now; that moment."""
         self.blows.append(time.time())
         return self.blows[-1]
+
+    def cut(self) -> float:
+        """The provider has dropped every connection just now, with the answers it owed."""
+        self.cuts.append(time.time())
+        return self.cuts[-1]
 
     # --- what a scenario asks ------------------------------------------------------------------
 
@@ -285,9 +291,9 @@ class Witness:
                 continue
             self.verdict.duplicated += 1
             for row in rows[:-1]:
-                if row["answer"] in LOST_ANSWERS:
+                if row["answer"] in LOST_ANSWERS or self._moment_of(self.cuts, row["at"], 0):
                     continue
-                blow = self._blow_of(row["at"])
+                blow = self._moment_of(self.blows, row["at"], UNRECORDED)
                 if blow is None:
                     self._say(f"message {id_} was accepted again without a reason: {rows}")
                 else:
@@ -299,11 +305,12 @@ class Witness:
             if count > bound:
                 self._say(f"{count} handed off again after one blow, at most {bound} may be")
 
-    def _blow_of(self, at: float) -> float | None:
+    def _moment_of(self, moments: list[float], at: float, before: float) -> float | None:
+        """The moment at which what was accepted at `at` was in flight, or that little before."""
         latency = float(self.system.provider.stats()["settings"]["latency"]["max"])
-        for blow in self.blows:
-            if blow - UNRECORDED - latency <= at <= blow + TRANSIT:
-                return blow
+        for moment in moments:
+            if moment - before - latency - TRANSIT <= at <= moment + TRANSIT:
+                return moment
         return None
 
 
