@@ -79,13 +79,14 @@ LOCK = """
 SELECT id, token, flush, timezone, pending FROM batches
 WHERE mailing_id = %s AND id = ANY (%s) ORDER BY id FOR NO KEY UPDATE
 """
+# The range lets a batch be read in one go instead of by an index descent for each message.
 ACCEPT = """
 WITH accepted AS (
     UPDATE messages m SET status = 'sent', sent_at = to_timestamp(r.at), attempts = attempts + 1
     FROM unnest(%(ids)s::bigint[], %(batches)s::bigint[], %(ats)s::float8[])
         AS r (id, batch_id, at)
-    WHERE m.mailing_id = %(mailing)s AND m.id = r.id AND m.batch_id = r.batch_id
-        AND m.status = 'pending' AND NOT m.in_doubt
+    WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
+        AND m.id = r.id AND m.batch_id = r.batch_id AND m.status = 'pending' AND NOT m.in_doubt
     RETURNING m.batch_id
 )
 SELECT batch_id, count(*) FROM accepted GROUP BY 1
@@ -236,6 +237,8 @@ class _Page:
         self.cursor.execute(
             ACCEPT,
             {
+                "first": min(ids),
+                "last": max(ids),
                 "ids": _array(ids),
                 "batches": _array(batches),
                 "ats": _array(ats),
