@@ -19,6 +19,8 @@ from api.metrics import init_metrics
 from api.openapi import init_openapi
 from api.problems import init_problems
 from api.statistics import statistics
+from api.token_commands import token_commands
+from api.tokens import tokens
 from api.tracing import init_tracing
 from api.wake import init_wake
 from shared import logs
@@ -58,7 +60,7 @@ def create_app() -> Flask:
     init_wake(app, settings.redis_url)
     init_openapi(app)
     app.register_blueprint(health)
-    for resource in (clients, mailings, lifecycle, messages, statistics):
+    for resource in (clients, mailings, lifecycle, messages, statistics, tokens):
         app.register_blueprint(resource, url_prefix="/api/v1")
     init_docs(app)
     return app
@@ -69,4 +71,5 @@ def _command_app() -> Flask:
     logs.configure("api.command", settings.log_level, settings.log_format)
     app = Flask("api", static_folder=None)
     init_database(app, settings.database_url, limited=False)
+    app.cli.add_command(token_commands)
     return app

@@ -6,10 +6,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api import examples
+from shared.access import ApiToken
 from shared.models import Client, Mailing
+from shared.scopes import Scope
 from shared.statuses import MailingStatus, MessageStatus
 
 INSTANT = "An instant in UTC (RFC 3339)."
+
+
+def _shown(example: dict[str, Any]) -> ConfigDict:
+    """The configuration of an answer that OpenAPI shows with this example."""
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
 
 
 class Answer(BaseModel):
@@ -20,6 +28,8 @@ class Answer(BaseModel):
 
 class ClientAnswer(Answer):
     """A client."""
+
+    model_config = _shown(examples.CLIENT)
 
     id: int
     phone: str = Field(examples=["79161234567"])
@@ -32,6 +42,8 @@ class ClientAnswer(Answer):
 
 class ClientPage(Answer):
     """A page of clients, by id."""
+
+    model_config = _shown(examples.page_of(examples.CLIENT))
 
     items: list[ClientAnswer]
     next_cursor: str | None
@@ -54,6 +66,8 @@ class WindowAnswer(Answer):
 class MailingAnswer(Answer):
     """A mailing."""
 
+    model_config = _shown(examples.MAILING)
+
     id: int
     name: str | None
     text: str
@@ -72,12 +86,16 @@ class MailingAnswer(Answer):
 class MailingPage(Answer):
     """A page of mailings, by id."""
 
+    model_config = _shown(examples.page_of(examples.MAILING))
+
     items: list[MailingAnswer]
     next_cursor: str | None
 
 
 class MessageAnswer(Answer):
     """A message to one client. `sent` means accepted by the provider."""
+
+    model_config = _shown(examples.MESSAGE)
 
     id: int
     mailing_id: int
@@ -93,12 +111,16 @@ class MessageAnswer(Answer):
 class MessagePage(Answer):
     """A page of messages, by id. With a filter it may hold fewer than `limit`."""
 
+    model_config = _shown(examples.page_of(examples.MESSAGE))
+
     items: list[MessageAnswer]
     next_cursor: str | None
 
 
 class AttemptAnswer(Answer):
     """A request to the provider that was not accepted."""
+
+    model_config = _shown(examples.ATTEMPT)
 
     at: datetime
     outcome: str
@@ -110,6 +132,8 @@ class AttemptAnswer(Answer):
 
 class MessageDetails(MessageAnswer):
     """A message with every attempt that was not accepted."""
+
+    model_config = _shown({**examples.MESSAGE, "attempt_log": [examples.ATTEMPT]})
 
     attempt_log: list[AttemptAnswer]
 
@@ -127,6 +151,8 @@ class Counts(Answer):
 class MailingStatistics(Answer):
     """What has become of a mailing's messages. The pending ones are split four ways."""
 
+    model_config = _shown(examples.STATISTICS)
+
     mailing_id: int
     status: MailingStatus
     audience: int
@@ -142,6 +168,8 @@ class MailingStatistics(Answer):
 class MailingTotals(Answer):
     """A mailing with its messages by status."""
 
+    model_config = _shown(examples.MAILING_TOTALS)
+
     mailing_id: int
     name: str | None
     status: MailingStatus
@@ -153,6 +181,8 @@ class MailingTotals(Answer):
 class Totals(Answer):
     """Over all mailings: how many there are by status, and their messages by status."""
 
+    model_config = _shown(examples.TOTALS)
+
     mailings: dict[MailingStatus, int]
     audience: int
     counts: Counts
@@ -162,8 +192,42 @@ class Totals(Answer):
 class Statistics(Answer):
     """Totals over all mailings, and a page of them one by one."""
 
+    model_config = _shown({"totals": examples.TOTALS, **examples.page_of(examples.MAILING_TOTALS)})
+
     totals: Totals
     items: list[MailingTotals]
+    next_cursor: str | None
+
+
+class TokenAnswer(Answer):
+    """An API token, without its secret."""
+
+    model_config = _shown(examples.TOKEN)
+
+    id: int
+    name: str = Field(examples=["billing"])
+    scope: Scope
+    prefix: str = Field(description="How its secret begins.", examples=["nt_x7Tq2LmA"])
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class NewTokenAnswer(TokenAnswer):
+    """A token with its secret, which is not shown again."""
+
+    model_config = _shown(examples.NEW_TOKEN)
+
+    token: str = Field(examples=["nt_x7Tq2LmA-qkZ0sJ1vGm3yXr8cBn5hWd4uFp6eTi9oLa"])
+
+
+class TokenPage(Answer):
+    """A page of tokens, by id."""
+
+    model_config = _shown(examples.page_of(examples.TOKEN))
+
+    items: list[TokenAnswer]
     next_cursor: str | None
 
 
@@ -193,6 +257,8 @@ class FaultAnswer(Answer):
 
 class ProblemAnswer(Answer):
     """An error (RFC 9457)."""
+
+    model_config = _shown(examples.problem_example(422))
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Unprocessable Entity"])
@@ -244,6 +310,19 @@ def _window(start: time | None, end: time | None) -> dict[str, str] | None:
     if start is None or end is None:
         return None
     return {"from": start.strftime("%H:%M"), "to": end.strftime("%H:%M")}
+
+
+def present_token(token: ApiToken) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "scope": token.scope,
+        "prefix": token.prefix,
+        "created_at": instant(token.created_at),
+        "expires_at": instant(token.expires_at),
+        "revoked_at": instant(token.revoked_at),
+        "last_used_at": instant(token.last_used_at),
+    }
 
 
 def present_message(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,10 +104,7 @@ def digest(secret: str) -> bytes:
 
 def needed_scope(view: Any, method: str) -> Scope:
     """What a view demands of a token; one that does not say is for administrators."""
-    if method in ("GET", "HEAD", "OPTIONS"):
-        default = Scope.READ
-    else:
-        default = Scope.WRITE
+    default = Scope.READ if method in ("GET", "HEAD", "OPTIONS") else Scope.WRITE
     return getattr(view, "scope", Scope.ADMIN) or default
 
 
@@ -132,7 +129,8 @@ def init_auth(app: Flask, bootstrap: str) -> None:
         g.caller, g.actor = caller, caller.actor
         structlog.contextvars.bind_contextvars(actor=caller.actor, actor_id=caller.id)
         if request.endpoint is not None:
-            _demand_scope(caller, needed_scope(app.view_functions[request.endpoint], request.method))
+            view = app.view_functions[request.endpoint]
+            _demand_scope(caller, needed_scope(view, request.method))
 
     app.before_request(demand_token)
 

@@ -7,7 +7,7 @@ import structlog
 from flask import Blueprint, g
 from sqlalchemy import select
 
-from api import wake
+from api import idempotency, wake
 from api.answers import MailingAnswer, MailingPage, present_mailing
 from api.database import cursor, database_now, db
 from api.openapi import operation
@@ -45,12 +45,17 @@ SHORTEST_NOTICE = timedelta(seconds=3)
     status=201,
     says="The mailing as it was made.",
     body=NewMailing,
+    idempotent=True,
 )
 def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Create a mailing
 
     It starts by itself at `start_at`, or at once if that has come. Its audience is chosen then.
+    Send the header `Idempotency-Key`, so that sending the request again makes no second mailing.
     """
+    first = idempotency.first_answer(body)
+    if first is not None:
+        return first, 201, {"Location": _location(first), idempotency.REPLAYED: "true"}
     mailing = Mailing(request_id=g.request_id)
     for name, value in body:
         _set(mailing, name, value)
@@ -63,10 +68,11 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     db.session.flush()
     db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
     answer = present_mailing(mailing)
+    idempotency.keep(answer)
     db.session.commit()
     log.info("mailing.created", mailing_id=mailing.id, start_at=answer["start_at"])
     wake.launch(mailing)
-    return answer, 201, {"Location": f"/api/v1/mailings/{mailing.id}"}
+    return answer, 201, {"Location": _location(answer)}
 
 
 @mailings.get("/mailings")
@@ -169,6 +175,10 @@ def cancel(mailing: Mailing, now: datetime) -> None:
     mailing.status = MailingStatus.CANCELLED
     mailing.finished_at = mailing.updated_at = now
     mailing.settled = mailing.started_at is None
+
+
+def _location(answer: dict[str, Any]) -> str:
+    return f"/api/v1/mailings/{answer['id']}"
 
 
 def _get(mailing: Mailing, field: str) -> tuple[Any, ...]:

@@ -4,8 +4,8 @@ The library's own reading of requests guesses at types and echoes input, and its
 security nor problems; what is replaced here is exactly that.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app, make_response, request
 from flask_pydantic_spec import FlaskPydanticSpec
@@ -17,17 +17,22 @@ from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter, Rule
 
 from api.answers import ProblemAnswer
-from api.auth import PROTECTED
+from api.auth import PROTECTED, needed_scope
+from api.examples import problem_example
+from api.idempotency import HEADER_OF_REPLAYS, HEADER_PARAMETER
+from api.links import add_links
 from api.pages import MAX_ID
 from api.problems import NotFound
 from api.reading import read_body, read_query
 from api.schemas import Query
 from shared import __version__
+from shared.scopes import Scope
 
 DESCRIPTION = """\
 Clients go in, mailings are created, every message's fate is recorded.
 
-Every call under `/api/v1` needs `Authorization: Bearer TOKEN`. Instants are RFC 3339 with an
+Every call under `/api/v1` needs `Authorization: Bearer TOKEN`; the token's scope (`read`, `write`,
+`admin`) says what it may do. Instants are RFC 3339 with an
 offset; answers give them in UTC. Lists are paged: pass `next_cursor` back as `cursor` until it is
 null. Errors are `application/problem+json` (RFC 9457) and carry a `request_id` that the logs know.
 """
@@ -36,11 +41,13 @@ TAGS = [
     {"name": "mailings", "description": "A text, a time, an audience."},
     {"name": "messages", "description": "What became of each message."},
     {"name": "statistics", "description": "Numbers that always add up."},
+    {"name": "tokens", "description": "Who may call, and what."},
     {"name": "service", "description": "For machines that look after this one."},
 ]
 PROBLEMS = {
     400: "The request cannot be read.",
     401: "The token is missing or not valid.",
+    403: "The token's scope does not reach this far.",
     404: "There is no such thing.",
     409: "Not in the present state; the detail says why.",
     413: "The body is larger than 1 MiB.",
@@ -48,8 +55,10 @@ PROBLEMS = {
     422: "The request breaks rules; `errors` says which and where.",
     503: "Not available; try again after `Retry-After` seconds.",
 }
+CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}}}
 PROBLEM_HEADERS = {
-    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    401: CHALLENGE,
+    403: CHALLENGE,
     503: {"Retry-After": {"schema": {"type": "integer"}}},
 }
 OF_BODY = (400, 413, 415)
@@ -92,14 +101,22 @@ class Answers(ResponseBase):
             success["content"] = {"application/json": {"schema": _reference(self.model)}}
         if self.status == 201:
             success["headers"]["Location"] = {"schema": {"type": "string"}}
-        answers = {str(self.status): success}
-        for status in self.problems:
-            answers[str(status)] = {
-                "description": PROBLEMS.get(status, HTTP_STATUS_CODES[status]),
-                "headers": {**request_id, **PROBLEM_HEADERS.get(status, {})},
-                "content": {"application/problem+json": {"schema": _reference(ProblemAnswer)}},
-            }
-        return answers
+        return {str(self.status): success} | {
+            str(status): _problem(status) for status in self.problems
+        }
+
+
+def _problem(status: int) -> dict[str, Any]:
+    description = PROBLEMS.get(status, HTTP_STATUS_CODES[status])
+    content = {"schema": _reference(ProblemAnswer), "example": problem_example(status)}
+    return {
+        "description": description,
+        "headers": {
+            "X-Request-ID": {"schema": {"type": "string"}},
+            **PROBLEM_HEADERS.get(status, {}),
+        },
+        "content": {"application/problem+json": content},
+    }
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
@@ -151,18 +168,43 @@ class Spec(FlaskPydanticSpec):
         schemas = document["components"]["schemas"]
         for name in [name for name in schemas if name.endswith("Query")]:
             del schemas[name]  # its fields are the operations' parameters
-        for path, operations in document["paths"].items():
+        for operations in document["paths"].values():
             for operation in operations.values():
                 operation["tags"] = list(operation["tags"])
                 operation["parameters"] = [_parameter(each) for each in operation["parameters"]]
-                if path.startswith(PROTECTED):
-                    operation["security"] = [{"bearer": []}]
                 if "requestBody" in operation:
                     operation["requestBody"] = {**operation["requestBody"], "required": True}
+        for path, method, view in self._views():
+            operation = document["paths"][path][method.lower()]
+            if path.startswith(PROTECTED):
+                _add_security(operation, needed_scope(view, method))
+            if view.idempotent:
+                operation["parameters"].append(HEADER_PARAMETER)
+                for status, answer in operation["responses"].items():
+                    if status.startswith("2"):
+                        answer["headers"] |= HEADER_OF_REPLAYS
+        add_links(document["paths"])
         if self.app.config["DEFAULT_TIMEZONE"] is not None:
             client = schemas["NewClient"]
             client["required"] = [name for name in client["required"] if name != "timezone"]
         return document
+
+    def _views(self) -> Iterator[tuple[str, str, Any]]:
+        """Every path and method of the document with its view."""
+        for rule in self.backend.find_routes(self.app):
+            path, _ = self.backend.parse_path(rule)
+            for method, view in self.backend.parse_func(self.app, rule):
+                if not self.backend.bypass(view, method) and not self.bypass(view):
+                    yield path, method, view
+
+
+def _add_security(operation: dict[str, Any], scope: Scope) -> None:
+    operation["security"] = [{"bearer": []}]
+    needs = f"Needs a token of the scope `{scope}`" + ("." if scope == Scope.ADMIN else " or more.")
+    operation["description"] = f"{operation['description']}\n\n{needs}".strip()
+    if scope != Scope.READ:  # which every token has
+        answers = {**operation["responses"], "403": _problem(403)}
+        operation["responses"] = dict(sorted(answers.items()))
 
 
 def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,15 +233,26 @@ def operation(
     body: type[BaseModel] | None = None,
     problems: tuple[int, ...] = (),
     public: bool = False,
+    scope: Scope | None = None,
+    idempotent: bool = False,
 ) -> Callable[[View], View]:
-    """Describe a view to OpenAPI, and hand it `query` and `body` as arguments of these names."""
+    """Describe a view to OpenAPI, and hand it `query` and `body` as arguments of these names.
+
+    `scope` is what the caller's token must have; None: `read` to look, `write` to change. An
+    `idempotent` view heeds the header Idempotency-Key (see idempotency.py).
+    """
     always = (422, 503) if public else (401, 422, 503)
     of_body = OF_BODY if body is not None else ()
     resp = Answers(status, answer, says, (*always, *of_body, *problems))
-    decorator: Callable[[View], View] = spec.validate(
-        query=query, body=body, resp=resp, tags=(tag,)
-    )
-    return decorator
+    validated = spec.validate(query=query, body=body, resp=resp, tags=(tag,))
+
+    def decorate(view: View) -> View:
+        described = validated(view)
+        described.scope = scope
+        described.idempotent = idempotent
+        return cast(View, described)
+
+    return decorate
 
 
 def init_openapi(app: Flask) -> None:

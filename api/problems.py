@@ -60,6 +60,12 @@ class Unauthorized(Problem):
     status = 401
 
 
+class Forbidden(Problem):
+    """The token is valid, but its scope does not reach this far."""
+
+    status = 403
+
+
 class NotFound(Problem):
     """There is no such thing, or no longer."""
 

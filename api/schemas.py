@@ -7,13 +7,25 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    Strict,
     field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from api.pages import DEFAULT_LIMIT
-from api.values import ClockTime, Cursor, Instant, Limit, OperatorCode, Phone, Tag, Timezone
+from api.values import (
+    ClockTime,
+    Cursor,
+    Instant,
+    Limit,
+    OperatorCode,
+    Phone,
+    Tag,
+    Timezone,
+    TokenName,
+)
+from shared.scopes import Scope
 from shared.statuses import MailingStatus, MessageStatus
 
 # The default of what a PATCH may leave out; never read, as only given fields are.
@@ -128,8 +140,8 @@ class NewMailing(Body):
                 {
                     "name": "Spring sale",
                     "text": "Only today: everything at half the price.",
-                    "start_at": "2026-12-01T09:00:00+03:00",
-                    "end_at": "2026-12-01T21:00:00+03:00",
+                    "start_at": "2030-12-02T09:00:00+03:00",
+                    "end_at": "2030-12-02T21:00:00+03:00",
                     "filter": {"operator_codes": ["916"], "tags": ["vip"]},
                     "window": {"from": "09:00", "to": "21:00"},
                 }
@@ -150,7 +162,7 @@ class MailingChanges(Patch):
     """Changes of a mailing. A filter replaces the former one as a whole."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"end_at": "2026-12-01T22:00:00+03:00"}]}
+        json_schema_extra={"examples": [{"end_at": "2030-12-02T22:00:00+03:00"}]}
     )
 
     name: Name | None = None
@@ -160,6 +172,20 @@ class MailingChanges(Patch):
     filter: Filter = _UNSET
     window: WindowHours | None = None
     rate_limit: RateLimit | None = None
+
+
+class NewToken(Body):
+    """An API token to be made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "billing", "scope": "write"}]}
+    )
+
+    name: TokenName
+    scope: Annotated[Scope, Strict(False)] = Field(
+        description="read: look; write: change clients and mailings; admin: everything."
+    )
+    expires_at: Instant | None = Field(default=None, description="When it ends; null: never.")
 
 
 class Query(BaseModel):

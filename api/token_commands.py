@@ -11,8 +11,8 @@ from api.answers import instant
 from api.database import database_now, db
 from api.problems import Problem
 from api.tokens import issue, revoke
-from api.values import read_instant
-from shared.models import ApiToken
+from api.values import TOKEN_NAME, read_instant
+from shared.access import ApiToken
 from shared.scopes import Scope
 
 token_commands = AppGroup("tokens", help="Make, list and revoke API tokens.")
@@ -50,13 +50,12 @@ def _read_end(_: click.Context, __: click.Parameter, given: str | None) -> datet
 )
 def create(name: str, scope: str, expires: datetime | None) -> None:
     """Make a token called NAME and print its secret, once."""
-    if not 1 <= len(name) <= 100 or not name.isprintable():
-        raise click.BadParameter("must have 1 to 100 printable characters", param_hint="NAME")
     try:
+        TOKEN_NAME.check(name)
         token, secret = issue(name, Scope(scope), expires)
-    except Problem as problem:
-        raise click.ClickException(problem.detail) from None
-    click.echo(f"token {token.id} ({token.scope}); keep its secret, it is not shown again:", err=True)
+    except (Problem, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"token {token.id} ({token.scope}); its secret is not shown again:", err=True)
     click.echo(secret)
 
 

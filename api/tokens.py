@@ -9,14 +9,14 @@ from psycopg2 import errors
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from api.answers import NewTokenAnswer, TokenAnswer, TokenPage, present_token
+from api.answers import NewTokenAnswer, TokenPage, present_token
 from api.auth import PREFIX_LENGTH, Tokens, digest, new_secret
 from api.database import database_now, db
 from api.openapi import operation
 from api.pages import page
 from api.problems import Conflict, Fault, Invalid, NotFound
 from api.schemas import NewToken, PageQuery
-from shared.models import ApiToken
+from shared.access import ApiToken
 from shared.scopes import Scope
 
 log = structlog.get_logger()
@@ -40,14 +40,13 @@ def create_token(body: NewToken) -> tuple[dict[str, Any], int, dict[str, str]]:
     token at a time, until that is revoked.
     """
     token, secret = issue(body.name, body.scope, body.expires_at)
+    log.info("token.created", token_id=token.id, name=token.name, scope=token.scope)
     headers = {"Location": "/api/v1/tokens", "Cache-Control": "no-store"}
     return present_token(token) | {"token": secret}, 201, headers
 
 
 @tokens.get("/tokens")
-@operation(
-    "tokens", answer=TokenPage, says="A page of tokens.", query=PageQuery, scope=Scope.ADMIN
-)
+@operation("tokens", answer=TokenPage, says="A page of tokens.", query=PageQuery, scope=Scope.ADMIN)
 def list_tokens(query: PageQuery) -> dict[str, Any]:
     """List API tokens
 
@@ -78,6 +77,7 @@ def revoke_token(token_id: int) -> tuple[str, int]:
     if token is None:
         raise NotFound("There is no such token, or it is revoked already.")
     revoke(token)
+    log.info("token.revoked", token_id=token.id, name=token.name)
     remembered: Tokens = current_app.extensions["tokens"]
     remembered.forget()
     return "", 204
@@ -103,7 +103,6 @@ def issue(name: str, scope: Scope, expires_at: datetime | None) -> tuple[ApiToke
             raise
         raise Conflict("A token of this name exists; revoke it or choose another name.") from None
     db.session.refresh(token)
-    log.info("token.created", token_id=token.id, name=name, scope=scope)
     return token, secret
 
 
@@ -111,4 +110,3 @@ def revoke(token: ApiToken) -> None:
     """End and commit a token."""
     token.revoked_at = database_now()
     db.session.commit()
-    log.info("token.revoked", token_id=token.id, name=token.name)

@@ -64,6 +64,13 @@ OperatorCode = Annotated[
         r"^[0-9]{3}\Z", "operator_code_format", "must be exactly 3 digits, for example 916", "916"
     ),
 ]
+TOKEN_NAME = Shape(
+    r"^[^\x00-\x1f\x7f-\x9f]{1,100}\Z",
+    "token_name_format",
+    "must have 1 to 100 characters, and no control characters",
+    "billing",
+)
+TokenName = Annotated[str, TOKEN_NAME]
 Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
 
 # Names that depend on the machine, or that stand for no zone at all, mean nothing to a mailing.
@@ -91,10 +98,10 @@ INSTANT = re.compile(
 )
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
-INSTANT_EXAMPLE = "2026-12-01T09:00:00+03:00"
+INSTANT_EXAMPLE = "2030-12-02T09:00:00+03:00"
 
 
-def _read_instant(value: object) -> datetime:
+def read_instant(value: object) -> datetime:
     found = INSTANT.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise PydanticCustomError(
@@ -136,7 +143,7 @@ def _offset(sign: str, hours: int, minutes: int) -> timezone:
 
 Instant = Annotated[
     datetime,
-    BeforeValidator(_read_instant),
+    BeforeValidator(read_instant),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": [INSTANT_EXAMPLE]}),
 ]
 

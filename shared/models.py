@@ -9,61 +9,23 @@ from datetime import datetime, time
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Boolean,
     CheckConstraint,
-    DateTime,
-    Enum,
     Identity,
     Index,
     Integer,
-    LargeBinary,
     Sequence,
     SmallInteger,
-    Text,
-    Time,
     UniqueConstraint,
 )
 from sqlalchemy import (
     text as sql,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry
+from sqlalchemy.orm import Mapped, mapped_column
 
-from shared.scopes import Scope
+import shared.access  # noqa: F401 (its tables belong to the same metadata)
+from shared.base import FALSE, NOW, ZERO
+from shared.base import Base as Base
 from shared.statuses import MailingStatus, MessageStatus
-
-NOW = sql("now()")
-ZERO = sql("0")
-FALSE = sql("false")
-MAILING_STATUS = Enum(
-    MailingStatus, name="mailing_status", values_callable=lambda e: [m.value for m in e]
-)
-MESSAGE_STATUS = Enum(
-    MessageStatus, name="message_status", values_callable=lambda e: [m.value for m in e]
-)
-
-TOKEN_SCOPE = Enum(Scope, name="token_scope", values_callable=lambda e: [m.value for m in e])
-
-
-class Base(DeclarativeBase):
-    """Every instant is stored with its offset; every text is unbounded unless a check says so."""
-
-    registry = registry(
-        type_annotation_map={
-            int: BigInteger,
-            str: Text,
-            bool: Boolean,
-            bytes: LargeBinary,
-            datetime: DateTime(timezone=True),
-            time: Time,
-            list[str]: ARRAY(Text),
-            MailingStatus: MAILING_STATUS,
-            MessageStatus: MESSAGE_STATUS,
-            Scope: TOKEN_SCOPE,
-        }
-    )
-
 
 message_ids = Sequence("message_ids", metadata=Base.metadata)
 batch_ids = Sequence("batch_ids", metadata=Base.metadata)
@@ -342,49 +304,3 @@ class ProviderState(Base):
     throttled_until: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("id", name="provider_state_single"),)
-
-
-class ApiToken(Base):
-    """A token that a caller of the API shows. Of its secret only the SHA-256 and a prefix are kept.
-
-    A revoked one stays as a record; its name may be given again.
-    """
-
-    __tablename__ = "api_tokens"
-
-    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    name: Mapped[str]
-    scope: Mapped[Scope]
-    prefix: Mapped[str]
-    digest: Mapped[bytes]
-    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    expires_at: Mapped[datetime | None]
-    revoked_at: Mapped[datetime | None]
-    last_used_at: Mapped[datetime | None]
-
-    __table_args__ = (
-        UniqueConstraint("digest", name="api_tokens_digest_key"),
-        CheckConstraint("octet_length(digest) = 32", name="api_tokens_digest_length"),
-        CheckConstraint("char_length(name) BETWEEN 1 AND 100", name="api_tokens_name_length"),
-        Index(
-            "api_tokens_name", "name", unique=True, postgresql_where=sql("revoked_at IS NULL")
-        ),
-    )
-
-
-class IdempotencyKey(Base):
-    """The first answer to a request with this key, for those who ask again within a day.
-
-    `owner` is the id of the caller's token (0: the bootstrap token); `answer` is missing only
-    inside of the transaction that makes it.
-    """
-
-    __tablename__ = "idempotency_keys"
-
-    owner: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    fingerprint: Mapped[bytes]
-    answer: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-
-    __table_args__ = (Index("idempotency_keys_created_at", "created_at"),)

@@ -33,3 +33,12 @@ class Reason(StrEnum):
     MAILING_DELETED = "mailing deleted"
     REJECTED = "rejected"
     ATTEMPTS = "attempts exhausted"
+
+
+class ImportStatus(StrEnum):
+    """receiving → running → finished | failed. One that is still being received is not shown."""
+
+    RECEIVING = "receiving"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"

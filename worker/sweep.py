@@ -31,6 +31,12 @@ FROM mailings m
 WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())
 ORDER BY m.id
 """  # noqa: S608
+FORGET_KEYS = """
+DELETE FROM idempotency_keys WHERE (owner, key) IN (
+    SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
+    ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+)
+"""
 AHEAD = "SELECT coalesce(max(id), 0) + 1 FROM mailings"
 
 
@@ -41,6 +47,7 @@ def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
         cursor.execute(UNSETTLED, {"lease": lease_seconds})
         mailings = cursor.fetchall()
         _make_partitions(cursor)
+        cursor.execute(FORGET_KEYS)
     for mailing_id, status, unstarted, ended, complete, retrying, due, open_ in mailings:
         if (status == "scheduled") or (
             status in ("running", "paused") and not complete and (not unstarted or ended)

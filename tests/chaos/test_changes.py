@@ -100,7 +100,7 @@ def test_a_window_is_changed(system: System, watch: Watch) -> None:
             30,
             "all that may be sent to be sent",
         )
-        rows = [row for row in witness.arrivals(changed + 1.0)]
+        rows = witness.arrivals(changed + 1.0)
         zones = {witness.mailings[mailing].phones[row["phone"]] for row in rows}
         assert zones == {"Etc/GMT-12"}
         system.call("PATCH", f"/mailings/{mailing}", json={"window": None})

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
+from redis import Redis
 
 from tests.chaos.conftest import Watch
 from tests.chaos.form import pick
 from tests.system import System
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.xdist_group("chaos-2")
 
@@ -61,7 +63,17 @@ def test_the_fleet_keeps_to_its_rate(limited: System, watch: Watch) -> None:
     seconds = pick(4, 12)
     with watch(f"PROVIDER_RATE={RATE} over two workers") as witness:
         slow = witness.mailing(pick(30, 60), rate_limit=5)
-        mailing = witness.mailing(RATE * (seconds + 2))
+        mailing = witness.mailing(RATE * (seconds + 5))
+        began = witness.recovered(0.0, 10)
+        wait_for(lambda: time.time() > began + seconds + 1.2, seconds + 5)
+        # Redis forgets what it has granted, and is away for a while.
+        Redis.from_url(system.valkey.url).flushall()
+        time.sleep(0.5)
+        system.valkey.kill()
+        away = time.time()
+        time.sleep(1.0)
+        assert not witness.arrivals(away + 0.2), "nobody knows the rate, and yet something left"
+        system.valkey.start()
         done = system.wait_finished(mailing, seconds * 4)
         assert done["counts"]["sent"] == done["audience"]
         finished = time.time()

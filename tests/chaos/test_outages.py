@@ -69,13 +69,16 @@ def test_redis_is_killed(system: System, watch: Watch) -> None:
         assert witness.verdict.recovery_s < 15
 
 
-def test_postgresql_is_killed(system: System, watch: Watch) -> None:
+def test_postgresql_is_killed(system: System, watch: Watch, rng: Random) -> None:
     system.provider.set(latency=0.1)
     away = pick(2.0, 20.0)
-    with watch(f"PostgreSQL killed (immediate) for {away:.0f} s") as witness:
+    with watch(f"PostgreSQL killed for {away:.0f} s") as witness:
         mailing = witness.mailing(pick(2_000, 6_000))
         witness.wait_received(200)
-        system.postgres.stop("immediate")
+        if rng.random() < 0.5:
+            system.postgres.stop("immediate")
+        else:
+            system.postgres.kill()
         killed = time.time()
         slowest = 0.0
         while time.time() < killed + away:

@@ -86,6 +86,7 @@ class Witness:
         self.rows: list[dict[str, Any]] = []
         self.blows: list[float] = []
         self.cuts: list[float] = []
+        self.unrecorded = UNRECORDED  # longer where PostgreSQL may be away before the blow
         self.wrong: list[str] = []
         self._first: dict[int, tuple[int, str]] = {}
         self._accepted: set[int] = set()
@@ -151,7 +152,7 @@ class Witness:
         ]
 
     def recovered(self, since: float, within: float) -> float:
-        """Wait until something is accepted again; how long after `since` that was."""
+        """Wait until something is accepted after `since`; how long after it that was."""
 
         def first() -> float:
             found = [row["at"] for row in self.arrivals(since) if row["answer"] == "accepted"]
@@ -293,17 +294,23 @@ class Witness:
             for row in rows[:-1]:
                 if row["answer"] in LOST_ANSWERS or self._moment_of(self.cuts, row["at"], 0):
                     continue
-                blow = self._moment_of(self.blows, row["at"], UNRECORDED)
+                blow = self._moment_of(self.blows, row["at"], self.unrecorded)
                 if blow is None:
                     self._say(f"message {id_} was accepted again without a reason: {rows}")
                 else:
                     by_blow[blow] += 1
         for blow, count in by_blow.items():
-            recent = sum(blow - 0.5 <= row["at"] <= blow for row in self.rows)
+            recent = self._half_second_before(blow)
             bound = self.concurrency + recent
             self.verdict.notes[f"blow {self.blows.index(blow) + 1}"] = f"{count} of {bound}"
             if count > bound:
                 self._say(f"{count} handed off again after one blow, at most {bound} may be")
+
+    def _half_second_before(self, blow: float) -> int:
+        """How many arrived in the last half second of sending before the blow."""
+        times = [row["at"] for row in self.rows if blow - self.unrecorded <= row["at"] <= blow]
+        last = max(times, default=blow) if self.unrecorded > UNRECORDED else blow
+        return sum(last - 0.5 <= at <= last for at in times)
 
     def _moment_of(self, moments: list[float], at: float, before: float) -> float | None:
         """The moment at which what was accepted at `at` was in flight, or that little before."""

@@ -222,11 +222,15 @@ def test_no_input_is_echoed(client: FlaskClient) -> None:
     assert secret not in client.post(CLIENTS, data=secret, content_type="application/json").text
 
 
-def test_a_defect_is_logged_and_not_shown(
-    capsys: pytest.CaptureFixture[str], database_url: str, redis_url: str
-) -> None:
-    broken = make_app(database_url, redis_url)
+@pytest.fixture
+def broken(database_url: str, redis_url: str) -> Flask:
+    """An application to spoil. Made before capsys, or its logs would stay bound to that."""
+    return make_app(database_url, redis_url)
 
+
+def test_a_defect_is_logged_and_not_shown(
+    broken: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> str:
         raise RuntimeError("a secret reason")
 

@@ -1,0 +1,239 @@
+"""Reads CSV files as people really have them, in a stream and in little memory.
+
+UTF-8 with or without a byte order mark, or Windows-1251; commas, semicolons or tabs; a header that
+names the columns in any order, in English or Russian. A file that cannot be read as a whole raises
+BadFile, whose text tells its owner what to do; a row that cannot be read is handed on as such.
+"""
+
+import codecs
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+CHUNK = 128 * 1024
+# Nothing that a person means by a line or a row is longer; what is holds memory for nothing.
+MAX_LINE = 64 * 1024
+MAX_ROW_LINES = 200
+DELIMITERS = ",;\t"
+# Of the columns that nobody knows, so many are named in a report, by so much of their names.
+MAX_IGNORED = 20
+SHOWN_NAME = 64
+
+SAVE_AS = "save it as CSV (in Excel: CSV UTF-8) and send that"
+FOREIGN = {
+    b"PK\x03\x04": f"The file is an Excel workbook or an archive: {SAVE_AS}.",
+    b"\xd0\xcf\x11\xe0": f"The file is an Excel workbook: {SAVE_AS}.",
+    b"\x1f\x8b": "The file is compressed: unpack it and send what is inside.",
+    b"\xff\xfe": f"The file is UTF-16: {SAVE_AS}.",
+    b"\xfe\xff": f"The file is UTF-16: {SAVE_AS}.",
+}
+
+
+class BadFile(Exception):
+    """Nothing of the file can be used. The text says why, and what would help."""
+
+
+class Unreadable(BadFile):
+    """It is not text, or not text in an encoding that is known here."""
+
+
+class TooLarge(BadFile):
+    """It is longer than it may be."""
+
+
+class BadHeader(BadFile):
+    """It does not begin with the names of its columns."""
+
+
+class Row(NamedTuple):
+    """One row: the line it begins in, and its cells, or what is wrong with its quotes."""
+
+    line: int
+    cells: list[str]
+    fault: str | None = None
+
+
+class Sheet:
+    """A CSV file whose header has been read; iterate over it for its rows. Blank ones are left out.
+
+    `read(n)` returns up to n bytes, none at the end. `names` maps what a header may say, in lower
+    case, to the column it means; columns of other names are in `ignored`.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], bytes],
+        names: Mapping[str, str],
+        required: Sequence[str] = (),
+        limit: int | None = None,
+    ):
+        self._source = _Source(read, limit)
+        self._text = io.TextIOWrapper(
+            io.BufferedReader(self._source, CHUNK), encoding="utf-8", newline=""
+        )
+        self._line = 0
+        self._row_begins = 1
+        self._names = names
+        header, delimiter = self._header()
+        # Strict, or a stray quote would silently swallow the rows that follow it.
+        self._reader = csv.reader(self._lines(), delimiter=delimiter, strict=True)
+        self.width = len(header)
+        self.columns, self.ignored = self._place(header, required)
+
+    @property
+    def size(self) -> int:
+        """How many bytes have been read."""
+        return self._source.size
+
+    def __iter__(self) -> Iterator[Row]:
+        while True:
+            try:
+                for cells in self._reader:
+                    line, self._row_begins = self._row_begins, self._line + 1
+                    if cells:
+                        yield Row(line, cells)
+                return
+            except csv.Error:
+                line, self._row_begins = self._row_begins, self._line + 1
+                fault = 'quotes must enclose a whole cell; write a quote inside of one as ""'
+                yield Row(line, [], fault)
+
+    def _header(self) -> tuple[list[str], str]:
+        lines = self._lines()
+        first = next((line for line in lines if line.strip()), "").strip("\r\n")
+        delimiter = max(DELIMITERS, key=first.count)
+        if first[:4].lower() == "sep=" and first[4:] in tuple(DELIMITERS):  # Excel's own way
+            delimiter = first[4:]
+            first = next((line for line in lines if line.strip()), "").strip("\r\n")
+        self._row_begins = self._line + 1
+        if not first.strip():
+            raise BadHeader("The file is empty: its first line must name the columns.")
+        try:
+            cells = next(csv.reader([first], delimiter=delimiter, strict=True))
+        except csv.Error:
+            raise BadHeader("The first line must name the columns; its quotes are wrong.") from None
+        return cells, delimiter
+
+    def _place(
+        self, header: list[str], required: Sequence[str]
+    ) -> tuple[dict[str, int], list[str]]:
+        columns: dict[str, int] = {}
+        ignored: list[str] = []
+        for index, cell in enumerate(header):
+            name = " ".join(cell.casefold().replace("_", " ").replace("-", " ").split())
+            column = self._names.get(name)
+            if column is None:
+                if name:
+                    ignored.append(cell.strip()[:SHOWN_NAME])
+            elif column in columns:
+                raise BadHeader(f"The header names the column {column} twice: leave one of them.")
+            else:
+                columns[column] = index
+        for column in required:
+            if column not in columns:
+                raise BadHeader(
+                    f"The first line must name the columns, and {column} must be among them, for "
+                    "example: phone,operator_code,tag,timezone"
+                )
+        return columns, ignored[:MAX_IGNORED]
+
+    def _lines(self) -> Iterator[str]:
+        readline = self._text.readline
+        while True:
+            try:
+                line = readline(MAX_LINE)
+            except UnicodeDecodeError:
+                raise Unreadable(
+                    f"Somewhere after line {self._line} the file is neither UTF-8 nor Windows-1251:"
+                    " save it as CSV UTF-8 and send that."
+                ) from None
+            if not line:
+                return
+            self._line += 1
+            if len(line) == MAX_LINE and line[-1] not in "\r\n":
+                raise Unreadable(
+                    f"Line {self._line} is longer than {MAX_LINE // 1024} KiB: this is no CSV."
+                )
+            if self._line - self._row_begins > MAX_ROW_LINES:
+                raise Unreadable(
+                    f"In line {self._row_begins} a quote is opened and not closed: "
+                    'close it, or write a quote inside of a cell as "".'
+                )
+            yield line
+
+
+class _Source(io.RawIOBase):
+    """The file's bytes as UTF-8, whatever it is written in.
+
+    ASCII is common to both encodings, so the first bytes beyond it decide: if they are UTF-8, all
+    is. (Russian words in Windows-1251 never are.)
+    """
+
+    def __init__(self, read: Callable[[int], bytes], limit: int | None):
+        self.size = 0
+        self._read = read
+        self._limit = limit
+        self._ready = b""
+        self._encoding: str | None = None
+        self._undecided = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        ended = False
+        while not self._ready and not ended:
+            chunk = self._next()
+            ended = not chunk
+            self._ready = self._recode(chunk)
+        taken = self._ready[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._ready = self._ready[len(taken) :]
+        return len(taken)
+
+    def _next(self) -> bytes:
+        first = not self.size
+        chunk = self._read(CHUNK)
+        # Enough to know it by; a mark alone would look like the end.
+        while first and 0 < len(chunk) < 4 and (more := self._read(CHUNK)):
+            chunk += more
+        self.size += len(chunk)
+        if self._limit is not None and self.size > self._limit:
+            raise TooLarge(
+                f"The file is larger than {self._limit} bytes: split it and send the parts."
+            )
+        if first:
+            for magic, detail in FOREIGN.items():
+                if chunk.startswith(magic):
+                    raise Unreadable(detail)
+            if chunk.startswith(codecs.BOM_UTF8):
+                self._encoding = "utf-8"
+                chunk = chunk[len(codecs.BOM_UTF8) :]
+        if b"\x00" in chunk:
+            raise Unreadable(f"The file is not text, or is UTF-16: {SAVE_AS}.")
+        return chunk
+
+    def _recode(self, chunk: bytes) -> bytes:
+        if self._encoding is None:
+            chunk, ended = self._undecided + chunk, not chunk
+            self._undecided = b""
+            if chunk.isascii():
+                return chunk
+            self._decide(chunk, ended)
+            if self._encoding is None:
+                whole = len(chunk) - len(self._undecided)
+                return chunk[:whole]
+        return chunk if self._encoding == "utf-8" else chunk.decode("cp1251").encode()
+
+    def _decide(self, chunk: bytes, ended: bool) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            text = decoder.decode(chunk, ended)
+        except UnicodeDecodeError:
+            self._encoding = "cp1251"
+            return
+        if text.isascii():  # only a character that is cut in two is beyond ASCII
+            self._undecided = decoder.getstate()[0]
+        else:
+            self._encoding = "utf-8"
