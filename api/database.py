@@ -1,5 +1,7 @@
 """The API's way into PostgreSQL: one pool of connections, one session per request."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -61,6 +63,17 @@ def cursor() -> Cursor:
     """A psycopg2 cursor in the session's transaction, for the ledger's statements."""
     db.session.flush()
     return cast(Cursor, db.session.connection().connection.cursor())
+
+
+@contextmanager
+def transaction() -> Iterator[Cursor]:
+    """A cursor whose work is committed at the end, or rolled back: for work in many short steps."""
+    try:
+        yield cursor()
+        db.session.commit()
+    except BaseException:
+        db.session.rollback()
+        raise
 
 
 def database_now() -> datetime:

@@ -7,7 +7,7 @@ instant audience = pending + sent + failed + expired + cancelled.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -105,14 +105,14 @@ WHERE mailing_id = %(mailing)s AND id = %(batch)s
 RETURNING n, now()
 """
 
-# Messages of one client that may still be sent, in every mailing that is not settled.
-CLIENT_PENDING = """
-SELECT m.mailing_id, m.batch_id, m.id
+# Messages of some clients that may still be sent, in every mailing that is not settled.
+CLIENTS_PENDING = """
+SELECT m.mailing_id, m.batch_id, m.id, m.client_id
 FROM mailings g CROSS JOIN LATERAL (
-    SELECT mailing_id, batch_id, id FROM messages
-    WHERE mailing_id = g.id AND client_id = %s AND status = 'pending'
+    SELECT mailing_id, batch_id, id, client_id FROM messages
+    WHERE mailing_id = g.id AND client_id = ANY (%s) AND status = 'pending'
 ) m
-WHERE NOT g.settled ORDER BY 1, 2
+WHERE NOT g.settled ORDER BY 1, 2, 3
 """
 
 MOVE = """
@@ -120,23 +120,26 @@ WITH source AS (
     SELECT * FROM batches WHERE mailing_id = %(mailing)s AND id = %(batch)s
 ), moved AS (
     UPDATE messages m SET batch_id = %(new)s FROM source
-    WHERE m.mailing_id = %(mailing)s AND m.id = %(id)s AND m.batch_id = %(batch)s
+    WHERE m.mailing_id = %(mailing)s AND m.id = ANY (%(ids)s) AND m.batch_id = %(batch)s
         AND m.status = 'pending'
-    RETURNING m.in_doubt
+    RETURNING m.id, m.in_doubt
+), counted AS (
+    SELECT min(id) AS first, max(id) AS last, count(*)::int AS n,
+        (count(*) FILTER (WHERE in_doubt))::int AS doubts
+    FROM moved HAVING count(*) > 0
 ), made AS (
     INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, retry_at, attempt,
         text_version, retry_version, size, pending, in_doubt, has_attempts, timezone)
-    SELECT s.mailing_id, %(new)s, %(id)s, %(id)s,
+    SELECT s.mailing_id, %(new)s, first, last,
         greatest(%(opens)s, s.retry_at, s.leased_until), greatest(s.retry_at, s.leased_until),
-        s.attempt, s.text_version, s.retry_version, 1, 1, moved.in_doubt::int, s.has_attempts,
-        %(zone)s
-    FROM source s CROSS JOIN moved
+        s.attempt, s.text_version, s.retry_version, n, n, doubts, s.has_attempts, %(zone)s
+    FROM source s CROSS JOIN counted
 )
-UPDATE batches b SET size = size - 1, pending = pending - 1,
-    in_doubt = b.in_doubt - moved.in_doubt::int,
-    due_at = CASE WHEN pending > 1 THEN due_at END,
-    retry_at = CASE WHEN pending > 1 THEN retry_at END
-FROM moved WHERE b.mailing_id = %(mailing)s AND b.id = %(batch)s
+UPDATE batches b SET size = size - n, pending = pending - n, in_doubt = b.in_doubt - doubts,
+    due_at = CASE WHEN pending > n THEN due_at END,
+    retry_at = CASE WHEN pending > n THEN retry_at END
+FROM counted WHERE b.mailing_id = %(mailing)s AND b.id = %(batch)s
+RETURNING n
 """
 
 WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s"
@@ -232,8 +235,8 @@ def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
     """
     cancelled = 0
     minutes: Counter[MinuteKey] = Counter()
-    cursor.execute(CLIENT_PENDING, (client_id,))
-    for mailing_id, batch_id, message_id in cursor.fetchall():
+    cursor.execute(CLIENTS_PENDING, ([client_id],))
+    for mailing_id, batch_id, message_id, _ in cursor.fetchall():
         first, last, dead = lock_batch(cursor, mailing_id, batch_id)
         if dead:
             mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
@@ -252,35 +255,36 @@ def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
 
 
 def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
-    """Move what is pending for a client into batches of their new zone; return how many messages.
+    """Move what is pending for a client into batches of their new zone; return how many messages."""
+    return move_messages(cursor, {client_id: zone})
+
+
+def move_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
+    """Move what is pending for clients (by id) into batches of their new zones; return how many.
 
     A message of a leased batch may be in flight: it is marked in doubt, and its new batch is not
     due before that lease's end, by when the outcome is known and recorded.
     """
     moved = 0
-    cursor.execute(CLIENT_PENDING, (client_id,))
-    for mailing_id, batch_id, message_id in cursor.fetchall():
-        # The window stays as it is until this is committed: a change of it finds the new batch.
+    groups: dict[tuple[int, int], dict[str, list[int]]] = {}
+    cursor.execute(CLIENTS_PENDING, (list(zones),))
+    for mailing_id, batch_id, message_id, client_id in cursor.fetchall():
+        by_zone = groups.setdefault((mailing_id, batch_id), {})
+        by_zone.setdefault(zones[client_id], []).append(message_id)
+    for (mailing_id, batch_id), by_zone in groups.items():
+        # The window stays as it is until this is committed: a change of it finds the new batches.
         cursor.execute(SHARE_WINDOW, (mailing_id,))
         start, end, now = one_row(cursor)
-        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
-        if dead is not None:
-            mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
         window = Window(start, end) if start is not None else None
-        cursor.execute("SELECT take_ids('batch_ids', 1)")
-        (new,) = one_row(cursor)
-        cursor.execute(
-            MOVE,
-            {
-                "mailing": mailing_id,
-                "batch": batch_id,
-                "id": message_id,
-                "new": new,
-                "zone": zone,
-                "opens": opens_at(window, zone, now),
-            },
-        )
-        moved += cursor.rowcount
+        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
+        for zone, ids in by_zone.items():
+            if dead is not None:
+                mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
+            cursor.execute("SELECT take_ids('batch_ids', 1)")
+            (new,) = one_row(cursor)
+            place = {"mailing": mailing_id, "batch": batch_id, "ids": ids, "new": new, "zone": zone}
+            cursor.execute(MOVE, place | {"opens": opens_at(window, zone, now)})
+            moved += sum(n for (n,) in cursor.fetchall())
     return moved
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 import shared.access  # noqa: F401 (its tables belong to the same metadata)
+import shared.imports  # noqa: F401 (likewise)
 from shared.base import FALSE, NOW, ZERO
 from shared.base import Base as Base
 from shared.statuses import MailingStatus, MessageStatus

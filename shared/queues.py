@@ -24,6 +24,7 @@ DISPATCH = "dispatch"
 # The only functions a job may name: Redis holds hints, not code.
 JOBS = {
     "worker.jobs.launch": CONTROL,
+    "worker.jobs.merge_import": CONTROL,
     "worker.jobs.sweep": CONTROL,
     "worker.jobs.dispatch": DISPATCH,
 }
@@ -106,12 +107,13 @@ class Queues:
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
         """Have a mailing launched at `at` (an aware instant; now if past or None)."""
-        return self._enqueue("worker.jobs.launch", mailing_id, at, request_id)
+        return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, at, request_id)
 
     def dispatch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
         """Wake idle dispatchers because `mailing_id` has something due at `at` (None: now)."""
+        ids = {"mailing_id": mailing_id}
         try:
             if at is None:
                 key = WAKE_KEY.format(mailing_id)
@@ -121,12 +123,16 @@ class Queues:
                 target = self._queues[DISPATCH]
                 missing = Worker.count(queue=target) - target.count
                 return all(
-                    self._enqueue("worker.jobs.dispatch", mailing_id, None, request_id)
+                    self._enqueue("worker.jobs.dispatch", ids, None, request_id)
                     for _ in range(max(1, missing) if missing >= 0 else 0)
                 )
         except RedisError as error:
-            return self._away(error, "worker.jobs.dispatch", mailing_id)
-        return self._enqueue("worker.jobs.dispatch", mailing_id, at, request_id)
+            return self._away(error, "worker.jobs.dispatch", ids)
+        return self._enqueue("worker.jobs.dispatch", ids, at, request_id)
+
+    def merge_import(self, import_id: int, request_id: str | None = None) -> bool:
+        """Have the rows of an import merged."""
+        return self._enqueue("worker.jobs.merge_import", {"import_id": import_id}, None, request_id)
 
     def ping(self) -> bool:
         """Whether Redis answers."""
@@ -136,9 +142,9 @@ class Queues:
             return False
 
     def _enqueue(
-        self, name: str, mailing_id: int, at: datetime | None, request_id: str | None
+        self, name: str, ids: dict[str, int], at: datetime | None, request_id: str | None
     ) -> bool:
-        kwargs = {"mailing_id": mailing_id, "request_id": request_id}
+        kwargs = {**ids, "request_id": request_id}
         target = self._queues[JOBS[name]]
         try:
             if at is None or at <= datetime.now(UTC):
@@ -148,9 +154,9 @@ class Queues:
                 when = datetime.fromtimestamp(math.ceil(at.timestamp()), UTC)
                 self._scheduler.enqueue_at(when, name, queue_name=target.name, **kwargs)
         except RedisError as error:
-            return self._away(error, name, mailing_id)
+            return self._away(error, name, ids)
         return True
 
-    def _away(self, error: RedisError, job: str, mailing_id: int) -> bool:
-        log.warning("queue.unavailable", job=job, mailing_id=mailing_id, error=str(error))
+    def _away(self, error: RedisError, job: str, ids: dict[str, int]) -> bool:
+        log.warning("queue.unavailable", job=job, error=str(error), **ids)
         return False

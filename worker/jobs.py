@@ -11,6 +11,7 @@ from worker import sweep as sweeping
 from worker.database import Database, DatabaseError
 from worker.dispatch import Dispatcher
 from worker.fleet import FleetWorker, stopping
+from worker.imports import merge
 from worker.launch import launch as launch_mailing
 from worker.provider.breaker import Breaker
 from worker.provider.hot_redis import HotRedis, hot_client
@@ -66,6 +67,18 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
         stopping,
         Tools.worker.pulse,
     ).run()
+
+
+def merge_import(import_id: int, request_id: str | None = None) -> None:
+    """Merge an import's rows; give way to other jobs after a while."""
+    with structlog.contextvars.bound_contextvars(request_id=request_id, import_id=import_id):
+        try:
+            more = merge(_database(), import_id)
+        except DatabaseError as error:
+            log.warning("database.unavailable", what="import", error=str(error).strip())
+            return
+        if more and not stopping.is_set():
+            Tools.queues().merge_import(import_id, request_id)
 
 
 def sweep() -> None:

@@ -11,7 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.partitions import ensure_partition
 from shared.queues import Queues
 from shared.rows import one_row
-from worker import bulk
+from worker import bulk, imports
 from worker.claims import FREE
 from worker.database import Database
 
@@ -59,6 +59,7 @@ def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
             queues.dispatch(mailing_id)
         else:
             bulk.settle(db, mailing_id)
+    imports.sweep(db, queues)
     seconds = time.monotonic() - started
     if seconds > 1:
         log.info("sweep.slow", seconds=round(seconds, 3), mailings=len(mailings))

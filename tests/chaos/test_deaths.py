@@ -20,11 +20,13 @@ def test_dispatch_workers_killed_at_random_moments(
 ) -> None:
     system.provider.set(latency={"min": 0.02, "max": 0.15})
     with watch("SIGKILL of dispatch workers") as witness:
-        mailing = witness.mailing(pick(4_000, 20_000))
+        mailing = witness.mailing(pick(5_000, 30_000))
         witness.wait_received(200)
         for _ in range(pick(3, 12)):
-            time.sleep(rng.uniform(0.2, pick(0.8, 2.0)))
             name = rng.choice(system.dispatchers)
+            said = system[name].log.stat().st_size
+            wait_for(lambda p=system[name], n=said: sending(p, n), 20, "the worker to send")
+            time.sleep(rng.uniform(0.0, pick(0.8, 2.0)))
             system[name].kill()
             blow = witness.blow()
             system[name].start()
@@ -64,9 +66,10 @@ def test_a_stopped_worker_sends_nothing_of_what_is_no_longer_its_own(
 ) -> None:
     system.provider.set(latency=0.1)
     with watch("SIGSTOP past the lease and past an end, then SIGCONT") as witness:
+        said = system["dispatch-1"].log.stat().st_size
         long = witness.mailing(2_000)
-        short = witness.mailing(2_000, lasts=5.0)
-        witness.wait_received(200)
+        short = witness.mailing(2_000, lasts=6.0)
+        wait_for(lambda: sending(system["dispatch-1"], said), 20, "the worker to send")
         system["dispatch-1"].freeze()
         witness.blow()
         # Another takes over what it held, and finishes it.
@@ -139,6 +142,11 @@ def test_a_scheduler_that_was_away_over_a_start(system: System, watch: Watch) ->
         assert done["counts"]["sent"] == done["audience"]
         witness.verdict.recovery_s = witness.arrivals()[0]["at"] - started
         assert witness.verdict.recovery_s < 5
+
+
+def sending(worker: Process, said: int) -> bool:
+    """It has handed something off since its log was `said` bytes long."""
+    return b'"message.attempt"' in worker.log.read_bytes()[said:]
 
 
 def serving(process: Process) -> bool:

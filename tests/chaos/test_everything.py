@@ -1,4 +1,4 @@
-"""All kinds of faults in a row, by chance, over mailings of all kinds: whatever nobody thought of."""
+"""All kinds of faults in a row, by chance, over mailings of all kinds: what nobody thought of."""
 
 import time
 from collections.abc import Callable

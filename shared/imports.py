@@ -1,0 +1,80 @@
+"""The tables of imports: what became of a file of clients, and of each row that was refused.
+
+The rows on their way wait in a table of their own per import, `import_rows_<id>`, which is made when
+the file comes in and dropped when all are merged: no other table is bloated by millions of rows that
+live for seconds.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Enum, Identity, Index, Integer
+from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shared.base import NOW, ZERO, Base
+from shared.statuses import ImportStatus
+
+IMPORT_STATUS = Enum(
+    ImportStatus, name="import_status", values_callable=lambda e: [m.value for m in e]
+)
+
+
+class Import(Base):
+    """A file of clients that was taken in, and how far its merging has come.
+
+    `merged_phone` is the checkpoint: rows are merged in the order of their phones.
+    """
+
+    __tablename__ = "imports"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    status: Mapped[ImportStatus] = mapped_column(
+        IMPORT_STATUS, server_default=sql("'receiving'")
+    )
+    rows_total: Mapped[int] = mapped_column(server_default=ZERO)
+    rows_done: Mapped[int] = mapped_column(server_default=ZERO)
+    created: Mapped[int] = mapped_column(server_default=ZERO)
+    updated: Mapped[int] = mapped_column(server_default=ZERO)
+    unchanged: Mapped[int] = mapped_column(server_default=ZERO)
+    rejected: Mapped[int] = mapped_column(server_default=ZERO)
+    ignored_columns: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    default_timezone: Mapped[str | None]
+    merged_phone: Mapped[int] = mapped_column(server_default=ZERO)
+    failure: Mapped[str | None]
+    request_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "rows_done = created + updated + unchanged + rejected AND rows_done <= rows_total",
+            name="imports_rows",
+        ),
+        CheckConstraint(
+            "status <> 'finished' OR rows_done = rows_total", name="imports_finished"
+        ),
+        CheckConstraint("(failure IS NOT NULL) = (status = 'failed')", name="imports_failure"),
+        Index(
+            "imports_open",
+            "id",
+            postgresql_where=sql("status IN ('receiving', 'running')"),
+        ),
+        Index("imports_created_at", "created_at"),
+    )
+
+
+class RejectedRow(Base):
+    """A row that was not used: its cells as they were given, and its faults as [column, detail]."""
+
+    __tablename__ = "rejected_rows"
+
+    import_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    line: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    phone: Mapped[str]
+    operator_code: Mapped[str]
+    tag: Mapped[str]
+    timezone: Mapped[str]
+    faults: Mapped[list[Any]] = mapped_column(JSONB)

@@ -1,0 +1,172 @@
+"""Merges the rows of an import into the clients, chunk by chunk in the order of their phones.
+
+A chunk is one short transaction that locks the import, merges the next rows behind its checkpoint
+and moves that on; so a merge may die anywhere, be repeated, or run twice. The order makes the index
+on phones grow at its end, and two imports never wait for each other in a circle.
+"""
+
+from typing import NamedTuple
+
+from psycopg2.extensions import cursor as Cursor
+from psycopg2.sql import SQL, Composed, Identifier
+
+from shared import ledger
+from shared.rows import one_row
+
+CHUNK_ROWS = 20_000
+
+LOCK = """
+SELECT merged_phone, default_timezone FROM imports
+WHERE id = %s AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
+"""
+INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {waiting} (phone, line)"
+UNTIL = """
+SELECT coalesce((SELECT phone FROM {waiting} WHERE phone > %s ORDER BY phone OFFSET %s LIMIT 1),
+    (SELECT max(phone) FROM {waiting} WHERE phone > %s))
+"""
+# Of rows with one phone the last wins; the others are rejected, with the reason.
+ROWS = """
+WITH rows AS MATERIALIZED (
+    SELECT *, lead(line) OVER (PARTITION BY phone ORDER BY line) AS again FROM {waiting}
+    WHERE phone > %(after)s AND phone <= %(until)s
+)
+"""
+REJECT_REPEATED = f"""
+{ROWS}, repeated AS (
+    INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, faults)
+    SELECT %(import)s, line, phone::text, coalesce(operator_code, ''), coalesce(tag, ''),
+        coalesce(timezone, ''), jsonb_build_array(jsonb_build_array('phone',
+            format('phone is given again in line %%s, and the last one wins', again)))
+    FROM rows WHERE again IS NOT NULL
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM repeated)
+"""
+INSERT = f"""
+{ROWS}
+INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone)
+SELECT phone, coalesce(operator_code, substr(phone::text, 2, 3)), operator_code IS NOT NULL,
+    coalesce(tag, ''), coalesce(timezone, %(default_timezone)s)
+FROM rows WHERE again IS NULL ORDER BY phone
+ON CONFLICT (phone) DO NOTHING
+"""
+LOCK_CLIENTS = """
+SELECT count(*) FROM (
+    SELECT FROM clients WHERE phone > %(after)s AND phone <= %(until)s
+        AND phone IN (SELECT phone FROM {waiting} WHERE phone > %(after)s AND phone <= %(until)s)
+    ORDER BY phone FOR NO KEY UPDATE
+) locked
+"""
+# A given operator code that is the present one is no change, so that a file that was exported and
+# comes back leaves everything as it was.
+UPDATE = f"""
+{ROWS}, changed AS (
+    SELECT c.id, c.timezone AS zone_before, r.operator_code, r.tag, r.timezone
+    FROM rows r JOIN clients c ON c.phone = r.phone
+        AND c.phone > %(after)s AND c.phone <= %(until)s
+    WHERE r.again IS NULL AND (r.operator_code <> c.operator_code OR r.tag <> c.tag
+        OR r.timezone <> c.timezone)
+)
+UPDATE clients c SET tag = coalesce(x.tag, c.tag), timezone = coalesce(x.timezone, c.timezone),
+    operator_code = coalesce(x.operator_code, c.operator_code),
+    operator_code_given = c.operator_code_given OR x.operator_code <> c.operator_code,
+    updated_at = now()
+FROM changed x WHERE c.id = x.id
+RETURNING c.id, c.timezone, c.timezone <> x.zone_before
+"""  # noqa: S608 (constants)
+ADVANCE = """
+UPDATE imports SET merged_phone = %(until)s, rows_done = rows_done + %(rows)s,
+    created = created + %(created)s, updated = updated + %(updated)s,
+    unchanged = unchanged + %(unchanged)s, rejected = rejected + %(rejected)s, updated_at = now()
+WHERE id = %(import)s
+"""
+FINISH = """
+UPDATE imports SET status = 'finished', finished_at = now(), updated_at = now() WHERE id = %s
+"""
+FAIL = """
+UPDATE imports SET status = 'failed', failure = %s, finished_at = now(), updated_at = now()
+WHERE id = %s AND status = 'running'
+"""
+DROP = "DROP TABLE IF EXISTS {waiting}"
+
+
+class Merged(NamedTuple):
+    """What became of the rows of one chunk."""
+
+    rows: int
+    created: int
+    updated: int
+    unchanged: int
+    rejected: int
+    moved: int
+
+
+def statement(template: str, import_id: int) -> Composed:
+    """A statement on the table in which the import's rows wait."""
+    return SQL(template).format(
+        waiting=Identifier(f"import_rows_{import_id}"),
+        index=Identifier(f"import_rows_{import_id}_phone"),
+    )
+
+
+def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merged | None:
+    """Merge the next rows, or finish; None if nothing is left, or somebody else is at it."""
+    cursor.execute(LOCK, (import_id,))
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    after, default_timezone = row
+    if after == 0:
+        cursor.execute(statement(INDEX, import_id))
+    cursor.execute(statement(UNTIL, import_id), (after, size - 1, after))
+    (until,) = one_row(cursor)
+    if until is None:
+        cursor.execute(FINISH, (import_id,))
+        drop_waiting(cursor, import_id)
+        return None
+    values = {
+        "import": import_id,
+        "after": after,
+        "until": until,
+        "default_timezone": default_timezone,
+    }
+    merged = _merge(cursor, import_id, values)
+    cursor.execute(ADVANCE, values | merged._asdict())
+    return merged
+
+
+def fail(cursor: Cursor, import_id: int, reason: str) -> None:
+    """End an import that cannot be merged; what was merged stays."""
+    cursor.execute(FAIL, (reason, import_id))
+    drop_waiting(cursor, import_id)
+
+
+def drop_waiting(cursor: Cursor, import_id: int) -> None:
+    cursor.execute(statement(DROP, import_id))
+
+
+def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> Merged:
+    cursor.execute(statement(REJECT_REPEATED, import_id), values)
+    rows, repeated = one_row(cursor)
+    wanted = rows - repeated
+    created = updated = moved = 0
+    while True:
+        cursor.execute(statement(INSERT, import_id), values)
+        made = cursor.rowcount
+        created += made
+        if made == wanted:
+            break
+        # The rest exist, unless one was deleted a moment ago: then it is inserted after all.
+        cursor.execute(statement(LOCK_CLIENTS, import_id), values)
+        (found,) = one_row(cursor)
+        if found == wanted:
+            updated, moved = _update(cursor, import_id, values)
+            break
+    return Merged(rows, created, updated, wanted - created - updated, repeated, moved)
+
+
+def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[int, int]:
+    cursor.execute(statement(UPDATE, import_id), values)
+    changed = cursor.fetchall()
+    zones = {client_id: zone for client_id, zone, moves in changed if moves}
+    return len(changed), ledger.move_messages(cursor, zones) if zones else 0
