@@ -1,6 +1,6 @@
 # The doors of the house. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast chaos containers lint format venv
+.PHONY: help run test test-fast chaos bench bench-quick containers lint format venv
 
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
@@ -19,6 +19,12 @@ test-fast: venv ## the tests that need no services, in less than a minute
 
 chaos: venv ## the long form of the chaos suite (CHAOS_SEED repeats a run)
 	@CHAOS_LONG=1 $(PYTHON) -m pytest tests/chaos --timeout 0
+
+bench: venv ## measure everything (half an hour on an idle machine)
+	@$(PYTHON) -m dev.bench
+
+bench-quick: venv ## measure the most telling figures in about a minute
+	@$(PYTHON) -m dev.bench --quick
 
 containers: ## build the images, run docker-compose for real and break it (needs a Docker engine)
 	@tests/containers/run

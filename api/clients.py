@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 import structlog
 from flask import Blueprint
 from psycopg2 import errors
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 
 from api.answers import ClientAnswer, ClientPage, present_client
@@ -13,7 +13,7 @@ from api.database import cursor, database_now, db
 from api.openapi import operation
 from api.pages import page
 from api.problems import Conflict, NotFound
-from api.schemas import ClientChanges, ClientQuery, NewClient
+from api.schemas import ClientChanges, ClientFilter, ClientQuery, NewClient
 from shared import ledger
 from shared.logs import mask
 from shared.models import Client
@@ -69,15 +69,7 @@ def list_clients(query: ClientQuery) -> dict[str, Any]:
 
     By id, the oldest first. Filters combine: a client must match all that are given.
     """
-    found = select(Client).where(Client.id > query.cursor, Client.deleted_at.is_(None))
-    if query.phone is not None:
-        found = found.where(Client.phone == int(query.phone))
-    if query.operator_code is not None:
-        found = found.where(Client.operator_code == query.operator_code)
-    if query.tag is not None:
-        found = found.where(Client.tag == query.tag)
-    if query.timezone is not None:
-        found = found.where(Client.timezone == query.timezone)
+    found = select(Client).where(Client.id > query.cursor, *conditions(query))
     rows = db.session.scalars(found.order_by(Client.id).limit(query.limit + 1)).all()
     return page(rows, query.limit, present_client, lambda client: client.id)
 
@@ -140,6 +132,20 @@ def delete_client(client_id: int) -> tuple[str, int]:
     db.session.commit()
     log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
     return "", 204
+
+
+def conditions(query: ClientFilter) -> list[ColumnElement[bool]]:
+    """What a client must fulfil to be listed."""
+    found: list[ColumnElement[bool]] = [Client.deleted_at.is_(None)]
+    if query.phone is not None:
+        found.append(Client.phone == int(query.phone))
+    if query.operator_code is not None:
+        found.append(Client.operator_code == query.operator_code)
+    if query.tag is not None:
+        found.append(Client.tag == query.tag)
+    if query.timezone is not None:
+        found.append(Client.timezone == query.timezone)
+    return found
 
 
 def _find(client_id: int, *, lock: bool = False) -> Client:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from flask import Flask, current_app, make_response, request
 from flask_pydantic_spec import FlaskPydanticSpec
 from flask_pydantic_spec.flask_backend import FlaskBackend
-from flask_pydantic_spec.types import ResponseBase
+from flask_pydantic_spec.types import RequestBase, ResponseBase
 from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
 from werkzeug.http import HTTP_STATUS_CODES
@@ -50,8 +50,8 @@ PROBLEMS = {
     403: "The token's scope does not reach this far.",
     404: "There is no such thing.",
     409: "Not in the present state; the detail says why.",
-    413: "The body is larger than 1 MiB.",
-    415: "The body is not declared as JSON.",
+    413: "The body is too large.",
+    415: "The body is not declared as what it must be.",
     422: "The request breaks rules; `errors` says which and where.",
     503: "Not available; try again after `Retry-After` seconds.",
 }
@@ -62,6 +62,7 @@ PROBLEM_HEADERS = {
     503: {"Retry-After": {"schema": {"type": "integer"}}},
 }
 OF_BODY = (400, 413, 415)
+CSV = "text/csv"
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -79,12 +80,18 @@ class Answers(ResponseBase):
     """Every answer an operation can give: one success, and problems by status."""
 
     def __init__(
-        self, status: int, model: type[BaseModel] | None, description: str, problems: Iterable[int]
+        self,
+        status: int,
+        model: type[BaseModel] | None,
+        description: str,
+        problems: Iterable[int],
+        csv: str | None = None,
     ) -> None:
         self.status = status
         self.model = model
         self.description = description
         self.problems = sorted(set(problems))
+        self.csv = csv
 
     def has_model(self) -> bool:
         """False, or the library documents a validation error of its own shape."""
@@ -99,11 +106,28 @@ class Answers(ResponseBase):
         success: dict[str, Any] = {"description": self.description, "headers": dict(request_id)}
         if self.model is not None:
             success["content"] = {"application/json": {"schema": _reference(self.model)}}
-        if self.status == 201:
+        if self.csv is not None:
+            success["content"] = {CSV: {"schema": {"type": "string"}, "example": self.csv}}
+        if self.status in (201, 202):
             success["headers"]["Location"] = {"schema": {"type": "string"}}
         return {str(self.status): success} | {
             str(status): _problem(status) for status in self.problems
         }
+
+
+class CsvUpload(RequestBase):
+    """A body that is a CSV file, which the view reads by itself."""
+
+    model = None
+
+    def __init__(self, example: str) -> None:
+        self.example = example
+
+    def has_model(self) -> bool:
+        return False
+
+    def generate_spec(self) -> Mapping[str, Any]:
+        return {"content": {CSV: {"schema": {"type": "string"}, "example": self.example}}}
 
 
 def _problem(status: int) -> dict[str, Any]:
@@ -157,6 +181,9 @@ class Backend(FlaskBackend):
 
 class Spec(FlaskPydanticSpec):
     """The library's spec with security, and with schemas kept as pydantic makes them."""
+
+    def _parse_request_body(self, request_body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return request_body
 
     def _get_open_api_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         return dict(schema)
@@ -230,7 +257,8 @@ def operation(
     says: str,
     status: int = 200,
     query: type[BaseModel] | None = None,
-    body: type[BaseModel] | None = None,
+    body: type[BaseModel] | CsvUpload | None = None,
+    csv: str | None = None,
     problems: tuple[int, ...] = (),
     public: bool = False,
     scope: Scope | None = None,
@@ -239,11 +267,12 @@ def operation(
     """Describe a view to OpenAPI, and hand it `query` and `body` as arguments of these names.
 
     `scope` is what the caller's token must have; None: `read` to look, `write` to change. An
-    `idempotent` view heeds the header Idempotency-Key (see idempotency.py).
+    `idempotent` view heeds the header Idempotency-Key (see idempotency.py). `csv` is an example of
+    a CSV file that is answered instead of JSON.
     """
     always = (422, 503) if public else (401, 422, 503)
     of_body = OF_BODY if body is not None else ()
-    resp = Answers(status, answer, says, (*always, *of_body, *problems))
+    resp = Answers(status, answer, says, (*always, *of_body, *problems), csv)
     validated = spec.validate(query=query, body=body, resp=resp, tags=(tag,))
 
     def decorate(view: View) -> View:

@@ -78,8 +78,14 @@ class Conflict(Problem):
     status = 409
 
 
+class ContentTooLarge(Problem):
+    """Send less at once."""
+
+    status = 413
+
+
 class UnsupportedMedia(Problem):
-    """Send JSON."""
+    """Send what the operation takes."""
 
     status = 415
 

@@ -74,9 +74,9 @@ def read_body(request: Request, schema: type[Schema], context: Mapping[str, Any]
         ) from None
 
 
-def discard_body(request: Request) -> None:
+def discard_body(request: Request, limit: int = DISCARDED) -> None:
     """Read away what the caller still sends, or it may meet a reset instead of our answer."""
-    stream, left = request.environ["wsgi.input"], DISCARDED
+    stream, left = request.environ["wsgi.input"], limit
     with suppress(OSError):
         while left > 0 and (chunk := stream.read(min(left, 65536))):
             left -= len(chunk)

@@ -24,6 +24,7 @@ from api.values import (
     Tag,
     Timezone,
     TokenName,
+    WholeNumber,
 )
 from shared.scopes import Scope
 from shared.statuses import MailingStatus, MessageStatus
@@ -114,8 +115,8 @@ class WindowHours(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"from": "09:00", "to": "21:00"}]})
 
-    start: ClockTime = Field(alias="from")
-    end: ClockTime = Field(alias="to")
+    start: ClockTime = Field(alias="from", examples=["09:00"])
+    end: ClockTime = Field(alias="to", examples=["21:00"])
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -126,9 +127,13 @@ class WindowHours(Body):
         return self
 
 
+START_EXAMPLE = "2030-12-02T09:00:00+03:00"
+END_EXAMPLE = "2030-12-02T21:00:00+03:00"
 Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Spring sale"])]
 MailingText = Annotated[str, Field(min_length=1, max_length=2000, examples=["Hello!"])]
-RateLimit = Annotated[int, Field(ge=1, le=100_000, description="Messages per second, at most.")]
+RateLimit = Annotated[
+    WholeNumber, Field(ge=1, le=100_000, description="Messages per second, at most.")
+]
 
 
 class NewMailing(Body):
@@ -140,8 +145,8 @@ class NewMailing(Body):
                 {
                     "name": "Spring sale",
                     "text": "Only today: everything at half the price.",
-                    "start_at": "2030-12-02T09:00:00+03:00",
-                    "end_at": "2030-12-02T21:00:00+03:00",
+                    "start_at": START_EXAMPLE,
+                    "end_at": END_EXAMPLE,
                     "filter": {"operator_codes": ["916"], "tags": ["vip"]},
                     "window": {"from": "09:00", "to": "21:00"},
                 }
@@ -151,8 +156,8 @@ class NewMailing(Body):
 
     name: Name | None = None
     text: MailingText
-    start_at: Instant
-    end_at: Instant
+    start_at: Instant = Field(examples=[START_EXAMPLE])
+    end_at: Instant = Field(examples=[END_EXAMPLE])
     filter: Filter = Field(default_factory=Filter)
     window: WindowHours | None = None
     rate_limit: RateLimit | None = None
@@ -167,8 +172,8 @@ class MailingChanges(Patch):
 
     name: Name | None = None
     text: MailingText = _UNSET
-    start_at: Instant = _UNSET
-    end_at: Instant = _UNSET
+    start_at: Instant = Field(default=_UNSET, examples=[START_EXAMPLE])
+    end_at: Instant = Field(default=_UNSET, examples=[END_EXAMPLE])
     filter: Filter = _UNSET
     window: WindowHours | None = None
     rate_limit: RateLimit | None = None
@@ -199,11 +204,15 @@ class PageQuery(Query):
     cursor: Cursor = Field(default=0, description="The next_cursor of the page before.")
 
 
-class ClientQuery(PageQuery):
+class ClientFilter(Query):
     phone: Phone | None = None
     operator_code: OperatorCode | None = None
     tag: Tag | None = None
     timezone: Timezone | None = None
+
+
+class ClientQuery(ClientFilter, PageQuery):
+    """Which clients, page by page."""
 
 
 class MailingQuery(PageQuery):

@@ -5,7 +5,6 @@ to OpenAPI.
 """
 
 import re
-import zoneinfo
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.pages import MAX_LIMIT, decode_cursor
+from shared.zones import ZONES
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,6 @@ TOKEN_NAME = Shape(
 )
 TokenName = Annotated[str, TOKEN_NAME]
 Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
-
-# Names that depend on the machine, or that stand for no zone at all, mean nothing to a mailing.
-ZONES = frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})
 
 
 def _known_zone(name: str) -> str:
@@ -144,7 +141,7 @@ def _offset(sign: str, hours: int, minutes: int) -> timezone:
 Instant = Annotated[
     datetime,
     BeforeValidator(read_instant),
-    WithJsonSchema({"type": "string", "format": "date-time", "examples": [INSTANT_EXAMPLE]}),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
 CLOCK_TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
@@ -165,10 +162,17 @@ ClockTime = Annotated[
         {
             "type": "string",
             "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$",
-            "examples": ["09:00"],
         }
     ),
 ]
+
+
+def _read_whole(value: object) -> object:
+    """JSON knows one kind of number: 5.0 is as whole as 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_read_whole)]
 
 
 def _read_limit(value: object) -> int:
@@ -197,4 +201,17 @@ def _read_cursor(value: object) -> int:
         ) from None
 
 
-Cursor = Annotated[int, BeforeValidator(_read_cursor), WithJsonSchema({"type": "string"})]
+Cursor = Annotated[
+    int,
+    BeforeValidator(_read_cursor),
+    WithJsonSchema({"type": "string", "format": "cursor", "examples": ["NTA"]}),
+]
+
+
+def _read_flag(value: object) -> bool:
+    if value in ("true", "false"):
+        return value == "true"
+    raise PydanticCustomError("flag", "must be true or false")
+
+
+Flag = Annotated[bool, BeforeValidator(_read_flag), WithJsonSchema({"type": "boolean"})]

@@ -30,9 +30,7 @@ class Import(Base):
     __tablename__ = "imports"
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    status: Mapped[ImportStatus] = mapped_column(
-        IMPORT_STATUS, server_default=sql("'receiving'")
-    )
+    status: Mapped[ImportStatus] = mapped_column(IMPORT_STATUS, server_default=sql("'receiving'"))
     rows_total: Mapped[int] = mapped_column(server_default=ZERO)
     rows_done: Mapped[int] = mapped_column(server_default=ZERO)
     created: Mapped[int] = mapped_column(server_default=ZERO)
@@ -53,9 +51,7 @@ class Import(Base):
             "rows_done = created + updated + unchanged + rejected AND rows_done <= rows_total",
             name="imports_rows",
         ),
-        CheckConstraint(
-            "status <> 'finished' OR rows_done = rows_total", name="imports_finished"
-        ),
+        CheckConstraint("status <> 'finished' OR rows_done = rows_total", name="imports_finished"),
         CheckConstraint("(failure IS NOT NULL) = (status = 'failed')", name="imports_failure"),
         Index(
             "imports_open",

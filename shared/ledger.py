@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
@@ -233,13 +234,26 @@ def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
 
     A request that is in flight goes on: if it is accepted, the message becomes `sent` after all.
     """
+    return cancel_clients_messages(cursor, [client_id], Reason.CLIENT_DELETED)
+
+
+def cancel_clients_messages(cursor: Cursor, client_ids: list[int], reason: Reason) -> int:
+    """Cancel what is still pending for these clients, for this reason; return how many messages."""
+    if not client_ids:
+        return 0
+    cursor.execute(CLIENTS_PENDING, (client_ids,))
+    return cancel_messages(cursor, cursor.fetchall(), reason)
+
+
+def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reason: Reason) -> int:
+    """Cancel messages, given as (mailing, batch, id) in this order, if they are still pending."""
     cancelled = 0
     minutes: Counter[MinuteKey] = Counter()
-    cursor.execute(CLIENTS_PENDING, ([client_id],))
-    for mailing_id, batch_id, message_id, _ in cursor.fetchall():
+    for (mailing_id, batch_id), group in groupby(found, key=lambda row: row[:2]):
+        ids = [message_id for _, _, message_id in group]
         first, last, dead = lock_batch(cursor, mailing_id, batch_id)
         if dead:
-            mark_in_doubt(cursor, mailing_id, batch_id, (first, last), [message_id])
+            mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
         cancelled += end_pending(
             cursor,
             minutes,
@@ -247,8 +261,8 @@ def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
             batch_id,
             (first, last),
             MessageStatus.CANCELLED,
-            Reason.CLIENT_DELETED,
-            [message_id],
+            reason,
+            ids,
         )
     count_minutes(cursor, minutes)
     return cancelled

@@ -2,7 +2,7 @@
 
 `ts` (UTC), `level`, `event` (dotted), `service`, and ids under the same names everywhere:
 `request_id`, `job_id`, `mailing_id`, `message_id`, `client_id`, `batch_id`. Phones appear masked,
-message texts and tokens never.
+message texts and tokens never. events.py lists every `event`; docs/logging.md is for readers.
 """
 
 import logging
@@ -14,6 +14,11 @@ from typing import Any
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from shared.redact import clean
+from shared.redact import mask as mask
+
+_console: Processor | None = None
 
 # Libraries that say at INFO what a person need not read, or say it with addresses and values.
 QUIET = {
@@ -31,12 +36,6 @@ def timestamp(at: float | None = None) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def mask(phone: int | str) -> str:
-    """A phone as the logs may show it: 79161234567 becomes 7916***4567."""
-    digits = str(phone)
-    return f"{digits[:4]}***{digits[-4:]}"
-
-
 def configure(service: str, level: str = "INFO", log_format: str = "json") -> None:
     """Set up structlog and the standard library's logging for this process."""
 
@@ -52,6 +51,7 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.format_exc_info,
+        _clean,
         stamp,
     ]
     renderer: Processor = (
@@ -72,9 +72,11 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 renderer,
             ],
-            foreign_pre_chain=[*shared, _library_event],
+            foreign_pre_chain=[*shared[:-2], _library_event, *shared[-2:]],
         )
     )
+    global _console
+    _console = renderer if log_format == "console" else None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -85,8 +87,20 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
 def write_lines(events: Iterable[dict[str, Any]]) -> None:
     """Write many ready-made events at once, past the logging stack: for the sending loop."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(b"".join(_json(event) + b"\n" for event in events))
+    if _console is None:
+        sys.stdout.buffer.write(b"".join(_json(event) + b"\n" for event in events))
+    else:
+        lines = (str(_console(None, "", event)) + "\n" for event in events)
+        sys.stdout.buffer.write("".join(lines).encode())
     sys.stdout.buffer.flush()
+
+
+def _clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Ids stay as they are: eleven of their digits are no phone."""
+    return {
+        name: value if name == "event" or name.endswith(("_id", "_ids")) else clean(value)
+        for name, value in event.items()
+    }
 
 
 def _library_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

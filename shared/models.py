@@ -24,6 +24,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 import shared.access  # noqa: F401 (its tables belong to the same metadata)
 import shared.imports  # noqa: F401 (likewise)
+import shared.optouts  # noqa: F401 (likewise)
+import shared.trail  # noqa: F401 (likewise)
 from shared.base import FALSE, NOW, ZERO
 from shared.base import Base as Base
 from shared.statuses import MailingStatus, MessageStatus

@@ -7,9 +7,19 @@ Each setting is documented in the README's table.
 import sys
 import zoneinfo
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.redact import keep_secret
 
 
 def _known_zone(name: str) -> str:
@@ -27,6 +37,14 @@ def _postgresql_url(url: str) -> str:
 def _redis_url(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must start with redis://, rediss:// or unix://")
+    return url
+
+
+def _issuer(url: str) -> str:
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise ValueError("must start with https:// (http:// only on this machine)")
     return url
 
 
@@ -58,6 +76,22 @@ class ApiSettings(Settings):
     api_bootstrap_token: Annotated[SecretStr, Field(min_length=16)]
     secret_key: Annotated[SecretStr, Field(min_length=16)]
     default_timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
+    # The admin UI is on where there is an issuer.
+    oidc_issuer: Annotated[str, AfterValidator(_issuer)] | None = None
+    oidc_client_id: str | None = Field(default=None, validate_default=True)
+    oidc_client_secret: SecretStr | None = None
+    oidc_scopes: Annotated[str, Field(pattern=r"(^|\s)openid(\s|$)")] = "openid profile email"
+    oidc_role_claim: Annotated[str, Field(min_length=1)] = "roles"
+    public_url: Annotated[str, AfterValidator(_issuer)] | None = Field(
+        default=None, validate_default=True
+    )
+
+    @field_validator("oidc_client_id", "public_url", mode="after")
+    @classmethod
+    def _needed_for_sign_in(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("oidc_issuer") is not None:
+            raise ValueError("is not set, and the admin UI needs it: see OIDC_ISSUER")
+        return value.rstrip("/") if value is not None and info.field_name == "public_url" else value
 
 
 class WorkerSettings(Settings):
@@ -87,7 +121,7 @@ S = TypeVar("S", bound=DatabaseSettings)
 def load_settings(kind: type[S]) -> S:
     """Read `kind` from the environment, or end the process with a line that names what is wrong."""
     try:
-        return kind()
+        settings = kind()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0]).upper()
@@ -96,3 +130,7 @@ def load_settings(kind: type[S]) -> S:
         else:
             problem = first["msg"].removeprefix("Value error, ")
         sys.exit(f"setting {name}: {problem} (the README documents every setting)")
+    values = [value for _, value in settings]
+    keep_secret(v.get_secret_value() for v in values if isinstance(v, SecretStr))
+    keep_secret(v for v in values if isinstance(v, str) and "://" in v)
+    return settings

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     END = "the mailing ended first"
     WINDOW = "the window never opened before the end"
     CLIENT_DELETED = "client deleted"
+    OPTED_OUT = "opted out"
     MAILING_CANCELLED = "mailing cancelled"
     MAILING_DELETED = "mailing deleted"
     REJECTED = "rejected"

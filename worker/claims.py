@@ -51,15 +51,17 @@ RETURNING b.id, b.token, b.attempt, b.first_id, b.last_id, b.timezone, b.has_att
 """  # noqa: S608
 
 ROWS = """
-SELECT m.id, m.client_id, c.phone, m.attempts, NULL, NULL
+SELECT m.id, m.client_id, c.phone, m.attempts, NULL, NULL, o.phone IS NOT NULL
 FROM messages m LEFT JOIN clients c ON c.id = m.client_id
+LEFT JOIN opt_outs o ON o.phone = c.phone
 WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
     AND m.batch_id = %(batch)s AND m.status = 'pending'
 ORDER BY m.id
 """
 # A retry repeats what the provider may already have: the phone and text of the first attempt.
 ROWS_WITH_ATTEMPTS = """
-SELECT m.id, m.client_id, c.phone, m.attempts, a.phone, a.text
+SELECT m.id, m.client_id, c.phone, m.attempts, a.phone, a.text,
+    EXISTS (SELECT 1 FROM opt_outs WHERE phone IN (c.phone, a.phone))
 FROM messages m LEFT JOIN clients c ON c.id = m.client_id
 LEFT JOIN LATERAL (
     SELECT phone, text FROM attempts
@@ -92,7 +94,8 @@ class Due(NamedTuple):
 class Row(NamedTuple):
     """A message to hand off. `phone` is None if the client was erased.
 
-    `first_phone` and `first_text` are those of an earlier attempt that was not accepted.
+    `first_phone` and `first_text` are those of an earlier attempt that was not accepted. `opted_out`
+    says that this phone, or the one that a retry would repeat, is never to be written to.
     """
 
     message_id: int
@@ -101,6 +104,7 @@ class Row(NamedTuple):
     attempts: int
     first_phone: int | None
     first_text: str | None
+    opted_out: bool
 
 
 @dataclass(frozen=True, slots=True)

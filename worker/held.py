@@ -20,17 +20,18 @@ BACKOFF_LONGEST = 600.0
 class Outgoing(Request):
     """A request with what the dispatcher must remember of it.
 
-    `expires` is the boottime before which it must leave (its rate token's life); `text` is set if
-    it differs from the batch's.
+    `expires` is the boottime before which it must leave (its rate token's life);
+    `read_at` is when its row was read; `text` is set if it differs from the batch's.
     """
 
-    __slots__ = ("expires", "phone", "probe", "row", "text")
+    __slots__ = ("expires", "phone", "probe", "read_at", "row", "text")
 
     batch: "HeldBatch"
     row: Row
     phone: int
     text: str | None
     expires: float
+    read_at: float
     probe: bool
 
 
@@ -102,6 +103,12 @@ class HeldBatch:
         self.rows = deque(row for row in rows if row.message_id not in self.handled)
         self.read_at = asked_at
         self.reading = False
+
+    def take_back(self, row: Row, read_at: float) -> None:
+        """A message that did not leave is next again; what was read of it counts from then."""
+        self.handled.discard(row.message_id)
+        self.rows.appendleft(row)
+        self.read_at = min(self.read_at, read_at)
 
     def accept(self, message_id: int, at: float) -> None:
         self._accepted.append((message_id, at))

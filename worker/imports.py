@@ -22,10 +22,11 @@ ANALYZE_ROWS = 10_000
 # Refused rows removed by one sweep.
 FORGET_ROWS = 10_000
 
-# One that has not moved for a while has lost its job; one that is merged has moved a moment ago.
+# One that has not moved for a while has lost its job. It is given another, not one by every sweep.
 STALLED = """
-SELECT id, request_id FROM imports
-WHERE status = 'running' AND updated_at < now() - interval '5 seconds' ORDER BY id
+UPDATE imports SET updated_at = now()
+WHERE status = 'running' AND updated_at < now() - interval '5 seconds'
+RETURNING id, request_id
 """
 ABANDONED = """
 DELETE FROM imports

@@ -13,9 +13,11 @@ from typing import NamedTuple
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
+from shared import ledger
 from shared.audience import MATCHES, match_values
 from shared.partitions import ensure_partition
 from shared.rows import one_row
+from shared.statuses import Reason
 from shared.windows import Window, opens_at
 from worker.database import Database
 
@@ -80,6 +82,15 @@ FROM taken
 ADVANCE = """
 UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
 WHERE id = %s
+"""
+# Whoever has opted out is of the audience, and is told so at once: nothing of it waits for a window.
+OPTED_OUT = """
+WITH opted_out AS MATERIALIZED (
+    SELECT c.id FROM clients c JOIN opt_outs o ON o.phone = c.phone
+    WHERE c.id > %(after)s AND c.id <= %(until)s
+)
+SELECT m.mailing_id, m.batch_id, m.id FROM opted_out
+JOIN messages m ON m.mailing_id = %(mailing)s AND m.client_id = opted_out.id ORDER BY 1, 2, 3
 """
 NEW_ZONES = "SELECT DISTINCT timezone FROM batches WHERE mailing_id = %s AND id BETWEEN %s AND %s"
 WAIT_FOR_WINDOW = """
@@ -187,6 +198,9 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
         opens = [opens_at(window, zone, now) for zone in zones]
         cursor.execute(WAIT_FOR_WINDOW, (zones, opens, mailing_id, first_batch, last_batch))
     cursor.execute(ADVANCE, (recipients, until, until >= last, mailing_id))
+    if recipients:
+        cursor.execute(OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
+        ledger.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
     return Chunk(recipients, until >= last, time.monotonic() - started)
 
 

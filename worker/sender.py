@@ -22,6 +22,7 @@ from worker.transitions import AttemptRow, Report
 
 log = structlog.get_logger()
 
+# What was read longer ago is read again: a client may have been deleted or opted out since.
 STALE_SECONDS = 1.0
 # A mailing's share of the slots is dealt out in portions of this many messages.
 PORTION = 8
@@ -151,10 +152,9 @@ class Sender:
     def _submit(self, batch: HeldBatch, expires: float, *, probe: bool) -> bool:
         row = batch.rows.popleft()
         batch.handled.add(row.message_id)
-        if row.phone is None:
-            batch.report(
-                Report(row.message_id, ends=MessageStatus.CANCELLED, reason=Reason.CLIENT_DELETED)
-            )
+        if row.phone is None or row.opted_out:
+            reason = Reason.CLIENT_DELETED if row.phone is None else Reason.OPTED_OUT
+            batch.report(Report(row.message_id, ends=MessageStatus.CANCELLED, reason=reason))
             return False
         phone = row.first_phone or row.phone
         tail = batch.tail if row.first_text is None else text_tail(row.first_text)
@@ -164,6 +164,7 @@ class Sender:
         request.phone = phone
         request.text = row.first_text
         request.expires = expires
+        request.read_at = batch.read_at
         request.probe = probe
         self.engine.submit(request)
         batch.in_flight += 1
@@ -179,8 +180,7 @@ class Sender:
             batch, row, outcome = request.batch, request.row, result.outcome
             batch.in_flight -= 1
             if outcome is Outcome.NOT_SENT:
-                batch.handled.discard(row.message_id)
-                batch.rows.appendleft(row)
+                batch.take_back(row, request.read_at)
                 if request.probe:
                     self.breaker.record(outcome, probe=True)
                 continue

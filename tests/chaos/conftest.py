@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from tests.chaos.form import LONG, SEED, dice
-from tests.chaos.witness import Verdict, Witness
+from tests.chaos.judgement import Verdict
+from tests.chaos.witness import Witness
 from tests.system import System
 from tests.waiting import wait_for
 

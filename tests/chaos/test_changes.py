@@ -21,7 +21,7 @@ def test_pause_resume_and_cancel(system: System, watch: Watch) -> None:
             system.call("POST", f"/mailings/{mailing}/pause")
             system.call("POST", f"/mailings/{mailing}/pause")
             paused = time.time()
-            wait_for(lambda at=paused: time.time() > at + 1.5, 5)  # type: ignore[misc]
+            time.sleep(1.5)
             late = witness.arrivals(paused + 1.0)
             assert not late, f"{len(late)} left a second after the pause"
             system.call("POST", f"/mailings/{mailing}/resume")

@@ -3,7 +3,7 @@
 The provider remembers every request with its time. Against that stand the product's own books:
 
 * the invariant holds at every look, while the scenario runs and after it;
-* only members of the audience are written to, with the text that was theirs;
+* only members of the audience are written to, each under one id, with the text that was theirs;
 * nothing arrives at or after the end, or outside the window (TRANSIT is allowed for the way);
 * what is `sent` was accepted; what was accepted is `sent`, or pending, or ended in doubt;
 * only what was in flight or unrecorded at a blow, or whose answer was lost, is handed off again,
@@ -13,67 +13,35 @@ The provider remembers every request with its time. Against that stand the produ
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg2
 
 from dev.provider.client import ProviderControl
-from shared.windows import Window, is_open
+from shared.windows import Window
 from tests.books import wrong_books
+from tests.chaos.judgement import (
+    UNRECORDED,
+    Repeats,
+    Row,
+    Statuses,
+    Verdict,
+    Watched,
+    judge_outcomes,
+    judge_recipients,
+    judge_times,
+)
 from tests.system import System
 from tests.waiting import wait_for
 
-# A request is stamped when the provider has read it, some time after it left.
-TRANSIT = 0.05
 LOOK_EVERY = 0.5
-# Accepted, but nobody was told in time.
-LOST_ANSWERS = {"reset_after", "accepted_hang", "accepted_late", "drip"}
-# How long before a blow an acceptance may have come that was not recorded by then.
-UNRECORDED = 1.0
 
 MAILINGS = """
 SELECT id, extract(epoch FROM end_at)::float8, window_from, window_to FROM mailings
 WHERE id = ANY (%s)
 """
 MESSAGES = "SELECT id, mailing_id, status, in_doubt FROM messages WHERE mailing_id = ANY (%s)"
-
-
-@dataclass
-class Watched:
-    """A mailing as the test made it. `phones` are its audience's, with each one's time zone."""
-
-    id: int
-    tag: str
-    clients: int
-    phones: dict[int, str]
-    texts: set[str]
-    end_at: float = float("inf")
-    window: Window | None = None
-
-
-@dataclass
-class Verdict:
-    """What a scenario did to the messages: a line of the table.
-
-    `silence_s` is the longest pause between two arrivals, `latest_ms` how long after the end (or,
-    below zero, before it) the last one came.
-    """
-
-    fault: str
-    audience: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    late: int = 0
-    latest_ms: float | None = None
-    recovery_s: float | None = None
-    silence_s: float = 0.0
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Witness:
@@ -83,7 +51,7 @@ class Witness:
         self.system, self.verdict, self.concurrency = system, Verdict(fault), concurrency
         self.mailings: dict[int, Watched] = {}
         self.by_text: dict[str, Watched] = {}
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
         self.blows: list[float] = []
         self.cuts: list[float] = []
         self.unrecorded = UNRECORDED  # longer where PostgreSQL may be away before the blow
@@ -141,7 +109,7 @@ class Witness:
     def wait_received(self, count: int, seconds: float = 20.0) -> None:
         wait_for(lambda: self.received() >= count, seconds, f"{count} requests", every=0.02)
 
-    def arrivals(self, after: float = 0.0, mailing_id: int | None = None) -> list[dict[str, Any]]:
+    def arrivals(self, after: float = 0.0, mailing_id: int | None = None) -> list[Row]:
         """What arrived after that moment, of that mailing or of all."""
         self._read()
         return [
@@ -186,7 +154,7 @@ class Witness:
         while not self._over.wait(LOOK_EVERY):
             try:
                 self._look()
-            except psycopg2.OperationalError:
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 continue  # a scenario may have taken PostgreSQL away
             except Exception as error:
                 self._say(f"the witness failed: {error!r}")
@@ -204,7 +172,7 @@ class Witness:
             if status == "sent" and id_ not in self._accepted:
                 self._say(f"message {id_} of mailing {mailing_id} is sent, but was not accepted")
 
-    def _statuses(self) -> dict[int, tuple[int, str, bool]]:
+    def _statuses(self) -> Statuses:
         rows = self.system.query(MESSAGES, list(self.mailings))
         return {id_: (mailing_id, status, doubt) for id_, mailing_id, status, doubt in rows}
 
@@ -221,7 +189,7 @@ class Witness:
                 if row["text"] is not None:  # else nobody read it
                     self._judge_content(row)
 
-    def _judge_content(self, row: dict[str, Any]) -> None:
+    def _judge_content(self, row: Row) -> None:
         watched = self.by_text.get(row["text"])
         if watched is None or row["phone"] not in watched.phones:
             self._say(f"not of the audience: {row}")
@@ -237,90 +205,14 @@ class Witness:
 
     def _judge(self) -> None:
         self._look()
-        self._judge_times()
-        self._judge_outcomes()
-        self._judge_duplicates()
-        self.verdict.silence_s = max(gaps([row["at"] for row in self.rows]), default=0.0)
-        assert not self.wrong, "\n".join(self.wrong[:20])
-
-    def _judge_times(self) -> None:
         for id_, end_at, start, end in self.system.query(MAILINGS, list(self.mailings)):
             self.mailings[id_].end_at = end_at
             self.mailings[id_].window = Window(start, end) if start is not None else None
-        for row in self.rows:
-            watched = self.by_text.get(row["text"])
-            if watched is None or row["phone"] not in watched.phones:
-                continue
-            after = row["at"] - watched.end_at
-            if after > -1 and after > (self.verdict.latest_ms or -1000) / 1000:
-                self.verdict.latest_ms = round(after * 1000, 1)
-            zone = watched.phones[row["phone"]]
-            # Leaving before the window's close it may arrive just after it, but never before it
-            # opens.
-            left, arrived = (datetime.fromtimestamp(row["at"] - s, UTC) for s in (TRANSIT, 0))
-            outside = not (is_open(watched.window, zone, left) or
-                           is_open(watched.window, zone, arrived))  # fmt: skip
-            if after >= TRANSIT or outside:
-                self.verdict.late += 1
-                self._say(f"{after:+.3f} s from its end, outside the window {outside}: {row}")
-
-    def _judge_outcomes(self) -> None:
-        statuses = self._statuses()
-        audiences = Counter(mailing_id for mailing_id, _, _ in statuses.values())
-        for watched in self.mailings.values():
-            missing = watched.clients - audiences[watched.id]
-            # A mailing that ended before it was launched has no messages at all.
-            if missing and audiences[watched.id]:
-                self.verdict.lost += missing
-                self._say(f"mailing {watched.id}: {missing} clients have no message")
-        for id_, (mailing_id, status, in_doubt) in statuses.items():
-            accepted = id_ in self._accepted
-            if status == "pending" or (status == "sent" and not accepted):
-                self.verdict.lost += 1
-                self._say(f"message {id_} of mailing {mailing_id} is {status}, {accepted=}")
-            elif accepted and status != "sent" and not in_doubt:
-                self._say(f"message {id_} was accepted, but is {status} without a doubt")
-
-    def _judge_duplicates(self) -> None:
-        times: dict[int, list[dict[str, Any]]] = {}
-        for row in self.rows:
-            if row["accepted"]:
-                times.setdefault(row["id"], []).append(row)
-        by_blow: Counter[float] = Counter()
-        for id_, rows in times.items():
-            if len(rows) < 2:
-                continue
-            self.verdict.duplicated += 1
-            for row in rows[:-1]:
-                if row["answer"] in LOST_ANSWERS or self._moment_of(self.cuts, row["at"], 0):
-                    continue
-                blow = self._moment_of(self.blows, row["at"], self.unrecorded)
-                if blow is None:
-                    self._say(f"message {id_} was accepted again without a reason: {rows}")
-                else:
-                    by_blow[blow] += 1
-        for blow, count in by_blow.items():
-            recent = self._half_second_before(blow)
-            bound = self.concurrency + recent
-            self.verdict.notes[f"blow {self.blows.index(blow) + 1}"] = f"{count} of {bound}"
-            if count > bound:
-                self._say(f"{count} handed off again after one blow, at most {bound} may be")
-
-    def _half_second_before(self, blow: float) -> int:
-        """How many arrived in the last half second of sending before the blow."""
-        times = [row["at"] for row in self.rows if blow - self.unrecorded <= row["at"] <= blow]
-        last = max(times, default=blow) if self.unrecorded > UNRECORDED else blow
-        return sum(last - 0.5 <= at <= last for at in times)
-
-    def _moment_of(self, moments: list[float], at: float, before: float) -> float | None:
-        """The moment at which what was accepted at `at` was in flight, or that little before."""
-        latency = float(self.system.provider.stats()["settings"]["latency"]["max"])
-        for moment in moments:
-            if moment - before - latency - TRANSIT <= at <= moment + TRANSIT:
-                return moment
-        return None
-
-
-def gaps(arrivals: Iterable[float]) -> list[float]:
-    """The pauses between arrivals."""
-    return [later - sooner for sooner, later in pairwise(sorted(arrivals))]
+        made = list(self.mailings.values())
+        judge_times(self.rows, self.by_text, self.verdict, self._say)
+        judge_outcomes(self._statuses(), self._accepted, made, self.verdict, self._say)
+        judge_recipients(self.rows, self.by_text, self._say)
+        latency = self.system.provider.stats()["settings"]["latency"]["max"]
+        again = Repeats(self.rows, self.blows, self.cuts, latency, self.unrecorded)
+        again.judge(self.concurrency, self.verdict, self._say)
+        assert not self.wrong, "\n".join(self.wrong[:20])

@@ -1,0 +1,170 @@
+"""How pages show things: instants in the viewer's zone, numbers, durations, states in words."""
+
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from flask import Flask, current_app, g, request
+from flask_babel import format_datetime, format_decimal, get_locale, get_timezone, lazy_gettext
+from flask_babel import gettext as _
+from flask_babel import ngettext
+from markupsafe import Markup, escape
+
+from api.admin.live import PARTS, seconds_left
+from api.admin.preferences import LANGUAGES
+
+PART_NAMES = {
+    "sent": lazy_gettext("Accepted by the provider"),
+    "due": lazy_gettext("To be sent now"),
+    "waiting": lazy_gettext("Waiting for the window"),
+    "retrying": lazy_gettext("Retrying"),
+    "failed": lazy_gettext("Failed"),
+    "expired": lazy_gettext("Expired"),
+    "cancelled": lazy_gettext("Cancelled"),
+}
+PART_MEANINGS = {
+    "sent": lazy_gettext("The provider has accepted these messages. Nobody here knows more than that."),
+    "due": lazy_gettext("Ready, or in a worker's hands."),
+    "waiting": lazy_gettext("It is outside of the permitted hours where these clients are."),
+    "retrying": lazy_gettext("The provider did not accept them yet; they are tried again by themselves."),
+    "failed": lazy_gettext("Refused for good, or tried too often. The reason is with each message."),
+    "expired": lazy_gettext("The end of the mailing came first."),
+    "cancelled": lazy_gettext("Somebody cancelled them before they were sent."),
+}
+MAILING_STATUSES = {
+    "scheduled": lazy_gettext("Scheduled"),
+    "running": lazy_gettext("Running"),
+    "paused": lazy_gettext("Paused"),
+    "finished": lazy_gettext("Finished"),
+    "cancelled": lazy_gettext("Cancelled"),
+}
+MESSAGE_STATUSES = {
+    "pending": lazy_gettext("Pending"),
+    "sent": PART_NAMES["sent"],
+    "failed": PART_NAMES["failed"],
+    "expired": PART_NAMES["expired"],
+    "cancelled": PART_NAMES["cancelled"],
+}
+ROLE_NAMES = {
+    "viewer": lazy_gettext("Viewer"),
+    "operator": lazy_gettext("Operator"),
+    "admin": lazy_gettext("Administrator"),
+}
+BAR = 1000  # the bar's width in its own units
+
+
+def init_shown(app: Flask) -> None:
+    app.jinja_env.filters.update(
+        instant=instant,
+        number=number,
+        duration=duration,
+        phone=phone,
+        percent=percent,
+        instant_field=instant_field,
+    )
+    app.jinja_env.globals.update(
+        PARTS=PARTS,
+        PART_NAMES=PART_NAMES,
+        PART_MEANINGS=PART_MEANINGS,
+        MAILING_STATUSES=MAILING_STATUSES,
+        MESSAGE_STATUSES=MESSAGE_STATUSES,
+        ROLE_NAMES=ROLE_NAMES,
+        LANGUAGES=LANGUAGES,
+        bar=bar,
+        zone_name=zone_name,
+        seconds_left=seconds_left,
+        language=lambda: str(get_locale() or "en"),
+        person=lambda: g.get("person"),
+        theme=lambda: {"light": "light", "dark": "dark"}.get(request.cookies.get("admin_theme", "")),
+        icon=icon,
+        from_moscow=from_moscow,
+    )
+
+
+def icon(name: str) -> Markup:
+    """A drawing from our own sprite; what it says is said in words beside it."""
+    address = current_app.url_for("admin.static", filename="icons.svg")
+    return Markup('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>').format(address, name)
+
+
+def instant(value: datetime | None, form: str = "d MMM y, HH:mm") -> Markup | str:
+    """In the viewer's zone, with UTC on hover."""
+    if value is None:
+        return "—"
+    utc = value.astimezone(UTC)
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
+        utc.isoformat(timespec="seconds"),
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
+        escape(format_datetime(value, form)),
+    )
+
+
+def instant_field(value: datetime | None) -> str:
+    """As a datetime-local field takes it, in the viewer's zone."""
+    zone = get_timezone()
+    return "" if value is None else value.astimezone(zone).strftime("%Y-%m-%dT%H:%M")
+
+
+def zone_name() -> str:
+    """The viewer's zone with its offset now: Europe/Moscow (UTC+03:00)."""
+    zone = str(get_timezone())
+    return zone if zone == "UTC" else f"{zone} ({_offset(datetime.now(ZoneInfo(zone)))})"
+
+
+def _offset(moment: datetime) -> str:
+    seconds = int((moment.utcoffset() or moment - moment).total_seconds())
+    sign = "−" if seconds < 0 else "+"
+    return f"UTC{sign}{abs(seconds) // 3600:02}:{abs(seconds) % 3600 // 60:02}"
+
+
+def from_moscow(zone: str) -> str:
+    """How far a zone's clock is from Moscow's: MSK+4."""
+    now = datetime.now(UTC)
+    there = now.astimezone(ZoneInfo(zone)).utcoffset()
+    moscow = now.astimezone(ZoneInfo("Europe/Moscow")).utcoffset()
+    assert there is not None
+    assert moscow is not None
+    hours = (there - moscow).total_seconds() / 3600
+    return _("MSK") + (f"{hours:+g}".replace("-", "−") if hours else "")
+
+
+def number(value: float | None) -> str:
+    return "—" if value is None else format_decimal(value)
+
+
+def percent(part: int, whole: int) -> str:
+    """Never 100 % before all is done, never 0 % once something is."""
+    if not whole or not part:
+        return "0 %"
+    if part == whole:
+        return "100 %"
+    shown = min(99.9, max(0.1, 100 * part / whole))
+    return f"{format_decimal(round(shown, 1 if shown < 1 or shown > 99 else 0))} %"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "—"
+    if seconds < 60:
+        return ngettext("%(num)s second", "%(num)s seconds", max(1, round(seconds)))
+    if seconds < 3600:
+        return ngettext("%(num)s minute", "%(num)s minutes", round(seconds / 60))
+    if seconds < 48 * 3600:
+        return ngettext("%(num)s hour", "%(num)s hours", round(seconds / 3600))
+    return ngettext("%(num)s day", "%(num)s days", round(seconds / 86400))
+
+
+def phone(value: int | str | None) -> str:
+    """+7 916 123-45-67"""
+    d = str(value or "")
+    return f"+{d[0]} {d[1:4]} {d[4:7]}-{d[7:9]}-{d[9:]}" if len(d) == 11 else d or "—"
+
+
+def bar(row: Any) -> list[tuple[str, float, float]]:
+    """The parts of a stacked bar: name, where it begins, how wide it is. Together, the bar."""
+    whole, placed = row["audience"] or 1, 0
+    parts = []
+    for name in PARTS:
+        parts.append((name, BAR * placed / whole, BAR * row[name] / whole))
+        placed += row[name]
+    return parts

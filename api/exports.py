@@ -1,0 +1,126 @@
+"""Exports: the directory of clients, and a mailing's messages, as CSV files."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response
+from sqlalchemy import select
+
+from api.answers import instant
+from api.clients import conditions
+from api.csvanswer import CsvQuery, answer_csv
+from api.database import db, rows
+from api.mailings import find_mailing
+from api.messages import ALL, BY_STATUS
+from api.openapi import operation
+from api.schemas import ClientFilter
+from shared.models import Client
+from shared.statuses import MessageStatus
+
+exports = Blueprint("exports", __name__)
+
+PAGE = 5_000
+CLIENT_COLUMNS = ("id", "phone", "operator_code", "tag", "timezone", "created_at", "updated_at")
+MESSAGE_COLUMNS = (
+    *("id", "client_id", "phone", "status", "reason", "attempts", "in_doubt"),
+    *("created_at", "sent_at"),
+)
+CLIENTS_EXAMPLE = (
+    ",".join(CLIENT_COLUMNS) + "\r\n1,79161234567,916,vip,Europe/Moscow,"
+    "2026-12-01T09:00:00.000000Z,2026-12-01T09:00:00.000000Z\r\n"
+)
+MESSAGES_EXAMPLE = (
+    ",".join(MESSAGE_COLUMNS) + "\r\n1,1,79161234567,sent,,0,false,"
+    "2026-12-01T09:00:00.000000Z,2026-12-01T09:00:01.000000Z\r\n"
+)
+
+
+class ClientCsvQuery(ClientFilter, CsvQuery):
+    """Which clients, and for what."""
+
+
+class MessageCsvQuery(CsvQuery):
+    status: MessageStatus | None = None
+
+
+@exports.get("/clients.csv")
+@operation(
+    "clients",
+    answer=None,
+    says="The clients.",
+    query=ClientCsvQuery,
+    csv=CLIENTS_EXAMPLE,
+)
+def export_clients(query: ClientCsvQuery) -> Response:
+    """Download clients as CSV
+
+    By id, the oldest first; the filters are those of the list. The file may be imported again.
+    A text that a spreadsheet would run as a formula begins with an apostrophe.
+    """
+    return answer_csv("clients.csv", CLIENT_COLUMNS, _clients(query), query.excel)
+
+
+@exports.get("/mailings/<id:mailing_id>/messages.csv")
+@operation(
+    "messages",
+    answer=None,
+    says="The messages.",
+    query=MessageCsvQuery,
+    csv=MESSAGES_EXAMPLE,
+    problems=(404,),
+)
+def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
+    """Download a mailing's messages as CSV
+
+    By id. The phone is the client's present one, and empty for a client who was deleted.
+    """
+    find_mailing(mailing_id)
+    pages = _messages(mailing_id, query.status)
+    return answer_csv(f"mailing-{mailing_id}-messages.csv", MESSAGE_COLUMNS, pages, query.excel)
+
+
+def _clients(query: ClientFilter) -> Iterator[list[tuple[Any, ...]]]:
+    columns = (getattr(Client, name) for name in CLIENT_COLUMNS)
+    chosen = select(*columns).where(*conditions(query)).order_by(Client.id).limit(PAGE)
+    after = 0
+    while found := db.session.execute(chosen.where(Client.id > after)).all():
+        after = found[-1].id
+        yield [(*row[:-2], instant(row[-2]), instant(row[-1])) for row in found]
+
+
+def _messages(mailing_id: int, status: MessageStatus | None) -> Iterator[list[tuple[Any, ...]]]:
+    statement = ALL if status is None else BY_STATUS[status]
+    after = 0
+    while True:
+        found = rows(statement, mailing_id=mailing_id, after=after, n=PAGE)
+        # With a status, a page may be short and tell from which id on there is more.
+        until = found[0].get("until") if found else None
+        messages = [row for row in found if row["id"] is not None]
+        if messages:
+            yield _with_phones(messages)
+        if len(messages) == PAGE:
+            after = messages[-1]["id"]
+        elif until is not None:
+            after = until - 1
+        else:
+            return
+
+
+def _with_phones(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    ids = [message["client_id"] for message in messages]
+    found = db.session.execute(select(Client.id, Client.phone).where(Client.id.in_(ids)))
+    phones = {client_id: phone for client_id, phone in found}
+    return [
+        (
+            message["id"],
+            message["client_id"],
+            phones.get(message["client_id"]),
+            message["status"],
+            message["reason"],
+            message["attempts"],
+            "true" if message["in_doubt"] else "false",
+            instant(message["created_at"]),
+            instant(message["sent_at"]),
+        )
+        for message in messages
+    ]

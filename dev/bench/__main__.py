@@ -1,0 +1,76 @@
+"""Runs the benchmark and prints its table: `python -m dev.bench [--quick] [--json FILE]`."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dev.bench import figures
+from dev.bench.figures import Figure
+from dev.bench.rig import Rig
+
+
+def measure(quick: bool) -> Iterator[Figure]:
+    """Every figure, in the order of the table."""
+    messages, slow, clients = (30_000, 5_000, 60_000) if quick else (200_000, 60_000, 1_000_000)
+    with Rig() as rig:
+        rig.add_clients(messages, "bench")
+        yield from figures.end_to_end(rig, messages)
+        rig.add_clients(slow, "slow")
+        if not quick:
+            yield from figures.slow_provider(rig, messages)
+            rig.add_clients(clients // 2, "other")
+        rig.add_clients(clients // 2, "half")
+        yield from figures.launch(rig, clients)
+        yield from figures.reading(rig, 1)
+        yield from figures.api(rig, 2 if quick else 10)
+        yield from figures.import_clients(rig, 50_000 if quick else 1_000_000)
+        if not quick:
+            sizes = (10_000, 100_000, 1_000_000)
+            for size in sizes:
+                rig.add_clients(size, f"size-{size}")
+            yield from figures.growth(rig, sizes, 20_000_000)
+
+
+def show(figure: Figure) -> str:
+    """One line of the table."""
+    target = "" if figure.target is None else f"{'≤' if figure.at_most else '≥'} {figure.target:,g}"
+    verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
+    value = f"{figure.value:,.2f}" if figure.value < 100 else f"{figure.value:,.0f}"
+    return f"{figure.name:<52} {value:>12} {figure.unit:<14} {target:>12} {verdict}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dev.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, under a minute")
+    parser.add_argument("--json", type=Path, default=Path(".local/bench.json"), help="the results")
+    options = parser.parse_args()
+    machine = f"{os.cpu_count()} × {_processor()}, Python {platform.python_version()}"
+    print(f"{time.strftime('%Y-%m-%d %H:%M')}, {machine}\n", flush=True)
+    measured = []
+    for figure in measure(options.quick):
+        measured.append(figure)
+        print(show(figure), flush=True)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine,
+        "figures": [{**figure._asdict(), "met": figure.met} for figure in measured],
+    }
+    options.json.write_text(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()

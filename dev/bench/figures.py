@@ -1,0 +1,275 @@
+"""The figures: each function measures some and yields them with their targets."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import NamedTuple
+
+from dev.bench.rig import TOKEN, Rig, cpu_seconds, resident_mb
+
+
+class Figure(NamedTuple):
+    """One measured number; `target` is what it must be at least (or at most, if `at_most`)."""
+
+    name: str
+    value: float
+    unit: str
+    target: float | None = None
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+
+def bare_loop(rig: Rig, processes: int, messages: int) -> float:
+    """Messages per second of bare libcurl loops side by side."""
+    each = messages // processes
+    command = [
+        sys.executable,
+        "-m",
+        "dev.bench.bare",
+        rig.provider.base_url,
+        TOKEN,
+        str(each),
+        "64",
+    ]
+    first_ids = [str(10**12 + n * each) for n in range(processes)]
+    running = [
+        subprocess.Popen([*command, first_id], stdout=subprocess.PIPE)  # noqa: S603
+        for first_id in first_ids
+    ]
+    seconds = max(float(p.communicate()[0]) for p in running)
+    return each * processes / seconds
+
+
+def end_to_end(rig: Rig, messages: int) -> Iterator[Figure]:
+    """The whole path, with one worker and with two, beside bare loops."""
+    bare = {n: bare_loop(rig, n, messages) for n in (1, 2)}
+    for workers, target in ((1, 15_000), (2, 20_000)):
+        rig.provider.forget()
+        with rig.dispatchers(workers) as pids:
+            before = [cpu_seconds(pid) for pid in pids]
+            database, wal = rig.postgres_cpu(), rig.wal_bytes()
+            mailing = rig.create_mailing("bench")
+            rig.wait_finished(mailing)
+            cpu = sum(map(cpu_seconds, pids)) - sum(before)
+            database, wal = rig.postgres_cpu() - database, rig.wal_bytes() - wal
+        rate = rig.rate(mailing)
+        name = f"end to end, {workers} worker{'s' * (workers > 1)}"
+        yield Figure(name, rate, "messages/s", target)
+        yield Figure(
+            f"{name}, share of a bare loop", rate / bare[workers], "", 0.4 if workers == 2 else None
+        )
+        if workers == 1:
+            yield Figure("worker CPU, 64 in flight", cpu / messages * 1e6, "µs/message", 45, True)
+        else:
+            yield Figure(
+                "PostgreSQL CPU, with launch", database / messages * 1e6, "µs/message", 22, True
+            )
+            yield Figure("WAL, with launch", wal / messages, "bytes/message", 650, True)
+    for n in (1, 2):
+        yield Figure(f"bare libcurl loop, {n} process{'es' * (n > 1)}", bare[n], "messages/s")
+
+
+def slow_provider(rig: Rig, messages: int) -> Iterator[Figure]:
+    """A provider that takes its time: workers add up, and one keeps a thousand in flight."""
+    rig.provider.forget()
+    rig.provider.set(latency=0.05)
+    rates = []
+    for workers in (1, 2):
+        with rig.dispatchers(workers):
+            mailing = rig.create_mailing("slow")
+            rig.wait_finished(mailing)
+        rates.append(rig.rate(mailing))
+    yield Figure("two workers against one, 50 ms", rates[1] / rates[0], "times", 1.9)
+    rig.provider.set(latency=0.2)
+    with rig.dispatchers(1, concurrency=1000) as pids:
+        before = cpu_seconds(pids[0])
+        mailing = rig.create_mailing("bench")
+        rig.wait_finished(mailing)
+        cpu = cpu_seconds(pids[0]) - before
+    yield Figure("one worker, 1,000 in flight, 200 ms", rig.rate(mailing), "messages/s", 4_200)
+    yield Figure("worker CPU, 1,000 in flight", cpu / messages * 1e6, "µs/message", 60, True)
+    rig.provider.set(latency=0)
+
+
+def launch(rig: Rig, clients: int) -> Iterator[Figure]:
+    """How fast an audience is written, how soon the first message leaves, who waits for whom."""
+    rig.provider.forget()
+    rig.add_clients(10, "ten")
+    with rig.dispatchers(2):
+        for tag, size in (("ten", "10"), ("half", f"{clients // 2:,}")):
+            posted = time.time()
+            mailing = rig.create_mailing(tag)
+            rig.wait(lambda: rig.provider.summary()["received"], 30, every=0.02)
+            first = rig.provider.summary()["first_at"] - posted
+            yield Figure(f"first message after POST, audience {size}", first, "s", 1.0, True)
+            if tag == "half":
+                posted = time.time()
+                small = rig.create_mailing("ten")
+                rig.wait_finished(small)
+                yield Figure(
+                    "a mailing of 10 beside a large one", time.time() - posted, "s", 1.5, True
+                )
+            rig.wait_finished(mailing)
+            rig.provider.forget()
+    mailing = rig.create_mailing("half")
+    posted = time.monotonic()
+    statement = "SELECT 1 FROM mailings WHERE id = %s AND audience_complete"
+    rig.wait(lambda: rig.query(statement, mailing), 120, every=0.02)
+    recipients = clients // 2
+    seconds = time.monotonic() - posted
+    yield Figure("launch", recipients / seconds, "recipients/s", 130_000)
+    rig.http.post(f"{rig.api}/mailings/{mailing}/cancel", timeout=30)
+    rig.wait_finished(mailing)
+
+
+def reading(rig: Rig, mailing_id: int) -> Iterator[Figure]:
+    """Statistics: of one large mailing, and of all."""
+    for name, path in (
+        ("statistics of a large mailing, p95", f"/mailings/{mailing_id}/statistics"),
+        ("statistics of all, p95", "/statistics"),
+    ):
+        times = []
+        for _ in range(60):
+            started = time.perf_counter()
+            rig.http.get(rig.api + path, timeout=30).raise_for_status()
+            times.append((time.perf_counter() - started) * 1000)
+        yield Figure(name, statistics.quantiles(times, n=20)[-1], "ms", 20, True)
+
+
+def api(rig: Rig, seconds: float) -> Iterator[Figure]:
+    """Requests a second from 16 connections, and how long they take at half that load."""
+    numbers = iter(range(10**6))
+    lock = threading.Lock()
+
+    def get(connection: HTTPConnection) -> None:
+        connection.request("GET", "/api/v1/clients/1", headers=_headers())
+
+    def post(connection: HTTPConnection) -> None:
+        with lock:
+            n = next(numbers)
+        body = b'{"phone":"7999%07d","tag":"api","timezone":"Europe/Moscow"}' % n
+        connection.request("POST", "/api/v1/clients", body, _headers())
+
+    for name, ask, target in (("GET /clients/{id}", get, 1000), ("POST /clients", post, 600)):
+        full, _ = _load(rig, ask, seconds, None)
+        _, times = _load(rig, ask, seconds, full / 2)
+        yield Figure(name, full, "requests/s", target)
+        yield Figure(
+            f"{name}, p95 at half that load", statistics.quantiles(times, n=20)[-1], "ms", 30, True
+        )
+
+
+def import_clients(rig: Rig, rows: int) -> Iterator[Figure]:
+    """A CSV file of clients, from the request to the merged directory."""
+    with tempfile.NamedTemporaryFile("w", suffix=".csv", delete=False) as file:
+        file.write("phone,tag,timezone\n")
+        for n in range(rows):
+            file.write(f"7800{n:07d},imported,Europe/Moscow\n")
+    started = time.monotonic()
+    with Path(file.name).open("rb") as body:
+        answer = rig.http.post(
+            f"{rig.api}/clients/import",
+            data=body,
+            headers={"Content-Type": "text/csv"},
+            timeout=120,
+        )
+    answer.raise_for_status()
+    address = f"{rig.api}/imports/{answer.json()['id']}"
+    rig.wait(lambda: rig.http.get(address, timeout=30).json()["status"] == "finished", 120)
+    yield Figure(
+        f"CSV import of {rows:,} clients", time.monotonic() - started, "s", 20 * rows / 1e6, True
+    )
+    Path(file.name).unlink()
+
+
+def growth(rig: Rig, sizes: tuple[int, ...], old: int) -> Iterator[Figure]:
+    """The rate at growing sizes, the worker's memory, and the rate beside many old messages."""
+    rates = {}
+    for size in sizes:
+        with rig.dispatchers(2) as pids:
+            mailing = rig.create_mailing(f"size-{size}")
+            memory: list[float] = []
+
+            def settled(mailing: int = mailing, memory: list[float] = memory) -> bool:
+                memory.append(max(map(resident_mb, pids)))
+                return bool(rig.query("SELECT 1 FROM mailings WHERE id = %s AND settled", mailing))
+
+            rig.wait(settled, 900, every=0.25)
+        rates[size] = rig.rate(mailing)
+        yield Figure(f"end to end, {size:,} messages", rates[size], "messages/s")
+    tenth = max(1, len(memory) // 10)
+    second, last = (
+        statistics.mean(memory[tenth : 2 * tenth] or memory),
+        statistics.mean(memory[-tenth:]),
+    )
+    yield Figure("worker memory", max(memory), "MB", 120, True)
+    yield Figure("worker memory, last tenth against second", last / second, "times", 1.05, True)
+    if old:
+        _add_old_messages(rig, old)
+        with rig.dispatchers(2):
+            mailing = rig.create_mailing(f"size-{sizes[1]}")
+            rig.wait_finished(mailing)
+        rates[-1] = rig.rate(mailing)
+        yield Figure(f"end to end beside {old:,} old messages", rates[-1], "messages/s")
+    spread = min(rates.values()) / max(rates.values())
+    yield Figure("slowest of these against fastest", spread, "times", 0.85)
+
+
+def _add_old_messages(rig: Rig, count: int) -> None:
+    """Finished mailings of a million messages each, in partitions of their own."""
+    for start in range(0, count, 1_000_000):
+        mailing = rig.create_mailing("nobody")
+        rig.wait_finished(mailing)
+        first = rig.query("SELECT take_ids('message_ids', 1000000)")[0][0]
+        rig.query(
+            "INSERT INTO messages (mailing_id, id, client_id, batch_id, status, sent_at, attempts)"
+            " SELECT %s, %s + n, n, %s + n / 500, 'sent', now(), 1"
+            " FROM generate_series(0, 999999) AS n",
+            mailing,
+            first,
+            start,
+        )
+    rig.query("VACUUM ANALYZE")
+
+
+def _headers() -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+
+
+def _load(
+    rig: Rig, ask: Callable[[HTTPConnection], None], seconds: float, rate: float | None
+) -> tuple[float, list[float]]:
+    """16 connections asking for some seconds, together at `rate` or as fast as they can."""
+    until = time.perf_counter() + seconds
+
+    def work(_: int) -> list[float]:
+        connection = HTTPConnection("127.0.0.1", rig.api_port, timeout=30)
+        times, due = [], time.perf_counter()
+        while (started := time.perf_counter()) < until:
+            if rate is not None:
+                due += 16 / rate
+                time.sleep(max(0.0, due - started))
+                started = time.perf_counter()
+            ask(connection)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status >= 400:
+                raise RuntimeError(f"HTTP {answer.status}")
+            times.append((time.perf_counter() - started) * 1000)
+        return times
+
+    with ThreadPoolExecutor(16) as pool:
+        times = [t for some in pool.map(work, range(16)) for t in some]
+    return len(times) / seconds, times

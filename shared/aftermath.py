@@ -1,0 +1,50 @@
+"""What a transaction will have done, to be logged once it is committed and not otherwise.
+
+Whoever changes rows in bulk notes the ids here; who commits has it told. So each message's end is
+in the logs by its id, also where one statement ended hundreds of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import structlog
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+# A line stays readable, and below what log collectors cut.
+IDS_PER_LINE = 500
+
+log = structlog.get_logger()
+
+_noted: "WeakKeyDictionary[Connection, list[dict[str, Any]]]" = WeakKeyDictionary()
+
+
+def note(cursor: Cursor, event: str, **fields: Any) -> None:
+    """Have this logged when the cursor's transaction is committed."""
+    _noted.setdefault(cursor.connection, []).append({"event": event, **fields})
+
+
+def note_messages(
+    cursor: Cursor,
+    event: str,
+    message_ids: Sequence[int],
+    client_ids: Sequence[int] | None = None,
+    **fields: Any,
+) -> None:
+    """Note what happened to many messages, their ids (and their clients', in the same order)."""
+    for at in range(0, len(message_ids), IDS_PER_LINE):
+        part = slice(at, at + IDS_PER_LINE)
+        clients = {} if client_ids is None else {"client_ids": list(client_ids[part])}
+        note(cursor, event, **fields, message_ids=list(message_ids[part]), **clients)
+
+
+def tell(connection: Connection) -> None:
+    """It is committed."""
+    for line in _noted.pop(connection, ()):
+        log.info(**line)
+
+
+def forget(connection: Connection) -> None:
+    """It was rolled back."""
+    _noted.pop(connection, None)

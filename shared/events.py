@@ -1,0 +1,65 @@
+"""The closed list of what the logs can say: every `event`, with one line on when it is written.
+
+docs/logging.md shows the same list; a test holds the two and the code together.
+"""
+
+EVENTS = {
+    # A mailing's life
+    "mailing.created": "A mailing was made over the API.",
+    "mailing.updated": "A mailing was changed; `changed` names the fields.",
+    "mailing.deleted": "A mailing was deleted.",
+    "mailing.started": "A mailing was started: by hand (API), or its launch began (control).",
+    "mailing.paused": "A mailing was paused.",
+    "mailing.resumed": "A mailing was resumed.",
+    "mailing.cancelled": "A mailing was cancelled; its messages follow as `message.cancelled`.",
+    "mailing.retry_requested": "The failed messages are to be tried again; `messages` says how many.",
+    "mailing.state_applied": "An end, a cancellation or a retry reached `messages` messages.",
+    "mailing.settled": "Nothing is left to do; the counts are final (but for late acceptances).",
+    "launch.chunk": "A part of the audience was written: `recipients`, and the range of their "
+    "messages from `first_message_id` to `last_message_id`.",
+    # Batches and messages
+    "batch.claimed": "A dispatcher took a batch in hand; `taken_over` if from one that vanished.",
+    "batch.released": "A dispatcher gave a batch back: `why`, what is `pending`, when it is due "
+    "again (`due_at`; none if it is done).",
+    "batch.lost": "A dispatcher's lease was taken over; it stops handing the batch off.",
+    "message.attempt": "One request to the provider and its answer: `outcome`, `http_status`, "
+    "`reason`, `latency_ms`.",
+    "message.retry": "These messages were not accepted and are tried again at `due_at`.",
+    "message.sent": "Accepted by the provider after a surprise: late, or after a doubt.",
+    "message.failed": "These messages ended: refused for good, or attempts exhausted (`reason`).",
+    "message.expired": "These messages ended because the mailing's end came (`reason`).",
+    "message.cancelled": "These messages were cancelled (`reason`).",
+    "message.in_doubt": "Whoever had these messages vanished: they may have been sent.",
+    "message.reopened": "These failed messages are pending again, because that was asked for.",
+    # The provider
+    "provider.throttled": "The provider asked to wait; the whole fleet does, for `seconds`.",
+    "breaker.opened": "The provider is not well (`reason`): nothing is handed off for `wait` s.",
+    "breaker.probing": "A few messages are let through to see whether the provider is back.",
+    "breaker.closed": "The provider is back.",
+    # Clients
+    "client.created": "A client was made over the API.",
+    "client.updated": "A client was changed; `changed` names the fields.",
+    "client.deleted": "A client was deleted and the personal data erased.",
+    # The API
+    "api.request": "A request was answered: `method`, `route`, `status`, `latency_ms`.",
+    "api.replayed": "A repeated request got the first one's answer (Idempotency-Key).",
+    "api.defect": "A request failed for a reason nobody expected: `error`, `stack`.",
+    "token.created": "An API token was made.",
+    "token.revoked": "An API token was revoked.",
+    "token.use_not_kept": "When a token was last used could not be kept; the request went on.",
+    # The machinery
+    "database.unavailable": "PostgreSQL did not answer (`error`); it is asked again.",
+    "redis.away": "Redis does not answer a dispatcher; it goes on without.",
+    "redis.back": "Redis answers again.",
+    "queue.unavailable": "A worker could not be woken; the sweep will.",
+    "metrics.unavailable": "A source of figures did not answer; /metrics says so.",
+    "job.failed": "A job failed for a reason nobody expected: `error` with the traceback.",
+    "sweep.slow": "A sweep took longer than a second.",
+    "partition.made": "Room was made for the mailings to come.",
+    "scheduler.registered": "A periodic job was missing and is registered again.",
+    "worker.pulse_failed": "A worker could not say that it lives; it goes on.",
+    "worker.farewell_failed": "A worker could not say that it ends; it ends.",
+}
+
+# Libraries' own lines: `event` is this and the library's logger, `message` what it says.
+LIBRARY = "library."
