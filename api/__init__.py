@@ -7,26 +7,47 @@ import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 
+from api.audit import audit_log
 from api.auth import init_auth
+from api.client_commands import client_commands
 from api.clients import clients
 from api.database import init_database
 from api.docs import init_docs
+from api.exports import exports
 from api.health import health
+from api.imports import imports
 from api.lifecycle import lifecycle
 from api.mailings import mailings
 from api.messages import messages
 from api.metrics import init_metrics
 from api.openapi import init_openapi
+from api.opt_outs import opt_outs
+from api.preview import preview
 from api.problems import init_problems
 from api.statistics import statistics
+from api.test_sends import test_sends
 from api.token_commands import token_commands
 from api.tokens import tokens
 from api.tracing import init_tracing
 from api.wake import init_wake
 from shared import logs
-from shared.settings import ApiSettings, DatabaseSettings, load_settings
+from shared.settings import ApiSettings, CommandSettings, load_settings
 
 MAX_BODY = 1024 * 1024
+RESOURCES = (
+    clients,
+    imports,
+    exports,
+    mailings,
+    preview,
+    lifecycle,
+    messages,
+    statistics,
+    tokens,
+    opt_outs,
+    test_sends,
+    audit_log,
+)
 
 
 class OrjsonProvider(JSONProvider):
@@ -49,27 +70,38 @@ def create_app() -> Flask:
     app.json = OrjsonProvider(app)
     app.secret_key = settings.secret_key.get_secret_value()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.config["DEFAULT_TIMEZONE"] = settings.default_timezone
+    app.config["PROVIDER_RATE"] = settings.provider_rate
+    app.config["TEST_SENDS_PER_MINUTE"] = settings.test_sends_per_minute
+    app.config["SEGMENT_PRICE"] = settings.segment_price
+    _configure(app, settings)
     # An address is right or wrong; nothing is redirected to what it may have meant.
     app.url_map.merge_slashes = False
     init_problems(app)
     init_tracing(app)
-    init_metrics(app)
+    metrics_token = settings.metrics_token and settings.metrics_token.get_secret_value()
+    init_metrics(app, settings.redis_url, metrics_token)
     init_auth(app, settings.api_bootstrap_token.get_secret_value())
     init_database(app, settings.database_url)
     init_wake(app, settings.redis_url)
     init_openapi(app)
     app.register_blueprint(health)
-    for resource in (clients, mailings, lifecycle, messages, statistics, tokens):
+    for resource in RESOURCES:
         app.register_blueprint(resource, url_prefix="/api/v1")
     init_docs(app)
     return app
 
 
 def _command_app() -> Flask:
-    settings = load_settings(DatabaseSettings)
+    settings = load_settings(CommandSettings)
     logs.configure("api.command", settings.log_level, settings.log_format)
     app = Flask("api", static_folder=None)
+    _configure(app, settings)
     init_database(app, settings.database_url, limited=False)
+    app.cli.add_command(client_commands)
     app.cli.add_command(token_commands)
     return app
+
+
+def _configure(app: Flask, settings: CommandSettings) -> None:
+    app.config["DEFAULT_TIMEZONE"] = settings.default_timezone
+    app.config["IMPORT_MAX_BYTES"] = settings.import_max_bytes

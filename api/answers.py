@@ -36,6 +36,7 @@ class ClientAnswer(Answer):
     operator_code: str = Field(examples=["916"])
     tag: str
     timezone: str = Field(examples=["Europe/Moscow"])
+    attributes: dict[str, str]
     created_at: datetime
     updated_at: datetime
 
@@ -50,10 +51,14 @@ class ClientPage(Answer):
 
 
 class FilterAnswer(Answer):
-    """Who gets the mailing; an empty list means any."""
+    """Who gets the mailing; what is empty means any."""
 
     operator_codes: list[str]
     tags: list[str]
+    timezones: list[str]
+    attributes: dict[str, str]
+    exclude_mailing_ids: list[int]
+    phones: list[str]
 
 
 class WindowAnswer(Answer):
@@ -118,7 +123,7 @@ class MessagePage(Answer):
 
 
 class AttemptAnswer(Answer):
-    """A request to the provider that was not accepted."""
+    """A request to the provider. Of one that was accepted, only the time is kept."""
 
     model_config = _shown(examples.ATTEMPT)
 
@@ -126,12 +131,12 @@ class AttemptAnswer(Answer):
     outcome: str
     reason: str
     http_status: int | None
-    latency_ms: int
+    latency_ms: int | None
     excerpt: str = Field(description="The beginning of what the provider answered.")
 
 
 class MessageDetails(MessageAnswer):
-    """A message with every attempt that was not accepted."""
+    """A message with every attempt."""
 
     model_config = _shown({**examples.MESSAGE, "attempt_log": [examples.ATTEMPT]})
 
@@ -283,6 +288,7 @@ def present_client(client: Client) -> dict[str, Any]:
         "operator_code": client.operator_code,
         "tag": client.tag,
         "timezone": client.timezone,
+        "attributes": client.attributes,
         "created_at": instant(client.created_at),
         "updated_at": instant(client.updated_at),
     }
@@ -295,7 +301,14 @@ def present_mailing(mailing: Mailing) -> dict[str, Any]:
         "text": mailing.text,
         "start_at": instant(mailing.start_at),
         "end_at": instant(mailing.end_at),
-        "filter": {"operator_codes": mailing.operator_codes, "tags": mailing.tags},
+        "filter": {
+            "operator_codes": mailing.operator_codes,
+            "tags": mailing.tags,
+            "timezones": mailing.timezones,
+            "attributes": mailing.attributes,
+            "exclude_mailing_ids": mailing.exclude_mailing_ids,
+            "phones": [str(phone) for phone in mailing.phones],
+        },
         "window": _window(mailing.window_from, mailing.window_to),
         "rate_limit": mailing.rate_limit,
         "status": mailing.status,

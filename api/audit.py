@@ -6,11 +6,12 @@ masked; of a text, its length and version.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, time
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
 from flask import Blueprint, g
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 from sqlalchemy import insert, select
 
 from api.answers import Answer, instant
@@ -18,11 +19,11 @@ from api.database import db
 from api.openapi import operation
 from api.pages import MAX_ID, page
 from api.schemas import PageQuery
-from api.values import Identifier, Instant
+from api.values import Instant
 from shared.scopes import Scope
 from shared.trail import AuditEntry
 
-audit = Blueprint("audit", __name__)
+audit_log = Blueprint("audit_log", __name__)
 
 # Of an actor that is no caller of the API but a command on its machine.
 COMMAND = "command"
@@ -47,36 +48,33 @@ def record_many(
     }
     entries = [by | {"entity_id": id_, "changes": dict(changes)} for id_, changes in of]
     if entries:
-        db.session.flush()
         db.session.execute(insert(AuditEntry), entries)
 
 
-def change(old: object, new: object) -> dict[str, Any]:
-    """How the log writes a field that has changed."""
-    return {"old": _written(old), "new": _written(new)}
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """How the log writes the fields that differ, which are JSON already."""
+    return {
+        name: {"old": old.get(name), "new": value}
+        for name, value in new.items()
+        if value != old.get(name)
+    }
 
 
 def names(fields: Iterable[str]) -> dict[str, Any]:
     """How the log writes fields whose values are personal."""
-    return {field: None for field in fields}
+    return dict.fromkeys(fields)
 
 
-def _written(value: object) -> Any:
-    if isinstance(value, datetime):
-        return instant(value)
-    if isinstance(value, date | time):
-        return value.isoformat()
-    return list(value) if isinstance(value, tuple) else value
-
-
-EXAMPLE = {
+EXAMPLE: dict[str, Any] = {
     "id": 901,
     "at": "2030-12-02T06:10:00.000000Z",
     "actor": "token:billing",
     "action": "updated",
     "entity": "mailing",
     "entity_id": 17,
-    "changes": {"end_at": {"old": "2030-12-02T18:00:00.000000Z", "new": "2030-12-02T19:00:00Z"}},
+    "changes": {
+        "end_at": {"old": "2030-12-02T18:00:00.000000Z", "new": "2030-12-02T19:00:00.000000Z"}
+    },
     "request_id": "6b1f0c7c4f5a4c57a0b9d5a1f0c8f7e2",
 }
 
@@ -110,16 +108,29 @@ class AuditPage(Answer):
     next_cursor: str | None
 
 
+def _read_id(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and int(value) <= MAX_ID:
+        return int(value)
+    raise PydanticCustomError("id", "must be the id of something: a whole number")
+
+
 class AuditQuery(PageQuery):
     entity: str | None = Field(default=None, max_length=64)
-    entity_id: Identifier | None = None
+    entity_id: (
+        Annotated[
+            int,
+            BeforeValidator(_read_id),
+            WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_ID}),
+        ]
+        | None
+    ) = None
     actor: str | None = Field(default=None, max_length=200)
     action: str | None = Field(default=None, max_length=64)
     since: Instant | None = Field(default=None, description="Not before this instant.")
     until: Instant | None = Field(default=None, description="Before this instant.")
 
 
-@audit.get("/audit")
+@audit_log.get("/audit")
 @operation(
     "audit",
     answer=AuditPage,

@@ -8,10 +8,12 @@ from psycopg2 import errors
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 
+from api import audit
 from api.answers import ClientAnswer, ClientPage, present_client
 from api.database import cursor, database_now, db
 from api.openapi import operation
 from api.pages import page
+from api.personal import merge
 from api.problems import Conflict, NotFound
 from api.schemas import ClientChanges, ClientFilter, ClientQuery, NewClient
 from shared import ledger
@@ -21,7 +23,7 @@ from shared.models import Client
 log = structlog.get_logger()
 clients = Blueprint("clients", __name__)
 
-FIELDS = ("phone", "operator_code", "tag", "timezone")
+FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 
 # What was handed off for a client is kept so that a retry repeats it exactly; erasing ends that.
 ERASE_ATTEMPTS = """
@@ -57,6 +59,7 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
     _revise(client, body.model_dump())
     db.session.add(client)
     answer = present_client(_flush(client))
+    audit.record("created", "client", client.id)
     db.session.commit()
     log.info("client.created", client_id=client.id, phone=mask(client.phone or 0))
     return answer, 201, {"Location": f"/api/v1/clients/{client.id}"}
@@ -108,10 +111,11 @@ def replace_client(client_id: int, body: NewClient) -> dict[str, Any]:
 def change_client(client_id: int, body: ClientChanges) -> dict[str, Any]:
     """Change some of a client's data
 
-    An operator code of null lets it follow the phone again. A new time zone also moves the messages
-    that still wait for this client.
+    An operator code of null lets it follow the phone again; an attribute of null is removed. A new
+    time zone also moves the messages that still wait for this client.
     """
-    return _change(client_id, body.given())
+    changes = body.given()
+    return _change(client_id, changes, changes.pop("attributes", {}))
 
 
 @clients.delete("/clients/<id:client_id>")
@@ -125,10 +129,12 @@ def delete_client(client_id: int) -> tuple[str, int]:
     client = _find(client_id, lock=True)
     client.phone = client.operator_code = client.tag = client.timezone = None
     client.operator_code_given = False
+    client.attributes = {}
     client.deleted_at = client.updated_at = database_now()
     ledger_cursor = cursor()
     cancelled = ledger.cancel_client_messages(ledger_cursor, client_id)
     ledger_cursor.execute(ERASE_ATTEMPTS, (client_id,))
+    audit.record("deleted", "client", client_id)
     db.session.commit()
     log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
     return "", 204
@@ -158,16 +164,23 @@ def _find(client_id: int, *, lock: bool = False) -> Client:
     return client
 
 
-def _change(client_id: int, changes: dict[str, Any]) -> dict[str, Any]:
+def _change(
+    client_id: int, changes: dict[str, Any], attributes: dict[str, str | None] | None = None
+) -> dict[str, Any]:
+    """Apply changes; `attributes` are merged into those that the client has."""
     client = _find(client_id, lock=True)
     before = {name: getattr(client, name) for name in FIELDS}
     _revise(client, changes)
+    if attributes:
+        client.attributes = merge(client.attributes, attributes)
     changed = [name for name in FIELDS if getattr(client, name) != before[name]]
     if changed:
         client.updated_at = database_now()
     _flush(client)
     if "timezone" in changed:
         ledger.move_client_messages(cursor(), client_id, str(client.timezone))
+    if changed:
+        audit.record("updated", "client", client_id, audit.names(changed))
     answer = present_client(client)
     db.session.commit()
     if changed:
@@ -184,7 +197,7 @@ def _revise(client: Client, changes: dict[str, Any]) -> None:
         client.operator_code_given = client.operator_code is not None
     if not client.operator_code_given:
         client.operator_code = str(client.phone)[1:4]
-    for name in ("tag", "timezone"):
+    for name in ("tag", "timezone", "attributes"):
         if name in changes:
             setattr(client, name, changes[name])
 

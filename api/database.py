@@ -12,9 +12,10 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 import shared.migrations
+from shared import aftermath
 from shared.models import Base
 
 MIGRATIONS = Path(shared.migrations.__file__).parent
@@ -56,7 +57,14 @@ def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {**POOL, "creator": connect}
     db.init_app(app)
+    with app.app_context():
+        event.listen(db.engine, "commit", lambda c: aftermath.tell(_driver_connection(c)))
+        event.listen(db.engine, "rollback", lambda c: aftermath.forget(_driver_connection(c)))
     migrate.init_app(app, db, directory=str(MIGRATIONS))
+
+
+def _driver_connection(connection: Any) -> Connection:
+    return cast(Connection, connection.connection.dbapi_connection)
 
 
 def cursor() -> Cursor:

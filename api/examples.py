@@ -10,16 +10,24 @@ CLIENT = {
     "operator_code": "916",
     "tag": "vip",
     "timezone": "Europe/Moscow",
+    "attributes": {"name": "Anna"},
     "created_at": "2030-12-01T08:00:00.000000Z",
     "updated_at": "2030-12-01T08:00:00.000000Z",
 }
 MAILING = {
     "id": 17,
     "name": "Spring sale",
-    "text": "Only today: everything at half the price.",
+    "text": "{name|Dear client}, only today: everything at half the price.",
     "start_at": "2030-12-02T06:00:00.000000Z",
     "end_at": "2030-12-02T18:00:00.000000Z",
-    "filter": {"operator_codes": ["916"], "tags": ["vip"]},
+    "filter": {
+        "operator_codes": ["916"],
+        "tags": ["vip"],
+        "timezones": [],
+        "attributes": {},
+        "exclude_mailing_ids": [],
+        "phones": [],
+    },
     "window": {"from": "09:00", "to": "21:00"},
     "rate_limit": None,
     "status": "scheduled",
@@ -99,6 +107,7 @@ DETAILS = {
     413: "The body is too large; the limit is 1 MiB.",
     415: "Send the body as JSON with the header Content-Type: application/json.",
     422: "/phone: must be 11 digits and start with 7, for example 79161234567",
+    429: "At most 10 test messages may be sent per minute; 2 are left now.",
     503: "The database is not available. Try again in a moment.",
 }
 FAULT = {

@@ -5,6 +5,7 @@ The body is read as it comes in, whatever its size; see staging.py.
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -114,7 +115,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     default_timezone = current_app.config["DEFAULT_TIMEZONE"]
     rules = Rules(query.tag, query.timezone, default_timezone is not None)
     limit = current_app.config["IMPORT_MAX_BYTES"]
-    read = _reader(limit)
+    read = upload_reader(limit)
     try:
         sheet = Sheet(read, NAMES, ("phone",), limit)
         import_id = receive(sheet, rules, default_timezone, g.request_id)
@@ -178,7 +179,7 @@ def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
     )
 
 
-def _reader(limit: int) -> Callable[[int], bytes]:
+def upload_reader(limit: int) -> Callable[[int], bytes]:
     """Reads the request's body, which may be larger than other bodies."""
     if request.mimetype != "text/csv":
         raise UnsupportedMedia(
@@ -188,7 +189,9 @@ def _reader(limit: int) -> Callable[[int], bytes]:
         raise UnsupportedMedia("Send the body without a content encoding.")
     length = request.content_length
     if length is not None and length > limit:
-        raise ContentTooLarge(f"The file is larger than {limit} bytes: split it and send the parts.")
+        raise ContentTooLarge(
+            f"The file is larger than {limit} bytes: split it and send the parts."
+        )
     request.max_content_length = limit + 1  # one more, so that its excess is met by the sheet
     stream, received = request.stream, 0
 
@@ -239,7 +242,7 @@ def _errors(import_id: int) -> Iterator[dict[str, Any]]:
         for line, faults in rows
         for column, detail in faults
     )
-    yield from (error for error, _ in zip(errors, range(SHOWN_ERRORS), strict=False))
+    yield from islice(errors, SHOWN_ERRORS)
 
 
 def _rejected(import_id: int) -> Iterator[list[tuple[Any, ...]]]:

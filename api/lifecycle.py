@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from flask import Blueprint
 
-from api import wake
+from api import audit, wake
 from api.answers import MailingAnswer, present_mailing
 from api.database import cursor, database_now, db
 from api.mailings import cancel, find_mailing
@@ -154,6 +154,7 @@ def _refuse_ended(mailing: Mailing, wanted: str) -> None:
 
 def _commit(mailing: Mailing, what: str, **more: Any) -> dict[str, Any]:
     db.session.flush()
+    audit.record(what, "mailing", mailing.id, {"status": mailing.status, **more})
     answer = present_mailing(mailing)
     db.session.commit()
     log.info(f"mailing.{what}", **more)

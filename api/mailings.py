@@ -7,7 +7,7 @@ import structlog
 from flask import Blueprint, g
 from sqlalchemy import select
 
-from api import idempotency, wake
+from api import audit, idempotency, wake
 from api.answers import MailingAnswer, MailingPage, present_mailing
 from api.database import cursor, database_now, db
 from api.openapi import operation
@@ -25,7 +25,14 @@ ENDED = {MailingStatus.FINISHED, MailingStatus.CANCELLED}
 # Which columns a field of the API stands for.
 COLUMNS = {
     "start_at": ("start_at",),
-    "filter": ("operator_codes", "tags"),
+    "filter": (
+        "operator_codes",
+        "tags",
+        "timezones",
+        "attributes",
+        "exclude_mailing_ids",
+        "phones",
+    ),
     "name": ("name",),
     "text": ("text",),
     "end_at": ("end_at",),
@@ -56,19 +63,14 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     first = idempotency.first_answer(body)
     if first is not None:
         return first, 201, {"Location": _location(first), idempotency.REPLAYED: "true"}
-    mailing = Mailing(request_id=g.request_id)
-    for name, value in body:
-        _set(mailing, name, value)
-    _check_times(mailing)
-    if mailing.end_at <= database_now():
-        raise Invalid(
-            Fault("has passed already: the mailing would never be sent", "past", "/end_at")
-        )
+    mailing = draft(body, database_now())
+    mailing.request_id = g.request_id
     db.session.add(mailing)
     db.session.flush()
     db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
     answer = present_mailing(mailing)
     idempotency.keep(answer)
+    audit.record("created", "mailing", mailing.id, audit.changes({}, _audited(mailing)))
     db.session.commit()
     log.info("mailing.created", mailing_id=mailing.id, start_at=answer["start_at"])
     wake.launch(mailing)
@@ -114,11 +116,14 @@ def change_mailing(mailing_id: int, body: MailingChanges) -> dict[str, Any]:
     mailing = find_mailing(mailing_id, lock=True)
     now = database_now()
     before = {name: _get(mailing, name) for name in COLUMNS}
+    audited = _audited(mailing)
     given = body.given()
     for name, value in given.items():
         _set(mailing, name, value)
     changed = [name for name in COLUMNS if _get(mailing, name) != before[name]]
     _check_change(mailing, given, changed, now)
+    if "filter" in changed:
+        _check_excluded(mailing)
     if changed:
         mailing.updated_at = now
     if "text" in changed:
@@ -129,6 +134,9 @@ def change_mailing(mailing_id: int, body: MailingChanges) -> dict[str, Any]:
         db.session.add(version)
     if "window" in changed and mailing.started_at is not None:
         ledger.reschedule(cursor(), mailing_id)
+    if changed:
+        changes = audit.changes(audited, _audited(mailing))
+        audit.record("updated", "mailing", mailing_id, changes)
     answer = present_mailing(mailing)
     db.session.commit()
     if changed:
@@ -152,6 +160,7 @@ def delete_mailing(mailing_id: int) -> tuple[str, int]:
     if mailing.status not in ENDED:
         cancel(mailing, now)
     mailing.deleted_at = mailing.updated_at = now
+    audit.record("deleted", "mailing", mailing_id)
     db.session.commit()
     log.info("mailing.deleted", mailing_id=mailing_id)
     if not mailing.settled:
@@ -170,6 +179,20 @@ def find_mailing(mailing_id: int, *, lock: bool = False) -> Mailing:
     return mailing
 
 
+def draft(body: NewMailing, now: datetime) -> Mailing:
+    """The mailing that a body describes, not yet kept; refused if it could never be sent."""
+    mailing = Mailing()
+    for name, value in body:
+        _set(mailing, name, value)
+    _check_times(mailing)
+    if mailing.end_at <= now:
+        raise Invalid(
+            Fault("has passed already: the mailing would never be sent", "past", "/end_at")
+        )
+    _check_excluded(mailing)
+    return mailing
+
+
 def cancel(mailing: Mailing, now: datetime) -> None:
     """End a locked mailing. Its messages follow batch by batch; without any, all is settled."""
     mailing.status = MailingStatus.CANCELLED
@@ -181,6 +204,15 @@ def _location(answer: dict[str, Any]) -> str:
     return f"/api/v1/mailings/{answer['id']}"
 
 
+def _audited(mailing: Mailing) -> dict[str, Any]:
+    """What the audit log keeps of a mailing: of its text and of listed phones, only how long."""
+    answer = present_mailing(mailing)
+    kept = {name: answer[name] for name in COLUMNS}
+    kept["text"] = {"version": mailing.text_version, "length": len(mailing.text)}
+    phones = kept["filter"].get("phones")
+    return kept | {"filter": kept["filter"] | ({"phones": len(phones)} if phones else {})}
+
+
 def _get(mailing: Mailing, field: str) -> tuple[Any, ...]:
     return tuple(getattr(mailing, column) for column in COLUMNS[field])
 
@@ -190,7 +222,14 @@ def _set(mailing: Mailing, field: str, value: Any) -> None:
         case WindowHours():
             values: tuple[Any, ...] = (value.start, value.end)
         case Filter():
-            values = (value.operator_codes, value.tags)
+            values = (
+                value.operator_codes,
+                value.tags,
+                value.timezones,
+                value.attributes,
+                value.exclude_mailing_ids,
+                [int(phone) for phone in value.phones],
+            )
         case _:
             values = (value,) * len(COLUMNS[field])
     for column, each in zip(COLUMNS[field], values, strict=True):
@@ -200,6 +239,22 @@ def _set(mailing: Mailing, field: str, value: Any) -> None:
 def _check_times(mailing: Mailing) -> None:
     if mailing.start_at >= mailing.end_at:
         raise Invalid(Fault("must be later than start_at", "end_before_start", "/end_at"))
+
+
+def _check_excluded(mailing: Mailing) -> None:
+    """Refuse to leave out who was sent a mailing that does not exist: that is a slip."""
+    ids = mailing.exclude_mailing_ids
+    if not ids:
+        return
+    found = select(Mailing.id).where(Mailing.id.in_(ids), Mailing.deleted_at.is_(None))
+    known = set(db.session.scalars(found))
+    faults = [
+        Fault("there is no such mailing", "unknown", f"/filter/exclude_mailing_ids/{index}")
+        for index, mailing_id in enumerate(ids)
+        if mailing_id not in known
+    ]
+    if faults:
+        raise Invalid(*faults)
 
 
 def _check_change(

@@ -9,9 +9,9 @@ from api.answers import MessageDetails, MessagePage, present_attempt, present_me
 from api.database import rows
 from api.mailings import find_mailing
 from api.openapi import operation
-from api.pages import encode_cursor, page
+from api.pages import MAX_ID, encode_cursor, page
 from api.problems import NotFound
-from api.schemas import MessageQuery
+from api.schemas import MessageQuery, PageQuery
 from shared.statuses import MessageStatus
 
 messages = Blueprint("messages", __name__)
@@ -66,6 +66,32 @@ SELECT at, outcome, reason, http_status, latency_ms, excerpt FROM attempts
 WHERE mailing_id = :mailing_id AND message_id = :message_id ORDER BY at
 """)
 
+# Newest mailing first, some mailings at a time: each is one probe of an index of its partition.
+SCANNED = 2_000
+OF_CLIENT = text(f"""
+WITH probed AS MATERIALIZED (
+    SELECT id FROM mailings
+    WHERE id < :before AND deleted_at IS NULL AND audience > 0 ORDER BY id DESC LIMIT :scanned
+)
+SELECT m.*, (SELECT CASE WHEN count(*) = :scanned THEN min(id) END FROM probed) AS reached
+FROM (VALUES (1)) AS one LEFT JOIN LATERAL (
+    SELECT m.* FROM probed CROSS JOIN LATERAL (
+        SELECT {COLUMNS} FROM messages WHERE mailing_id = probed.id AND client_id = :client_id
+    ) m ORDER BY mailing_id DESC LIMIT :n
+) m ON true
+ORDER BY m.mailing_id DESC
+""")  # noqa: S608 (constants)
+CLIENT_EXISTS = text("SELECT true FROM clients WHERE id = :client_id")
+
+# What is known of every attempt that was accepted: millions are, so none has a row of its own.
+ACCEPTED = {
+    "outcome": "accepted",
+    "reason": "accepted",
+    "http_status": 200,
+    "latency_ms": None,
+    "excerpt": "",
+}
+
 
 @messages.get("/mailings/<id:mailing_id>/messages")
 @operation(
@@ -89,18 +115,42 @@ def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
     return answer
 
 
+@messages.get("/clients/<id:client_id>/messages")
+@operation(
+    "clients", answer=MessagePage, says="A page of messages.", query=PageQuery, problems=(404,)
+)
+def list_client_messages(client_id: int, query: PageQuery) -> dict[str, Any]:
+    """List a client's messages
+
+    Of the newest mailing first; also of a client who was deleted. A page may hold fewer than
+    `limit` while there are more: go on until `next_cursor` is null.
+    """
+    if not rows(CLIENT_EXISTS, client_id=client_id):
+        raise NotFound("There is no such client.")
+    limits = {"before": query.cursor or MAX_ID, "scanned": SCANNED, "n": query.limit + 1}
+    found = rows(OF_CLIENT, client_id=client_id, **limits)
+    reached = found[0]["reached"]
+    shown = [row for row in found if row["id"] is not None]
+    answer = page(shown, query.limit, present_message, lambda row: int(row["mailing_id"]))
+    if answer["next_cursor"] is None and reached is not None:
+        answer["next_cursor"] = encode_cursor(reached)
+    return answer
+
+
 @messages.get("/messages/<id:message_id>")
 @operation("messages", answer=MessageDetails, says="The message.", problems=(404,))
 def get_message(message_id: int) -> dict[str, Any]:
     """Get a message
 
-    With every attempt that the provider did not accept.
+    With every attempt in `attempt_log`. Of the accepted one only the time is kept.
     """
     found = rows(ONE, message_id=message_id)
     if not found:
         raise NotFound("There is no such message.")
     message = found[0]
     attempts = rows(ATTEMPTS, mailing_id=message["mailing_id"], message_id=message_id)
+    if message["sent_at"] is not None:
+        attempts.append(ACCEPTED | {"at": message["sent_at"]})
     return present_message(message) | {"attempt_log": [present_attempt(row) for row in attempts]}
 
 

@@ -38,9 +38,12 @@ null. Errors are `application/problem+json` (RFC 9457) and carry a `request_id` 
 """
 TAGS = [
     {"name": "clients", "description": "The directory of people to write to."},
+    {"name": "imports", "description": "Files of clients, and what became of their rows."},
     {"name": "mailings", "description": "A text, a time, an audience."},
     {"name": "messages", "description": "What became of each message."},
     {"name": "statistics", "description": "Numbers that always add up."},
+    {"name": "opt-outs", "description": "Phones that are never written to."},
+    {"name": "audit", "description": "Who did what, when."},
     {"name": "tokens", "description": "Who may call, and what."},
     {"name": "service", "description": "For machines that look after this one."},
 ]
@@ -53,13 +56,16 @@ PROBLEMS = {
     413: "The body is too large.",
     415: "The body is not declared as what it must be.",
     422: "The request breaks rules; `errors` says which and where.",
+    429: "Too much in this minute; try again after `Retry-After` seconds.",
     503: "Not available; try again after `Retry-After` seconds.",
 }
 CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}}}
 PROBLEM_HEADERS = {
     401: CHALLENGE,
     403: CHALLENGE,
-    503: {"Retry-After": {"schema": {"type": "integer"}}},
+    429: RETRY_AFTER,
+    503: RETRY_AFTER,
 }
 OF_BODY = (400, 413, 415)
 CSV = "text/csv"

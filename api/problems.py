@@ -104,6 +104,15 @@ class Invalid(Problem):
         super().__init__(detail, faults=faults)
 
 
+class TooManyRequests(Problem):
+    """Wait: so much has been asked for in this minute."""
+
+    status = 429
+
+    def __init__(self, detail: str, *, seconds: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(seconds)})
+
+
 class Unavailable(Problem):
     """Something we depend on is away: try again in a moment."""
 

@@ -157,7 +157,9 @@ def _detail(error: Mapping[str, Any]) -> str:
 
 
 def _pointer(path: tuple[str | int, ...]) -> str:
-    """A JSON pointer (RFC 6901)."""
+    """A JSON pointer (RFC 6901). What is wrong with an object's key is shown at its value."""
+    if len(path) > 1 and path[-1] == "[key]":
+        path = path[:-1]
     return "".join("/" + _name(str(step)).replace("~", "~0").replace("/", "~1") for step in path)
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -14,6 +15,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from api.pages import DEFAULT_LIMIT
+from api.personal import AttributeChanges, Attributes, MailingText
 from api.values import (
     ClockTime,
     Cursor,
@@ -24,7 +26,7 @@ from api.values import (
     Tag,
     Timezone,
     TokenName,
-    WholeNumber,
+    read_whole,
 )
 from shared.scopes import Scope
 from shared.statuses import MailingStatus, MessageStatus
@@ -61,12 +63,22 @@ OPERATOR_CODE = (
 )
 
 
+ATTRIBUTES = "What a mailing's text may say of this client: {name} stands for the attribute name."
+
+
 class NewClient(Body):
     """A client: also what replaces one."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"phone": "79161234567", "tag": "vip", "timezone": "Europe/Moscow"}]
+            "examples": [
+                {
+                    "phone": "79161234567",
+                    "tag": "vip",
+                    "timezone": "Europe/Moscow",
+                    "attributes": {"name": "Anna"},
+                }
+            ]
         }
     )
 
@@ -74,6 +86,7 @@ class NewClient(Body):
     operator_code: OperatorCode | None = Field(default=None, description=OPERATOR_CODE)
     tag: Tag = ""
     timezone: Timezone
+    attributes: Attributes = Field(default={}, description=ATTRIBUTES)
 
     @model_validator(mode="before")
     @classmethod
@@ -93,17 +106,35 @@ class ClientChanges(Patch):
     operator_code: OperatorCode | None = Field(default=None, description=OPERATOR_CODE)
     tag: Tag = _UNSET
     timezone: Timezone = _UNSET
+    attributes: AttributeChanges = Field(
+        default=_UNSET, description="Those named here change; null removes one."
+    )
+
+
+MailingId = Annotated[int, Field(ge=1, le=2**63 - 1, examples=[17]), BeforeValidator(read_whole)]
 
 
 class Filter(Body):
-    """Who gets a mailing. An empty list means any; two lists must both match."""
+    """Who gets a mailing. What is empty means any; a client must match all that is given."""
 
     operator_codes: list[OperatorCode] = Field(default=[], max_length=1000)
     tags: list[Tag] = Field(default=[], max_length=1000)
+    timezones: list[Timezone] = Field(default=[], max_length=1000)
+    attributes: Attributes = Field(
+        default={}, description="Clients whose attributes are equal to all of these."
+    )
+    exclude_mailing_ids: list[MailingId] = Field(
+        default=[],
+        max_length=20,
+        description="Clients who were sent one of these mailings are left out.",
+    )
+    phones: list[Phone] = Field(
+        default=[], max_length=10_000, description="These clients only; unknown phones do no harm."
+    )
 
-    @field_validator("operator_codes", "tags")
+    @field_validator("operator_codes", "tags", "timezones", "exclude_mailing_ids", "phones")
     @classmethod
-    def _once_each(cls, values: list[str]) -> list[str]:
+    def _once_each(cls, values: list[Any]) -> list[Any]:
         return list(dict.fromkeys(values))
 
 
@@ -130,9 +161,10 @@ class WindowHours(Body):
 START_EXAMPLE = "2030-12-02T09:00:00+03:00"
 END_EXAMPLE = "2030-12-02T21:00:00+03:00"
 Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Spring sale"])]
-MailingText = Annotated[str, Field(min_length=1, max_length=2000, examples=["Hello!"])]
 RateLimit = Annotated[
-    WholeNumber, Field(ge=1, le=100_000, description="Messages per second, at most.")
+    int,
+    Field(ge=1, le=100_000, description="Messages per second, at most."),
+    BeforeValidator(read_whole),
 ]
 
 
@@ -144,7 +176,7 @@ class NewMailing(Body):
             "examples": [
                 {
                     "name": "Spring sale",
-                    "text": "Only today: everything at half the price.",
+                    "text": "{name|Dear client}, only today: everything at half the price.",
                     "start_at": START_EXAMPLE,
                     "end_at": END_EXAMPLE,
                     "filter": {"operator_codes": ["916"], "tags": ["vip"]},

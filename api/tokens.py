@@ -9,6 +9,7 @@ from psycopg2 import errors
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from api import audit
 from api.answers import NewTokenAnswer, TokenPage, present_token
 from api.auth import PREFIX_LENGTH, Tokens, digest, new_secret
 from api.database import database_now, db
@@ -97,11 +98,13 @@ def issue(name: str, scope: Scope, expires_at: datetime | None) -> tuple[ApiToke
     )
     db.session.add(token)
     try:
-        db.session.commit()
+        db.session.flush()
     except IntegrityError as error:
         if not isinstance(error.orig, errors.UniqueViolation):
             raise
         raise Conflict("A token of this name exists; revoke it or choose another name.") from None
+    audit.record("created", "token", token.id, {"name": name, "scope": scope})
+    db.session.commit()
     db.session.refresh(token)
     return token, secret
 
@@ -109,4 +112,5 @@ def issue(name: str, scope: Scope, expires_at: datetime | None) -> tuple[ApiToke
 def revoke(token: ApiToken) -> None:
     """End and commit a token."""
     token.revoked_at = database_now()
+    audit.record("revoked", "token", token.id, {"name": token.name})
     db.session.commit()

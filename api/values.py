@@ -167,12 +167,9 @@ ClockTime = Annotated[
 ]
 
 
-def _read_whole(value: object) -> object:
+def read_whole(value: object) -> object:
     """JSON knows one kind of number: 5.0 is as whole as 5."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WholeNumber = Annotated[int, BeforeValidator(_read_whole)]
 
 
 def _read_limit(value: object) -> int:

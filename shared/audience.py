@@ -1,16 +1,43 @@
 """Who a mailing's filter chooses: one condition, shared by launch and preview."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-# On `clients`; an empty list means "any". PostgreSQL folds the constant comparisons away, so that
-# the indexes on operator code and tag serve.
+import orjson
+
+# A mailing's columns that MATCHES takes, in the order of `match_values`.
+COLUMNS = "operator_codes, tags, timezones, attributes, exclude_mailing_ids, phones"
+
+# On `clients`; what is empty means "any". PostgreSQL folds the constant comparisons away, so that
+# the indexes on phone, operator code, tag and zone serve, and the messages of nobody's mailings
+# are not looked at. Their ids stand in the statement, so that it is planned for their partitions.
 MATCHES = """
 deleted_at IS NULL
     AND (%(operator_codes)s::text[] = '{}' OR operator_code = ANY (%(operator_codes)s::text[]))
     AND (%(tags)s::text[] = '{}' OR tag = ANY (%(tags)s::text[]))
+    AND (%(timezones)s::text[] = '{}' OR timezone = ANY (%(timezones)s::text[]))
+    AND (%(attributes)s::jsonb = '{}' OR attributes @> %(attributes)s::jsonb)
+    AND (%(phones)s::bigint[] = '{}' OR phone = ANY (%(phones)s::bigint[]))
+    AND (%(exclude_mailing_ids)s::bigint[] = '{}' OR NOT EXISTS (
+        SELECT FROM messages had
+        WHERE had.mailing_id = ANY (%(exclude_mailing_ids)s::bigint[])
+            AND had.client_id = clients.id AND had.status = 'sent'))
 """
 
 
-def match_values(operator_codes: Sequence[str], tags: Sequence[str]) -> dict[str, object]:
+def match_values(
+    operator_codes: Sequence[str],
+    tags: Sequence[str],
+    timezones: Sequence[str],
+    attributes: Mapping[str, str],
+    exclude_mailing_ids: Sequence[int],
+    phones: Sequence[int],
+) -> dict[str, object]:
     """The values that MATCHES takes."""
-    return {"operator_codes": list(operator_codes), "tags": list(tags)}
+    return {
+        "operator_codes": list(operator_codes),
+        "tags": list(tags),
+        "timezones": list(timezones),
+        "attributes": orjson.dumps(dict(attributes)).decode(),
+        "exclude_mailing_ids": list(exclude_mailing_ids),
+        "phones": list(phones),
+    }

@@ -166,8 +166,7 @@ class Sheet:
 class _Source(io.RawIOBase):
     """The file's bytes as UTF-8, whatever it is written in.
 
-    ASCII is common to both encodings, so the first bytes beyond it decide: if they are UTF-8, all
-    is. (Russian words in Windows-1251 never are.)
+    ASCII is common to both encodings, so the first bytes beyond it decide.
     """
 
     def __init__(self, read: Callable[[int], bytes], limit: int | None):
@@ -231,7 +230,11 @@ class _Source(io.RawIOBase):
         try:
             text = decoder.decode(chunk, ended)
         except UnicodeDecodeError:
-            self._encoding = "cp1251"
+            # Of Windows-1251 hardly a letter happens to be UTF-8; of damaged UTF-8 most are.
+            text = chunk.decode("utf-8", "replace")
+            wrong = text.count("\ufffd")
+            right = sum(not character.isascii() for character in text) - wrong
+            self._encoding = "utf-8" if right > wrong else "cp1251"
             return
         if text.isascii():  # only a character that is cut in two is beyond ASCII
             self._undecided = decoder.getstate()[0]

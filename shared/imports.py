@@ -1,8 +1,8 @@
 """The tables of imports: what became of a file of clients, and of each row that was refused.
 
-The rows on their way wait in a table of their own per import, `import_rows_<id>`, which is made when
-the file comes in and dropped when all are merged: no other table is bloated by millions of rows that
-live for seconds.
+The rows on their way wait in a table of their own per import, `import_rows_<id>`, which is made
+when the file comes in and dropped when all are merged: no other table is bloated by millions of
+rows that live for seconds.
 """
 
 from datetime import datetime

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.aftermath import note_messages
 from shared.rows import one_row
 from shared.statuses import MessageStatus, Reason
 from shared.windows import Window, opens_at
@@ -81,10 +82,11 @@ WITH doubted AS (
     WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
         AND batch_id = %(batch)s AND status = 'pending' AND NOT in_doubt
         AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
-    RETURNING 1
+    RETURNING id, client_id
 )
 UPDATE batches SET in_doubt = in_doubt + (SELECT count(*) FROM doubted)
 WHERE mailing_id = %(mailing)s AND id = %(batch)s
+RETURNING (SELECT array_agg(id) FROM doubted), (SELECT array_agg(client_id) FROM doubted)
 """
 
 END_PENDING = """
@@ -93,8 +95,10 @@ WITH ended AS (
     WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
         AND batch_id = %(batch)s AND status = 'pending'
         AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
-    RETURNING 1
-), counted AS (SELECT count(*)::int AS n FROM ended)
+    RETURNING id, client_id
+), counted AS (
+    SELECT count(*)::int AS n, array_agg(id) AS ids, array_agg(client_id) AS clients FROM ended
+)
 UPDATE batches SET pending = pending - n,
     failed = failed + CASE %(status)s WHEN 'failed' THEN n ELSE 0 END,
     expired = expired + CASE %(status)s WHEN 'expired' THEN n ELSE 0 END,
@@ -103,7 +107,7 @@ UPDATE batches SET pending = pending - n,
     retry_at = CASE WHEN pending > n THEN retry_at END
 FROM counted
 WHERE mailing_id = %(mailing)s AND id = %(batch)s
-RETURNING n, now()
+RETURNING n, now(), ids, clients
 """
 
 # Messages of some clients that may still be sent, in every mailing that is not settled.
@@ -188,6 +192,9 @@ def mark_in_doubt(
 ) -> None:
     """Say of a locked batch's pending messages (all, or `ids`) that they may have been sent."""
     cursor.execute(DOUBT, _where(mailing_id, batch_id, span, ids))
+    doubted, clients = one_row(cursor)
+    place = {"mailing_id": mailing_id, "batch_id": batch_id}
+    note_messages(cursor, "message.in_doubt", doubted or (), clients or (), **place)
 
 
 def end_pending(
@@ -210,8 +217,10 @@ def end_pending(
     }
     cursor.execute(END_PENDING, values)
     ended: int
-    ended, now = one_row(cursor)
+    ended, now, message_ids, clients = one_row(cursor)
     if ended:
+        place = {"mailing_id": mailing_id, "batch_id": batch_id, "reason": reason}
+        note_messages(cursor, f"message.{status}", message_ids, clients, **place)
         minutes.update(minute_moves(mailing_id, batch_id, now, "pending", status, ended))
     return ended
 
@@ -242,7 +251,7 @@ def cancel_clients_messages(cursor: Cursor, client_ids: list[int], reason: Reaso
     if not client_ids:
         return 0
     cursor.execute(CLIENTS_PENDING, (client_ids,))
-    return cancel_messages(cursor, cursor.fetchall(), reason)
+    return cancel_messages(cursor, [row[:3] for row in cursor.fetchall()], reason)
 
 
 def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reason: Reason) -> int:
@@ -269,7 +278,7 @@ def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reaso
 
 
 def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
-    """Move what is pending for a client into batches of their new zone; return how many messages."""
+    """Move what is pending for a client into batches of their new zone; return how many."""
     return move_messages(cursor, {client_id: zone})
 
 

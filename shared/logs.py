@@ -43,6 +43,7 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
         return {
             "ts": timestamp(),
             "level": event.pop("level", "info"),
+            "event": event.pop("event", None),
             **event,
             "service": service,
         }

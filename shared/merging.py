@@ -41,7 +41,7 @@ REJECT_REPEATED = f"""
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM repeated)
-"""
+"""  # noqa: S608 (constants)
 INSERT = f"""
 {ROWS}
 INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone)
@@ -49,7 +49,7 @@ SELECT phone, coalesce(operator_code, substr(phone::text, 2, 3)), operator_code 
     coalesce(tag, ''), coalesce(timezone, %(default_timezone)s)
 FROM rows WHERE again IS NULL ORDER BY phone
 ON CONFLICT (phone) DO NOTHING
-"""
+"""  # noqa: S608 (constants)
 LOCK_CLIENTS = """
 SELECT count(*) FROM (
     SELECT FROM clients WHERE phone > %(after)s AND phone <= %(until)s

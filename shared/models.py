@@ -9,6 +9,7 @@ from datetime import datetime, time
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Identity,
     Index,
@@ -20,12 +21,14 @@ from sqlalchemy import (
 from sqlalchemy import (
     text as sql,
 )
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-import shared.access  # noqa: F401 (its tables belong to the same metadata)
-import shared.imports  # noqa: F401 (likewise)
-import shared.optouts  # noqa: F401 (likewise)
-import shared.trail  # noqa: F401 (likewise)
+# Their tables belong to the same metadata.
+import shared.access
+import shared.imports
+import shared.optouts
+import shared.trail  # noqa: F401
 from shared.base import FALSE, NOW, ZERO
 from shared.base import Base as Base
 from shared.statuses import MailingStatus, MessageStatus
@@ -45,6 +48,7 @@ class Client(Base):
     operator_code_given: Mapped[bool] = mapped_column(server_default=FALSE)
     tag: Mapped[str | None]
     timezone: Mapped[str | None]
+    attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
     deleted_at: Mapped[datetime | None]
@@ -57,9 +61,11 @@ class Client(Base):
         CheckConstraint(
             "CASE WHEN deleted_at IS NULL"
             " THEN num_nulls(phone, operator_code, tag, timezone) = 0"
-            " ELSE num_nonnulls(phone, operator_code, tag, timezone) = 0 END",
+            " ELSE num_nonnulls(phone, operator_code, tag, timezone) = 0"
+            " AND attributes = '{}' END",
             name="clients_tombstone",
         ),
+        CheckConstraint("jsonb_typeof(attributes) = 'object'", name="clients_attributes_object"),
         Index("clients_operator_code", "operator_code", "id"),
         Index("clients_tag", "tag", "id"),
         Index("clients_timezone", "timezone", "id"),
@@ -84,6 +90,12 @@ class Mailing(Base):
     end_at: Mapped[datetime]
     operator_codes: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
     tags: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    timezones: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    exclude_mailing_ids: Mapped[list[int]] = mapped_column(
+        ARRAY(BigInteger), server_default=sql("'{}'")
+    )
+    phones: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default=sql("'{}'"))
     window_from: Mapped[time | None]
     window_to: Mapped[time | None]
     rate_limit: Mapped[int | None] = mapped_column(Integer)
@@ -115,6 +127,11 @@ class Mailing(Base):
             name="mailings_window",
         ),
         CheckConstraint("rate_limit > 0", name="mailings_rate_limit"),
+        CheckConstraint("jsonb_typeof(attributes) = 'object'", name="mailings_attributes_object"),
+        CheckConstraint(
+            "cardinality(exclude_mailing_ids) <= 20", name="mailings_exclude_mailing_ids_length"
+        ),
+        CheckConstraint("cardinality(phones) <= 10000", name="mailings_phones_length"),
         CheckConstraint(
             "started_at IS NOT NULL OR status NOT IN ('running', 'finished')",
             name="mailings_started",

@@ -1,6 +1,6 @@
 """Opt-outs: phones that are never written to, and what adding one does to messages under way.
 
-A phone is opted out by itself, whoever it belongs to: so also when its client is deleted and created
+A phone is opted out by itself, whoever it belongs to: so also when its client is deleted and made
 again, or when a client changes to it. Launch and hand-off ask this table; adding a phone also ends
 at once what is pending for its client.
 """

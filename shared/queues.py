@@ -25,6 +25,7 @@ DISPATCH = "dispatch"
 JOBS = {
     "worker.jobs.launch": CONTROL,
     "worker.jobs.merge_import": CONTROL,
+    "worker.jobs.send_test": CONTROL,
     "worker.jobs.sweep": CONTROL,
     "worker.jobs.dispatch": DISPATCH,
 }
@@ -133,6 +134,10 @@ class Queues:
     def merge_import(self, import_id: int, request_id: str | None = None) -> bool:
         """Have the rows of an import merged."""
         return self._enqueue("worker.jobs.merge_import", {"import_id": import_id}, None, request_id)
+
+    def send_test(self, test_id: int, request_id: str | None = None) -> bool:
+        """Have a test sent, now or not at all."""
+        return self._enqueue("worker.jobs.send_test", {"test_id": test_id}, None, request_id)
 
     def ping(self) -> bool:
         """Whether Redis answers."""

@@ -71,6 +71,8 @@ def _clean(text: str) -> str:
 def clean_answer(answer: str, text: str) -> str:
     """A provider's answer as the logs may show it: withheld if it repeats the message's text."""
     plain = " ".join(text.split())
+    if not plain:
+        return str(clean(answer))
     haystack = f"{plain}\n{json.dumps(plain)[1:-1]}"
     if len(plain) < REPEATED:
         repeats = plain in answer or json.dumps(plain)[1:-1] in answer

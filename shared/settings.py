@@ -6,6 +6,7 @@ Each setting is documented in the README's table.
 
 import sys
 import zoneinfo
+from decimal import Decimal
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
@@ -64,18 +65,28 @@ class DatabaseSettings(BaseSettings):
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
 
 
+class CommandSettings(DatabaseSettings):
+    """What commands on clients need besides."""
+
+    default_timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
+    import_max_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+
+
 class Settings(DatabaseSettings):
     """What every process needs."""
 
     redis_url: Annotated[str, AfterValidator(_redis_url)]
+    provider_rate: Annotated[float, Field(gt=0)] | None = None
 
 
-class ApiSettings(Settings):
+class ApiSettings(Settings, CommandSettings):
     """What the web process needs besides."""
 
     api_bootstrap_token: Annotated[SecretStr, Field(min_length=16)]
     secret_key: Annotated[SecretStr, Field(min_length=16)]
-    default_timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
+    metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    test_sends_per_minute: Annotated[int, Field(ge=0)] = 10
+    segment_price: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
     # The admin UI is on where there is an issuer.
     oidc_issuer: Annotated[str, AfterValidator(_issuer)] | None = None
     oidc_client_id: str | None = Field(default=None, validate_default=True)
@@ -101,9 +112,9 @@ class WorkerSettings(Settings):
     provider_token: SecretStr
     provider_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
     provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
-    provider_rate: Annotated[float, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=5_000)] = 500
     max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 50
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
 
     @property
     def lease_seconds(self) -> float:

@@ -14,8 +14,8 @@ from shared.base import NOW, Base
 class AuditEntry(Base):
     """Who did what to which thing, when, in which request.
 
-    Written in the transaction of the change itself, so there is one exactly where there is a change.
-    Rows are never changed, and hold no personal data: see api/audit.py.
+    Written in the transaction of the change itself, so there is one exactly where there is a
+    change. Rows are never changed, and hold no personal data: see api/audit.py.
     """
 
     __tablename__ = "audit_log"

@@ -16,7 +16,8 @@ from tests.waiting import wait_for
 from worker import bulk, claims, launch
 from worker.clock import DatabaseClock
 from worker.database import Database
-from worker.record import Flush, Recorded, Release, record
+from worker.flush import Flush, Recorded, Release
+from worker.record import record
 from worker.transitions import AttemptRow, Report
 
 # Dead leases are taken over from one lease length after PostgreSQL's start on: the tests' is short.

@@ -13,6 +13,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared import ledger
+from shared.aftermath import note_messages
 from shared.rows import one_row
 from shared.statuses import MessageStatus, Reason
 from shared.windows import Window, opens_at
@@ -52,12 +53,14 @@ WITH retried AS (
     UPDATE messages SET status = 'pending', reason = NULL, attempts = 0
     WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
         AND batch_id = %(batch)s AND status = 'failed'
-    RETURNING 1
-), counted AS (SELECT count(*)::int AS n FROM retried)
+    RETURNING id, client_id
+), counted AS (
+    SELECT count(*)::int AS n, array_agg(id) AS ids, array_agg(client_id) AS clients FROM retried
+)
 UPDATE batches SET pending = pending + n, failed = failed - n, retry_version = %(version)s,
     attempt = 0, retry_at = NULL, due_at = coalesce(due_at, now())
 FROM counted WHERE mailing_id = %(mailing)s AND id = %(batch)s
-RETURNING n, now()
+RETURNING n, now(), ids, clients
 """
 LOCK = """
 SELECT status, settled, audience, audience_complete, retry_version, end_at > now()
@@ -157,7 +160,9 @@ def _retry_failed(cursor: Cursor, mailing_id: int) -> int | None:
                 "version": version,
             },
         )
-        n, now = one_row(cursor)
+        n, now, ids, clients = one_row(cursor)
+        place = {"mailing_id": mailing_id, "batch_id": batch_id}
+        note_messages(cursor, "message.reopened", ids or (), clients or (), **place)
         minutes.update(ledger.minute_moves(mailing_id, batch_id, now, "failed", "pending", n))
         moved += n
     ledger.count_minutes(cursor, minutes)

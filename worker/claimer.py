@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from shared.settings import WorkerSettings
 from worker import claims
 from worker.clerk import Clerk, complain
@@ -10,6 +12,8 @@ from worker.clock import DatabaseClock, boottime
 from worker.database import DatabaseError
 from worker.held import Hand, HeldBatch
 from worker.provider.breaker import Breaker
+
+log = structlog.get_logger()
 
 WATCH_SECONDS = 0.4
 LOOK_SECONDS = 0.25
@@ -64,6 +68,15 @@ class Claimer:
             self.hand.busy_at = boottime()
             batch = HeldBatch(claim, self.clock, self.lease, self.settings.provider_timeout + 1)
             self.hand.held[claim.mailing_id, claim.batch_id, claim.token] = batch
+            asked_by = {"request_id": claim.request_id} if claim.request_id else {}
+            log.info(
+                "batch.claimed",
+                mailing_id=claim.mailing_id,
+                batch_id=claim.batch_id,
+                messages=len(claim.rows),
+                taken_over=claim.taken_over,
+                **asked_by,
+            )
 
         self.clerk.ask(claimed, claims.claim, self.clock, mailing_id, self.lease)
 

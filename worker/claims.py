@@ -13,6 +13,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared import ledger
 from shared.rows import one_row
+from shared.templates import Template, compile_stored
 from shared.windows import Window
 from worker.clock import DatabaseClock, boottime
 from worker.database import Database
@@ -50,8 +51,9 @@ RETURNING b.id, b.token, b.attempt, b.first_id, b.last_id, b.timezone, b.has_att
     m.request_id
 """  # noqa: S608
 
-ROWS = """
-SELECT m.id, m.client_id, c.phone, m.attempts, NULL, NULL, o.phone IS NOT NULL
+# `values` is what the text's placeholders stand for: read only where it has some.
+_ROWS = """
+SELECT m.id, m.client_id, c.phone, m.attempts, NULL, NULL, o.phone IS NOT NULL, {values}
 FROM messages m LEFT JOIN clients c ON c.id = m.client_id
 LEFT JOIN opt_outs o ON o.phone = c.phone
 WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
@@ -59,9 +61,9 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
 ORDER BY m.id
 """
 # A retry repeats what the provider may already have: the phone and text of the first attempt.
-ROWS_WITH_ATTEMPTS = """
+_ROWS_WITH_ATTEMPTS = """
 SELECT m.id, m.client_id, c.phone, m.attempts, a.phone, a.text,
-    EXISTS (SELECT 1 FROM opt_outs WHERE phone IN (c.phone, a.phone))
+    EXISTS (SELECT 1 FROM opt_outs WHERE phone IN (c.phone, a.phone)), {values}
 FROM messages m LEFT JOIN clients c ON c.id = m.client_id
 LEFT JOIN LATERAL (
     SELECT phone, text FROM attempts
@@ -71,6 +73,13 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
     AND m.batch_id = %(batch)s AND m.status = 'pending'
 ORDER BY m.id
 """
+NOTHING = "NULL"
+VALUES = """c.attributes || jsonb_build_object('phone', c.phone::text, 'tag', c.tag,
+    'operator_code', c.operator_code, 'timezone', c.timezone)"""
+ROWS = _ROWS.format(values=NOTHING)
+ROWS_WITH_ATTEMPTS = _ROWS_WITH_ATTEMPTS.format(values=NOTHING)
+PERSONAL_ROWS = _ROWS.format(values=VALUES)
+PERSONAL_ROWS_WITH_ATTEMPTS = _ROWS_WITH_ATTEMPTS.format(values=VALUES)
 
 WATCH = """
 SELECT id, status, end_at, window_from, window_to, rate_limit FROM mailings
@@ -94,8 +103,9 @@ class Due(NamedTuple):
 class Row(NamedTuple):
     """A message to hand off. `phone` is None if the client was erased.
 
-    `first_phone` and `first_text` are those of an earlier attempt that was not accepted. `opted_out`
-    says that this phone, or the one that a retry would repeat, is never to be written to.
+    `first_phone` and `first_text` are those of an earlier attempt that was not accepted.
+    `opted_out` says that this phone, or the one that a retry would repeat, is never to be written
+    to. `values` are what a text's placeholders stand for, if it has any.
     """
 
     message_id: int
@@ -105,6 +115,7 @@ class Row(NamedTuple):
     first_phone: int | None
     first_text: str | None
     opted_out: bool
+    values: dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +132,14 @@ class Claim:
     has_attempts: bool
     text_version: int
     text: str
+    template: Template
     end_at: datetime
     window: Window | None
     rate_limit: int | None
     request_id: str | None
     lease_start: float
     rows: list[Row]
+    taken_over: bool = False
 
 
 class Watched(NamedTuple):
@@ -175,7 +188,9 @@ def claim(
         ) = row
         if taken_over:
             ledger.mark_in_doubt(cursor, mailing_id, batch_id, (first_id, last_id), None)
-        rows = _read(cursor, mailing_id, batch_id, first_id, last_id, has_attempts)
+        template = compile_stored(text)
+        personal = template.plain is None
+        rows = _read(cursor, mailing_id, batch_id, first_id, last_id, has_attempts, personal)
     return Claim(
         mailing_id,
         batch_id,
@@ -187,12 +202,14 @@ def claim(
         has_attempts,
         version,
         text,
+        template,
         end_at,
         _window(window_from, window_to),
         rate_limit,
         request_id,
         lease_start,
         rows,
+        taken_over,
     )
 
 
@@ -206,6 +223,7 @@ def read_again(db: Database, claimed: Claim) -> list[Row]:
             claimed.first_id,
             claimed.last_id,
             claimed.has_attempts,
+            claimed.template.plain is None,
         )
 
 
@@ -232,10 +250,20 @@ def throttle(db: Database, seconds: float) -> None:
 
 
 def _read(
-    cursor: Cursor, mailing_id: int, batch_id: int, first_id: int, last_id: int, pinned: bool
+    cursor: Cursor,
+    mailing_id: int,
+    batch_id: int,
+    first_id: int,
+    last_id: int,
+    pinned: bool,
+    personal: bool,
 ) -> list[Row]:
+    if personal:
+        statement = PERSONAL_ROWS_WITH_ATTEMPTS if pinned else PERSONAL_ROWS
+    else:
+        statement = ROWS_WITH_ATTEMPTS if pinned else ROWS
     cursor.execute(
-        ROWS_WITH_ATTEMPTS if pinned else ROWS,
+        statement,
         {"mailing": mailing_id, "batch": batch_id, "first": first_id, "last": last_id},
     )
     return [Row(*row) for row in cursor.fetchall()]

@@ -4,6 +4,7 @@ Requests are done one after another, on one connection; their answers are fetche
 handed to callbacks there, so that no state is shared between the threads.
 """
 
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,7 +29,9 @@ class Clerk:
         self._requests: SimpleQueue[tuple[Callback, Callable[..., Any], tuple[Any, ...]] | None]
         self._requests = SimpleQueue()
         self._answers: deque[tuple[Callback, Any, BaseException | None]] = deque()
-        self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
+        # Its log lines carry the same ids as the loop's.
+        work = contextvars.copy_context().run
+        self._thread = threading.Thread(target=work, args=(self._work,), name="clerk", daemon=True)
         self._thread.start()
         self.pending = 0
 

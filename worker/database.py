@@ -7,6 +7,8 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from shared import aftermath
+
 # A server that is gone without a word is noticed by the kernel within these, not after hours.
 TCP = {
     "connect_timeout": 5,
@@ -40,9 +42,12 @@ class Database:
         try:
             with connection, connection.cursor() as cursor:
                 yield cursor
+            aftermath.tell(connection)
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
             self.close()
             raise
+        finally:
+            aftermath.forget(connection)
 
     @contextmanager
     def autocommit(self) -> Iterator[Cursor]:

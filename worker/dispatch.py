@@ -15,6 +15,7 @@ from worker.clerk import Clerk, ignore
 from worker.clock import DatabaseClock, boottime
 from worker.database import Database
 from worker.held import Hand
+from worker.metrics import Tally
 from worker.provider.breaker import Breaker
 from worker.provider.engine import Engine
 from worker.provider.rate import RateLimiter
@@ -38,10 +39,12 @@ class Dispatcher:
         db: Database,
         breaker: Breaker,
         limiter: RateLimiter,
+        tally: Tally,
         stopping: threading.Event,
         pulse: Callable[[], None],
     ):
-        self.stopping, self.pulse, self.breaker = stopping, pulse, breaker
+        self.stopping, self.pulse, self.breaker, self.tally = stopping, pulse, breaker, tally
+        self._slots = settings.provider_concurrency
         self.hand = Hand()
         self.engine = Engine(
             base_url=settings.provider_url,
@@ -60,6 +63,7 @@ class Dispatcher:
             self.hand,
             breaker,
             limiter,
+            tally,
             self.claimer.reread,
             lambda seconds: self.clerk.ask(ignore, claims.throttle, seconds),
         )
@@ -72,6 +76,7 @@ class Dispatcher:
             while not self._turn():
                 pass
         finally:
+            self.tally.say_goodbye(self.clerk)
             self.clerk.close()
             self.engine.close()
 
@@ -90,6 +95,7 @@ class Dispatcher:
                 self.claimer.claim(now)
         self.claimer.watch(now)
         self.recorder.flush(now)
+        self.tally.tell(self.clerk, now, self._slots - self.engine.free)
         if now - self._pulsed_at > PULSE_SECONDS:
             self._pulsed_at = now
             self.pulse()

@@ -14,12 +14,16 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker, WorkerStatus
 
-from shared.queues import NotificationJob, quick_client
+from shared.queues import JOBS, NotificationJob, quick_client
 
 log = structlog.get_logger()
 
 # Read by long loops; set by SIGTERM and SIGINT.
 stopping = threading.Event()
+
+
+# A worker that was killed is missed after this many seconds and a minute; RQ's own is 420.
+WORKER_TTL = 60
 
 
 class FleetWorker(SimpleWorker):
@@ -36,6 +40,7 @@ class FleetWorker(SimpleWorker):
             job_class=NotificationJob,
             serializer=JSONSerializer,
             log_job_description=False,
+            worker_ttl=WORKER_TTL,
         )
         self._pulse = quick_client(redis_url, timeout=0.1)
 
@@ -52,9 +57,16 @@ class FleetWorker(SimpleWorker):
         except RedisError as error:
             log.warning("worker.pulse_failed", error=str(error))
 
-    def handle_job_failure(self, job: Job, *args: Any, **kwargs: Any) -> None:
-        log.error("job.failed", job_id=job.id, job=job.func_name, error=kwargs.get("exc_string"))
-        super().handle_job_failure(job, *args, **kwargs)
+    def perform_job(self, job: Job, *args: Any, **kwargs: Any) -> bool:
+        """Whatever the job logs carries its id."""
+        with structlog.contextvars.bound_contextvars(job_id=job.id):
+            return bool(super().perform_job(job, *args, **kwargs))
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Said once, with the ids that the job is about."""
+        arguments = job.kwargs if job.func_name in JOBS else {}
+        ids = {name: value for name, value in arguments.items() if name.endswith("_id")}
+        log.error("job.failed", job=job.func_name, **ids, exc_info=exc_info)
 
     def teardown(self) -> None:
         self.connection.set_retry(Retry(NoBackoff(), 0))

@@ -9,19 +9,21 @@ import orjson
 from shared.windows import closes_at, is_open
 from worker.claims import Claim, Row, Watched
 from worker.clock import DatabaseClock, boottime
+from worker.flush import Flush, Release
 from worker.provider.engine import Request
-from worker.record import Flush, Release
 from worker.transitions import Report
 
 BACKOFF_FIRST = 2.0
 BACKOFF_LONGEST = 600.0
+# The deadline errs on the early side; between asking it and leaving there may be a few moments.
+LATE_TOLERANCE = 0.05
 
 
 class Outgoing(Request):
     """A request with what the dispatcher must remember of it.
 
     `expires` is the boottime before which it must leave (its rate token's life);
-    `read_at` is when its row was read; `text` is set if it differs from the batch's.
+    `read_at` is when its row was read; `text` is set if it is not the batch's plain text.
     """
 
     __slots__ = ("expires", "phone", "probe", "read_at", "row", "text")
@@ -47,10 +49,14 @@ class HeldBatch:
         self.reading = False
         self.handled: set[int] = set()
         self.in_flight = 0
-        self.tail = text_tail(claim.text)
+        # The text that all get, and its end of a request; None if it is rendered for each client.
+        self.plain = claim.template.plain
+        self._tail = None if self.plain is None else text_tail(self.plain)
         # Why nothing more is handed off: "paused", "ended", "window", "stopping", ...
         self.draining: str | None = None
         self.retries = False
+        # What was not accepted, though not for good: message → attempts used up by now.
+        self.unaccepted: dict[int, int] = {}
         self.retry_after = 0.0
         self.progress_at = claim.lease_start
         self.lost = False
@@ -104,11 +110,27 @@ class HeldBatch:
         self.read_at = asked_at
         self.reading = False
 
+    def text_for(self, row: Row) -> tuple[str | None, bytes]:
+        """The text for this row (None: the one that all get), and its end of a request.
+
+        Raises Unrenderable.
+        """
+        text = row.first_text
+        if text is None:
+            if self._tail is not None:
+                return None, self._tail
+            text = self.claim.template.render(row.values or {})
+        return text, text_tail(text)
+
     def take_back(self, row: Row, read_at: float) -> None:
         """A message that did not leave is next again; what was read of it counts from then."""
         self.handled.discard(row.message_id)
         self.rows.appendleft(row)
         self.read_at = min(self.read_at, read_at)
+
+    def left_late(self, handed_off_at: float) -> bool:
+        """Whether a message that left at this boottime left after the mailing's end."""
+        return handed_off_at > self._end_deadline + LATE_TOLERANCE
 
     def accept(self, message_id: int, at: float) -> None:
         self._accepted.append((message_id, at))

@@ -73,7 +73,9 @@ def merge(db: Database, import_id: int) -> bool:
         raise
     except DatabaseError as error:
         # It would fail again. The error's text may quote rows: only its gist is logged.
-        log.error("import.failed", error=error.diag.message_primary, error_class=type(error).__name__)
+        log.error(
+            "import.failed", error=error.diag.message_primary, error_class=type(error).__name__
+        )
         with db.transaction() as cursor:
             fail(cursor, import_id, FAILURE)
         return False

@@ -1,23 +1,29 @@
 """The jobs that RQ runs: thin doors to launch, dispatch and sweep."""
 
+import time
 from functools import cache
 
 import structlog
 from redis import Redis
 
+from shared.metrics import SWEPT_KEY
 from shared.queues import Queues
 from shared.settings import WorkerSettings
+from worker import retention, testsend
 from worker import sweep as sweeping
 from worker.database import Database, DatabaseError
 from worker.dispatch import Dispatcher
 from worker.fleet import FleetWorker, stopping
 from worker.imports import merge
 from worker.launch import launch as launch_mailing
+from worker.metrics import Tally
 from worker.provider.breaker import Breaker
 from worker.provider.hot_redis import HotRedis, hot_client
 from worker.provider.rate import RateLimiter
 
 log = structlog.get_logger()
+
+RETAIN_SECONDS = 600.0
 
 
 class Tools:
@@ -26,6 +32,8 @@ class Tools:
     settings: WorkerSettings
     connection: Redis
     worker: FleetWorker
+    # When old partitions are to be looked for next, by the monotonic clock.
+    retain_at = 0.0
 
     @classmethod
     def queues(cls) -> Queues:
@@ -64,6 +72,7 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
         Database(settings.database_url, "notification-dispatch"),
         Breaker(redis, probe_timeout=settings.provider_timeout + 2),
         RateLimiter(redis, settings.provider_rate),
+        Tally(hot_client(settings.redis_url), settings.provider_rate),
         stopping,
         Tools.worker.pulse,
     ).run()
@@ -81,9 +90,18 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
             Tools.queues().merge_import(import_id, request_id)
 
 
+def send_test(test_id: int, request_id: str | None = None) -> None:
+    """Send a test, without waiting for it."""
+    testsend.start(Tools.settings, test_id, request_id)
+
+
 def sweep() -> None:
-    """Set going whatever stands still."""
+    """Set going whatever stands still; now and then, drop what is too old."""
     try:
+        if time.monotonic() > Tools.retain_at:
+            Tools.retain_at = time.monotonic() + RETAIN_SECONDS
+            retention.drop_old(_database(), Tools.settings.retention_days)
         sweeping.sweep(_database(), Tools.queues(), Tools.settings.lease_seconds)
+        Tools.connection.set(SWEPT_KEY, time.time())
     except DatabaseError as error:
         log.warning("database.unavailable", what="sweep", error=str(error).strip())

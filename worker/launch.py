@@ -14,7 +14,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared import ledger
-from shared.audience import MATCHES, match_values
+from shared.audience import COLUMNS, MATCHES, match_values
 from shared.partitions import ensure_partition
 from shared.rows import one_row
 from shared.statuses import Reason
@@ -44,11 +44,11 @@ UPDATE mailings SET started_at = now(), updated_at = now(),
     launch_last_client_id = (SELECT coalesce(max(id), 0) FROM clients)
 WHERE id = %s
 """
-LOCK = """
-SELECT status, audience_complete, launched_client_id, launch_last_client_id, operator_codes, tags,
-    window_from, window_to, now()
+LOCK = f"""
+SELECT status, audience_complete, launched_client_id, launch_last_client_id,
+    window_from, window_to, now(), {COLUMNS}
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
-"""
+"""  # noqa: S608 (COLUMNS is a constant)
 # Recipients are numbered by zone, so that a batch holds consecutive messages of one zone.
 FILL = f"""
 WITH recipients AS MATERIALIZED (
@@ -83,7 +83,7 @@ ADVANCE = """
 UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
 WHERE id = %s
 """
-# Whoever has opted out is of the audience, and is told so at once: nothing of it waits for a window.
+# Who has opted out is of the audience all the same, and cancelled at once: it waits for no window.
 OPTED_OUT = """
 WITH opted_out AS MATERIALIZED (
     SELECT c.id FROM clients c JOIN opt_outs o ON o.phone = c.phone
@@ -174,9 +174,7 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
     """Write the messages of the next `span` client ids; None if there is nothing left to write."""
     started = time.monotonic()
     cursor.execute(LOCK, (mailing_id,))
-    status, complete, after, last, operator_codes, tags, window_from, window_to, now = one_row(
-        cursor
-    )
+    status, complete, after, last, window_from, window_to, now, *audience = one_row(cursor)
     if complete or status not in ("running", "paused"):
         return None
     until = min(after + span, last)
@@ -187,7 +185,7 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
             "batch_size": batch_size,
             "after": after,
             "until": until,
-            **match_values(operator_codes, tags),
+            **match_values(*audience),
         },
     )
     recipients, first_batch, last_batch = one_row(cursor)

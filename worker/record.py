@@ -10,51 +10,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.aftermath import note_messages
 from shared.ledger import SHARDS, MinuteKey, count_minutes, minute_moves
 from shared.rows import one_row
 from shared.statuses import MessageStatus
 from shared.windows import Window, opens_at
+from worker.attempts import keep_attempts
 from worker.database import Database
+from worker.flush import Flush, Recorded
 from worker.transitions import Report, State, transition
-
-
-class Release(NamedTuple):
-    """How a batch is given back: due again after `delay` seconds, which is a `backoff` or not.
-
-    `park` asks to wait for the mailing's window to open in the batch's zone instead.
-    """
-
-    delay: float = 0.0
-    backoff: bool = False
-    park: bool = False
-
-
-@dataclass(slots=True)
-class Flush:
-    """What one worker has to say of one batch since its last flush.
-
-    Flushes are numbered per (batch, token) and applied once, so that one whose COMMIT was lost can
-    be repeated. An empty one renews the lease.
-    """
-
-    mailing_id: int
-    batch_id: int
-    token: int
-    number: int
-    accepted: list[tuple[int, float]] = field(default_factory=list)
-    others: list[Report] = field(default_factory=list)
-    release: Release | None = None
-
-
-class Recorded(NamedTuple):
-    """A batch after a flush: does the worker still hold it, and what is left to send in it."""
-
-    held: bool
-    pending: int
 
 
 class _Careful(Exception):
@@ -92,7 +59,7 @@ WITH accepted AS (
 SELECT batch_id, count(*) FROM accepted GROUP BY 1
 """
 READ = """
-SELECT id, batch_id, status, attempts, in_doubt, reason FROM messages
+SELECT id, batch_id, client_id, status, attempts, in_doubt, reason FROM messages
 WHERE mailing_id = %s AND id = ANY (%s::bigint[]) ORDER BY id
 """
 WRITE = """
@@ -100,16 +67,7 @@ UPDATE messages m SET status = r.status::message_status, attempts = r.attempts,
     in_doubt = r.in_doubt, reason = r.reason, sent_at = to_timestamp(r.sent_at)
 FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::bool[], %s::text[], %s::float8[])
     AS r (id, status, attempts, in_doubt, reason, sent_at)
-WHERE m.mailing_id = %s AND m.id = r.id
-"""
-ATTEMPTS = """
-INSERT INTO attempts (mailing_id, message_id, at, outcome, reason, http_status, latency_ms,
-    excerpt, phone, text)
-SELECT %s, id, to_timestamp(at), outcome, reason, http_status, latency_ms, excerpt, phone, text
-FROM unnest(%s::bigint[], %s::float8[], %s::text[], %s::text[], %s::smallint[], %s::int[],
-    %s::text[], %s::bigint[], %s::text[])
-    AS t (id, at, outcome, reason, http_status, latency_ms, excerpt, phone, text)
-ON CONFLICT DO NOTHING
+WHERE m.mailing_id = %s AND m.id BETWEEN %s AND %s AND m.id = r.id
 """
 BATCHES = """
 UPDATE batches b SET pending = b.pending + t.pending, sent = b.sent + t.sent,
@@ -136,7 +94,7 @@ FROM (
             released, backoff, delay, opens)
 ) t
 WHERE b.mailing_id = %(mailing)s AND b.id = t.id
-RETURNING b.id, b.pending
+RETURNING b.id, b.pending, CASE WHEN t.held AND t.released THEN b.due_at END
 """
 TOTALS = """
 UPDATE mailings SET sent = sent + %s, failed = failed + %s, expired = expired + %s,
@@ -181,6 +139,7 @@ class _Page:
         self.deltas: dict[int, Counter[str]] = {}
         self.held: dict[int, bool] = {}
         self.zones: dict[int, str] = {}
+        self.clients: dict[int, int] = {}
         self.before: dict[int, Recorded] = {}
         self.settled = False
 
@@ -276,7 +235,7 @@ class _Page:
         self.cursor.execute(READ, (self.mailing_id, ids))
         home: dict[int, int] = {}
         states: dict[int, State] = {}
-        for id_, batch_id, *state in self.cursor.fetchall():
+        for id_, batch_id, self.clients[id_], *state in self.cursor.fetchall():
             home[id_], states[id_] = batch_id, State(*state)
         strangers = set(home.values()) - self.deltas.keys()
         late = any(
@@ -304,6 +263,7 @@ class _Page:
         changed = [id_ for id_, state in after.items() if state is not before[id_]]
         if not changed:
             return
+        self._note_ends(changed, before, after, home)
         now = datetime.now(UTC)
         for id_ in changed:
             old, new, batch_id = before[id_], after[id_], home[id_]
@@ -329,8 +289,28 @@ class _Page:
                 [None if r is None else str(r) for r in reason],
                 sent_at,
                 self.mailing_id,
+                min(changed),
+                max(changed),
             ),
         )
+
+    def _note_ends(
+        self,
+        changed: list[int],
+        before: dict[int, State],
+        after: dict[int, State],
+        home: dict[int, int],
+    ) -> None:
+        """For the logs: who ended, and why. That a pending one was accepted, its attempt says."""
+        ends: dict[tuple[int, str, str | None], list[int]] = {}
+        for id_ in changed:
+            old, new = before[id_].status, after[id_].status
+            if new not in (old, "pending") and (old, new) != ("pending", "sent"):
+                ends.setdefault((home[id_], new, after[id_].reason), []).append(id_)
+        for (batch_id, status, reason), ids in ends.items():
+            place = {"mailing_id": self.mailing_id, "batch_id": batch_id, "reason": reason}
+            clients = [self.clients[id_] for id_ in ids]
+            note_messages(self.cursor, f"message.{status}", ids, clients, **place)
 
     def _keep_attempts(
         self, reports: list[Report], before: dict[int, State], home: dict[int, int]
@@ -347,7 +327,7 @@ class _Page:
             rows.append((report.message_id, *row))
             # Where the message is now: that is where it is read again for a retry.
             self.deltas[home[report.message_id]]["has_attempts"] = 1
-        self.cursor.execute(ATTEMPTS, (self.mailing_id, *map(list, zip(*rows, strict=True))))
+        keep_attempts(self.cursor, self.mailing_id, rows)
 
     def _count(
         self, flushes: list[Flush], lease_seconds: float, window: Window | None, now: datetime
@@ -378,8 +358,8 @@ class _Page:
         }
         self.cursor.execute(BATCHES, columns)
         return {
-            batch_id: Recorded(self.held[batch_id], pending)
-            for batch_id, pending in self.cursor.fetchall()
+            batch_id: Recorded(self.held[batch_id], pending, due_at)
+            for batch_id, pending, due_at in self.cursor.fetchall()
         }
 
     def _move_totals(self) -> None:

@@ -6,13 +6,16 @@ until then nothing more is handed off: what cannot be written down must not happ
 
 import structlog
 
+from shared.aftermath import IDS_PER_LINE
+from shared.logs import timestamp
 from worker import bulk
 from worker.clerk import Clerk, complain, ignore
 from worker.clock import boottime
 from worker.database import DatabaseError
+from worker.flush import Flush, Recorded
 from worker.held import Hand, HeldBatch
 from worker.provider.breaker import Breaker
-from worker.record import Flush, Recorded, record
+from worker.record import record
 
 log = structlog.get_logger()
 
@@ -98,20 +101,26 @@ class Recorder:
         batch = self.hand.held[key]
         if flush.release is not None:
             del self.hand.held[key]
-            self._released(batch, flush)
+            self._released(batch, flush, results[key[:2]])
         elif results[key[:2]].held:
             batch.renew(asked_at)
         elif not batch.lost:
             log.warning("batch.lost", mailing_id=flush.mailing_id, batch_id=flush.batch_id)
             batch.lost = True
 
-    def _released(self, batch: HeldBatch, flush: Flush) -> None:
-        log.info(
-            "batch.released",
-            mailing_id=batch.mailing_id,
-            batch_id=flush.batch_id,
-            why=batch.draining or ("retry" if batch.retries else "done"),
-        )
+    def _released(self, batch: HeldBatch, flush: Flush, recorded: Recorded) -> None:
+        place = {"mailing_id": batch.mailing_id, "batch_id": flush.batch_id}
+        if batch.claim.request_id:
+            place["request_id"] = batch.claim.request_id
+        due_at = recorded.due_at and timestamp(recorded.due_at.timestamp())
+        why = batch.draining or ("retry" if batch.retries else "done")
+        pending = recorded.pending
+        log.info("batch.released", **place, why=why, pending=pending, due_at=due_at)
+        retried = [id_ for id_, used in batch.unaccepted.items() if used < self.max_attempts]
+        if due_at and batch.draining not in ("ended", "cancelled", "deleted"):
+            for at in range(0, len(retried), IDS_PER_LINE):
+                ids = retried[at : at + IDS_PER_LINE]
+                log.info("message.retry", **place, due_at=due_at, message_ids=ids)
         if any(held.mailing_id == batch.mailing_id for held in self.hand.held.values()):
             return
         if batch.draining in ("ended", "cancelled", "deleted"):

@@ -5,15 +5,19 @@ none holds more than half the slots. What an answer means for its message goes t
 report; what it means for the fleet goes to the breaker.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
 from shared.logs import timestamp, write_lines
+from shared.redact import clean_answer
 from shared.statuses import MessageStatus, Reason
+from shared.templates import Unrenderable
 from worker.clock import boottime
-from worker.held import Hand, HeldBatch, Outgoing, text_tail
+from worker.held import Hand, HeldBatch, Outgoing
+from worker.metrics import Tally
 from worker.provider.breaker import Breaker
 from worker.provider.engine import Engine, Request, Result
 from worker.provider.outcomes import Outcome
@@ -60,11 +64,12 @@ class Sender:
         hand: Hand,
         breaker: Breaker,
         limiter: RateLimiter,
+        tally: Tally,
         reread: Callable[[HeldBatch], None],
         throttle: Callable[[float], None],
     ):
         self.engine, self.hand = engine, hand
-        self.breaker, self.limiter = breaker, limiter
+        self.breaker, self.limiter, self.tally = breaker, limiter, tally
         self._reread, self._throttle_fleet = reread, throttle
         self._slots = engine.free
         self._lines: list[dict[str, Any]] = []
@@ -156,13 +161,17 @@ class Sender:
             reason = Reason.CLIENT_DELETED if row.phone is None else Reason.OPTED_OUT
             batch.report(Report(row.message_id, ends=MessageStatus.CANCELLED, reason=reason))
             return False
+        try:
+            text, tail = batch.text_for(row)
+        except Unrenderable as why:
+            batch.report(Report(row.message_id, ends=MessageStatus.FAILED, reason=str(why)))
+            return False
         phone = row.first_phone or row.phone
-        tail = batch.tail if row.first_text is None else text_tail(row.first_text)
         body = b'{"id":%d,"phone":%d%b' % (row.message_id, phone, tail)
         request = Outgoing(row.message_id, body, batch.claim.request_id, batch)
         request.row = row
         request.phone = phone
-        request.text = row.first_text
+        request.text = text
         request.expires = expires
         request.read_at = batch.read_at
         request.probe = probe
@@ -174,6 +183,7 @@ class Sender:
 
     def take(self, results: list[Result]) -> None:
         """Turn finished requests into reports and log lines."""
+        since_epoch = boottime() - time.time()
         for result in results:
             request = result.request
             assert isinstance(request, Outgoing)  # noqa: S101
@@ -185,6 +195,10 @@ class Sender:
                     self.breaker.record(outcome, probe=True)
                 continue
             self.breaker.record(outcome, probe=request.probe)
+            latency = result.latency
+            self.tally.count(outcome, latency)
+            if latency and batch.left_late(result.finished_at - latency + since_epoch):
+                self.tally.count_late()
             if outcome is Outcome.ACCEPTED:
                 batch.accept(row.message_id, result.finished_at)
             else:
@@ -196,6 +210,9 @@ class Sender:
     def _not_accepted(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
         outcome = result.outcome
         rejected = outcome.final
+        burns = rejected or (outcome.burns_attempt and not request.probe)
+        if not rejected:
+            batch.unaccepted[request.message_id] = request.row.attempts + burns
         if outcome is Outcome.THROTTLED:
             self._throttle(THROTTLE_SECONDS if result.retry_after is None else result.retry_after)
         elif outcome.burns_attempt and not (rejected or request.probe):
@@ -206,7 +223,7 @@ class Sender:
                 request.message_id,
                 ends=MessageStatus.FAILED if rejected else None,
                 reason=f"{Reason.REJECTED}: {result.reason}" if rejected else None,
-                burns=rejected or (outcome.burns_attempt and not request.probe),
+                burns=burns,
                 doubt=outcome.in_doubt,
                 attempt=AttemptRow(
                     result.finished_at,
@@ -216,7 +233,7 @@ class Sender:
                     int(result.latency * 1000),
                     result.excerpt,
                     request.phone,
-                    request.text or batch.claim.text,
+                    batch.plain if request.text is None else request.text,
                 ),
             )
         )
@@ -244,7 +261,8 @@ class Sender:
             "service": "dispatch",
         }
         if result.outcome is not Outcome.ACCEPTED:
-            line |= {"reason": result.reason, "answer": result.excerpt}
+            text = batch.plain if request.text is None else request.text
+            line |= {"reason": result.reason, "answer": clean_answer(result.excerpt, text or "")}
         if request.request_id:
             line["request_id"] = request.request_id
         self._lines.append(line)

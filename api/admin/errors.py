@@ -29,7 +29,11 @@ def _page(status: int, title: str, detail: str) -> tuple[str, int]:
 
 def _from_csrf(error: CSRFError) -> tuple[str, int]:
     log.warning("admin.csrf_refused", error=error.description)
-    return _page(400, _("This form is too old"), _("Nothing was changed. Go back, reload the page and try again."))
+    return _page(
+        400,
+        _("This form is too old"),
+        _("Nothing was changed. Go back, reload the page and try again."),
+    )
 
 
 def _from_http(error: HTTPException) -> HTTPException | tuple[str, int]:
@@ -37,20 +41,40 @@ def _from_http(error: HTTPException) -> HTTPException | tuple[str, int]:
         case None | 301 | 302 | 303 | 304 | 308:
             return error
         case 401:
-            return _page(401, _("Please sign in"), _("You are not signed in, or your session has ended."))
+            return _page(
+                401, _("Please sign in"), _("You are not signed in, or your session has ended.")
+            )
         case 403:
-            return _page(403, _("Your role does not allow this"), _("Nothing was changed. An administrator can give you another role."))
+            return _page(
+                403,
+                _("Your role does not allow this"),
+                _("Nothing was changed. An administrator can give you another role."),
+            )
         case 404:
-            return _page(404, _("There is nothing here"), _("The address is wrong, or what was here has been deleted."))
+            return _page(
+                404,
+                _("There is nothing here"),
+                _("The address is wrong, or what was here has been deleted."),
+            )
         case 413:
-            return _page(413, _("This is too large"), _("Split it into smaller parts and try again."))
+            return _page(
+                413, _("This is too large"), _("Split it into smaller parts and try again.")
+            )
         case _:
-            return _page(error.code, _("This cannot be done"), _("The request was not understood. Go back and try again."))
+            return _page(
+                error.code,
+                _("This cannot be done"),
+                _("The request was not understood. Go back and try again."),
+            )
 
 
 def _from_problem(problem: Problem) -> tuple[str, int]:
     if problem.status == 404:
-        return _page(404, _("There is nothing here"), _("The address is wrong, or what was here has been deleted."))
+        return _page(
+            404,
+            _("There is nothing here"),
+            _("The address is wrong, or what was here has been deleted."),
+        )
     return _page(problem.status, _("This cannot be done"), problem.detail)
 
 
@@ -59,4 +83,6 @@ def _from_database(error: Exception) -> tuple[str, int]:
     if not isinstance(cause, OperationalError | InterfaceError | PoolTimeout):
         raise error
     log.warning("database.unavailable", error_class=type(cause).__name__)
-    return _page(503, _("The database cannot be reached"), _("Nothing is lost. Try again in a moment."))
+    return _page(
+        503, _("The database cannot be reached"), _("Nothing is lost. Try again in a moment.")
+    )

@@ -79,19 +79,25 @@ WORDS = {
     "retry": (
         lazy_gettext("Retry failed"),
         lazy_gettext("Try the failed messages again?"),
-        lazy_gettext("All messages that have failed are sent again, with their attempts counted anew."),
+        lazy_gettext(
+            "All messages that have failed are sent again, with their attempts counted anew."
+        ),
         lazy_gettext("The failed messages are tried again."),
     ),
     "cancel": (
         lazy_gettext("Cancel mailing"),
         lazy_gettext("Cancel this mailing for good?"),
-        lazy_gettext("Nothing more is sent, and what is pending is cancelled. This cannot be undone."),
+        lazy_gettext(
+            "Nothing more is sent, and what is pending is cancelled. This cannot be undone."
+        ),
         lazy_gettext("The mailing is cancelled."),
     ),
     "delete": (
         lazy_gettext("Delete"),
         lazy_gettext("Delete this mailing?"),
-        lazy_gettext("Its sending stops, and it leaves the lists and the statistics. This cannot be undone."),
+        lazy_gettext(
+            "Its sending stops, and it leaves the lists and the statistics. This cannot be undone."
+        ),
         lazy_gettext("The mailing is deleted."),
     ),
 }
@@ -192,7 +198,10 @@ def act(mailing_id: int, action: str) -> Response | tuple[str, int]:
 
 
 def refusal(action: str) -> str:
-    return _("“%(action)s” is not possible any more: the mailing's state or end has changed meanwhile.", action=str(WORDS[action][0]))
+    return _(
+        "“%(action)s” is not possible any more: the mailing's state or end has changed meanwhile.",
+        action=str(WORDS[action][0]),
+    )
 
 
 def _known(action: str) -> None:
@@ -236,5 +245,3 @@ def _zones(mailing: Any) -> list[dict[str, Any]]:
         row["open"] = is_open(window, row["timezone"], now)
         row["opens_at"] = opens_at(window, row["timezone"], now)
     return found
-
-

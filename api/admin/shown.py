@@ -23,11 +23,17 @@ PART_NAMES = {
     "cancelled": lazy_gettext("Cancelled"),
 }
 PART_MEANINGS = {
-    "sent": lazy_gettext("The provider has accepted these messages. Nobody here knows more than that."),
+    "sent": lazy_gettext(
+        "The provider has accepted these messages. Nobody here knows more than that."
+    ),
     "due": lazy_gettext("Ready, or in a worker's hands."),
     "waiting": lazy_gettext("It is outside of the permitted hours where these clients are."),
-    "retrying": lazy_gettext("The provider did not accept them yet; they are tried again by themselves."),
-    "failed": lazy_gettext("Refused for good, or tried too often. The reason is with each message."),
+    "retrying": lazy_gettext(
+        "The provider did not accept them yet; they are tried again by themselves."
+    ),
+    "failed": lazy_gettext(
+        "Refused for good, or tried too often. The reason is with each message."
+    ),
     "expired": lazy_gettext("The end of the mailing came first."),
     "cancelled": lazy_gettext("Somebody cancelled them before they were sent."),
 }
@@ -75,7 +81,9 @@ def init_shown(app: Flask) -> None:
         seconds_left=seconds_left,
         language=lambda: str(get_locale() or "en"),
         person=lambda: g.get("person"),
-        theme=lambda: {"light": "light", "dark": "dark"}.get(request.cookies.get("admin_theme", "")),
+        theme=lambda: {"light": "light", "dark": "dark"}.get(
+            request.cookies.get("admin_theme", "")
+        ),
         icon=icon,
         from_moscow=from_moscow,
     )
@@ -84,7 +92,9 @@ def init_shown(app: Flask) -> None:
 def icon(name: str) -> Markup:
     """A drawing from our own sprite; what it says is said in words beside it."""
     address = current_app.url_for("admin.static", filename="icons.svg")
-    return Markup('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>').format(address, name)
+    return Markup('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>').format(
+        address, name
+    )
 
 
 def instant(value: datetime | None, form: str = "d MMM y, HH:mm") -> Markup | str:

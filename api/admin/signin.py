@@ -8,12 +8,29 @@ import requests
 import structlog
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.flask_client import OAuth
-from flask import Blueprint, Flask, current_app, redirect, render_template, request, session, url_for
+from flask import (
+    Blueprint,
+    Flask,
+    current_app,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from flask_babel import gettext as _
 from joserfc.errors import JoseError
 from werkzeug.wrappers import Response
 
-from api.admin.security import LIFE, ROLES, Person, begin_session, current_person, end_session, public
+from api.admin.security import (
+    LIFE,
+    ROLES,
+    Person,
+    begin_session,
+    current_person,
+    end_session,
+    public,
+)
 from shared.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -23,7 +40,14 @@ signin = Blueprint("signin", __name__)
 ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"}
 LEEWAY = 10  # seconds by which our clock and the provider's may differ
 TIMEOUT = 5.0
-FAILURES = (AuthlibBaseError, JoseError, requests.RequestException, ValueError, RuntimeError, KeyError)
+FAILURES = (
+    AuthlibBaseError,
+    JoseError,
+    requests.RequestException,
+    ValueError,
+    RuntimeError,
+    KeyError,
+)
 
 
 def init_signin(app: Flask, settings: ApiSettings) -> None:
@@ -82,7 +106,12 @@ def leave_for_provider() -> Response | tuple[str, int]:
     try:
         found: Response = _provider().authorize_redirect(callback)
     except FAILURES as error:
-        return _refuse("provider_away", _("The sign-in service cannot be reached. Try again in a moment."), error, 503)
+        return _refuse(
+            "provider_away",
+            _("The sign-in service cannot be reached. Try again in a moment."),
+            error,
+            503,
+        )
     return found
 
 
@@ -105,11 +134,18 @@ def come_back() -> Response | tuple[str, int]:
         role = _role(claims) or _role(_asked(client, token, claims["sub"]))
     except FAILURES as error:
         return _refuse("refused", _("The sign-in did not succeed. Please start again."), error, 400)
-    name = str(claims.get("name") or claims.get("preferred_username") or claims.get("email") or claims["sub"])
+    name = str(
+        claims.get("name")
+        or claims.get("preferred_username")
+        or claims.get("email")
+        or claims["sub"]
+    )
     if role is None:
         log.warning("admin.no_role", subject=claims["sub"])
         session.clear()
-        hint = _("You are known, but have no role here. Ask an administrator to give you one: viewer, operator or admin.")
+        hint = _(
+            "You are known, but have no role here. Ask an administrator to give you one: viewer, operator or admin."
+        )
         return render_template("admin/signin.html", problem=hint, next="/admin/", name=name), 403
     onward = _inside(session.get("next"))
     person = Person(str(claims["sub"]), name[:200], str(claims.get("email", ""))[:200], role)

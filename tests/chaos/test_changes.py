@@ -2,14 +2,10 @@
 
 import time
 
-import pytest
-
 from tests.chaos.conftest import Watch
 from tests.chaos.form import pick
 from tests.system import System
 from tests.waiting import wait_for
-
-pytestmark = pytest.mark.xdist_group("chaos-2")
 
 
 def test_pause_resume_and_cancel(system: System, watch: Watch) -> None:

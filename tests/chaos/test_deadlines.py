@@ -4,15 +4,11 @@ import time
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-import pytest
-
 from tests.chaos.conftest import Watch
 from tests.chaos.form import pick
 from tests.chaos.witness import Witness
 from tests.system import System, rfc3339
 from tests.waiting import wait_for
-
-pytestmark = pytest.mark.xdist_group("chaos-2")
 
 REASONS = """
 SELECT reason, count(*) FROM messages WHERE mailing_id = %s AND status = 'expired' GROUP BY 1

@@ -13,8 +13,6 @@ from tests.chaos.form import pick
 from tests.system import Process, System
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.xdist_group("chaos-1")
-
 
 def test_dispatch_workers_killed_at_random_moments(
     system: System, watch: Watch, rng: Random

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from random import Random
 
 import psycopg2
-import pytest
 import requests
 from redis import Redis
 
@@ -15,8 +14,6 @@ from tests.chaos.test_outages import CUT
 from tests.chaos.witness import Witness
 from tests.system import System
 from tests.waiting import wait_for
-
-pytestmark = pytest.mark.xdist_group("chaos-2")
 
 GLITCHES = ("error_500", "reset_after", "html_200", "accepted_hang", "truncated_200", "declined")
 

@@ -12,8 +12,6 @@ from tests.chaos.form import pick
 from tests.system import System
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.xdist_group("chaos-2")
-
 RATE = 200
 
 

@@ -4,7 +4,6 @@ import time
 from random import Random
 
 import psycopg2
-import pytest
 import requests
 from redis import Redis
 
@@ -12,8 +11,6 @@ from tests.chaos.conftest import Watch
 from tests.chaos.form import pick
 from tests.system import TOKEN, System
 from tests.waiting import wait_for
-
-pytestmark = pytest.mark.xdist_group("chaos-1")
 
 CUT = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

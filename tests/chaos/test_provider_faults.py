@@ -3,7 +3,6 @@
 import time
 from random import Random
 
-import pytest
 import requests
 from redis import Redis
 
@@ -12,8 +11,6 @@ from tests.chaos.conftest import Watch
 from tests.chaos.form import pick
 from tests.system import PROVIDER_TOKEN, TOKEN, System
 from tests.waiting import wait_for
-
-pytestmark = pytest.mark.xdist_group("chaos-2")
 
 # What each of these does to one message it would do to all of them for a while.
 PAUSING = {"throttle_429", "throttle_429_date", "error_503_retry_after", "unauthorized_401"}

@@ -34,7 +34,7 @@ def before_call(_: Any, case: Any, __: Any) -> None:
     as bad as they were; what comes of breaking these rules is tested in test_api_mailings.py and
     test_api_idempotency.py.
     """
-    if case.headers and KEY.fullmatch(str(case.headers.get(HEADER))):
+    if case.headers and KEY.fullmatch(str(case.headers.get(HEADER, ""))):
         case.headers[HEADER] = uuid.uuid4().hex
     if not isinstance(case.body, dict):
         return

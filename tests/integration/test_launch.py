@@ -365,7 +365,9 @@ def test_partitions_made_at_once_are_made_once(fleet: Fleet) -> None:
     with threads() as run:
         made = [future.result() for future in [run(ensure) for _ in range(4)]]
     assert made.count(True) == 1
-    ranges = fleet.query("SELECT first_mailing_id, until_mailing_id FROM partition_ranges ORDER BY 1")
+    ranges = fleet.query(
+        "SELECT first_mailing_id, until_mailing_id FROM partition_ranges ORDER BY 1"
+    )
     assert all(until == first for (_, until), (first, _) in itertools.pairwise(ranges))
     for table in ("messages", "batches", "attempts"):
         fillfactor = "fillfactor=100" if table == "attempts" else "fillfactor=50"

@@ -21,6 +21,8 @@ import uuid
 
 import structlog
 
+from shared.metrics import BREAKER_KEY, HOLD_KEY
+from shared.metrics import BREAKER_KEY, HOLD_KEY
 from worker.provider.breaker_rules import (
     PROBES,
     THRESHOLD,
@@ -34,8 +36,7 @@ from worker.provider.breaker_rules import (
 from worker.provider.hot_redis import HotRedis
 from worker.provider.outcomes import Outcome
 
-KEY = "notification:breaker"
-HOLD_KEY = "notification:hold"
+KEY = BREAKER_KEY
 SYNC_EVERY = 0.1
 SYNC_URGENT = 0.05
 PROBE_IDLE = 1.0

@@ -1,0 +1,224 @@
+"""The directory of clients: searched, made, changed, deleted, imported, exported."""
+
+from inspect import unwrap
+from typing import Any
+
+from flask import Blueprint, Response, current_app, flash, redirect, render_template, request, url_for
+from flask_babel import gettext as _
+from pydantic import ValidationError
+from sqlalchemy import select, text
+from werkzeug.wrappers import Response as BaseResponse
+
+from api import clients as resource
+from api import exports, imports
+from api.admin.faults import from_resource, from_schema, text_of
+from api.admin.recipients import read_phone
+from api.admin.security import needs
+from api.csvanswer import CsvQuery
+from api.database import db, rows
+from api.problems import Conflict, Invalid, Problem
+from api.schemas import NewClient
+from shared.imports import Import
+from shared.models import Client
+from shared.scopes import Scope
+from shared.statuses import ImportStatus, MessageStatus
+from shared.zones import ZONES
+
+clients = Blueprint("clients", __name__)
+
+create = unwrap(resource.create_client)
+get = unwrap(resource.get_client)
+replace = unwrap(resource.replace_client)
+remove = unwrap(resource.delete_client)
+take_in = unwrap(imports.import_clients)
+get_import = unwrap(imports.get_import)
+get_rejected = unwrap(imports.get_rejected_rows)
+export_clients = unwrap(exports.export_clients)
+export_messages = unwrap(exports.export_messages)
+
+PAGE = 25
+FIELDS = ("phone", "operator_code", "tag", "timezone")
+HISTORY = text("""
+SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
+    m.in_doubt, g.start_at
+FROM mailings g CROSS JOIN LATERAL (
+    SELECT * FROM messages WHERE mailing_id = g.id AND client_id = :client_id
+) m
+WHERE g.deleted_at IS NULL AND g.audience > 0 ORDER BY g.id DESC LIMIT 50
+""")
+
+
+@clients.get("/clients")
+def index() -> str:
+    wanted = {name: text_of(request.args, name) for name in FIELDS}
+    problem = None
+    after = request.args.get("after", "")
+    found = select(Client).where(Client.deleted_at.is_(None))
+    if wanted["phone"]:
+        phone = read_phone(wanted["phone"])
+        if phone is None:
+            problem = _("A phone has 11 digits, for example +7 916 123-45-67.")
+        found = found.where(Client.phone == phone)
+    for name in ("operator_code", "tag", "timezone"):
+        if wanted[name]:
+            found = found.where(getattr(Client, name) == wanted[name])
+    if after.isdecimal() and len(after) < 19:
+        found = found.where(Client.id > int(after))
+    listed = db.session.scalars(found.order_by(Client.id).limit(PAGE + 1)).all()
+    return render_template(
+        "admin/clients.html",
+        clients=listed[:PAGE],
+        following=listed[PAGE - 1].id if len(listed) > PAGE else None,
+        wanted=wanted,
+        searched=any(wanted.values()),
+        problem=problem,
+        paged=bool(after),
+    )
+
+
+@clients.get("/clients/new")
+@needs(Scope.WRITE)
+def new() -> str:
+    zone = current_app.config["DEFAULT_TIMEZONE"] or "Europe/Moscow"
+    return _form(dict.fromkeys(FIELDS, "") | {"timezone": zone})
+
+
+@clients.post("/clients/new")
+def make() -> BaseResponse | tuple[str, int]:
+    return _save(None)
+
+
+@clients.get("/clients/<id:client_id>")
+def show(client_id: int) -> str:
+    return render_template(
+        "admin/client.html", client=get(client_id), history=rows(HISTORY, client_id=client_id)
+    )
+
+
+@clients.get("/clients/<id:client_id>/edit")
+@needs(Scope.WRITE)
+def edit(client_id: int) -> str:
+    client = get(client_id)
+    follows = client["operator_code"] == client["phone"][1:4]
+    return _form({**client, "operator_code": "" if follows else client["operator_code"]}, client_id)
+
+
+@clients.post("/clients/<id:client_id>/edit")
+def save(client_id: int) -> BaseResponse | tuple[str, int]:
+    get(client_id)
+    return _save(client_id)
+
+
+@clients.get("/clients/<id:client_id>/delete")
+@needs(Scope.WRITE)
+def ask(client_id: int) -> str:
+    return render_template("admin/client_delete.html", client=get(client_id))
+
+
+@clients.post("/clients/<id:client_id>/delete")
+def delete(client_id: int) -> BaseResponse:
+    remove(client_id)
+    flash(_("The client is deleted, and the personal data erased."), "success")
+    return redirect(url_for("admin.clients.index"), 303)
+
+
+@clients.get("/clients.csv")
+def export() -> Response:
+    query = exports.ClientCsvQuery.model_validate(
+        {name: text_of(request.args, name) for name in FIELDS if text_of(request.args, name)}
+        | {"excel": "true"}
+    )
+    answer: Response = export_clients(query)
+    return answer
+
+
+@clients.get("/mailings/<id:mailing_id>/messages.csv")
+def export_recipients(mailing_id: int) -> Response:
+    status = request.args.get("status")
+    known = MessageStatus(status) if status in list(MessageStatus) else None
+    query = exports.MessageCsvQuery.model_validate(
+        {"excel": "true"} | ({"status": known} if known else {})
+    )
+    answer: Response = export_messages(mailing_id, query)
+    return answer
+
+
+@clients.get("/clients/import")
+@needs(Scope.WRITE)
+def choose_file() -> str:
+    recent = db.session.scalars(
+        select(Import)
+        .where(Import.status != ImportStatus.RECEIVING)
+        .order_by(Import.id.desc())
+        .limit(5)
+    ).all()
+    return render_template(
+        "admin/import.html", recent=recent, limit=current_app.config["IMPORT_MAX_BYTES"]
+    )
+
+
+@clients.post("/clients/import")
+def upload() -> tuple[dict[str, Any], int]:
+    """Take a file in, as the request's body; the page's script sends it and shows the progress."""
+    given = {name: text_of(request.args, name) for name in ("tag", "timezone")}
+    try:
+        query = imports.ImportQuery.model_validate({k: v for k, v in given.items() if v})
+        taken, _status, _headers = take_in(query)
+    except ValidationError as error:
+        return {"problem": "; ".join(from_schema(error).values())}, 422
+    except Problem as problem:
+        return {"problem": problem.detail}, problem.status
+    return {"page": url_for("admin.clients.show_import", import_id=taken["id"])}, 202
+
+
+@clients.get("/imports/<id:import_id>")
+def show_import(import_id: int) -> str:
+    return render_template("admin/import_progress.html", each=get_import(import_id))
+
+
+@clients.get("/imports/<id:import_id>/rejected.csv")
+def rejected(import_id: int) -> Response:
+    answer: Response = get_rejected(import_id, CsvQuery.model_validate({"excel": "true"}))
+    return answer
+
+
+def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
+    fields = {name: text_of(request.form, name) for name in FIELDS}
+    phone = read_phone(fields["phone"])
+    document = {
+        "phone": str(phone) if phone else fields["phone"],
+        "operator_code": fields["operator_code"] or None,
+        "tag": fields["tag"],
+        "timezone": fields["timezone"],
+    }
+    try:
+        body = NewClient.model_validate(document)
+        if client_id is None:
+            made, _status, _headers = create(body)
+            client_id = made["id"]
+            flash(_("The client is added."), "success")
+        else:
+            replace(client_id, body)
+            flash(_("The changes are saved."), "success")
+    except ValidationError as error:
+        return _form(fields, client_id, from_schema(error)), 422
+    except Invalid as problem:
+        return _form(fields, client_id, from_resource(problem)), 422
+    except Conflict:
+        db.session.rollback()
+        return _form(fields, client_id, {"phone": _("Another client has this phone.")}), 409
+    return redirect(url_for("admin.clients.show", client_id=client_id), 303)
+
+
+def _form(
+    fields: dict[str, Any], client_id: int | None = None, faults: dict[str, str] | None = None
+) -> str:
+    return render_template(
+        "admin/client_form.html",
+        fields=fields,
+        faults=faults or {},
+        client_id=client_id,
+        zones=sorted(ZONES),
+    )
+
+

@@ -1,0 +1,227 @@
+// What the pages can do beyond links and forms. Without it they still work, but for imports.
+"use strict";
+(function () {
+  const root = document.documentElement;
+  const language = root.lang || "en";
+  const secure = location.protocol === "https:" ? "; secure" : "";
+  const token = () => document.querySelector("meta[name=csrf-token]").content;
+  const all = (selector, within) => Array.from((within || document).querySelectorAll(selector));
+  const number = new Intl.NumberFormat(language);
+  const fine = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+
+  // --- light and dark -------------------------------------------------------------------------
+  all("[data-theme-switch]").forEach((button) =>
+    button.addEventListener("click", () => {
+      const next = root.dataset.bsTheme === "dark" ? "light" : "dark";
+      root.dataset.theme = root.dataset.bsTheme = next;
+      document.cookie = "admin_theme=" + next + "; path=/admin; max-age=31536000; samesite=lax" + secure;
+    })
+  );
+
+  // --- menus close when one clicks elsewhere, or by Escape ------------------------------------
+  document.addEventListener("click", (event) =>
+    all("details.menu[open]").forEach((menu) => menu.contains(event.target) || (menu.open = false))
+  );
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    all("details.menu[open]").forEach((menu) => {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    });
+  });
+
+  // --- confirmations --------------------------------------------------------------------------
+  all("[data-dialog]").forEach((opener) =>
+    opener.addEventListener("click", (event) => {
+      const dialog = document.getElementById(opener.dataset.dialog);
+      if (!dialog || !dialog.showModal) return;
+      event.preventDefault();
+      const menu = opener.closest("details.menu");
+      if (menu) menu.open = false;
+      dialog.showModal();
+    })
+  );
+  all("[data-close]").forEach((closer) =>
+    closer.addEventListener("click", (event) => {
+      const dialog = closer.closest("dialog");
+      if (!dialog) return;
+      event.preventDefault();
+      dialog.close();
+    })
+  );
+
+  // --- a form is sent once --------------------------------------------------------------------
+  all("form[method=post]").forEach((form) =>
+    form.addEventListener("submit", (event) => {
+      if (event.defaultPrevented) return;
+      if (form.dataset.sent) return event.preventDefault();
+      form.dataset.sent = "yes";
+    })
+  );
+  window.addEventListener("pageshow", () => all("form[data-sent]").forEach((f) => delete f.dataset.sent));
+
+  // --- live figures ---------------------------------------------------------------------------
+  const shown = all("[data-mailing]");
+  const percent = (part, whole) => {
+    if (!whole || !part) return "0 %";
+    if (part === whole) return "100 %";
+    const value = Math.min(99.9, Math.max(0.1, (100 * part) / whole));
+    return (value < 1 || value > 99 ? fine.format(value) : number.format(Math.round(value))) + " %";
+  };
+  const put = (box, name, text) =>
+    all("[data-" + name + "]", box).forEach((place) => {
+      if (place.textContent !== text) place.textContent = text;
+    });
+  const lasting = (seconds) => {
+    const units = [[86400, "day", 172800], [3600, "hour", 3600], [60, "minute", 60], [1, "second", 0]];
+    const [size, unit] = units.find((each) => seconds >= each[2]);
+    return new Intl.NumberFormat(language, { style: "unit", unit: unit, unitDisplay: "long" }).format(
+      Math.max(1, Math.round(seconds / size))
+    );
+  };
+  const draw = (figures) =>
+    shown.filter((box) => box.dataset.mailing === String(figures.id)).forEach((box) => {
+      if (box.dataset.status !== figures.status) return location.reload();
+      let placed = 0;
+      for (const [part, count] of Object.entries(figures.parts)) {
+        const rect = box.querySelector("rect." + part);
+        if (rect) {
+          rect.setAttribute("x", (1000 * placed) / (figures.audience || 1));
+          rect.setAttribute("width", (1000 * count) / (figures.audience || 1));
+        }
+        placed += count;
+        put(box, "part-" + part, number.format(count));
+        all("[data-row-" + part + "]", box).forEach((row) => row.classList.toggle("none", !count));
+      }
+      put(box, "audience", number.format(figures.audience));
+      put(box, "percent", percent(figures.parts.sent, figures.audience));
+      put(box, "rate", figures.rate === null ? "—" : fine.format(figures.rate));
+      put(box, "left", figures.seconds_left === null ? "—" : lasting(figures.seconds_left));
+    });
+  const followed = shown.filter((box) => box.dataset.live);
+  if (followed.length && window.EventSource) {
+    const ids = new Set(followed.map((box) => box.dataset.mailing));
+    const source = new EventSource(
+      root.dataset.live + "?" + Array.from(ids, (id) => "mailing=" + id).join("&")
+    );
+    source.onmessage = (event) => {
+      const told = JSON.parse(event.data);
+      told.mailings.forEach(draw);
+      // One that is not told of any more has settled: its last figures are in the page.
+      const present = new Set(told.mailings.map((each) => String(each.id)));
+      if (Array.from(ids).some((id) => !present.has(id))) {
+        source.close();
+        if (!document.querySelector("dialog[open]")) location.reload();
+      }
+    };
+    window.addEventListener("pagehide", () => source.close());
+  }
+
+  // --- the preview beside the form ------------------------------------------------------------
+  const form = document.querySelector("form[data-preview]");
+  if (form) {
+    const place = document.getElementById("preview");
+    let timer = 0;
+    let asked = 0;
+    const ask = () => {
+      const mine = ++asked;
+      fetch(form.dataset.preview, {
+        method: "POST",
+        body: new URLSearchParams(new FormData(form)),
+        headers: { "X-CSRFToken": token() },
+      })
+        .then((answer) => (answer.ok ? answer.text() : null))
+        .then((html) => {
+          if (html !== null && mine === asked) place.innerHTML = html;
+        })
+        .catch(() => {});
+    };
+    const settle = () => {
+      all("[data-shown-if]", form).forEach((part) => {
+        const [name, value] = part.dataset.shownIf.split("=");
+        const field = form.elements[name];
+        const now = field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value;
+        part.hidden = now !== value;
+      });
+      clearTimeout(timer);
+      timer = setTimeout(ask, 350);
+    };
+    form.addEventListener("input", settle);
+    form.addEventListener("change", settle);
+    settle();
+  }
+
+  // --- import ---------------------------------------------------------------------------------
+  const importer = document.querySelector("form[data-import]");
+  if (importer) {
+    const bar = document.getElementById("upload-bar");
+    const problem = document.getElementById("upload-problem");
+    const button = importer.querySelector("button[type=submit]");
+    const refuse = (text) => {
+      problem.textContent = text;
+      problem.hidden = false;
+      bar.hidden = true;
+      button.disabled = false;
+      delete importer.dataset.sent;
+      problem.focus();
+    };
+    importer.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const file = importer.elements.file.files[0];
+      if (!file) return;
+      if (file.size > Number(importer.dataset.limit)) return refuse(importer.dataset.tooLarge);
+      const query = new URLSearchParams();
+      ["tag", "timezone"].forEach((name) => {
+        if (importer.elements[name].value.trim()) query.set(name, importer.elements[name].value.trim());
+      });
+      const request = new XMLHttpRequest();
+      request.open("POST", importer.dataset.import + "?" + query);
+      request.setRequestHeader("Content-Type", "text/csv");
+      request.setRequestHeader("X-CSRFToken", token());
+      request.upload.onprogress = (step) => {
+        bar.hidden = false;
+        bar.querySelector("progress").value = step.lengthComputable ? step.loaded / step.total : 0;
+      };
+      request.onload = () => {
+        let answer = {};
+        try {
+          answer = JSON.parse(request.responseText);
+        } catch (error) {
+          answer = {};
+        }
+        if (answer.page) location.assign(answer.page);
+        else refuse(answer.problem || importer.dataset.failed);
+      };
+      request.onerror = () => refuse(importer.dataset.failed);
+      problem.hidden = true;
+      button.disabled = true;
+      bar.hidden = false;
+      request.send(file);
+    });
+  }
+  // While an import is merged, its page is asked for again.
+  const merging = document.querySelector("[data-merging]");
+  if (merging) {
+    const again = () =>
+      fetch(location.href)
+        .then((answer) => answer.text())
+        .then((html) => {
+          const found = new DOMParser().parseFromString(html, "text/html").querySelector("[data-merged]");
+          const place = document.querySelector("[data-merged]");
+          if (found && place) place.replaceWith(found);
+          if (found && found.querySelector("[data-merging]")) setTimeout(again, 700);
+        })
+        .catch(() => setTimeout(again, 2000));
+    setTimeout(again, 500);
+  }
+
+  // --- copy a secret --------------------------------------------------------------------------
+  all("[data-copy]").forEach((button) =>
+    button.addEventListener("click", () => {
+      const field = document.getElementById(button.dataset.copy);
+      field.select();
+      if (navigator.clipboard) navigator.clipboard.writeText(field.value);
+      button.textContent = button.dataset.copied;
+    })
+  );
+})();

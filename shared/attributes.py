@@ -1,0 +1,25 @@
+"""Attributes of clients: what they may be called, and how long they may be.
+
+A name can stand between braces in a mailing's text, so it is a word of Latin or Cyrillic letters,
+and none of those that mean the client's own fields there.
+"""
+
+import re
+
+MAX_ATTRIBUTES = 20
+MAX_VALUE = 200
+
+LETTER = "A-Za-zА-Яа-яЁё_"
+NAME = re.compile(f"[{LETTER}][{LETTER}0-9]{{0,31}}")
+# The fields of a client that a text may use besides the attributes.
+FIELDS = frozenset({"phone", "tag", "operator_code", "timezone"})
+
+NAME_DETAIL = (
+    "must be 1 to 32 letters (Latin or Cyrillic), digits or underscores, and not begin with a digit"
+)
+RESERVED_DETAIL = "is the name of a field of every client and cannot be an attribute"
+
+
+def is_name(name: str) -> bool:
+    """Whether an attribute may be called so."""
+    return NAME.fullmatch(name) is not None and name not in FIELDS
