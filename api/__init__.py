@@ -1,12 +1,14 @@
 """The web process: a REST API over the directory of clients, their mailings and messages."""
 
 import os
+import sys
 from typing import Any
 
 import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 
+from api.admin import init_admin
 from api.audit import audit_log
 from api.auth import init_auth
 from api.client_commands import client_commands
@@ -17,6 +19,7 @@ from api.exports import exports
 from api.health import health
 from api.imports import imports
 from api.lifecycle import lifecycle
+from api.log_commands import log_commands
 from api.mailings import mailings
 from api.messages import messages
 from api.metrics import init_metrics
@@ -88,13 +91,17 @@ def create_app() -> Flask:
     for resource in RESOURCES:
         app.register_blueprint(resource, url_prefix="/api/v1")
     init_docs(app)
+    init_admin(app, settings)
     return app
 
 
 def _command_app() -> Flask:
+    app = Flask("api", static_folder=None)
+    app.cli.add_command(log_commands)
+    if "logs" in sys.argv[1:4]:
+        return app  # whoever reads logs need not have the service's settings
     settings = load_settings(CommandSettings)
     logs.configure("api.command", settings.log_level, settings.log_format)
-    app = Flask("api", static_folder=None)
     _configure(app, settings)
     init_database(app, settings.database_url, limited=False)
     app.cli.add_command(client_commands)

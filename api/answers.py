@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api import examples
 from shared.access import ApiToken
+from shared.audience import FILTER
 from shared.models import Client, Mailing
 from shared.scopes import Scope
 from shared.statuses import MailingStatus, MessageStatus
@@ -301,14 +302,8 @@ def present_mailing(mailing: Mailing) -> dict[str, Any]:
         "text": mailing.text,
         "start_at": instant(mailing.start_at),
         "end_at": instant(mailing.end_at),
-        "filter": {
-            "operator_codes": mailing.operator_codes,
-            "tags": mailing.tags,
-            "timezones": mailing.timezones,
-            "attributes": mailing.attributes,
-            "exclude_mailing_ids": mailing.exclude_mailing_ids,
-            "phones": [str(phone) for phone in mailing.phones],
-        },
+        "filter": {name: getattr(mailing, name) for name in FILTER}
+        | {"phones": [str(phone) for phone in mailing.phones]},
         "window": _window(mailing.window_from, mailing.window_to),
         "rate_limit": mailing.rate_limit,
         "status": mailing.status,

@@ -61,7 +61,8 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
     answer = present_client(_flush(client))
     audit.record("created", "client", client.id)
     db.session.commit()
-    log.info("client.created", client_id=client.id, phone=mask(client.phone or 0))
+    structlog.contextvars.bind_contextvars(client_id=client.id)
+    log.info("client.created", phone=mask(client.phone or 0))
     return answer, 201, {"Location": f"/api/v1/clients/{client.id}"}
 
 

@@ -40,7 +40,8 @@ SELECT g.status, g.deleted_at IS NOT NULL AS deleted, count(*) AS mailings,
     sum(coalesce(b.expired, g.expired))::bigint AS expired,
     sum(coalesce(b.cancelled, g.cancelled))::bigint AS cancelled,
     coalesce(sum(b.due), 0)::bigint AS due,
-    coalesce(extract(epoch FROM now() - min(b.due_at)), 0)::float8 AS lag,
+    coalesce(extract(epoch FROM now() - min(b.due_at) FILTER (WHERE g.rate_limit IS NULL)),
+        0)::float8 AS lag,
     coalesce(extract(epoch FROM now() - min(g.start_at) FILTER (
         WHERE g.status = 'scheduled' AND g.start_at <= now())), 0)::float8 AS delay
 FROM mailings g LEFT JOIN LATERAL (
@@ -64,11 +65,7 @@ SELECT CASE WHEN application_name IN ('api', 'notification-control', 'notificati
     count(*) AS n
 FROM pg_stat_activity WHERE datname = current_database() GROUP BY 1, 2
 """)
-LIMITS = text("""
-SELECT current_setting('max_connections')::int AS connections,
-    coalesce(extract(epoch FROM throttled_until - now()), 0)::float8 AS throttled
-FROM provider_state
-""")
+MOST_CONNECTIONS = text("SELECT current_setting('max_connections')::int")
 APPLICATIONS = ("api", "notification-control", "notification-dispatch", "other")
 CONNECTION_STATES = ("active", "idle", "in_transaction", "other")
 BREAKER_REASONS = ("unavailable", "unknown", "unauthorized", "throttled")
@@ -158,7 +155,9 @@ class FleetCollector(Collector):
             ("scheduled",): scheduled,
         }
         # Without a moment of a sweep there is no age: absent() says so.
-        age = [gauge("notification_sweep_age_seconds", max(0.0, now - float(swept)))] if swept else []
+        age = (
+            [gauge("notification_sweep_age_seconds", max(0.0, now - float(swept)))] if swept else []
+        )
         return [
             *_counters({name.decode(): float(value) for name, value in counters.items()}),
             *_senders(senders.values()),
@@ -204,8 +203,8 @@ def _connections(connection: Connection) -> Iterator[Metric]:
     for row in connection.execute(CONNECTIONS).mappings():
         counts[row["application"], row["state"] or "other"] += row["n"]
     yield gauge("notification_database_connections", counts)
-    limits = connection.execute(LIMITS).mappings().one()
-    yield gauge("notification_database_connections_max", limits["connections"])
+    most = connection.execute(MOST_CONNECTIONS).scalar_one()
+    yield gauge("notification_database_connections_max", most)
 
 
 def _counters(counted: dict[str, float]) -> Iterator[Metric]:

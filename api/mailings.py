@@ -15,6 +15,7 @@ from api.pages import page
 from api.problems import Conflict, Fault, Invalid, NotFound
 from api.schemas import Filter, MailingChanges, MailingQuery, NewMailing, WindowHours
 from shared import ledger
+from shared.audience import FILTER
 from shared.models import Mailing, MailingText
 from shared.statuses import MailingStatus
 
@@ -25,14 +26,7 @@ ENDED = {MailingStatus.FINISHED, MailingStatus.CANCELLED}
 # Which columns a field of the API stands for.
 COLUMNS = {
     "start_at": ("start_at",),
-    "filter": (
-        "operator_codes",
-        "tags",
-        "timezones",
-        "attributes",
-        "exclude_mailing_ids",
-        "phones",
-    ),
+    "filter": FILTER,
     "name": ("name",),
     "text": ("text",),
     "end_at": ("end_at",),
@@ -72,7 +66,8 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     idempotency.keep(answer)
     audit.record("created", "mailing", mailing.id, audit.changes({}, _audited(mailing)))
     db.session.commit()
-    log.info("mailing.created", mailing_id=mailing.id, start_at=answer["start_at"])
+    structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
+    log.info("mailing.created", start_at=answer["start_at"])
     wake.launch(mailing)
     return answer, 201, {"Location": _location(answer)}
 

@@ -1,10 +1,11 @@
 """What makes a message personal: clients' attributes, and texts with placeholders."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from api.problems import Fault, Invalid
 from shared.attributes import (
     FIELDS,
     LETTER,
@@ -23,7 +24,7 @@ PATTERN = rf"^([^{{}}]|\{{\{{|\}}\}}|\{{[{LETTER}][{LETTER}0-9]{{0,31}}(\|[^{{}}
 def _check_name(name: str) -> str:
     if not is_name(name):
         detail = RESERVED_DETAIL if name in FIELDS else NAME_DETAIL
-        raise PydanticCustomError("attribute_name", detail)  # type: ignore[arg-type]
+        raise PydanticCustomError("attribute_name", detail)
     return name
 
 
@@ -32,7 +33,7 @@ def _check_text(text: str) -> str:
         compile_text(text)
     except Malformed as fault:
         # A detail with braces in it is no template of pydantic's, as there are no values for it.
-        raise PydanticCustomError("placeholder", str(fault)) from None  # type: ignore[arg-type]
+        raise PydanticCustomError("placeholder", str(fault)) from None
     return text
 
 
@@ -76,7 +77,11 @@ MailingText = Annotated[
 ]
 
 
-def merge(attributes: dict[str, str], changes: dict[str, Any]) -> dict[str, str]:
+def merge(attributes: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
     """The attributes with the changes in them; null removes one."""
-    merged = {**attributes, **changes}
-    return {name: value for name, value in merged.items() if value is not None}
+    changed = {**attributes, **changes}
+    merged = {name: value for name, value in changed.items() if value is not None}
+    if len(merged) > MAX_ATTRIBUTES:
+        detail = f"would be {len(merged)} in all; a client has at most {MAX_ATTRIBUTES}"
+        raise Invalid(Fault(detail, "too_many_attributes", "/attributes"))
+    return merged

@@ -9,15 +9,17 @@ from flask import Blueprint, current_app
 from pydantic import Field
 
 from api.answers import Answer, instant
-from api.database import cursor, database_now
+from api.database import cursor, database_now, see_one_instant
 from api.mailings import draft
 from api.openapi import operation
+from api.renderings import Renderings, render_for
 from api.schemas import NewMailing
-from shared.audience import COLUMNS, MATCHES, match_values
+from shared.audience import FILTER, MATCHES, match_values
 from shared.models import Mailing
 from shared.rows import one_row
 from shared.scopes import Scope
 from shared.segments import segment
+from shared.templates import MAX_RENDERED, compile_text
 from shared.windows import Window, opens_at
 
 preview = Blueprint("preview", __name__)
@@ -74,12 +76,19 @@ class ZoneShare(Share):
 
 
 class TextPreview(Answer):
-    """How the text travels as SMS."""
+    """How the text travels as SMS; the longest one, where it is another for each client."""
 
     length: int = Field(description="In characters.")
     encoding: str = Field(json_schema_extra={"enum": ["GSM-7", "UCS-2"]})
     units: int = Field(description="Septets (GSM-7) or 16-bit words (UCS-2).")
     segments: int = Field(description="Per message.")
+
+
+class ExampleAnswer(Answer):
+    """What one client would get."""
+
+    client_id: int
+    text: str
 
 
 class Warning_(Answer):
@@ -99,8 +108,18 @@ class PreviewAnswer(Answer):
     never_in_window: int = Field(
         description="Clients whose window does not open before the end: they will not be sent to."
     )
+    opted_out: int = Field(description="Clients who have opted out: they will not be sent to.")
+    lacking: int = Field(
+        description="Clients who lack an attribute that the text needs: their messages will fail."
+    )
+    missing_attributes: list[Share] = Field(description="How many clients lack which attribute.")
+    examples: list[ExampleAnswer] = Field(description="The text as the first five clients get it.")
     text: TextPreview
     segments_total: int = Field(description="Of all messages that can be sent.")
+    segments_exact: bool = Field(
+        description="False if the text is another for each of more than 100,000 clients: then an "
+        "even sample of them was rendered, and the total and the cost are estimates."
+    )
     cost: str | None = Field(
         description="Of all segments; null where no price is set.", examples=["1234.50"]
     )
@@ -134,6 +153,7 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
     Takes the body of a mailing, creates nothing, and tells whom it would reach by the clients as
     they are now, how it travels as SMS, what it costs and whether it can be through before its end.
     """
+    see_one_instant()
     now = database_now()
     mailing = draft(body, now)
     shares = _audience(mailing)
@@ -142,9 +162,10 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
     zones = [_zone(name, n, window, begins, mailing.end_at) for name, n in shares["timezone"]]
     audience = sum(zone.clients for zone in zones)
     reachable = sum(zone.clients for zone in zones if zone.opens)
-    sms = segment(body.text)
+    opening = [zone.name for zone in zones if zone.opens]
+    texts = render_for(compile_text(mailing.text), match(mailing), opening)
+    longest = texts.longest or mailing.text
     price: Decimal | None = current_app.config["SEGMENT_PRICE"]
-    total = sms.segments * reachable
     rate = _rate(body.rate_limit)
     finish = _finish(zones, rate, begins)
     return {
@@ -156,22 +177,34 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
         ],
         "by_tag": _present(shares["tag"]),
         "never_in_window": audience - reachable,
-        "text": {"length": len(body.text), **sms._asdict()},
-        "segments_total": total,
-        "cost": None if price is None else f"{price * total:f}",
+        "opted_out": texts.opted_out,
+        "lacking": texts.lacking,
+        "missing_attributes": _present(texts.missing),
+        "examples": [example._asdict() for example in texts.examples],
+        "text": {"length": len(longest), **segment(longest)._asdict()},
+        "segments_total": texts.segments,
+        "segments_exact": texts.exact,
+        "cost": None if price is None else f"{price * texts.segments:f}",
         "rate": rate,
-        "expected_seconds": None if rate is None else round(reachable / rate, 3),
+        "expected_seconds": None if rate is None else round(texts.messages / rate, 3),
         "expected_finish_at": instant(finish),
-        "warnings": list(_warnings(body, now, audience, reachable, finish)),
+        "warnings": [
+            *_warnings(body, now, audience, reachable, finish),
+            *_warnings_of_texts(texts),
+        ],
     }
+
+
+def match(mailing: Mailing) -> dict[str, object]:
+    """The values of MATCHES for this mailing."""
+    return match_values(*(getattr(mailing, name) for name in FILTER))
 
 
 def _audience(mailing: Mailing) -> dict[str, list[tuple[str, int]]]:
     """The audience by operator code, zone and tag, each the largest first."""
     reader = cursor()
     reader.execute(PATIENCE)
-    chosen = match_values(*(getattr(mailing, name) for name in COLUMNS.split(", ")))
-    reader.execute(AUDIENCE, {**chosen, "tags_shown": SHOWN_TAGS})
+    reader.execute(AUDIENCE, {**match(mailing), "tags_shown": SHOWN_TAGS})
     shares: dict[str, list[tuple[str, int]]] = {"operator_code": [], "timezone": [], "tag": []}
     for kind, value, n in reader.fetchall():
         shares[kind].append((value, n))
@@ -226,6 +259,22 @@ def _warnings(
             "ends_too_early",
             f"At the present rate it would take until {instant(finish)}, which is after the end: "
             "what is left then is not sent.",
+        )
+
+
+def _warnings_of_texts(texts: Renderings) -> Iterable[dict[str, str]]:
+    if texts.lacking:
+        names = ", ".join(name for name, _ in texts.missing)
+        yield _warning(
+            "missing_attributes",
+            f"{texts.lacking} clients lack what the text needs ({names}) and will not be sent to; "
+            "a default, as in {name|dear client}, would reach them.",
+        )
+    if texts.unfit:
+        yield _warning(
+            "unfit_texts",
+            f"For {texts.unfit} clients the text would be empty or longer than {MAX_RENDERED} "
+            "characters: they will not be sent to.",
         )
 
 

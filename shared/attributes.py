@@ -23,3 +23,12 @@ RESERVED_DETAIL = "is the name of a field of every client and cannot be an attri
 def is_name(name: str) -> bool:
     """Whether an attribute may be called so."""
     return NAME.fullmatch(name) is not None and name not in FIELDS
+
+
+def values_of(table: str) -> str:
+    """SQL: what a text's placeholders stand for, as a JSON object, by a row of clients."""
+    return (
+        f"{table}.attributes || jsonb_build_object('phone', {table}.phone::text,"
+        f" 'tag', {table}.tag, 'operator_code', {table}.operator_code,"
+        f" 'timezone', {table}.timezone)"
+    )

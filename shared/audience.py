@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 # A mailing's columns that MATCHES takes, in the order of `match_values`.
-COLUMNS = "operator_codes, tags, timezones, attributes, exclude_mailing_ids, phones"
+FILTER = ("operator_codes", "tags", "timezones", "attributes", "exclude_mailing_ids", "phones")
+COLUMNS = ", ".join(FILTER)
 
 # On `clients`; what is empty means "any". PostgreSQL folds the constant comparisons away, so that
 # the indexes on phone, operator code, tag and zone serve, and the messages of nobody's mailings

@@ -40,6 +40,13 @@ EVENTS = {
     "client.created": "A client was made over the API.",
     "client.updated": "A client was changed; `changed` names the fields.",
     "client.deleted": "A client was deleted and the personal data erased.",
+    # Opt-outs and tests
+    "opt_outs.added": "Phones were opted out; `added` says how many are new.",
+    "opt_outs.imported": "A file of opt-outs came in.",
+    "opt_out.removed": "A phone may be written to again.",
+    "test_send.created": "Somebody wants to see a text on a few phones.",
+    "test_send.message": "What became of one message of a test: `outcome`, `reason`.",
+    "test_send.failed": "A test failed for a reason nobody expected.",
     # The API
     "api.request": "A request was answered: `method`, `route`, `status`, `latency_ms`.",
     "api.replayed": "A repeated request got the first one's answer (Idempotency-Key).",
@@ -55,6 +62,8 @@ EVENTS = {
     "metrics.unavailable": "A source of figures did not answer; /metrics says so.",
     "job.failed": "A job failed for a reason nobody expected: `error` with the traceback.",
     "sweep.slow": "A sweep took longer than a second.",
+    "retention.dropped": "The messages of old mailings are gone, whole partitions at once.",
+    "retention.postponed": "Old messages are still being read; they are dropped later.",
     "partition.made": "Room was made for the mailings to come.",
     "scheduler.registered": "A periodic job was missing and is registered again.",
     "worker.pulse_failed": "A worker could not say that it lives; it goes on.",

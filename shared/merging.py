@@ -69,7 +69,8 @@ UPDATE = f"""
 )
 UPDATE clients c SET tag = coalesce(x.tag, c.tag), timezone = coalesce(x.timezone, c.timezone),
     operator_code = coalesce(x.operator_code, c.operator_code),
-    operator_code_given = c.operator_code_given OR x.operator_code <> c.operator_code,
+    operator_code_given = c.operator_code_given
+        OR coalesce(x.operator_code <> c.operator_code, false),
     updated_at = now()
 FROM changed x WHERE c.id = x.id
 RETURNING c.id, c.timezone, c.timezone <> x.zone_before

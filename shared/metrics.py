@@ -34,7 +34,7 @@ ALL = (
     Metric(
         "notification_dispatch_lag_seconds",
         "gauge",
-        "Age of the oldest batch that is due and in nobody's hands; 0 if there is none.",
+        "Age of the oldest batch due and in nobody's hands, of mailings without a rate of their own.",
     ),
     Metric(
         "notification_launch_delay_seconds",

@@ -28,6 +28,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 import shared.access
 import shared.imports
 import shared.optouts
+import shared.report.tables
 import shared.trail  # noqa: F401
 from shared.base import FALSE, NOW, ZERO
 from shared.base import Base as Base

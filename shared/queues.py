@@ -5,7 +5,8 @@ be done, and the sweep finds whatever a lost job left undone. So nothing here ev
 """
 
 import math
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 import structlog
@@ -25,6 +26,7 @@ DISPATCH = "dispatch"
 JOBS = {
     "worker.jobs.launch": CONTROL,
     "worker.jobs.merge_import": CONTROL,
+    "worker.jobs.send_daily_report": CONTROL,
     "worker.jobs.send_test": CONTROL,
     "worker.jobs.sweep": CONTROL,
     "worker.jobs.dispatch": DISPATCH,
@@ -139,6 +141,11 @@ class Queues:
         """Have a test sent, now or not at all."""
         return self._enqueue("worker.jobs.send_test", {"test_id": test_id}, None, request_id)
 
+    def send_daily_report(self, day: date) -> bool:
+        """Have a local day's report sent, unless it was."""
+        ids = {"day": day.isoformat()}
+        return self._enqueue("worker.jobs.send_daily_report", ids, None, None)
+
     def ping(self) -> bool:
         """Whether Redis answers."""
         try:
@@ -147,7 +154,7 @@ class Queues:
             return False
 
     def _enqueue(
-        self, name: str, ids: dict[str, int], at: datetime | None, request_id: str | None
+        self, name: str, ids: Mapping[str, int | str], at: datetime | None, request_id: str | None
     ) -> bool:
         kwargs = {**ids, "request_id": request_id}
         target = self._queues[JOBS[name]]
@@ -162,6 +169,6 @@ class Queues:
             return self._away(error, name, ids)
         return True
 
-    def _away(self, error: RedisError, job: str, ids: dict[str, int]) -> bool:
+    def _away(self, error: RedisError, job: str, ids: Mapping[str, int | str]) -> bool:
         log.warning("queue.unavailable", job=job, error=str(error), **ids)
         return False

@@ -4,21 +4,24 @@ A missing or malformed variable stops the process with one line that names it.
 Each setting is documented in the README's table.
 """
 
+import re
 import sys
 import zoneinfo
+from datetime import time
 from decimal import Decimal
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.redact import keep_secret
 
@@ -55,6 +58,21 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _smtp_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("smtp://", "smtps://")):
+        raise ValueError("must start with smtp:// or smtps://")
+    return url
+
+
+def _addresses(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    addresses = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", address) for address in addresses):
+        raise ValueError("must be mail addresses with commas between them")
+    return addresses
+
+
 class DatabaseSettings(BaseSettings):
     """What commands on the database need, such as migrations."""
 
@@ -79,7 +97,19 @@ class Settings(DatabaseSettings):
     provider_rate: Annotated[float, Field(gt=0)] | None = None
 
 
-class ApiSettings(Settings, CommandSettings):
+class ReportSettings(DatabaseSettings):
+    """What the daily report needs. It is on where there are recipients and a mail server."""
+
+    smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
+    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_addresses)] = []
+    report_from: str = "notifications@localhost"
+    report_time: time = time(9)
+    report_timezone: Annotated[str, AfterValidator(_known_zone)] = "Europe/Moscow"
+    report_language: Annotated[str, Field(pattern="^(en|ru)$")] = "en"
+    public_url: Annotated[str, AfterValidator(_http_url)] | None = None
+
+
+class ApiSettings(Settings, CommandSettings, ReportSettings):
     """What the web process needs besides."""
 
     api_bootstrap_token: Annotated[SecretStr, Field(min_length=16)]
@@ -105,7 +135,7 @@ class ApiSettings(Settings, CommandSettings):
         return value.rstrip("/") if value is not None and info.field_name == "public_url" else value
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(Settings, ReportSettings):
     """What the fleet needs besides."""
 
     provider_url: Annotated[str, AfterValidator(_http_url)]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared import ledger
+from shared.attributes import values_of
 from shared.rows import one_row
 from shared.templates import Template, compile_stored
 from shared.windows import Window
@@ -74,8 +75,7 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
 ORDER BY m.id
 """
 NOTHING = "NULL"
-VALUES = """c.attributes || jsonb_build_object('phone', c.phone::text, 'tag', c.tag,
-    'operator_code', c.operator_code, 'timezone', c.timezone)"""
+VALUES = values_of("c")
 ROWS = _ROWS.format(values=NOTHING)
 ROWS_WITH_ATTEMPTS = _ROWS_WITH_ATTEMPTS.format(values=NOTHING)
 PERSONAL_ROWS = _ROWS.format(values=VALUES)

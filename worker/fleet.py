@@ -13,6 +13,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker, WorkerStatus
+from rq.worker_registration import register
 
 from shared.queues import JOBS, NotificationJob, quick_client
 
@@ -49,6 +50,13 @@ class FleetWorker(SimpleWorker):
         self._stop_requested = True
         if self.get_state() != WorkerStatus.BUSY:
             raise StopRequested
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Also registers anew: a Redis that lost everything knows no workers."""
+        super().heartbeat(timeout, pipeline)  # type: ignore[no-untyped-call]
+        known = {"queues": ",".join(self.queue_names()), "state": self.get_state()}
+        (self.connection if pipeline is None else pipeline).hset(self.key, mapping=known)
+        register(self, pipeline)  # type: ignore[no-untyped-call]
 
     def pulse(self) -> None:
         """Say that this worker lives, from within a long job."""

@@ -1,6 +1,7 @@
 """The jobs that RQ runs: thin doors to launch, dispatch and sweep."""
 
 import time
+from datetime import UTC, date, datetime
 from functools import cache
 
 import structlog
@@ -8,6 +9,7 @@ from redis import Redis
 
 from shared.metrics import SWEPT_KEY
 from shared.queues import Queues
+from shared.report.daily import send_report, waiting_days
 from shared.settings import WorkerSettings
 from worker import retention, testsend
 from worker import sweep as sweeping
@@ -24,6 +26,7 @@ from worker.provider.rate import RateLimiter
 log = structlog.get_logger()
 
 RETAIN_SECONDS = 600.0
+REPORT_SECONDS = 20.0
 
 
 class Tools:
@@ -34,6 +37,8 @@ class Tools:
     worker: FleetWorker
     # When old partitions are to be looked for next, by the monotonic clock.
     retain_at = 0.0
+    # Likewise for days whose report is due.
+    report_at = 0.0
 
     @classmethod
     def queues(cls) -> Queues:
@@ -95,12 +100,28 @@ def send_test(test_id: int, request_id: str | None = None) -> None:
     testsend.start(Tools.settings, test_id, request_id)
 
 
+def send_daily_report(day: str, request_id: str | None = None) -> None:
+    """Send a local day's report, unless somebody has or does."""
+    db = Database(Tools.settings.database_url, "notification-report")
+    try:
+        send_report(db.transaction, Tools.settings, date.fromisoformat(day))
+    except DatabaseError as error:
+        log.warning("database.unavailable", what="report", error=str(error).strip())
+    finally:
+        db.close()
+
+
 def sweep() -> None:
     """Set going whatever stands still; now and then, drop what is too old."""
     try:
         if time.monotonic() > Tools.retain_at:
             Tools.retain_at = time.monotonic() + RETAIN_SECONDS
             retention.drop_old(_database(), Tools.settings.retention_days)
+        if time.monotonic() > Tools.report_at:
+            Tools.report_at = time.monotonic() + REPORT_SECONDS
+            now = datetime.now(UTC)
+            for day in waiting_days(_database().transaction, Tools.settings, now):
+                Tools.queues().send_daily_report(day)
         sweeping.sweep(_database(), Tools.queues(), Tools.settings.lease_seconds)
         Tools.connection.set(SWEPT_KEY, time.time())
     except DatabaseError as error:

@@ -76,7 +76,8 @@ WITH recipients AS MATERIALIZED (
     SELECT message + 1, message + (SELECT count(*) FROM recipients), %(mailing)s
     FROM taken WHERE message IS NOT NULL
 )
-SELECT (SELECT count(*) FROM recipients), batch + 1, batch + (SELECT count(*) FROM parts)
+SELECT (SELECT count(*) FROM recipients), batch + 1, batch + (SELECT count(*) FROM parts),
+    message + 1, message + (SELECT count(*) FROM recipients)
 FROM taken
 """  # noqa: S608 (MATCHES is a constant)
 ADVANCE = """
@@ -109,6 +110,8 @@ class Chunk(NamedTuple):
     recipients: int
     audience_complete: bool
     seconds: float
+    first_message_id: int | None  # None if there are no recipients
+    last_message_id: int | None
 
 
 def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], object]) -> bool:
@@ -139,6 +142,8 @@ def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], ob
             "launch.chunk",
             mailing_id=mailing_id,
             recipients=chunk.recipients,
+            first_message_id=chunk.first_message_id,
+            last_message_id=chunk.last_message_id,
             seconds=round(chunk.seconds, 3),
             audience_complete=chunk.audience_complete,
         )
@@ -188,7 +193,7 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
             **match_values(*audience),
         },
     )
-    recipients, first_batch, last_batch = one_row(cursor)
+    recipients, first_batch, last_batch, first_message, last_message = one_row(cursor)
     if recipients and window_from is not None:
         window = Window(window_from, window_to)
         cursor.execute(NEW_ZONES, (mailing_id, first_batch, last_batch))
@@ -199,7 +204,8 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
     if recipients:
         cursor.execute(OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
         ledger.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
-    return Chunk(recipients, until >= last, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Chunk(recipients, until >= last, seconds, first_message, last_message)
 
 
 def _next_span(span: int, chunk: Chunk) -> int:

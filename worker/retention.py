@@ -6,6 +6,7 @@ left, and a range is forgotten only when nothing of it remains.
 """
 
 import structlog
+from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import cursor as Cursor
 
 from shared.partitions import STORAGE
@@ -53,25 +54,36 @@ def drop_old(db: Database, days: int) -> int:
         ranges = cursor.fetchall()
     if not ranges:
         return 0
-    with db.autocommit() as cursor:
-        cursor.execute(LOCK)
-        if cursor.fetchone() != (True,):
-            return 0
-        # Detaching waits for whoever reads the table. A backup may do so for hours: try later.
-        cursor.execute("SET lock_timeout = '1s'")
-        try:
-            for first, _ in ranges:
-                for table in STORAGE:
-                    _drop_partition(cursor, table, first)
-        finally:
-            cursor.execute("RESET lock_timeout")
-            cursor.execute(UNLOCK)
+    try:
+        with db.autocommit() as cursor:
+            if not _drop_partitions(cursor, [first for first, _ in ranges]):
+                return 0
+    except LockNotAvailable:
+        log.info("retention.postponed")
+        return 0
     with db.transaction() as cursor:
         for first, until in ranges:
             cursor.execute(FORGET, {"first": first, "until": until})
     for first, until in ranges:
         log.info("retention.dropped", first_mailing_id=first, until_mailing_id=until)
     return len(ranges)
+
+
+def _drop_partitions(cursor: Cursor, firsts: list[int]) -> bool:
+    """Drop the partitions of the ranges that begin so, unless somebody else is at it."""
+    cursor.execute(LOCK)
+    if cursor.fetchone() != (True,):
+        return False
+    # Detaching waits for whoever reads the table. A backup may do so for hours: rather try later.
+    cursor.execute("SET lock_timeout = '1s'")
+    try:
+        for first in firsts:
+            for table in STORAGE:
+                _drop_partition(cursor, table, first)
+    finally:
+        cursor.execute("RESET lock_timeout")
+        cursor.execute(UNLOCK)
+    return True
 
 
 def _drop_partition(cursor: Cursor, table: str, first: int) -> None:

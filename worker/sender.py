@@ -263,6 +263,8 @@ class Sender:
         if result.outcome is not Outcome.ACCEPTED:
             text = batch.plain if request.text is None else request.text
             line |= {"reason": result.reason, "answer": clean_answer(result.excerpt, text or "")}
+        if request.probe:
+            line["probe"] = True
         if request.request_id:
             line["request_id"] = request.request_id
         self._lines.append(line)

@@ -70,4 +70,4 @@ def _make_partitions(cursor: Cursor) -> None:
     cursor.execute(AHEAD)
     (next_id,) = one_row(cursor)
     if ensure_partition(cursor, next_id):
-        log.info("partition.made", mailing_id=next_id)
+        log.info("partition.made", first_mailing_id=next_id)

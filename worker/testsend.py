@@ -13,7 +13,6 @@ import orjson
 import structlog
 
 from shared.logs import mask
-from shared.redact import clean_answer
 from shared.settings import WorkerSettings
 from shared.templates import Unrenderable, compile_stored
 from worker.claims import VALUES
@@ -109,7 +108,8 @@ def run(db: Database, settings: WorkerSettings, test_id: int, request_id: str | 
     results = []
     for message_id, phone in enumerate(phones, first_id):
         end = _describe(ends.get(message_id, NO_TURN))
-        log.info("test_send.message", message_id=message_id, phone=mask(phone), **end)
+        shown = {name: value for name, value in end.items() if name != "excerpt"}
+        log.info("test_send.message", message_id=message_id, phone=mask(phone), **shown)
         results.append({"message_id": message_id, "phone": str(phone), **end})
     with db.transaction() as cursor:
         cursor.execute(FINISH, (orjson.dumps(results).decode(), test_id))

@@ -5,25 +5,28 @@ as a scope. Without OIDC_ISSUER there is nothing but a page that says how to swi
 """
 
 from pathlib import Path
+from typing import NoReturn
 
-from flask import Blueprint, Flask, Response, g, render_template, request
-from flask_babel import Babel, get_locale
-from flask_bootstrap import Bootstrap5
+from flask import Blueprint, Flask, abort, render_template
+from flask_babel import Babel
 from flask_wtf.csrf import CSRFProtect
 
 from api.admin import errors, shown
+from api.admin.audit import audit
 from api.admin.clients import clients
 from api.admin.compose import compose
 from api.admin.dashboard import dashboard
 from api.admin.live import init_live, live
 from api.admin.mailings import mailings
+from api.admin.opt_outs import opt_outs
 from api.admin.preferences import choose_language, choose_zone, preferences
-from api.admin.security import demand_person, secure_headers, settle_host
+from api.admin.security import demand_person, public, secure_headers, settle_host
 from api.admin.signin import init_signin, signin
 from api.admin.tokens import tokens
 from shared.settings import ApiSettings
 
 csrf = CSRFProtect()
+PARTS = (signin, preferences, mailings, compose, clients, opt_outs, tokens, audit, live)
 TRANSLATIONS = Path(__file__).parent / "translations"
 
 
@@ -35,19 +38,31 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         template_folder="templates",
         static_folder="static",
     )
-    admin.get("/")(dashboard) if settings.oidc_issuer else admin.get("/")(_off)
+    # Its style sheet alone, which that package brings along.
+    admin.register_blueprint(
+        Blueprint(
+            "bootstrap",
+            "flask_bootstrap",
+            static_folder="static/bootstrap5",
+            static_url_path="/bootstrap",
+        )
+    )
     if settings.oidc_issuer:
+        admin.get("/")(dashboard)
+        admin.add_url_rule("/<path:_rest>", view_func=nowhere)
         _configure(app, settings)
         admin.before_request(settle_host)
         admin.before_request(demand_person)
         admin.before_request(csrf.protect)
-        for part in (signin, preferences, mailings, compose, clients, tokens, live):
+        for part in PARTS:
             admin.register_blueprint(part)
         init_signin(app, settings)
         init_live(app)
+    else:
+        admin.get("/")(off)
+        admin.get("/<path:_rest>")(off)
     admin.after_request(secure_headers)
     errors.init_errors(admin)
-    Bootstrap5(app)
     Babel(
         app,
         default_translation_directories=str(TRANSLATIONS),
@@ -76,5 +91,11 @@ def _configure(app: Flask, settings: ApiSettings) -> None:
     csrf.init_app(app)
 
 
-def _off() -> tuple[str, int]:
+@public
+def off(_rest: str = "") -> tuple[str, int]:
     return render_template("admin/off.html"), 503
+
+
+@public
+def nowhere(_rest: str) -> NoReturn:
+    abort(404)

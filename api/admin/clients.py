@@ -3,19 +3,32 @@
 from inspect import unwrap
 from typing import Any
 
-from flask import Blueprint, Response, current_app, flash, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    flash,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask_babel import gettext as _
 from pydantic import ValidationError
 from sqlalchemy import select, text
 from werkzeug.wrappers import Response as BaseResponse
 
-from api import clients as resource
-from api import exports, imports
 from api.admin.faults import from_resource, from_schema, text_of
 from api.admin.recipients import read_phone
 from api.admin.security import needs
+from api.clients import create_client, delete_client, get_client, replace_client
 from api.csvanswer import CsvQuery
 from api.database import db, rows
+from api.exports import ClientCsvQuery, MessageCsvQuery
+from api.exports import export_clients as api_export_clients
+from api.exports import export_messages as api_export_messages
+from api.imports import ImportQuery, get_rejected_rows, import_clients
+from api.imports import get_import as api_get_import
 from api.problems import Conflict, Invalid, Problem
 from api.schemas import NewClient
 from shared.imports import Import
@@ -26,15 +39,15 @@ from shared.zones import ZONES
 
 clients = Blueprint("clients", __name__)
 
-create = unwrap(resource.create_client)
-get = unwrap(resource.get_client)
-replace = unwrap(resource.replace_client)
-remove = unwrap(resource.delete_client)
-take_in = unwrap(imports.import_clients)
-get_import = unwrap(imports.get_import)
-get_rejected = unwrap(imports.get_rejected_rows)
-export_clients = unwrap(exports.export_clients)
-export_messages = unwrap(exports.export_messages)
+create = unwrap(create_client)
+get = unwrap(get_client)
+replace = unwrap(replace_client)
+remove = unwrap(delete_client)
+take_in = unwrap(import_clients)
+get_import = unwrap(api_get_import)
+get_rejected = unwrap(get_rejected_rows)
+export_clients = unwrap(api_export_clients)
+export_messages = unwrap(api_export_messages)
 
 PAGE = 25
 FIELDS = ("phone", "operator_code", "tag", "timezone")
@@ -124,7 +137,7 @@ def delete(client_id: int) -> BaseResponse:
 
 @clients.get("/clients.csv")
 def export() -> Response:
-    query = exports.ClientCsvQuery.model_validate(
+    query = ClientCsvQuery.model_validate(
         {name: text_of(request.args, name) for name in FIELDS if text_of(request.args, name)}
         | {"excel": "true"}
     )
@@ -136,9 +149,7 @@ def export() -> Response:
 def export_recipients(mailing_id: int) -> Response:
     status = request.args.get("status")
     known = MessageStatus(status) if status in list(MessageStatus) else None
-    query = exports.MessageCsvQuery.model_validate(
-        {"excel": "true"} | ({"status": known} if known else {})
-    )
+    query = MessageCsvQuery.model_validate({"excel": "true"} | ({"status": known} if known else {}))
     answer: Response = export_messages(mailing_id, query)
     return answer
 
@@ -162,7 +173,7 @@ def upload() -> tuple[dict[str, Any], int]:
     """Take a file in, as the request's body; the page's script sends it and shows the progress."""
     given = {name: text_of(request.args, name) for name in ("tag", "timezone")}
     try:
-        query = imports.ImportQuery.model_validate({k: v for k, v in given.items() if v})
+        query = ImportQuery.model_validate({k: v for k, v in given.items() if v})
         taken, _status, _headers = take_in(query)
     except ValidationError as error:
         return {"problem": "; ".join(from_schema(error).values())}, 422
@@ -220,5 +231,3 @@ def _form(
         client_id=client_id,
         zones=sorted(ZONES),
     )
-
-

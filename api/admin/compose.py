@@ -1,4 +1,4 @@
-"""Making and changing a mailing: the form, its live preview, and the review before anything is made."""
+"""Making and changing a mailing: the form, its live preview, the review before it is made."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -12,13 +12,12 @@ from flask_babel import gettext as _
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
-from api import mailings as resource
-from api.admin.audience import Preview, preview
+from api.admin.audience import preview
 from api.admin.faults import from_resource, from_schema, text_of
 from api.admin.security import needs
 from api.admin.shown import instant_field
 from api.answers import present_mailing
-from api.mailings import find_mailing
+from api.mailings import change_mailing, create_mailing, find_mailing
 from api.problems import Conflict, Invalid
 from api.schemas import MailingChanges, NewMailing
 from shared.models import Mailing
@@ -28,8 +27,8 @@ from shared.zones import ZONES
 
 compose = Blueprint("compose", __name__)
 
-create = unwrap(resource.create_mailing)
-change = unwrap(resource.change_mailing)
+create = unwrap(create_mailing)
+change = unwrap(change_mailing)
 
 FIELDS = (
     *("name", "text", "operator_codes", "tags", "starts", "start_at", "end_at", "zone"),
@@ -64,7 +63,6 @@ def review() -> str | Response | tuple[str, int]:
     filled = _read()
     try:
         body = NewMailing.model_validate(filled.document)
-        resource.check_new(body.start_at, body.end_at, datetime.now(UTC))
         if "confirmed" not in request.form:
             if "back" in request.form:
                 return _form(filled.fields)
@@ -85,7 +83,7 @@ def live_preview() -> str:
     """The preview beside the form, of as much as is filled in."""
     filled = _read()
     document = {**filled.document, "text": filled.document["text"] or " "}
-    found: Preview | None = None
+    found: dict[str, Any] | None = None
     try:
         found = preview(NewMailing.model_validate(document))
     except ValidationError as error:
@@ -122,7 +120,9 @@ def save(mailing_id: int) -> Response | str | tuple[str, int]:
     except Invalid as problem:
         return _form(filled.fields, from_resource(problem), mailing), 422
     except Conflict:
-        flash(_("The mailing has changed meanwhile, and this cannot be changed any more."), "danger")
+        flash(
+            _("The mailing has changed meanwhile, and this cannot be changed any more."), "danger"
+        )
         return redirect(url_for("admin.mailings.show", mailing_id=mailing_id), 303)
     flash(_("The changes are saved. They apply to whatever was not yet attempted."), "success")
     return redirect(url_for("admin.mailings.show", mailing_id=mailing_id), 303)
@@ -132,9 +132,7 @@ def _form(
     fields: dict[str, str], faults: dict[str, str] | None = None, mailing: Mailing | None = None
 ) -> str:
     placed = {PLACES.get(name, name): says for name, says in (faults or {}).items()}
-    return render_template(
-        "admin/mailing_form.html", fields=fields, faults=placed, mailing=mailing
-    )
+    return render_template("admin/mailing_form.html", fields=fields, faults=placed, mailing=mailing)
 
 
 def _proposal() -> dict[str, str]:

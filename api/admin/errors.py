@@ -1,7 +1,7 @@
 """Errors as people meet them: a page that says what happened and what to do."""
 
 import structlog
-from flask import Blueprint, g, render_template
+from flask import Blueprint, render_template
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
 from psycopg2 import InterfaceError, OperationalError

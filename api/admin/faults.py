@@ -14,14 +14,20 @@ SAYS: dict[str, LazyString] = {
     "missing": lazy_gettext("Please fill this in."),
     "string_too_short": lazy_gettext("Please fill this in."),
     "string_too_long": lazy_gettext("This is too long."),
-    "phone_format": lazy_gettext("A phone has 11 digits and starts with 7, for example 79161234567."),
+    "phone_format": lazy_gettext(
+        "A phone has 11 digits and starts with 7, for example 79161234567."
+    ),
     "operator_code_format": lazy_gettext("An operator code has exactly 3 digits, for example 916."),
-    "timezone_unknown": lazy_gettext("Choose a time zone from the list, for example Europe/Moscow."),
+    "timezone_unknown": lazy_gettext(
+        "Choose a time zone from the list, for example Europe/Moscow."
+    ),
     "instant_format": lazy_gettext("Choose a date and a time."),
     "instant_range": lazy_gettext("This date is too far away."),
     "end_before_start": lazy_gettext("The end must be later than the start."),
     "past": lazy_gettext("This has passed already: nothing would ever be sent."),
-    "too_soon": lazy_gettext("The end must be at least 3 seconds ahead. To stop now, cancel the mailing."),
+    "too_soon": lazy_gettext(
+        "The end must be at least 3 seconds ahead. To stop now, cancel the mailing."
+    ),
     "window_empty": lazy_gettext("The window's two times must differ."),
     "clock_time_format": lazy_gettext("Give a time between 00:00 and 23:59, for example 09:00."),
     "greater_than_equal": lazy_gettext("This number is too small."),

@@ -10,12 +10,18 @@ from flask_babel import lazy_gettext
 from sqlalchemy import text
 from werkzeug.wrappers import Response
 
-from api import lifecycle
-from api import mailings as resource
 from api.admin.live import SPLIT, figures, seconds_left
 from api.admin.recipients import attempts_of, recipients_of
 from api.admin.shown import MESSAGE_STATUSES
 from api.database import rows
+from api.lifecycle import (
+    cancel_mailing,
+    pause_mailing,
+    resume_mailing,
+    retry_failed,
+    start_mailing,
+)
+from api.mailings import delete_mailing, find_mailing
 from api.problems import Problem
 from shared.statuses import MailingStatus
 from shared.windows import Window, is_open, opens_at
@@ -50,12 +56,12 @@ BARS = 60
 
 # What can be done to a mailing: its view in the API, and in which states it makes sense.
 ACTIONS: dict[str, tuple[Any, set[str]]] = {
-    "start": (unwrap(lifecycle.start_mailing), {"scheduled"}),
-    "pause": (unwrap(lifecycle.pause_mailing), {"scheduled", "running"}),
-    "resume": (unwrap(lifecycle.resume_mailing), {"paused"}),
-    "retry": (unwrap(lifecycle.retry_failed), {"running", "paused", "finished"}),
-    "cancel": (unwrap(lifecycle.cancel_mailing), {"scheduled", "running", "paused"}),
-    "delete": (unwrap(resource.delete_mailing), set(STATUSES)),
+    "start": (unwrap(start_mailing), {"scheduled"}),
+    "pause": (unwrap(pause_mailing), {"scheduled", "running"}),
+    "resume": (unwrap(resume_mailing), {"paused"}),
+    "retry": (unwrap(retry_failed), {"running", "paused", "finished"}),
+    "cancel": (unwrap(cancel_mailing), {"scheduled", "running", "paused"}),
+    "delete": (unwrap(delete_mailing), set(STATUSES)),
 }
 WORDS = {
     "start": (
@@ -145,7 +151,7 @@ def index() -> str:
 @mailings.get("/mailings/<id:mailing_id>")
 def show(mailing_id: int) -> str:
     row = _find(mailing_id)
-    mailing = resource.find_mailing(mailing_id)
+    mailing = find_mailing(mailing_id)
     known = figures().get(mailing_id) if not row["settled"] else None
     row["rate"] = known["rate"] if known else None
     status = request.args.get("status") or None
@@ -198,10 +204,11 @@ def act(mailing_id: int, action: str) -> Response | tuple[str, int]:
 
 
 def refusal(action: str) -> str:
-    return _(
+    says: str = _(
         "“%(action)s” is not possible any more: the mailing's state or end has changed meanwhile.",
         action=str(WORDS[action][0]),
     )
+    return says
 
 
 def _known(action: str) -> None:

@@ -1,6 +1,6 @@
 """What a viewer prefers: the language, and the time zone that the browser names in a cookie."""
 
-from flask import Blueprint, g, redirect, request
+from flask import Blueprint, redirect, request
 from werkzeug.wrappers import Response
 
 from api.admin.security import public

@@ -21,6 +21,7 @@ log = structlog.get_logger()
 LIFE = 8 * 3600
 ROLES = {"viewer": Scope.READ, "operator": Scope.WRITE, "admin": Scope.ADMIN}
 ENDED = "notification:admin:ended:{}"
+FILES = {"admin.static", "admin.bootstrap.static"}
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 # Nothing is loaded from elsewhere, and nothing inside of a page is run or styled by it. Bootstrap
@@ -120,10 +121,10 @@ def demand_person() -> BaseResponse | None:
         structlog.contextvars.bind_contextvars(actor=g.actor)
     endpoint = request.endpoint or ""
     view = current_app.view_functions.get(endpoint)
-    if endpoint == "admin.static" or getattr(view, "public", False):
+    if endpoint in FILES or getattr(view, "public", False):
         return None
     if g.person is None:
-        if request.method != "GET" or "text/html" not in request.accept_mimetypes:
+        if request.method != "GET" or not request.accept_mimetypes.accept_html:
             abort(401)
         back = request.full_path.removesuffix("?")
         return redirect(url_for("admin.signin.welcome", next=back))
@@ -140,8 +141,8 @@ def secure_headers(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["Referrer-Policy"] = "same-origin"
-    if request.endpoint != "admin.static":
-        response.headers["Cache-Control"] = "no-store"
+    kept = request.endpoint in FILES and response.status_code < 400
+    response.headers["Cache-Control"] = "max-age=31536000, immutable" if kept else "no-store"
     if current_app.config.get("SESSION_COOKIE_SECURE"):
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
     return response

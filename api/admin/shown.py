@@ -1,13 +1,21 @@
 """How pages show things: instants in the viewer's zone, numbers, durations, states in words."""
 
+import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Flask, current_app, g, request
-from flask_babel import format_datetime, format_decimal, get_locale, get_timezone, lazy_gettext
+from flask import Flask, g, request, url_for
+from flask_babel import (
+    format_datetime,
+    format_decimal,
+    get_locale,
+    get_timezone,
+    lazy_gettext,
+    ngettext,
+)
 from flask_babel import gettext as _
-from flask_babel import ngettext
 from markupsafe import Markup, escape
 
 from api.admin.live import PARTS, seconds_left
@@ -56,6 +64,10 @@ ROLE_NAMES = {
     "operator": lazy_gettext("Operator"),
     "admin": lazy_gettext("Administrator"),
 }
+# Of the files that pages load: browsers keep those of a version for good.
+VERSION = hashlib.sha256(
+    b"".join(file.read_bytes() for file in sorted((Path(__file__).parent / "static").iterdir()))
+).hexdigest()[:12]
 BAR = 1000  # the bar's width in its own units
 
 
@@ -85,13 +97,14 @@ def init_shown(app: Flask) -> None:
             request.cookies.get("admin_theme", "")
         ),
         icon=icon,
+        version=VERSION,
         from_moscow=from_moscow,
     )
 
 
 def icon(name: str) -> Markup:
     """A drawing from our own sprite; what it says is said in words beside it."""
-    address = current_app.url_for("admin.static", filename="icons.svg")
+    address = url_for("admin.static", filename="icons.svg", v=VERSION)
     return Markup('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>').format(
         address, name
     )
@@ -132,14 +145,14 @@ def from_moscow(zone: str) -> str:
     now = datetime.now(UTC)
     there = now.astimezone(ZoneInfo(zone)).utcoffset()
     moscow = now.astimezone(ZoneInfo("Europe/Moscow")).utcoffset()
-    assert there is not None
-    assert moscow is not None
+    if there is None or moscow is None:
+        return ""
     hours = (there - moscow).total_seconds() / 3600
-    return _("MSK") + (f"{hours:+g}".replace("-", "−") if hours else "")
+    return str(_("MSK")) + (f"{hours:+g}".replace("-", "−") if hours else "")
 
 
 def number(value: float | None) -> str:
-    return "—" if value is None else format_decimal(value)
+    return "—" if value is None else str(format_decimal(value))
 
 
 def percent(part: int, whole: int) -> str:
@@ -156,12 +169,12 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "—"
     if seconds < 60:
-        return ngettext("%(num)s second", "%(num)s seconds", max(1, round(seconds)))
+        return str(ngettext("%(num)s second", "%(num)s seconds", max(1, round(seconds))))
     if seconds < 3600:
-        return ngettext("%(num)s minute", "%(num)s minutes", round(seconds / 60))
+        return str(ngettext("%(num)s minute", "%(num)s minutes", round(seconds / 60)))
     if seconds < 48 * 3600:
-        return ngettext("%(num)s hour", "%(num)s hours", round(seconds / 3600))
-    return ngettext("%(num)s day", "%(num)s days", round(seconds / 86400))
+        return str(ngettext("%(num)s hour", "%(num)s hours", round(seconds / 3600)))
+    return str(ngettext("%(num)s day", "%(num)s days", round(seconds / 86400)))
 
 
 def phone(value: int | str | None) -> str:

@@ -144,7 +144,8 @@ def come_back() -> Response | tuple[str, int]:
         log.warning("admin.no_role", subject=claims["sub"])
         session.clear()
         hint = _(
-            "You are known, but have no role here. Ask an administrator to give you one: viewer, operator or admin."
+            "You are known, but have no role here. Ask an administrator to give you one: "
+            "viewer, operator or admin."
         )
         return render_template("admin/signin.html", problem=hint, next="/admin/", name=name), 403
     onward = _inside(session.get("next"))

@@ -10,19 +10,19 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from werkzeug.wrappers import Response
 
-from api import tokens as resource
 from api.admin.faults import from_resource, from_schema, text_of
 from api.admin.security import needs
 from api.database import db
 from api.problems import Conflict, Invalid, NotFound
 from api.schemas import NewToken
+from api.tokens import create_token, revoke_token
 from shared.access import ApiToken
 from shared.scopes import Scope
 
 tokens = Blueprint("tokens", __name__)
 
-create = unwrap(resource.create_token)
-revoke = unwrap(resource.revoke_token)
+create = unwrap(create_token)
+revoke = unwrap(revoke_token)
 LIVES = ("30", "90", "365", "")
 
 

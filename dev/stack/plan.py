@@ -25,11 +25,13 @@ class Settings:
 
     api_port: int
     provider_port: int
+    openid_port: int
     dispatch_workers: int
     directory: Path
     database_url: str | None
     redis_url: str | None
     provider_url: str | None
+    oidc_issuer: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -40,11 +42,13 @@ class Settings:
         return cls(
             api_port=_number(environment, "API_PORT", 8000, 1, 65535),
             provider_port=_number(environment, "PROVIDER_PORT", 8090, 1, 65535),
+            openid_port=_number(environment, "OPENID_PORT", 8070, 1, 65535),
             dispatch_workers=_number(environment, "DISPATCH_WORKERS", 2, 1, 64),
             directory=Path(environment.get("LOCAL_DIR") or ROOT / ".local").absolute(),
             database_url=environment.get("DATABASE_URL") or None,
             redis_url=environment.get("REDIS_URL") or None,
             provider_url=environment.get("PROVIDER_URL") or None,
+            oidc_issuer=environment.get("OIDC_ISSUER") or None,
         )
 
     def check_ports(self) -> None:
@@ -52,9 +56,12 @@ class Settings:
         wanted = {"API_PORT": self.api_port}
         if self.provider_url is None:
             wanted["PROVIDER_PORT"] = self.provider_port
-            if self.api_port == self.provider_port:
-                raise StackError(f"API_PORT and PROVIDER_PORT are both {self.api_port}")
+        if self.oidc_issuer is None:
+            wanted["OPENID_PORT"] = self.openid_port
         for name, port in wanted.items():
+            same = [other for other, taken in wanted.items() if taken == port]
+            if len(same) > 1:
+                raise StackError(f"{' and '.join(same)} are both {port}")
             if not is_free(port):
                 raise StackError(f"port {port} is taken: set {name} to another one")
 
@@ -91,6 +98,19 @@ def product_environment(
         "PROVIDER_URL": settings.provider_url or f"http://127.0.0.1:{settings.provider_port}",
         "API_BIND": f"127.0.0.1:{settings.api_port}",
         "PYTHONUNBUFFERED": "1",
+        **_sign_in(settings),
+    }
+
+
+def _sign_in(settings: Settings) -> dict[str, str]:
+    """The admin UI at the demo provider, unless a real one is named in the environment."""
+    if settings.oidc_issuer is not None:
+        return {}
+    return {
+        "OIDC_ISSUER": f"http://127.0.0.1:{settings.openid_port}",
+        "OIDC_CLIENT_ID": "notifications",
+        "OIDC_CLIENT_SECRET": "of no consequence here",
+        "PUBLIC_URL": f"http://127.0.0.1:{settings.api_port}",
     }
 
 
@@ -118,6 +138,18 @@ def process_table(settings: Settings, env: Mapping[str, str]) -> list[Program]:
                 ROOT,
                 stage=PROVIDER,
                 is_ready=lambda: accepts_connections(provider_port),
+            )
+        )
+    if settings.oidc_issuer is None:
+        openid_port = settings.openid_port
+        table.append(
+            Program(
+                "openid",
+                python("dev.openid", "--port", str(openid_port)),
+                env,
+                ROOT,
+                stage=PROVIDER,
+                is_ready=lambda: accepts_connections(openid_port),
             )
         )
     table.append(
@@ -151,11 +183,13 @@ def answers_ok(port: int, path: str) -> bool:
 def greeting(settings: Settings, env: Mapping[str, str], seconds: float) -> str:
     """Where everything is, and what to paste to send a first mailing."""
     simulated = "" if settings.provider_url else "  (simulated)"
+    demo = "" if settings.oidc_issuer else "  (sign in as one of three demo people)"
     in_an_hour = "-v+1H" if sys.platform == "darwin" else "-d '+1 hour'"
     directory = os.path.relpath(settings.directory)
     return f"""
 Ready in {seconds:.1f} s. Ctrl-C stops everything; the data stays in {directory}.
 
+  admin UI    http://127.0.0.1:{settings.api_port}/admin/{demo}
   API         http://127.0.0.1:{settings.api_port}/api/v1
   docs        http://127.0.0.1:{settings.api_port}/docs/
   metrics     http://127.0.0.1:{settings.api_port}/metrics

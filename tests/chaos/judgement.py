@@ -39,7 +39,8 @@ class Verdict:
     """What a scenario did to the messages: a line of the table.
 
     `silence_s` is the longest pause between two arrivals, `latest_ms` how long after the end (or,
-    below zero, before it) the last one came.
+    below zero, before it) the last one came. `recovery_s` is what the scenario measures; after
+    blows, the longest that it took until another worker sent what the dead one had in hand.
     """
 
     fault: str
@@ -123,11 +124,12 @@ class Repeats:
 
     def judge(self, concurrency: int, verdict: Verdict, say: Say) -> None:
         by_blow: Counter[float] = Counter()
+        taken_over: dict[float, float] = {}
         for id_, rows in self._by_message().items():
             if len(rows) < 2:
                 continue
             verdict.duplicated += 1
-            for row in rows[:-1]:
+            for row, following in pairwise(rows):
                 if row["answer"] in LOST_ANSWERS or self._moment(self.cuts, row["at"], 0):
                     continue
                 blow = self._moment(self.blows, row["at"], self.unrecorded)
@@ -135,11 +137,15 @@ class Repeats:
                     say(f"message {id_} was accepted again without a reason: {rows}")
                 else:
                     by_blow[blow] += 1
+                    first = taken_over.get(blow, following["at"])
+                    taken_over[blow] = min(first, following["at"])
         for blow, count in sorted(by_blow.items()):
             bound = concurrency + self._half_second_before(blow)
             verdict.notes[f"blow {self.blows.index(blow) + 1}"] = f"{count} of {bound}"
             if count > bound:
                 say(f"{count} handed off again after one blow, at most {bound} may be")
+        if taken_over and verdict.recovery_s is None:
+            verdict.recovery_s = max(again - blow for blow, again in taken_over.items())
 
     def _by_message(self) -> dict[int, list[Row]]:
         times: dict[int, list[Row]] = {}

@@ -27,10 +27,9 @@ def test_dispatch_workers_killed_at_random_moments(
             wait_for(partial(sending, system[name], said), 20, "the worker to send")
             time.sleep(rng.uniform(0.0, pick(0.8, 2.0)))
             system[name].kill()
-            blow = witness.blow()
+            witness.blow()
             system[name].start()
         done = system.wait_finished(mailing, 60)
-        witness.verdict.recovery_s = time.time() - blow
         assert done["counts"]["sent"] == done["audience"]
 
 
@@ -46,7 +45,6 @@ def test_others_killed_at_random_moments(
         for _ in range(pick(2, 8)):
             time.sleep(rng.uniform(0.1, 0.8))
             system[name].kill()
-            killed = time.time()
             system[name].start()
         for mailing in (running, waiting):
             wait_for(lambda: system.api_ready(), 20, "the API")
@@ -56,8 +54,9 @@ def test_others_killed_at_random_moments(
             "SELECT extract(epoch FROM started_at - start_at)::float8 FROM mailings WHERE id = %s",
             waiting,
         )[0]
-        witness.verdict.recovery_s = max(0.0, time.time() - killed)
-        witness.verdict.notes["the next start was late by, s"] = round(started, 1)
+        # A start that fell into it all was late by:
+        witness.verdict.recovery_s = started
+        assert started < 15
 
 
 def test_a_stopped_worker_sends_nothing_of_what_is_no_longer_its_own(
@@ -81,7 +80,6 @@ def test_a_stopped_worker_sends_nothing_of_what_is_no_longer_its_own(
         thawed = time.time()
         # What it knew it may say, but it finds that its batches are another's by now.
         wait_for(lambda: b'"event":"batch.' in log.read_bytes()[said:], 15, "it to give up")
-        witness.verdict.recovery_s = time.time() - thawed
         wait_for(lambda: time.time() > thawed + pick(1.0, 15.0), 20)
         assert witness.received() == before, "something left after it was continued"
 

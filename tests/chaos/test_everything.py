@@ -33,12 +33,10 @@ def test_everything_at_random(system: System, watch: Watch, rng: Random) -> None
             if rng.random() < 0.5:
                 mailings += maybe_mailing(system, witness, rng)
         system.provider.set(faults={})
-        over = time.time()
         wait_for(system.api_ready, 20, "the API")
         for mailing in mailings:
             counts = system.wait_finished(mailing, 90)["counts"]
             assert counts["pending"] == counts["failed"] == counts["cancelled"] == 0
-        witness.verdict.recovery_s = time.time() - over
         witness.verdict.notes["done"] = ", ".join(done)
 
 

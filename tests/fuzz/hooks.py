@@ -30,14 +30,20 @@ def before_call(_: Any, case: Any, __: Any) -> None:
 
     A mailing ends after it starts, which in a PATCH may be there already: so starts are put into
     this century and ends into the next. A window does not end where it begins. An Idempotency-Key
-    belongs to one body. Only values that are right in themselves are moved, so that bad ones stay
-    as bad as they were; what comes of breaking these rules is tested in test_api_mailings.py and
-    test_api_idempotency.py.
+    belongs to one body. Mailings to exclude exist (here: none). A CSV file begins with a header;
+    what follows may be anything. Only values that are right in themselves are moved, so that bad ones stay
+    as bad as they were; what comes of breaking these rules is tested in the tests of each resource.
     """
     if case.headers and KEY.fullmatch(str(case.headers.get(HEADER, ""))):
         case.headers[HEADER] = uuid.uuid4().hex
+    if case.media_type == "text/csv" and isinstance(case.body, str | bytes):
+        text = case.body.decode("utf-8", "replace") if isinstance(case.body, bytes) else case.body
+        case.body = f"phone\n{text}"
     if not isinstance(case.body, dict):
         return
+    chosen = case.body.get("filter")
+    if isinstance(chosen, dict) and are_ids(chosen.get("exclude_mailing_ids")):
+        case.body["filter"] = {**chosen, "exclude_mailing_ids": []}
     for name, century in CENTURIES.items():
         value = case.body.get(name)
         if isinstance(value, str) and re.match(r"2[01][0-9]{2}-", value):
@@ -46,3 +52,11 @@ def before_call(_: Any, case: Any, __: Any) -> None:
     if isinstance(window, dict) and window.get("from") == window.get("to") is not None:
         to = "09:00" if window["to"] == "21:00" else "21:00"
         case.body["window"] = {**window, "to": to}
+
+
+def are_ids(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 100
+        and all(type(each) in (int, float) and 0 < each < 2**63 for each in value)
+    )

@@ -16,6 +16,14 @@ from shared.queues import CONTROL, NotificationJob, queue
 from tests.integration.conftest import ahead, mailing_body
 
 URL = "/api/v1/mailings"
+ANYBODY: dict[str, Any] = {
+    "operator_codes": [],
+    "tags": [],
+    "timezones": [],
+    "attributes": {},
+    "exclude_mailing_ids": [],
+    "phones": [],
+}
 Make = Callable[..., dict[str, Any]]
 
 
@@ -55,7 +63,7 @@ def test_a_mailing_comes_back_as_it_was_made(client: FlaskClient) -> None:
     body = {
         **mailing_body(),
         "name": "Sale",
-        "filter": {"operator_codes": ["916"], "tags": ["vip", ""]},
+        "filter": {**ANYBODY, "operator_codes": ["916"], "tags": ["vip", ""]},
         "window": {"from": "21:30", "to": "09:00"},
         "rate_limit": 5,
     }
@@ -145,7 +153,7 @@ ANYTHING = {
     "text": "new",
     "start_at": ahead(minutes=30),
     "end_at": ahead(hours=5),
-    "filter": {"operator_codes": ["901"], "tags": []},
+    "filter": {**ANYBODY, "operator_codes": ["901"]},
     "window": {"from": "10:00", "to": "11:00"},
     "rate_limit": 7,
 }

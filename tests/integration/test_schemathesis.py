@@ -1,5 +1,9 @@
-"""schemathesis against the API under gunicorn: every operation, every check, every phase."""
+"""schemathesis against the whole product: every operation, every check, every phase.
 
+SCHEMATHESIS_SEED repeats a run; its seed is in the output.
+"""
+
+import json
 import os
 import subprocess
 import sys
@@ -8,45 +12,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import Fleet
-from tests.integration.conftest import TOKEN
-from tests.integration.test_api_server import Server
-from tests.system import ROOT, free_port
-from tests.waiting import wait_for
+from tests.system import ROOT, TOKEN, System
+
+CONFIGURATION = ROOT / "tests/fuzz/schemathesis.toml"
 
 
 @pytest.fixture(scope="module")
-def server(
-    database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """The API, with a mailing that was launched to five clients."""
-    settings = {
-        "DATABASE_URL": database_url,
-        "REDIS_URL": redis_url,
-        "API_BOOTSTRAP_TOKEN": TOKEN,
-        "SECRET_KEY": "test-secret-key-0123456789",
-        "API_BIND": f"127.0.0.1:{free_port()}",
-        "WEB_CONCURRENCY": "1",
-    }
-    fleet = Fleet(database_url)
-    fleet.new_mailing(count=5)
-    fleet.close()
-    server = Server(settings, tmp_path_factory.mktemp("schemathesis"))
-    server.process.start()
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The product with one dispatcher and a mailing that was sent to five clients."""
+    system = System(tmp_path_factory.mktemp("schemathesis"), dispatchers=1)
     try:
-        wait_for(server.ready, 30, "the API")
-        yield server
+        system.start()
+        system.add_clients(5)
+        system.wait_finished(system.create_mailing())
+        yield system
     finally:
-        server.process.kill()
+        system.stop()
 
 
-def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
+def test_schemathesis_finds_nothing(system: System, tmp_path: Path) -> None:
     seed = os.environ.get("SCHEMATHESIS_SEED")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "schemathesis.cli"),
-            *("--config-file", str(ROOT / "tests/fuzz/schemathesis.toml")),
-            *("run", f"{server.url}/apidoc/openapi.json"),
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)),
+            *("run", f"http://127.0.0.1:{system.api_port}/apidoc/openapi.json"),
             *(("--seed", seed) if seed else ()),
         ],
         cwd=tmp_path,  # where it keeps what it has learned
@@ -63,5 +52,6 @@ def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Tested:" in done.stdout, done.stdout
-    defects = [line for line in server.log() if line["level"] == "error"]
-    assert not defects
+    lines = (json.loads(line) for line in system["api"].log.read_text().splitlines())
+    assert [line for line in lines if line["level"] == "error"] == []
+    system.check_books()

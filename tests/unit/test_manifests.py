@@ -19,7 +19,7 @@ VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 SETTINGS = {name.upper() for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
 # What api/gunicorn_conf.py reads besides.
 GUNICORN = {"API_BIND", "WEB_CONCURRENCY"}
-OFFICIAL = {"docker", "postgres", "python", "redis"}
+OFFICIAL = {"docker", "grafana/grafana", "postgres", "prom/prometheus", "python", "redis"}
 # What our services read, by the command they run.
 READS = {
     "migrations": Settings,
@@ -152,7 +152,7 @@ def test_a_real_provider_takes_the_place_of_the_simulated_one() -> None:
 def test_secrets_have_defaults_that_say_demo_or_none() -> None:
     for name, default in VARIABLE.findall(read("docker-compose.yml")):
         if re.search("TOKEN|KEY|PASSWORD", name):
-            assert default.startswith("demo-"), f"{name} has the default {default!r}"
+            assert not default or default.startswith("demo-"), f"{name}: {default!r}"
 
 
 def test_the_example_of_env_names_what_can_be_set() -> None:
@@ -165,7 +165,12 @@ def test_the_example_of_env_names_what_can_be_set() -> None:
 
 def test_only_the_api_is_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"api": ["127.0.0.1:8000:8000"]}
+    assert published.pop("api") == ["127.0.0.1:8000:8000"]
+    assert published == {
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
+    assert all(SERVICES[name]["profiles"] == ["monitoring"] for name in published)
     assert compose()["networks"]["data"] == {"internal": True}
     for name in ("postgres", "redis"):
         assert SERVICES[name]["networks"] == ["data"]

@@ -1,0 +1,1 @@
+"""The daily report: what the mailings did on one local day, as an e-mail."""

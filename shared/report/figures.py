@@ -1,0 +1,178 @@
+"""What the mailings did on a local day, out of the database.
+
+The day's figures come from `minutes`, which hold the net change of each status by minute; so over
+all days they add up to a mailing's counts.
+"""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from psycopg2.extensions import cursor as Cursor
+
+from shared.report.days import bounds
+from shared.rows import one_row
+from shared.windows import Window, opens_at
+
+MOST_REASONS = 5
+
+ACTIVE = """
+SELECT id, name, text, start_at, end_at, status, audience, window_from, window_to,
+    deleted_at IS NOT NULL, settled, in_doubt
+FROM mailings
+WHERE started_at < %(until)s AND coalesce(finished_at, 'infinity') >= %(since)s
+    OR id IN (SELECT mailing_id FROM minutes WHERE minute >= %(since)s AND minute < %(until)s)
+ORDER BY id
+"""
+CHANGES = """
+SELECT mailing_id, status, sum(count) FROM minutes
+WHERE minute >= %(since)s AND minute < %(until)s GROUP BY 1, 2
+"""
+ENDED = """
+SELECT mailing_id, sum(count) FROM minutes
+WHERE mailing_id = ANY (%(ids)s) AND minute < %(until)s GROUP BY 1
+"""
+IN_DOUBT = "SELECT coalesce(sum(in_doubt), 0)::bigint FROM batches WHERE mailing_id = %s"
+MADE = "SELECT DISTINCT timezone, created_at FROM batches WHERE mailing_id = %s"
+# From when a message could have left (its window open, its batch written) to when it was accepted.
+WAITS = """
+SELECT percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
+    ORDER BY extract(epoch FROM greatest(m.sent_at - d.due, interval '0'))::float8)
+FROM messages m
+JOIN batches b ON b.mailing_id = m.mailing_id AND b.id = m.batch_id
+JOIN unnest(%(zones)s::text[], %(made)s::timestamptz[], %(dues)s::timestamptz[])
+    AS d (timezone, created_at, due) ON d.timezone = b.timezone AND d.created_at = b.created_at
+WHERE m.mailing_id = %(mailing)s AND b.mailing_id = %(mailing)s
+    AND m.sent_at >= %(since)s AND m.sent_at < %(until)s
+"""
+REASONS = """
+SELECT m.reason, count(*) FROM batches b JOIN messages m ON m.mailing_id = b.mailing_id
+    AND m.id BETWEEN b.first_id AND b.last_id AND m.batch_id = b.id
+WHERE b.mailing_id = %(mailing)s AND m.mailing_id = %(mailing)s
+    AND b.failed > 0 AND m.status = 'failed' GROUP BY 1
+"""
+OPENINGS = """
+SELECT reason, count(*) FROM breaker_openings WHERE at >= %(since)s AND at < %(until)s
+GROUP BY 1 ORDER BY 2 DESC
+"""
+# Running mailings that cannot be through by their end at the pace of the last ten minutes.
+TOO_SLOW = """
+SELECT m.id FROM mailings m
+CROSS JOIN LATERAL (SELECT sum(pending) AS pending FROM batches WHERE mailing_id = m.id) b
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(count), 0) / 600.0 AS pace FROM minutes
+    WHERE mailing_id = m.id AND minute >= now() - interval '10 minutes'
+) p
+WHERE NOT m.settled AND m.status IN ('running', 'paused') AND m.end_at > now()
+    AND b.pending > p.pace * extract(epoch FROM m.end_at - now()) ORDER BY 1
+"""
+
+
+@dataclass
+class MailingDay:
+    """One mailing's day. `median` and `p95` are seconds from due to accepted; None: none was."""
+
+    id: int
+    name: str | None
+    first_line: str
+    start_at: datetime
+    end_at: datetime
+    status: str
+    audience: int
+    deleted: bool
+    sent: int
+    failed: int
+    expired: int
+    cancelled: int
+    pending: int
+    in_doubt: int
+    median: float | None = None
+    p95: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The accepted ones' share of what ended that day; None if nothing did."""
+        ended = self.sent + self.failed + self.expired + self.cancelled
+        return self.sent / ended if ended > 0 else None
+
+
+@dataclass
+class DayFigures:
+    """Everything that a day's report says."""
+
+    day: date
+    zone: str
+    mailings: list[MailingDay]
+    reasons: list[tuple[str, int]] = field(default_factory=list)
+    openings: list[tuple[str, int]] = field(default_factory=list)
+    too_slow: list[int] = field(default_factory=list)
+
+    def total(self, name: str) -> int:
+        """A column's sum over the mailings."""
+        return sum(getattr(mailing, name) for mailing in self.mailings)
+
+
+def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
+    """Read a local day's figures; the caller's transaction should see one instant."""
+    since, until = bounds(day, zone)
+    span = {"since": since, "until": until}
+    cursor.execute(ACTIVE, span)
+    rows = cursor.fetchall()
+    cursor.execute(CHANGES, span)
+    changes = {(mailing_id, status): int(n) for mailing_id, status, n in cursor.fetchall()}
+    cursor.execute(ENDED, {"ids": [row[0] for row in rows], **span})
+    ended = {mailing_id: int(n) for mailing_id, n in cursor.fetchall()}
+    result = DayFigures(day, zone, [])
+    reasons: dict[str, int] = {}
+    for id_, name, text, start, end, status, audience, opens, closes, gone, settled, doubt in rows:
+        mailing = MailingDay(
+            id_,
+            name,
+            text.strip().splitlines()[0] if text.strip() else "",
+            start,
+            end,
+            status,
+            audience,
+            gone,
+            sent=changes.get((id_, "sent"), 0),
+            failed=changes.get((id_, "failed"), 0),
+            expired=changes.get((id_, "expired"), 0),
+            cancelled=changes.get((id_, "cancelled"), 0),
+            pending=audience - ended.get(id_, 0),
+            in_doubt=doubt if settled else _in_doubt(cursor, id_),
+        )
+        if mailing.sent > 0:
+            window = Window(opens, closes) if opens is not None else None
+            mailing.median, mailing.p95 = _waits(cursor, id_, window, span)
+        if mailing.failed > 0:
+            cursor.execute(REASONS, {"mailing": id_})
+            for reason, n in cursor.fetchall():
+                reasons[reason or ""] = reasons.get(reason or "", 0) + n
+        result.mailings.append(mailing)
+    result.reasons = sorted(reasons.items(), key=lambda item: -item[1])[:MOST_REASONS]
+    cursor.execute(OPENINGS, span)
+    result.openings = [(reason, int(n)) for reason, n in cursor.fetchall()]
+    cursor.execute(TOO_SLOW)
+    result.too_slow = [id_ for (id_,) in cursor.fetchall()]
+    return result
+
+
+def _in_doubt(cursor: Cursor, mailing_id: int) -> int:
+    cursor.execute(IN_DOUBT, (mailing_id,))
+    return int(one_row(cursor)[0])
+
+
+def _waits(
+    cursor: Cursor, mailing_id: int, window: Window | None, span: dict[str, datetime]
+) -> tuple[float | None, float | None]:
+    """The median and the 95th percentile of the wait from due to accepted, in seconds."""
+    cursor.execute(MADE, (mailing_id,))
+    made = cursor.fetchall()
+    values = {
+        "zones": [zone for zone, _ in made],
+        "made": [at for _, at in made],
+        "dues": [opens_at(window, zone, at) for zone, at in made],
+        "mailing": mailing_id,
+    }
+    cursor.execute(WAITS, values | span)
+    (waits,) = one_row(cursor)
+    return (waits[0], waits[1]) if waits else (None, None)
