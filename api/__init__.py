@@ -81,8 +81,7 @@ def create_app() -> Flask:
     app.url_map.merge_slashes = False
     init_problems(app)
     init_tracing(app)
-    metrics_token = settings.metrics_token and settings.metrics_token.get_secret_value()
-    init_metrics(app, settings.redis_url, metrics_token)
+    init_metrics(app, settings.redis_url, settings.metrics_token)
     init_auth(app, settings.api_bootstrap_token.get_secret_value())
     init_database(app, settings.database_url)
     init_wake(app, settings.redis_url)

@@ -9,7 +9,8 @@ from flask.cli import AppGroup
 
 from api.database import db, transaction
 from api.staging import receive
-from shared.clientrows import MAX_TAG, NAMES, Rules
+from shared.attributes import MAX_ATTRIBUTES
+from shared.clientrows import MAX_TAG, NAMES, Rules, attribute_name
 from shared.csvfile import BadFile, Sheet
 from shared.imports import Import, RejectedRow
 from shared.merging import merge_chunk
@@ -54,7 +55,8 @@ def import_(file: BinaryIO, tag: str | None, timezone: str | None) -> None:
 
 def _read(file: BinaryIO, rules: Rules, default_timezone: str | None) -> int:
     size = os.fstat(file.fileno()).st_size if file.seekable() else 0
-    sheet = Sheet(file.read, NAMES, ("phone",), current_app.config["IMPORT_MAX_BYTES"])
+    limit = current_app.config["IMPORT_MAX_BYTES"]
+    sheet = Sheet(file.read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
     with _bar(size, "Reading") as bar:
         return receive(
             sheet, rules, default_timezone, progress=lambda: bar.update(sheet.size - bar.pos)

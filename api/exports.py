@@ -1,10 +1,10 @@
 """Exports: the directory of clients, and a mailing's messages, as CSV files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flask import Blueprint, Response
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from api.answers import instant
 from api.clients import conditions
@@ -54,10 +54,12 @@ class MessageCsvQuery(CsvQuery):
 def export_clients(query: ClientCsvQuery) -> Response:
     """Download clients as CSV
 
-    By id, the oldest first; the filters are those of the list. The file may be imported again.
+    By id, the oldest first; the filters are those of the list. Each attribute that somebody has is
+    a column. The file may be imported again.
     A text that a spreadsheet would run as a formula begins with an apostrophe.
     """
-    return answer_csv("clients.csv", CLIENT_COLUMNS, _clients(query), query.excel)
+    names = attribute_names(query)
+    return answer_csv("clients.csv", (*CLIENT_COLUMNS, *names), _clients(query, names), query.excel)
 
 
 @exports.get("/mailings/<id:mailing_id>/messages.csv")
@@ -79,13 +81,32 @@ def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
     return answer_csv(f"mailing-{mailing_id}-messages.csv", MESSAGE_COLUMNS, pages, query.excel)
 
 
-def _clients(query: ClientFilter) -> Iterator[list[tuple[Any, ...]]]:
+def attribute_names(query: ClientFilter) -> list[str]:
+    """The attributes that some of the clients have, in the order of their names."""
+    found = select(func.jsonb_object_keys(Client.attributes)).distinct()
+    return sorted(db.session.scalars(found.where(Client.attributes != {}, *conditions(query))))
+
+
+def _clients(query: ClientFilter, names: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
     columns = (getattr(Client, name) for name in CLIENT_COLUMNS)
-    chosen = select(*columns).where(*conditions(query)).order_by(Client.id).limit(PAGE)
+    chosen = (
+        select(*columns, Client.attributes)
+        .where(*conditions(query))
+        .order_by(Client.id)
+        .limit(PAGE)
+    )
     after = 0
     while found := db.session.execute(chosen.where(Client.id > after)).all():
         after = found[-1].id
-        yield [(*row[:-2], instant(row[-2]), instant(row[-1])) for row in found]
+        yield [
+            (
+                *row[:-3],
+                instant(row.created_at),
+                instant(row.updated_at),
+                *(row.attributes.get(name) for name in names),
+            )
+            for row in found
+        ]
 
 
 def _messages(mailing_id: int, status: MessageStatus | None) -> Iterator[list[tuple[Any, ...]]]:

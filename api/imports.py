@@ -4,7 +4,7 @@ The body is read as it comes in, whatever its size; see staging.py.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -24,7 +24,8 @@ from api.reading import discard_body
 from api.schemas import PageQuery, Query
 from api.staging import receive
 from api.values import Tag, Timezone
-from shared.clientrows import COLUMNS, NAMES, Rules
+from shared.attributes import MAX_ATTRIBUTES
+from shared.clientrows import COLUMNS, NAMES, Rules, attribute_name
 from shared.csvfile import BadFile, BadHeader, Sheet, TooLarge
 from shared.imports import Import, RejectedRow
 from shared.statuses import ImportStatus
@@ -33,7 +34,6 @@ log = structlog.get_logger()
 imports = Blueprint("imports", __name__)
 
 SHOWN_ERRORS = 100
-REJECTED_HEADER = ("line", *COLUMNS, "reason")
 UPLOAD_EXAMPLE = (
     "phone;tag;timezone\r\n+7 (916) 123-45-67;vip;Europe/Moscow\r\n79261234567;;Asia/Omsk\r\n"
 )
@@ -75,6 +75,7 @@ class ImportAnswer(Answer):
     unchanged: int
     rejected: int
     errors: list[RowError] = Field(description="The first 100; rejected.csv has all.")
+    attribute_columns: list[str] = Field(description="Columns of the file that are attributes.")
     ignored_columns: list[str] = Field(description="Columns of the file that mean nothing here.")
     failure: str | None = Field(description="Why it failed, and what to do.")
     created_at: str = Field(json_schema_extra={"format": "date-time"})
@@ -102,8 +103,9 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
 
     The body is the file itself. Its first line names the columns, in any order: `phone`
     (телефон), `operator_code` (код оператора), `tag` (тег, метка), `timezone` (часовой пояс);
-    only the phone is needed, and other columns are ignored. Cells are separated by commas,
-    semicolons or tabs; the encoding is UTF-8 or Windows-1251. A phone may be written as
+    only the phone is needed. Up to 20 other columns are attributes, named as the column is with
+    underscores for spaces; an empty cell leaves the attribute as it is. Cells are separated by
+    commas, semicolons or tabs; the encoding is UTF-8 or Windows-1251. A phone may be written as
     `79161234567`, `+7 (916) 123-45-67` or `8 916 123 45 67`.
 
     Clients are found by their phones: a new phone makes a client, a known one is updated. A column
@@ -117,7 +119,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     limit = current_app.config["IMPORT_MAX_BYTES"]
     read = upload_reader(limit)
     try:
-        sheet = Sheet(read, NAMES, ("phone",), limit)
+        sheet = Sheet(read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
         import_id = receive(sheet, rules, default_timezone, g.request_id)
     except TooLarge as error:
         raise ContentTooLarge(str(error)) from None
@@ -173,10 +175,10 @@ def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
 
     With the reason in a column. The file may be corrected and imported again as it is.
     """
-    _find(import_id)
-    return answer_csv(
-        f"import-{import_id}-rejected.csv", REJECTED_HEADER, _rejected(import_id), query.excel
-    )
+    attributes = _find(import_id).attribute_columns
+    header = ("line", *COLUMNS, *attributes, "reason")
+    rows = _rejected(import_id, attributes)
+    return answer_csv(f"import-{import_id}-rejected.csv", header, rows, query.excel)
 
 
 def upload_reader(limit: int) -> Callable[[int], bytes]:
@@ -223,6 +225,7 @@ def _present(found: Import) -> dict[str, Any]:
         "status": found.status,
         **{name: getattr(found, name) for name in counts},
         "errors": list(_errors(found.id)) if found.rejected else [],
+        "attribute_columns": found.attribute_columns,
         "ignored_columns": found.ignored_columns,
         "failure": found.failure,
         "created_at": instant(found.created_at),
@@ -245,7 +248,7 @@ def _errors(import_id: int) -> Iterator[dict[str, Any]]:
     yield from islice(errors, SHOWN_ERRORS)
 
 
-def _rejected(import_id: int) -> Iterator[list[tuple[Any, ...]]]:
+def _rejected(import_id: int, attributes: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
     after = 0
     while True:
         found = db.session.execute(
@@ -253,6 +256,7 @@ def _rejected(import_id: int) -> Iterator[list[tuple[Any, ...]]]:
             .with_only_columns(
                 RejectedRow.line,
                 *(getattr(RejectedRow, name) for name in COLUMNS),
+                RejectedRow.attributes,
                 RejectedRow.faults,
             )
             .where(RejectedRow.import_id == import_id, RejectedRow.line > after)
@@ -262,4 +266,11 @@ def _rejected(import_id: int) -> Iterator[list[tuple[Any, ...]]]:
         if not found:
             return
         after = found[-1].line
-        yield [(*row[:-1], "; ".join(detail for _, detail in row.faults)) for row in found]
+        yield [
+            (
+                *row[:-2],
+                *(row.attributes.get(name, "") for name in attributes),
+                "; ".join(detail for _, detail in row.faults),
+            )
+            for row in found
+        ]

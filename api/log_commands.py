@@ -20,7 +20,7 @@ LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
 GOOD, BAD = {"accepted", "finished", "done"}, {"rejected", "unknown", "unavailable", "unauthorized"}
 
 
-class Instant(click.ParamType):
+class Instant(click.ParamType):  # type: ignore[type-arg]
     """A moment, or how long ago."""
 
     name = "10m|2h|1d|instant"

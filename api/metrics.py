@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_flask_exporter import PrometheusMetrics
+from pydantic import SecretStr
 
 from api.fleet_metrics import FleetCollector
 from api.problems import Unauthorized
@@ -16,7 +17,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # set by gunicorn_conf.py
 
 
-def init_metrics(app: Flask, redis_url: str, token: str | None) -> None:
+def init_metrics(app: Flask, redis_url: str, token: SecretStr | None) -> None:
     """Answer /metrics; where there is a `token`, to its bearer only."""
     app.before_request(_bound_methods)
     http = CollectorRegistry()
@@ -28,7 +29,7 @@ def init_metrics(app: Flask, redis_url: str, token: str | None) -> None:
     @exporter.do_not_track()
     def metrics() -> Response:
         if token is not None:
-            _demand(token)
+            _demand(token.get_secret_value())
         page = CollectorRegistry()
         page.register(fleet)
         if MULTIPROCESS in os.environ:

@@ -5,7 +5,7 @@ nothing. Each flush is a transaction of its own: a slow upload holds no locks an
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 
@@ -13,7 +13,7 @@ import orjson
 from psycopg2 import Error as DatabaseError
 
 from api.database import transaction
-from shared.clientrows import COLUMNS, NAMES, PHONE, ClientRow, Fault, Rules
+from shared.clientrows import COLUMNS, PHONE, ClientRow, Fault, Rules, read_attributes
 from shared.csvfile import BadFile, Row, Sheet
 from shared.merging import drop_waiting, statement
 from shared.rows import one_row
@@ -29,7 +29,7 @@ KEPT = 200
 BEGIN = "INSERT INTO imports (default_timezone, request_id) VALUES (%s, %s) RETURNING id"
 MAKE_WAITING = """
 CREATE TABLE {waiting} (line int NOT NULL, phone bigint NOT NULL, operator_code text, tag text,
-    timezone text) WITH (autovacuum_enabled = off)
+    timezone text, attributes jsonb) WITH (autovacuum_enabled = off)
 """
 PROGRESS = """
 UPDATE imports SET rows_total = rows_total + %(rows)s, rows_done = rows_done + %(rejected)s,
@@ -38,10 +38,12 @@ WHERE id = %(import)s AND status = 'receiving'
 """
 COPY_ROWS = "COPY {waiting} FROM STDIN"
 COPY_REJECTED = """
-COPY rejected_rows (import_id, line, phone, operator_code, tag, timezone, faults) FROM STDIN
+COPY rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes, faults)
+FROM STDIN
 """
 RECEIVED = """
-UPDATE imports SET status = 'running', ignored_columns = %s, updated_at = now()
+UPDATE imports SET status = 'running', ignored_columns = %s, attribute_columns = %s,
+    updated_at = now()
 WHERE id = %s AND status = 'receiving'
 """
 FORGET = "DELETE FROM imports WHERE id = %s AND status = 'receiving'"
@@ -73,7 +75,7 @@ def receive(
     try:
         _Intake(import_id, sheet, rules).run(progress)
         with transaction() as cursor:
-            cursor.execute(RECEIVED, (sheet.ignored, import_id))
+            cursor.execute(RECEIVED, (sheet.ignored, list(sheet.extras), import_id))
             if not cursor.rowcount:
                 raise BadFile(GIVEN_UP)
     except BaseException:
@@ -88,6 +90,14 @@ def _forget(import_id: int) -> None:
         cursor.execute(FORGET, (import_id,))
         drop_waiting(cursor, import_id)
         cursor.execute(FORGET_REJECTED, (import_id,))
+
+
+def _json(values: Mapping[str, str]) -> str:
+    return orjson.dumps(values).decode().replace("\\", r"\\")
+
+
+def _copied(attributes: Mapping[str, str]) -> str:
+    return _json(attributes) if attributes else NULL
 
 
 class _Intake:
@@ -125,6 +135,8 @@ class _Intake:
         is_phone = PHONE.fullmatch
         accept = self._accepted.append
         codes, tags, zones = self._codes, self._tags, self._zones
+        extras = self._sheet.extras
+        attributes = NULL
         rows = 0
         for row in self._sheet:
             line, cells, _ = row
@@ -134,8 +146,10 @@ class _Intake:
                 code = codes.get(cells[at_code])
                 tag = tags.get(cells[at_tag])
                 zone = zones.get(cells[at_zone])
-                if code and zone and tag is not None and is_phone(phone):
-                    accept(f"{line}\t{phone}\t{code}\t{tag}\t{zone}\n")
+                if extras:
+                    attributes = self._read_attributes(cells)
+                if code and zone and tag is not None and attributes and is_phone(phone):
+                    accept(f"{line}\t{phone}\t{code}\t{tag}\t{zone}\t{attributes}\n")
                 else:
                     self._read(row)
             else:
@@ -144,36 +158,53 @@ class _Intake:
             if not rows % 500:
                 yield
 
+    def _read_attributes(self, cells: Sequence[str]) -> str:
+        """The attributes as COPY takes them; nothing if they are wrong."""
+        values = {name: cells[index] for name, index in self._sheet.extras.items()}
+        attributes, faults = read_attributes(values)
+        return "" if faults else _copied(attributes)
+
     def _read(self, row: Row) -> None:
         """Read a row that is not made of cells that were met before."""
         width, places = self._sheet.width, self._sheet.columns
         cells = row.cells + [""] * (width - len(row.cells))
         given = [cells[places[name]] if name in places else "" for name in COLUMNS]
+        extra = {name: cells[index] for name, index in self._sheet.extras.items()}
         if row.fault is not None:
-            self._reject(row.line, given, [Fault("", row.fault)])
+            self._reject(row.line, given, extra, [Fault("", row.fault)])
         elif any(cell.strip() for cell in cells[width:]):
-            self._reject(row.line, given, [Fault("", EXTRA_DETAIL)])
+            self._reject(row.line, given, extra, [Fault("", EXTRA_DETAIL)])
         elif any(cell.strip() for cell in cells):
             phone, code, tag, zone = given
             read = self._rules.read(phone, code, tag if "tag" in places else None, zone)
-            if isinstance(read, ClientRow):
-                self._accept(row.line, given, read)
+            attributes, faults = read_attributes(extra)
+            if isinstance(read, ClientRow) and not faults:
+                self._accept(row.line, given, read, attributes)
             else:
-                self._reject(row.line, given, read)
+                faults = (read if isinstance(read, list) else []) + faults
+                self._reject(row.line, given, extra, faults)
 
-    def _accept(self, line: int, given: Sequence[str], row: ClientRow) -> None:
+    def _accept(
+        self, line: int, given: Sequence[str], row: ClientRow, attributes: Mapping[str, str]
+    ) -> None:
         fields = [NULL if each is None else each.translate(ESCAPED) for each in row]
-        self._accepted.append("\t".join((str(line), *fields)) + "\n")
+        written = _copied(attributes)
+        self._accepted.append("\t".join((str(line), *fields, written)) + "\n")
         for memory, cell, field in zip(
             (self._codes, self._tags, self._zones), given[1:], fields[1:], strict=True
         ):
             if len(memory) < REMEMBERED:
                 memory[cell] = field
 
-    def _reject(self, line: int, given: Sequence[str], faults: list[Fault]) -> None:
+    def _reject(
+        self, line: int, given: Sequence[str], extra: Mapping[str, str], faults: list[Fault]
+    ) -> None:
+        kept = {name: cell[:KEPT] for name, cell in extra.items()}
         cells = (cell[:KEPT].translate(ESCAPED) for cell in given)
         said = orjson.dumps([list(fault) for fault in faults]).decode().translate(ESCAPED)
-        self._rejected.append("\t".join((str(self._import_id), str(line), *cells, said)) + "\n")
+        self._rejected.append(
+            "\t".join((str(self._import_id), str(line), *cells, _json(kept), said)) + "\n"
+        )
 
     def _flush(self) -> None:
         rows = {"rows": len(self._accepted) + len(self._rejected), "rejected": len(self._rejected)}

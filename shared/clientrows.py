@@ -5,9 +5,10 @@ empty cell for what is not known. Everything that is wrong with a row is said at
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from shared.attributes import MAX_VALUE, is_name
 from shared.zones import ZONES
 
 # What a header may call a column, in lower case.
@@ -24,6 +25,8 @@ NAMES = {
     for name in names.split("|")
 }
 COLUMNS = ("phone", "operator_code", "tag", "timezone")
+# Columns of our own exports, which mean nothing when they come back.
+EXPORTED = frozenset({"id", "created_at", "updated_at", "line", "reason"})
 MAX_TAG = 64
 
 PHONE = re.compile(r"7[0-9]{10}")
@@ -116,6 +119,26 @@ class Rules:
         if self._timezone is None and not self._zone_optional:
             raise ValueError(ZONE_MISSING)
         return self._timezone
+
+
+def attribute_name(header: str) -> str | None:
+    """The attribute that a column of another name stands for; None if it can be none."""
+    name = "_".join(header.replace("-", " ").split())
+    return name if is_name(name) and name.lower() not in EXPORTED else None
+
+
+def read_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[Fault]]:
+    """The attributes in these cells, by name, and what is wrong with them. An empty cell is none."""
+    attributes, faults = {}, []
+    for name, cell in cells.items():
+        value = plain(cell.strip())
+        if len(value) > MAX_VALUE:
+            faults.append(Fault(name, f"{name} must be at most {MAX_VALUE} characters"))
+        elif "\n" in value or "\r" in value:
+            faults.append(Fault(name, BREAK_DETAIL.format(name)))
+        elif value:
+            attributes[name] = value
+    return attributes, faults
 
 
 def read_phone(cell: str | None) -> str:

@@ -58,7 +58,8 @@ class Sheet:
     """A CSV file whose header has been read; iterate over it for its rows. Blank ones are left out.
 
     `read(n)` returns up to n bytes, none at the end. `names` maps what a header may say, in lower
-    case, to the column it means; columns of other names are in `ignored`.
+    case, to the column it means. `extra` makes of another cell of the header the name of a column
+    in `extras`, up to `most` of them; those of which it makes None are in `ignored`.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Sheet:
         names: Mapping[str, str],
         required: Sequence[str] = (),
         limit: int | None = None,
+        extra: Callable[[str], str | None] = lambda cell: None,
+        most: int = 0,
     ):
         self._source = _Source(read, limit)
         self._text = io.TextIOWrapper(
@@ -75,6 +78,8 @@ class Sheet:
         self._line = 0
         self._row_begins = 1
         self._names = names
+        self._extra, self._most = extra, most
+        self.extras: dict[str, int] = {}
         header, delimiter = self._header()
         # Strict, or a stray quote would silently swallow the rows that follow it.
         self._reader = csv.reader(self._lines(), delimiter=delimiter, strict=True)
@@ -123,13 +128,16 @@ class Sheet:
         for index, cell in enumerate(header):
             name = " ".join(cell.casefold().replace("_", " ").replace("-", " ").split())
             column = self._names.get(name)
+            found = columns
             if column is None:
+                column, found = self._extra(cell), self.extras
+            if column is None or (found is self.extras and len(found) == self._most):
                 if name:
                     ignored.append(cell.strip()[:SHOWN_NAME])
-            elif column in columns:
+            elif column in found:
                 raise BadHeader(f"The header names the column {column} twice: leave one of them.")
             else:
-                columns[column] = index
+                found[column] = index
         for column in required:
             if column not in columns:
                 raise BadHeader(

@@ -38,6 +38,7 @@ class Import(Base):
     unchanged: Mapped[int] = mapped_column(server_default=ZERO)
     rejected: Mapped[int] = mapped_column(server_default=ZERO)
     ignored_columns: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    attribute_columns: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
     default_timezone: Mapped[str | None]
     merged_phone: Mapped[int] = mapped_column(server_default=ZERO)
     failure: Mapped[str | None]
@@ -74,3 +75,4 @@ class RejectedRow(Base):
     tag: Mapped[str]
     timezone: Mapped[str]
     faults: Mapped[list[Any]] = mapped_column(JSONB)
+    attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))

@@ -261,7 +261,7 @@ def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reaso
     for (mailing_id, batch_id), group in groupby(found, key=lambda row: row[:2]):
         ids = [message_id for _, _, message_id in group]
         first, last, dead = lock_batch(cursor, mailing_id, batch_id)
-        if dead is not None:
+        if dead:
             mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
         cancelled += end_pending(
             cursor,

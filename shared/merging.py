@@ -33,9 +33,10 @@ WITH rows AS MATERIALIZED (
 """
 REJECT_REPEATED = f"""
 {ROWS}, repeated AS (
-    INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, faults)
+    INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes,
+        faults)
     SELECT %(import)s, line, phone::text, coalesce(operator_code, ''), coalesce(tag, ''),
-        coalesce(timezone, ''), jsonb_build_array(jsonb_build_array('phone',
+        coalesce(timezone, ''), coalesce(attributes, '{{}}'), jsonb_build_array(jsonb_build_array('phone',
             format('phone is given again in line %%s, and the last one wins', again)))
     FROM rows WHERE again IS NOT NULL
     RETURNING 1
@@ -44,9 +45,9 @@ SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM repeated)
 """  # noqa: S608 (constants)
 INSERT = f"""
 {ROWS}
-INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone)
+INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone, attributes)
 SELECT phone, coalesce(operator_code, substr(phone::text, 2, 3)), operator_code IS NOT NULL,
-    coalesce(tag, ''), coalesce(timezone, %(default_timezone)s)
+    coalesce(tag, ''), coalesce(timezone, %(default_timezone)s), coalesce(attributes, '{{}}')
 FROM rows WHERE again IS NULL ORDER BY phone
 ON CONFLICT (phone) DO NOTHING
 """  # noqa: S608 (constants)
@@ -61,16 +62,18 @@ SELECT count(*) FROM (
 # comes back leaves everything as it was.
 UPDATE = f"""
 {ROWS}, changed AS (
-    SELECT c.id, c.timezone AS zone_before, r.operator_code, r.tag, r.timezone
+    SELECT c.id, c.timezone AS zone_before, r.operator_code, r.tag, r.timezone,
+        r.attributes
     FROM rows r JOIN clients c ON c.phone = r.phone
         AND c.phone > %(after)s AND c.phone <= %(until)s
     WHERE r.again IS NULL AND (r.operator_code <> c.operator_code OR r.tag <> c.tag
-        OR r.timezone <> c.timezone)
+        OR r.timezone <> c.timezone OR NOT c.attributes @> r.attributes)
 )
 UPDATE clients c SET tag = coalesce(x.tag, c.tag), timezone = coalesce(x.timezone, c.timezone),
     operator_code = coalesce(x.operator_code, c.operator_code),
     operator_code_given = c.operator_code_given
         OR coalesce(x.operator_code <> c.operator_code, false),
+    attributes = c.attributes || coalesce(x.attributes, '{{}}'),
     updated_at = now()
 FROM changed x WHERE c.id = x.id
 RETURNING c.id, c.timezone, c.timezone <> x.zone_before

@@ -53,10 +53,10 @@ class FleetWorker(SimpleWorker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Also registers anew: a Redis that lost everything knows no workers."""
-        super().heartbeat(timeout, pipeline)  # type: ignore[no-untyped-call]
-        known = {"queues": ",".join(self.queue_names()), "state": self.get_state()}
+        super().heartbeat(timeout, pipeline)
+        known: dict[Any, Any] = {"queues": ",".join(self.queue_names()), "state": self.get_state()}
         (self.connection if pipeline is None else pipeline).hset(self.key, mapping=known)
-        register(self, pipeline)  # type: ignore[no-untyped-call]
+        register(self, pipeline)
 
     def pulse(self) -> None:
         """Say that this worker lives, from within a long job."""

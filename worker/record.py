@@ -235,8 +235,8 @@ class _Page:
         self.cursor.execute(READ, (self.mailing_id, ids))
         home: dict[int, int] = {}
         states: dict[int, State] = {}
-        for id_, batch_id, self.clients[id_], *state in self.cursor.fetchall():
-            home[id_], states[id_] = batch_id, State(*state)
+        for id_, batch_id, client_id, *state in self.cursor.fetchall():
+            home[id_], self.clients[id_], states[id_] = batch_id, client_id, State(*state)
         strangers = set(home.values()) - self.deltas.keys()
         late = any(
             (report.accepted_at is not None or report.doubt)

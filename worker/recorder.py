@@ -4,6 +4,8 @@ One flush is under way at a time. One that fails is repeated as it was until it 
 until then nothing more is handed off: what cannot be written down must not happen.
 """
 
+from typing import Any
+
 import structlog
 
 from shared.aftermath import IDS_PER_LINE
@@ -109,7 +111,7 @@ class Recorder:
             batch.lost = True
 
     def _released(self, batch: HeldBatch, flush: Flush, recorded: Recorded) -> None:
-        place = {"mailing_id": batch.mailing_id, "batch_id": flush.batch_id}
+        place: dict[str, Any] = {"mailing_id": batch.mailing_id, "batch_id": flush.batch_id}
         if batch.claim.request_id:
             place["request_id"] = batch.claim.request_id
         due_at = recorded.due_at and timestamp(recorded.due_at.timestamp())

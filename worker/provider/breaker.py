@@ -22,7 +22,6 @@ import uuid
 import structlog
 
 from shared.metrics import BREAKER_KEY, HOLD_KEY
-from shared.metrics import BREAKER_KEY, HOLD_KEY
 from worker.provider.breaker_rules import (
     PROBES,
     THRESHOLD,

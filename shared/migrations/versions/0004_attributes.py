@@ -27,6 +27,21 @@ ALTER TABLE mailings
     ADD CONSTRAINT mailings_exclude_mailing_ids_length CHECK (cardinality(exclude_mailing_ids) <= 20),
     ADD CONSTRAINT mailings_phones_length CHECK (cardinality(phones) <= 10000);
 
+ALTER TABLE imports ADD attribute_columns TEXT[] DEFAULT '{}' NOT NULL;
+
+ALTER TABLE rejected_rows ADD attributes JSONB DEFAULT '{}' NOT NULL;
+
+-- Rows of imports that are under way have no attributes.
+DO $$
+DECLARE
+    waiting text;
+BEGIN
+    FOR waiting IN SELECT format('import_rows_%s', id) FROM imports LOOP
+        EXECUTE format('ALTER TABLE IF EXISTS %I ADD attributes JSONB', waiting);
+    END LOOP;
+END
+$$;
+
 -- Braces meant themselves until now: what is still to be sent stays as it was written.
 UPDATE mailing_texts SET text = replace(replace(text, '{', '{{'), '}', '}}') WHERE text ~ '[{}]';
 """
@@ -39,6 +54,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute(
         """
+        ALTER TABLE imports DROP attribute_columns;
+        ALTER TABLE rejected_rows DROP attributes;
         ALTER TABLE mailings DROP timezones, DROP attributes, DROP exclude_mailing_ids, DROP phones;
         ALTER TABLE clients
             DROP CONSTRAINT clients_tombstone,
