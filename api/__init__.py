@@ -27,6 +27,7 @@ from api.openapi import init_openapi
 from api.opt_outs import opt_outs
 from api.preview import preview
 from api.problems import init_problems
+from api.report_commands import report_commands
 from api.statistics import statistics
 from api.test_sends import test_sends
 from api.token_commands import token_commands
@@ -104,6 +105,7 @@ def _command_app() -> Flask:
     _configure(app, settings)
     init_database(app, settings.database_url, limited=False)
     app.cli.add_command(client_commands)
+    app.cli.add_command(report_commands)
     app.cli.add_command(token_commands)
     return app
 

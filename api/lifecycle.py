@@ -51,7 +51,7 @@ def start_mailing(mailing_id: int) -> dict[str, Any]:
         raise Conflict("The mailing's end has passed.")
     mailing.start_at = min(mailing.start_at, now)
     mailing.updated_at = now
-    answer = _commit(mailing, "started")
+    answer = _commit(mailing, "mailing.started")
     wake.launch(mailing)
     return answer
 
@@ -69,7 +69,7 @@ def pause_mailing(mailing_id: int) -> dict[str, Any]:
     _refuse_ended(mailing, "paused")
     mailing.status = PAUSED
     mailing.updated_at = database_now()
-    return _commit(mailing, "paused")
+    return _commit(mailing, "mailing.paused")
 
 
 @lifecycle.post("/mailings/<id:mailing_id>/resume")
@@ -89,7 +89,7 @@ def resume_mailing(mailing_id: int) -> dict[str, Any]:
         raise Conflict("The mailing's end has passed: it cannot be resumed.")
     mailing.status = SCHEDULED if mailing.started_at is None else RUNNING
     mailing.updated_at = now
-    answer = _commit(mailing, "resumed")
+    answer = _commit(mailing, "mailing.resumed")
     if mailing.status == SCHEDULED:
         wake.launch(mailing)
     else:
@@ -110,7 +110,7 @@ def cancel_mailing(mailing_id: int) -> dict[str, Any]:
         return present_mailing(mailing)
     _refuse_ended(mailing, "cancelled")
     cancel(mailing, database_now())
-    answer = _commit(mailing, "cancelled")
+    answer = _commit(mailing, "mailing.cancelled")
     if not mailing.settled:
         wake.wake(mailing)
     return answer
@@ -142,7 +142,7 @@ def retry_failed(mailing_id: int) -> dict[str, Any]:
     if mailing.status == FINISHED:
         mailing.status = RUNNING
         mailing.finished_at = None
-    answer = _commit(mailing, "retry_requested", messages=failed)
+    answer = _commit(mailing, "mailing.retry_requested", messages=failed)
     wake.wake(mailing)
     return answer
 
@@ -152,10 +152,11 @@ def _refuse_ended(mailing: Mailing, wanted: str) -> None:
         raise Conflict(f"The mailing is {mailing.status}: it cannot be {wanted}.")
 
 
-def _commit(mailing: Mailing, what: str, **more: Any) -> dict[str, Any]:
+def _commit(mailing: Mailing, event: str, **more: Any) -> dict[str, Any]:
     db.session.flush()
+    what = event.removeprefix("mailing.")
     audit.record(what, "mailing", mailing.id, {"status": mailing.status, **more})
     answer = present_mailing(mailing)
     db.session.commit()
-    log.info(f"mailing.{what}", **more)
+    log.info(event, **more)
     return answer

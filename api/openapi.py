@@ -182,7 +182,10 @@ class Backend(FlaskBackend):
     def parse_path(self, route: Rule) -> tuple[str, list[Mapping[str, Any]]]:
         path, parameters = super().parse_path(route)
         schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
-        return path, [{**parameter, "schema": schema} for parameter in parameters]
+        return path, [
+            {**each, "schema": schema, "description": f"The {each['name'].replace('_', ' ')}."}
+            for each in parameters
+        ]
 
 
 class Spec(FlaskPydanticSpec):

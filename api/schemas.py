@@ -237,10 +237,10 @@ class PageQuery(Query):
 
 
 class ClientFilter(Query):
-    phone: Phone | None = None
-    operator_code: OperatorCode | None = None
-    tag: Tag | None = None
-    timezone: Timezone | None = None
+    phone: Phone | None = Field(default=None, description="The one with this phone.")
+    operator_code: OperatorCode | None = Field(default=None, description="Those with this code.")
+    tag: Tag | None = Field(default=None, description="Those with exactly this tag.")
+    timezone: Timezone | None = Field(default=None, description="Those in this time zone.")
 
 
 class ClientQuery(ClientFilter, PageQuery):
@@ -248,8 +248,8 @@ class ClientQuery(ClientFilter, PageQuery):
 
 
 class MailingQuery(PageQuery):
-    status: MailingStatus | None = None
+    status: MailingStatus | None = Field(default=None, description="Mailings in this status.")
 
 
 class MessageQuery(PageQuery):
-    status: MessageStatus | None = None
+    status: MessageStatus | None = Field(default=None, description="Messages in this status.")

@@ -12,6 +12,7 @@ from io import BytesIO
 import orjson
 from psycopg2 import Error as DatabaseError
 
+from api import audit
 from api.database import transaction
 from shared.clientrows import COLUMNS, PHONE, ClientRow, Fault, Rules, read_attributes
 from shared.csvfile import BadFile, Row, Sheet
@@ -78,6 +79,7 @@ def receive(
             cursor.execute(RECEIVED, (sheet.ignored, list(sheet.extras), import_id))
             if not cursor.rowcount:
                 raise BadFile(GIVEN_UP)
+            audit.record("received", "import", import_id)
     except BaseException:
         with suppress(DatabaseError):  # the sweep does it later
             _forget(import_id)

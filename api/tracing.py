@@ -18,7 +18,7 @@ log = structlog.get_logger()
 SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADER = "X-Request-ID"
 # Asked every few seconds by machines: their success is not news.
-PROBES = {"/healthz", "/readyz", "/metrics"}
+PROBES = {"/healthz", "/readyz", "/metrics", "/admin/live"}
 
 
 def init_tracing(app: Flask) -> None:

@@ -39,6 +39,12 @@ def note_messages(
         note(cursor, event, **fields, message_ids=list(message_ids[part]), **clients)
 
 
+def note_clients(cursor: Cursor, event: str, client_ids: Sequence[int], **fields: Any) -> None:
+    """Note what happened to many clients."""
+    for at in range(0, len(client_ids), IDS_PER_LINE):
+        note(cursor, event, **fields, client_ids=list(client_ids[at : at + IDS_PER_LINE]))
+
+
 def tell(connection: Connection) -> None:
     """It is committed."""
     for line in _noted.pop(connection, ()):

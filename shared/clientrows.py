@@ -128,7 +128,7 @@ def attribute_name(header: str) -> str | None:
 
 
 def read_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[Fault]]:
-    """The attributes in these cells, by name, and what is wrong with them. An empty cell is none."""
+    """The attributes in these cells, by name, and what is wrong with them; an empty one is none."""
     attributes, faults = {}, []
     for name, cell in cells.items():
         value = plain(cell.strip())

@@ -11,6 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.sql import SQL, Composed, Identifier
 
 from shared import ledger
+from shared.aftermath import note_clients
 from shared.rows import one_row
 
 CHUNK_ROWS = 20_000
@@ -36,7 +37,8 @@ REJECT_REPEATED = f"""
     INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes,
         faults)
     SELECT %(import)s, line, phone::text, coalesce(operator_code, ''), coalesce(tag, ''),
-        coalesce(timezone, ''), coalesce(attributes, '{{}}'), jsonb_build_array(jsonb_build_array('phone',
+        coalesce(timezone, ''), coalesce(attributes, jsonb_build_object()),
+        jsonb_build_array(jsonb_build_array('phone',
             format('phone is given again in line %%s, and the last one wins', again)))
     FROM rows WHERE again IS NOT NULL
     RETURNING 1
@@ -47,9 +49,10 @@ INSERT = f"""
 {ROWS}
 INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone, attributes)
 SELECT phone, coalesce(operator_code, substr(phone::text, 2, 3)), operator_code IS NOT NULL,
-    coalesce(tag, ''), coalesce(timezone, %(default_timezone)s), coalesce(attributes, '{{}}')
+    coalesce(tag, ''), coalesce(timezone, %(default_timezone)s),
+    coalesce(attributes, jsonb_build_object())
 FROM rows WHERE again IS NULL ORDER BY phone
-ON CONFLICT (phone) DO NOTHING
+ON CONFLICT (phone) DO NOTHING RETURNING id
 """  # noqa: S608 (constants)
 LOCK_CLIENTS = """
 SELECT count(*) FROM (
@@ -73,7 +76,7 @@ UPDATE clients c SET tag = coalesce(x.tag, c.tag), timezone = coalesce(x.timezon
     operator_code = coalesce(x.operator_code, c.operator_code),
     operator_code_given = c.operator_code_given
         OR coalesce(x.operator_code <> c.operator_code, false),
-    attributes = c.attributes || coalesce(x.attributes, '{{}}'),
+    attributes = c.attributes || coalesce(x.attributes, jsonb_build_object()),
     updated_at = now()
 FROM changed x WHERE c.id = x.id
 RETURNING c.id, c.timezone, c.timezone <> x.zone_before
@@ -156,9 +159,10 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> Merged:
     created = updated = moved = 0
     while True:
         cursor.execute(statement(INSERT, import_id), values)
-        made = cursor.rowcount
-        created += made
-        if made == wanted:
+        made = [id_ for (id_,) in cursor.fetchall()]
+        note_clients(cursor, "client.imported", made, import_id=import_id, change="created")
+        created += len(made)
+        if len(made) == wanted:
             break
         # The rest exist, unless one was deleted a moment ago: then it is inserted after all.
         cursor.execute(statement(LOCK_CLIENTS, import_id), values)
@@ -172,5 +176,7 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> Merged:
 def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[int, int]:
     cursor.execute(statement(UPDATE, import_id), values)
     changed = cursor.fetchall()
+    ids = [client_id for client_id, _, _ in changed]
+    note_clients(cursor, "client.imported", ids, import_id=import_id, change="updated")
     zones = {client_id: zone for client_id, zone, moves in changed if moves}
     return len(changed), ledger.move_messages(cursor, zones) if zones else 0

@@ -34,7 +34,7 @@ ALL = (
     Metric(
         "notification_dispatch_lag_seconds",
         "gauge",
-        "Age of the oldest batch due and in nobody's hands, of mailings without a rate of their own.",
+        "Age of the oldest batch due and in nobody's hands (mailings with a rate aside).",
     ),
     Metric(
         "notification_launch_delay_seconds",

@@ -59,18 +59,42 @@ def _http_url(url: str) -> str:
 
 
 def _smtp_url(url: SecretStr) -> SecretStr:
-    if not url.get_secret_value().startswith(("smtp://", "smtps://")):
-        raise ValueError("must start with smtp:// or smtps://")
+    try:
+        parts = urlsplit(url.get_secret_value())
+        port_is_right = parts.port != 0
+    except ValueError:
+        port_is_right = False
+    if not port_is_right or parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise ValueError("must be smtp[s]://[user:password@]host[:port]")
+    if parts.query and (parts.scheme, parts.query) != ("smtp", "starttls=never"):
+        raise ValueError("may end in ?starttls=never (with smtp://) and in nothing else")
     return url
+
+
+# Of plain ASCII: not every mail server takes others.
+ADDRESS = r"[A-Za-z0-9_.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9.-]+"
 
 
 def _addresses(text: object) -> object:
     if not isinstance(text, str):
         return text
     addresses = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(re.fullmatch(r"[^@\s<>,]+@[^@\s<>,]+", address) for address in addresses):
+    if not all(re.fullmatch(ADDRESS, address) for address in addresses):
         raise ValueError("must be mail addresses with commas between them")
-    return addresses
+    # Nobody is to get two.
+    return list({address.lower(): address for address in addresses}.values())
+
+
+def _time_of_day(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+        raise ValueError("must be a time of day such as 09:00")
+    return text
+
+
+def _sender(text: str) -> str:
+    if not re.fullmatch(rf"{ADDRESS}|[^<>\r\n\",@]+ <{ADDRESS}>", text):
+        raise ValueError("must be a mail address, or a name and the address in <>")
+    return text
 
 
 class DatabaseSettings(BaseSettings):
@@ -102,8 +126,8 @@ class ReportSettings(DatabaseSettings):
 
     smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
     report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_addresses)] = []
-    report_from: str = "notifications@localhost"
-    report_time: time = time(9)
+    report_from: Annotated[str, AfterValidator(_sender)] = "notifications@localhost"
+    report_time: Annotated[time, BeforeValidator(_time_of_day)] = time(9)
     report_timezone: Annotated[str, AfterValidator(_known_zone)] = "Europe/Moscow"
     report_language: Annotated[str, Field(pattern="^(en|ru)$")] = "en"
     public_url: Annotated[str, AfterValidator(_http_url)] | None = None

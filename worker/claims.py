@@ -93,6 +93,9 @@ UPDATE provider_state SET throttled_until =
 """
 
 
+NOTE_OPENING = "INSERT INTO breaker_openings (reason) VALUES (%s) ON CONFLICT DO NOTHING"
+
+
 class Due(NamedTuple):
     """A mailing that has a batch to claim; `rate_limit` in messages per second."""
 
@@ -247,6 +250,12 @@ def throttle(db: Database, seconds: float) -> None:
     """Remember that the provider asked the whole fleet to wait."""
     with db.transaction() as cursor:
         cursor.execute(SET_THROTTLE, (seconds,))
+
+
+def note_opening(db: Database, reason: str) -> None:
+    """Remember that the breaker opened now, for the daily report."""
+    with db.transaction() as cursor:
+        cursor.execute(NOTE_OPENING, (reason,))
 
 
 def _read(

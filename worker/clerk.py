@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from worker.database import Database, DatabaseError
+from worker.database import OUTAGES, Database, DatabaseError
 
 log = structlog.get_logger()
 
@@ -66,8 +66,11 @@ class Clerk:
 
 
 def complain(what: str, error: DatabaseError | None) -> None:
-    """Log that a request of the loop failed; the loop asks again."""
-    log.warning("database.unavailable", what=what, error=str(error).strip())
+    """Log that work on the database failed; it will be tried again."""
+    if error is None or isinstance(error, OUTAGES):
+        log.warning("database.unavailable", what=what, error=str(error).strip())
+    else:
+        log.error("database.refused", what=what, exc_info=error)
 
 
 def ignore(_result: Any, error: DatabaseError | None) -> None:

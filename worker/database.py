@@ -21,6 +21,8 @@ TCP = {
 OPTIONS = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
 
 DatabaseError = psycopg2.Error
+# Of these, what passes with time: the server is away, or somebody was in the way.
+OUTAGES = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class Database:

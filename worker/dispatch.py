@@ -89,6 +89,8 @@ class Dispatcher:
             self.hand.drain("stopping")
         recording = self.recorder.works(now)
         self.breaker.sync(now, self.sender.probes_wanted(now) if recording else 0)
+        while self.breaker.openings:
+            self.clerk.ask(ignore, claims.note_opening, self.breaker.openings.pop())
         if recording:
             self.sender.hand_off(now)
             if not self.stopping.is_set():

@@ -67,6 +67,8 @@ class HeldBatch:
         self._lease_deadline = 0.0
         self._close_deadline = 0.0
         self._end_deadline = 0.0
+        # What left after this boottime left after the mailing's end. (Never.)
+        self.late_after = 0.0
         self.deadline = 0.0
         self.watch(Watched("running", claim.end_at, claim.window, claim.rate_limit), clock)
         self.renew(claim.lease_start)
@@ -78,6 +80,7 @@ class HeldBatch:
             return
         self.rate_limit = mailing.rate_limit
         self._end_deadline = clock.deadline(mailing.end_at)
+        self.late_after = self._end_deadline + LATE_TOLERANCE
         self._close_deadline = float("inf")
         now = clock.earliest()
         if not is_open(mailing.window, self.claim.timezone, now):
@@ -127,10 +130,6 @@ class HeldBatch:
         self.handled.discard(row.message_id)
         self.rows.appendleft(row)
         self.read_at = min(self.read_at, read_at)
-
-    def left_late(self, handed_off_at: float) -> bool:
-        """Whether a message that left at this boottime left after the mailing's end."""
-        return handed_off_at > self._end_deadline + LATE_TOLERANCE
 
     def accept(self, message_id: int, at: float) -> None:
         self._accepted.append((message_id, at))

@@ -1,7 +1,7 @@
 """The jobs that RQ runs: thin doors to launch, dispatch and sweep."""
 
 import time
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import cache
 
 import structlog
@@ -9,10 +9,11 @@ from redis import Redis
 
 from shared.metrics import SWEPT_KEY
 from shared.queues import Queues
-from shared.report.daily import send_report, waiting_days
+from shared.report.daily import waiting_days
 from shared.settings import WorkerSettings
-from worker import retention, testsend
+from worker import reports, retention, testsend
 from worker import sweep as sweeping
+from worker.clerk import complain
 from worker.database import Database, DatabaseError
 from worker.dispatch import Dispatcher
 from worker.fleet import FleetWorker, stopping
@@ -62,7 +63,7 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
                 lambda: queues.dispatch(mailing_id, request_id=request_id),
             )
         except DatabaseError as error:
-            log.warning("database.unavailable", what="launch", error=str(error).strip())
+            complain("launch", error)
             return
         if more and not stopping.is_set():
             queues.launch(mailing_id, request_id=request_id)
@@ -89,7 +90,7 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
         try:
             more = merge(_database(), import_id)
         except DatabaseError as error:
-            log.warning("database.unavailable", what="import", error=str(error).strip())
+            complain("import", error)
             return
         if more and not stopping.is_set():
             Tools.queues().merge_import(import_id, request_id)
@@ -101,14 +102,8 @@ def send_test(test_id: int, request_id: str | None = None) -> None:
 
 
 def send_daily_report(day: str, request_id: str | None = None) -> None:
-    """Send a local day's report, unless somebody has or does."""
-    db = Database(Tools.settings.database_url, "notification-report")
-    try:
-        send_report(db.transaction, Tools.settings, date.fromisoformat(day))
-    except DatabaseError as error:
-        log.warning("database.unavailable", what="report", error=str(error).strip())
-    finally:
-        db.close()
+    """Send a local day's report, unless somebody has or does; without waiting for it."""
+    reports.start(Tools.settings, date.fromisoformat(day), request_id)
 
 
 def sweep() -> None:
@@ -119,10 +114,9 @@ def sweep() -> None:
             retention.drop_old(_database(), Tools.settings.retention_days)
         if time.monotonic() > Tools.report_at:
             Tools.report_at = time.monotonic() + REPORT_SECONDS
-            now = datetime.now(UTC)
-            for day in waiting_days(_database().transaction, Tools.settings, now):
+            for day in waiting_days(_database().transaction, Tools.settings):
                 Tools.queues().send_daily_report(day)
         sweeping.sweep(_database(), Tools.queues(), Tools.settings.lease_seconds)
         Tools.connection.set(SWEPT_KEY, time.time())
     except DatabaseError as error:
-        log.warning("database.unavailable", what="sweep", error=str(error).strip())
+        complain("sweep", error)

@@ -6,8 +6,9 @@ counts wait here.
 
 import time
 import uuid
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 from shared.metrics import BUCKETS, COUNTERS_KEY, SENDERS_KEY
 from worker.clerk import Clerk
 from worker.database import Database, DatabaseError
+from worker.provider.outcomes import Outcome
 
 log = structlog.get_logger()
 
@@ -31,22 +33,23 @@ class Tally:
     def __init__(self, redis: Redis, rate: float | None):
         self._redis, self._rate = redis, rate or 0.0
         self._name = uuid.uuid4().hex[:12]
-        self._outcomes: dict[str, int] = {}
-        self._buckets = [0] * (len(BUCKETS) + 1)
-        self._seconds = 0.0
-        self._handed_off = self._late = 0
+        self._outcomes: dict[Outcome, int] = {}
+        self._accepted = 0
+        self._latencies: list[float] = []
+        self._late = 0
         self._waiting: Counter[str] = Counter()  # what Redis has not been told yet
         self._waiting_seconds = 0.0
         self._telling = False
         self._told_at = self._next = 0.0
 
-    def count(self, outcome: str, latency: float) -> None:
+    def count(self, outcome: Outcome, latency: float) -> None:
         """A request ended; `latency` is 0 if it was never handed off."""
-        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        if outcome is Outcome.ACCEPTED:  # nearly always, and an enum's hash is slow
+            self._accepted += 1
+        else:
+            self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         if latency:
-            self._buckets[bisect_left(BUCKETS, latency)] += 1
-            self._seconds += latency
-            self._handed_off += 1
+            self._latencies.append(latency)
 
     def count_late(self) -> None:
         """A message left after its mailing's end. That is never to happen."""
@@ -76,18 +79,22 @@ class Tally:
 
     def _collect(self) -> int:
         """Move the counts to where the clerk takes them from; return the hand-offs."""
-        handed_off, self._handed_off = self._handed_off, 0
+        latencies, self._latencies = sorted(self._latencies), []
+        edges = [bisect_right(latencies, edge) for edge in BUCKETS]
+        buckets = [after - before for before, after in pairwise([0, *edges, len(latencies)])]
         outcomes, self._outcomes = self._outcomes, {}
         waiting = self._waiting.copy()
+        if self._accepted:
+            outcomes[Outcome.ACCEPTED] = self._accepted
+            self._accepted = 0
         waiting.update({f"attempt:{outcome}": n for outcome, n in outcomes.items()})
-        waiting.update({f"bucket:{i}": n for i, n in enumerate(self._buckets) if n})
+        waiting.update({f"bucket:{i}": n for i, n in enumerate(buckets) if n})
         if self._late:
             waiting["late"] += self._late
-        self._buckets, self._late = [0] * len(self._buckets), 0
-        self._waiting_seconds += self._seconds
-        self._seconds = 0.0
+        self._late = 0
+        self._waiting_seconds += sum(latencies)
         self._waiting = waiting
-        return handed_off
+        return len(latencies)
 
     def _tell(self, _db: Database, sender: str | None) -> bool:
         """In the clerk's thread; the loop changes nothing of what is read here meanwhile."""

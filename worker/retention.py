@@ -43,6 +43,8 @@ DELETE FROM mailings
 WHERE id >= %(first)s AND id < %(until)s AND deleted_at IS NOT NULL;
 DELETE FROM partition_ranges WHERE first_mailing_id = %(first)s;
 """
+# A report never looks back as far.
+FORGET_OPENINGS = "DELETE FROM breaker_openings WHERE at < now() - interval '1 year'"
 FORGET_TESTS = "DELETE FROM test_sends WHERE created_at < now() - interval '1 day'"
 
 
@@ -50,6 +52,7 @@ def drop_old(db: Database, days: int) -> int:
     """Drop what is to be dropped now; how many ranges of mailings that was."""
     with db.transaction() as cursor:
         cursor.execute(FORGET_TESTS)
+        cursor.execute(FORGET_OPENINGS)
         cursor.execute(OLD, {"days": days})
         ranges = cursor.fetchall()
     if not ranges:

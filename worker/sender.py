@@ -183,7 +183,7 @@ class Sender:
 
     def take(self, results: list[Result]) -> None:
         """Turn finished requests into reports and log lines."""
-        since_epoch = boottime() - time.time()
+        booted_at = time.time() - boottime()
         for result in results:
             request = result.request
             assert isinstance(request, Outgoing)  # noqa: S101
@@ -197,7 +197,7 @@ class Sender:
             self.breaker.record(outcome, probe=request.probe)
             latency = result.latency
             self.tally.count(outcome, latency)
-            if latency and batch.left_late(result.finished_at - latency + since_epoch):
+            if latency and result.finished_at - latency - booted_at > batch.late_after:
                 self.tally.count_late()
             if outcome is Outcome.ACCEPTED:
                 batch.accept(row.message_id, result.finished_at)

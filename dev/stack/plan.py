@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev.stack import StackError
-from dev.stack.ports import accepts_connections, is_free
+from dev.stack.ports import accepts_connections, free_port, is_free
 from dev.stack.processes import Program
 from dev.stack.service import write_private
 
@@ -32,6 +32,7 @@ class Settings:
     redis_url: str | None
     provider_url: str | None
     oidc_issuer: str | None
+    mail_port: int | None  # of the local mail server; None where a real one is named
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -49,6 +50,7 @@ class Settings:
             redis_url=environment.get("REDIS_URL") or None,
             provider_url=environment.get("PROVIDER_URL") or None,
             oidc_issuer=environment.get("OIDC_ISSUER") or None,
+            mail_port=None if environment.get("SMTP_URL") else free_port(),
         )
 
     def check_ports(self) -> None:
@@ -99,6 +101,7 @@ def product_environment(
         "API_BIND": f"127.0.0.1:{settings.api_port}",
         "PYTHONUNBUFFERED": "1",
         **_sign_in(settings),
+        **_mail(settings),
     }
 
 
@@ -111,6 +114,16 @@ def _sign_in(settings: Settings) -> dict[str, str]:
         "OIDC_CLIENT_ID": "notifications",
         "OIDC_CLIENT_SECRET": "of no consequence here",
         "PUBLIC_URL": f"http://127.0.0.1:{settings.api_port}",
+    }
+
+
+def _mail(settings: Settings) -> dict[str, str]:
+    """The daily report to a local mail server, unless a real one is named in the environment."""
+    if settings.mail_port is None:
+        return {}
+    return {
+        "SMTP_URL": f"smtp://127.0.0.1:{settings.mail_port}?starttls=never",
+        "REPORT_RECIPIENTS": os.environ.get("REPORT_RECIPIENTS") or "report@example.com",
     }
 
 
@@ -152,6 +165,19 @@ def process_table(settings: Settings, env: Mapping[str, str]) -> list[Program]:
                 is_ready=lambda: accepts_connections(openid_port),
             )
         )
+    if settings.mail_port is not None:
+        mail_port = settings.mail_port
+        keep = ("--dir", str(settings.directory / "mail"))
+        table.append(
+            Program(
+                "mail",
+                python("dev.mail", "--port", str(mail_port), *keep),
+                env,
+                ROOT,
+                stage=PROVIDER,
+                is_ready=lambda: accepts_connections(mail_port),
+            )
+        )
     table.append(
         Program(
             "api",
@@ -186,6 +212,7 @@ def greeting(settings: Settings, env: Mapping[str, str], seconds: float) -> str:
     demo = "" if settings.oidc_issuer else "  (sign in as one of three demo people)"
     in_an_hour = "-v+1H" if sys.platform == "darwin" else "-d '+1 hour'"
     directory = os.path.relpath(settings.directory)
+    mail = f"\n  mail        {directory}/mail/  (the daily report)" if settings.mail_port else ""
     return f"""
 Ready in {seconds:.1f} s. Ctrl-C stops everything; the data stays in {directory}.
 
@@ -197,7 +224,7 @@ Ready in {seconds:.1f} s. Ctrl-C stops everything; the data stays in {directory}
   PostgreSQL  {env["DATABASE_URL"]}
   Redis       {env["REDIS_URL"]}
   token       {env["API_BOOTSTRAP_TOKEN"]}
-  logs        {directory}/logs/
+  logs        {directory}/logs/{mail}
 
 To send a first mailing, paste this into another terminal:
 

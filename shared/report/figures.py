@@ -1,7 +1,7 @@
 """What the mailings did on a local day, out of the database.
 
 The day's figures come from `minutes`, which hold the net change of each status by minute; so over
-all days they add up to a mailing's counts.
+all days they add up to a mailing's counts. What was failed and is tried again counts negative.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from shared.rows import one_row
 from shared.windows import Window, opens_at
 
 MOST_REASONS = 5
+ENDS = ("sent", "failed", "expired", "cancelled")
 
 ACTIVE = """
 SELECT id, name, text, start_at, end_at, status, audience, window_from, window_to,
@@ -33,7 +34,7 @@ WHERE mailing_id = ANY (%(ids)s) AND minute < %(until)s GROUP BY 1
 """
 IN_DOUBT = "SELECT coalesce(sum(in_doubt), 0)::bigint FROM batches WHERE mailing_id = %s"
 MADE = "SELECT DISTINCT timezone, created_at FROM batches WHERE mailing_id = %s"
-# From when a message could have left (its window open, its batch written) to when it was accepted.
+# From when a message could have left (its batch written, its window open) to when it was accepted.
 WAITS = """
 SELECT percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
     ORDER BY extract(epoch FROM greatest(m.sent_at - d.due, interval '0'))::float8)
@@ -44,32 +45,51 @@ JOIN unnest(%(zones)s::text[], %(made)s::timestamptz[], %(dues)s::timestamptz[])
 WHERE m.mailing_id = %(mailing)s AND b.mailing_id = %(mailing)s
     AND m.sent_at >= %(since)s AND m.sent_at < %(until)s
 """
+# A message fails when its last attempt does; one that could not be made has none.
 REASONS = """
 SELECT m.reason, count(*) FROM batches b JOIN messages m ON m.mailing_id = b.mailing_id
     AND m.id BETWEEN b.first_id AND b.last_id AND m.batch_id = b.id
+CROSS JOIN LATERAL (
+    SELECT coalesce(max(at), m.created_at) AS at FROM attempts
+    WHERE mailing_id = %(mailing)s AND message_id = m.id
+) a
 WHERE b.mailing_id = %(mailing)s AND m.mailing_id = %(mailing)s
-    AND b.failed > 0 AND m.status = 'failed' GROUP BY 1
+    AND b.failed > 0 AND m.status = 'failed' AND a.at >= %(since)s AND a.at < %(until)s
+GROUP BY 1
 """
 OPENINGS = """
 SELECT reason, count(*) FROM breaker_openings WHERE at >= %(since)s AND at < %(until)s
-GROUP BY 1 ORDER BY 2 DESC
+GROUP BY 1 ORDER BY 2 DESC, 1
 """
-# Running mailings that cannot be through by their end at the pace of the last ten minutes.
-TOO_SLOW = """
-SELECT m.id FROM mailings m
-CROSS JOIN LATERAL (SELECT sum(pending) AS pending FROM batches WHERE mailing_id = m.id) b
+# What will not have left by the mailing's end: its window opens too late (sure), it is paused
+# (unless resumed), or it is due and the pace of the last ten minutes does not suffice.
+LATE = """
+SELECT m.id, m.end_at, m.status, b.never, b.due, coalesce(p.pace, 0)::float8
+FROM mailings m
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(count), 0) / 600.0 AS pace FROM minutes
+    SELECT coalesce(sum(pending), 0)::bigint AS pending,
+        coalesce(sum(pending) FILTER (WHERE due_at >= m.end_at), 0)::bigint AS never,
+        coalesce(sum(pending) FILTER (WHERE due_at <= now()), 0)::bigint AS due
+    FROM batches WHERE mailing_id = m.id
+) b
+CROSS JOIN LATERAL (
+    SELECT sum(count) / 10.0 AS pace FROM minutes
     WHERE mailing_id = m.id AND minute >= now() - interval '10 minutes'
 ) p
-WHERE NOT m.settled AND m.status IN ('running', 'paused') AND m.end_at > now()
-    AND b.pending > p.pace * extract(epoch FROM m.end_at - now()) ORDER BY 1
+WHERE NOT m.settled AND m.status IN ('running', 'paused') AND m.end_at > now() AND b.pending > 0
+    AND (m.status = 'paused' OR b.never > 0
+        OR b.due > coalesce(p.pace, 0) * extract(epoch FROM m.end_at - now()) / 60)
+ORDER BY m.end_at, m.id
 """
 
 
 @dataclass
 class MailingDay:
-    """One mailing's day. `median` and `p95` are seconds from due to accepted; None: none was."""
+    """One mailing's day. `median` and `p95` are seconds from due to accepted; None: none was.
+
+    The changes and `pending` are those of the day and of its end; `audience`, `status` and
+    `in_doubt` are the present ones.
+    """
 
     id: int
     name: str | None
@@ -91,8 +111,19 @@ class MailingDay:
     @property
     def share(self) -> float | None:
         """The accepted ones' share of what ended that day; None if nothing did."""
-        ended = self.sent + self.failed + self.expired + self.cancelled
-        return self.sent / ended if ended > 0 else None
+        return share_of(self.sent, self.failed, self.expired, self.cancelled)
+
+
+@dataclass
+class Late:
+    """A mailing that, as things are, ends with messages left: `never` for want of a window."""
+
+    id: int
+    end_at: datetime
+    status: str
+    never: int
+    due: int
+    pace: float  # messages a minute
 
 
 @dataclass
@@ -104,11 +135,22 @@ class DayFigures:
     mailings: list[MailingDay]
     reasons: list[tuple[str, int]] = field(default_factory=list)
     openings: list[tuple[str, int]] = field(default_factory=list)
-    too_slow: list[int] = field(default_factory=list)
+    late: list[Late] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """A column's sum over the mailings."""
         return sum(getattr(mailing, name) for mailing in self.mailings)
+
+    @property
+    def share(self) -> float | None:
+        """As a mailing's, over all of them."""
+        return share_of(*(self.total(name) for name in ENDS))
+
+
+def share_of(sent: int, *others: int) -> float | None:
+    """The part of `sent` in all; a negative number (they are tried again) is no part of it."""
+    ended = max(0, sent) + sum(max(0, n) for n in others)
+    return max(0, sent) / ended if ended else None
 
 
 def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
@@ -133,10 +175,7 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             status,
             audience,
             gone,
-            sent=changes.get((id_, "sent"), 0),
-            failed=changes.get((id_, "failed"), 0),
-            expired=changes.get((id_, "expired"), 0),
-            cancelled=changes.get((id_, "cancelled"), 0),
+            **{state: changes.get((id_, state), 0) for state in ENDS},
             pending=audience - ended.get(id_, 0),
             in_doubt=doubt if settled else _in_doubt(cursor, id_),
         )
@@ -144,15 +183,15 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             window = Window(opens, closes) if opens is not None else None
             mailing.median, mailing.p95 = _waits(cursor, id_, window, span)
         if mailing.failed > 0:
-            cursor.execute(REASONS, {"mailing": id_})
+            cursor.execute(REASONS, {"mailing": id_, **span})
             for reason, n in cursor.fetchall():
                 reasons[reason or ""] = reasons.get(reason or "", 0) + n
         result.mailings.append(mailing)
-    result.reasons = sorted(reasons.items(), key=lambda item: -item[1])[:MOST_REASONS]
+    result.reasons = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:MOST_REASONS]
     cursor.execute(OPENINGS, span)
     result.openings = [(reason, int(n)) for reason, n in cursor.fetchall()]
-    cursor.execute(TOO_SLOW)
-    result.too_slow = [id_ for (id_,) in cursor.fetchall()]
+    cursor.execute(LATE)
+    result.late = [Late(*row) for row in cursor.fetchall()]
     return result
 
 

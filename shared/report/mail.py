@@ -1,13 +1,18 @@
 """Hands a message to a mail server, and knows when only the server can tell what became of it."""
 
+import contextlib
 import re
 import smtplib
 import ssl
+import time
 from collections.abc import Callable
 from email.message import EmailMessage
+from email.utils import parseaddr
 from urllib.parse import unquote, urlsplit
 
+# How long one answer of the server may take, and everything before the message itself.
 TIMEOUT = 30.0
+APPROACH_SECONDS = 180.0
 
 
 class NotSent(Exception):
@@ -18,34 +23,41 @@ class PerhapsSent(Exception):
     """The connection broke while the server had the message: it may have taken it."""
 
 
-def deliver(smtp_url: str, mail: EmailMessage, before_data: Callable[[], None]) -> None:
-    """Hand `mail` to the server at `smtp_url`.
+def deliver(
+    smtp_url: str,
+    mail: EmailMessage,
+    recipients: list[str],
+    before_data: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
+    """Hand `mail` to the server at `smtp_url` for `recipients`.
 
     `smtp://` upgrades to TLS by STARTTLS (`?starttls=never` for a server on a closed network does
     not), `smtps://` begins with it. `before_data` is called right before the message itself goes
-    out. Raises NotSent or PerhapsSent.
+    out; what it raises calls it off. Returns the recipients that the server refused, with its
+    answers; the others are served. Raises NotSent or PerhapsSent.
     """
-    given = taken = False
+    content = _stuffed(mail.as_bytes())
+    until = time.monotonic() + APPROACH_SECONDS
+    given = False
     try:
-        with _connect(smtp_url) as server:
-            sender, recipients = str(mail["From"]), str(mail["To"]).split(", ")
-            _expect(server.mail(_address(sender)), 250)
-            refused = [r for r in recipients if server.rcpt(_address(r))[0] not in (250, 251)]
-            if len(refused) == len(recipients):
-                raise NotSent("the server refused every recipient")
-            _expect(server.docmd("data"), 354)
+        server = _connect(smtp_url)
+        try:
+            refused = _address(server, mail, recipients, until)
             before_data()
+            _expect(server.docmd("data"), 354)
             given = True
-            server.send(_stuffed(mail.as_bytes(policy=mail.policy.clone(linesep="\r\n"))))
+            server.send(content)
             answer = server.getreply()
             given = False
             _expect(answer, 250)
-            taken = True
+            with contextlib.suppress(OSError, smtplib.SMTPException):
+                server.quit()
+        finally:
+            server.close()
     except (OSError, smtplib.SMTPException) as error:
-        if taken:
-            return  # only the farewell failed
         problem = f"{type(error).__name__}: {error}"[:500]
         raise (PerhapsSent if given else NotSent)(problem) from error
+    return refused
 
 
 def _connect(smtp_url: str) -> smtplib.SMTP:
@@ -60,7 +72,7 @@ def _connect(smtp_url: str) -> smtplib.SMTP:
         server = smtplib.SMTP(host, parts.port or 587, timeout=TIMEOUT)
     try:
         server.ehlo_or_helo_if_needed()
-        if parts.scheme == "smtp" and "starttls=never" not in parts.query:
+        if parts.scheme == "smtp" and parts.query != "starttls=never":
             server.starttls(context=context)
             server.ehlo()
         if parts.username:
@@ -69,6 +81,23 @@ def _connect(smtp_url: str) -> smtplib.SMTP:
         server.close()
         raise
     return server
+
+
+def _address(
+    server: smtplib.SMTP, mail: EmailMessage, recipients: list[str], until: float
+) -> dict[str, str]:
+    """Say from whom and to whom it is; the refused recipients with the server's answers."""
+    _expect(server.mail(parseaddr(str(mail["From"]))[1]), 250)
+    refused = {}
+    for recipient in recipients:
+        if time.monotonic() > until:
+            raise NotSent("the server is too slow")
+        code, text = server.rcpt(recipient)
+        if code not in (250, 251):
+            refused[recipient] = f"{code} {text.decode(errors='replace')[:200]}"
+    if len(refused) == len(recipients):
+        raise NotSent(f"the server refused every recipient: {refused[recipients[0]]}")
+    return refused
 
 
 def _stuffed(content: bytes) -> bytes:
@@ -80,7 +109,3 @@ def _stuffed(content: bytes) -> bytes:
 def _expect(answer: tuple[int, bytes], code: int) -> None:
     if answer[0] != code:
         raise NotSent(f"the server answered {answer[0]} {answer[1].decode(errors='replace')[:300]}")
-
-
-def _address(text: str) -> str:
-    return text.rpartition("<")[2].rstrip(">").strip()

@@ -15,6 +15,8 @@ class DailyReport(Base):
     waiting → connecting → handing_over → sent. A failure before the mail server was given the
     message leads back to `waiting`, with `due_at` later. After that only the server knows: a
     connection that breaks while it is `handing_over` makes it `in_doubt`, and it is not sent again.
+    `served` are the recipients for whom a server has taken it: a later attempt leaves them out.
+    `skipped` are the days before the first report.
     """
 
     __tablename__ = "daily_reports"
@@ -23,6 +25,7 @@ class DailyReport(Base):
     status: Mapped[str] = mapped_column(server_default=sql("'waiting'"))
     attempts: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     due_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    served: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
     error: Mapped[str | None]
     sent_at: Mapped[datetime | None]
 

@@ -59,29 +59,35 @@ def test_others_killed_at_random_moments(
         assert started < 15
 
 
+@pytest.mark.parametrize("theirs", ["finished", "in hand"])
 def test_a_stopped_worker_sends_nothing_of_what_is_no_longer_its_own(
-    system: System, watch: Watch
+    system: System, watch: Watch, theirs: str
 ) -> None:
-    system.provider.set(latency=0.1)
-    with watch("SIGSTOP past the lease and past an end, then SIGCONT") as witness:
-        said = system["dispatch-1"].log.stat().st_size
-        long = witness.mailing(2_000)
-        short = witness.mailing(2_000, lasts=6.0)
-        wait_for(lambda: sending(system["dispatch-1"], said), 20, "the worker to send")
-        system["dispatch-1"].freeze()
+    worker = system["dispatch-1"]
+    system.provider.set(latency=0.1 if theirs == "finished" else 0.3)
+    with watch(f"SIGSTOP past lease and end, SIGCONT when its batch is {theirs}") as witness:
+        said = worker.log.stat().st_size
+        mailing = witness.mailing(2_000 if theirs == "finished" else 2_800)
+        ended = witness.mailing(2_000, lasts=6.0)
+        wait_for(partial(sending, worker, said), 20, "the worker to send")
+        worker.freeze()
         witness.blow()
-        # Another takes over what it held, and finishes it.
-        done = system.wait_finished(long, 40)
-        assert done["counts"]["sent"] == done["audience"]
-        system.wait_finished(short, 20)
-        before, log = witness.received(), system["dispatch-1"].log
-        said = log.stat().st_size
-        system["dispatch-1"].thaw()
-        thawed = time.time()
+        if theirs == "finished":
+            system.wait_finished(mailing, 40)
+        else:
+            taken = "SELECT count(*) FROM batches WHERE mailing_id = %s AND token > 1"
+            wait_for(lambda: system.query(taken, mailing)[0][0], 30, "another to take over")
+        system.wait_finished(ended, 20)
+        said, thawed = worker.log.stat().st_size, time.time()
+        worker.thaw()
         # What it knew it may say, but it finds that its batches are another's by now.
-        wait_for(lambda: b'"event":"batch.' in log.read_bytes()[said:], 15, "it to give up")
-        wait_for(lambda: time.time() > thawed + pick(1.0, 15.0), 20)
-        assert witness.received() == before, "something left after it was continued"
+        wait_for(lambda: b'"event":"batch.' in worker.log.read_bytes()[said:], 15, "it to give up")
+        done = system.wait_finished(mailing, 60)
+        assert done["counts"]["sent"] == done["audience"]
+        if theirs == "finished":
+            wait_for(lambda: time.time() > thawed + pick(1.0, 15.0), 20)
+            assert not witness.arrivals(thawed), "something left after it was continued"
+        assert not witness.arrivals(thawed, ended), "something left after the end"
 
 
 def test_a_rolling_restart_in_mid_mailing(system: System, watch: Watch) -> None:

@@ -31,8 +31,8 @@ def before_call(_: Any, case: Any, __: Any) -> None:
     A mailing ends after it starts, which in a PATCH may be there already: so starts are put into
     this century and ends into the next. A window does not end where it begins. An Idempotency-Key
     belongs to one body. Mailings to exclude exist (here: none). A CSV file begins with a header;
-    what follows may be anything. Only values that are right in themselves are moved, so that bad ones stay
-    as bad as they were; what comes of breaking these rules is tested in the tests of each resource.
+    what follows may be anything. Only values that are right in themselves are moved, so that bad
+    ones stay as bad as they were; each resource's own tests tell what comes of breaking the rules.
     """
     if case.headers and KEY.fullmatch(str(case.headers.get(HEADER, ""))):
         case.headers[HEADER] = uuid.uuid4().hex

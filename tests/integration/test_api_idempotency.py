@@ -54,9 +54,9 @@ def test_without_a_key_each_request_makes_a_mailing(client: FlaskClient) -> None
 
 def test_the_same_key_with_another_body_is_refused(client: FlaskClient, database: Cursor) -> None:
     body = mailing_body()
-    post(client, "other body", body)
+    post(client, "other-body", body)
     made = count(database)
-    answer = post(client, "other body", {**body, "text": "Another"})
+    answer = post(client, "other-body", {**body, "text": "Another"})
     (fault,) = problem(answer, 422)["errors"]
     assert (fault["parameter"], fault["code"]) == ("Idempotency-Key", "idempotency_key_reused")
     assert count(database) == made
@@ -71,7 +71,7 @@ def test_of_many_at_once_one_makes_the_mailing(app: Flask, database: Cursor) -> 
     def call() -> None:
         client = make_client(app)
         barrier.wait()
-        answers.append(post(client, "at once", body))
+        answers.append(post(client, "at-once", body))
 
     threads = [threading.Thread(target=call) for _ in range(6)]
     for thread in threads:

@@ -139,7 +139,17 @@ def test_a_message_is_found_by_its_id_alone(
         }
     ]
     sent = client.get(f"/api/v1/messages/{second}").get_json()
-    assert (sent["status"], sent["attempt_log"], sent["mailing_id"]) == ("sent", [], launched.id)
+    assert (sent["status"], sent["mailing_id"]) == ("sent", launched.id)
+    assert sent["attempt_log"] == [
+        {
+            "at": sent["sent_at"],
+            "outcome": "accepted",
+            "reason": "accepted",
+            "http_status": 200,
+            "latency_ms": None,
+            "excerpt": "",
+        }
+    ]
     for nobody in (first + 1, second + 1000, 10**18):
         assert client.get(f"/api/v1/messages/{nobody}").status_code == 404
     client.delete(launched.url)

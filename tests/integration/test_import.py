@@ -135,7 +135,8 @@ def test_files_as_people_have_them(
         report = load(file.encode(encoding))
         assert report["rows_total"] == 1
         assert report["rejected"] == 0
-        assert report["ignored_columns"] == ["Имя"]
+        assert (report["ignored_columns"], report["attribute_columns"]) == ([], ["Имя"])
+        assert find(client, phone)["attributes"] == {"Имя": "Пётр"}
         assert find(client, phone)["tag"] == "друзья"
         assert find(client, phone)["timezone"] == "Europe/Moscow"
     eight = f"8 {phone[1:4]} {phone[4:7]} {phone[7:9]} {phone[9:]}"
@@ -213,6 +214,67 @@ def test_rejected_rows_can_be_mended_and_sent_again(
     assert counts(mended) == (1, 1, 0, 0, 0)
     assert mended["ignored_columns"] == ["line", "reason"]
     assert find(client, phone)["tag"] == "=sum"
+
+
+def test_other_columns_are_attributes(
+    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+) -> None:
+    a, b = number(), number()
+    odd = 'О\'\\ "x" {1}'
+    quoted = odd.replace('"', '""')
+    header = "phone,timezone,first name,city,2nd,id,Reason\n"
+    report = load(f'{header}{a},UTC,"{quoted}",\'=Omsk,x,7,y\n{b},UTC,,Omsk,x,7,y\n')
+    assert counts(report) == (2, 2, 0, 0, 0)
+    assert report["attribute_columns"] == ["first_name", "city"]
+    assert report["ignored_columns"] == ["2nd", "id", "Reason"]
+    assert find(client, a)["attributes"] == {"first_name": odd, "city": "=Omsk"}
+    assert find(client, b)["attributes"] == {"city": "Omsk"}
+    # What a file does not name, or leaves empty, stays.
+    again = load(f"phone,timezone,city,points\n{a},UTC,,12\n{b},UTC,Omsk,\n")
+    assert counts(again) == (2, 0, 1, 1, 0)
+    assert find(client, a)["attributes"] == {"first_name": odd, "city": "=Omsk", "points": "12"}
+    assert find(client, b)["attributes"] == {"city": "Omsk"}
+    assert counts(load(f"phone\n{b}\n", "?timezone=UTC"))[3] == 1
+    assert find(client, b)["attributes"] == {"city": "Omsk"}
+    # An export brings all of it back as it was.
+    exported = client.get("/api/v1/clients.csv").get_data()
+    back = load(exported)
+    assert back["unchanged"] == back["rows_total"] > 1
+    assert back["attribute_columns"] == sorted(back["attribute_columns"])
+    assert {"city", "first_name", "points"} <= set(back["attribute_columns"])
+
+
+def test_attributes_that_are_wrong_reject_their_row_and_keep_its_cells(
+    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+) -> None:
+    good, long, broken, bad = (number() for _ in range(4))
+    report = load(
+        f"phone,timezone,name\n{good},UTC,Anna\n{long},UTC,{'x' * 201}\n"
+        f'{broken},UTC,"a\nb"\n{bad},Mars,Eva\n'
+    )
+    assert counts(report) == (4, 1, 0, 0, 3)
+    assert [(e["column"], e["detail"]) for e in report["errors"]][:2] == [
+        ("name", "line 3: name must be at most 200 characters"),
+        ("name", "line 4: name must not hold a line break; look for a quote that is not closed"),
+    ]
+    rejected = client.get(f"/api/v1/imports/{report['id']}/rejected.csv").get_data()
+    assert rejected.startswith(b"line,phone,operator_code,tag,timezone,name,reason\r\n")
+    mended = load(rejected.replace(b",Mars,", b",UTC,"))
+    assert find(client, bad)["attributes"] == {"name": "Eva"}
+    assert mended["rejected"] == 1  # the line break is in there still
+
+
+def test_there_are_at_most_twenty_attribute_columns(
+    load: Callable[..., Any], number: Callable[[], str], client: FlaskClient
+) -> None:
+    names = [f"a{n}" for n in range(22)]
+    phone = number()
+    report = load(f"phone,timezone,{','.join(names)}\n{phone},UTC,{','.join(names)}\n")
+    assert report["attribute_columns"] == names[:20]
+    assert report["ignored_columns"] == names[20:]
+    assert find(client, phone)["attributes"] == {name: name for name in names[:20]}
+    answer = upload(client, f"phone,timezone,a b,a-b\n{phone},UTC,1,2\n")
+    assert answer.status_code == 422
 
 
 def test_of_a_phone_given_twice_the_last_wins(

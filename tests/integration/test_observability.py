@@ -4,6 +4,7 @@ One run, in which messages are refused, retried, exhausted, reopened, cancelled,
 loses everything; then each test asks what the logs and the metrics know of it.
 """
 
+import contextlib
 import json
 import re
 import time
@@ -88,10 +89,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     prometheus = None
     try:
         system.start()
-        try:
+        with contextlib.suppress(pytest.skip.Exception):  # the tests that need it say so
             prometheus = Prometheus(directory / "prometheus", f"127.0.0.1:{system.api_port}")
-        except pytest.skip.Exception:
-            pass  # the tests that need it say so
         yield play(Run(system, prometheus))
     finally:
         if prometheus is not None:

@@ -170,14 +170,14 @@ def test_recorded_pid_alone_proves_nothing(stack: Callable[..., Stack], tmp_path
 
 def run_stack(directory: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     env = {**os.environ, "LOCAL_DIR": str(directory), **variables}
-    for name in ("DATABASE_URL", "REDIS_URL", "PROVIDER_URL"):
+    for name in ("DATABASE_URL", "REDIS_URL", "PROVIDER_URL", "OIDC_ISSUER"):
         if name not in variables:
             env.pop(name, None)
     command = [sys.executable, "-m", "dev.stack", "run"]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("name", ["API_PORT", "PROVIDER_PORT"])
+@pytest.mark.parametrize("name", ["API_PORT", "PROVIDER_PORT", "OPENID_PORT"])
 def test_taken_port_is_named_before_anything_starts(tmp_path: Path, name: str) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
@@ -185,7 +185,8 @@ def test_taken_port_is_named_before_anything_starts(tmp_path: Path, name: str) -
     ):
         port, free = taken.getsockname()[1], other.getsockname()[1]
         other.close()
-        ports = {"API_PORT": str(free), "PROVIDER_PORT": str(free + 1), name: str(port)}
+        names = ("API_PORT", "PROVIDER_PORT", "OPENID_PORT")
+        ports = {each: str(free + n) for n, each in enumerate(names)} | {name: str(port)}
         ended = run_stack(tmp_path, **ports)
     assert ended.returncode == 1
     assert ended.stderr == f"port {port} is taken: set {name} to another one\n"

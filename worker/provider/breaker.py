@@ -63,6 +63,8 @@ class Breaker:
         self._hold = 0.0  # to be told to the others
         self._next_sync = 0.0
         self._next_urgent = 0.0
+        # Why it opened, once per outage that this worker's report made known: to be kept.
+        self.openings: list[str] = []
 
     # --- what the loop asks before each hand-off -----------------------------------------------
 
@@ -196,6 +198,8 @@ class Breaker:
         """Once per change and fleet: the worker whose report caused it says it."""
         scope = "fleet" if self._redis.available else "worker"
         if change.event == "opened":
+            if self._fleet.opens == 1:
+                self.openings.append(self._fleet.reason)
             log.warning(
                 "breaker.opened",
                 reason=self._fleet.reason,

@@ -20,6 +20,7 @@ def upgrade() -> None:
             status TEXT DEFAULT 'waiting' NOT NULL,
             attempts INTEGER DEFAULT 0 NOT NULL,
             due_at timestamptz DEFAULT now() NOT NULL,
+            served TEXT[] DEFAULT '{}' NOT NULL,
             error TEXT,
             sent_at timestamptz,
             PRIMARY KEY (day),

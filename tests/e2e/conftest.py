@@ -1,0 +1,74 @@
+"""The whole product with the demo sign-in, and a real browser to use it with."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.e2e.person import ARGUMENTS, Person
+from tests.system import System, free_port
+from tests.waiting import wait_for
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The product, and the provider at which its people sign in."""
+    openid = free_port()
+    system = System(
+        Path(tmp_path_factory.mktemp("site")),
+        dispatchers=1,
+        OIDC_ISSUER=f"http://127.0.0.1:{openid}",
+        OIDC_CLIENT_ID="notifications",
+        OIDC_CLIENT_SECRET="of no consequence here",
+    )
+    system.settings["PUBLIC_URL"] = f"http://127.0.0.1:{system.api_port}"
+    try:
+        system.start()
+        system.add_process("openid", "dev.openid", "--port", str(openid))
+        wait_for(lambda: _answers(f"http://127.0.0.1:{openid}/keys"), 20, "the OpenID provider")
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is missing, and CI must run these tests: install chromium")
+        pytest.skip("no Chromium on this machine: install chromium to run the browser tests")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def admin(site: System, browser: Browser) -> Iterator[Person]:
+    with Person(browser, site, "Anna") as person:
+        yield person
+
+
+@pytest.fixture
+def operator(site: System, browser: Browser) -> Iterator[Person]:
+    with Person(browser, site, "Oleg") as person:
+        yield person
+
+
+@pytest.fixture
+def viewer(site: System, browser: Browser) -> Iterator[Person]:
+    with Person(browser, site, "Vera") as person:
+        yield person
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=2).ok
+    except requests.RequestException:
+        return False
