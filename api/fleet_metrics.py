@@ -33,18 +33,18 @@ log = structlog.get_logger()
 # A settled mailing's counts are on its row; of the others, the batches' are summed. A batch is due
 # as worker/claims.py has it, but for the moments after PostgreSQL's own start.
 COUNTS = text("""
-SELECT g.status, g.deleted_at IS NOT NULL AS deleted, count(*) AS mailings,
-    sum(coalesce(b.pending, 0))::bigint AS pending,
-    sum(coalesce(b.sent, g.sent))::bigint AS sent,
-    sum(coalesce(b.failed, g.failed))::bigint AS failed,
-    sum(coalesce(b.expired, g.expired))::bigint AS expired,
-    sum(coalesce(b.cancelled, g.cancelled))::bigint AS cancelled,
-    coalesce(sum(b.due), 0)::bigint AS due,
-    coalesce(extract(epoch FROM now() - min(b.due_at) FILTER (WHERE g.rate_limit IS NULL)),
-        0)::float8 AS lag,
+SELECT status, deleted_at IS NOT NULL AS deleted, count(*) AS mailings, 0::bigint AS pending,
+    sum(sent)::bigint AS sent, sum(failed)::bigint AS failed, sum(expired)::bigint AS expired,
+    sum(cancelled)::bigint AS cancelled, 0::bigint AS due, 0::float8 AS lag, 0::float8 AS delay
+FROM mailings WHERE settled GROUP BY 1, 2
+UNION ALL
+SELECT g.status, g.deleted_at IS NOT NULL, count(*), sum(b.pending)::bigint,
+    sum(b.sent)::bigint, sum(b.failed)::bigint, sum(b.expired)::bigint, sum(b.cancelled)::bigint,
+    sum(b.due)::bigint,
+    coalesce(extract(epoch FROM now() - min(b.due_at) FILTER (WHERE g.rate_limit IS NULL)), 0),
     coalesce(extract(epoch FROM now() - min(g.start_at) FILTER (
-        WHERE g.status = 'scheduled' AND g.start_at <= now())), 0)::float8 AS delay
-FROM mailings g LEFT JOIN LATERAL (
+        WHERE g.status = 'scheduled' AND g.start_at <= now())), 0)
+FROM mailings g CROSS JOIN LATERAL (
     SELECT coalesce(sum(pending), 0) AS pending, coalesce(sum(sent), 0) AS sent,
         coalesce(sum(failed), 0) AS failed, coalesce(sum(expired), 0) AS expired,
         coalesce(sum(cancelled), 0) AS cancelled,
@@ -54,8 +54,8 @@ FROM mailings g LEFT JOIN LATERAL (
             AND (leased_until IS NULL OR leased_until < now()) AS free
     ) AS f
     WHERE mailing_id = g.id
-) b ON NOT g.settled
-GROUP BY 1, 2
+) b
+WHERE NOT g.settled GROUP BY 1, 2
 """)
 CONNECTIONS = text("""
 SELECT CASE WHEN application_name IN ('api', 'notification-control', 'notification-dispatch')

@@ -169,22 +169,23 @@ class _Intake:
     def _read(self, row: Row) -> None:
         """Read a row that is not made of cells that were met before."""
         width, places = self._sheet.width, self._sheet.columns
-        cells = row.cells + [""] * (width - len(row.cells))
+        line, cells, fault = row
+        cells = cells + [""] * (width - len(cells))
         given = [cells[places[name]] if name in places else "" for name in COLUMNS]
         extra = {name: cells[index] for name, index in self._sheet.extras.items()}
-        if row.fault is not None:
-            self._reject(row.line, given, extra, [Fault("", row.fault)])
+        if fault is not None:
+            self._reject(line, given, extra, [Fault("", fault)])
         elif any(cell.strip() for cell in cells[width:]):
-            self._reject(row.line, given, extra, [Fault("", EXTRA_DETAIL)])
+            self._reject(line, given, extra, [Fault("", EXTRA_DETAIL)])
         elif any(cell.strip() for cell in cells):
             phone, code, tag, zone = given
             read = self._rules.read(phone, code, tag if "tag" in places else None, zone)
             attributes, faults = read_attributes(extra)
             if isinstance(read, ClientRow) and not faults:
-                self._accept(row.line, given, read, attributes)
+                self._accept(line, given, read, attributes)
             else:
                 faults = (read if isinstance(read, list) else []) + faults
-                self._reject(row.line, given, extra, faults)
+                self._reject(line, given, extra, faults)
 
     def _accept(
         self, line: int, given: Sequence[str], row: ClientRow, attributes: Mapping[str, str]

@@ -33,7 +33,7 @@ class Keeper:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         content = envelope.content if isinstance(envelope.content, bytes) else b""
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{next(self._numbers):04}"
-        mail: EmailMessage = email.message_from_bytes(content, policy=default)  # type: ignore[assignment]
+        mail: EmailMessage = email.message_from_bytes(content, policy=default)
         html = mail.get_body(("html",))
         if html is not None:
             (self.folder / f"{name}.html").write_text(html.get_content())

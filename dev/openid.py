@@ -69,7 +69,7 @@ def create_provider(issuer: str) -> Flask:
             subject_types_supported=["public"],
             id_token_signing_alg_values_supported=["RS256"],
             code_challenge_methods_supported=["S256"],
-            token_endpoint_auth_methods_supported=["client_secret_basic"],
+            token_endpoint_auth_methods_supported=["client_secret_basic", "none"],
         )
 
     @app.get("/keys")
@@ -100,7 +100,8 @@ def create_provider(issuer: str) -> Flask:
     @app.post("/token")
     def exchange() -> Response | tuple[Response, int]:
         granted = codes.pop(request.form.get("code", ""), None)
-        client = request.authorization.username if request.authorization else None
+        sent = request.authorization
+        client = sent.username if sent else request.form.get("client_id")
         if granted is None or granted["until"] < time.time() or not _proves(granted, client):
             return jsonify(error="invalid_grant"), 400
         now = int(time.time())

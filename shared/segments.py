@@ -31,23 +31,18 @@ class Segmented(NamedTuple):
 
 def segment(text: str) -> Segmented:
     """How many segments `text` takes; an empty one still takes one."""
-    encoding = GSM_7 if GSM_ALPHABET.issuperset(text) else UCS_2
+    if GSM_ALPHABET.issuperset(text):
+        encoding, even = GSM_7, EXTENSION.isdisjoint(text)
+    else:
+        encoding, even = UCS_2, max(text) <= "\uffff"
     single, several = CAPACITY[encoding]
-    if encoding == GSM_7 and EXTENSION.isdisjoint(text):
-        return _even(text, encoding)
-    if encoding == UCS_2 and max(text) <= "\uffff":
-        return _even(text, encoding)
-    wide = EXTENSION.__contains__ if encoding == GSM_7 else "\uffff".__lt__
-    widths = [2 if wide(character) else 1 for character in text]
+    if even:  # a unit for each character, as in nearly every text
+        units = len(text)
+        return Segmented(encoding, units, 1 if units <= single else -(-units // several))
+    gsm = encoding == GSM_7
+    widths = [2 if c > "\uffff" or (gsm and c in EXTENSION) else 1 for c in text]
     units = sum(widths)
     return Segmented(encoding, units, 1 if units <= single else _pack(widths, several))
-
-
-def _even(text: str, encoding: str) -> Segmented:
-    """The same for a text of which every character takes one unit, as nearly all do."""
-    single, several = CAPACITY[encoding]
-    units = len(text)
-    return Segmented(encoding, units, 1 if units <= single else -(-units // several))
 
 
 def _pack(widths: Sequence[int], capacity: int) -> int:

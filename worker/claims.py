@@ -91,8 +91,6 @@ SET_THROTTLE = """
 UPDATE provider_state SET throttled_until =
     greatest(throttled_until, clock_timestamp() + %s * interval '1 second')
 """
-
-
 NOTE_OPENING = "INSERT INTO breaker_openings (reason) VALUES (%s) ON CONFLICT DO NOTHING"
 
 

@@ -26,7 +26,17 @@ def preview(body: NewMailing) -> dict[str, Any]:
         "ends_too_early": _(
             "At the present rate it will not be through before the end: what is left then expires."
         ),
+        "missing_attributes": _(
+            "%(count)s of them lack what the text needs (%(names)s) and get nothing; a default "
+            "would reach them: %(example)s",
+            count=found["lacking"],
+            names=", ".join(each["value"] for each in found["missing_attributes"]),
+            example="{name|dear client}",
+        ),
+        "unfit_texts": _("For some of them the text would be empty or too long: they get nothing."),
     }
+    # What the text becomes, where it is another for each.
+    found["shown"] = [each for each in found["examples"] if each["text"] != body.text][:3]
     # That the start has passed is what “now” means.
     found["says"] = [
         says.get(each["code"], each["detail"])

@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from api.admin.faults import from_resource, from_schema, text_of
 from api.admin.recipients import read_phone
 from api.admin.security import needs
-from api.clients import create_client, delete_client, get_client, replace_client
+from api.clients import change_client, create_client, delete_client, get_client
 from api.csvanswer import CsvQuery
 from api.database import db, rows
 from api.exports import ClientCsvQuery, MessageCsvQuery
@@ -30,7 +30,7 @@ from api.exports import export_messages as api_export_messages
 from api.imports import ImportQuery, get_rejected_rows, import_clients
 from api.imports import get_import as api_get_import
 from api.problems import Conflict, Invalid, Problem
-from api.schemas import NewClient
+from api.schemas import ClientChanges, NewClient
 from shared.imports import Import
 from shared.models import Client
 from shared.scopes import Scope
@@ -41,7 +41,7 @@ clients = Blueprint("clients", __name__)
 
 create = unwrap(create_client)
 get = unwrap(get_client)
-replace = unwrap(replace_client)
+change = unwrap(change_client)
 remove = unwrap(delete_client)
 take_in = unwrap(import_clients)
 get_import = unwrap(api_get_import)
@@ -203,13 +203,12 @@ def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
         "timezone": fields["timezone"],
     }
     try:
-        body = NewClient.model_validate(document)
         if client_id is None:
-            made, _status, _headers = create(body)
+            made, _status, _headers = create(NewClient.model_validate(document))
             client_id = made["id"]
             flash(_("The client is added."), "success")
         else:
-            replace(client_id, body)
+            change(client_id, ClientChanges.model_validate(document))
             flash(_("The changes are saved."), "success")
     except ValidationError as error:
         return _form(fields, client_id, from_schema(error)), 422

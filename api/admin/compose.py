@@ -82,7 +82,7 @@ def review() -> str | Response | tuple[str, int]:
 def live_preview() -> str:
     """The preview beside the form, of as much as is filled in."""
     filled = _read()
-    document = {**filled.document, "text": filled.document["text"] or " "}
+    document = {**filled.document, "text": filled.document["text"] or "-"}
     found: dict[str, Any] | None = None
     try:
         found = preview(NewMailing.model_validate(document))

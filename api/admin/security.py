@@ -68,6 +68,11 @@ def needs(scope: Scope) -> Callable[[View], View]:
     return mark
 
 
+def actor_of(person: Person) -> str:
+    """As the logs and the audit log call somebody."""
+    return f"person:{person.email or person.subject}"
+
+
 def begin_session(person: Person, id_token: str) -> None:
     """A session of its own for each sign-in, so that one known beforehand is worth nothing."""
     session.clear()
@@ -116,7 +121,7 @@ def settle_host() -> BaseResponse | None:
 def demand_person() -> BaseResponse | None:
     g.person = current_person()
     if g.person is not None:
-        g.caller = Caller(0, f"person:{g.person.email or g.person.subject}", g.person.scope)
+        g.caller = Caller(0, actor_of(g.person), g.person.scope)
         g.actor = g.caller.actor
         structlog.contextvars.bind_contextvars(actor=g.actor)
     endpoint = request.endpoint or ""

@@ -12,6 +12,7 @@ from flask import (
     Blueprint,
     Flask,
     current_app,
+    g,
     redirect,
     render_template,
     request,
@@ -26,11 +27,14 @@ from api.admin.security import (
     LIFE,
     ROLES,
     Person,
+    actor_of,
     begin_session,
     current_person,
     end_session,
     public,
 )
+from api.audit import record
+from api.database import db
 from shared.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -151,6 +155,9 @@ def come_back() -> Response | tuple[str, int]:
     onward = _inside(session.get("next"))
     person = Person(str(claims["sub"]), name[:200], str(claims.get("email", ""))[:200], role)
     begin_session(person, str(token.get("id_token", "")))
+    g.actor = actor_of(person)
+    record("signed_in", "person", changes={"role": role})
+    db.session.commit()
     log.info("admin.signed_in", subject=person.subject, role=role)
     return redirect(onward)
 

@@ -14,7 +14,7 @@ from shared.rows import one_row
 from shared.windows import Window, opens_at
 
 MOST_REASONS = 5
-ENDS = ("sent", "failed", "expired", "cancelled")
+COUNTED = ("sent", "failed", "expired", "cancelled")
 
 ACTIVE = """
 SELECT id, name, text, start_at, end_at, status, audience, window_from, window_to,
@@ -144,7 +144,7 @@ class DayFigures:
     @property
     def share(self) -> float | None:
         """As a mailing's, over all of them."""
-        return share_of(*(self.total(name) for name in ENDS))
+        return share_of(*(self.total(name) for name in COUNTED))
 
 
 def share_of(sent: int, *others: int) -> float | None:
@@ -175,7 +175,7 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             status,
             audience,
             gone,
-            **{state: changes.get((id_, state), 0) for state in ENDS},
+            **{state: changes.get((id_, state), 0) for state in COUNTED},
             pending=audience - ended.get(id_, 0),
             in_doubt=doubt if settled else _in_doubt(cursor, id_),
         )

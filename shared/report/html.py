@@ -7,7 +7,7 @@ from shared.report.phrases import COUNTS, attention, status, times, title
 from shared.report.wording import WORDS, Words
 
 # Mail programs cut off what is longer than about 100 kB; the rest is in the attached table.
-MOST_CARDS = 25
+MOST_CARDS = 20
 
 # The bar's colours, in its order; the figures beside it carry them too.
 COLOURS = {

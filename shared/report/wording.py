@@ -14,7 +14,7 @@ class Words(NamedTuple):
     percent: str
     units: tuple[str, str, str]  # second, minute, hour
     months: str
-    date: str
+    date_format: str
     subject: str
     subject_quiet: str
     title: str
@@ -66,7 +66,7 @@ class Words(NamedTuple):
 
     def day(self, day: date) -> str:
         month = self.months.split()[day.month - 1]
-        return self.date.format(day=day.day, month=month, year=day.year)
+        return self.date_format.format(day=day.day, month=month, year=day.year)
 
     def time(self, at: datetime, zone: str) -> str:
         """An instant with its zone: 22 Nov 2026, 09:00 MSK."""
@@ -88,7 +88,7 @@ WORDS = {
         percent="%",
         units=("s", "min", "h"),
         months="Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec",
-        date="{day} {month} {year}",
+        date_format="{day} {month} {year}",
         subject="Mailings on {day}: {sent} accepted",
         subject_quiet="Mailings on {day}: none",
         title="Mailings on {day}",
@@ -146,7 +146,7 @@ WORDS = {
         percent="\u00a0%",
         units=("с", "мин", "ч"),
         months="января февраля марта апреля мая июня июля августа сентября октября ноября декабря",
-        date="{day} {month} {year}",
+        date_format="{day} {month} {year}",
         subject="Рассылки за {day}: принято {sent}",
         subject_quiet="Рассылки за {day}: не было",
         title="Рассылки за {day}",

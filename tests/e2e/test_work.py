@@ -129,7 +129,7 @@ def test_mistakes_in_a_form_are_said_at_their_fields(operator: Person) -> None:
     expect(page.locator("#end_at-fault")).to_be_visible()
 
 
-def test_a_client_is_made_changed_and_deleted(operator: Person) -> None:
+def test_a_client_is_made_changed_and_deleted(site: System, operator: Person) -> None:
     page = operator.page
     operator.open("/admin/clients/new")
     page.get_by_label("Phone").fill("+7 916 555-44-33")
@@ -137,10 +137,14 @@ def test_a_client_is_made_changed_and_deleted(operator: Person) -> None:
     page.get_by_role("button", name="Add client").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("+7 916 555-44-33")
     expect(page.locator(".facts")).to_contain_text("MSK+3")
+    # What the form does not show, it leaves alone.
+    address = f"/clients/{page.url.rsplit('/', 1)[1]}"
+    site.call("PATCH", address, json={"attributes": {"name": "Ivan"}})
     page.get_by_role("link", name="Edit").click()
     page.get_by_label("Tag").fill("vip")
     page.get_by_role("button", name="Save changes").click()
     expect(page.locator(".facts")).to_contain_text("vip")
+    assert site.call("GET", address)["attributes"] == {"name": "Ivan"}
     page.get_by_role("link", name="Delete").click()
     page.get_by_role("button", name="Delete").click()
     operator.open("/admin/clients?phone=89165554433")
@@ -170,6 +174,8 @@ def test_what_people_do_is_in_the_audit_log(admin: Person) -> None:
     expect(admin.page.locator("tbody tr", has_text="+7 926 777-77-77")).to_have_count(1)
     admin.open("/admin/audit?entity=opt_out")
     expect(admin.page.locator("tbody tr").first).to_contain_text("person:anna@example.com")
+    admin.open("/admin/audit?entity=person")
+    expect(admin.page.locator("tbody tr").first).to_contain_text("signed_in")
 
 
 def test_pages_are_accessible_and_fit_a_phone(site: System, admin: Person) -> None:

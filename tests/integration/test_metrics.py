@@ -9,8 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg2.extensions import cursor as Cursor
 from redis import Redis
 
+from api.fleet_metrics import COUNTS
 from shared import metrics
-from tests.integration.conftest import make_app
+from tests.integration.conftest import make_app, value
 from worker.clerk import Clerk
 from worker.database import Database
 from worker.metrics import Tally
@@ -91,7 +92,7 @@ def test_counts_wait_while_redis_is_away(redis_url: str, database_url: str) -> N
 def test_ten_thousand_settled_mailings_cost_milliseconds(
     client: FlaskClient, database: Cursor
 ) -> None:
-    """A deleted mailing's messages count; a scrape of everything stays within its budget."""
+    """A deleted mailing's messages count; a scrape of everything costs little."""
     database.execute(
         """
         INSERT INTO mailings (text, start_at, end_at, status, audience, audience_complete, settled,
@@ -108,10 +109,14 @@ def test_ten_thousand_settled_mailings_cost_milliseconds(
     assert found["notification_messages_total", "sent"] == 5 * SETTLED
     assert found["notification_messages_total", "failed"] == 2 * SETTLED
     assert found["notification_mailings", "finished"] == SETTLED - 1
-    took = []
+    # The budget is 20 ms. Other things may want the machine, so what it costs is counted: our own
+    # processor time, and the pages that PostgreSQL looks at (none of any batch).
+    cost = []
     for _ in range(20):
-        began = time.perf_counter()
+        began = time.process_time()
         client.get("/metrics")
-        took.append(time.perf_counter() - began)
-    # The budget is 20 ms; the best of many, as the machine may have other things to do.
-    assert min(took) < 0.02, f"{min(took) * 1000:.1f} ms"
+        cost.append(time.process_time() - began)
+    assert min(cost) < 0.01, f"{min(cost) * 1000:.1f} ms"
+    database.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {COUNTS.text}")
+    plan = value(database)[0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 1_500

@@ -1,0 +1,75 @@
+"""A real mail server for the tests, in a thread of its own, that can be told to misbehave."""
+
+import asyncio
+import email
+import ssl
+import threading
+from email.message import EmailMessage
+from email.policy import default
+from typing import Any
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+
+class MailServer:
+    """Keeps what it takes. `on_recipient` and `on_data` may say otherwise: None is to take it."""
+
+    def __init__(self, certificate: str = "", login: tuple[str, str] | None = None) -> None:
+        self.kept: list[tuple[list[str], EmailMessage]] = []
+        self.seen = 0  # messages that came whole, taken or not
+        self.refusals: dict[str, str] = {}  # by recipient
+        self.answers: list[str] = []  # to the next messages; "drop" drops the connection
+        self.encrypted: list[bool] = []
+        options: dict[str, Any] = {}
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            options = {"tls_context": context, "require_starttls": True}
+        if login:
+            options |= {"authenticator": _accepts(login), "auth_required": True}
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server = self._loop.run_until_complete(
+            self._loop.create_server(lambda: SMTP(self, **options), "127.0.0.1", 0)
+        )
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self.port}?starttls=never"
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._server.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address in self.refusals:
+            return self.refusals[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        self.seen += 1
+        answer = self.answers.pop(0) if self.answers else "250 OK"
+        if answer == "drop":
+            assert server.transport is not None
+            server.transport.abort()
+        if answer.startswith("250"):
+            self.encrypted.append(session.ssl is not None)
+            assert isinstance(envelope.content, bytes)
+            mail = email.message_from_bytes(envelope.content, policy=default)
+            self.kept.append((list(envelope.rcpt_tos), mail))  # type: ignore[arg-type]
+        return answer
+
+
+def _accepts(login: tuple[str, str]) -> Any:
+    def authenticate(*given: Any) -> AuthResult:
+        data = given[-1]
+        assert isinstance(data, LoginPassword)
+        return AuthResult(success=(data.login.decode(), data.password.decode()) == login)
+
+    return authenticate
