@@ -130,7 +130,7 @@ def _messages(mailing_id: int, status: MessageStatus | None) -> Iterator[list[tu
 def _with_phones(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     ids = [message["client_id"] for message in messages]
     found = db.session.execute(select(Client.id, Client.phone).where(Client.id.in_(ids)))
-    phones = {client_id: phone for client_id, phone in found}
+    phones = {row.id: row.phone for row in found}
     return [
         (
             message["id"],

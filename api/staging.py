@@ -139,8 +139,7 @@ class _Intake:
         codes, tags, zones = self._codes, self._tags, self._zones
         extras = self._sheet.extras
         attributes = NULL
-        rows = 0
-        for row in self._sheet:
+        for rows, row in enumerate(self._sheet, 1):
             line, cells, _ = row
             if len(cells) == width:
                 cells.append("")
@@ -156,7 +155,6 @@ class _Intake:
                     self._read(row)
             else:
                 self._read(row)
-            rows += 1
             if not rows % 500:
                 yield
 

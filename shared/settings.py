@@ -52,6 +52,10 @@ def _issuer(url: str) -> str:
     return url
 
 
+def _public_url(url: str) -> str:
+    return _issuer(url).rstrip("/")
+
+
 def _http_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError("must start with http:// or https://")
@@ -147,16 +151,21 @@ class ApiSettings(Settings, CommandSettings, ReportSettings):
     oidc_client_secret: SecretStr | None = None
     oidc_scopes: Annotated[str, Field(pattern=r"(^|\s)openid(\s|$)")] = "openid profile email"
     oidc_role_claim: Annotated[str, Field(min_length=1)] = "roles"
-    public_url: Annotated[str, AfterValidator(_issuer)] | None = Field(
-        default=None, validate_default=True
-    )
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
 
-    @field_validator("oidc_client_id", "public_url", mode="after")
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _needs_public_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("public_url") is None:
+            raise ValueError("needs PUBLIC_URL too, the address that people open")
+        return value
+
+    @field_validator("oidc_client_id")
     @classmethod
     def _needed_for_sign_in(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and info.data.get("oidc_issuer") is not None:
             raise ValueError("is not set, and the admin UI needs it: see OIDC_ISSUER")
-        return value.rstrip("/") if value is not None and info.field_name == "public_url" else value
+        return value
 
 
 class WorkerSettings(Settings, ReportSettings):

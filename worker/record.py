@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 
 from psycopg2.extensions import cursor as Cursor
 
-from shared.aftermath import note_messages
 from shared.ledger import SHARDS, MinuteKey, count_minutes, minute_moves
 from shared.rows import one_row
 from shared.statuses import MessageStatus
 from shared.windows import Window, opens_at
 from worker.attempts import keep_attempts
 from worker.database import Database
+from worker.endings import Endings
 from worker.flush import Flush, Recorded
 from worker.transitions import Report, State, transition
 
@@ -139,7 +139,7 @@ class _Page:
         self.deltas: dict[int, Counter[str]] = {}
         self.held: dict[int, bool] = {}
         self.zones: dict[int, str] = {}
-        self.clients: dict[int, int] = {}
+        self.endings = Endings(cursor, mailing_id)
         self.before: dict[int, Recorded] = {}
         self.settled = False
 
@@ -236,7 +236,8 @@ class _Page:
         home: dict[int, int] = {}
         states: dict[int, State] = {}
         for id_, batch_id, client_id, *state in self.cursor.fetchall():
-            home[id_], self.clients[id_], states[id_] = batch_id, client_id, State(*state)
+            home[id_], states[id_] = batch_id, State(*state)
+            self.endings.clients[id_] = client_id
         strangers = set(home.values()) - self.deltas.keys()
         late = any(
             (report.accepted_at is not None or report.doubt)
@@ -263,7 +264,7 @@ class _Page:
         changed = [id_ for id_, state in after.items() if state is not before[id_]]
         if not changed:
             return
-        self._note_ends(changed, before, after, home)
+        self.endings.note(changed, before, after, home)
         now = datetime.now(UTC)
         for id_ in changed:
             old, new, batch_id = before[id_], after[id_], home[id_]
@@ -293,24 +294,6 @@ class _Page:
                 max(changed),
             ),
         )
-
-    def _note_ends(
-        self,
-        changed: list[int],
-        before: dict[int, State],
-        after: dict[int, State],
-        home: dict[int, int],
-    ) -> None:
-        """For the logs: who ended, and why. That a pending one was accepted, its attempt says."""
-        ends: dict[tuple[int, str, str | None], list[int]] = {}
-        for id_ in changed:
-            old, new = before[id_].status, after[id_].status
-            if new not in (old, "pending") and (old, new) != ("pending", "sent"):
-                ends.setdefault((home[id_], new, after[id_].reason), []).append(id_)
-        for (batch_id, status, reason), ids in ends.items():
-            place = {"mailing_id": self.mailing_id, "batch_id": batch_id, "reason": reason}
-            clients = [self.clients[id_] for id_ in ids]
-            note_messages(self.cursor, f"message.{status}", ids, clients, **place)
 
     def _keep_attempts(
         self, reports: list[Report], before: dict[int, State], home: dict[int, int]

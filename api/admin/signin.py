@@ -135,7 +135,7 @@ def come_back() -> Response | tuple[str, int]:
         claims = dict(token.get("userinfo") or {})
         if not claims:
             raise ValueError("the provider sent no ID token")
-        role = _role(claims) or _role(_asked(client, token, claims["sub"]))
+        role = role_of(claims) or role_of(_asked(client, token, claims["sub"]))
     except FAILURES as error:
         return _refuse("refused", _("The sign-in did not succeed. Please start again."), error, 400)
     name = str(
@@ -177,7 +177,7 @@ def leave() -> Response:
     return redirect(made["url"])
 
 
-def _role(claims: Mapping[str, Any]) -> str | None:
+def role_of(claims: Mapping[str, Any]) -> str | None:
     """The most that the role claim gives: a name, or a path through objects; a value or a list."""
     wanted = current_app.config["OIDC_ROLE_CLAIM"]
     found: Any = claims.get(wanted)
