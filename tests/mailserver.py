@@ -70,6 +70,8 @@ def _accepts(login: tuple[str, str]) -> Any:
     def authenticate(*given: Any) -> AuthResult:
         data = given[-1]
         assert isinstance(data, LoginPassword)
-        return AuthResult(success=(data.login.decode(), data.password.decode()) == login)
+        right = (data.login.decode(), data.password.decode()) == login
+        # Not handled: the server is to say so itself.
+        return AuthResult(success=right, handled=False)
 
     return authenticate

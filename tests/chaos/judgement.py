@@ -108,7 +108,8 @@ class Repeats:
     """What was accepted more than once, and why.
 
     `blows` are the moments at which a worker was killed or stopped, `cuts` those at which the
-    provider dropped every connection; `latency` is the longest that an answer takes.
+    provider dropped every connection, `timed_out` the messages whose answer was waited for in vain;
+    `latency` is the longest that an answer takes.
     """
 
     def __init__(
@@ -116,11 +117,13 @@ class Repeats:
         rows: list[Row],
         blows: list[float],
         cuts: list[float],
+        timed_out: set[int],
+        *,
         latency: float,
         unrecorded: float,
     ):
         self.rows, self.blows, self.cuts = rows, blows, cuts
-        self.latency, self.unrecorded = latency, unrecorded
+        self.timed_out, self.latency, self.unrecorded = timed_out, latency, unrecorded
 
     def judge(self, concurrency: int, verdict: Verdict, say: Say) -> None:
         by_blow: Counter[float] = Counter()
@@ -133,7 +136,9 @@ class Repeats:
                 if row["answer"] in LOST_ANSWERS or self._moment(self.cuts, row["at"], 0):
                     continue
                 blow = self._moment(self.blows, row["at"], self.unrecorded)
-                if blow is None:
+                if blow is None and id_ in self.timed_out:
+                    verdict.notes["timed out"] = verdict.notes.get("timed out", 0) + 1
+                elif blow is None:
                     say(f"message {id_} was accepted again without a reason: {rows}")
                 else:
                     by_blow[blow] += 1

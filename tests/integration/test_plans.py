@@ -9,7 +9,7 @@ import pytest
 
 from shared import ledger
 from tests.fleet import TAKEOVER, Fleet
-from worker import claims, record
+from worker import bookkeeping, claims
 
 BIG = 20_000
 
@@ -111,13 +111,13 @@ def test_reading_a_batch(plans: Plans, statement: str) -> None:
 
 
 def test_locking_batches(plans: Plans) -> None:
-    plans.check(record.LOCK, (plans.mailing_id, [plans.worker.batch_id]))
+    plans.check(bookkeeping.LOCK, (plans.mailing_id, [plans.worker.batch_id]))
 
 
 def test_accepting(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
     plans.check(
-        record.ACCEPT,
+        bookkeeping.ACCEPT,
         {
             "mailing": plans.mailing_id,
             "first": min(ids),
@@ -131,12 +131,12 @@ def test_accepting(plans: Plans) -> None:
 
 def test_reading_and_writing_with_care(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
-    plans.check(record.READ, (plans.mailing_id, ids))
+    plans.check(bookkeeping.READ, (plans.mailing_id, ids))
     n = len(ids)
     nothing = [None] * n
     where = (plans.mailing_id, min(ids), max(ids))
     plans.check(
-        record.WRITE,
+        bookkeeping.WRITE,
         (ids, ["failed"] * n, [1] * n, [False] * n, ["x"] * n, nothing, *where),
     )
 
@@ -144,7 +144,7 @@ def test_reading_and_writing_with_care(plans: Plans) -> None:
 def test_counting_batches(plans: Plans) -> None:
     zero = [0]
     plans.check(
-        record.BATCHES,
+        bookkeeping.BATCHES,
         {
             "mailing": plans.mailing_id,
             "lease": 20,

@@ -111,8 +111,8 @@ def test_both_languages_have_everything_and_take_the_same_values() -> None:
             assert one.keys() == other.keys(), name
         if isinstance(one, str):
             assert places(one) == places(other), name
-            if re.search("[a-z]{3}", re.sub(r"\{\w+\}", "", one)):
-                assert re.search("[а-я]", re.sub(r"\{\w+\}", "", other)) or name == "date_format", name
+            spoken = re.search("[a-z]{3}", re.sub(r"\{\w+\}", "", one))
+            assert not spoken or re.search("[а-я]", re.sub(r"\{\w+\}", "", other)), name
     assert english.statuses.keys() == {status.value for status in MailingStatus}
 
 
