@@ -60,9 +60,7 @@ def test_what_is_exported_comes_back_unchanged(system: System, imported: dict[st
         assert (report["rows_total"], report["unchanged"]) == (30_000, 30_000)
 
 
-def command(
-    system: System, *arguments: str, **more: Any
-) -> "subprocess.CompletedProcess[str]":
+def command(system: System, *arguments: str, **more: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "flask", "--app", "api", "clients", "import", *arguments],
         cwd=ROOT,

@@ -129,7 +129,9 @@ def test_how_it_travels_and_what_it_costs(
     assert preview["segments_total"] == 3 * segments
     assert preview["cost"] is None
     priced = make_client(make_app(database_url, redis_url, SEGMENT_PRICE="2.35"))
-    assert ask(priced, filter={"tags": [tag]}, text=text)["cost"] == {1: "7.05", 2: "14.10"}[segments]
+    assert (
+        ask(priced, filter={"tags": [tag]}, text=text)["cost"] == {1: "7.05", 2: "14.10"}[segments]
+    )
 
 
 def test_how_long_it_takes(
