@@ -1,9 +1,11 @@
 """Commands for clients: flask --app api clients import FILE."""
 
 import os
+import sys
 from typing import Any, BinaryIO
 
 import click
+from click.termui import progressbar
 from flask import current_app
 from flask.cli import AppGroup
 
@@ -103,4 +105,4 @@ def _find(import_id: int) -> Import:
 
 
 def _bar(length: int, label: str) -> Any:
-    return click.progressbar(length=length, label=label, file=click.get_text_stream("stderr"))
+    return progressbar(length=length, label=label, file=sys.stderr)

@@ -32,7 +32,7 @@ WITH rows AS MATERIALIZED (
     WHERE phone > %(after)s AND phone <= %(until)s
 )
 """
-REJECT_REPEATED = f"""
+INSERT = f"""
 {ROWS}, repeated AS (
     INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes,
         faults)
@@ -41,45 +41,44 @@ REJECT_REPEATED = f"""
         jsonb_build_array(jsonb_build_array('phone',
             format('phone is given again in line %%s, and the last one wins', again)))
     FROM rows WHERE again IS NOT NULL
-    RETURNING 1
+    ON CONFLICT DO NOTHING
+), made AS (
+    INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone, attributes)
+    SELECT phone, coalesce(operator_code, substr(phone::text, 2, 3)), operator_code IS NOT NULL,
+        coalesce(tag, ''), coalesce(timezone, %(default_timezone)s),
+        coalesce(attributes, jsonb_build_object())
+    FROM rows WHERE again IS NULL ORDER BY phone
+    ON CONFLICT (phone) DO NOTHING RETURNING id
 )
-SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM repeated)
+SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM rows WHERE again IS NULL),
+    ARRAY(SELECT id FROM made)
 """  # noqa: S608 (constants)
-INSERT = f"""
-{ROWS}
-INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone, attributes)
-SELECT phone, coalesce(operator_code, substr(phone::text, 2, 3)), operator_code IS NOT NULL,
-    coalesce(tag, ''), coalesce(timezone, %(default_timezone)s),
-    coalesce(attributes, jsonb_build_object())
-FROM rows WHERE again IS NULL ORDER BY phone
-ON CONFLICT (phone) DO NOTHING RETURNING id
-"""  # noqa: S608 (constants)
-LOCK_CLIENTS = """
-SELECT count(*) FROM (
-    SELECT FROM clients WHERE phone > %(after)s AND phone <= %(until)s
-        AND phone IN (SELECT phone FROM {waiting} WHERE phone > %(after)s AND phone <= %(until)s)
-    ORDER BY phone FOR NO KEY UPDATE
-) locked
+KNOWN = """
+FROM rows r JOIN clients c ON c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
+WHERE r.again IS NULL
 """
 # A given operator code that is the present one is no change, so that a file that was exported and
 # comes back leaves everything as it was.
+CHANGED = """
+(r.operator_code <> c.operator_code OR r.tag <> c.tag OR r.timezone <> c.timezone
+    OR NOT c.attributes @> r.attributes)
+"""
+COMPARE = f"{ROWS} SELECT count(*), count(*) FILTER (WHERE {CHANGED}) {KNOWN}"
+# Their rows are locked first, in the order of their phones, and looked at again thereafter.
+LOCK_CHANGED = f"""
+{ROWS} SELECT c.id, CASE WHEN r.timezone <> c.timezone THEN r.timezone END
+{KNOWN} AND {CHANGED} ORDER BY c.phone FOR NO KEY UPDATE OF c
+"""
 UPDATE = f"""
-{ROWS}, changed AS (
-    SELECT c.id, c.timezone AS zone_before, r.operator_code, r.tag, r.timezone,
-        r.attributes
-    FROM rows r JOIN clients c ON c.phone = r.phone
-        AND c.phone > %(after)s AND c.phone <= %(until)s
-    WHERE r.again IS NULL AND (r.operator_code <> c.operator_code OR r.tag <> c.tag
-        OR r.timezone <> c.timezone OR NOT c.attributes @> r.attributes)
-)
-UPDATE clients c SET tag = coalesce(x.tag, c.tag), timezone = coalesce(x.timezone, c.timezone),
-    operator_code = coalesce(x.operator_code, c.operator_code),
+{ROWS}
+UPDATE clients c SET tag = coalesce(r.tag, c.tag), timezone = coalesce(r.timezone, c.timezone),
+    operator_code = coalesce(r.operator_code, c.operator_code),
     operator_code_given = c.operator_code_given
-        OR coalesce(x.operator_code <> c.operator_code, false),
-    attributes = c.attributes || coalesce(x.attributes, jsonb_build_object()),
-    updated_at = now()
-FROM changed x WHERE c.id = x.id
-RETURNING c.id, c.timezone, c.timezone <> x.zone_before
+        OR coalesce(r.operator_code <> c.operator_code, false),
+    attributes = c.attributes || coalesce(r.attributes, jsonb_build_object()), updated_at = now()
+FROM rows r
+WHERE r.again IS NULL AND c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
+    AND {CHANGED}
 """  # noqa: S608 (constants)
 ADVANCE = """
 UPDATE imports SET merged_phone = %(until)s, rows_done = rows_done + %(rows)s,
@@ -153,30 +152,30 @@ def drop_waiting(cursor: Cursor, import_id: int) -> None:
 
 
 def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> Merged:
-    cursor.execute(statement(REJECT_REPEATED, import_id), values)
-    rows, repeated = one_row(cursor)
-    wanted = rows - repeated
     created = updated = moved = 0
     while True:
         cursor.execute(statement(INSERT, import_id), values)
-        made = [id_ for (id_,) in cursor.fetchall()]
+        rows, wanted, made = one_row(cursor)
         note_clients(cursor, "client.imported", made, import_id=import_id, change="created")
         created += len(made)
         if len(made) == wanted:
             break
-        # The rest exist, unless one was deleted a moment ago: then it is inserted after all.
-        cursor.execute(statement(LOCK_CLIENTS, import_id), values)
-        (found,) = one_row(cursor)
-        if found == wanted:
-            updated, moved = _update(cursor, import_id, values)
+        cursor.execute(statement(COMPARE, import_id), values)
+        known, changed = one_row(cursor)
+        # All are known now, unless one was deleted a moment ago: then it is inserted after all.
+        if known == wanted:
+            if changed:
+                updated, moved = _update(cursor, import_id, values)
             break
-    return Merged(rows, created, updated, wanted - created - updated, repeated, moved)
+    return Merged(rows, created, updated, wanted - created - updated, rows - wanted, moved)
 
 
 def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[int, int]:
-    cursor.execute(statement(UPDATE, import_id), values)
+    cursor.execute(statement(LOCK_CHANGED, import_id), values)
     changed = cursor.fetchall()
-    ids = [client_id for client_id, _, _ in changed]
+    ids = [client_id for client_id, _ in changed]
     note_clients(cursor, "client.imported", ids, import_id=import_id, change="updated")
-    zones = {client_id: zone for client_id, zone, moves in changed if moves}
-    return len(changed), ledger.move_messages(cursor, zones) if zones else 0
+    cursor.execute(statement(UPDATE, import_id), values)
+    updated = cursor.rowcount
+    zones = {client_id: zone for client_id, zone in changed if zone is not None}
+    return updated, ledger.move_messages(cursor, zones) if zones else 0

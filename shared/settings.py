@@ -122,6 +122,11 @@ class Settings(DatabaseSettings):
     """What every process needs."""
 
     redis_url: Annotated[str, AfterValidator(_redis_url)]
+
+
+class RateSettings(Settings):
+    """What sending needs, and foretelling how long it will take."""
+
     provider_rate: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -137,7 +142,7 @@ class ReportSettings(DatabaseSettings):
     public_url: Annotated[str, AfterValidator(_http_url)] | None = None
 
 
-class ApiSettings(Settings, CommandSettings, ReportSettings):
+class ApiSettings(RateSettings, CommandSettings, ReportSettings):
     """What the web process needs besides."""
 
     api_bootstrap_token: Annotated[SecretStr, Field(min_length=16)]
@@ -168,7 +173,7 @@ class ApiSettings(Settings, CommandSettings, ReportSettings):
         return value
 
 
-class WorkerSettings(Settings, ReportSettings):
+class WorkerSettings(RateSettings, ReportSettings):
     """What the fleet needs besides."""
 
     provider_url: Annotated[str, AfterValidator(_http_url)]

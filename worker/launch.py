@@ -133,11 +133,6 @@ def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], ob
         if chunk is None:
             return False
         filled += chunk.recipients
-        if chunk.recipients:
-            wake()
-        if filled > analyzed * ANALYZE_GROWTH:
-            _analyze(db, mailing_id)
-            analyzed = filled
         log.info(
             "launch.chunk",
             mailing_id=mailing_id,
@@ -147,6 +142,11 @@ def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], ob
             seconds=round(chunk.seconds, 3),
             audience_complete=chunk.audience_complete,
         )
+        if chunk.recipients:
+            wake()
+        if filled > analyzed * ANALYZE_GROWTH:
+            _analyze(db, mailing_id)
+            analyzed = filled
         if chunk.audience_complete:
             return False
         if time.monotonic() - started > TURN_SECONDS:

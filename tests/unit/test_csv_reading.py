@@ -177,7 +177,7 @@ def test_phones(phone: str) -> None:
     ],
 )
 def test_no_phones(phone: str) -> None:
-    with pytest.raises(ValueError, match="^phone must be 11 digits and start with 7"):
+    with pytest.raises(ValueError, match=r"^phone must be 11 digits and start with 7"):
         read_phone(phone)
 
 
