@@ -8,7 +8,7 @@ rows that live for seconds.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Enum, Identity, Index, Integer
+from sqlalchemy import CheckConstraint, Enum, Identity, Index, Integer, SmallInteger
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
@@ -22,10 +22,7 @@ IMPORT_STATUS = Enum(
 
 
 class Import(Base):
-    """A file of clients that was taken in, and how far its merging has come.
-
-    `merged_phone` is the checkpoint: rows are merged in the order of their phones.
-    """
+    """A file of clients that was taken in, and how far its merging has come."""
 
     __tablename__ = "imports"
 
@@ -40,7 +37,6 @@ class Import(Base):
     ignored_columns: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
     attribute_columns: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
     default_timezone: Mapped[str | None]
-    merged_phone: Mapped[int] = mapped_column(server_default=ZERO)
     failure: Mapped[str | None]
     request_id: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
@@ -61,6 +57,20 @@ class Import(Base):
         ),
         Index("imports_created_at", "created_at"),
     )
+
+
+class ImportPart(Base):
+    """A range of an import's phones that one at a time merges, in their order.
+
+    `merged_phone` is the checkpoint. A part is there from the beginning of the merge to its end.
+    """
+
+    __tablename__ = "import_parts"
+
+    import_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    part: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    merged_phone: Mapped[int]
+    last_phone: Mapped[int]
 
 
 class RejectedRow(Base):

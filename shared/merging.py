@@ -1,8 +1,9 @@
 """Merges the rows of an import into the clients, chunk by chunk in the order of their phones.
 
-A chunk is one short transaction that locks the import, merges the next rows behind its checkpoint
-and moves that on; so a merge may die anywhere, be repeated, or run twice. The order makes the index
-on phones grow at its end, and two imports never wait for each other in a circle.
+An import has a part or two, each a range of phones, so that two connections can be at it. A chunk
+is one short transaction that locks a part that nobody is at, merges the next rows behind its
+checkpoint and moves that on; so a merge may die anywhere, be repeated, or run twice. The order
+makes the index on phones grow in few places, and no two chunks wait for each other in a circle.
 """
 
 from typing import NamedTuple
@@ -16,15 +17,38 @@ from shared.rows import one_row
 
 CHUNK_ROWS = 20_000
 
-LOCK = """
-SELECT merged_phone, default_timezone FROM imports
-WHERE id = %s AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
+# With more rows than this an import has two parts.
+PART_ROWS = 50_000
+
+RUNNING = """
+SELECT default_timezone, EXISTS (SELECT FROM import_parts WHERE import_id = i.id)
+FROM imports i WHERE id = %s AND status = 'running'
 """
+LOCK_IMPORT = f"{RUNNING} FOR NO KEY UPDATE SKIP LOCKED"
+LEFT = "SELECT rows_total - rows_done FROM imports WHERE id = %s"
 INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {waiting} (phone, line)"
-UNTIL = """
-SELECT coalesce((SELECT phone FROM {waiting} WHERE phone > %s ORDER BY phone OFFSET %s LIMIT 1),
-    (SELECT max(phone) FROM {waiting} WHERE phone > %s))
+DIVIDE = """
+WITH bounds AS (
+    SELECT 0 AS part, 0::bigint AS first, (
+        SELECT phone FROM {waiting} WHERE %(rows)s > %(part_rows)s
+        ORDER BY phone OFFSET %(rows)s / 2 LIMIT 1
+    ) AS last
+)
+INSERT INTO import_parts (import_id, part, merged_phone, last_phone)
+SELECT %(import)s, 0, 0, coalesce(last, 79999999999) FROM bounds
+UNION ALL SELECT %(import)s, 1, last, 79999999999 FROM bounds WHERE last IS NOT NULL
 """
+LOCK_PART = """
+SELECT part, merged_phone, last_phone FROM import_parts WHERE import_id = %s
+ORDER BY part LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+UNTIL = """
+SELECT coalesce(
+    (SELECT phone FROM {waiting} WHERE phone > %(after)s AND phone <= %(last)s
+        ORDER BY phone OFFSET %(skip)s LIMIT 1),
+    (SELECT max(phone) FROM {waiting} WHERE phone > %(after)s AND phone <= %(last)s))
+"""
+END_PART = "DELETE FROM import_parts WHERE import_id = %s AND part = %s"
 # Of rows with one phone the last wins; the others are rejected, with the reason.
 ROWS = """
 WITH rows AS MATERIALIZED (
@@ -80,10 +104,14 @@ FROM rows r
 WHERE r.again IS NULL AND c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
     AND {CHANGED}
 """  # noqa: S608 (constants)
+ADVANCE_PART = """
+UPDATE import_parts SET merged_phone = %(until)s WHERE import_id = %(import)s AND part = %(part)s
+"""
+# Last, for both parts of an import meet here.
 ADVANCE = """
-UPDATE imports SET merged_phone = %(until)s, rows_done = rows_done + %(rows)s,
-    created = created + %(created)s, updated = updated + %(updated)s,
-    unchanged = unchanged + %(unchanged)s, rejected = rejected + %(rejected)s, updated_at = now()
+UPDATE imports SET rows_done = rows_done + %(rows)s, created = created + %(created)s,
+    updated = updated + %(updated)s, unchanged = unchanged + %(unchanged)s,
+    rejected = rejected + %(rejected)s, updated_at = now()
 WHERE id = %(import)s
 """
 FINISH = """
@@ -93,6 +121,7 @@ FAIL = """
 UPDATE imports SET status = 'failed', failure = %s, finished_at = now(), updated_at = now()
 WHERE id = %s AND status = 'running'
 """
+END_PARTS = "DELETE FROM import_parts WHERE import_id = %s"
 DROP = "DROP TABLE IF EXISTS {waiting}"
 
 
@@ -107,6 +136,9 @@ class Merged(NamedTuple):
     moved: int
 
 
+NOTHING = Merged(0, 0, 0, 0, 0, 0)
+
+
 def statement(template: str, import_id: int) -> Composed:
     """A statement on the table in which the import's rows wait."""
     return SQL(template).format(
@@ -116,35 +148,67 @@ def statement(template: str, import_id: int) -> Composed:
 
 
 def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merged | None:
-    """Merge the next rows, or finish; None if nothing is left, or somebody else is at it."""
-    cursor.execute(LOCK, (import_id,))
+    """Merge the next rows; None if the import is finished, or others are at all of it.
+
+    Nothing is merged by the step that prepares it and by the one that ends a part.
+    """
+    cursor.execute(RUNNING, (import_id,))
     row = cursor.fetchone()
     if row is None:
         return None
-    after, default_timezone = row
-    if after == 0:
-        cursor.execute(statement(INDEX, import_id))
-    cursor.execute(statement(UNTIL, import_id), (after, size - 1, after))
+    default_timezone, divided = row
+    if not divided:
+        return _begin_or_finish(cursor, import_id)
+    cursor.execute(LOCK_PART, (import_id,))
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    part, after, last = row
+    span = {"after": after, "last": last, "skip": size - 1}
+    cursor.execute(statement(UNTIL, import_id), span)
     (until,) = one_row(cursor)
     if until is None:
-        cursor.execute(FINISH, (import_id,))
-        drop_waiting(cursor, import_id)
-        return None
+        cursor.execute(END_PART, (import_id, part))
+        return NOTHING
     values = {
         "import": import_id,
+        "part": part,
         "after": after,
         "until": until,
         "default_timezone": default_timezone,
     }
     merged = _merge(cursor, import_id, values)
+    cursor.execute(ADVANCE_PART, values)
     cursor.execute(ADVANCE, values | merged._asdict())
     return merged
 
 
 def fail(cursor: Cursor, import_id: int, reason: str) -> None:
     """End an import that cannot be merged; what was merged stays."""
+    cursor.execute(END_PARTS, (import_id,))
     cursor.execute(FAIL, (reason, import_id))
     drop_waiting(cursor, import_id)
+
+
+def _begin_or_finish(cursor: Cursor, import_id: int) -> Merged | None:
+    """Divide an import into parts, or finish it when they are merged."""
+    cursor.execute(LOCK_IMPORT, (import_id,))
+    if cursor.fetchone() is None:
+        return None
+    # Looked at again under the lock: somebody else may have divided it a moment ago.
+    cursor.execute(RUNNING, (import_id,))
+    _, divided = one_row(cursor)
+    cursor.execute(LEFT, (import_id,))
+    (left,) = one_row(cursor)
+    if left and not divided:
+        cursor.execute(statement(INDEX, import_id))
+        sizes = {"import": import_id, "rows": left, "part_rows": PART_ROWS}
+        cursor.execute(statement(DIVIDE, import_id), sizes)
+    if left:
+        return NOTHING
+    cursor.execute(FINISH, (import_id,))
+    drop_waiting(cursor, import_id)
+    return None
 
 
 def drop_waiting(cursor: Cursor, import_id: int) -> None:

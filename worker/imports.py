@@ -5,12 +5,15 @@ sweep finds it.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import structlog
 from psycopg2 import InterfaceError, OperationalError
 
 from shared.merging import drop_waiting, fail, merge_chunk
 from shared.queues import Queues
+from shared.rows import one_row
 from worker.database import Database, DatabaseError
 
 log = structlog.get_logger()
@@ -47,28 +50,30 @@ FORGET = "DELETE FROM imports WHERE id = %s"
 FORGET_ORPHANS = """
 DELETE FROM rejected_rows WHERE import_id = ANY (%s)
 """
+OUTCOME = """
+SELECT status, rows_total, created, updated, unchanged, rejected FROM imports WHERE id = %s
+"""
 FAILURE = (
     "The service could not merge the rest of this file. Send it again: the rows that were merged "
     "will be found unchanged."
 )
 
 
-def merge(db: Database, import_id: int) -> bool:
+def merge(db: Database, import_id: int, beside: Database | None = None) -> bool:
     """Merge for up to TURN_SECONDS; return whether something is left to do.
 
-    Raises DatabaseError when PostgreSQL is away; nothing is lost then.
+    With a second connection `beside`, the two parts of a large import are merged at once. Raises
+    DatabaseError when PostgreSQL is away; nothing is lost then.
     """
-    started = time.monotonic()
-    rows = 0
     try:
-        while time.monotonic() - started < TURN_SECONDS:
-            with db.transaction() as cursor:
-                merged = merge_chunk(cursor, import_id)
-            if merged is None:
-                _end(db, import_id)
-                return False
-            rows += merged.rows
-            log.info("import.chunk", **merged._asdict())
+        with ThreadPoolExecutor(1) as pool:
+            other = None
+            if beside is not None and _is_divided(db, import_id):
+                other = pool.submit(copy_context().run, _merge, beside, import_id)
+            _merge(db, import_id)
+            if other is not None:
+                other.result()
+        return not _ended(db, import_id)
     except (OperationalError, InterfaceError):
         raise
     except DatabaseError as error:
@@ -79,7 +84,6 @@ def merge(db: Database, import_id: int) -> bool:
         with db.transaction() as cursor:
             fail(cursor, import_id, FAILURE)
         return False
-    return True
 
 
 def sweep(db: Database, queues: Queues) -> None:
@@ -104,18 +108,32 @@ def sweep(db: Database, queues: Queues) -> None:
         queues.merge_import(import_id, request_id)
 
 
-def _end(db: Database, import_id: int) -> None:
+def _merge(db: Database, import_id: int) -> None:
+    started = time.monotonic()
+    while time.monotonic() - started < TURN_SECONDS:
+        with db.transaction() as cursor:
+            merged = merge_chunk(cursor, import_id)
+        if merged is None:
+            return
+        if merged.rows:
+            log.info("import.chunk", **merged._asdict())
+
+
+def _is_divided(db: Database, import_id: int) -> bool:
     with db.transaction() as cursor:
-        cursor.execute(
-            "SELECT status, rows_total, created, updated, unchanged, rejected FROM imports"
-            " WHERE id = %s AND status = 'finished'",
-            (import_id,),
-        )
+        cursor.execute("SELECT count(*) > 1 FROM import_parts WHERE import_id = %s", (import_id,))
+        return bool(one_row(cursor)[0])
+
+
+def _ended(db: Database, import_id: int) -> bool:
+    with db.transaction() as cursor:
+        cursor.execute(OUTCOME, (import_id,))
         row = cursor.fetchone()
-    if row is None:
-        return
+    if row is None or row[0] == "running":
+        return row is None
     names = ("status", "rows_total", "created", "updated", "unchanged", "rejected")
     log.info("import.finished", **dict(zip(names, row, strict=True)))
     if row[2] + row[3] >= ANALYZE_ROWS:
         with db.autocommit() as cursor:
             cursor.execute("ANALYZE (SKIP_LOCKED) clients")
+    return True

@@ -51,6 +51,12 @@ def _database() -> Database:
     return Database(Tools.settings.database_url, "notification-control")
 
 
+@cache
+def _second_database() -> Database:
+    """For what is done by two at once."""
+    return Database(Tools.settings.database_url, "notification-control")
+
+
 def launch(mailing_id: int, request_id: str | None = None) -> None:
     """Launch a mailing whose time has come; give way to other jobs after a while."""
     with structlog.contextvars.bound_contextvars(request_id=request_id, mailing_id=mailing_id):
@@ -88,7 +94,7 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
     """Merge an import's rows; give way to other jobs after a while."""
     with structlog.contextvars.bound_contextvars(request_id=request_id, import_id=import_id):
         try:
-            more = merge(_database(), import_id)
+            more = merge(_database(), import_id, _second_database())
         except DatabaseError as error:
             complain("import", error)
             return

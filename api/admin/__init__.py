@@ -20,13 +20,17 @@ from api.admin.live import init_live, live
 from api.admin.mailings import mailings
 from api.admin.opt_outs import opt_outs
 from api.admin.preferences import choose_language, choose_zone, preferences
+from api.admin.reports import init_reports, reports
 from api.admin.security import demand_person, public, secure_headers, settle_host
 from api.admin.signin import init_signin, signin
 from api.admin.tokens import tokens
 from shared.settings import ApiSettings
 
 csrf = CSRFProtect()
-PARTS = (signin, preferences, mailings, compose, clients, opt_outs, tokens, audit, live)
+PARTS = (
+    *(signin, preferences, mailings, compose, clients),
+    *(opt_outs, tokens, audit, reports, live),
+)
 TRANSLATIONS = Path(__file__).parent / "translations"
 
 
@@ -58,6 +62,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
             admin.register_blueprint(part)
         init_signin(app, settings)
         init_live(app)
+        init_reports(app, settings)
     else:
         admin.get("/")(off)
         admin.get("/<path:_rest>")(off)

@@ -142,7 +142,8 @@ def demand_person() -> BaseResponse | None:
 def secure_headers(response: Response) -> Response:
     # A form may lead to the provider, which Chromium counts as this page's form action.
     provider = current_app.config.get("OIDC_ORIGINS", "")
-    response.headers["Content-Security-Policy"] = POLICY.format(provider=provider)
+    # A page may have a stricter one of its own.
+    response.headers.setdefault("Content-Security-Policy", POLICY.format(provider=provider))
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["Referrer-Policy"] = "same-origin"

@@ -25,7 +25,6 @@ CREATE TABLE imports (
     rejected BIGINT DEFAULT 0 NOT NULL,
     ignored_columns TEXT[] DEFAULT '{}' NOT NULL,
     default_timezone TEXT,
-    merged_phone BIGINT DEFAULT 0 NOT NULL,
     failure TEXT,
     request_id TEXT,
     created_at timestamptz DEFAULT now() NOT NULL,
@@ -40,6 +39,14 @@ CREATE TABLE imports (
 CREATE INDEX imports_open ON imports (id) WHERE status IN ('receiving', 'running');
 
 CREATE INDEX imports_created_at ON imports (created_at);
+
+CREATE TABLE import_parts (
+    import_id BIGINT NOT NULL,
+    part SMALLINT NOT NULL,
+    merged_phone BIGINT NOT NULL,
+    last_phone BIGINT NOT NULL,
+    PRIMARY KEY (import_id, part)
+);
 
 CREATE TABLE rejected_rows (
     import_id BIGINT NOT NULL,
@@ -73,4 +80,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(DROP_WAITING)
-    op.execute("DROP TABLE imports, rejected_rows; DROP TYPE import_status;")
+    op.execute("DROP TABLE imports, import_parts, rejected_rows; DROP TYPE import_status;")
