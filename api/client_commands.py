@@ -2,11 +2,14 @@
 
 import os
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import click
 from click.termui import progressbar
-from flask import current_app
+from flask import Flask, current_app
 from flask.cli import AppGroup
 
 from api.database import db, transaction
@@ -66,13 +69,24 @@ def _read(file: BinaryIO, rules: Rules, default_timezone: str | None) -> int:
 
 
 def _merge(import_id: int) -> None:
+    """Merge with two connections. The fleet, if there is one, may have its hands on it as well."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     found = _find(import_id)
-    with _bar(found.rows_total - found.rows_done, "Merging") as bar:
-        # The fleet, if there is one, may have its hands on it as well; each sees what is left.
-        while _find(import_id).status == ImportStatus.RUNNING:
-            with transaction() as cursor:
-                merged = merge_chunk(cursor, import_id)
-            bar.update(merged.rows if merged else 0)
+
+    def merge_parts(update: Callable[[int], object]) -> None:
+        with app.app_context():
+            while _find(import_id).status == ImportStatus.RUNNING:
+                with transaction() as cursor:
+                    merged = merge_chunk(cursor, import_id)
+                if merged is None:
+                    time.sleep(0.05)  # others are at all of it
+                else:
+                    update(merged.rows)
+
+    left = found.rows_total - found.rows_done
+    with _bar(left, "Merging") as bar, ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(merge_parts, bar.update) for _ in range(2)]:
+            done.result()
 
 
 def _report(import_id: int) -> None:

@@ -5,11 +5,12 @@
 message texts and tokens never. events.py lists every `event`; docs/logging.md is for readers.
 """
 
+import io
 import logging
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -28,6 +29,19 @@ QUIET = {
     "alembic.runtime.plugins": "WARNING",
     "flask_pydantic_spec": "WARNING",
 }
+
+
+class _Stdout(io.TextIOBase):
+    """The standard output as it is when a line is written: whoever captures it may change it."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+STDOUT = cast(TextIO, _Stdout())
 
 
 def timestamp(at: float | None = None) -> str:
@@ -63,10 +77,10 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(STDOUT),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(STDOUT)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[

@@ -70,10 +70,11 @@ def merge(db: Database, import_id: int, beside: Database | None = None) -> bool:
             other = None
             if beside is not None and _is_divided(db, import_id):
                 other = pool.submit(copy_context().run, _merge, beside, import_id)
-            _merge(db, import_id)
+            busy = _merge(db, import_id)
             if other is not None:
-                other.result()
-        return not _ended(db, import_id)
+                busy = other.result() or busy
+        # If there was nothing for us while it runs, others are at it.
+        return not _ended(db, import_id) and busy
     except (OperationalError, InterfaceError):
         raise
     except DatabaseError as error:
@@ -108,15 +109,18 @@ def sweep(db: Database, queues: Queues) -> None:
         queues.merge_import(import_id, request_id)
 
 
-def _merge(db: Database, import_id: int) -> None:
-    started = time.monotonic()
+def _merge(db: Database, import_id: int) -> bool:
+    """Merge for up to TURN_SECONDS; return whether there was anything to do."""
+    started, busy = time.monotonic(), False
     while time.monotonic() - started < TURN_SECONDS:
         with db.transaction() as cursor:
             merged = merge_chunk(cursor, import_id)
         if merged is None:
-            return
+            break
+        busy = True
         if merged.rows:
             log.info("import.chunk", **merged._asdict())
+    return busy
 
 
 def _is_divided(db: Database, import_id: int) -> bool:

@@ -412,6 +412,8 @@ def test_it_merges_in_chunks_and_may_stop_between_any_two(
             merged = merge_chunk(cursor, made["id"], size=4)
         if merged is None:
             break
+        if not merged.rows:
+            continue
         report = client.get(f"/api/v1/imports/{made['id']}").get_json()
         seen.append(report["rows_done"])
         with pytest.raises(ZeroDivisionError):
@@ -425,17 +427,25 @@ def test_it_merges_in_chunks_and_may_stop_between_any_two(
 
 
 def test_two_at_one_import_do_everything_once(
-    client: FlaskClient, database_url: str, number: Callable[[], str]
+    client: FlaskClient,
+    database_url: str,
+    number: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Each at a part of its own, as long as there are two."""
+    monkeypatch.setattr("shared.merging.PART_ROWS", 1_000)
     lines = "".join(f"{number()},,both,UTC\n" for _ in range(3_000))
     import_id = upload(client, HEADER + lines).get_json()["id"]
+
+    chunks: list[tuple[int, int]] = []
 
     def work() -> None:
         own = Database(database_url, "test")
         more = True
         while more:
             with own.transaction() as cursor:
-                merge_chunk(cursor, import_id, size=100)
+                merged = merge_chunk(cursor, import_id, size=100)
+            chunks.append((threading.get_ident(), merged.rows if merged else 0))
             with own.transaction() as cursor:
                 cursor.execute("SELECT status = 'running' FROM imports WHERE id = %s", (import_id,))
                 more = value(cursor)
@@ -449,6 +459,8 @@ def test_two_at_one_import_do_everything_once(
     report = client.get(f"/api/v1/imports/{import_id}").get_json()
     assert counts(report) == (3_000, 3_000, 0, 0, 0)
     assert report["status"] == "finished"
+    assert len({thread for thread, rows in chunks if rows}) == 2
+    assert sum(rows for _, rows in chunks) == 3_000
 
 
 def test_a_client_who_appears_meanwhile_is_updated(
