@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_since(text: str, expected: datetime) -> None:
 def written(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the logs have written since, as JSON lines."""
     output = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(logs, "STDOUT", output)
     redact.keep_secret([SECRET, "postgresql://u:pass%40word9@h/d"])
     handlers = logging.getLogger().handlers[:]
     logs.configure("test")
