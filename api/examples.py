@@ -97,6 +97,27 @@ NEW_TOKEN = {
     "last_used_at": None,
     "token": "nt_x7Tq2LmA-qkZ0sJ1vGm3yXr8cBn5hWd4uFp6eTi9oLa",
 }
+IMPORT: dict[str, Any] = {
+    "id": 5,
+    "status": "finished",
+    "rows_total": 2000,
+    "rows_done": 2000,
+    "created": 1900,
+    "updated": 60,
+    "unchanged": 39,
+    "rejected": 1,
+    "errors": [
+        {
+            "line": 17,
+            "column": "phone",
+            "detail": "line 17: phone must be 11 digits and start with 7, for example 79161234567",
+        }
+    ],
+    "ignored_columns": [],
+    "failure": None,
+    "created_at": "2030-12-01T08:10:00.000000Z",
+    "finished_at": "2030-12-01T08:10:01.250000Z",
+}
 
 DETAILS = {
     400: "The body is not JSON: Expecting value, line 1 column 1.",

@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 from flask import Blueprint, Response, current_app, g, request
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import select
 
-from api import wake
+from api import examples, wake
 from api.answers import Answer, instant
 from api.csvanswer import CsvQuery, answer_csv
 from api.database import db
@@ -66,6 +66,8 @@ class RowError(Answer):
 class ImportAnswer(Answer):
     """An import. What was done adds up: rows_done = created + updated + unchanged + rejected."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.IMPORT]})
+
     id: int
     status: ImportStatus = Field(json_schema_extra={"enum": ["running", "finished", "failed"]})
     rows_total: int
@@ -84,6 +86,8 @@ class ImportAnswer(Answer):
 
 class ImportPage(Answer):
     """A page of imports, by id."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.page_of(examples.IMPORT)]})
 
     items: list[ImportAnswer]
     next_cursor: str | None

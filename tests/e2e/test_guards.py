@@ -204,3 +204,19 @@ def test_times_are_in_the_viewers_zone_with_utc_on_hover(site: System, browser: 
         assert (shown.get_attribute("title") or "").startswith(start[:10] + " " + start[11:19])
         hour = (int(start[11:13]) + 10) % 24
         expect(shown).to_contain_text(f"{hour:02}:{start[14:16]}")
+
+
+def test_the_daily_report_is_for_administrators(site: System, visitor: requests.Session) -> None:
+    sign_in(site, visitor, "oleg")
+    assert visitor.get(f"{home(site)}/reports").status_code == 403
+    assert visitor.get(f"{home(site)}/reports/2026-11-22").status_code == 403
+    visitor.cookies.clear()
+    sign_in(site, visitor, "anna")
+    page = visitor.get(f"{home(site)}/reports")
+    assert page.status_code == 200
+    assert "SMTP_URL" in page.text  # no mail server here: the page says what is missing
+    preview = visitor.get(f"{home(site)}/reports/2026-11-22")
+    assert preview.status_code == 200
+    assert preview.headers["Content-Security-Policy"].startswith("default-src 'none';")
+    assert "22 Nov 2026" in preview.text
+    assert visitor.get(f"{home(site)}/reports/yesterday").status_code == 404

@@ -13,7 +13,7 @@ from tests.waiting import wait_for
 PAGES = (
     *("/admin/", "/admin/mailings", "/admin/mailings/new", "/admin/clients"),
     *("/admin/clients/new", "/admin/clients/import", "/admin/opt-outs", "/admin/tokens"),
-    "/admin/audit",
+    *("/admin/audit", "/admin/reports"),
 )
 
 
