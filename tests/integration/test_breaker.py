@@ -115,7 +115,7 @@ def test_runs_add_up_over_workers_and_a_refused_token_opens_at_once(
     fail(a, THRESHOLD // 2)
     fail(b, THRESHOLD // 2)
     run_until(lambda: is_open(a) and is_open(b), a, b)
-    run_until(lambda: a.may_probe(boottime()), a)
+    run_until(lambda: a.allow(boottime()), a)
     assert a.probe(boottime())
     a.record(Outcome.UNAUTHORIZED, probe=True)
     assert allowed(a) == 0
@@ -143,7 +143,7 @@ def test_failing_probes_double_the_wait(make: Callable[[], Breaker]) -> None:
     breaker = make()
     fail(breaker)
     run_until(lambda: is_open(breaker), breaker)
-    run_until(lambda: breaker.may_probe(boottime()), breaker)
+    run_until(lambda: breaker.allow(boottime()), breaker)
     assert breaker.probe(boottime())
     breaker.record(Outcome.UNKNOWN, probe=True)
     run_until(lambda: is_open(breaker), breaker)
@@ -157,13 +157,13 @@ def test_probes_of_a_killed_worker_and_unused_ones_wedge_nothing(
     killed, idle, other = make(), make(), make()
     fail(killed)
     run_until(lambda: is_open(other), killed, idle, other)
-    run_until(lambda: killed.may_probe(boottime()), killed)
+    run_until(lambda: killed.allow(boottime()), killed)
     assert [killed.probe(boottime()) for _ in range(PROBES)] == [True] * PROBES
-    assert run_until(lambda: idle.may_probe(boottime()), idle) > 1.5  # the probe timeout
+    assert run_until(lambda: idle.allow(boottime()), idle) > 1.5  # the probe timeout
     assert allowed(other) == 0
     # `idle` has nothing to send; within a second or so they are `other`'s.
     idle_sync = lambda: idle.sync(boottime(), probes_wanted=0)  # noqa: E731
-    assert run_until(lambda: (idle_sync(), other.may_probe(boottime()))[1], other) < 1.5
+    assert run_until(lambda: (idle_sync(), other.allow(boottime()))[1], other) < 1.5
 
 
 def test_one_sick_worker_slows_itself_and_nobody_else(make: Callable[[], Breaker]) -> None:
@@ -207,7 +207,7 @@ def test_without_redis_each_worker_goes_on_by_itself(
     fail(b, 1)
     run(0.3, a, b)
     assert (a.state, b.state) == ("open", "closed")
-    run_until(lambda: a.may_probe(boottime()), a, b)
+    run_until(lambda: a.allow(boottime()), a, b)
     assert a.probe(boottime())
     a.record(Outcome.ACCEPTED, probe=True)
     run_until(lambda: a.state == "closed", a, b)
@@ -268,8 +268,8 @@ def test_each_change_is_said_once_by_who_caused_it(
     a, b = make(), make()
     fail(a)
     run_until(lambda: is_open(b), a, b)
-    run_until(lambda: a.may_probe(boottime()) or b.may_probe(boottime()), a, b)
-    prober = a if a.may_probe(boottime()) else b
+    run_until(lambda: a.allow(boottime()) or b.allow(boottime()), a, b)
+    prober = a if a.allow(boottime()) else b
     prober.probe(boottime())
     prober.record(Outcome.ACCEPTED, probe=True)
     run_until(lambda: a.state == b.state == "closed", a, b)

@@ -76,10 +76,6 @@ class Breaker:
             return None
         return self._probes if now < self._probes_until else 0
 
-    def may_probe(self, now: float) -> bool:
-        """Whether this worker has been given probes that it has not sent yet."""
-        return bool(self.allow(now))
-
     def probe(self, now: float) -> bool:
         """Take one of the probes that `allow` tells of. Its outcome is recorded as a probe's."""
         if not self._probes or now >= self._probes_until or now < self._held_until:
