@@ -1,17 +1,17 @@
 """The API's documentation: openapi.json and Swagger UI, from local files, with no internet."""
 
-from flask import Blueprint, Flask, Response, jsonify, redirect
+from flask import Blueprint, Flask, Response, current_app, jsonify, redirect
 from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.wrappers import Response as BaseResponse
 
-from api.openapi import spec
+from api.openapi import openapi_document, spec
 
 docs = Blueprint("docs", __name__)
 
 
 @docs.get(spec.config.spec_url)
 def openapi_json() -> Response:
-    return jsonify(spec.spec)
+    return jsonify(openapi_document(current_app))
 
 
 @docs.get("/apidoc/swagger")

@@ -5,6 +5,7 @@ security nor problems; what is replaced here is exactly that.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app, make_response, request
@@ -197,6 +198,15 @@ class Spec(FlaskPydanticSpec):
     def _get_open_api_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         return dict(schema)
 
+    models: dict[str, Any]
+
+    def _get_model_definitions(self) -> dict[str, Any]:
+        models = deepcopy(self.models)  # the library takes the nested ones out of its own
+        try:
+            return cast(dict[str, Any], super()._get_model_definitions())
+        finally:
+            self.models = models
+
     def _generate_spec(self) -> Mapping[str, Any]:
         document: dict[str, Any] = dict(super()._generate_spec())
         document["info"]["description"] = DESCRIPTION
@@ -294,6 +304,14 @@ def operation(
 
 
 def init_openapi(app: Flask) -> None:
-    """Views must be registered before the spec is first asked for."""
+    """Views must be registered before the document is first asked for."""
     app.url_map.converters["id"] = IdConverter
     spec.register(app, register_route=False)
+
+
+def openapi_document(app: Flask) -> Mapping[str, Any]:
+    """The application's OpenAPI document, made when it is first asked for."""
+    if "openapi" not in app.extensions:
+        spec.register(app, register_route=False)  # the library keeps one application, the last
+        app.extensions["openapi"] = spec._generate_spec()
+    return cast(Mapping[str, Any], app.extensions["openapi"])
