@@ -1,6 +1,6 @@
 # The doors of the house. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast chaos bench bench-quick containers lint format venv
+.PHONY: help run test test-fast chaos bench bench-quick containers lint format lock venv
 
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
@@ -36,6 +36,13 @@ lint: venv ## style, format and types
 
 format: venv ## put the code into the project's format
 	@$(PYTHON) -m ruff check --fix --quiet . ; $(PYTHON) -m ruff format .
+
+lock: venv ## pin what requirements*.txt need in turn, with hashes (LOCK=--upgrade takes newer ones)
+	@for name in requirements requirements-dev; do \
+		.venv/bin/uv pip compile $$name.txt --output-file $$name.lock.txt --quiet --universal \
+			--python-version 3.11 --generate-hashes --custom-compile-command "make lock" $(LOCK) \
+			|| exit; \
+	done
 
 venv: ## the virtual environment, made again only when the requirements change
 	@dev/make-venv
