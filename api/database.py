@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any, cast
 
 import psycopg2
@@ -14,11 +13,9 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from sqlalchemy import event, func, select
 
-import shared.migrations
 from shared import aftermath
 from shared.models import Base
-
-MIGRATIONS = Path(shared.migrations.__file__).parent
+from shared.schema import MIGRATIONS
 
 # A request that waits for PostgreSQL longer than this is answered with 503 rather than left
 # hanging. Commands (migrations) may take as long as they need.

@@ -1,19 +1,17 @@
 """Whether the process lives, and whether it can serve: for probes, without a token."""
 
-from functools import cache
 from typing import Any
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from flask import Blueprint
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from api.answers import Health, Readiness
-from api.database import MIGRATIONS, db
+from api.database import db
 from api.openapi import operation
 from api.problems import Unavailable
 from api.wake import queues
+from shared import schema
 
 health = Blueprint("health", __name__)
 
@@ -47,18 +45,7 @@ def readyz() -> dict[str, Any]:
 
 
 def _migrated() -> bool:
-    """Whether the schema is what this code needs, or newer: a deployment may be under way."""
     try:
-        applied = db.session.scalar(text("SELECT version_num FROM alembic_version"))
+        return schema.is_applied(db.session.scalar(text(schema.APPLIED)))
     except ProgrammingError:  # there is no such table yet
         return False
-    known, head = _revisions()
-    return applied is not None and (applied == head or applied not in known)
-
-
-@cache
-def _revisions() -> tuple[frozenset[str], str | None]:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
-    return frozenset(s.revision for s in scripts.walk_revisions()), scripts.get_current_head()
