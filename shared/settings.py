@@ -1,9 +1,10 @@
 """The settings of every process, read once from the environment and checked at start.
 
-A missing or malformed variable stops the process with one line that names it.
-Each setting is documented in the README's table.
+A missing or malformed variable stops the process with one line that names it. Secrets may be given
+by file (shared/secret_files.py). Each setting is documented in the README's table.
 """
 
+import os
 import re
 import sys
 import zoneinfo
@@ -24,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.redact import keep_secret
+from shared.secret_files import SUFFIX, UnreadableSecret, read_secrets
 
 
 def _known_zone(name: str) -> str:
@@ -46,7 +48,9 @@ def _redis_url(url: str) -> str:
 
 def _issuer(url: str) -> str:
     parts = urlsplit(url)
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    host = parts.hostname or ""
+    # Names below .localhost are this machine's too (RFC 6761).
+    local = host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
         raise ValueError("must start with https:// (http:// only on this machine)")
     return url
@@ -200,16 +204,48 @@ S = TypeVar("S", bound=DatabaseSettings)
 def load_settings(kind: type[S]) -> S:
     """Read `kind` from the environment, or end the process with a line that names what is wrong."""
     try:
-        settings = kind()
+        by_file = read_secrets(kind.model_fields, os.environ)
+    except UnreadableSecret as error:
+        sys.exit(str(error))
+    try:
+        settings = kind(**by_file)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = str(first["loc"][0]).upper()
+        field = str(first["loc"][0])
+        name = field.upper() + (SUFFIX if field in by_file else "")
         if first["type"] == "missing":
             problem = "is not set"
         else:
             problem = first["msg"].removeprefix("Value error, ")
         sys.exit(f"setting {name}: {problem} (the README documents every setting)")
+    _refuse_known_secrets(settings)
     values = [value for _, value in settings]
     keep_secret(v.get_secret_value() for v in values if isinstance(v, SecretStr))
     keep_secret(v for v in values if isinstance(v, str) and "://" in v)
     return settings
+
+
+# What the secrets in docker-compose.yml begin with that a first start is made with.
+KNOWN = "demo-"
+# Where one of these is https, real people are at the other end.
+REAL_WORLD = ("PROVIDER_URL", "PUBLIC_URL", "OIDC_ISSUER")
+
+
+def _refuse_known_secrets(settings: DatabaseSettings) -> None:
+    """End the process if it meets the real world with secrets that everybody knows."""
+    real = [name for name in REAL_WORLD if os.environ.get(name, "").startswith("https://")]
+    known = [name.upper() for name, value in settings if _secret_in(value).startswith(KNOWN)]
+    if real and known:
+        sys.exit(
+            f"settings {', '.join(known)}: the demonstration's secrets, which everybody knows, do "
+            f"not go with a real {' or '.join(real)}: set your own (.env.example names them)"
+        )
+
+
+def _secret_in(value: object) -> str:
+    """A secret, or the password in an address."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    elif not (isinstance(value, str) and "://" in value):
+        return ""
+    return (urlsplit(value).password or "") if "://" in value else value
