@@ -16,6 +16,7 @@ from api.clients import clients
 from api.database import init_database
 from api.docs import init_docs
 from api.exports import exports
+from api.headers import init_headers
 from api.health import health
 from api.imports import imports
 from api.lifecycle import lifecycle
@@ -80,6 +81,7 @@ def create_app() -> Flask:
     _configure(app, settings)
     # An address is right or wrong; nothing is redirected to what it may have meant.
     app.url_map.merge_slashes = False
+    init_headers(app, settings.public_url)
     init_problems(app)
     init_tracing(app)
     init_metrics(app, settings.redis_url, settings.metrics_token)

@@ -15,6 +15,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue, Worker
+from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq_scheduler import Scheduler
@@ -45,7 +46,8 @@ class UnknownJob(Exception):
 class NotificationJob(Job):
     """A job whose data is JSON, which names one of our functions, and which leaves nothing behind.
 
-    It has no time limit: that would be raised in the middle of the sending loop.
+    It has no time limit: that would be raised in the middle of the sending loop. Redis may hold
+    what somebody else wrote: nothing of it is run, and it stops no worker.
     """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
@@ -57,6 +59,22 @@ class NotificationJob(Job):
             kwargs["result_ttl"] = 0
         kwargs.update(failure_ttl=3600, timeout=-1)
         return super().create(*args, **kwargs)
+
+    def restore(self, raw_data: Any) -> None:
+        """Leave out what else a job may name: functions and addresses to call when it ends."""
+        super().restore(raw_data)
+        self._success_callback_name = None
+        self._failure_callback_name = None
+        self._stopped_callback_name = None
+        self.webhooks = []
+        self.meta.pop("queue_class_name", None)
+
+    def _deserialize_data(self) -> None:
+        """Data that cannot be read names none of our functions."""
+        try:
+            super()._deserialize_data()  # type: ignore[no-untyped-call]
+        except DeserializationError:
+            self._func_name, self._instance, self._args, self._kwargs = "(unreadable)", None, (), {}
 
     @property
     def func(self) -> Any:

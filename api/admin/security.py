@@ -144,11 +144,7 @@ def secure_headers(response: Response) -> Response:
     provider = current_app.config.get("OIDC_ORIGINS", "")
     # A page may have a stricter one of its own.
     response.headers.setdefault("Content-Security-Policy", POLICY.format(provider=provider))
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Frame-Options"] = "DENY"
     response.headers["Referrer-Policy"] = "same-origin"
     kept = request.endpoint in FILES and response.status_code < 400
     response.headers["Cache-Control"] = "max-age=31536000, immutable" if kept else "no-store"
-    if current_app.config.get("SESSION_COOKIE_SECURE"):
-        response.headers["Strict-Transport-Security"] = "max-age=31536000"
     return response
