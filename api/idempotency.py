@@ -90,7 +90,8 @@ def keep(answer: dict[str, Any]) -> None:
 
 
 def _key() -> str | None:
-    given = request.headers.get(HEADER)
+    # A page's form has no headers of its own: it says its key here.
+    given = g.get("idempotency_key") or request.headers.get(HEADER)
     if given is not None and KEY.fullmatch(given) is None:
         raise Invalid(
             Fault(

@@ -70,6 +70,10 @@ class NewTestSend(Body):
     phones: Annotated[list[Phone], Field(min_length=1, max_length=MOST_PHONES)]
 
 
+class Unanswered(Unavailable):
+    """Some of it may have been sent, unlike when nobody took it."""
+
+
 class TestResult(Answer):
     """What became of one message."""
 
@@ -148,9 +152,11 @@ def _await_results(test_id: int) -> list[dict[str, Any]]:
             results: list[dict[str, Any]] = test["results"]
             return results
         if test["over"]:
+            if test["claimed"]:
+                raise Unanswered(
+                    "A worker took the test and did not answer: some of it may have been sent."
+                )
             raise Unavailable(
-                "A worker took the test and did not answer: some of it may have been sent."
-                if test["claimed"]
-                else "No worker took the test in time: nothing was sent. Try again in a moment."
+                "No worker took the test in time: nothing was sent. Try again in a moment."
             )
         time.sleep(POLL_SECONDS)

@@ -5,6 +5,8 @@ from typing import Any
 
 from flask_babel import gettext as _
 
+from api.admin.recipients import CLIENTS
+from api.database import rows
 from api.preview import preview_mailing
 from api.schemas import NewMailing
 
@@ -36,7 +38,9 @@ def preview(body: NewMailing) -> dict[str, Any]:
         "unfit_texts": _("For some of them the text would be empty or too long: they get nothing."),
     }
     # What the text becomes, where it is another for each.
-    found["shown"] = [each for each in found["examples"] if each["text"] != body.text][:3]
+    shown = [each for each in found["examples"] if each["text"] != body.text][:3]
+    phones = {row["id"]: row["phone"] for row in rows(CLIENTS, ids=[e["client_id"] for e in shown])}
+    found["shown"] = [{**each, "phone": phones.get(each["client_id"])} for each in shown]
     # That the start has passed is what “now” means.
     found["says"] = [
         says.get(each["code"], each["detail"])

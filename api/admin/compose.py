@@ -1,78 +1,83 @@
-"""Making and changing a mailing: the form, its live preview, the review before it is made."""
+"""Making and changing a mailing: the form, its live preview, a test send, the review before it."""
 
-import re
-from datetime import UTC, datetime, timedelta
+import secrets
 from inspect import unwrap
-from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
+from typing import Any
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
-from flask_babel import get_timezone
+from flask import Blueprint, flash, g, redirect, render_template, request, url_for
 from flask_babel import gettext as _
 from pydantic import ValidationError
+from sqlalchemy import text
 from werkzeug.wrappers import Response
 
 from api.admin.audience import preview
-from api.admin.faults import from_resource, from_schema, text_of
+from api.admin.faults import from_resource, from_schema
+from api.admin.mailing_form import RARER, Filled, fields_of, listed, proposal, read_form
+from api.admin.mailings import titles
 from api.admin.security import needs
-from api.admin.shown import instant_field
+from api.admin.testsend import Tried, try_text
 from api.answers import present_mailing
+from api.database import db, rows
 from api.mailings import change_mailing, create_mailing, find_mailing
 from api.problems import Conflict, Invalid
 from api.schemas import MailingChanges, NewMailing
 from shared.models import Mailing
 from shared.scopes import Scope
 from shared.statuses import MailingStatus
-from shared.zones import ZONES
 
 compose = Blueprint("compose", __name__)
 
 create = unwrap(create_mailing)
 change = unwrap(change_mailing)
 
-FIELDS = (
-    *("name", "text", "operator_codes", "tags", "starts", "start_at", "end_at", "zone"),
-    *("limited", "window_from", "window_to", "rate_limit"),
-)
-LOCAL = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?")
 # The form's field for what the API calls otherwise.
 PLACES = {"start": "window", "end": "window", "from": "window", "to": "window"}
-
-
-class Filled(NamedTuple):
-    """A form as it was filled in, and the mailing's body that it stands for."""
-
-    fields: dict[str, str]
-    document: dict[str, Any]
+# Whose recipients may be left out; those with none have nobody to leave out.
+RECENT = text("""
+SELECT id, name, text, started_at, audience FROM mailings
+WHERE deleted_at IS NULL AND (audience > 0 OR id = ANY (CAST(:chosen AS bigint[])))
+ORDER BY id = ANY (CAST(:chosen AS bigint[])) DESC, id DESC
+LIMIT greatest(8, cardinality(CAST(:chosen AS bigint[])))
+""")
+# What the newest clients have, to be put into a text.
+ATTRIBUTES = text("""
+SELECT name, count(*) AS n FROM (
+    SELECT attributes FROM clients WHERE deleted_at IS NULL ORDER BY id DESC LIMIT 500
+) newest CROSS JOIN jsonb_object_keys(attributes) AS name GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
+""")
 
 
 @compose.get("/mailings/new")
 @needs(Scope.WRITE)
 def new() -> str:
     source = request.args.get("from", "")
-    fields = _proposal()
+    fields = proposal()
     if source.isdecimal() and len(source) < 19:
         mailing = find_mailing(int(source))
-        fields |= _fields_of(mailing) | {k: fields[k] for k in ("starts", "start_at", "end_at")}
+        fields |= fields_of(mailing) | {k: fields[k] for k in ("starts", "start_at", "end_at")}
     return _form(fields)
 
 
 @compose.post("/mailings/new")
 def review() -> str | Response | tuple[str, int]:
     """Show what would be made; make it once that has been confirmed."""
-    filled = _read()
+    filled = read_form()
+    if "back" in request.form:
+        return _form(filled.fields)
+    body, faults = _body(filled)
+    if body is None:
+        return _form(filled.fields, faults), 422
     try:
-        body = NewMailing.model_validate(filled.document)
         if "confirmed" not in request.form:
-            if "back" in request.form:
-                return _form(filled.fields)
-            return render_template(
-                "admin/review.html", fields=filled.fields, body=body, preview=preview(body)
-            )
+            return _review(filled, body)
+        # Made once, however often the button is pressed: the key is the review's own.
+        g.idempotency_key = request.form.get("once", "")[:64] or None
         made, _status, _headers = create(body)
-    except ValidationError as error:
-        return _form(filled.fields, from_schema(error)), 422
     except Invalid as problem:
+        db.session.rollback()
+        if problem.faults[0].code == "idempotency_key_reused":
+            flash(_("This mailing was made already: here it is."), "warning")
+            return redirect(url_for("admin.mailings.index"), 303)
         return _form(filled.fields, from_resource(problem)), 422
     flash(_("The mailing is made. It starts by itself."), "success")
     return redirect(url_for("admin.mailings.show", mailing_id=made["id"]), 303)
@@ -81,19 +86,35 @@ def review() -> str | Response | tuple[str, int]:
 @compose.post("/mailings/preview")
 def live_preview() -> str:
     """The preview beside the form, of as much as is filled in."""
-    filled = _read()
+    mailing = _edited()
+    filled = read_form(mailing)
     document = {**filled.document, "text": filled.document["text"] or "-"}
+    launched = mailing is not None and mailing.started_at is not None
+    if mailing is not None and launched:
+        document["filter"] = present_mailing(mailing)["filter"]
     found: dict[str, Any] | None = None
-    try:
-        found = preview(NewMailing.model_validate(document))
-    except ValidationError as error:
-        faults = from_schema(error)
-    except Invalid as problem:
-        faults = from_resource(problem)
-    else:
-        faults = {}
+    body, faults = _body(filled._replace(document=document))
+    if body is not None:
+        db.session.rollback()  # the preview sees one instant, from its first statement on
+        try:
+            found = preview(body)
+        except Invalid as problem:
+            faults = from_resource(problem)
     empty = not filled.document["text"]
-    return render_template("admin/_preview.html", preview=found, faults=faults, empty=empty)
+    return render_template(
+        "admin/_preview.html", preview=found, faults=faults, empty=empty, narrows=not launched
+    )
+
+
+@compose.post("/mailings/test-send")
+def send_test() -> str | tuple[str, int]:
+    """Send the text to a few phones; the panel alone for the page's script, else the whole form."""
+    mailing = _edited()
+    filled = read_form(mailing)
+    test = try_text(filled.fields["text"], filled.fields["test_phones"])
+    if request.headers.get("X-Fragment"):
+        return render_template("admin/_test.html", test=test)
+    return _form(filled.fields, mailing=mailing, test=test)
 
 
 @compose.get("/mailings/<id:mailing_id>/edit")
@@ -103,16 +124,18 @@ def edit(mailing_id: int) -> str | Response:
     if mailing.status in (MailingStatus.FINISHED, MailingStatus.CANCELLED):
         flash(_("A mailing that has ended cannot change. Make a new one from it."), "warning")
         return redirect(url_for("admin.mailings.show", mailing_id=mailing_id))
-    return _form(_fields_of(mailing), mailing=mailing)
+    return _form(fields_of(mailing), mailing=mailing)
 
 
 @compose.post("/mailings/<id:mailing_id>/edit")
 def save(mailing_id: int) -> Response | str | tuple[str, int]:
     mailing = find_mailing(mailing_id)
-    filled = _read(mailing)
+    filled = read_form(mailing)
     document = filled.document
     if mailing.started_at is not None:
         del document["start_at"], document["filter"]
+    elif filled.faults:
+        return _form(filled.fields, filled.faults, mailing), 422
     try:
         change(mailing_id, MailingChanges.model_validate(document))
     except ValidationError as error:
@@ -128,89 +151,54 @@ def save(mailing_id: int) -> Response | str | tuple[str, int]:
     return redirect(url_for("admin.mailings.show", mailing_id=mailing_id), 303)
 
 
+def _edited() -> Mailing | None:
+    """The mailing that the form in this request changes; None if it makes a new one."""
+    given = request.form.get("mailing", "")
+    return find_mailing(int(given)) if given.isdecimal() and len(given) < 19 else None
+
+
+def _body(filled: Filled) -> tuple[NewMailing | None, dict[str, str]]:
+    """The mailing's body, or all that is wrong with it."""
+    try:
+        body = NewMailing.model_validate(filled.document)
+    except ValidationError as error:
+        return None, from_schema(error) | filled.faults
+    return (None if filled.faults else body), filled.faults
+
+
+def _review(filled: Filled, body: NewMailing) -> str:
+    return render_template(
+        "admin/review.html",
+        fields=filled.fields,
+        body=body,
+        preview=preview(body),
+        excluded=titles(body.filter.exclude_mailing_ids),
+        once=secrets.token_urlsafe(16),
+    )
+
+
 def _form(
-    fields: dict[str, str], faults: dict[str, str] | None = None, mailing: Mailing | None = None
+    fields: dict[str, str],
+    faults: dict[str, str] | None = None,
+    mailing: Mailing | None = None,
+    test: Tried | None = None,
 ) -> str:
     placed = {PLACES.get(name, name): says for name, says in (faults or {}).items()}
-    return render_template("admin/mailing_form.html", fields=fields, faults=placed, mailing=mailing)
+    chosen = [int(each) for each in listed(fields["exclude_mailing_ids"]) if each.isdecimal()]
+    recent = _mailings(chosen)
+    return render_template(
+        "admin/mailing_form.html",
+        fields=fields,
+        faults=placed,
+        mailing=mailing,
+        recent=recent,
+        chosen=chosen,
+        others=[each for each in chosen if each not in {row["id"] for row in recent}],
+        rarer=any(fields[name] or placed.get(name) for name in RARER),
+        placeholders=["phone", "tag", *(row["name"] for row in rows(ATTRIBUTES))],
+        test=test,
+    )
 
 
-def _proposal() -> dict[str, str]:
-    """Now, for a day, within decent hours."""
-    soon = datetime.now(UTC).replace(minute=0) + timedelta(hours=1)
-    return dict.fromkeys(FIELDS, "") | {
-        "starts": "now",
-        "start_at": instant_field(soon),
-        "end_at": instant_field(soon + timedelta(days=1)),
-        "zone": str(get_timezone()),
-        "limited": "yes",
-        "window_from": "09:00",
-        "window_to": "21:00",
-    }
-
-
-def _fields_of(mailing: Mailing) -> dict[str, str]:
-    shown = present_mailing(mailing)
-    window = shown["window"] or {}
-    return {
-        "name": shown["name"] or "",
-        "text": shown["text"],
-        "operator_codes": ", ".join(mailing.operator_codes),
-        "tags": ", ".join(mailing.tags),
-        "starts": "later",
-        "start_at": instant_field(mailing.start_at),
-        "end_at": instant_field(mailing.end_at),
-        "zone": str(get_timezone()),
-        "limited": "yes" if window else "",
-        "window_from": window.get("from", "09:00"),
-        "window_to": window.get("to", "21:00"),
-        "rate_limit": str(mailing.rate_limit or ""),
-    }
-
-
-def _read(mailing: Mailing | None = None) -> Filled:
-    fields = {name: text_of(request.form, name) for name in FIELDS}
-    # A browser sends line ends as CR LF; each would count, and cost, as two characters.
-    fields["text"] = fields["text"].replace("\r\n", "\n")
-    zone = fields["zone"] if fields["zone"] in ZONES else str(get_timezone())
-    now = datetime.now(UTC).isoformat()
-    starts_now = fields["starts"] == "now" and mailing is None
-    kept = present_mailing(mailing)["filter"] if mailing is not None else {}
-    document: dict[str, Any] = {
-        "name": fields["name"] or None,
-        "text": fields["text"],
-        "start_at": now if starts_now else _instant(fields["start_at"], zone),
-        "end_at": _instant(fields["end_at"], zone),
-        "filter": {
-            **kept,
-            "operator_codes": _listed(fields["operator_codes"]),
-            "tags": _listed(fields["tags"]),
-        },
-        "window": None,
-        "rate_limit": None,
-    }
-    if mailing is not None:
-        # A form knows minutes; what it shows unchanged is unchanged.
-        for name in ("start_at", "end_at"):
-            if fields[name] == instant_field(getattr(mailing, name)):
-                document[name] = getattr(mailing, name).isoformat()
-    if fields["limited"]:
-        document["window"] = {"from": fields["window_from"], "to": fields["window_to"]}
-    if fields["rate_limit"]:
-        given = re.sub(r"\s", "", fields["rate_limit"])
-        document["rate_limit"] = int(given) if given.isdecimal() else given
-    return Filled(fields, document)
-
-
-def _instant(local: str, zone: str) -> str:
-    """A local time as an instant; what is none is left to be refused."""
-    if LOCAL.fullmatch(local) is None:
-        return ""
-    try:
-        return datetime.fromisoformat(local).replace(tzinfo=ZoneInfo(zone)).isoformat()
-    except (ValueError, OverflowError):
-        return ""
-
-
-def _listed(given: str) -> list[str]:
-    return [each.strip() for each in re.split(r"[,;\n]", given) if each.strip()]
+def _mailings(chosen: list[int]) -> list[dict[str, Any]]:
+    return rows(RECENT, chosen=[each for each in chosen if each < 2**63])

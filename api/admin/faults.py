@@ -8,6 +8,7 @@ from flask_babel import gettext as _
 from pydantic import ValidationError
 
 from api.problems import Invalid
+from shared.templates import Malformed, compile_text
 
 # By the codes that the API gives its errors.
 SAYS: dict[str, LazyString] = {
@@ -33,6 +34,14 @@ SAYS: dict[str, LazyString] = {
     "greater_than_equal": lazy_gettext("This number is too small."),
     "less_than_equal": lazy_gettext("This number is too large."),
     "int_type": lazy_gettext("Give a whole number."),
+    "attribute_name": lazy_gettext(
+        "An attribute's name has up to 32 letters, digits and _, and is none of phone, tag, "
+        "operator_code, timezone."
+    ),
+    "too_many_attributes": lazy_gettext("A client has at most 20 attributes."),
+    "too_long": lazy_gettext("These are too many."),
+    "unknown": lazy_gettext("There is no mailing of this number."),
+    "int_parsing": lazy_gettext("Give a whole number."),
     "token_name_format": lazy_gettext("Give a name of 1 to 100 characters."),
 }
 
@@ -40,12 +49,31 @@ SAYS: dict[str, LazyString] = {
 def from_schema(error: ValidationError) -> dict[str, str]:
     """By field: what pydantic found."""
     found: dict[str, str] = {}
-    for each in error.errors(include_url=False, include_input=False, include_context=False):
+    for each in error.errors(include_url=False, include_context=False):
         field = str(each["loc"][0]) if each["loc"] else ""
         nested = str(each["loc"][1]) if len(each["loc"]) > 1 else ""
         place = nested if field == "filter" else field
+        if each["type"] == "placeholder":
+            found.setdefault(place, _of_placeholder(str(each["input"])))
         found.setdefault(place, _say(each["type"], str(each["msg"])))
     return found
+
+
+def _of_placeholder(text: str) -> str:
+    """What is wrong with a text's braces, and where."""
+    try:
+        compile_text(text)
+    except Malformed as fault:
+        says: str = _(
+            "The brace at character %(n)s makes no sense: a placeholder is written %(one)s or "
+            "%(other)s, and a mere brace twice: %(brace)s.",
+            n=fault.position,
+            one="{name}",
+            other="{name|dear client}",
+            brace="{{",
+        )
+        return says
+    return ""
 
 
 def from_resource(problem: Invalid) -> dict[str, str]:

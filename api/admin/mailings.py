@@ -53,6 +53,7 @@ SELECT timezone, sum(size)::bigint AS size, sum(pending)::bigint AS pending,
 FROM batches WHERE mailing_id = :id GROUP BY 1 ORDER BY 2 DESC, 1
 """)
 BARS = 60
+TITLES = text("SELECT id, name, text FROM mailings WHERE id = ANY (:ids) ORDER BY id")
 
 # What can be done to a mailing: its view in the API, and in which states it makes sense.
 ACTIONS: dict[str, tuple[Any, set[str]]] = {
@@ -167,6 +168,7 @@ def show(mailing_id: int) -> str:
         seconds_left=seconds_left(row),
         minutes=_timeline(mailing_id),
         zones=_zones(mailing) if mailing.started_at else [],
+        excluded=titles(mailing.exclude_mailing_ids),
         recipients=listed,
         following=following,
         recipients_problem=problem,
@@ -221,6 +223,11 @@ def _find(mailing_id: int) -> dict[str, Any]:
     if not found:
         abort(404)
     return found[0]
+
+
+def titles(ids: list[int]) -> list[dict[str, Any]]:
+    """What other mailings are called."""
+    return rows(TITLES, ids=ids) if ids else []
 
 
 def _timeline(mailing_id: int) -> list[dict[str, Any]]:

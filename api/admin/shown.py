@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 
 from api.admin.live import PARTS, seconds_left
 from api.admin.preferences import LANGUAGES
+from api.admin.wording import ACTIONS, OUTCOMES, reason
 
 PART_NAMES = {
     "sent": lazy_gettext("Accepted by the provider"),
@@ -79,6 +80,7 @@ def init_shown(app: Flask) -> None:
         phone=phone,
         percent=percent,
         instant_field=instant_field,
+        reason=reason,
     )
     app.jinja_env.globals.update(
         PARTS=PARTS,
@@ -87,6 +89,8 @@ def init_shown(app: Flask) -> None:
         MAILING_STATUSES=MAILING_STATUSES,
         MESSAGE_STATUSES=MESSAGE_STATUSES,
         ROLE_NAMES=ROLE_NAMES,
+        OUTCOMES=OUTCOMES,
+        AUDIT_ACTIONS=ACTIONS,
         LANGUAGES=LANGUAGES,
         bar=bar,
         zone_name=zone_name,

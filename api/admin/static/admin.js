@@ -117,38 +117,103 @@
     window.addEventListener("pagehide", () => source.close());
   }
 
-  // --- the preview beside the form ------------------------------------------------------------
+  // --- the form of a mailing: its preview, its test, what is inserted and picked ---------------
   const form = document.querySelector("form[data-preview]");
+  const part = (address, receive, fail) =>
+    fetch(address, {
+      method: "POST",
+      body: new URLSearchParams(new FormData(form)),
+      headers: { "X-CSRFToken": token(), "X-Fragment": "yes" },
+    })
+      .then((answer) => (answer.ok ? answer.text() : Promise.reject()))
+      .then(receive)
+      .catch(fail || (() => {}));
   if (form) {
     const place = document.getElementById("preview");
     let timer = 0;
     let asked = 0;
+    const parted = (field) => field.value.split(/[,;]/).map((each) => each.trim()).filter(Boolean);
+    const mark = () =>
+      all("[data-pick]", place).forEach((button) => {
+        const field = form.elements[button.dataset.pick];
+        button.setAttribute("aria-pressed", String(parted(field).includes(button.value)));
+      });
     const ask = () => {
       const mine = ++asked;
-      fetch(form.dataset.preview, {
-        method: "POST",
-        body: new URLSearchParams(new FormData(form)),
-        headers: { "X-CSRFToken": token() },
-      })
-        .then((answer) => (answer.ok ? answer.text() : null))
-        .then((html) => {
-          if (html !== null && mine === asked) place.innerHTML = html;
-        })
-        .catch(() => {});
+      part(form.dataset.preview, (html) => {
+        if (mine !== asked) return;
+        const held = place.contains(document.activeElement) ? document.activeElement : null;
+        place.innerHTML = html;
+        mark();
+        // Whoever picks by the keyboard goes on where they were.
+        const again = held && all("[data-pick]", place).find(
+          (each) => each.dataset.pick === held.dataset.pick && each.value === held.value
+        );
+        if (again) again.focus();
+      });
     };
     const settle = () => {
-      all("[data-shown-if]", form).forEach((part) => {
-        const [name, value] = part.dataset.shownIf.split("=");
+      all("[data-shown-if]", form).forEach((section) => {
+        const [name, value] = section.dataset.shownIf.split("=");
         const field = form.elements[name];
         const now = field.type === "checkbox" ? (field.checked ? "yes" : "") : field.value;
-        part.hidden = now !== value;
+        section.hidden = now !== value;
       });
       clearTimeout(timer);
       timer = setTimeout(ask, 350);
     };
-    form.addEventListener("input", settle);
-    form.addEventListener("change", settle);
+    form.addEventListener("input", (event) => event.target.name === "test_phones" || settle());
+    form.addEventListener("change", (event) => event.target.name === "test_phones" || settle());
     settle();
+
+    place.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-pick]");
+      if (!button) return;
+      const field = form.elements[button.dataset.pick];
+      const chosen = parted(field);
+      const at = chosen.indexOf(button.value);
+      if (at < 0) chosen.push(button.value);
+      else chosen.splice(at, 1);
+      field.value = chosen.join(", ");
+      const folded = field.closest("details");
+      if (folded) folded.open = true;
+      mark();
+      settle();
+    });
+
+    all("[data-insert-into]", form).forEach((row) => {
+      const field = form.elements[row.dataset.insertInto];
+      row.hidden = false;
+      row.addEventListener("click", (event) => {
+        const chip = event.target.closest("[data-insert]");
+        if (!chip) return;
+        field.setRangeText(chip.dataset.insert, field.selectionStart, field.selectionEnd, "end");
+        field.focus();
+        settle();
+      });
+    });
+
+    const test = form.querySelector("[data-test]");
+    test.addEventListener("click", (event) => {
+      event.preventDefault();
+      const results = document.getElementById("test");
+      const say = (html) => {
+        results.innerHTML = html;
+        test.disabled = false;
+        test.removeAttribute("aria-busy");
+      };
+      test.disabled = true;
+      test.setAttribute("aria-busy", "true");
+      part(test.getAttribute("formaction"), say, () => {
+        say("");
+        results.textContent = test.dataset.test;
+      });
+    });
+    form.elements.test_phones.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      test.click();
+    });
   }
 
   // --- import ---------------------------------------------------------------------------------
