@@ -2,8 +2,9 @@
 
     python -m dev.openid --port 8070
 
-It listens on 127.0.0.1 only and is no part of any image. It checks what a real provider checks
-(the redirect's host, PKCE, that a code is used once), so that the admin UI is used as it will be.
+It listens on 127.0.0.1 unless told otherwise, and sends people back to this machine alone. It
+checks what a real provider checks (the redirect's host, PKCE, that a code is used once), so that
+the admin UI is used as it will be.
 """
 
 import argparse
@@ -157,11 +158,17 @@ class _Quiet(WSGIRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.openid", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--issuer", help="what it is called (http://127.0.0.1:PORT)")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    issuer = f"http://127.0.0.1:{port}"
+    issuer = arguments.issuer or f"http://127.0.0.1:{arguments.port}"
     server = make_server(
-        "127.0.0.1", port, create_provider(issuer), threaded=True, request_handler=_Quiet
+        arguments.host,
+        arguments.port,
+        create_provider(issuer),
+        threaded=True,
+        request_handler=_Quiet,
     )
     print(f"demo OpenID provider at {issuer}", flush=True)
     server.serve_forever()
