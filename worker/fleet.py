@@ -16,6 +16,7 @@ from rq.worker import SimpleWorker, WorkerStatus
 from rq.worker_registration import register
 
 from shared.queues import JOBS, NotificationJob, quick_client
+from worker import alive
 
 log = structlog.get_logger()
 
@@ -53,6 +54,7 @@ class FleetWorker(SimpleWorker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Also registers anew: a Redis that lost everything knows no workers."""
+        alive.beat()
         super().heartbeat(timeout, pipeline)
         known: dict[Any, Any] = {"queues": ",".join(self.queue_names()), "state": self.get_state()}
         (self.connection if pipeline is None else pipeline).hset(self.key, mapping=known)
@@ -60,6 +62,7 @@ class FleetWorker(SimpleWorker):
 
     def pulse(self) -> None:
         """Say that this worker lives, from within a long job."""
+        alive.beat()
         try:
             self._pulse.expire(self.key, self.worker_ttl + 60)
         except RedisError as error:

@@ -9,6 +9,7 @@ from redis import Redis
 from rq_scheduler import Scheduler
 
 from shared.queues import CONTROL, NotificationJob
+from worker import alive
 
 log = structlog.get_logger()
 
@@ -23,6 +24,10 @@ class FleetScheduler(Scheduler):
 
     def __init__(self, connection: Redis):
         super().__init__(connection=connection, interval=POLL_SECONDS, job_class=NotificationJob)
+
+    def heartbeat(self) -> None:
+        alive.beat()
+        super().heartbeat()
 
     def enqueue_jobs(self) -> object:
         self._register_missing()

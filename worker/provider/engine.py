@@ -1,84 +1,51 @@
 """Hands requests to the provider and reports what became of each: thousands in flight, one thread.
 
-libcurl's multi interface, driven through `socket_action` by an epoll of the engine's own. The
-engine returns outcomes; it decides nothing, retries nothing and knows no database.
+HTTP/1.1 over kept-alive connections and an epoll of the engine's own (docs/decisions.md says why
+no library does this). It returns outcomes; it decides nothing, retries nothing and knows no
+database.
 
-Three habits of libcurl shape this module:
+What makes the outcomes true:
 
-* It re-sends a POST by itself when a kept-alive connection turns out to be dead, and its timeouts
-  do not keep a queued request from leaving late. So the permit is asked in `PREREQFUNCTION`, which
-  runs right before each request goes out: a second call within one transfer is refused. Never
-  called means not sent; called means sent.
-* It looks for an idle connection by walking through all of them, and does not check one used
-  within the last second for being alive. So slots are spread over several multi handles, and idle
-  sockets stay in the epoll: one that becomes readable while idle is dead, or about to give an
-  answer to a question nobody asked, and is not used again.
-* It asks to forget and to watch a socket anew for each transfer. Leaving sockets in the epoll
-  also saves those system calls.
+* The permit is asked in the last moment, with the connection ready, and the request's bytes leave
+  in the same breath. From then on it is handed off, whatever happens.
+* A request is sent once. Only when the kernel took not a single byte of it, since the kept-alive
+  connection had ended, another connection is used.
+* An idle connection that says something ended, or answers a question nobody asked: it is closed.
+  So is one that was idle for so long that something in between may have forgotten it.
 """
 
+import contextlib
 import os
 import re
 import select
-import socket
+import ssl
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any
 from urllib.parse import urlsplit
 
-import pycurl
+import certifi
 
-from worker.provider.exchange import (
-    Request,
-    Result,
-    Slot,
-    load,
-    make_gate,
-    make_slot,
-    read_answer,
-    read_failure,
-)
-from worker.provider.outcomes import Verdict
+from worker.provider.answers import AnswerReader, Malformed, TooLong, known_heads
+from worker.provider.connection import Broken, Connection
+from worker.provider.exchange import Request, Result
+from worker.provider.outcomes import Failure, Verdict, classify_answer, classify_failure
+from worker.provider.resolver import Address, Resolver
 
 __all__ = ["Engine", "Request", "Result"]
 
-SLOTS_PER_MULTI = 64
+MAX_CONNECT_SECONDS = 5.0
+IDLE_SECONDS = 60.0
+REAP_SECONDS = 0.05  # how often deadlines are looked at
 
-# Looked up once: these are read for every message.
-_POLL_REMOVE = pycurl.POLL_REMOVE
-_EPOLLIN = select.EPOLLIN
-_EPOLL_MASK = {
-    pycurl.POLL_IN: select.EPOLLIN,
-    pycurl.POLL_OUT: select.EPOLLOUT,
-    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
-}
-# What epoll says, in libcurl's words. A hang-up or an error is found out by reading.
-_CURL_EVENTS = {
-    events: (pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0)
-    | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0)
-    for events in range(32)
-}
-
-
-class _Lane:
-    """A multi handle with its share of the slots, and when libcurl wants to be called again."""
-
-    __slots__ = ("act", "add", "busy", "due", "multi", "remove")
-
-    def __init__(self, multi: Any) -> None:
-        self.multi = multi
-        self.act = multi.socket_action
-        self.add = multi.add_handle
-        self.remove = multi.remove_handle
-        self.busy = 0  # transfers added and not yet removed
-        self.due: float | None = None
+_NOT_PERMITTED = classify_failure(Failure.NOT_PERMITTED, handed_off=False)
 
 
 class Engine:
     """Up to `concurrency` exchanges at once with the provider at `base_url`.
 
     `permit` is asked right before each request leaves; False keeps it here (outcome not_sent).
-    Everything but `wake` belongs to one thread.
+    `timeout` is for a whole exchange, connecting included. Everything but `wake` belongs to one
+    thread.
     """
 
     def __init__(
@@ -97,211 +64,356 @@ class Engine:
             raise ValueError("the provider's token must be printable ASCII without spaces")
         self.in_flight = 0
         self.free = concurrency
+        self._permit = permit
         self._permit_error: Exception | None = None
-        self._url_prefix = f"{base_url.rstrip('/')}/v1/send/"
-        self._headers = [
-            f"Authorization: Bearer {token}",
-            "Content-Type: application/json",
-            "Accept: application/json",
-            "Expect:",
-        ]
+        self._timeout = timeout
+        self._connect_timeout = min(timeout, MAX_CONNECT_SECONDS)
+        self._host = parts.hostname
+        https = parts.scheme == "https"
+        self._tls = ssl.create_default_context(cafile=_ca_file()) if https else None
+        host = parts.netloc.rpartition("@")[2]
+        self._start_of_head = f"POST {parts.path.rstrip('/')}/v1/send/".encode()
+        self._rest_of_head = (
+            f" HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+            "User-Agent: notifications\r\nContent-Type: application/json\r\n"
+            "Accept: application/json\r\n"
+        ).encode()
+        self._request_id: str | None = None
+        self._head = self._rest_of_head + b"Content-Length: "
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        # What each of libcurl's sockets is watched for; kept for the idle ones too.
-        self._watched: dict[int, int] = {}
-        self._lane_of: dict[int, _Lane] = {}  # sockets libcurl waits on now
-        self._stale_ports: set[int] = set()  # local ports of connections not to be used again
-        self._unstarted: set[_Lane] = set()
-        self._lanes: list[_Lane] = []
-        self._slot_of: dict[Any, Slot] = {}
-        for first in range(0, concurrency, SLOTS_PER_MULTI):
-            size = min(SLOTS_PER_MULTI, concurrency - first)
-            lane = self._make_lane(size)
-            for _ in range(size):
-                slot = make_slot(lane, self._headers, parts.scheme == "https", timeout)
-                gate = make_gate(slot, permit, self._stale_ports, self._note_error)
-                slot.setopt(pycurl.PREREQFUNCTION, gate)
-                slot.setopt(pycurl.SOCKOPTFUNCTION, self._forget_socket)
-                self._slot_of[slot.curl] = slot
-        self._idle = list(self._slot_of.values())[::-1]
+        port = parts.port or (443 if https else 80)
+        self._resolver = Resolver(self._host, port, self.wake)
+        self._queue: list[Request] = []
+        self._unresolved: list[tuple[Request, float]] = []  # and when they give up
+        self._connections: dict[int, Connection] = {}
+        self._idle: list[Connection] = []
+        self._results: list[Result] = []
+        self._reap_at = 0.0
 
     # --- what the dispatcher calls -------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
         """Queue a request; it leaves during the next poll, if it is then permitted."""
-        if not self._idle:
+        if not self.free:
             raise RuntimeError("no free slot: submit only while `free` is above 0")
-        slot = self._idle[-1]
-        load(slot, request, f"{self._url_prefix}{request.message_id}", self._headers)
-        self._start(slot)
-        self._idle.pop()
+        if request.request_id is not None and not re.fullmatch(r"[\x21-\x7e]+", request.request_id):
+            raise ValueError("a request id must be printable ASCII without spaces")
+        self._queue.append(request)
         self.in_flight += 1
         self.free -= 1
 
     def poll(self, timeout: float) -> list[Result]:
-        """Drive the transfers until some are finished, at most `timeout` seconds."""
+        """Drive the exchanges until some are finished, at most `timeout` seconds."""
         if self._permit_error is not None:
             error, self._permit_error = self._permit_error, None
             raise error
-        results: list[Result] = []
         deadline = monotonic() + timeout
         woken = False
+        if self._queue:
+            queue, self._queue = self._queue, []
+            for request in queue:
+                self._assign(request, monotonic())
+        connections, results = self._connections, self._results
         while True:
-            touched, some_ended = self._start_unstarted()
-            find_lane = self._lane_of.get
-            for fd, events in self._epoll.poll(0 if some_ended else self._patience(deadline)):
-                lane = find_lane(fd)
-                if lane is not None:
-                    lane.act(fd, _CURL_EVENTS[events])
-                    touched.add(lane)
+            until = min(deadline, self._reap_at) if self.in_flight else deadline
+            patience = 0.0 if results else max(until - monotonic(), 0.0)
+            events = self._epoll.poll(patience)
+            now, wall = monotonic(), time()
+            for fd, event in events:
+                connection = connections.get(fd)
+                if connection is not None:
+                    self._attend(connection, event, now, wall)
                 elif fd == self._wake_fd:
                     os.eventfd_read(fd)
                     woken = True
-                else:
-                    self._retire_idle(fd)
-            now = monotonic()
-            for lane in self._lanes:
-                if lane.due is not None and lane.due <= now:
-                    lane.act(pycurl.SOCKET_TIMEOUT, 0)
-                    touched.add(lane)
-            if touched:
-                now = monotonic()
-                for lane in touched:
-                    self._collect(lane, now, results)
-                    wait_ms = lane.multi.timeout()
-                    lane.due = None if wait_ms < 0 else now + wait_ms / 1000
+            if self._unresolved:
+                self._resolve(now)
+            if now >= self._reap_at:
+                self._reap(now)
             if results or woken or now >= deadline:
+                self._results = []
                 return results
 
     def wake(self) -> None:
         """End a running poll early, or the next one. Safe from any thread and signal handler."""
-        os.eventfd_write(self._wake_fd, 1)
+        with contextlib.suppress(OSError):  # closed by now
+            os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
         """Drop every connection, and whatever is still in flight, unreported."""
-        for lane in self._lanes:
-            lane.multi.close()
-        for curl in self._slot_of:
-            curl.close()
-        self._lanes.clear()
-        self._slot_of.clear()
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
         self._idle.clear()
+        self._queue.clear()
+        self._unresolved.clear()
         self.in_flight = self.free = 0
         if not self._epoll.closed:
             self._epoll.close()
             os.close(self._wake_fd)
+            self._wake_fd = -1
 
-    # --- transfers -----------------------------------------------------------------------------
+    # --- handing off ---------------------------------------------------------------------------
 
-    def _start(self, slot: Slot) -> None:
-        lane = slot.lane
-        lane.add(slot.curl)
-        lane.busy += 1
-        self._unstarted.add(lane)
+    def _assign(self, request: Request, now: float) -> None:
+        """Hand a request to an idle connection, or to a new one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if now - connection.idle_since > IDLE_SECONDS:
+                self._drop(connection)
+            else:
+                connection.ends_by = now + self._timeout
+                if self._hand_off(connection, request):
+                    return
+        self._unresolved.append((request, now + self._connect_timeout))
+        self._resolve(now)
 
-    def _start_unstarted(self) -> tuple[set[_Lane], bool]:
-        """Start what was submitted. Some may end in that very moment, with no event to follow."""
-        started, self._unstarted = self._unstarted, set()
-        some_ended = False
-        for lane in started:
-            _, running = lane.act(pycurl.SOCKET_TIMEOUT, 0)
-            some_ended |= running < lane.busy
-        return started, some_ended
+    def _hand_off(self, connection: Connection, request: Request) -> bool:
+        """The last word on a request, and its first byte. False: another connection, please."""
+        try:
+            permitted = self._permit(request)
+        except Exception as error:  # heard at the next poll
+            self._permit_error = error
+            permitted = False
+        now = monotonic()
+        if not permitted:
+            self._rest(connection, now)
+            self._report(request, _NOT_PERMITTED, 0.0, now, time())
+            return True
+        if request.request_id != self._request_id:
+            self._request_id = request.request_id
+            extra = b"" if self._request_id is None else b"X-Request-ID: %b\r\n" % (
+                self._request_id.encode()
+            )  # fmt: skip
+            self._head = self._rest_of_head + extra + b"Content-Length: "
+        body = request.body
+        connection.request = request
+        connection.handed_off_at = now
+        try:
+            started = connection.start(
+                b"%b%d%b%d\r\n\r\n%b"
+                % (self._start_of_head, request.message_id, self._head, len(body), body)
+            )
+        except Broken as why:
+            self._fail(connection, why.failure, why.detail, now, time())
+            return True
+        if not started:
+            self._drop(connection)
+            return False
+        if connection.unsent:
+            self._epoll.modify(connection.fd, connection.wants)
+        return True
 
-    def _patience(self, deadline: float) -> float:
-        """How long epoll may wait: until `deadline`, or until libcurl wants to be called."""
-        for lane in self._lanes:
-            if lane.due is not None and lane.due < deadline:
-                deadline = lane.due
-        return max(deadline - monotonic(), 0.0)
+    def _rest(self, connection: Connection, now: float) -> None:
+        connection.handed_off_at = 0.0
+        connection.reader = None
+        connection.idle_since = now
+        self._idle.append(connection)
 
-    def _collect(self, lane: _Lane, now: float, results: list[Result]) -> None:
-        """Turn the lane's finished transfers into results and free their slots."""
-        queued, wall, slot_of = 1, time(), self._slot_of
-        while queued:
-            queued, answered, failed = lane.multi.info_read(SLOTS_PER_MULTI)
-            for curl in answered:
-                slot = slot_of[curl]
-                results.append(self._finish(slot, read_answer(slot, wall), now, wall))
-            for curl, curl_errno, detail in failed:
-                slot = slot_of[curl]
-                if slot.stale:
-                    slot.stale = False
-                    lane.remove(curl)
-                    lane.busy -= 1
-                    self._start(slot)
-                else:
-                    verdict = read_failure(slot, curl_errno, detail, wall)
-                    results.append(self._finish(slot, verdict, now, wall))
+    # --- connecting ----------------------------------------------------------------------------
 
-    def _finish(self, slot: Slot, verdict: Verdict, now: float, wall: float) -> Result:
-        slot.lane.remove(slot.curl)
-        slot.lane.busy -= 1
-        slot.chunks.clear()
-        slot.header_lines.clear()
-        self._idle.append(slot)
+    def _resolve(self, now: float) -> None:
+        """Begin to connect for those who wait for an address."""
+        addresses = self._resolver.addresses()
+        waiting, self._unresolved = self._unresolved, []
+        for request, give_up_at in waiting:
+            if addresses:
+                ends_by = give_up_at - self._connect_timeout + self._timeout
+                self._connect(request, addresses, give_up_at, ends_by, now)
+            elif addresses is not None:
+                self._report_failed(request, Failure.DNS, self._resolver.error, now)
+            elif now >= give_up_at:
+                self._report_failed(request, Failure.TIMEOUT, "looking up the name", now)
+            else:
+                self._unresolved.append((request, give_up_at))
+
+    def _connect(
+        self,
+        request: Request,
+        addresses: list[Address],
+        give_up_at: float,
+        ends_by: float,
+        now: float,
+    ) -> None:
+        """Begin to connect to the first of `addresses` that does not fail at once."""
+        for n, address in enumerate(addresses, 1):
+            try:
+                connection = Connection(address, addresses[n:])
+            except Broken as why:
+                if n == len(addresses):
+                    self._report_failed(request, why.failure, why.detail, now)
+                continue
+            connection.request = request
+            connection.give_up_at, connection.ends_by = give_up_at, ends_by
+            # Each address gets its share of the time that is left.
+            connection.connect_by = now + (give_up_at - now) / (len(addresses) - n + 1)
+            self._connections[connection.fd] = connection
+            self._epoll.register(connection.fd, connection.wants)
+            return
+
+    def _go_on(self, connection: Connection, events: int, now: float) -> None:
+        """The next step of connecting; the last one hands the request off."""
+        wanted = connection.wants
+        try:
+            connection.go_on(events, self._tls, self._host)
+        except Broken as why:
+            self._give_up(connection, why.failure, why.detail, now)
+            return
+        if connection.wants != wanted:
+            self._epoll.modify(connection.fd, connection.wants)
+        if connection.ready:
+            self._resolver.prefer(connection.address)
+            request = connection.request
+            if not self._hand_off(connection, request):
+                self._report_failed(request, Failure.RESET, "the connection broke", now)
+
+    def _give_up(self, connection: Connection, failure: Failure, detail: str, now: float) -> None:
+        """This address is no good: try the others, if there are any."""
+        self._drop(connection)
+        if connection.untried and now < connection.give_up_at:
+            self._connect(
+                connection.request,
+                connection.untried,
+                connection.give_up_at,
+                connection.ends_by,
+                now,
+            )
+        else:
+            self._report_failed(connection.request, failure, detail, now)
+
+    # --- answers -------------------------------------------------------------------------------
+
+    def _attend(self, connection: Connection, events: int, now: float, wall: float) -> None:
+        """Do what a socket's events call for."""
+        if not connection.handed_off_at:
+            if not connection.ready:
+                self._go_on(connection, events, now)
+            else:
+                self._hear_idle(connection)
+            return
+        try:
+            if connection.unsent and events & select.EPOLLOUT:
+                connection.send_more()
+                if not connection.unsent:
+                    self._epoll.modify(connection.fd, connection.wants)
+            data = connection.receive()
+        except Broken as why:
+            self._fail(connection, why.failure, why.detail, now, wall)
+            return
+        if data is None:
+            return
+        if connection.reader is None:
+            # Nearly always: the whole answer at once, under a head like the last one's.
+            end = data.find(b"\r\n\r\n")
+            head = known_heads.get(data[:end]) if end > 0 else None
+            if (
+                head is not None
+                and head.length == len(data) - end - 4
+                and head.keep_alive
+                and head.status >= 200
+                and not connection.unsent
+            ):
+                verdict = classify_answer(
+                    head.status, data[end + 4 :], head.retry_after, False, wall
+                )
+                started = connection.handed_off_at
+                self._rest(connection, now)
+                self._report(connection.request, verdict, started, now, wall)
+                return
+            connection.reader = AnswerReader()
+        self._read_on(connection, connection.reader, data, now, wall)
+
+    def _read_on(
+        self, connection: Connection, reader: AnswerReader, data: bytes, now: float, wall: float
+    ) -> None:
+        """Take in a piece of an answer, or the connection's end."""
+        try:
+            answer = reader.feed(data) if data else reader.end()
+        except Malformed as why:
+            self._fail(connection, Failure.NOT_HTTP, str(why), now, wall)
+            return
+        except TooLong as why:
+            self._fail(connection, Failure.TOO_LONG, str(why), now, wall)
+            return
+        if answer is not None:
+            verdict = classify_answer(
+                answer.status, answer.body, answer.retry_after, answer.too_long, wall
+            )
+            started = connection.handed_off_at
+            if answer.reusable and not connection.unsent:
+                self._rest(connection, now)
+            else:
+                self._drop(connection)
+            self._report(connection.request, verdict, started, now, wall)
+        elif not data:
+            failure = Failure.TRUNCATED if reader.begun else Failure.RESET
+            self._fail(connection, failure, "the provider closed the connection", now, wall)
+
+    def _hear_idle(self, connection: Connection) -> None:
+        """What an idle connection has to say is no answer; under TLS it may be mere protocol."""
+        try:
+            said = connection.receive()
+        except Broken:
+            said = b""
+        if said is not None:
+            self._idle.remove(connection)
+            self._drop(connection)
+
+    def _fail(
+        self, connection: Connection, failure: Failure, detail: str, now: float, wall: float
+    ) -> None:
+        """An exchange has ended without a complete answer."""
+        status = connection.reader.status if connection.reader else None
+        verdict = classify_failure(failure, True, http_status=status, detail=detail)
+        started = connection.handed_off_at
+        self._drop(connection)
+        self._report(connection.request, verdict, started, now, wall)
+
+    def _report_failed(self, request: Request, failure: Failure, detail: str, now: float) -> None:
+        """A request has not left, and will not."""
+        self._report(request, classify_failure(failure, False, detail=detail), 0.0, now, time())
+
+    def _report(
+        self, request: Request, verdict: Verdict, started: float, now: float, wall: float
+    ) -> None:
         self.in_flight -= 1
         self.free += 1
-        started = slot.handed_off_at
-        return Result(
-            slot.request,
-            verdict.outcome,
-            verdict.http_status,
-            now - started if started else 0.0,
-            verdict.retry_after,
-            verdict.excerpt,
-            verdict.reason,
-            started > 0.0,
-            wall,
+        self._results.append(
+            Result(
+                request,
+                verdict.outcome,
+                verdict.http_status,
+                now - started if started else 0.0,
+                verdict.retry_after,
+                verdict.excerpt,
+                verdict.reason,
+                started > 0.0,
+                wall,
+            )
         )
 
-    # --- handles -------------------------------------------------------------------------------
+    # --- ends ----------------------------------------------------------------------------------
 
-    def _make_lane(self, size: int) -> _Lane:
-        multi = pycurl.CurlMulti()
-        lane = _Lane(multi)
-        watched, lane_of, epoll = self._watched, self._lane_of, self._epoll
+    def _drop(self, connection: Connection) -> None:
+        del self._connections[connection.fd]  # closing takes it out of the epoll
+        connection.close()
 
-        def watch(what: int, fd: int, _multi: object, _data: object) -> None:
-            if what == _POLL_REMOVE:
-                lane_of.pop(fd, None)
-                mask = _EPOLLIN  # idle: to hear of its death
-            else:
-                lane_of[fd] = lane
-                mask = _EPOLL_MASK[what]
-            if watched.get(fd) == mask:
-                return
-            watched[fd] = mask
-            try:
-                epoll.modify(fd, mask)
-            except FileNotFoundError:
-                epoll.register(fd, mask)
+    def _reap(self, now: float) -> None:
+        """End what has taken too long, and what has been idle for too long."""
+        self._reap_at = now + REAP_SECONDS
+        idle = self._idle
+        while idle and now - idle[0].idle_since > IDLE_SECONDS:
+            self._drop(idle.pop(0))
+        for connection in list(self._connections.values()):
+            if connection.handed_off_at:
+                if now >= connection.ends_by:
+                    self._fail(connection, Failure.TIMEOUT, "no answer in time", now, time())
+            elif not connection.ready and now >= connection.connect_by:
+                self._give_up(connection, Failure.TIMEOUT, "connecting took too long", now)
 
-        # No M_TIMERFUNCTION: it would be called twice a transfer; poll asks once per round.
-        multi.setopt(pycurl.M_SOCKETFUNCTION, watch)
-        multi.setopt(pycurl.M_MAXCONNECTS, size)
-        self._lanes.append(lane)
-        return lane
 
-    def _note_error(self, error: Exception) -> None:
-        self._permit_error = error
-
-    # --- sockets -------------------------------------------------------------------------------
-
-    def _forget_socket(self, fd: int, _purpose: int) -> int:
-        """A new socket: whatever was known under its number was another's."""
-        self._watched.pop(fd, None)
-        return 0
-
-    def _retire_idle(self, fd: int) -> None:
-        """An idle connection has something to say: it ended, or speaks out of turn."""
-        self._watched.pop(fd, None)
-        try:
-            self._epoll.unregister(fd)
-            with socket.socket(fileno=os.dup(fd)) as connection:
-                address = connection.getsockname()
-        except OSError:
-            return  # gone already, or a helper of libcurl's that is no connection
-        if isinstance(address, tuple):
-            self._stale_ports.add(address[1])
+def _ca_file() -> str:
+    """The system's certificate authorities (SSL_CERT_FILE names others), else certifi's."""
+    return ssl.get_default_verify_paths().cafile or str(certifi.where())

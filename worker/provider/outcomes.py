@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 import orjson
-import pycurl
 
 MAX_RETRY_AFTER = 3600.0
 EXCERPT_LENGTH = 200
@@ -131,13 +130,23 @@ def _judge_body(body: bytes) -> tuple[Outcome, str]:
     return (Outcome.ACCEPTED if code == 0 else Outcome.DECLINED), f"code_{code}"
 
 
+class Failure(StrEnum):
+    """Why there is no complete answer; the values are reasons, as logs and attempts have them."""
+
+    NOT_PERMITTED = "not_permitted"  # by our own side, in the last moment
+    DNS = "dns"
+    CONNECTION_REFUSED = "connection_refused"
+    UNREACHABLE = "unreachable"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    TRUNCATED = "truncated"
+    TOO_LONG = "too_long"
+    NOT_HTTP = "not_http"
+
+
 def classify_failure(
-    curl_errno: int,
-    handed_off: bool,
-    *,
-    refused_resend: bool = False,
-    http_status: int | None = None,
-    detail: str = "",
+    failure: Failure, handed_off: bool, *, http_status: int | None = None, detail: str = ""
 ) -> Verdict:
     """Judge an exchange that ended without a complete answer.
 
@@ -146,38 +155,12 @@ def classify_failure(
     """
     if handed_off:
         outcome = Outcome.UNKNOWN
-        reason = "resend_refused" if refused_resend else _failure_reason(curl_errno)
-    elif curl_errno == pycurl.E_ABORTED_BY_CALLBACK:
-        outcome, reason = Outcome.NOT_SENT, "not_permitted"
+    elif failure is Failure.NOT_PERMITTED:
+        outcome = Outcome.NOT_SENT
     else:
-        outcome, reason = Outcome.UNAVAILABLE, _failure_reason(curl_errno)
-    return Verdict(
-        outcome, http_status, None, make_excerpt(detail.encode("utf-8", "replace")), reason
-    )
-
-
-_FAILURE_REASONS = {
-    pycurl.E_COULDNT_RESOLVE_HOST: "dns",
-    pycurl.E_COULDNT_CONNECT: "connection_refused",
-    pycurl.E_OPERATION_TIMEDOUT: "timeout",
-    pycurl.E_GOT_NOTHING: "reset",
-    pycurl.E_SEND_ERROR: "reset",
-    pycurl.E_RECV_ERROR: "reset",
-    pycurl.E_PARTIAL_FILE: "truncated",
-    pycurl.E_FILESIZE_EXCEEDED: "too_long",
-    pycurl.E_UNSUPPORTED_PROTOCOL: "not_http",
-    pycurl.E_FTP_WEIRD_SERVER_REPLY: "not_http",
-    pycurl.E_SSL_CONNECT_ERROR: "tls",
-    pycurl.E_PEER_FAILED_VERIFICATION: "tls",
-    pycurl.E_SSL_CERTPROBLEM: "tls",
-    pycurl.E_SSL_CIPHER: "tls",
-    pycurl.E_SSL_CACERT_BADFILE: "tls",
-    pycurl.E_SSL_ISSUER_ERROR: "tls",
-}
-
-
-def _failure_reason(curl_errno: int) -> str:
-    return _FAILURE_REASONS.get(curl_errno, f"curl_{curl_errno}")
+        outcome = Outcome.UNAVAILABLE
+    excerpt = make_excerpt(detail.encode("utf-8", "replace"))
+    return Verdict(outcome, http_status, None, excerpt, str(failure))
 
 
 def parse_retry_after(header: str | None, now: float) -> float | None:
