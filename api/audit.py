@@ -29,6 +29,13 @@ audit_log = Blueprint("audit_log", __name__)
 COMMAND = "command"
 
 
+# The same as `record`, of a thing that a statement has just made, as a part of that statement.
+RECORD_MADE = """
+INSERT INTO audit_log (actor, request_id, action, entity, entity_id)
+SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id FROM made
+"""
+
+
 def record(
     action: str, entity: str, entity_id: int | None = None, changes: Mapping[str, Any] | None = None
 ) -> None:
@@ -40,15 +47,15 @@ def record_many(
     action: str, entity: str, of: Iterable[tuple[int | None, Mapping[str, Any]]]
 ) -> None:
     """Note the same of many things: each with its id and its changes."""
-    by = {
-        "actor": g.get("actor", COMMAND),
-        "request_id": g.get("request_id"),
-        "action": action,
-        "entity": entity,
-    }
+    by = {**who(), "action": action, "entity": entity}
     entries = [by | {"entity_id": id_, "changes": dict(changes)} for id_, changes in of]
     if entries:
         db.session.execute(insert(AuditEntry), entries)
+
+
+def who() -> dict[str, Any]:
+    """The caller and the request that an entry names."""
+    return {"actor": g.get("actor", COMMAND), "request_id": g.get("request_id")}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,27 @@
-"""The API's way into PostgreSQL: one pool of connections, one session per request."""
+"""The API's way into PostgreSQL: one pool of connections, one session per request.
 
+What is asked for most often goes past the session: one statement by itself is a transaction, and
+costs one round trip (see `autocommit`).
+"""
+
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, cast
 
 import psycopg2
-from flask import Flask
+from flask import Flask, has_request_context, request
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
-from sqlalchemy import event, func, select
+from psycopg2.extras import NamedTupleCursor
+from sqlalchemy import Engine, event, func
+from sqlalchemy import select as sql_select
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared import aftermath
 from shared.models import Base
@@ -25,11 +35,37 @@ LOCK_TIMEOUT = "5s"
 
 # A gunicorn process has 8 threads, each with at most one connection; started with more of them,
 # it still finds some.
-POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2, "pool_pre_ping": True}
+POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2}
+
+
+class RequestSession(Session):
+    """A session that begins no transaction where the API is only asked for something.
+
+    Each statement sees what was committed before it, in a transaction or not, so all that is saved
+    is BEGIN and ROLLBACK: two round trips.
+    """
+
+    def get_bind(self, *arguments: Any, **named: Any) -> Any:
+        engine = super().get_bind(*arguments, **named)
+        if isinstance(engine, Engine) and _only_asks():
+            return engine.execution_options(isolation_level="AUTOCOMMIT")
+        return engine
+
+
+def _only_asks() -> bool:
+    return (
+        has_request_context()
+        and request.method in ("GET", "HEAD")
+        and not request.path.startswith("/admin")
+    )
+
 
 # A session lives as long as its request, so what was committed is still right to present; and it
 # writes when it is told to, as order matters where rows are locked.
-db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False, "autoflush": False})
+db = SQLAlchemy(
+    model_class=Base,
+    session_options={"class_": RequestSession, "expire_on_commit": False, "autoflush": False},
+)
 migrate = Migrate()
 
 
@@ -57,11 +93,47 @@ def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
     with app.app_context():
         event.listen(db.engine, "commit", lambda c: aftermath.tell(_driver_connection(c)))
         event.listen(db.engine, "rollback", lambda c: aftermath.forget(_driver_connection(c)))
+        event.listen(db.engine, "connect", _mark_new)
+        event.listen(db.engine, "checkout", _refuse_dead)
     migrate.init_app(app, db, directory=str(MIGRATIONS))
 
 
 def _driver_connection(connection: Any) -> Connection:
     return cast(Connection, connection.connection.dbapi_connection)
+
+
+def _mark_new(_: Connection, entry: ConnectionPoolEntry) -> None:
+    entry.info["new"] = True
+
+
+def _refuse_dead(connection: Connection, entry: ConnectionPoolEntry, _: object) -> None:
+    """Have a connection replaced that PostgreSQL has closed: then there is something to read.
+
+    Costs microseconds, where asking PostgreSQL costs a round trip.
+    """
+    if entry.info.pop("new", False):
+        return
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    if connection.closed or poller.poll(0):
+        raise InvalidatePoolError
+
+
+@contextmanager
+def autocommit() -> Iterator[Cursor]:
+    """A cursor whose every statement is a transaction by itself, in one round trip."""
+    pooled = db.engine.raw_connection()
+    connection = cast(Connection, pooled.driver_connection)
+    try:
+        connection.autocommit = True
+        with connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
+            yield cursor
+    finally:
+        if connection.closed:
+            pooled.invalidate()
+        else:
+            connection.autocommit = False
+        pooled.close()
 
 
 def cursor() -> Cursor:
@@ -83,7 +155,7 @@ def transaction() -> Iterator[Cursor]:
 
 def database_now() -> datetime:
     """The present instant by PostgreSQL's clock, which judges starts and ends."""
-    return cast(datetime, db.session.scalar(select(func.clock_timestamp())))
+    return cast(datetime, db.session.scalar(sql_select(func.clock_timestamp())))
 
 
 def see_one_instant() -> None:
