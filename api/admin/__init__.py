@@ -15,7 +15,7 @@ from api.admin import errors, shown
 from api.admin.audit import audit
 from api.admin.clients import clients
 from api.admin.compose import compose
-from api.admin.dashboard import dashboard
+from api.admin.dashboard import dashboard, init_dashboard
 from api.admin.live import init_live, live
 from api.admin.mailings import mailings
 from api.admin.opt_outs import opt_outs
@@ -62,6 +62,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
             admin.register_blueprint(part)
         init_signin(app, settings)
         init_live(app)
+        init_dashboard(app)
         init_reports(app, settings)
     else:
         admin.get("/")(off)

@@ -1,13 +1,16 @@
-"""The first page: what runs now, what needs attention, and how the last days went."""
+"""The first page: what runs now, how the provider is, what needs attention, the last days."""
 
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import render_template
+from flask import Flask, current_app, render_template
 from sqlalchemy import text
 
-from api import wake
-from api.admin.live import figures
+from api.admin import attention
+from api.admin.live import alerts, snapshot
 from api.database import rows
 
 HOURS = text("""
@@ -19,39 +22,64 @@ SELECT date_trunc('day', minute) AS at, status, sum(count)::bigint AS n FROM min
 WHERE minute >= :since AND status IN ('sent', 'failed', 'expired') GROUP BY 1, 2
 """)
 CLIENTS = text("SELECT 1 FROM clients WHERE deleted_at IS NULL LIMIT 1")
-RECENT = text("""
-SELECT id, name, text, status, sent, failed, expired, audience, finished_at, end_at FROM mailings
-WHERE deleted_at IS NULL AND status = 'finished' AND failed > 0
-    AND end_at > now() AND finished_at > now() - interval '7 days'
-ORDER BY id DESC LIMIT 5
-""")
-THROTTLED = text("SELECT throttled_until FROM provider_state WHERE throttled_until > now()")
 CHARTED = ("sent", "failed", "expired")
+SHOWN = 12
+
+
+class Kept:
+    """A value that is made anew when it is older than `seconds`, by one request at a time."""
+
+    def __init__(self, seconds: float, make: Callable[[datetime], dict[str, Any]]):
+        self._seconds, self._make = seconds, make
+        self._lock = threading.Lock()
+        self._made_at = 0.0
+        self._value: dict[str, Any] = {}
+
+    def get(self, now: datetime) -> dict[str, Any]:
+        with self._lock:
+            if not self._value or time.monotonic() - self._made_at > self._seconds:
+                self._value = self._make(now)
+                self._made_at = time.monotonic()
+            return self._value
+
+
+def init_dashboard(app: Flask) -> None:
+    # A month of a busy service's minutes is a million rows; nobody sees a day's column grow.
+    app.extensions["admin_charts"] = (("24h", Kept(10, _hours)), ("30d", Kept(60, _days)))
 
 
 def dashboard() -> str:
     now = datetime.now(UTC)
-    active = sorted(figures().values(), key=lambda row: (row["status"] != "running", -row["id"]))
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    day = hour.replace(hour=0)
-    hours = [hour - timedelta(hours=n) for n in range(23, -1, -1)]
-    days = [day - timedelta(days=n) for n in range(29, -1, -1)]
-    throttled = rows(THROTTLED)
+    found, health = snapshot()
+    active = sorted(found.values(), key=lambda row: -row["id"])
+    by_status = {
+        status: [row for row in active if row["status"] == status]
+        for status in ("running", "paused", "scheduled")
+    }
     return render_template(
         "admin/dashboard.html",
-        running=[row for row in active if row["status"] == "running"],
-        paused=[row for row in active if row["status"] == "paused"],
-        upcoming=[row for row in active if row["status"] == "scheduled"],
-        failed=rows(RECENT),
-        throttled_until=throttled[0]["throttled_until"] if throttled else None,
-        redis_away=not wake.queues().ping(),
+        running=by_status["running"],
+        paused=by_status["paused"],
+        upcoming=sorted(by_status["scheduled"], key=lambda row: row["start_at"]),
+        shown=SHOWN,
+        health=health,
+        alerts=" ".join(alerts(found, health, now)),
+        attention=attention.items(found, health),
         has_clients=bool(rows(CLIENTS)),
-        charts=(
-            ("24h", chart(hours, rows(HOURS, since=hours[0]))),
-            ("30d", chart(days, rows(DAYS, since=days[0]))),
-        ),
-        now=now,
+        charts=[(name, kept.get(now)) for name, kept in current_app.extensions["admin_charts"]],
     )
+
+
+def _hours(now: datetime) -> dict[str, Any]:
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    hours = [hour - timedelta(hours=n) for n in range(23, -1, -1)]
+    return chart(hours, rows(HOURS, since=hours[0]))
+
+
+def _days(now: datetime) -> dict[str, Any]:
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    days = [day - timedelta(days=n) for n in range(29, -1, -1)]
+    return chart(days, rows(DAYS, since=days[0]))
 
 
 def chart(slots: list[datetime], found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,26 +1,34 @@
-"""Live figures: what every unsettled mailing has reached, read once a second whoever looks on.
+"""Live figures: what every unsettled mailing has reached and how the provider is, once a second.
 
 A page subscribes by server-sent events. Each answer is one event, after which the browser comes
 back by itself: so a hundred open pages hold no thread of the web server, and end with no fuss when
-it is restarted. What they are shown is one snapshot per process, at most a second old.
+it is restarted. What they are shown is one snapshot for all: whichever process finds it old takes
+the turn, reads it in one statement and leaves it in Redis, where the others find it.
 """
 
 import threading
 import time
-from collections import deque
+from datetime import datetime
 from typing import Any
 
 import orjson
 from flask import Blueprint, Flask, Response, current_app, request
+from redis.exceptions import RedisError
 from sqlalchemy import text
 
+from api import wake
+from api.admin.vitals import judge, read_vitals
 from api.database import rows
 
 live = Blueprint("live", __name__)
 
 FRESH = 1.0  # seconds
 AGAIN = 1500  # milliseconds until a browser comes back
-MEMORY = 15.0  # seconds over which the rate is measured
+RATED = 15.0  # seconds over which a rate is measured
+MEMORY = 60.0  # seconds of which answers are counted
+APART = 2.5  # seconds between two of the snapshots that are remembered
+TURN = "notification:admin:live:turn"
+KEPT = "notification:admin:live"
 
 # The parts of an audience, in the order of the bar. One statement sees one instant: they add up.
 PARTS = ("sent", "due", "waiting", "retrying", "failed", "expired", "cancelled")
@@ -50,36 +58,71 @@ FROM mailings g CROSS JOIN LATERAL (
 WHERE g.deleted_at IS NULL
 """
 UNSETTLED = text(f"{SPLIT} AND NOT g.settled ORDER BY g.id")
+INSTANTS = ("start_at", "end_at", "started_at", "finished_at")
 
 
 class Snapshot:
-    """The latest figures, and the few before them by which the rate is known."""
+    """The latest figures: this process's copy of those that all processes share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._taken = 0.0
+        self._read_at = 0.0
+        self._state: dict[str, Any] = {}
         self._figures: dict[int, dict[str, Any]] = {}
-        self._past: deque[tuple[float, dict[int, int]]] = deque()
 
-    def figures(self) -> dict[int, dict[str, Any]]:
-        """By mailing. Whoever finds them old reads them anew; whoever comes meanwhile waits."""
+    def fresh(self) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+        """The figures by mailing, and the health. Who finds them old reads; others wait for it."""
         with self._lock:
-            if time.monotonic() - self._taken >= FRESH:
-                self._take()
-            return self._figures
+            if time.monotonic() - self._read_at >= FRESH:
+                self._adopt(self._shared())
+                self._read_at = time.monotonic()
+            return self._figures, self._state["health"]
 
-    def _take(self) -> None:
-        found = {row["id"]: row for row in rows(UNSETTLED)}
-        now = self._taken = time.monotonic()
-        while self._past and now - self._past[0][0] > MEMORY:
-            self._past.popleft()
-        then, sent = self._past[0] if self._past else (now, {})
-        for row in found.values():
-            row["rate"] = None
-            if now - then >= FRESH and row["id"] in sent:
-                row["rate"] = max(0.0, (row["sent"] - sent[row["id"]]) / (now - then))
-        self._past.append((now, {row["id"]: row["sent"] for row in found.values()}))
-        self._figures = found
+    def _shared(self) -> dict[str, Any]:
+        """What another process has read this second; read here if it is our turn."""
+        redis = wake.queues().connection
+        try:
+            mine = redis.set(TURN, 1, nx=True, px=int(FRESH * 1000))
+            kept: Any = redis.get(KEPT)
+        except RedisError:
+            return take(self._state, None)
+        before: dict[str, Any] = orjson.loads(kept) if kept else self._state
+        if kept and not mine:
+            return before
+        try:
+            vitals = read_vitals(redis)
+            state = take(before, vitals)
+            redis.set(KEPT, orjson.dumps(state), px=int(MEMORY * 1000))
+        except RedisError:
+            state = take(before, None)
+        return state
+
+    def _adopt(self, state: dict[str, Any]) -> None:
+        self._state, self._figures = state, {}
+        for row in state["mailings"]:
+            instants = {n: datetime.fromisoformat(row[n]) for n in INSTANTS if row[n] is not None}
+            self._figures[row["id"]] = row | instants
+
+
+def take(before: dict[str, Any], vitals: dict[str, Any] | None) -> dict[str, Any]:
+    """A new snapshot. The few before it are in it, by which rates and latencies are known."""
+    found = rows(UNSETTLED)
+    now = time.time()
+    past = [each for each in before.get("past", []) if now - MEMORY <= each["at"] <= now]
+    then = next((each for each in past if each["at"] >= now - RATED), None)
+    for row in found:
+        sent = then["sent"].get(str(row["id"])) if then else None
+        row["rate"] = None
+        if then is not None and sent is not None and now - then["at"] >= FRESH / 2:
+            row["rate"] = max(0.0, (row["sent"] - sent) / (now - then["at"]))
+    counters = vitals["counters"] if vitals else {}
+    earlier = next((each["counters"] for each in past if each["counters"]), counters)
+    if not past or now - past[-1]["at"] >= APART:
+        sent = {str(row["id"]): row["sent"] for row in found}
+        past.append({"at": now, "sent": sent, "counters": counters})
+    state = {"mailings": found, "health": judge(vitals, earlier), "past": past}
+    copied: dict[str, Any] = orjson.loads(orjson.dumps(state))
+    return copied
 
 
 def init_live(app: Flask) -> None:
@@ -87,8 +130,12 @@ def init_live(app: Flask) -> None:
 
 
 def figures() -> dict[int, dict[str, Any]]:
-    snapshot: Snapshot = current_app.extensions["admin_live"]
-    return snapshot.figures()
+    return snapshot()[0]
+
+
+def snapshot() -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+    found: Snapshot = current_app.extensions["admin_live"]
+    return found.fresh()
 
 
 def seconds_left(row: dict[str, Any]) -> float | None:
@@ -98,10 +145,26 @@ def seconds_left(row: dict[str, Any]) -> float | None:
     return float(row["due"] / row["rate"])
 
 
+def is_late(row: dict[str, Any], now: datetime) -> bool:
+    """Whether, at the present rate, the end comes before all that is due has been sent."""
+    left = seconds_left(row)
+    return left is not None and left * 0.9 > max(0.0, (row["end_at"] - now).total_seconds())
+
+
+def alerts(found: dict[int, dict[str, Any]], health: dict[str, Any], now: datetime) -> list[str]:
+    """What of all this somebody should know at once, as codes."""
+    running = [row for row in found.values() if row["status"] == "running"]
+    codes = [f"provider:{health['state']}:{health['reason'] or ''}"]
+    codes += [f"late:{row['id']}" for row in running if is_late(row, now)]
+    codes += [f"dispatchers:{bool(health.get('dispatchers', 1))}"]
+    return codes
+
+
 @live.get("/live")
 def stream() -> Response:
-    """The figures of the mailings asked for (`?mailing=7`, several times), or of all."""
+    """The figures of the mailings asked for (`?mailing=7`, several times), or of the running."""
     wanted = {int(each) for each in request.args.getlist("mailing") if each.isdecimal()}
+    found, health = snapshot()
     shown = [
         {
             "id": row["id"],
@@ -112,8 +175,12 @@ def stream() -> Response:
             "rate": row["rate"],
             "seconds_left": seconds_left(row),
         }
-        for row in figures().values()
-        if not wanted or row["id"] in wanted
+        for row in found.values()
+        if (row["id"] in wanted if wanted else row["status"] == "running")
     ]
-    event = orjson.dumps({"mailings": shown, "asked": sorted(wanted)}).decode()
+    told = {"mailings": shown, "asked": sorted(wanted)}
+    if not wanted:
+        told["health"] = health
+        told["alerts"] = " ".join(alerts(found, health, datetime.now().astimezone()))
+    event = orjson.dumps(told).decode()
     return Response(f"retry: {AGAIN}\ndata: {event}\n\n", mimetype="text/event-stream")

@@ -69,6 +69,13 @@ ROLE_NAMES = {
 VERSION = hashlib.sha256(
     b"".join(file.read_bytes() for file in sorted((Path(__file__).parent / "static").iterdir()))
 ).hexdigest()[:12]
+PROVIDER_STATES = {
+    "working": lazy_gettext("Working"),
+    "idle": lazy_gettext("Nothing to send"),
+    "open": lazy_gettext("Not working"),
+    "throttled": lazy_gettext("Asks us to wait"),
+    "unseen": lazy_gettext("Not known"),
+}
 BAR = 1000  # the bar's width in its own units
 
 
@@ -81,6 +88,7 @@ def init_shown(app: Flask) -> None:
         percent=percent,
         instant_field=instant_field,
         reason=reason,
+        milliseconds=milliseconds,
     )
     app.jinja_env.globals.update(
         PARTS=PARTS,
@@ -88,6 +96,7 @@ def init_shown(app: Flask) -> None:
         PART_MEANINGS=PART_MEANINGS,
         MAILING_STATUSES=MAILING_STATUSES,
         MESSAGE_STATUSES=MESSAGE_STATUSES,
+        PROVIDER_STATES=PROVIDER_STATES,
         ROLE_NAMES=ROLE_NAMES,
         OUTCOMES=OUTCOMES,
         AUDIT_ACTIONS=ACTIONS,
@@ -167,6 +176,15 @@ def percent(part: int, whole: int) -> str:
         return "100 %"
     shown = min(99.9, max(0.1, 100 * part / whole))
     return f"{format_decimal(round(shown, 1 if shown < 1 or shown > 99 else 0))} %"
+
+
+def milliseconds(value: float | None) -> str:
+    """How long an answer took: 12 ms, 1.4 s."""
+    if value is None:
+        return "—"
+    if value >= 1000:
+        return str(_("%(n)s s", n=format_decimal(round(value / 1000, 1))))
+    return str(_("%(n)s ms", n=format_decimal(round(value, 1 if value < 10 else 0))))
 
 
 def duration(seconds: float | None) -> str:

@@ -61,7 +61,6 @@
   window.addEventListener("pageshow", () => all("form[data-sent]").forEach((f) => delete f.dataset.sent));
 
   // --- live figures ---------------------------------------------------------------------------
-  const shown = all("[data-mailing]");
   const percent = (part, whole) => {
     if (!whole || !part) return "0 %";
     if (part === whole) return "100 %";
@@ -72,16 +71,20 @@
     all("[data-" + name + "]", box).forEach((place) => {
       if (place.textContent !== text) place.textContent = text;
     });
+  const measured = (value, unit, style) =>
+    new Intl.NumberFormat(language, {
+      style: "unit", unit: unit, unitDisplay: style, maximumFractionDigits: value < 10 ? 1 : 0,
+    }).format(value);
   const lasting = (seconds) => {
     const units = [[86400, "day", 172800], [3600, "hour", 3600], [60, "minute", 60], [1, "second", 0]];
     const [size, unit] = units.find((each) => seconds >= each[2]);
-    return new Intl.NumberFormat(language, { style: "unit", unit: unit, unitDisplay: "long" }).format(
-      Math.max(1, Math.round(seconds / size))
-    );
+    return measured(Math.max(1, Math.round(seconds / size)), unit, "long");
   };
+  const answered = (ms) =>
+    ms === null ? "—" : ms < 1000 ? measured(ms, "millisecond", "short") : measured(ms / 1000, "second", "short");
+  const boxes = () => all("[data-mailing]");
   const draw = (figures) =>
-    shown.filter((box) => box.dataset.mailing === String(figures.id)).forEach((box) => {
-      if (box.dataset.status !== figures.status) return location.reload();
+    boxes().filter((box) => box.dataset.mailing === String(figures.id)).forEach((box) => {
       let placed = 0;
       for (const [part, count] of Object.entries(figures.parts)) {
         const rect = box.querySelector("rect." + part);
@@ -98,21 +101,62 @@
       put(box, "rate", figures.rate === null ? "—" : fine.format(figures.rate));
       put(box, "left", figures.seconds_left === null ? "—" : lasting(figures.seconds_left));
     });
-  const followed = shown.filter((box) => box.dataset.live);
-  if (followed.length && window.EventSource) {
-    const ids = new Set(followed.map((box) => box.dataset.mailing));
-    const source = new EventSource(
-      root.dataset.live + "?" + Array.from(ids, (id) => "mailing=" + id).join("&")
+  const drawHealth = (health) => {
+    const panel = document.querySelector("[data-health]");
+    if (!panel || health.used === undefined) return;
+    put(panel, "h-used", number.format(Math.round(health.used)));
+    put(panel, "h-typical", answered(health.typical_ms));
+    put(panel, "h-slow", answered(health.slow_ms));
+    put(panel, "h-in-flight", number.format(health.in_flight));
+    put(panel, "h-accepted", number.format(health.accepted));
+    all("[data-h-share]", panel).forEach((rect) =>
+      rect.setAttribute("width", Math.min(100, (100 * health.used) / (health.limit || 1)))
     );
+  };
+  const followed = () => boxes().filter((box) => box.dataset.live);
+  const overview = () => document.querySelector("[data-overview]");
+  const busy = () => document.querySelector("dialog[open]") !== null;
+  if ((followed().length || overview()) && window.EventSource) {
+    const only = overview() ? [] : Array.from(new Set(followed().map((box) => box.dataset.mailing)));
+    const source = new EventSource(root.dataset.live + "?" + only.map((id) => "mailing=" + id).join("&"));
+    let drawnAt = Date.now();
+    let drawing = false;
+    // The overview is drawn anew when something else runs or needs attention, or when it is old.
+    const redraw = () => {
+      drawing = true;
+      fetch(location.href)
+        .then((answer) => answer.text())
+        .then((html) => {
+          const found = new DOMParser().parseFromString(html, "text/html").querySelector("[data-overview]");
+          if (!found) return location.reload();
+          const within = overview().contains(document.activeElement) && document.activeElement.getAttribute("href");
+          overview().replaceWith(found);
+          const again = within && all("a", found).find((link) => link.getAttribute("href") === within);
+          if (again) again.focus();
+        })
+        .catch(() => {})
+        .finally(() => {
+          drawnAt = Date.now();
+          drawing = false;
+        });
+    };
     source.onmessage = (event) => {
       const told = JSON.parse(event.data);
+      // One whose state has changed, or that is not told of any more, is shown as it is now.
+      const states = new Map(told.mailings.map((each) => [String(each.id), each.status]));
+      const passed = followed().some((box) => states.get(box.dataset.mailing) !== box.dataset.status);
       told.mailings.forEach(draw);
-      // One that is not told of any more has settled: its last figures are in the page.
-      const present = new Set(told.mailings.map((each) => String(each.id)));
-      if (Array.from(ids).some((id) => !present.has(id))) {
-        source.close();
-        if (!document.querySelector("dialog[open]")) location.reload();
+      if (!overview()) {
+        if (passed && !busy()) {
+          source.close();
+          location.reload();
+        }
+        return;
       }
+      drawHealth(told.health);
+      const begun = told.mailings.length > followed().length && followed().length < 12;
+      const old = Date.now() - drawnAt > 60000;
+      if (!drawing && (passed || begun || old || told.alerts !== overview().dataset.overview)) redraw();
     };
     window.addEventListener("pagehide", () => source.close());
   }
