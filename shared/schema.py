@@ -1,9 +1,9 @@
 """Whether the database has the schema that this version needs; run as a program, it waits for it.
 
-    python -m shared.schema
+    python -m shared.schema database      ends when PostgreSQL lets us in
+    python -m shared.schema migrations    ends when they are applied, by whoever applies them
 
-ends when the migrations are applied, by whoever applies them. What must not start earlier is
-started behind it.
+What must not start earlier is started behind it.
 """
 
 import sys
@@ -16,6 +16,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 import shared.migrations
+from shared.redact import clean
 from shared.settings import DatabaseSettings, load_settings
 
 MIGRATIONS = Path(shared.migrations.__file__).parent
@@ -47,29 +48,31 @@ def _revisions() -> tuple[frozenset[str], str | None]:
     return frozenset(s.revision for s in scripts.walk_revisions()), scripts.get_current_head()
 
 
-def _missing(database_url: str) -> str | None:
+def _missing(database_url: str, step: str) -> str | None:
     """What is still waited for, in words; None: nothing."""
     try:
         connection = psycopg2.connect(database_url, connect_timeout=5)
-    except psycopg2.OperationalError:
-        return "PostgreSQL to answer"  # libpq's own words name hosts and users
+    except psycopg2.Error as error:
+        return f"PostgreSQL: {clean(str(error)).strip().splitlines()[0]}"
     try:
+        if step == "database":
+            return None
         with connection, connection.cursor() as cursor:
             cursor.execute(APPLIED)
             row = cursor.fetchone()
     except psycopg2.errors.UndefinedTable:
-        return "the migrations to be applied"
-    except psycopg2.Error:
-        return "PostgreSQL to answer"
+        return "the migrations"
+    except psycopg2.Error as error:
+        return f"PostgreSQL: {clean(str(error)).strip().splitlines()[0]}"
     finally:
         connection.close()
-    return None if row and is_applied(row[0]) else "the migrations to be applied"
+    return None if row and is_applied(row[0]) else "the migrations"
 
 
-def main() -> None:
+def main(step: str) -> None:
     url = load_settings(DatabaseSettings).database_url
     said = None
-    while (missing := _missing(url)) is not None:
+    while (missing := _missing(url, step)) is not None:
         if missing != said:
             print(f"waiting for {missing}", file=sys.stderr, flush=True)
             said = missing
@@ -77,4 +80,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] not in (["database"], ["migrations"]):
+        sys.exit("usage: python -m shared.schema database | migrations")
+    main(sys.argv[1])

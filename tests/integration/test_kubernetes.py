@@ -1,0 +1,78 @@
+"""What Kubernetes is told to ask of the fleet's processes, asked of real ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import ROOT, containers, read
+from tests.system import Process
+from tests.waiting import wait_for
+
+MANIFESTS = read(ROOT / "k8s")
+ROLES = ("scheduler", "control", "dispatch")
+
+
+class Pod:
+    """A process of the fleet as its manifest starts it, with a /tmp of its own."""
+
+    def __init__(self, role: str, tmp: Path, redis_url: str, database_url: str):
+        self.tmp = tmp
+        [self.container] = [
+            container
+            for document in MANIFESTS
+            if document["kind"] == "Deployment" and document["metadata"]["name"] == role
+            for container in containers(document, init=False)
+        ]
+        environment = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "PROVIDER_URL": "http://127.0.0.1:9",
+            "PROVIDER_TOKEN": "nobody asks",
+            "TMPDIR": str(tmp),
+        }
+        argv = [sys.executable, *self.container["command"][1:]]
+        self.process = Process(role, argv, environment, tmp / "log")
+
+    def probe(self, name: str) -> bool:
+        """Whether this probe of the manifest succeeds; the process is number 1 in its container."""
+        assert self.process.popen
+        here = f"{self.tmp}/notifications-{self.process.popen.pid}."
+        command = [
+            part.replace("/tmp/notifications-1.", here)
+            for part in self.container[name]["exec"]["command"]
+        ]
+        assert command != self.container[name]["exec"]["command"]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def age(self) -> None:
+        """Make the file as old as one of a process that hangs."""
+        [file] = self.tmp.glob("notifications-*.alive")
+        long_ago = time.time() - 3600
+        os.utime(file, (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_probes_see_whether_the_loop_goes_round(
+    role: str, tmp_path: Path, redis_url: str, database_url: str
+) -> None:
+    pod = Pod(role, tmp_path, redis_url, database_url)
+    pod.process.start()
+    try:
+        wait_for(lambda: pod.probe("startupProbe"), 20, "the process has begun")
+        assert pod.probe("livenessProbe")
+        pod.process.signal(signal.SIGSTOP)
+        pod.age()
+        assert not pod.probe("livenessProbe"), "a process that hangs is taken for a live one"
+        if role == "scheduler":  # the others go round when a job comes, or every 45 seconds
+            pod.process.signal(signal.SIGCONT)
+            wait_for(lambda: pod.probe("livenessProbe"), 10, "the loop goes round again")
+        pod.process.signal(signal.SIGCONT)
+        assert pod.process.stop(within=15) == 0, (tmp_path / "log").read_text()
+        assert not pod.probe("startupProbe"), "the file outlives its process"
+    finally:
+        pod.process.kill()
