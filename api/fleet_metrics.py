@@ -23,7 +23,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import db
-from shared import metrics
+from shared import __version__, metrics
 from shared.metrics import METRICS
 from shared.queues import CONTROL, DISPATCH, quick_client
 from shared.statuses import MailingStatus, MessageStatus
@@ -116,7 +116,7 @@ class FleetCollector(Collector):
         yield from self._ask("redis", self._from_redis, up)
         yield gauge("notification_source_up", up)
         python = platform.python_version()
-        yield gauge("notification_build_info", {(metrics.VERSION, python): 1})
+        yield gauge("notification_build_info", {(__version__, python): 1})
 
     def _ask(self, source: str, read: Callable[[], list[Metric]], up: Samples) -> list[Metric]:
         up[source,] = 0

@@ -1,3 +1,3 @@
 """What the API and the fleet both need: settings, the data model, the ledger, queues, logs."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

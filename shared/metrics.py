@@ -102,8 +102,6 @@ ALL = (
 )
 METRICS = {metric.name: metric for metric in ALL}
 
-VERSION = "1.0.0"
-
 # Upper edges, in seconds, of the histogram's buckets; the last one is without.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
