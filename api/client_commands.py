@@ -98,7 +98,7 @@ def _report(import_id: int) -> None:
         .limit(SHOWN_ERRORS)
     )
     for line, faults in errors:
-        click.echo(f"line {line}: {'; '.join(detail for _, detail in faults)}", err=True)
+        click.echo(f"line {line}: {'; '.join(fault[1] for fault in faults)}", err=True)
     if found.rejected > SHOWN_ERRORS:
         click.echo(f"… and {found.rejected - SHOWN_ERRORS} more rejected rows", err=True)
     if found.ignored_columns:

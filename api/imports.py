@@ -117,14 +117,9 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     too; an empty tag clears the tag. If a phone is given twice, the last row wins. Rows with
     mistakes are rejected one by one; a file that cannot be read as a whole changes nothing.
     """
-    started = time.monotonic()
-    default_timezone = current_app.config["DEFAULT_TIMEZONE"]
-    rules = Rules(query.tag, query.timezone, default_timezone is not None)
     limit = current_app.config["IMPORT_MAX_BYTES"]
-    read = upload_reader(limit)
     try:
-        sheet = Sheet(read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
-        import_id = receive(sheet, rules, default_timezone, g.request_id)
+        import_id = take_in(upload_reader(limit), query)
     except TooLarge as error:
         raise ContentTooLarge(str(error)) from None
     except BadFile as error:
@@ -132,6 +127,18 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
         if isinstance(error, BadHeader):
             raise Invalid(Fault(str(error), "file_header")) from None
         raise Malformed(str(error)) from None
+    location = {"Location": f"/api/v1/imports/{import_id}"}
+    return _present(_find(import_id)), 202, location
+
+
+def take_in(read: Callable[[int], bytes], query: ImportQuery) -> int:
+    """Take a file in and have it merged; the id of its import. Raises BadFile."""
+    started = time.monotonic()
+    default_timezone = current_app.config["DEFAULT_TIMEZONE"]
+    rules = Rules(query.tag, query.timezone, default_timezone is not None)
+    limit = current_app.config["IMPORT_MAX_BYTES"]
+    sheet = Sheet(read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
+    import_id = receive(sheet, rules, default_timezone, g.request_id)
     log.info(
         "import.received",
         import_id=import_id,
@@ -139,8 +146,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
         seconds=round(time.monotonic() - started, 3),
     )
     wake.queues().merge_import(import_id, g.request_id)
-    location = {"Location": f"/api/v1/imports/{import_id}"}
-    return _present(_find(import_id)), 202, location
+    return import_id
 
 
 @imports.get("/imports")
@@ -179,9 +185,16 @@ def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
 
     With the reason in a column. The file may be corrected and imported again as it is.
     """
+    return answer_rejected(import_id, query, lambda fault: str(fault[1]))
+
+
+def answer_rejected(
+    import_id: int, query: CsvQuery, says: Callable[[Sequence[Any]], str]
+) -> Response:
+    """The rejected rows as a file; `says` puts a fault into words."""
     attributes = _find(import_id).attribute_columns
     header = ("line", *COLUMNS, *attributes, "reason")
-    rows = _rejected(import_id, attributes)
+    rows = _rejected(import_id, attributes, says)
     return answer_csv(f"import-{import_id}-rejected.csv", header, rows, query.excel)
 
 
@@ -247,12 +260,14 @@ def _errors(import_id: int) -> Iterator[dict[str, Any]]:
     errors = (
         {"line": line, "column": column, "detail": f"line {line}: {detail}"}
         for line, faults in rows
-        for column, detail in faults
+        for column, detail, *_ in faults
     )
     yield from islice(errors, SHOWN_ERRORS)
 
 
-def _rejected(import_id: int, attributes: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+def _rejected(
+    import_id: int, attributes: Sequence[str], says: Callable[[Sequence[Any]], str]
+) -> Iterator[list[tuple[Any, ...]]]:
     after = 0
     while True:
         found = db.session.execute(
@@ -274,7 +289,7 @@ def _rejected(import_id: int, attributes: Sequence[str]) -> Iterator[list[tuple[
             (
                 *row[:-2],
                 *(row.attributes.get(name, "") for name in attributes),
-                "; ".join(detail for _, detail in row.faults),
+                "; ".join(map(says, row.faults)),
             )
             for row in found
         ]

@@ -78,7 +78,7 @@ def receive(
         with transaction() as cursor:
             cursor.execute(RECEIVED, (sheet.ignored, list(sheet.extras), import_id))
             if not cursor.rowcount:
-                raise BadFile(GIVEN_UP)
+                raise BadFile(GIVEN_UP, "given_up")
             audit.record("received", "import", import_id)
     except BaseException:
         with suppress(DatabaseError):  # the sweep does it later
@@ -172,9 +172,9 @@ class _Intake:
         given = [cells[places[name]] if name in places else "" for name in COLUMNS]
         extra = {name: cells[index] for name, index in self._sheet.extras.items()}
         if fault is not None:
-            self._reject(line, given, extra, [Fault("", fault)])
+            self._reject(line, given, extra, [Fault("", fault, "quotes")])
         elif any(cell.strip() for cell in cells[width:]):
-            self._reject(line, given, extra, [Fault("", EXTRA_DETAIL)])
+            self._reject(line, given, extra, [Fault("", EXTRA_DETAIL, "too_many_cells")])
         elif any(cell.strip() for cell in cells):
             phone, code, tag, zone = given
             read = self._rules.read(phone, code, tag if "tag" in places else None, zone)
@@ -212,7 +212,7 @@ class _Intake:
         with transaction() as cursor:
             cursor.execute(PROGRESS, rows | {"import": self._import_id})
             if not cursor.rowcount:
-                raise BadFile(GIVEN_UP)
+                raise BadFile(GIVEN_UP, "given_up")
             if self._accepted:
                 copy = statement(COPY_ROWS, self._import_id)
                 cursor.copy_expert(copy, BytesIO("".join(self._accepted).encode()))

@@ -52,11 +52,20 @@ BREAK_DETAIL = "{} must not hold a line break; look for a quote that is not clos
 _ZONES = {zone.lower(): zone for zone in ZONES}
 
 
+class Unfit(ValueError):
+    """A cell that cannot be used: what to do, and a code for whoever says it in other words."""
+
+    def __init__(self, code: str, detail: str):
+        super().__init__(detail)
+        self.code = code
+
+
 class Fault(NamedTuple):
-    """What is wrong with a row: in which column, and what to do."""
+    """What is wrong with a row: in which column, what to do, and its code."""
 
     column: str
     detail: str
+    code: str
 
 
 class ClientRow(NamedTuple):
@@ -87,10 +96,10 @@ class Rules:
         ) -> str | None:
             try:
                 if cell and ("\n" in cell or "\r" in cell):
-                    raise ValueError(BREAK_DETAIL.format(column))
+                    raise Unfit("line_break", BREAK_DETAIL.format(column))
                 return reader(cell)
-            except ValueError as error:
-                faults.append(Fault(column, str(error)))
+            except Unfit as error:
+                faults.append(Fault(column, str(error), error.code))
                 return None
 
         row = ClientRow(
@@ -105,7 +114,7 @@ class Rules:
         """The tag; None to leave it as it is (or empty, for a new client)."""
         tag = plain(cell.strip()) if cell is not None else ""
         if len(tag) > MAX_TAG:
-            raise ValueError(TAG_DETAIL)
+            raise Unfit("tag_length", TAG_DETAIL)
         return tag or (self._tag if self._tag is not None or cell is None else "")
 
     def read_zone(self, cell: str | None) -> str | None:
@@ -114,10 +123,10 @@ class Rules:
         if name:
             zone = name if name in ZONES else _ZONES.get(name.lower())
             if zone is None:
-                raise ValueError(ZONE_DETAIL)
+                raise Unfit("timezone_unknown", ZONE_DETAIL)
             return zone
         if self._timezone is None and not self._zone_optional:
-            raise ValueError(ZONE_MISSING)
+            raise Unfit("timezone_missing", ZONE_MISSING)
         return self._timezone
 
 
@@ -133,9 +142,10 @@ def read_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[Faul
     for name, cell in cells.items():
         value = plain(cell.strip())
         if len(value) > MAX_VALUE:
-            faults.append(Fault(name, f"{name} must be at most {MAX_VALUE} characters"))
+            detail = f"{name} must be at most {MAX_VALUE} characters"
+            faults.append(Fault(name, detail, "value_length"))
         elif "\n" in value or "\r" in value:
-            faults.append(Fault(name, BREAK_DETAIL.format(name)))
+            faults.append(Fault(name, BREAK_DETAIL.format(name), "line_break"))
         elif value:
             attributes[name] = value
     return attributes, faults
@@ -152,14 +162,14 @@ def read_phone(cell: str | None) -> str:
     if digits[:1] == "8" and PHONE.fullmatch("7" + digits[1:]):
         return "7" + digits[1:]
     if SCIENTIFIC.fullmatch(phone.strip().lstrip("'")):
-        raise ValueError(SCIENTIFIC_DETAIL)
-    raise ValueError(PHONE_DETAIL)
+        raise Unfit("phone_shortened", SCIENTIFIC_DETAIL)
+    raise Unfit("phone_format", PHONE_DETAIL)
 
 
 def read_code(cell: str | None) -> str | None:
     code = cell.strip().lstrip("'") if cell else ""
     if code and OPERATOR_CODE.fullmatch(code) is None:
-        raise ValueError(CODE_DETAIL)
+        raise Unfit("operator_code_format", CODE_DETAIL)
     return code or None
 
 

@@ -31,7 +31,14 @@ FOREIGN = {
 
 
 class BadFile(Exception):
-    """Nothing of the file can be used. The text says why, and what would help."""
+    """Nothing of the file can be used. The text says why, and what would help.
+
+    The code and the values are for whoever says it in other words.
+    """
+
+    def __init__(self, detail: str, code: str, **values: object):
+        super().__init__(detail)
+        self.code, self.values = code, values
 
 
 class Unreadable(BadFile):
@@ -114,11 +121,15 @@ class Sheet:
             first = next((line for line in lines if line.strip()), "").strip("\r\n")
         self._row_begins = self._line + 1
         if not first.strip():
-            raise BadHeader("The file is empty: its first line must name the columns.")
+            raise BadHeader(
+                "The file is empty: its first line must name the columns.", "file_empty"
+            )
         try:
             cells = next(csv.reader([first], delimiter=delimiter, strict=True))
         except csv.Error:
-            raise BadHeader("The first line must name the columns; its quotes are wrong.") from None
+            raise BadHeader(
+                "The first line must name the columns; its quotes are wrong.", "header_quotes"
+            ) from None
         return cells, delimiter
 
     def _place(
@@ -136,14 +147,20 @@ class Sheet:
                 if name:
                     ignored.append(cell.strip()[:SHOWN_NAME])
             elif column in found:
-                raise BadHeader(f"The header names the column {column} twice: leave one of them.")
+                raise BadHeader(
+                    f"The header names the column {column} twice: leave one of them.",
+                    "column_twice",
+                    column=column,
+                )
             else:
                 found[column] = index
         for column in required:
             if column not in columns:
                 raise BadHeader(
                     f"The first line must name the columns, and {column} must be among them, for "
-                    "example: phone,operator_code,tag,timezone"
+                    "example: phone,operator_code,tag,timezone",
+                    "column_missing",
+                    column=column,
                 )
         return columns, ignored[:MAX_IGNORED]
 
@@ -154,18 +171,24 @@ class Sheet:
                 self._line = at = self._line + 1
                 if len(line) == MAX_LINE and line[-1] not in "\r\n":
                     raise Unreadable(
-                        f"Line {at} is longer than {MAX_LINE // 1024} KiB: this is no CSV."
+                        f"Line {at} is longer than {MAX_LINE // 1024} KiB: this is no CSV.",
+                        "line_length",
+                        line=at,
                     )
                 if at - self._row_begins > MAX_ROW_LINES:
                     raise Unreadable(
                         f"In line {self._row_begins} a quote is opened and not closed: "
-                        'close it, or write a quote inside of a cell as "".'
+                        'close it, or write a quote inside of a cell as "".',
+                        "quote_open",
+                        line=self._row_begins,
                     )
                 yield line
         except UnicodeDecodeError:
             raise Unreadable(
                 f"Somewhere after line {self._line} the file is neither UTF-8 nor Windows-1251: "
-                "save it as CSV UTF-8 and send that."
+                "save it as CSV UTF-8 and send that.",
+                "encoding",
+                line=self._line,
             ) from None
 
 
@@ -206,17 +229,19 @@ class _Source(io.RawIOBase):
         self.size += len(chunk)
         if self._limit is not None and self.size > self._limit:
             raise TooLarge(
-                f"The file is larger than {self._limit} bytes: split it and send the parts."
+                f"The file is larger than {self._limit} bytes: split it and send the parts.",
+                "file_too_large",
+                megabytes=self._limit // 2**20,
             )
         if first:
             for magic, detail in FOREIGN.items():
                 if chunk.startswith(magic):
-                    raise Unreadable(detail)
+                    raise Unreadable(detail, "not_csv")
             if chunk.startswith(codecs.BOM_UTF8):
                 self._encoding = "utf-8"
                 chunk = chunk[len(codecs.BOM_UTF8) :]
         if b"\x00" in chunk:
-            raise Unreadable(f"The file is not text, or is UTF-16: {SAVE_AS}.")
+            raise Unreadable(f"The file is not text, or is UTF-16: {SAVE_AS}.", "not_csv")
         return chunk
 
     def _recode(self, chunk: bytes) -> bytes:

@@ -74,7 +74,10 @@ class ImportPart(Base):
 
 
 class RejectedRow(Base):
-    """A row that was not used: its cells as they were given, and its faults as [column, detail]."""
+    """A row that was not used: its cells as they were given, and its faults.
+
+    Each is [column, detail, code], and `repeated` has the other line besides.
+    """
 
     __tablename__ = "rejected_rows"
 

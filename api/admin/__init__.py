@@ -16,6 +16,7 @@ from api.admin.audit import audit
 from api.admin.clients import clients
 from api.admin.compose import compose
 from api.admin.dashboard import dashboard, init_dashboard
+from api.admin.imports import allow_upload, imports
 from api.admin.live import init_live, live
 from api.admin.mailings import mailings
 from api.admin.opt_outs import opt_outs
@@ -28,7 +29,7 @@ from shared.settings import ApiSettings
 
 csrf = CSRFProtect()
 PARTS = (
-    *(signin, preferences, mailings, compose, clients),
+    *(signin, preferences, mailings, compose, clients, imports),
     *(opt_outs, tokens, audit, reports, live),
 )
 TRANSLATIONS = Path(__file__).parent / "translations"
@@ -57,6 +58,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         _configure(app, settings)
         admin.before_request(settle_host)
         admin.before_request(demand_person)
+        admin.before_request(allow_upload)
         admin.before_request(csrf.protect)
         for part in PARTS:
             admin.register_blueprint(part)

@@ -1,4 +1,4 @@
-"""The directory of clients: searched, made, changed, deleted, imported, exported."""
+"""The directory of clients: searched, made, changed, deleted, exported."""
 
 from inspect import unwrap
 from typing import Any
@@ -22,19 +22,15 @@ from api.admin.faults import from_resource, from_schema, text_of
 from api.admin.recipients import read_phone
 from api.admin.security import needs
 from api.clients import change_client, create_client, delete_client, get_client
-from api.csvanswer import CsvQuery
 from api.database import db, rows
 from api.exports import ClientCsvQuery, MessageCsvQuery
 from api.exports import export_clients as api_export_clients
 from api.exports import export_messages as api_export_messages
-from api.imports import ImportQuery, get_rejected_rows, import_clients
-from api.imports import get_import as api_get_import
-from api.problems import Conflict, Invalid, Problem
+from api.problems import Conflict, Invalid
 from api.schemas import ClientChanges, NewClient
-from shared.imports import Import
 from shared.models import Client
 from shared.scopes import Scope
-from shared.statuses import ImportStatus, MessageStatus
+from shared.statuses import MessageStatus
 from shared.zones import ZONES
 
 clients = Blueprint("clients", __name__)
@@ -43,9 +39,6 @@ create = unwrap(create_client)
 get = unwrap(get_client)
 change = unwrap(change_client)
 remove = unwrap(delete_client)
-take_in = unwrap(import_clients)
-get_import = unwrap(api_get_import)
-get_rejected = unwrap(get_rejected_rows)
 export_clients = unwrap(api_export_clients)
 export_messages = unwrap(api_export_messages)
 
@@ -151,45 +144,6 @@ def export_recipients(mailing_id: int) -> Response:
     known = MessageStatus(status) if status in list(MessageStatus) else None
     query = MessageCsvQuery.model_validate({"excel": "true"} | ({"status": known} if known else {}))
     answer: Response = export_messages(mailing_id, query)
-    return answer
-
-
-@clients.get("/clients/import")
-@needs(Scope.WRITE)
-def choose_file() -> str:
-    recent = db.session.scalars(
-        select(Import)
-        .where(Import.status != ImportStatus.RECEIVING)
-        .order_by(Import.id.desc())
-        .limit(5)
-    ).all()
-    return render_template(
-        "admin/import.html", recent=recent, limit=current_app.config["IMPORT_MAX_BYTES"]
-    )
-
-
-@clients.post("/clients/import")
-def upload() -> tuple[dict[str, Any], int]:
-    """Take a file in, as the request's body; the page's script sends it and shows the progress."""
-    given = {name: text_of(request.args, name) for name in ("tag", "timezone")}
-    try:
-        query = ImportQuery.model_validate({k: v for k, v in given.items() if v})
-        taken, _status, _headers = take_in(query)
-    except ValidationError as error:
-        return {"problem": "; ".join(from_schema(error).values())}, 422
-    except Problem as problem:
-        return {"problem": problem.detail}, problem.status
-    return {"page": url_for("admin.clients.show_import", import_id=taken["id"])}, 202
-
-
-@clients.get("/imports/<id:import_id>")
-def show_import(import_id: int) -> str:
-    return render_template("admin/import_progress.html", each=get_import(import_id))
-
-
-@clients.get("/imports/<id:import_id>/rejected.csv")
-def rejected(import_id: int) -> Response:
-    answer: Response = get_rejected(import_id, CsvQuery.model_validate({"excel": "true"}))
     return answer
 
 

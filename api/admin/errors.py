@@ -69,13 +69,23 @@ def _from_http(error: HTTPException) -> HTTPException | tuple[str, int]:
 
 
 def _from_problem(problem: Problem) -> tuple[str, int]:
-    if problem.status == 404:
-        return _page(
-            404,
+    says = {
+        404: (
             _("There is nothing here"),
             _("The address is wrong, or what was here has been deleted."),
-        )
-    return _page(problem.status, _("This cannot be done"), problem.detail)
+        ),
+        409: (
+            _("This cannot be done any more"),
+            _("It has changed meanwhile. Go back and look at it as it is now."),
+        ),
+        413: (_("This is too large"), _("Split it into smaller parts and try again.")),
+        503: (_("This cannot be done now"), _("Nothing was changed. Try again in a moment.")),
+    }
+    default = (
+        _("This cannot be done"),
+        _("The request was not understood. Go back and try again."),
+    )
+    return _page(problem.status, *says.get(problem.status, default))
 
 
 def _from_database(error: Exception) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from flask_babel import (
 from flask_babel import gettext as _
 from markupsafe import Markup, escape
 
+from api.admin.import_wording import COLUMNS
 from api.admin.live import PARTS, seconds_left
 from api.admin.preferences import LANGUAGES
 from api.admin.wording import ACTIONS, OUTCOMES, reason
@@ -99,6 +100,7 @@ def init_shown(app: Flask) -> None:
         PROVIDER_STATES=PROVIDER_STATES,
         ROLE_NAMES=ROLE_NAMES,
         OUTCOMES=OUTCOMES,
+        IMPORT_COLUMNS=COLUMNS,
         AUDIT_ACTIONS=ACTIONS,
         LANGUAGES=LANGUAGES,
         bar=bar,

@@ -202,8 +202,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert [fault.column for fault in faults] == ["phone", "operator_code", "tag", "timezone"]
     assert (faults[0].detail, faults[3].detail) == (PHONE_DETAIL, ZONE_DETAIL)
     assert RULES.read("7,9E+10", "", None, "") == [
-        ("phone", SCIENTIFIC_DETAIL),
-        ("timezone", ZONE_MISSING),
+        ("phone", SCIENTIFIC_DETAIL, "phone_shortened"),
+        ("timezone", ZONE_MISSING, "timezone_missing"),
     ]
 
 

@@ -267,7 +267,7 @@
     const problem = document.getElementById("upload-problem");
     const button = importer.querySelector("button[type=submit]");
     const refuse = (text) => {
-      problem.textContent = text;
+      problem.querySelector("p").textContent = text;
       problem.hidden = false;
       bar.hidden = true;
       button.disabled = false;
