@@ -21,7 +21,7 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def _mapping(loader: UniqueKeys, node: yaml.MappingNode) -> Any:
-    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key) for key, _ in node.value]
     twice = {str(key) for key in keys if keys.count(key) > 1}
     assert not twice, f"line {node.start_mark.line + 1}: {twice} given twice"
     return loader.construct_mapping(node, deep=True)
@@ -39,7 +39,7 @@ def read(directory: Path) -> list[Object]:
     return [
         document
         for path in files(directory)
-        for document in yaml.load_all(path.read_text(), UniqueKeys)  # noqa: S506 (a SafeLoader)
+        for document in yaml.load_all(path.read_text(), UniqueKeys)
     ]
 
 
