@@ -75,7 +75,7 @@ class Rig:
         }
         migrate = [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"]
         subprocess.run(migrate, cwd=ROOT, env=self.environment, check=True, capture_output=True)  # noqa: S603
-        self.run("provider", "dev.provider", "--port", str(self.provider_port), "--token", TOKEN)
+        self.run("provider", "dev.bench.stub", "--port", str(self.provider_port), "--token", TOKEN)
         self.run("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
         self.run("scheduler", "worker", "scheduler")
         self.run("control", "worker", "control")
