@@ -1,6 +1,7 @@
 """The container files and the pipeline, as far as they can be judged without an engine."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -163,14 +164,69 @@ def test_the_example_of_env_names_what_can_be_set() -> None:
     assert not any(value for _, value in named), "an example must not become anybody's secret"
 
 
+def demo() -> dict[str, str]:
+    return dict(re.findall(r"^(\w+)=(.*)$", read(".env.demo"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", READS)
+def test_the_demo_signs_people_in_and_catches_mails_and_is_never_real(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = demo()
+    assert said.pop("COMPOSE_PROFILES") == "demo"
+    assert said.keys() <= {m[1] for m in VARIABLE.finditer(read("docker-compose.yml"))}
+    services = compose(**said)["services"]
+    for variable in SETTINGS:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in services[name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    settings = load_settings(READS[name])
+    if isinstance(settings, ApiSettings):
+        issuer = settings.oidc_issuer
+        command = services["openid"]["command"]
+        assert command[command.index("--issuer") + 1] == issuer
+        assert issuer == f"http://{services['openid']['networks']['public']['aliases'][0]}:8070"
+        assert settings.public_url == f"http://{services['api']['ports'][0].rpartition(':')[0]}"
+    if isinstance(settings, ApiSettings | WorkerSettings):
+        assert settings.smtp_url is not None
+        port = services["mail"]["command"][services["mail"]["command"].index("--port") + 1]
+        assert settings.smtp_url.get_secret_value() == f"smtp://mail:{port}?starttls=never"
+        assert set(services[name]["networks"]) & set(services["mail"]["networks"]) or (
+            name == "dispatch"  # which mails nothing
+        )
+
+
+@pytest.mark.parametrize("name", READS)
+def test_the_demos_secrets_are_refused_where_the_provider_is_real(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in SETTINGS:
+        monkeypatch.delenv(variable, raising=False)
+    real = {"PROVIDER_URL": "https://sms.example", "PROVIDER_TOKEN": "a-real-token"}
+    for variable, value in compose(**real)["services"][name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=r"demonstration's secrets.* real PROVIDER_URL"):
+        load_settings(READS[name])
+    # With everything of one's own, it starts.
+    named = re.findall(r"^(\w+)=", read(".env.example"), re.MULTILINE)
+    own = {n: "of-my-own-making" for n in named if re.search("TOKEN|KEY|PASSWORD|SECRET", n)}
+    for variable, value in compose(**{**own, **real})["services"][name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    load_settings(READS[name])
+
+
 def test_only_the_api_is_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published.pop("api") == ["127.0.0.1:8000:8000"]
     assert published == {
+        "openid": ["127.0.0.1:8070:8070"],
+        "mail": ["127.0.0.1:8025:8025"],
         "prometheus": ["127.0.0.1:9090:9090"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
-    assert all(SERVICES[name]["profiles"] == ["monitoring"] for name in published)
+    for name in published:
+        profile = "demo" if name in ("openid", "mail") else "monitoring"
+        assert SERVICES[name]["profiles"] == [profile]
     assert compose()["networks"]["data"] == {"internal": True}
     for name in ("postgres", "redis"):
         assert SERVICES[name]["networks"] == ["data"]
@@ -192,6 +248,12 @@ def test_our_containers_are_confined(name: str) -> None:
 def test_whatever_needs_the_schema_waits_for_it(name: str) -> None:
     condition = SERVICES[name]["depends_on"]["migrations"]["condition"]
     assert condition == "service_completed_successfully"
+
+
+@pytest.mark.skipif(not shutil.which("docker-compose"), reason="needs docker-compose")
+@pytest.mark.parametrize("options", [(), ("--env-file", ".env.demo")], ids=["plain", "demo"])
+def test_docker_compose_understands_its_file(options: tuple[str, ...]) -> None:
+    run("docker-compose", "--project-name", "judged", *options, "config", "--quiet")
 
 
 def test_compose_keeps_to_what_its_older_form_understands() -> None:
