@@ -45,6 +45,12 @@ KINDS = {
 # Made by whoever owns the cluster: the certificate, and the registry's credentials.
 FROM_OUTSIDE = {"notifications-tls", "gitlab-registry"}
 OFFICIAL = {"postgres", "redis"}
+# Our images: the file each is built from, and the stage.
+BUILT = {
+    "api": ("Dockerfile.api", None),
+    "worker": ("Dockerfile.worker", "worker"),
+    "demo": ("Dockerfile.worker", "demo"),
+}
 # What official images read.
 THEIRS = {
     "postgres": {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA"},
@@ -193,7 +199,8 @@ def images_are_built_here_or_official(documents: list[Object]) -> Complaints:
             name, _, tag = container["image"].rpartition(":")
             room = name.removeprefix(f"{REGISTRY}/")
             if is_ours(container):
-                if not (ROOT / f"Dockerfile.{room}").is_file():
+                file, stage = BUILT.get(room, (None, None))
+                if file is None or (stage and f" AS {stage}\n" not in (ROOT / file).read_text()):
                     yield f"{title(each)}: nobody builds {name}"
                 if tag != __version__:
                     yield f"{title(each)}: image of {tag}, but this is {__version__}"

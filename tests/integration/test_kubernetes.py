@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import ROOT, containers, read
+from tests.cluster import ROOT, containers, of_kind, read
+from tests.fleet import Fleet
 from tests.system import Process
 from tests.waiting import wait_for
 
@@ -76,3 +77,21 @@ def test_probes_see_whether_the_loop_goes_round(
         assert not pod.probe("startupProbe"), "the file outlives its process"
     finally:
         pod.process.kill()
+
+
+def test_keda_asks_for_what_a_worker_could_take(database_url: str) -> None:
+    [scaled] = of_kind(read(ROOT / "k8s/optional"), "ScaledObject")
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    fleet = Fleet(database_url)
+    try:
+        before = fleet.value(query)
+        mailing = fleet.new_mailing(6, batch_size=2)
+        assert fleet.value(query) == before + 3
+        fleet.claim(mailing)
+        assert fleet.value(query) == before + 2
+        fleet.kill_lease(mailing)
+        assert fleet.value(query) == before + 3
+        fleet.cancel(mailing)
+        assert fleet.value(query) == before
+    finally:
+        fleet.close()
