@@ -19,6 +19,7 @@ from sqlalchemy import select, text
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.admin.faults import from_resource, from_schema, text_of
+from api.admin.mailing_form import attribute_lines, read_attribute_lines, says_of_line
 from api.admin.recipients import read_phone
 from api.admin.security import needs
 from api.clients import change_client, create_client, delete_client, get_client
@@ -44,6 +45,7 @@ export_messages = unwrap(api_export_messages)
 
 PAGE = 25
 FIELDS = ("phone", "operator_code", "tag", "timezone")
+FORM = (*FIELDS, "attributes")
 HISTORY = text("""
 SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
     m.in_doubt, g.start_at
@@ -86,7 +88,7 @@ def index() -> str:
 @needs(Scope.WRITE)
 def new() -> str:
     zone = current_app.config["DEFAULT_TIMEZONE"] or "Europe/Moscow"
-    return _form(dict.fromkeys(FIELDS, "") | {"timezone": zone})
+    return _form(dict.fromkeys(FORM, "") | {"timezone": zone})
 
 
 @clients.post("/clients/new")
@@ -106,12 +108,15 @@ def show(client_id: int) -> str:
 def edit(client_id: int) -> str:
     client = get(client_id)
     follows = client["operator_code"] == client["phone"][1:4]
-    return _form({**client, "operator_code": "" if follows else client["operator_code"]}, client_id)
+    shown = {
+        "operator_code": "" if follows else client["operator_code"],
+        "attributes": attribute_lines(client["attributes"].items()),
+    }
+    return _form(client | shown, client_id)
 
 
 @clients.post("/clients/<id:client_id>/edit")
 def save(client_id: int) -> BaseResponse | tuple[str, int]:
-    get(client_id)
     return _save(client_id)
 
 
@@ -148,13 +153,19 @@ def export_recipients(mailing_id: int) -> Response:
 
 
 def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
-    fields = {name: text_of(request.form, name) for name in FIELDS}
+    fields = {name: text_of(request.form, name) for name in FORM}
+    known = get(client_id)["attributes"] if client_id is not None else {}
+    attributes, wrong = read_attribute_lines(fields["attributes"])
+    if wrong is not None:
+        return _form(fields, client_id, {"attributes": says_of_line(wrong)}), 422
     phone = read_phone(fields["phone"])
     document = {
         "phone": str(phone) if phone else fields["phone"],
         "operator_code": fields["operator_code"] or None,
         "tag": fields["tag"],
         "timezone": fields["timezone"],
+        # What is no longer written is removed.
+        "attributes": dict.fromkeys(known) | attributes,
     }
     try:
         if client_id is None:

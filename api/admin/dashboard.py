@@ -3,8 +3,8 @@
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from flask import Flask, current_app, render_template
 from sqlalchemy import text
@@ -19,33 +19,44 @@ WHERE minute >= :since AND status IN ('sent', 'failed', 'expired') GROUP BY 1, 2
 """)
 DAYS = text("""
 SELECT date_trunc('day', minute) AS at, status, sum(count)::bigint AS n FROM minutes
-WHERE minute >= :since AND status IN ('sent', 'failed', 'expired') GROUP BY 1, 2
+WHERE minute >= :since AND minute < :until AND status IN ('sent', 'failed', 'expired')
+GROUP BY 1, 2
 """)
 CLIENTS = text("SELECT 1 FROM clients WHERE deleted_at IS NULL LIMIT 1")
 CHARTED = ("sent", "failed", "expired")
 SHOWN = 12
 
+T = TypeVar("T")
 
-class Kept:
-    """A value that is made anew when it is older than `seconds`, by one request at a time."""
 
-    def __init__(self, seconds: float, make: Callable[[datetime], dict[str, Any]]):
+class Kept(Generic[T]):
+    """A value that is made anew when it is old or of another day, by one request at a time."""
+
+    def __init__(self, seconds: float, make: Callable[[datetime], T]):
         self._seconds, self._make = seconds, make
         self._lock = threading.Lock()
-        self._made_at = 0.0
-        self._value: dict[str, Any] = {}
+        self._made: tuple[float, date, T] | None = None
 
-    def get(self, now: datetime) -> dict[str, Any]:
+    def get(self, now: datetime) -> T:
         with self._lock:
-            if not self._value or time.monotonic() - self._made_at > self._seconds:
-                self._value = self._make(now)
-                self._made_at = time.monotonic()
-            return self._value
+            made = self._made
+            old = made is None or time.monotonic() - made[0] > self._seconds
+            if made is None or old or made[1] != now.date():
+                made = self._made = time.monotonic(), now.date(), self._make(now)
+            return made[2]
+
+
+class Charts(NamedTuple):
+    """What has become of messages, by hours and by days."""
+
+    hours: dict[str, Any]
+    days: dict[str, Any]
 
 
 def init_dashboard(app: Flask) -> None:
-    # A month of a busy service's minutes is a million rows; nobody sees a day's column grow.
-    app.extensions["admin_charts"] = (("24h", Kept(10, _hours)), ("30d", Kept(60, _days)))
+    # A month of a busy service's minutes is a million rows, all but today's of which are settled.
+    past = Kept(600, _past_days)
+    app.extensions["admin_charts"] = Kept(10, lambda now: _charts(now, past.get(now)))
 
 
 def dashboard() -> str:
@@ -66,20 +77,25 @@ def dashboard() -> str:
         alerts=" ".join(alerts(found, health, now)),
         attention=attention.items(found, health),
         has_clients=bool(rows(CLIENTS)),
-        charts=[(name, kept.get(now)) for name, kept in current_app.extensions["admin_charts"]],
+        charts=current_app.extensions["admin_charts"].get(now),
     )
 
 
-def _hours(now: datetime) -> dict[str, Any]:
+def _charts(now: datetime, past: list[dict[str, Any]]) -> Charts:
     hour = now.replace(minute=0, second=0, microsecond=0)
     hours = [hour - timedelta(hours=n) for n in range(23, -1, -1)]
-    return chart(hours, rows(HOURS, since=hours[0]))
+    today = hour.replace(hour=0)
+    days = [today - timedelta(days=n) for n in range(29, -1, -1)]
+    present = rows(DAYS, since=today, until=today + timedelta(days=1))
+    return Charts(
+        chart(hours, rows(HOURS, since=hours[0])),
+        chart(days, [row for row in past if row["at"] < today] + present),
+    )
 
 
-def _days(now: datetime) -> dict[str, Any]:
-    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    days = [day - timedelta(days=n) for n in range(29, -1, -1)]
-    return chart(days, rows(DAYS, since=days[0]))
+def _past_days(now: datetime) -> list[dict[str, Any]]:
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return rows(DAYS, since=today - timedelta(days=29), until=today)
 
 
 def chart(slots: list[datetime], found: list[dict[str, Any]]) -> dict[str, Any]:

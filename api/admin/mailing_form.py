@@ -118,9 +118,7 @@ def _times(fields: dict[str, str], mailing: Mailing | None) -> dict[str, str]:
 def _filter(fields: dict[str, str], faults: dict[str, str]) -> dict[str, Any]:
     attributes, wrong = read_attribute_lines(fields["attributes"])
     if wrong is not None:
-        faults["attributes"] = _(
-            "“%(line)s” is not understood: write name = value, one to a line.", line=wrong[:60]
-        )
+        faults["attributes"] = says_of_line(wrong)
     phones, stranger = read_phones(fields["phones"])
     if stranger is not None:
         faults["phones"] = says_of_phone(stranger)
@@ -165,6 +163,13 @@ def read_attribute_lines(given: str) -> tuple[dict[str, str], str | None]:
             return found, line
         found[known] = value.strip()
     return found, None
+
+
+def says_of_line(wrong: str) -> str:
+    says: str = _(
+        "“%(line)s” is not understood: write name = value, one to a line.", line=wrong[:60]
+    )
+    return says
 
 
 def attribute_lines(attributes: Iterable[tuple[str, str]]) -> str:

@@ -10,7 +10,7 @@ from flask_babel import lazy_gettext
 from sqlalchemy import text
 from werkzeug.wrappers import Response
 
-from api.admin.live import SPLIT, figures, seconds_left
+from api.admin.live import SPLIT, figures, is_late, seconds_left
 from api.admin.recipients import attempts_of, recipients_of
 from api.admin.shown import MESSAGE_STATUSES
 from api.database import rows
@@ -136,6 +136,11 @@ def index() -> str:
         words=f"%{escaped}%" if words else None,
         n=PAGE + 1,
     )
+    known = figures() if any(row["status"] == "running" for row in found) else {}
+    now = datetime.now(UTC)
+    for row in found:
+        row["rate"] = known[row["id"]]["rate"] if row["id"] in known else None
+        row["late"] = is_late(row, now)
     counts = {row["status"]: row["n"] for row in rows(COUNTS)}
     return render_template(
         "admin/mailings.html",
@@ -155,6 +160,7 @@ def show(mailing_id: int) -> str:
     mailing = find_mailing(mailing_id)
     known = figures().get(mailing_id) if not row["settled"] else None
     row["rate"] = known["rate"] if known else None
+    row["late"] = is_late(row, datetime.now(UTC))
     status = request.args.get("status") or None
     if status not in MESSAGE_STATUSES:
         status = None
