@@ -1,12 +1,12 @@
 # The doors of the house. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast chaos bench bench-quick containers lint format lock venv
+.PHONY: help run test test-fast test-browser manifests chaos bench bench-quick containers lint format lock venv
 
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 
 help: ## list these doors
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 run: venv ## start everything on this machine (API_PORT, PROVIDER_PORT, DISPATCH_WORKERS, LOCAL_DIR)
 	@$(PYTHON) -m dev.stack run --die-with-parent
@@ -16,6 +16,13 @@ test: venv ## the whole test suite (on services it starts, or TEST_DATABASE_URL 
 
 test-fast: venv ## the tests that need no services, in less than a minute
 	@$(PYTHON) -m pytest tests/unit -q
+
+test-browser: venv ## the tests of the admin UI, in a real browser (needs Chromium)
+	@$(PYTHON) -m pytest tests/e2e
+
+manifests: venv ## judge the container files, the Kubernetes manifests and the pipeline
+	@$(PYTHON) -m pytest -q tests/unit/test_manifests.py tests/unit/test_kubernetes.py \
+		tests/unit/test_kubernetes_optional.py tests/unit/test_pipeline.py
 
 chaos: venv ## the long form of the chaos suite (CHAOS_SEED repeats a run)
 	@CHAOS_LONG=1 $(PYTHON) -m pytest tests/chaos --timeout 0
