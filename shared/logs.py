@@ -8,8 +8,10 @@ message texts and tokens never. events.py lists every `event`; docs/logging.md i
 import io
 import logging
 import sys
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO, cast
 
 import orjson
@@ -46,8 +48,13 @@ STDOUT = cast(TextIO, _Stdout())
 
 def timestamp(at: float | None = None) -> str:
     """An instant (seconds since the epoch; now if None) as the logs write it: UTC, milliseconds."""
-    moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, rest = divmod(time.time() if at is None else at, 1)
+    return f"{_second(int(second))}.{int(rest * 1000):03}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def configure(service: str, level: str = "INFO", log_format: str = "json") -> None:
@@ -99,14 +106,20 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
         logging.getLogger(name).setLevel(least)
 
 
-def write_lines(events: Iterable[dict[str, Any]]) -> None:
-    """Write many ready-made events at once, past the logging stack: for the sending loop."""
+def write_lines(events: Iterable[dict[str, Any] | bytes]) -> None:
+    """Write many ready-made events at once, past the logging stack: for the sending loop.
+
+    One that is bytes is a line of JSON already.
+    """
     sys.stdout.flush()
     if _console is None:
-        sys.stdout.buffer.write(b"".join(_json(event) + b"\n" for event in events))
+        lines = [event if isinstance(event, bytes) else _json(event) for event in events]
+        sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
     else:
-        lines = (str(_console(None, "", event)) + "\n" for event in events)
-        sys.stdout.buffer.write("".join(lines).encode())
+        for event in events:
+            fields = orjson.loads(event) if isinstance(event, bytes) else event
+            line = str(_console(None, "", fields))
+            sys.stdout.buffer.write(line.encode() + b"\n")
     sys.stdout.buffer.flush()
 
 

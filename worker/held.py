@@ -54,6 +54,13 @@ class HeldBatch:
         self._tail = None if self.plain is None else text_tail(self.plain)
         # Why nothing more is handed off: "paused", "ended", "window", "stopping", ...
         self.draining: str | None = None
+        # What each of its lines in the log says, and the same as the bytes within such a line.
+        self.ids: dict[str, int | str] = {
+            "mailing_id": claim.mailing_id,
+            "batch_id": claim.batch_id,
+            **({"request_id": claim.request_id} if claim.request_id else {}),
+        }
+        self.log_ids = orjson.dumps(self.ids)[1:-1] + b","
         self.retries = False
         # What was not accepted, though not for good: message → attempts used up by now.
         self.unaccepted: dict[int, int] = {}

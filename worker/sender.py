@@ -7,14 +7,12 @@ report; what it means for the fleet goes to the breaker.
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
-from shared.logs import timestamp, write_lines
-from shared.redact import clean_answer
 from shared.statuses import MessageStatus, Reason
 from shared.templates import Unrenderable
+from worker.attemptlog import AttemptLog
 from worker.clock import boottime
 from worker.held import Hand, HeldBatch, Outgoing
 from worker.metrics import Tally
@@ -72,7 +70,7 @@ class Sender:
         self.breaker, self.limiter, self.tally = breaker, limiter, tally
         self._reread, self._throttle_fleet = reread, throttle
         self._slots = engine.free
-        self._lines: list[dict[str, Any]] = []
+        self._log = AttemptLog()
 
     def probes_wanted(self, now: float) -> int:
         """How many messages could be handed off at once, should the breaker be half open."""
@@ -203,9 +201,8 @@ class Sender:
                 batch.accept(row.message_id, result.finished_at)
             else:
                 self._not_accepted(batch, request, result)
-            self._log(batch, request, result)
-        if results:
-            self._write_lines()
+            self._log.add(batch, request, result)
+        self._log.write()
 
     def _not_accepted(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
         outcome = result.outcome
@@ -244,32 +241,3 @@ class Sender:
             log.warning("provider.throttled", seconds=round(seconds, 3))
             self._throttle_fleet(seconds)
         self.breaker.hold(now + seconds)
-
-    def _log(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
-        line = {
-            "ts": timestamp(result.finished_at),
-            "level": "info" if result.outcome is Outcome.ACCEPTED else "warning",
-            "event": "message.attempt",
-            "mailing_id": batch.mailing_id,
-            "message_id": request.message_id,
-            "client_id": request.row.client_id,
-            "batch_id": batch.claim.batch_id,
-            "attempt": request.row.attempts + 1,
-            "outcome": result.outcome,
-            "http_status": result.http_status,
-            "latency_ms": round(result.latency * 1000, 1),
-            "service": "dispatch",
-        }
-        if result.outcome is not Outcome.ACCEPTED:
-            text = batch.plain if request.text is None else request.text
-            line |= {"reason": result.reason, "answer": clean_answer(result.excerpt, text or "")}
-        if request.probe:
-            line["probe"] = True
-        if request.request_id:
-            line["request_id"] = request.request_id
-        self._lines.append(line)
-
-    def _write_lines(self) -> None:
-        if self._lines:
-            write_lines(self._lines)
-            self._lines = []

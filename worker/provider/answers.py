@@ -195,7 +195,7 @@ class AnswerReader:
             self._buffer = buffer = buffer[end + 2 :]
 
     def _take_trailers(self, at: int) -> Answer | None:
-        """Fields after the last chunk, which say nothing here, and the blank line that ends them."""
+        """Fields after the last chunk, which say nothing here, and the blank line after them."""
         buffer = self._buffer
         while (line_end := buffer.find(b"\n", at)) >= 0:
             if not buffer[at:line_end].rstrip(b"\r"):

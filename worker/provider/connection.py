@@ -38,7 +38,6 @@ class Connection:
         "connect_by",
         "ends_by",
         "fd",
-        "give_up_at",
         "handed_off_at",
         "idle_since",
         "reader",
@@ -63,7 +62,7 @@ class Connection:
         self.ready = self.secure = False
         self.unsent = b""
         self.handed_off_at = 0.0  # 0: nothing of the request has left
-        self.ends_by = self.connect_by = self.give_up_at = self.idle_since = 0.0
+        self.ends_by = self.connect_by = self.idle_since = 0.0
         self.wants = select.EPOLLOUT
         try:
             sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

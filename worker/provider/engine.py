@@ -16,24 +16,20 @@ What makes the outcomes true:
 
 import contextlib
 import os
-import re
 import select
-import ssl
 from collections.abc import Callable
 from time import monotonic, time
 from urllib.parse import urlsplit
 
-import certifi
-
 from worker.provider.answers import AnswerReader, Malformed, TooLong, known_heads
 from worker.provider.connection import Broken, Connection
+from worker.provider.connector import Connector
 from worker.provider.exchange import Request, Result
 from worker.provider.outcomes import Failure, Verdict, classify_answer, classify_failure
-from worker.provider.resolver import Address, Resolver
+from worker.provider.wire import Wire
 
 __all__ = ["Engine", "Request", "Result"]
 
-MAX_CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 60.0
 REAP_SECONDS = 0.05  # how often deadlines are looked at
 
@@ -60,34 +56,26 @@ class Engine:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError("the provider's address must be an http:// or https:// URL")
-        if not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise ValueError("the provider's token must be printable ASCII without spaces")
+        self._wire = Wire(parts, token)
         self.in_flight = 0
         self.free = concurrency
         self._permit = permit
         self._permit_error: Exception | None = None
         self._timeout = timeout
-        self._connect_timeout = min(timeout, MAX_CONNECT_SECONDS)
-        self._host = parts.hostname
-        https = parts.scheme == "https"
-        self._tls = ssl.create_default_context(cafile=_ca_file()) if https else None
-        host = parts.netloc.rpartition("@")[2]
-        self._start_of_head = f"POST {parts.path.rstrip('/')}/v1/send/".encode()
-        self._rest_of_head = (
-            f" HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
-            "User-Agent: notifications\r\nContent-Type: application/json\r\n"
-            "Accept: application/json\r\n"
-        ).encode()
-        self._request_id: str | None = None
-        self._head = self._rest_of_head + b"Content-Length: "
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        port = parts.port or (443 if https else 80)
-        self._resolver = Resolver(self._host, port, self.wake)
         self._queue: list[Request] = []
-        self._unresolved: list[tuple[Request, float]] = []  # and when they give up
         self._connections: dict[int, Connection] = {}
+        self._connector = Connector(
+            parts,
+            timeout,
+            self._epoll,
+            self._connections,
+            self.wake,
+            self._hand_off_first,
+            self._report_failed,
+        )
         self._idle: list[Connection] = []
         self._results: list[Result] = []
         self._reap_at = 0.0
@@ -98,8 +86,7 @@ class Engine:
         """Queue a request; it leaves during the next poll, if it is then permitted."""
         if not self.free:
             raise RuntimeError("no free slot: submit only while `free` is above 0")
-        if request.request_id is not None and not re.fullmatch(r"[\x21-\x7e]+", request.request_id):
-            raise ValueError("a request id must be printable ASCII without spaces")
+        self._wire.check(request)
         self._queue.append(request)
         self.in_flight += 1
         self.free -= 1
@@ -128,8 +115,7 @@ class Engine:
                 elif fd == self._wake_fd:
                     os.eventfd_read(fd)
                     woken = True
-            if self._unresolved:
-                self._resolve(now)
+            self._connector.resolve(now)
             if now >= self._reap_at:
                 self._reap(now)
             if results or woken or now >= deadline:
@@ -148,7 +134,7 @@ class Engine:
         self._connections.clear()
         self._idle.clear()
         self._queue.clear()
-        self._unresolved.clear()
+        self._connector.close()
         self.in_flight = self.free = 0
         if not self._epoll.closed:
             self._epoll.close()
@@ -167,8 +153,7 @@ class Engine:
                 connection.ends_by = now + self._timeout
                 if self._hand_off(connection, request):
                     return
-        self._unresolved.append((request, now + self._connect_timeout))
-        self._resolve(now)
+        self._connector.connect(request, now)
 
     def _hand_off(self, connection: Connection, request: Request) -> bool:
         """The last word on a request, and its first byte. False: another connection, please."""
@@ -182,20 +167,10 @@ class Engine:
             self._rest(connection, now)
             self._report(request, _NOT_PERMITTED, 0.0, now, time())
             return True
-        if request.request_id != self._request_id:
-            self._request_id = request.request_id
-            extra = b"" if self._request_id is None else b"X-Request-ID: %b\r\n" % (
-                self._request_id.encode()
-            )  # fmt: skip
-            self._head = self._rest_of_head + extra + b"Content-Length: "
-        body = request.body
         connection.request = request
         connection.handed_off_at = now
         try:
-            started = connection.start(
-                b"%b%d%b%d\r\n\r\n%b"
-                % (self._start_of_head, request.message_id, self._head, len(body), body)
-            )
+            started = connection.start(self._wire.write(request))
         except Broken as why:
             self._fail(connection, why.failure, why.detail, now, time())
             return True
@@ -206,82 +181,18 @@ class Engine:
             self._epoll.modify(connection.fd, connection.wants)
         return True
 
+    def _hand_off_first(self, connection: Connection) -> None:
+        """A new connection is ready for the request that it was made for."""
+        if not self._hand_off(connection, connection.request):
+            self._report_failed(
+                connection.request, Failure.RESET, "the connection broke", monotonic()
+            )
+
     def _rest(self, connection: Connection, now: float) -> None:
         connection.handed_off_at = 0.0
         connection.reader = None
         connection.idle_since = now
         self._idle.append(connection)
-
-    # --- connecting ----------------------------------------------------------------------------
-
-    def _resolve(self, now: float) -> None:
-        """Begin to connect for those who wait for an address."""
-        addresses = self._resolver.addresses()
-        waiting, self._unresolved = self._unresolved, []
-        for request, give_up_at in waiting:
-            if addresses:
-                ends_by = give_up_at - self._connect_timeout + self._timeout
-                self._connect(request, addresses, give_up_at, ends_by, now)
-            elif addresses is not None:
-                self._report_failed(request, Failure.DNS, self._resolver.error, now)
-            elif now >= give_up_at:
-                self._report_failed(request, Failure.TIMEOUT, "looking up the name", now)
-            else:
-                self._unresolved.append((request, give_up_at))
-
-    def _connect(
-        self,
-        request: Request,
-        addresses: list[Address],
-        give_up_at: float,
-        ends_by: float,
-        now: float,
-    ) -> None:
-        """Begin to connect to the first of `addresses` that does not fail at once."""
-        for n, address in enumerate(addresses, 1):
-            try:
-                connection = Connection(address, addresses[n:])
-            except Broken as why:
-                if n == len(addresses):
-                    self._report_failed(request, why.failure, why.detail, now)
-                continue
-            connection.request = request
-            connection.give_up_at, connection.ends_by = give_up_at, ends_by
-            # Each address gets its share of the time that is left.
-            connection.connect_by = now + (give_up_at - now) / (len(addresses) - n + 1)
-            self._connections[connection.fd] = connection
-            self._epoll.register(connection.fd, connection.wants)
-            return
-
-    def _go_on(self, connection: Connection, events: int, now: float) -> None:
-        """The next step of connecting; the last one hands the request off."""
-        wanted = connection.wants
-        try:
-            connection.go_on(events, self._tls, self._host)
-        except Broken as why:
-            self._give_up(connection, why.failure, why.detail, now)
-            return
-        if connection.wants != wanted:
-            self._epoll.modify(connection.fd, connection.wants)
-        if connection.ready:
-            self._resolver.prefer(connection.address)
-            request = connection.request
-            if not self._hand_off(connection, request):
-                self._report_failed(request, Failure.RESET, "the connection broke", now)
-
-    def _give_up(self, connection: Connection, failure: Failure, detail: str, now: float) -> None:
-        """This address is no good: try the others, if there are any."""
-        self._drop(connection)
-        if connection.untried and now < connection.give_up_at:
-            self._connect(
-                connection.request,
-                connection.untried,
-                connection.give_up_at,
-                connection.ends_by,
-                now,
-            )
-        else:
-            self._report_failed(connection.request, failure, detail, now)
 
     # --- answers -------------------------------------------------------------------------------
 
@@ -289,7 +200,7 @@ class Engine:
         """Do what a socket's events call for."""
         if not connection.handed_off_at:
             if not connection.ready:
-                self._go_on(connection, events, now)
+                self._connector.go_on(connection, events, now)
             else:
                 self._hear_idle(connection)
             return
@@ -411,9 +322,6 @@ class Engine:
                 if now >= connection.ends_by:
                     self._fail(connection, Failure.TIMEOUT, "no answer in time", now, time())
             elif not connection.ready and now >= connection.connect_by:
-                self._give_up(connection, Failure.TIMEOUT, "connecting took too long", now)
-
-
-def _ca_file() -> str:
-    """The system's certificate authorities (SSL_CERT_FILE names others), else certifi's."""
-    return ssl.get_default_verify_paths().cafile or str(certifi.where())
+                self._connector.give_up(
+                    connection, Failure.TIMEOUT, "connecting took too long", now
+                )
