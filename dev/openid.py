@@ -52,11 +52,21 @@ small {{ opacity: .75; }}
 <form method="post">{people}</form></main></html>"""
 
 
+def new_key() -> RSAKey:
+    return RSAKey.generate_key(2048, parameters={"kid": secrets.token_hex(4), "use": "sig"})
+
+
 def create_provider(issuer: str) -> Flask:
     """The provider's application; `issuer` is the address it is reached at."""
     app = Flask("openid")
-    key = RSAKey.generate_key(2048, parameters={"kid": secrets.token_hex(4), "use": "sig"})
+    signing = [new_key()]  # the newest one signs
     codes: dict[str, dict[str, Any]] = {}
+
+    def sign(claims: dict[str, Any]) -> str:
+        return jwt.encode({"alg": "RS256", "kid": signing[-1].kid}, claims, signing[-1])
+
+    # What the tests take hold of, to have a provider that rotates its keys, or misbehaves.
+    app.extensions.update(signing=signing, sign=sign)
 
     @app.get("/.well-known/openid-configuration")
     def discover() -> Response:
@@ -75,7 +85,7 @@ def create_provider(issuer: str) -> Flask:
 
     @app.get("/keys")
     def keys() -> Response:
-        return jsonify(keys=[key.as_dict(private=False)])
+        return jsonify(keys=[key.as_dict(private=False) for key in signing])
 
     @app.get("/authorize")
     def ask() -> str | tuple[str, int]:
@@ -115,7 +125,7 @@ def create_provider(issuer: str) -> Flask:
             "nonce": granted.get("nonce"),
             **PEOPLE[granted["who"]],
         }
-        token = jwt.encode({"alg": "RS256", "kid": key.kid}, claims, key)
+        token = app.extensions["sign"](claims)
         access = secrets.token_urlsafe(16)
         answer = {"id_token": token, "access_token": access, "expires_in": TOKEN_LIFE}
         return jsonify(answer | {"token_type": "Bearer"})

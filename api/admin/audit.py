@@ -20,6 +20,7 @@ ENTITIES = {
     "opt_out": lazy_gettext("Opt-out"),
     "import": lazy_gettext("Import"),
     "test_send": lazy_gettext("Test send"),
+    "report": lazy_gettext("Daily report"),
     "person": lazy_gettext("Sign-in"),
 }
 

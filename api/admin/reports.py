@@ -18,6 +18,7 @@ from flask_babel import gettext as _
 from werkzeug.wrappers import Response
 
 from api.admin.security import needs
+from api.audit import record
 from api.database import db, transaction
 from shared.report.daily import NotOver, read_figures, send_report
 from shared.report.html import as_html
@@ -76,6 +77,8 @@ def send(day: str) -> Response:
         outcome = send_report(transaction, _settings(), _day(day), asked=True)
     except NotOver:
         abort(404)
+    record("sent", "report", changes={"day": day, "outcome": outcome})
+    db.session.commit()
     flash(*says[outcome])
     return redirect(url_for("admin.reports.index"), 303)
 
