@@ -122,6 +122,13 @@ def test_doors_and_settings_that_are_named_exist(page: Path) -> None:
             assert known, f"{page_id(page)} names {name}, which nothing knows"
 
 
+def test_the_readme_names_every_door() -> None:
+    doors = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
+    # `make` alone lists them, and each makes the environment that it needs.
+    assert doors - {"help", "venv"} <= named
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_that_are_named_exist(page: Path) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
