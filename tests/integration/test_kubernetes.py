@@ -1,4 +1,4 @@
-"""What Kubernetes is told to ask of the fleet's processes, asked of real ones."""
+"""What Kubernetes is told to start and to ask, with real processes."""
 
 import os
 import signal
@@ -8,10 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
-from tests.cluster import ROOT, containers, of_kind, read
+from dev.stack.binaries import valkey_server
+from tests.cluster import ROOT, containers, of_kind, read, title
 from tests.fleet import Fleet
-from tests.system import Process
+from tests.system import Process, free_port
 from tests.waiting import wait_for
 
 MANIFESTS = read(ROOT / "k8s")
@@ -95,3 +100,40 @@ def test_keda_asks_for_what_a_worker_could_take(database_url: str) -> None:
         assert fleet.value(query) == before
     finally:
         fleet.close()
+
+
+def test_redis_starts_as_its_manifest_says(tmp_path: Path) -> None:
+    """With the password out of sight, everything on disk, and signals that reach the server."""
+    [redis] = [
+        c for each in MANIFESTS if title(each) == "StatefulSet/redis" for c in containers(each)
+    ]
+    port = free_port()
+    server = tmp_path / "redis-server"
+    server.write_text(f'#!/bin/sh\nexec {valkey_server()} "$@" --port {port} --bind 127.0.0.1\n')
+    server.chmod(0o755)
+    [script] = redis["args"]
+    for inside in ("/run/redis", "/data"):
+        assert inside in script
+        script = script.replace(inside, str(tmp_path))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDISCLI_AUTH": "its-password"}
+    started = subprocess.Popen([*redis["command"], script], env=environment)
+    try:
+        client = Redis(port=port, password="its-password", retry=Retry(NoBackoff(), 0))
+        wait_for(lambda: answers(client), 10, "Redis answers to its password")
+        with pytest.raises(RedisError):
+            Redis(port=port).ping()
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert b"its-password" not in Path(f"/proc/{started.pid}/cmdline").read_bytes()
+        assert (tmp_path / "password.conf").stat().st_mode & 0o077 == 0
+        started.terminate()
+        assert started.wait(10) == 0
+    finally:
+        started.kill()
+        started.wait()
+
+
+def answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
