@@ -48,8 +48,8 @@ STDOUT = cast(TextIO, _Stdout())
 
 def timestamp(at: float | None = None) -> str:
     """An instant (seconds since the epoch; now if None) as the logs write it: UTC, milliseconds."""
-    second, rest = divmod(time.time() if at is None else at, 1)
-    return f"{_second(int(second))}.{int(rest * 1000):03}Z"
+    second, milliseconds = divmod(int((time.time() if at is None else at) * 1000), 1000)
+    return f"{_second(second)}.{milliseconds:03}Z"
 
 
 @lru_cache(maxsize=16)

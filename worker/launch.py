@@ -44,25 +44,41 @@ UPDATE mailings SET started_at = now(), updated_at = now(),
     launch_last_client_id = (SELECT coalesce(max(id), 0) FROM clients)
 WHERE id = %s
 """
+# A chunk is sorted in memory; compiling its statement would take longer than running it.
+TUNE = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
 LOCK = f"""
 SELECT status, audience_complete, launched_client_id, launch_last_client_id,
     window_from, window_to, now(), {COLUMNS}
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
 """  # noqa: S608 (COLUMNS is a constant)
-# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone.
+# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. Each first
+# place of a batch begins one: counting these tells everybody's batch without a join.
 FILL = f"""
-WITH recipients AS MATERIALIZED (
-    SELECT id AS client_id, timezone, row_number() OVER (ORDER BY timezone, id) AS n,
-        (row_number() OVER (PARTITION BY timezone ORDER BY id) - 1) / %(batch_size)s AS part
-    FROM clients
+WITH chosen AS (
+    SELECT id AS client_id, timezone FROM clients
     WHERE id > %(after)s AND id <= %(until)s AND {MATCHES}
+    ORDER BY id LIMIT %(most)s
+), placed AS (
+    SELECT client_id, timezone, row_number() OVER (ORDER BY timezone, client_id) AS n,
+        (row_number() OVER (PARTITION BY timezone ORDER BY client_id) - 1)
+            %% %(batch_size)s AS place
+    FROM chosen
+), recipients AS MATERIALIZED (
+    SELECT client_id, timezone, n, count(*) FILTER (WHERE place = 0)
+        OVER (ORDER BY timezone, client_id ROWS UNBOUNDED PRECEDING) AS b
+    FROM placed
 ), parts AS MATERIALIZED (
-    SELECT timezone, part, min(n) AS first, max(n) AS last, count(*)::int AS size,
-        row_number() OVER (ORDER BY min(n)) AS b
-    FROM recipients GROUP BY timezone, part
+    SELECT b, min(timezone) AS timezone, min(n) AS first, max(n) AS last, count(*)::int AS size,
+        max(client_id) AS last_client
+    FROM recipients GROUP BY b
+), counted AS (
+    SELECT coalesce(sum(size), 0)::bigint AS recipients, count(*) AS parts,
+        max(last_client) AS last_client
+    FROM parts
 ), taken AS MATERIALIZED (
-    SELECT take_ids('message_ids', (SELECT count(*) FROM recipients)) - 1 AS message,
-        take_ids('batch_ids', (SELECT count(*) FROM parts)) - 1 AS batch
+    SELECT *, take_ids('message_ids', recipients) - 1 AS message,
+        take_ids('batch_ids', parts) - 1 AS batch
+    FROM counted
 ), made_batches AS (
     INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, size, pending, timezone)
     SELECT %(mailing)s, batch + b, message + first, message + last, now(), size, size, timezone
@@ -70,14 +86,12 @@ WITH recipients AS MATERIALIZED (
 ), made_messages AS (
     INSERT INTO messages (mailing_id, id, client_id, batch_id)
     SELECT %(mailing)s, message + n, client_id, batch + b
-    FROM recipients JOIN parts USING (timezone, part) CROSS JOIN taken ORDER BY n
+    FROM recipients CROSS JOIN taken ORDER BY timezone, client_id
 ), made_block AS (
     INSERT INTO id_blocks (first_id, last_id, mailing_id)
-    SELECT message + 1, message + (SELECT count(*) FROM recipients), %(mailing)s
-    FROM taken WHERE message IS NOT NULL
+    SELECT message + 1, message + recipients, %(mailing)s FROM taken WHERE message IS NOT NULL
 )
-SELECT (SELECT count(*) FROM recipients), batch + 1, batch + (SELECT count(*) FROM parts),
-    message + 1, message + (SELECT count(*) FROM recipients)
+SELECT recipients, last_client, batch + 1, batch + parts, message + 1, message + recipients
 FROM taken
 """  # noqa: S608 (MATCHES is a constant)
 ADVANCE = """
@@ -108,6 +122,7 @@ class Chunk(NamedTuple):
     """What one chunk did."""
 
     recipients: int
+    span: int
     audience_complete: bool
     seconds: float
     first_message_id: int | None  # None if there are no recipients
@@ -151,7 +166,7 @@ def launch(db: Database, mailing_id: int, batch_size: int, wake: Callable[[], ob
             return False
         if time.monotonic() - started > TURN_SECONDS:
             return True
-        span = _next_span(span, chunk)
+        span = _next_span(chunk)
 
 
 def _begin(cursor: Cursor, mailing_id: int) -> int | None:
@@ -176,8 +191,12 @@ def _begin(cursor: Cursor, mailing_id: int) -> int | None:
 
 
 def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> Chunk | None:
-    """Write the messages of the next `span` client ids; None if there is nothing left to write."""
+    """Write the messages of the next `span` client ids, or of fewer if they are many.
+
+    None if there is nothing left to write.
+    """
     started = time.monotonic()
+    cursor.execute(TUNE)
     cursor.execute(LOCK, (mailing_id,))
     status, complete, after, last, window_from, window_to, now, *audience = one_row(cursor)
     if complete or status not in ("running", "paused"):
@@ -192,10 +211,13 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
             "batch_size": batch_size,
             "after": after,
             "until": until,
+            "most": CHUNK_RECIPIENTS,
             **match_values(*audience),
         },
     )
-    recipients, first_batch, last_batch, first_message, last_message = one_row(cursor)
+    recipients, reached, first_batch, last_batch, first_message, last_message = one_row(cursor)
+    if recipients == CHUNK_RECIPIENTS:
+        until = reached
     if recipients and window_from is not None:
         window = Window(window_from, window_to)
         cursor.execute(NEW_ZONES, (mailing_id, first_batch, last_batch))
@@ -207,14 +229,13 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
         cursor.execute(OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
         ledger.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
     seconds = time.monotonic() - started
-    return Chunk(recipients, until >= last, seconds, first_message, last_message)
+    return Chunk(recipients, until - after, until >= last, seconds, first_message, last_message)
 
 
-def _next_span(span: int, chunk: Chunk) -> int:
-    """The next span of client ids: as many as fit CHUNK_SECONDS and CHUNK_RECIPIENTS."""
-    by_time = span * min(16.0, max(0.25, CHUNK_SECONDS / max(chunk.seconds, 0.001)))
-    by_size = span * CHUNK_RECIPIENTS / max(chunk.recipients, 1)
-    return max(FIRST_SPAN // 10, int(min(by_time, by_size)))
+def _next_span(chunk: Chunk) -> int:
+    """The next span of client ids: as many as fit CHUNK_SECONDS."""
+    growth = min(16.0, max(0.25, CHUNK_SECONDS / max(chunk.seconds, 0.001)))
+    return max(FIRST_SPAN // 10, int(chunk.span * growth))
 
 
 def _analyze(db: Database, mailing_id: int) -> None:

@@ -4,7 +4,6 @@ import time
 from email.utils import formatdate
 
 import orjson
-import pycurl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from worker.provider.outcomes import (
     _KNOWN_BODIES_MAX,
     EXCERPT_LENGTH,
     MAX_RETRY_AFTER,
+    Failure,
     Outcome,
     Verdict,
     classify_answer,
@@ -235,46 +235,24 @@ def test_what_is_remembered_of_bodies_is_bounded() -> None:
     assert len(_KNOWN_BODIES) == before
 
 
-@pytest.mark.parametrize(
-    ("curl_errno", "reason"),
-    [
-        (pycurl.E_COULDNT_RESOLVE_HOST, "dns"),
-        (pycurl.E_COULDNT_CONNECT, "connection_refused"),
-        (pycurl.E_OPERATION_TIMEDOUT, "timeout"),
-        (pycurl.E_SSL_CONNECT_ERROR, "tls"),
-        (pycurl.E_PEER_FAILED_VERIFICATION, "tls"),
-        (pycurl.E_SEND_ERROR, "reset"),
-        (pycurl.E_RECV_ERROR, "reset"),
-        (pycurl.E_GOT_NOTHING, "reset"),
-        (pycurl.E_PARTIAL_FILE, "truncated"),
-        (pycurl.E_FILESIZE_EXCEEDED, "too_long"),
-        (pycurl.E_UNSUPPORTED_PROTOCOL, "not_http"),
-        (99, "curl_99"),
-    ],
-)
-def test_a_failure_is_judged_by_whether_the_request_had_left(curl_errno: int, reason: str) -> None:
-    before = classify_failure(curl_errno, handed_off=False)
-    after = classify_failure(curl_errno, handed_off=True)
-    assert (before.outcome, before.reason) == (Outcome.UNAVAILABLE, reason)
-    assert (after.outcome, after.reason) == (Outcome.UNKNOWN, reason)
+@pytest.mark.parametrize("failure", sorted(set(Failure) - {Failure.NOT_PERMITTED}))
+def test_a_failure_is_judged_by_whether_the_request_had_left(failure: Failure) -> None:
+    before = classify_failure(failure, handed_off=False)
+    after = classify_failure(failure, handed_off=True)
+    assert (before.outcome, before.reason) == (Outcome.UNAVAILABLE, failure.value)
+    assert (after.outcome, after.reason) == (Outcome.UNKNOWN, failure.value)
+    assert after.outcome.in_doubt
+    assert not before.outcome.in_doubt
 
 
 def test_the_gate() -> None:
-    aborted = pycurl.E_ABORTED_BY_CALLBACK
-    verdict = classify_failure(aborted, handed_off=False)
+    verdict = classify_failure(Failure.NOT_PERMITTED, handed_off=False)
     assert (verdict.outcome, verdict.reason) == (Outcome.NOT_SENT, "not_permitted")
-    verdict = classify_failure(aborted, handed_off=True, refused_resend=True)
-    assert (verdict.outcome, verdict.reason) == (Outcome.UNKNOWN, "resend_refused")
-
-
-def test_no_error_number_before_the_hand_off_leaves_doubt_nor_after_it_certainty() -> None:
-    for curl_errno in range(1, 120):
-        assert not classify_failure(curl_errno, handed_off=False).outcome.in_doubt
-        assert classify_failure(curl_errno, handed_off=True).outcome.in_doubt
 
 
 def test_a_failures_detail_is_kept_short_and_clean() -> None:
-    verdict = classify_failure(7, handed_off=False, detail="Failed\x00 to \udcff" + "x" * 500)
+    detail = "Failed\x00 to \udcff" + "x" * 500
+    verdict = classify_failure(Failure.RESET, handed_off=False, detail=detail)
     assert len(verdict.excerpt) <= EXCERPT_LENGTH
     assert verdict.excerpt.isprintable()
 
