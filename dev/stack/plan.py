@@ -33,6 +33,7 @@ class Settings:
     provider_url: str | None
     oidc_issuer: str | None
     mail_port: int | None  # of the local mail server; None where a real one is named
+    mail_page_port: int  # where it shows what it caught
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -51,6 +52,7 @@ class Settings:
             provider_url=environment.get("PROVIDER_URL") or None,
             oidc_issuer=environment.get("OIDC_ISSUER") or None,
             mail_port=None if environment.get("SMTP_URL") else free_port(),
+            mail_page_port=free_port(),
         )
 
     def check_ports(self) -> None:
@@ -168,10 +170,11 @@ def process_table(settings: Settings, env: Mapping[str, str]) -> list[Program]:
     if settings.mail_port is not None:
         mail_port = settings.mail_port
         keep = ("--dir", str(settings.directory / "mail"))
+        show = ("--page-port", str(settings.mail_page_port))
         table.append(
             Program(
                 "mail",
-                python("dev.mail", "--port", str(mail_port), *keep),
+                python("dev.mail", "--port", str(mail_port), *keep, *show),
                 env,
                 ROOT,
                 stage=PROVIDER,
@@ -212,7 +215,10 @@ def greeting(settings: Settings, env: Mapping[str, str], seconds: float) -> str:
     demo = "" if settings.oidc_issuer else "  (sign in as one of three demo people)"
     in_an_hour = "-v+1H" if sys.platform == "darwin" else "-d '+1 hour'"
     directory = os.path.relpath(settings.directory)
-    mail = f"\n  mail        {directory}/mail/  (the daily report)" if settings.mail_port else ""
+    page = f"http://127.0.0.1:{settings.mail_page_port}/"
+    mail = (
+        f"\n  mail        {page}  (the daily report is caught there)" if settings.mail_port else ""
+    )
     return f"""
 Ready in {seconds:.1f} s. Ctrl-C stops everything; the data stays in {directory}.
 
