@@ -22,6 +22,9 @@ from worker.record import record
 log = structlog.get_logger()
 
 FLUSH_SECONDS = 0.4
+# Batches that are done wait for so long, to be given back together: a transaction has its price.
+# Unless there is nothing else in hand: then nobody is to wait.
+GATHER_SECONDS = 0.15
 RETRY_SECONDS = 0.5
 # A flush that takes longer than this stops the hand-off, as a failed one does.
 SLOW_SECONDS = 1.5
@@ -55,12 +58,15 @@ class Recorder:
                 self._record()
             return
         wait = self._give_back(now)
-        late = now - self._flushed_at > FLUSH_SECONDS
+        elapsed = now - self._flushed_at
+        held = self.hand.held.values()
+        if elapsed < GATHER_SECONDS and not all(batch.done for batch in held):
+            return
         # A batch that was lost and claimed again is held twice: one at a time.
         todo = {
             (batch.mailing_id, batch.claim.batch_id): batch
-            for batch in self.hand.held.values()
-            if late or batch.done
+            for batch in held
+            if elapsed > FLUSH_SECONDS or batch.done
         }
         if not todo:
             return
