@@ -29,6 +29,8 @@ ENDS: dict[str, LazyString] = {
     # What one exchange with the provider came to.
     "timeout": lazy_gettext("no answer in time"),
     "connection_refused": lazy_gettext("no connection"),
+    "not_permitted": lazy_gettext("its time had passed"),
+    "unreachable": lazy_gettext("no way to the provider"),
     "dns": lazy_gettext("the provider's name is not known"),
     "tls": lazy_gettext("no secure connection"),
     "reset": lazy_gettext("the connection broke"),
@@ -40,7 +42,6 @@ ENDS: dict[str, LazyString] = {
     "not_object": lazy_gettext("the answer was not readable"),
     "code_missing": lazy_gettext("the answer held no code"),
     "code_not_integer": lazy_gettext("the answer held no code"),
-    "resend_refused": lazy_gettext("the connection broke"),
     "provider_rate": lazy_gettext("no turn came within the provider's rate"),
 }
 ACTIONS: dict[str, LazyString] = {

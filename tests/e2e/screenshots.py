@@ -15,7 +15,22 @@ from tests.waiting import wait_for
 PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
 ZONES = ("Europe/Moscow", "Asia/Yekaterinburg", "Asia/Omsk", "Asia/Vladivostok")
 TAGS = ("vip", "regular", "new")
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 780}
+NAMES = ("Anna", "Ivan", "Olga", "Pyotr", "")
+WIDE, TALL = {"width": 1280, "height": 860}, {"width": 1280, "height": 1240}
+PHONE = {"width": 390, "height": 780}
+# A month as it may have been: busy by day, less so at weekends, with a few that failed.
+HISTORY = """
+INSERT INTO minutes (mailing_id, minute, shard, status, count)
+SELECT %s, at, 15, status::message_status, (n * share)::int FROM (
+    SELECT at, (900 + 500 * sin(extract(epoch FROM at) / 5000) + hour * 40)
+        * CASE WHEN extract(isodow FROM at) > 5 THEN 0.35 ELSE 1 END AS n
+    FROM generate_series(1, 720) AS back
+    CROSS JOIN LATERAL (SELECT date_trunc('hour', now()) - back * interval '1 hour') AS t (at)
+    CROSS JOIN LATERAL (SELECT extract(hour FROM at + interval '3 hours')) AS h (hour)
+    WHERE hour BETWEEN 9 AND 20
+) AS hours
+CROSS JOIN (VALUES ('sent', 1.0), ('failed', 0.03), ('expired', 0.015)) AS shares (status, share)
+"""
 
 
 @contextmanager
@@ -28,6 +43,9 @@ def product() -> Iterator[System]:
             dispatchers=1,
             OIDC_ISSUER=f"http://127.0.0.1:{openid}",
             OIDC_CLIENT_ID="notifications",
+            PROVIDER_RATE=200,
+            SEGMENT_PRICE="2.40",
+            TEST_SENDS_PER_MINUTE=30,
         )
         system.settings["PUBLIC_URL"] = f"http://127.0.0.1:{system.api_port}"
         try:
@@ -40,8 +58,8 @@ def product() -> Iterator[System]:
 
 def fill(system: System) -> int:
     """Clients and mailings in every state; the id of the one to be shown from close by."""
-    rows = ["phone,tag,timezone"]
-    rows += [f"7916{n:07d},{TAGS[n % 3]},{ZONES[n % 4]}" for n in range(6000)]
+    rows = ["phone,tag,timezone,name"]
+    rows += [f"7916{n:07d},{TAGS[n % 3]},{ZONES[n % 4]},{NAMES[n % 5]}" for n in range(6000)]
     made = system.call(
         "POST",
         "/clients/import",
@@ -57,6 +75,9 @@ def fill(system: System) -> int:
         filter={"tags": ["vip"]},
     )
     system.wait_finished(done)
+    with system.database() as cursor:
+        cursor.execute(HISTORY, (done,))
+    system.provider.set(latency={"min": 0.02, "max": 0.09})
     shown = system.create_mailing(
         name="New opening hours",
         text="From Monday on we are open from 8 to 22.",
@@ -74,6 +95,29 @@ def fill(system: System) -> int:
     return shown
 
 
+def write(person: Person) -> None:
+    """A mailing half written, and a test of it."""
+    page = person.page
+    page.get_by_label("Text").fill("{name|Dear client}, only today: everything at half price.")
+    page.get_by_label("Tags").fill("vip, regular")
+    page.get_by_label("Send it to yourself first").fill("+7 916 000-00-01, +7 916 000-03-00")
+    page.get_by_role("button", name="Send a test").click()
+    page.locator("#test li").first.wait_for()
+    page.get_by_label("Name").focus()
+
+
+def bring_in(person: Person) -> None:
+    """A file with the mistakes that files have."""
+    rows = (
+        *("телефон;метка;часовой пояс;код", "+7 (916) 555-00-01;vip;Europe/Moscow;"),
+        *("7,9E+10;vip;Europe/Moscow;", "8 926 1;x;Луна;12", "8 916 555 00 01;new;Asia/Omsk;"),
+    )
+    file = {"name": "clients.csv", "mimeType": "text/csv", "buffer": "\n".join(rows).encode()}
+    person.page.locator("#file").set_input_files(file)
+    person.page.locator("form[data-import] button").click()
+    person.page.locator("[data-merged] table").wait_for()
+
+
 def main() -> None:
     chromium = shutil.which("chromium")
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -82,19 +126,23 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         for name, path, context in (
             ("mailing", f"/admin/mailings/{shown}", {"viewport": WIDE, "color_scheme": "light"}),
-            ("dashboard", "/admin/", {"viewport": WIDE, "color_scheme": "light"}),
+            ("dashboard", "/admin/", {"viewport": TALL, "color_scheme": "light"}),
+            ("dashboard-phone", "/admin/", {"viewport": PHONE, "color_scheme": "light"}),
             ("mailings-dark-ru", "/admin/mailings", {
                 "viewport": WIDE, "color_scheme": "dark", "locale": "ru-RU"}),
-            ("new-mailing", "/admin/mailings/new", {"viewport": WIDE, "color_scheme": "light"}),
+            ("new-mailing", "/admin/mailings/new", {"viewport": TALL, "color_scheme": "light"}),
             ("mailing-phone", f"/admin/mailings/{shown}", {
-                "viewport": PHONE, "color_scheme": "light"}),
+                "viewport": PHONE, "color_scheme": "dark"}),
+            ("import-ru", "/admin/clients/import", {
+                "viewport": WIDE, "color_scheme": "light", "locale": "ru-RU"}),
         ):  # fmt: skip
             with Person(browser, system, "Anna", **context) as person:
                 person.open(path)
                 if name == "new-mailing":
-                    person.page.get_by_label("Text").fill("Only today: everything at half price.")
-                    person.page.get_by_label("Tags").fill("vip, regular")
-                person.page.wait_for_timeout(2500)  # two rounds of live figures
+                    write(person)
+                if name == "import-ru":
+                    bring_in(person)
+                person.page.wait_for_timeout(3500)  # two rounds of live figures
                 person.page.screenshot(path=PICTURES / f"{name}.png")
         browser.close()
 

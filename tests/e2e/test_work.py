@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from tests.e2e.person import Person
 from tests.system import System
 from tests.waiting import wait_for
 
+ZONE = {"timezone": "Europe/Moscow"}
 PAGES = (
     *("/admin/", "/admin/mailings", "/admin/mailings/new", "/admin/clients"),
     *("/admin/clients/new", "/admin/clients/import", "/admin/opt-outs", "/admin/tokens"),
@@ -43,7 +44,7 @@ def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> No
     # A mailing: previewed while it is written, reviewed, confirmed.
     operator.open("/admin/mailings/new")
     page.get_by_label("Text").fill("Hello, crowd")
-    page.get_by_label("Name", exact=True).fill("To the crowd")
+    page.get_by_label("Name").fill("To the crowd")
     page.get_by_label("Tags").fill("толпа")
     page.get_by_label("At most, per second").fill("5")
     page.get_by_label("Only at decent hours").uncheck()
@@ -91,6 +92,119 @@ def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> No
     # It counts on the dashboard, and in the list.
     operator.open("/admin/mailings?status=finished&q=crowd")
     expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> None:
+    page = operator.page
+    earlier = site.create_mailing(name="Earlier", filter={"phones": ["79260100001"]})
+    for n, city in enumerate(("Omsk", "Omsk", "Omsk", "Perm")):
+        site.call(
+            "POST",
+            "/clients",
+            json={
+                "phone": f"7926010000{n}",
+                "tag": "chosen",
+                "timezone": "Asia/Omsk" if n else "Europe/Moscow",
+                "attributes": {"city": city, "name": f"Client{n}"},
+            },
+        )
+    again = site.create_mailing(name="Again", filter={"phones": ["79260100001"]})
+    site.wait_finished(earlier)
+    site.wait_finished(again)
+
+    # Placeholders are inserted, and seen as real clients get them.
+    operator.open("/admin/mailings/new")
+    page.get_by_label("Text").fill("Hello, ")
+    page.get_by_role("button", name="{name}").click()
+    assert page.get_by_label("Text").input_value() == "Hello, {name}"
+    page.get_by_label("Name").fill("Chosen")
+    page.get_by_label("Tags").fill("chosen")
+    expect(page.locator("#preview .big")).to_have_text("4")
+    expect(page.locator("#preview")).to_contain_text("Hello, Client0")
+
+    # A test is sent from the form, and says of each phone what became of it.
+    site.provider.set(phones={79260100003: "reject_400"})
+    page.get_by_label("Send it to yourself first").fill("8 926 010 00 02, 79260100003")
+    page.get_by_role("button", name="Send a test").click()
+    expect(page.locator("#test li")).to_have_count(2)
+    expect(page.locator("#test li.good")).to_contain_text("+7 926 010-00-02")
+    expect(page.locator("#test li.bad")).to_contain_text("Refused by the provider")
+    site.provider.set(phones={})
+    texts = {r["phone"]: r["text"] for r in site.provider.requests()}
+    assert texts[79260100002] == "Hello, Client2"
+    page.get_by_label("Send it to yourself first").fill("seven")
+    page.get_by_label("Send it to yourself first").press("Enter")
+    expect(page.locator("#test")).to_contain_text("A phone has 11 digits")
+
+    # Each filter narrows the audience: picked in the preview, or filled in.
+    page.locator("#preview").get_by_role("button", name="Asia/Omsk").click()
+    expect(page.locator("#preview .big")).to_have_text("3")
+    page.get_by_label("Attributes equal to").fill("city = Omsk")
+    expect(page.locator("#preview .big")).to_have_text("2")
+    page.get_by_label("Again").check()
+    expect(page.locator("#preview .big")).to_have_text("1")
+    page.get_by_label("Only these phones").fill("+7 926 010-00-02")
+    page.get_by_label("Only at decent hours").uncheck()
+    page.get_by_role("button", name="Review").click()
+    expect(page.locator(".facts").last).to_contain_text("city = Omsk")
+    expect(page.locator(".facts").last).to_contain_text("Again")
+    page.get_by_role("button", name="Send to 1 recipient now").click()
+    page.wait_for_url(re.compile(r"/admin/mailings/\d+$"))
+    made = int(page.url.rsplit("/", 1)[1])
+    site.wait_finished(made)
+    assert site.call("GET", f"/mailings/{made}")["filter"] == {
+        "operator_codes": [],
+        "tags": ["chosen"],
+        "timezones": ["Asia/Omsk"],
+        "attributes": {"city": "Omsk"},
+        "exclude_mailing_ids": [again],
+        "phones": ["79260100002"],
+    }
+
+    # A copy of it chooses the same people.
+    operator.open(f"/admin/mailings/new?from={made}")
+    expect(page.locator("details.rarer")).to_have_attribute("open", "")
+    expect(page.get_by_label("Attributes equal to")).to_have_value("city = Omsk")
+    expect(page.get_by_label("Again")).to_be_checked()
+    expect(page.get_by_label("Only these phones")).to_have_value("79260100002")
+
+
+def test_the_dashboard_says_what_is_wrong_and_when_it_is_over(
+    site: System, operator: Person
+) -> None:
+    page = operator.page
+    operator.open("/admin/")
+    expect(page.locator("[data-health]")).to_have_attribute("data-health", re.compile("idle|work"))
+    site.add_clients(40, tag="patient")
+    site.provider.set(down=True)
+    mailing = site.create_mailing(name="Patient", filter={"tags": ["patient"]})
+    expect(page.locator(".attention .danger")).to_contain_text("The provider cannot be reached.")
+    expect(page.locator(".state.provider-open")).to_be_visible()
+    expect(page.locator(f"[data-mailing='{mailing}']")).to_be_visible()
+    site.provider.set(down=False)
+    expect(page.locator(f"[data-mailing='{mailing}']")).to_have_count(0, timeout=40_000)
+    expect(page.locator(".attention .danger")).to_have_count(0)
+    site.wait_finished(mailing)
+
+
+def test_a_form_without_scripts_imports_too(
+    site: System, browser: Browser, clients_file: Path
+) -> None:
+    """Also a file larger than any other body may be."""
+    large = clients_file.with_name("large.csv")
+    rows = (f"7926{n:07d};large;Europe/Moscow" for n in range(2_000_000, 2_040_000))
+    large.write_text("\n".join(("phone;tag;timezone", *rows)))
+    assert large.stat().st_size > 1024 * 1024
+    with Person(browser, site, "Oleg", java_script_enabled=False) as person:
+        page = person.page
+        person.open("/admin/clients/import")
+        page.get_by_role("button", name="Import").click()
+        expect(page.locator("#upload-problem")).to_have_text("Choose a file first.")
+        page.get_by_label("CSV file").set_input_files(large)
+        page.get_by_role("button", name="Import").click()
+        page.wait_for_url("**/admin/imports/*")
+        expect(page.get_by_role("heading", name="The import is done")).to_be_visible()
+        expect(page.locator(".tile", has_text="Added")).to_contain_text("40,000")
 
 
 def test_failed_messages_are_found_and_tried_again(site: System, operator: Person) -> None:
@@ -181,10 +295,15 @@ def test_what_people_do_is_in_the_audit_log(admin: Person) -> None:
 def test_pages_are_accessible_and_fit_a_phone(site: System, admin: Person) -> None:
     """axe-core finds nothing serious on any page, and, in the dark, on those with most colours."""
     mailing = f"/admin/mailings/{site.create_mailing(starts_in=7200, name='Accessible')}"
+    file = "phone,tag\n79260300000,x\n7,9E+10,x\n8 926,y\n"
+    headers = {"Content-Type": "text/csv"}
+    answer = site.call("POST", "/clients/import", data=file.encode(), headers=headers, params=ZONE)
+    report = answer["id"]
     admin.page.set_viewport_size({"width": 390, "height": 844})
     for theme, paths in (
         ("light", (*PAGES, mailing, f"{mailing}/cancel")),
         ("dark", ("/admin/", "/admin/mailings", "/admin/mailings/new")),
+        ("dark", (f"/admin/imports/{report}",)),
     ):
         admin.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
         for path in paths:

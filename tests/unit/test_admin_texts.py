@@ -8,6 +8,13 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import read_mo
 from babel.messages.pofile import read_po
+from flask import Flask
+from flask_babel import Babel
+
+from api.admin.import_wording import ROWS
+from api.admin.wording import ENDS, OUTCOMES, reason
+from shared.statuses import Reason
+from worker.provider.outcomes import Failure, Outcome
 
 ADMIN = Path(__file__).parents[2] / "api" / "admin"
 RUSSIAN = ADMIN / "translations" / "ru" / "LC_MESSAGES" / "messages.po"
@@ -54,6 +61,30 @@ def test_every_text_is_translated(tmp_path: Path) -> None:
         for form in forms:
             assert form, f"not translated: {text.id}"
             assert set(FIELD.findall(form)) == set(FIELD.findall(ids[-1])), text.id
+
+
+def test_every_code_is_said_in_words() -> None:
+    """Whatever the books, the provider's exchange and an import's reader keep as a code."""
+    readers = source("shared/clientrows.py")
+    codes = {
+        *re.findall(r'Unfit\("([a-z_]+)"', readers),
+        *re.findall(r'Fault\(name, .*"([a-z_]+)"\)', readers),
+        *re.findall(r'Fault\("", \w+, "([a-z_]+)"\)', source("api/staging.py")),
+    }
+    assert len(codes) >= 10
+    assert codes == set(ROWS)
+    assert {str(outcome) for outcome in Outcome} <= set(OUTCOMES)
+    assert {str(code) for code in (*Reason, *Failure)} <= set(ENDS)
+    babel = Flask("texts")
+    Babel(babel, locale_selector=lambda: "en")
+    with babel.test_request_context():
+        assert reason("rejected: http_400") == "refused by the provider: HTTP 400"
+        assert reason("missing attribute: name") == "the client lacks “name”"
+        assert reason("code_7") == "code 7"
+
+
+def source(path: str) -> str:
+    return (ADMIN.parents[1] / path).read_text()
 
 
 def test_the_compiled_texts_are_those_of_the_source() -> None:
