@@ -187,6 +187,19 @@ def test_nothing_is_loaded_from_elsewhere(site: System, viewer: Person) -> None:
     assert all(urlsplit(url).netloc == f"127.0.0.1:{site.api_port}" for url in asked), asked
 
 
+def test_swagger_ui_works_under_its_policy(site: System, browser: Browser) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"http://127.0.0.1:{site.api_port}/docs/")
+    expect(page.locator(".opblock").first).to_be_visible()
+    page.get_by_role("button", name="Authorize").click()
+    expect(page.get_by_role("button", name="Apply credentials")).to_be_visible()
+    assert not said, said
+    page.close()
+
+
 def test_russian_by_the_browser_and_switched(site: System, browser: Browser) -> None:
     with Person(browser, site, "Vera", locale="ru-RU") as person:
         person.open("/admin/mailings")
