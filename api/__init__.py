@@ -2,13 +2,11 @@
 
 import os
 import sys
-from typing import Any
 
-import orjson
 from flask import Flask
-from flask.json.provider import JSONProvider
 
 from api.admin import init_admin
+from api.application import Application
 from api.audit import audit_log
 from api.auth import init_auth
 from api.client_commands import client_commands
@@ -55,24 +53,13 @@ RESOURCES = (
 )
 
 
-class OrjsonProvider(JSONProvider):
-    """JSON by orjson. Instants are strings already: see answers.py."""
-
-    def dumps(self, obj: Any, **_: Any) -> str:
-        return orjson.dumps(obj).decode()
-
-    def loads(self, s: str | bytes, **_: Any) -> Any:
-        return orjson.loads(s)
-
-
 def create_app() -> Flask:
     """The application: the whole of it for a web server, the database alone for a command."""
     if os.environ.get("FLASK_RUN_FROM_CLI") == "true":
         return _command_app()
     settings = load_settings(ApiSettings)
     logs.configure("api", settings.log_level, settings.log_format)
-    app = Flask("api", static_folder=None)
-    app.json = OrjsonProvider(app)
+    app = Application("api", static_folder=None)
     app.secret_key = settings.secret_key.get_secret_value()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["PROVIDER_RATE"] = settings.provider_rate

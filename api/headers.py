@@ -24,8 +24,8 @@ def init_headers(app: Flask, public_url: str | None) -> None:
     published_by_tls = (public_url or "").startswith("https://")
 
     def protect(response: Response) -> Response:
-        for name, value in DEFAULTS.items():
-            response.headers.setdefault(name, value)
+        given = {name.lower() for name, _ in response.headers}
+        response.headers.extend(item for item in DEFAULTS.items() if item[0].lower() not in given)
         # By TLS too where a proxy that gunicorn trusts (FORWARDED_ALLOW_IPS) says so.
         if published_by_tls or request.is_secure:
             response.headers.setdefault(*TRANSPORT)
