@@ -237,21 +237,6 @@ class TokenPage(Answer):
     next_cursor: str | None
 
 
-class Health(Answer):
-    """The process lives."""
-
-    status: str = Field(examples=["ok"])
-
-
-class Readiness(Answer):
-    """Whether requests can be answered. Redis is reported, but not needed."""
-
-    status: str = Field(examples=["ready"])
-    database: str = Field(examples=["ok"])
-    migrations: str = Field(examples=["applied"])
-    redis: str = Field(examples=["ok", "unreachable"])
-
-
 class FaultAnswer(Answer):
     """One thing that is wrong, and where: in the body (pointer) or in the address (parameter)."""
 
@@ -264,7 +249,7 @@ class FaultAnswer(Answer):
 class ProblemAnswer(Answer):
     """An error (RFC 9457)."""
 
-    model_config = _shown(examples.problem_example(422))
+    model_config = _shown(examples.PROBLEM)
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Unprocessable Entity"])

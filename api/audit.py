@@ -122,7 +122,9 @@ def _read_id(value: object) -> int:
 
 
 class AuditQuery(PageQuery):
-    entity: str | None = Field(default=None, max_length=64)
+    entity: str | None = Field(
+        default=None, max_length=64, description="What was changed: a `mailing`, a `client`, ..."
+    )
     entity_id: (
         Annotated[
             int,
@@ -130,9 +132,13 @@ class AuditQuery(PageQuery):
             WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_ID}),
         ]
         | None
-    ) = None
-    actor: str | None = Field(default=None, max_length=200)
-    action: str | None = Field(default=None, max_length=64)
+    ) = Field(default=None, description="The id of what was changed; best with `entity`.")
+    actor: str | None = Field(
+        default=None, max_length=200, description="Who did it, as the log writes it."
+    )
+    action: str | None = Field(
+        default=None, max_length=64, description="What was done: `created`, `updated`, ..."
+    )
     since: Instant | None = Field(default=None, description="Not before this instant.")
     until: Instant | None = Field(default=None, description="Before this instant.")
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from werkzeug.http import HTTP_STATUS_CODES
-
 CLIENT = {
     "id": 1,
     "phone": "79161234567",
@@ -113,45 +111,52 @@ IMPORT: dict[str, Any] = {
             "detail": "line 17: phone must be 11 digits and start with 7, for example 79161234567",
         }
     ],
+    "attribute_columns": ["name"],
     "ignored_columns": [],
     "failure": None,
     "created_at": "2030-12-01T08:10:00.000000Z",
     "finished_at": "2030-12-01T08:10:01.250000Z",
 }
 
-DETAILS = {
-    400: "The body is not JSON: Expecting value, line 1 column 1.",
-    401: "Send an API token in the header: Authorization: Bearer TOKEN.",
-    403: "The API token's scope is read; this takes the scope write.",
-    404: "There is no such mailing.",
-    409: "The mailing is finished and cannot change any more.",
-    413: "The body is too large; the limit is 1 MiB.",
-    415: "Send the body as JSON with the header Content-Type: application/json.",
-    422: "/phone: must be 11 digits and start with 7, for example 79161234567",
-    429: "At most 10 test messages may be sent per minute; 2 are left now.",
-    503: "The database is not available. Try again in a moment.",
+PREVIEW: dict[str, Any] = {
+    "audience": 2000,
+    "by_operator_code": [{"value": "916", "clients": 2000}],
+    "by_timezone": [
+        {"value": "Europe/Moscow", "clients": 1500, "opens_at": "2030-12-02T06:00:00.000000Z"},
+        {"value": "Asia/Omsk", "clients": 500, "opens_at": "2030-12-02T06:00:00.000000Z"},
+    ],
+    "by_tag": [{"value": "vip", "clients": 2000}],
+    "never_in_window": 0,
+    "opted_out": 12,
+    "lacking": 0,
+    "missing_attributes": [],
+    "examples": [{"client_id": 1, "text": "Anna, only today: everything at half the price."}],
+    "text": {"length": 54, "encoding": "GSM-7", "units": 54, "segments": 1},
+    "segments_total": 1988,
+    "segments_exact": True,
+    "cost": "4970.00",
+    "rate": 100.0,
+    "expected_seconds": 19.88,
+    "expected_finish_at": "2030-12-02T06:00:20.000000Z",
+    "warnings": [],
 }
-FAULT = {
-    "pointer": "/phone",
-    "detail": "must be 11 digits and start with 7, for example 79161234567",
-    "code": "phone_format",
+PROBLEM = {
+    "type": "about:blank",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "/phone: must be 11 digits and start with 7, for example 79161234567",
+    "instance": "/api/v1/clients",
+    "request_id": "6b1f0c7c4f5a4c57a0b9d5a1f0c8f7e2",
+    "errors": [
+        {
+            "pointer": "/phone",
+            "detail": "must be 11 digits and start with 7, for example 79161234567",
+            "code": "phone_format",
+        }
+    ],
 }
 
 
 def page_of(item: dict[str, Any]) -> dict[str, Any]:
     """A page that more follow."""
     return {"items": [item], "next_cursor": "NTA"}
-
-
-def problem_example(status: int) -> dict[str, Any]:
-    """A problem of this status, as a caller may meet it."""
-    title = HTTP_STATUS_CODES[status]
-    example = {
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": DETAILS.get(status, f"{title}."),
-        "instance": "/api/v1/clients",
-        "request_id": "6b1f0c7c4f5a4c57a0b9d5a1f0c8f7e2",
-    }
-    return example | ({"errors": [FAULT]} if status == 422 else {})

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flask import Blueprint, Response
+from pydantic import Field
 from sqlalchemy import func, select
 
 from api.answers import instant
@@ -40,7 +41,7 @@ class ClientCsvQuery(ClientFilter, CsvQuery):
 
 
 class MessageCsvQuery(CsvQuery):
-    status: MessageStatus | None = None
+    status: MessageStatus | None = Field(default=None, description="Messages in this status.")
 
 
 @exports.get("/clients.csv")

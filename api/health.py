@@ -3,10 +3,11 @@
 from typing import Any
 
 from flask import Blueprint
+from pydantic import ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from api.answers import Health, Readiness
+from api.answers import Answer
 from api.database import db
 from api.openapi import operation
 from api.problems import Unavailable
@@ -16,6 +17,29 @@ from shared import schema
 health = Blueprint("health", __name__)
 
 
+ALIVE = {"status": "ok"}
+READY = {"status": "ready", "database": "ok", "migrations": "applied", "redis": "ok"}
+
+
+class Health(Answer):
+    """The process lives."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{**ALIVE}]})
+
+    status: str = Field(examples=["ok"])
+
+
+class Readiness(Answer):
+    """Whether requests can be answered. Redis is reported, but not needed."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{**READY}]})
+
+    status: str = Field(examples=["ready"])
+    database: str = Field(examples=["ok"])
+    migrations: str = Field(examples=["applied"])
+    redis: str = Field(examples=["ok", "unreachable"])
+
+
 @health.get("/healthz")
 @operation("service", answer=Health, says="The process lives.", public=True)
 def healthz() -> dict[str, Any]:
@@ -23,11 +47,17 @@ def healthz() -> dict[str, Any]:
 
     Asks nobody else: an outage of the database is no reason to restart this process.
     """
-    return {"status": "ok"}
+    return ALIVE
 
 
 @health.get("/readyz")
-@operation("service", answer=Readiness, says="Requests can be answered.", public=True)
+@operation(
+    "service",
+    answer=Readiness,
+    says="Requests can be answered.",
+    problems=(503,),
+    public=True,
+)
 def readyz() -> dict[str, Any]:
     """Say whether requests can be answered
 
@@ -36,12 +66,7 @@ def readyz() -> dict[str, Any]:
     """
     if not _migrated():
         raise Unavailable("The database lacks migrations: run flask --app api db upgrade.")
-    return {
-        "status": "ready",
-        "database": "ok",
-        "migrations": "applied",
-        "redis": "ok" if queues().ping() else "unreachable",
-    }
+    return READY | {"redis": "ok" if queues().ping() else "unreachable"}
 
 
 def _migrated() -> bool:

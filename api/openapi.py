@@ -14,15 +14,14 @@ from flask_pydantic_spec.flask_backend import FlaskBackend
 from flask_pydantic_spec.types import RequestBase, ResponseBase
 from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
-from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import BaseConverter, Rule
 
 from api.answers import ProblemAnswer
 from api.auth import PROTECTED, needed_scope
-from api.examples import problem_example
 from api.idempotency import HEADER_OF_REPLAYS, HEADER_PARAMETER
 from api.links import add_links
 from api.pages import MAX_ID
+from api.problem_docs import LOCATION, NAMED, REQUEST_ID, add_examples, problem
 from api.problems import NotFound
 from api.reading import read_body, read_query
 from api.schemas import Query
@@ -48,26 +47,6 @@ TAGS = [
     {"name": "tokens", "description": "Who may call, and what."},
     {"name": "service", "description": "For machines that look after this one."},
 ]
-PROBLEMS = {
-    400: "The request cannot be read.",
-    401: "The token is missing or not valid.",
-    403: "The token's scope does not reach this far.",
-    404: "There is no such thing.",
-    409: "Not in the present state; the detail says why.",
-    413: "The body is too large.",
-    415: "The body is not declared as what it must be.",
-    422: "The request breaks rules; `errors` says which and where.",
-    429: "Too much in this minute; try again after `Retry-After` seconds.",
-    503: "Not available; try again after `Retry-After` seconds.",
-}
-CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}}}
-RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}}}
-PROBLEM_HEADERS = {
-    401: CHALLENGE,
-    403: CHALLENGE,
-    429: RETRY_AFTER,
-    503: RETRY_AFTER,
-}
 OF_BODY = (400, 413, 415)
 CSV = "text/csv"
 
@@ -109,16 +88,15 @@ class Answers(ResponseBase):
         return [ProblemAnswer] if self.model is None else [self.model, ProblemAnswer]
 
     def generate_spec(self) -> Mapping[str, Any]:
-        request_id = {"X-Request-ID": {"schema": {"type": "string"}}}
-        success: dict[str, Any] = {"description": self.description, "headers": dict(request_id)}
+        success: dict[str, Any] = {"description": self.description, "headers": {**REQUEST_ID}}
         if self.model is not None:
             success["content"] = {"application/json": {"schema": _reference(self.model)}}
         if self.csv is not None:
             success["content"] = {CSV: {"schema": {"type": "string"}, "example": self.csv}}
         if self.status in (201, 202):
-            success["headers"]["Location"] = {"schema": {"type": "string"}}
+            success["headers"] |= LOCATION
         return {str(self.status): success} | {
-            str(status): _problem(status) for status in self.problems
+            str(status): problem(status) for status in self.problems
         }
 
 
@@ -135,19 +113,6 @@ class CsvUpload(RequestBase):
 
     def generate_spec(self) -> Mapping[str, Any]:
         return {"content": {CSV: {"schema": {"type": "string"}, "example": self.example}}}
-
-
-def _problem(status: int) -> dict[str, Any]:
-    description = PROBLEMS.get(status, HTTP_STATUS_CODES[status])
-    content = {"schema": _reference(ProblemAnswer), "example": problem_example(status)}
-    return {
-        "description": description,
-        "headers": {
-            "X-Request-ID": {"schema": {"type": "string"}},
-            **PROBLEM_HEADERS.get(status, {}),
-        },
-        "content": {"application/problem+json": content},
-    }
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
@@ -172,9 +137,10 @@ class Backend(FlaskBackend):
     ) -> Any:
         if any(number > MAX_ID for number in kwargs.values()):
             raise NotFound("There is nothing with this id.")
-        read = read_query(request, query or Query)
         if query is not None:
-            kwargs["query"] = read
+            kwargs["query"] = read_query(request, query)
+        elif request.args:
+            read_query(request, Query)  # which knows none
         if body.model is not None:
             context = {"default_timezone": current_app.config["DEFAULT_TIMEZONE"]}
             kwargs["body"] = read_body(request, body.model, context)
@@ -184,8 +150,10 @@ class Backend(FlaskBackend):
         path, parameters = super().parse_path(route)
         schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
         return path, [
-            {**each, "schema": schema, "description": f"The {each['name'].replace('_', ' ')}."}
+            {**each, "schema": schema, "description": NAMED[each["name"]].description}
+            | {"example": NAMED[each["name"]].example}
             for each in parameters
+            if each["name"] in NAMED  # or it is no operation's
         ]
 
 
@@ -229,6 +197,7 @@ class Spec(FlaskPydanticSpec):
                 for status, answer in operation["responses"].items():
                     if status.startswith("2"):
                         answer["headers"] |= HEADER_OF_REPLAYS
+            add_examples(path, operation, schemas)
         add_links(document["paths"])
         if self.app.config["DEFAULT_TIMEZONE"] is not None:
             client = schemas["NewClient"]
@@ -246,10 +215,11 @@ class Spec(FlaskPydanticSpec):
 
 def _add_security(operation: dict[str, Any], scope: Scope) -> None:
     operation["security"] = [{"bearer": []}]
+    operation["x-scope"] = str(scope)
     needs = f"Needs a token of the scope `{scope}`" + ("." if scope == Scope.ADMIN else " or more.")
     operation["description"] = f"{operation['description']}\n\n{needs}".strip()
     if scope != Scope.READ:  # which every token has
-        answers = {**operation["responses"], "403": _problem(403)}
+        answers = {**operation["responses"], "403": problem(403)}
         operation["responses"] = dict(sorted(answers.items()))
 
 
@@ -289,7 +259,7 @@ def operation(
     `idempotent` view heeds the header Idempotency-Key (see idempotency.py). `csv` is an example of
     a CSV file that is answered instead of JSON.
     """
-    always = (422, 503) if public else (401, 422, 503)
+    always = (422,) if public else (401, 422, 503)
     of_body = OF_BODY if body is not None else ()
     resp = Answers(status, answer, says, (*always, *of_body, *problems), csv)
     validated = spec.validate(query=query, body=body, resp=resp, tags=(tag,))

@@ -17,6 +17,18 @@ OPT_OUT: dict[str, Any] = {
     "source": "support call",
     "created_at": "2030-12-01T08:00:00.000000Z",
 }
+ADDED: dict[str, Any] = {"added": 1, "existing": 0, "messages_cancelled": 2}
+IMPORTED: dict[str, Any] = {
+    **ADDED,
+    "rows": 2,
+    "rejected": 1,
+    "faults": [
+        {
+            "line": 3,
+            "detail": "phone must be 11 digits and start with 7, for example 79161234567",
+        }
+    ],
+}
 CSV_EXAMPLE = "phone,source,created_at\r\n79161234567,support call,2030-12-01T08:00:00.000000Z\r\n"
 
 Source = Annotated[
@@ -43,7 +55,7 @@ class NewOptOuts(Body):
 
 
 class OptOutQuery(PageQuery):
-    phone: Phone | None = None
+    phone: Phone | None = Field(default=None, description="Whether this phone is opted out.")
 
 
 class SourceQuery(Query):
@@ -52,6 +64,8 @@ class SourceQuery(Query):
 
 class OptOutsAdded(Answer):
     """How many phones were added, and how many were opted out before."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [ADDED]})
 
     added: int
     existing: int
@@ -88,6 +102,8 @@ class RowFault(Answer):
 
 class OptOutImport(OptOutsAdded):
     """What became of the rows of a file."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [IMPORTED]})
 
     rows: int
     rejected: int

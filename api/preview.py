@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from flask import Blueprint, current_app
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from api import examples
 from api.answers import Answer, instant
 from api.database import cursor, database_now, see_one_instant
 from api.mailings import draft
@@ -100,6 +101,8 @@ class Warning_(Answer):
 
 class PreviewAnswer(Answer):
     """What would become of a mailing if it were launched with the clients as they are now."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.PREVIEW]})
 
     audience: int
     by_operator_code: list[Share]

@@ -96,6 +96,7 @@ class TestSendAnswer(Answer):
     """What became of a test, phone by phone."""
 
     __test__ = False
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"items": [RESULT]}]})
 
     items: list[TestResult]
 

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
 from api import create_app
+from tests.documented import DocumentedClient
 
 TOKEN = "test-bootstrap-token-0123456789"
 
@@ -28,7 +29,9 @@ def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
         }
         for name, value in values.items():
             environment.setenv(name, value)
-        return create_app()
+        app = create_app()
+    app.test_client_class = DocumentedClient
+    return app
 
 
 def make_client(app: Flask) -> FlaskClient:
