@@ -92,6 +92,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(there), f"{page_id(page)}: {target}: no such heading there"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    plain = CODE.sub("", prose(page))
+    assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX)\b|^[A-Z]{4,}$", plain, re.MULTILINE)
+
+
 def test_every_page_can_be_found_from_the_readme() -> None:
     linked = set(LINK.findall((ROOT / "README.md").read_text()))
     for page in PAGES:
