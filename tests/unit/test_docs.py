@@ -135,6 +135,13 @@ def test_the_readme_names_every_door() -> None:
     assert doors - {"help", "venv"} <= named
 
 
+def test_the_readme_names_what_the_local_stack_reads() -> None:
+    plan = (ROOT / "dev/stack/plan.py").read_text()
+    read = set(re.findall(r'environment(?:\.get\(|, )"([A-Z_]+)"', plan))
+    assert "LOCAL_DIR" in read
+    assert read <= set(re.findall(r"[A-Z_]+", (ROOT / "README.md").read_text()))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_that_are_named_exist(page: Path) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
