@@ -24,11 +24,14 @@ from tests.integration.rawserver import (
     reset,
     write_certificate,
 )
+from worker.provider import engine as engine_module
+from worker.provider import resolver as resolver_module
 from worker.provider.answers import MAX_ANSWER_BYTES
 from worker.provider.engine import Engine, Request, Result
 from worker.provider.outcomes import Outcome
 
 TOKEN = "head.payload.signature"
+LAST = answer("200 OK", b'{"code":0}', "Connection: close")
 BODY = b'{"id":1,"phone":79001234567,"text":"hello"}'
 
 
@@ -541,6 +544,95 @@ def test_an_answer_to_no_question_is_not_taken_for_the_next_ones() -> None:
         assert send(engine, 1).outcome is Outcome.REJECTED
         engine.poll(0.3)
         assert send(engine, 2).outcome is Outcome.REJECTED
+        assert server.connections == 2
+
+
+def test_a_connection_idle_for_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.1)
+    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+        assert send(engine, 1).outcome is Outcome.ACCEPTED
+        assert send(engine, 2).outcome is Outcome.ACCEPTED
+        assert server.connections == 1
+        time.sleep(0.15)  # the idling itself
+        assert send(engine, 3).outcome is Outcome.ACCEPTED
+        assert server.connections == 2
+
+
+# --- addresses ---------------------------------------------------------------------------------
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str] | OSError) -> list[str]:
+    """Have names resolve to these, one look-up after another; the names asked for."""
+    asked: list[str] = []
+
+    def look_up(host: str, port: int, **options: int) -> list[object]:
+        if options.get("flags"):
+            raise socket.gaierror("no number")
+        asked.append(host)
+        answer_ = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(answer_, OSError):
+            raise answer_
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in answer_]
+
+    monkeypatch.setattr(resolver_module.socket, "getaddrinfo", look_up)
+    return asked
+
+
+def test_the_next_address_is_tried_and_the_one_that_works_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = resolving(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    with (
+        RawServer(answering_once(LAST)) as server,
+        make_engine(f"http://provider.test:{server.port}") as engine,
+    ):
+        assert [send(engine, n).outcome for n in range(3)] == [Outcome.ACCEPTED] * 3
+        assert engine._connector._resolver.addresses() == [
+            (socket.AF_INET, ("127.0.0.1", server.port)),
+            (socket.AF_INET, ("127.0.0.2", server.port)),
+        ]
+    assert asked == ["provider.test"]
+
+
+def test_a_name_server_that_goes_away_does_not_take_the_provider_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolver_module, "KEEP_SECONDS", 0.0)
+    asked = resolving(monkeypatch, ["127.0.0.1"], socket.gaierror("no name server"))
+    with (
+        RawServer(answering_once(LAST)) as server,
+        make_engine(f"http://provider.test:{server.port}") as engine,
+    ):
+        for n in range(5):
+            assert send(engine, n).outcome is Outcome.ACCEPTED
+    assert len(asked) > 1
+
+
+# --- large requests ----------------------------------------------------------------------------
+
+
+def test_a_request_longer_than_the_sockets_buffers_arrives_whole() -> None:
+    body = b"x" * 8_000_000
+    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+        engine.submit(Request(1, body))
+        (result,) = drain(engine)
+        assert result.outcome is Outcome.ACCEPTED
+        assert send(engine, 2).outcome is Outcome.ACCEPTED
+        assert server.connections == 1
+    assert server.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+def test_an_answer_before_the_request_was_read_ends_the_connection() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        connection.recv(1000)
+        connection.sendall(answer("413 Too Large", b"no"))
+        server.stopped.wait(10)
+
+    with RawServer(script) as server, make_engine(server.url) as engine:
+        for n in (1, 2):
+            engine.submit(Request(n, b"x" * 8_000_000))
+            (result,) = drain(engine)
+            assert seen(result) == ("rejected", 413, "http_413")
         assert server.connections == 2
 
 
