@@ -151,6 +151,13 @@ class Mailing(Base):
             name="mailings_deleted",
         ),
         Index("mailings_open", "id", postgresql_where=sql("NOT settled")),
+        # The metrics sum up all that are settled, at every scrape, from this index alone.
+        Index(
+            "mailings_settled",
+            "status",
+            postgresql_include=["deleted_at", "sent", "failed", "expired", "cancelled"],
+            postgresql_where=sql("settled"),
+        ),
         Index("mailings_listed", "id", postgresql_where=sql("deleted_at IS NULL")),
         Index(
             "mailings_by_status",

@@ -104,19 +104,22 @@ def test_ten_thousand_settled_mailings_cost_milliseconds(
         """,
         (SETTLED,),
     )
-    database.execute("ANALYZE mailings")
+    database.execute("VACUUM ANALYZE mailings")
     found = scrape(client)
     assert found["notification_messages_total", "sent"] == 5 * SETTLED
     assert found["notification_messages_total", "failed"] == 2 * SETTLED
     assert found["notification_mailings", "finished"] == SETTLED - 1
     # The budget is 20 ms. Other things may want the machine, so what it costs is counted: our own
-    # processor time, and the pages that PostgreSQL looks at (none of any batch).
-    cost = []
+    # processor time, what PostgreSQL needs at its best, and the pages that it looks at: those of
+    # an index, and none of any batch.
+    cost, told = [], []
     for _ in range(20):
         began = time.process_time()
         client.get("/metrics")
         cost.append(time.process_time() - began)
+        database.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {COUNTS.text}")
+        told.append(value(database)[0])
     assert min(cost) < 0.01, f"{min(cost) * 1000:.1f} ms"
-    database.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {COUNTS.text}")
-    plan = value(database)[0]["Plan"]
-    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 1_500
+    assert min(each["Execution Time"] for each in told) < 10
+    plan = told[0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 300
