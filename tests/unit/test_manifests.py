@@ -221,7 +221,6 @@ def test_only_the_api_is_published_and_only_to_this_machine() -> None:
     assert published == {
         "openid": ["127.0.0.1:8070:8070"],
         "mail": ["127.0.0.1:8025:8025"],
-        "prometheus": ["127.0.0.1:9090:9090"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
     for name in published:
