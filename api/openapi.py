@@ -49,6 +49,8 @@ TAGS = [
 ]
 OF_BODY = (400, 413, 415)
 CSV = "text/csv"
+# Of bodies and answers, by the names of their schemas.
+EXAMPLES: dict[str, list[Any]] = {}
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -178,10 +180,13 @@ class Spec(FlaskPydanticSpec):
     def _generate_spec(self) -> Mapping[str, Any]:
         document: dict[str, Any] = dict(super()._generate_spec())
         document["info"]["description"] = DESCRIPTION
+        document["tags"] = TAGS  # in the order in which a newcomer meets them
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         schemas = document["components"]["schemas"]
         for name in [name for name in schemas if name.endswith("Query")]:
             del schemas[name]  # its fields are the operations' parameters
+        for name, examples in EXAMPLES.items():
+            schemas[name]["examples"] = examples  # which pydantic has sorted by name
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["tags"] = list(operation["tags"])
@@ -261,6 +266,10 @@ def operation(
     """
     always = (422,) if public else (401, 422, 503)
     of_body = OF_BODY if body is not None else ()
+    for model in (body, answer):
+        if isinstance(model, type):
+            extra = cast(dict[str, Any], model.model_config["json_schema_extra"])
+            EXAMPLES[get_model_name(model)] = extra["examples"]
     resp = Answers(status, answer, says, (*always, *of_body, *problems), csv)
     validated = spec.validate(query=query, body=body, resp=resp, tags=(tag,))
 
