@@ -82,7 +82,7 @@ def fill(system: System) -> int:
         name="New opening hours",
         text="From Monday on we are open from 8 to 22.",
         filter={"tags": ["regular"]},
-        rate_limit=80,
+        rate_limit=20,
     )
     system.create_mailing(
         name="Night owls", text="Half the price until dawn", filter={"tags": ["new"]},
@@ -91,7 +91,7 @@ def fill(system: System) -> int:
     system.create_mailing(
         starts_in=50000, name="Tomorrow's reminder", text="Do not forget your appointment."
     )
-    wait_for(lambda: system.statistics(shown)["counts"]["sent"] > 900, 60, "a mailing under way")
+    wait_for(lambda: system.statistics(shown)["counts"]["sent"] > 300, 60, "a mailing under way")
     return shown
 
 

@@ -199,3 +199,9 @@ def test_a_file_that_cannot_be_used_is_refused_in_russian(
     assert says in told.get_json()["problem"]
     database.execute("SELECT count(*) FROM imports WHERE status <> 'running'")
     assert value(database) == 0
+
+
+def test_a_plain_form_without_a_file_says_so(operator: Signed) -> None:
+    answer = post(operator, "/admin/clients/import", {}, content_type="multipart/form-data")
+    assert answer.status_code == 422
+    assert "Choose a file first." in answer.text
