@@ -91,7 +91,8 @@ def test_the_fleet_keeps_to_its_rate(limited: System, watch: Watch) -> None:
         }
         assert most <= 1.05 * RATE + 1
         assert slow_most <= 1.05 * 5 + 1
-        assert steady >= 0.95 * RATE
+        # The short form runs beside other tests, which take turns of the processor away.
+        assert steady >= pick(0.8, 0.95) * RATE
 
 
 def busiest_second(arrivals: Iterator[float] | list[float]) -> int:
