@@ -84,7 +84,7 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.PrintLoggerFactory(STDOUT),
+        logger_factory=structlog.WriteLoggerFactory(STDOUT),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(STDOUT)
