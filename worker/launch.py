@@ -51,8 +51,8 @@ SELECT status, audience_complete, launched_client_id, launch_last_client_id,
     window_from, window_to, now(), {COLUMNS}
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
 """  # noqa: S608 (COLUMNS is a constant)
-# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. Each first
-# place of a batch begins one: counting these tells everybody's batch without a join.
+# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. A first
+# place begins a batch: counting those before and at a place tells its batch without a join.
 FILL = f"""
 WITH chosen AS (
     SELECT id AS client_id, timezone FROM clients

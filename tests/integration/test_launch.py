@@ -128,6 +128,24 @@ def check_shape(fleet: Fleet, mailing_id: int, batch_size: int) -> None:
     assert [id_ for a, b in blocks for id_ in range(a, b + 1)] == [id_ for _, id_, *_ in rows]
 
 
+def test_a_crowd_behind_a_desert_is_written_in_short_chunks(
+    fleet: Fleet, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody matches, chunks grow; one of them must not take in all who come after."""
+    fleet.add_clients(500, ZONES, f"not {tag}")
+    fleet.add_clients(500, ZONES, tag)
+    monkeypatch.setattr(launch, "FIRST_SPAN", 7)
+    monkeypatch.setattr(launch, "CHUNK_RECIPIENTS", 60)
+    mailing_id = fleet.add_mailing(tags=[tag])
+    fleet.launch(mailing_id, batch_size=50)
+    blocks = fleet.query(
+        "SELECT last_id - first_id + 1 FROM id_blocks WHERE mailing_id = %s", mailing_id
+    )
+    assert max(size for (size,) in blocks) == 60
+    assert fleet.mailing(mailing_id)["audience"] == 500
+    check_shape(fleet, mailing_id, batch_size=50)
+
+
 def test_an_empty_audience_finishes(fleet: Fleet, tag: str) -> None:
     mailing_id = fleet.add_mailing(tags=[tag])
     woken: list[int] = []
