@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -90,6 +91,7 @@ def init_shown(app: Flask) -> None:
         instant_field=instant_field,
         reason=reason,
         milliseconds=milliseconds,
+        money=money,
     )
     app.jinja_env.globals.update(
         PARTS=PARTS,
@@ -168,6 +170,10 @@ def from_moscow(zone: str) -> str:
 
 def number(value: float | None) -> str:
     return "—" if value is None else str(format_decimal(value))
+
+
+def money(value: str) -> str:
+    return str(format_decimal(Decimal(value), "#,##0.00"))
 
 
 def percent(part: int, whole: int) -> str:

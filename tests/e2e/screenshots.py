@@ -139,6 +139,7 @@ def main() -> None:
             with Person(browser, system, "Anna", **context) as person:
                 person.open(path)
                 if name == "new-mailing":
+                    person.page.set_viewport_size({"width": 1280, "height": 1420})
                     write(person)
                 if name == "import-ru":
                     bring_in(person)
