@@ -1,18 +1,17 @@
 """The figures: each function measures some and yields them with their targets."""
 
+import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dev.bench.rig import TOKEN, Rig, cpu_seconds, resident_mb
+from dev.bench import load
+from dev.bench.rig import TOKEN, Rig, children, cpu_seconds, resident_mb
 
 
 class Figure(NamedTuple):
@@ -150,25 +149,29 @@ def reading(rig: Rig, mailing_id: int) -> Iterator[Figure]:
 
 def api(rig: Rig, seconds: float) -> Iterator[Figure]:
     """Requests a second from 16 connections, and how long they take at half that load."""
-    numbers = iter(range(10**6))
-    lock = threading.Lock()
+    numbers = itertools.count()
+    get = load.request("GET", "/api/v1/clients/1", TOKEN)
 
-    def get(connection: HTTPConnection) -> None:
-        connection.request("GET", "/api/v1/clients/1", headers=_headers())
+    def post() -> bytes:
+        body = b'{"phone":"7999%07d","tag":"api","timezone":"Europe/Moscow"}' % next(numbers)
+        return load.request("POST", "/api/v1/clients", TOKEN, body)
 
-    def post(connection: HTTPConnection) -> None:
-        with lock:
-            n = next(numbers)
-        body = b'{"phone":"7999%07d","tag":"api","timezone":"Europe/Moscow"}' % n
-        connection.request("POST", "/api/v1/clients", body, _headers())
-
-    for name, ask, target in (("GET /clients/{id}", get, 1000), ("POST /clients", post, 600)):
-        full, _ = _load(rig, ask, seconds, None)
-        _, times = _load(rig, ask, seconds, full / 2)
-        yield Figure(name, full, "requests/s", target)
+    servers = children(rig.processes["api"].pid)
+    for name, ask, target in (
+        ("GET /clients/{id}", lambda: get, 1000),
+        ("POST /clients", post, 600),
+    ):
+        load.run(rig.api_port, ask, 0.5)  # connections to PostgreSQL are made
+        before = sum(map(cpu_seconds, servers))
+        full = load.run(rig.api_port, ask, seconds)
+        cpu = (sum(map(cpu_seconds, servers)) - before) / len(full.times) * 1e6
+        times = load.run(rig.api_port, ask, seconds, full.rate / 2).times
+        yield Figure(name, full.rate, "requests/s", target)
         yield Figure(
             f"{name}, p95 at half that load", statistics.quantiles(times, n=20)[-1], "ms", 30, True
         )
+        yield Figure(f"{name}, CPU of the API", cpu, "µs/request")
+        yield Figure(f"{name}, CPU of the load itself", full.own_cpu, "µs/request")
 
 
 def import_clients(rig: Rig, rows: int) -> Iterator[Figure]:
@@ -242,34 +245,3 @@ def _add_old_messages(rig: Rig, count: int) -> None:
             start,
         )
     rig.query("VACUUM ANALYZE")
-
-
-def _headers() -> dict[str, str]:
-    return {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-
-
-def _load(
-    rig: Rig, ask: Callable[[HTTPConnection], None], seconds: float, rate: float | None
-) -> tuple[float, list[float]]:
-    """16 connections asking for some seconds, together at `rate` or as fast as they can."""
-    until = time.perf_counter() + seconds
-
-    def work(_: int) -> list[float]:
-        connection = HTTPConnection("127.0.0.1", rig.api_port, timeout=30)
-        times, due = [], time.perf_counter()
-        while (started := time.perf_counter()) < until:
-            if rate is not None:
-                due += 16 / rate
-                time.sleep(max(0.0, due - started))
-                started = time.perf_counter()
-            ask(connection)
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status >= 400:
-                raise RuntimeError(f"HTTP {answer.status}")
-            times.append((time.perf_counter() - started) * 1000)
-        return times
-
-    with ThreadPoolExecutor(16) as pool:
-        times = [t for some in pool.map(work, range(16)) for t in some]
-    return len(times) / seconds, times

@@ -1,6 +1,7 @@
 """A product of its own for a measurement: services, provider, API, fleet, and what they consume."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,11 +83,13 @@ class Rig:
         self.wait(self._ready, 60)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for name in list(self.processes):
             self.end(name)
         self.valkey.remove()
         self.postgres.remove()
+        if error is None:  # or the logs may say why
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def run(self, name: str, *arguments: str, **settings: str) -> None:
         """Start a process of the product; its output goes to a file."""

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,6 +106,32 @@ def test_a_refused_body_does_not_spoil_the_connection(
     assert json.loads(answer.read())["status"] == answer.status
     connection.request("GET", "/healthz")
     assert connection.getresponse().status == 200
+
+
+def test_more_connections_than_threads_are_all_served(server: Server) -> None:
+    """A thread that stays with one connection must not keep the others waiting."""
+    address = server.url.removeprefix("http://")
+    connections = [HTTPConnection(address, timeout=5) for _ in range(40)]
+    for _ in range(3):
+        for connection in connections:
+            connection.request("GET", "/healthz")
+        for connection in connections:
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert json.loads(answer.read()) == {"status": "ok"}
+    for connection in connections:
+        connection.close()
+
+
+def test_requests_sent_together_are_answered_in_turn(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    ask = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: turn-{}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall("".join(ask.format(n) for n in range(5)).encode())
+        answers = b""
+        while answers.count(b'{"status":"ok"}') < 5:
+            answers += connection.recv(65536)
+    assert re.findall(rb"X-Request-ID: turn-(\d)", answers) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_everything_logged_is_json(server: Server) -> None:
