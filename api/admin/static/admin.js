@@ -142,9 +142,11 @@
     };
     source.onmessage = (event) => {
       const told = JSON.parse(event.data);
+      // What a page shows is as new as itself; the figures may be two seconds older.
+      const rested = Date.now() - drawnAt > 3000;
       // One whose state has changed, or that is not told of any more, is shown as it is now.
       const states = new Map(told.mailings.map((each) => [String(each.id), each.status]));
-      const passed = followed().some((box) => states.get(box.dataset.mailing) !== box.dataset.status);
+      const passed = rested && followed().some((box) => states.get(box.dataset.mailing) !== box.dataset.status);
       told.mailings.forEach(draw);
       if (!overview()) {
         if (passed && !busy()) {
@@ -155,8 +157,9 @@
       }
       drawHealth(told.health);
       const begun = told.mailings.length > followed().length && followed().length < 12;
+      const other = begun || told.alerts !== overview().dataset.overview;
       const old = Date.now() - drawnAt > 60000;
-      if (!drawing && (passed || begun || old || told.alerts !== overview().dataset.overview)) redraw();
+      if (!drawing && (passed || (rested && other) || old)) redraw();
     };
     window.addEventListener("pagehide", () => source.close());
   }
