@@ -39,11 +39,16 @@ WHERE deleted_at IS NULL AND (audience > 0 OR id = ANY (CAST(:chosen AS bigint[]
 ORDER BY id = ANY (CAST(:chosen AS bigint[])) DESC, id DESC
 LIMIT greatest(8, cardinality(CAST(:chosen AS bigint[])))
 """)
-# What the newest clients have, to be put into a text.
+# What the newest clients have, or the last files brought in, to be put into a text.
 ATTRIBUTES = text("""
 SELECT name, count(*) AS n FROM (
-    SELECT attributes FROM clients WHERE deleted_at IS NULL ORDER BY id DESC LIMIT 500
-) newest CROSS JOIN jsonb_object_keys(attributes) AS name GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
+    SELECT jsonb_object_keys(attributes) AS name FROM (
+        SELECT attributes FROM clients WHERE deleted_at IS NULL ORDER BY id DESC LIMIT 500
+    ) newest
+    UNION ALL SELECT unnest(attribute_columns) FROM (
+        SELECT attribute_columns FROM imports ORDER BY id DESC LIMIT 20
+    ) files
+) known GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
 """)
 
 
