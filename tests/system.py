@@ -159,6 +159,8 @@ class System:
             "WEB_CONCURRENCY": "1",
             "PYTHONUNBUFFERED": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
+            # What a killed process leaves there goes with the rest.
+            "TMPDIR": str(self.directory),
             **self.settings,
         }
 

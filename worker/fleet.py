@@ -1,5 +1,6 @@
 """The fleet's processes: RQ workers on one queue each, which never fork and stop gracefully."""
 
+import signal
 import threading
 from types import FrameType
 from typing import Any
@@ -9,7 +10,6 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker, WorkerStatus
@@ -23,6 +23,7 @@ log = structlog.get_logger()
 # Read by long loops; set by SIGTERM and SIGINT.
 stopping = threading.Event()
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 # A worker that was killed is missed after this many seconds and a minute; RQ's own is 420.
 WORKER_TTL = 60
@@ -50,7 +51,20 @@ class FleetWorker(SimpleWorker):
         stopping.set()
         self._stop_requested = True
         if self.get_state() != WorkerStatus.BUSY:
-            raise StopRequested
+            # Not RQ's StopRequested: that is an Exception, and the Redis client, which this breaks
+            # in upon, takes some of those for its own and goes on.
+            raise SystemExit(0)
+
+    def subscribe(self) -> None:
+        """Starts the thread that listens for commands; signals are none of its business.
+
+        One that it took would not wake the main thread, which waits in Redis for most of a minute.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            super().subscribe()  # type: ignore[no-untyped-call]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Also registers anew: a Redis that lost everything knows no workers."""

@@ -1,6 +1,8 @@
 """What Kubernetes is told to start and to ask, with real processes."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from tests.cluster import ROOT, containers, of_kind, read, title
 from tests.fleet import Fleet
 from tests.system import Process, free_port
 from tests.waiting import wait_for
+from worker.fleet import FleetWorker, stopping
 
 MANIFESTS = read(ROOT / "k8s")
 ROLES = ("scheduler", "control", "dispatch")
@@ -55,6 +58,14 @@ class Pod:
         assert command != self.container[name]["exec"]["command"]
         return subprocess.run(command, check=False).returncode == 0
 
+    def takes_signals_in_its_main_thread(self) -> bool:
+        """Whether SIGTERM is blocked in all other threads, so that it always wakes that one."""
+        assert self.process.popen
+        main = self.process.popen.pid
+        others = [task for task in Path(f"/proc/{main}/task").iterdir() if task.name != str(main)]
+        masks = [re.findall(r"^SigBlk:\s*(\w+)$", (o / "status").read_text(), re.M) for o in others]
+        return all(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for [mask] in masks)
+
     def age(self) -> None:
         """Make the file as old as one of a process that hangs."""
         [file] = self.tmp.glob("notifications-*.alive")
@@ -71,6 +82,7 @@ def test_probes_see_whether_the_loop_goes_round(
     try:
         wait_for(lambda: pod.probe("startupProbe"), 20, "the process has begun")
         assert pod.probe("livenessProbe")
+        wait_for(lambda: pod.takes_signals_in_its_main_thread(), 10, "a stop wakes who waits")
         pod.process.signal(signal.SIGSTOP)
         pod.age()
         assert not pod.probe("livenessProbe"), "a process that hangs is taken for a live one"
@@ -82,6 +94,15 @@ def test_probes_see_whether_the_loop_goes_round(
         assert not pod.probe("startupProbe"), "the file outlives its process"
     finally:
         pod.process.kill()
+
+
+def test_an_idle_worker_stops_whatever_the_signal_breaks_in_upon(redis_url: str) -> None:
+    """As within the Redis client, which takes any Exception for a failure of its own metrics."""
+    worker = FleetWorker("control", Redis.from_url(redis_url), redis_url)
+    with pytest.raises(SystemExit) as stop, contextlib.suppress(Exception):
+        worker.request_stop(signal.SIGTERM, None)
+    assert stop.value.code == 0
+    stopping.clear()
 
 
 def test_keda_asks_for_what_a_worker_could_take(database_url: str) -> None:
