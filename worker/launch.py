@@ -51,47 +51,54 @@ SELECT status, audience_complete, launched_client_id, launch_last_client_id,
     window_from, window_to, now(), {COLUMNS}
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
 """  # noqa: S608 (COLUMNS is a constant)
-# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. A first
-# place begins a batch: counting those before and at a place tells its batch without a join.
+# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. How many
+# there are in each zone tells everybody's batch by division, and numbers sort faster than names.
 FILL = f"""
-WITH chosen AS (
+WITH chosen AS MATERIALIZED (
     SELECT id AS client_id, timezone FROM clients
     WHERE id > %(after)s AND id <= %(until)s AND {MATCHES}
     ORDER BY id LIMIT %(most)s
-), placed AS (
-    SELECT client_id, timezone, row_number() OVER (ORDER BY timezone, client_id) AS n,
-        (row_number() OVER (PARTITION BY timezone ORDER BY client_id) - 1)
-            %% %(batch_size)s AS place
-    FROM chosen
-), recipients AS MATERIALIZED (
-    SELECT client_id, timezone, n, count(*) FILTER (WHERE place = 0)
-        OVER (ORDER BY timezone, client_id ROWS UNBOUNDED PRECEDING) AS b
-    FROM placed
-), parts AS MATERIALIZED (
-    SELECT b, min(timezone) AS timezone, min(n) AS first, max(n) AS last, count(*)::int AS size,
-        max(client_id) AS last_client
-    FROM recipients GROUP BY b
 ), counted AS (
-    SELECT coalesce(sum(size), 0)::bigint AS recipients, count(*) AS parts,
-        max(last_client) AS last_client
-    FROM parts
+    SELECT timezone, count(*) AS size, (count(*) - 1) / %(batch_size)s + 1 AS parts,
+        max(client_id) AS last_client, (row_number() OVER (ORDER BY timezone))::int AS zone
+    FROM chosen GROUP BY timezone
+), zones AS MATERIALIZED (
+    SELECT *, coalesce(sum(size) OVER earlier, 0)::bigint AS earlier_messages,
+        coalesce(sum(parts) OVER earlier, 0)::bigint AS earlier_batches
+    FROM counted
+    WINDOW earlier AS (ORDER BY zone ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), taken AS MATERIALIZED (
     SELECT *, take_ids('message_ids', recipients) - 1 AS message,
-        take_ids('batch_ids', parts) - 1 AS batch
-    FROM counted
+        take_ids('batch_ids', batches) - 1 AS batch
+    FROM (
+        SELECT coalesce(sum(size), 0)::bigint AS recipients,
+            coalesce(sum(parts), 0)::bigint AS batches, max(last_client) AS last_client
+        FROM zones
+    ) AS summed
 ), made_batches AS (
     INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, size, pending, timezone)
-    SELECT %(mailing)s, batch + b, message + first, message + last, now(), size, size, timezone
-    FROM parts CROSS JOIN taken ORDER BY b
+    SELECT %(mailing)s, batch + earlier_batches + part, first_id, last_id, now(),
+        last_id - first_id + 1, last_id - first_id + 1, timezone
+    FROM taken CROSS JOIN zones CROSS JOIN generate_series(1, parts) AS part
+    CROSS JOIN LATERAL (
+        SELECT message + earlier_messages + (part - 1) * %(batch_size)s + 1 AS first_id,
+            message + earlier_messages + least(part * %(batch_size)s, zones.size) AS last_id
+    ) AS span
+    ORDER BY 2
+), recipients AS (
+    SELECT client_id, zone, earlier_messages, earlier_batches,
+        row_number() OVER (ORDER BY zone, client_id) AS n
+    FROM chosen JOIN zones USING (timezone)
 ), made_messages AS (
     INSERT INTO messages (mailing_id, id, client_id, batch_id)
-    SELECT %(mailing)s, message + n, client_id, batch + b
-    FROM recipients CROSS JOIN taken ORDER BY timezone, client_id
+    SELECT %(mailing)s, message + n, client_id,
+        batch + earlier_batches + (n - earlier_messages - 1) / %(batch_size)s + 1
+    FROM recipients CROSS JOIN taken ORDER BY zone, client_id
 ), made_block AS (
     INSERT INTO id_blocks (first_id, last_id, mailing_id)
     SELECT message + 1, message + recipients, %(mailing)s FROM taken WHERE message IS NOT NULL
 )
-SELECT recipients, last_client, batch + 1, batch + parts, message + 1, message + recipients
+SELECT recipients, last_client, batch + 1, batch + batches, message + 1, message + recipients
 FROM taken
 """  # noqa: S608 (MATCHES is a constant)
 ADVANCE = """
