@@ -32,6 +32,7 @@ REQUEST_ID = "story-of-a-mailing"
 CLIENTS = 400
 BURNS = {"accepted", "rejected", "declined", "unavailable", "unknown"}
 NEVER_ACCEPTED, REFUSED = 79000000003, 79000000005
+OWN_MESSAGES = "SELECT id FROM messages WHERE mailing_id = %s"
 
 Line = dict[str, Any]
 Samples = dict[str, float]
@@ -274,6 +275,12 @@ def test_a_request_is_followed_to_the_provider(run: Run) -> None:
         line["event"] for line in lines
     }
     assert all("job_id" in line for line in lines if line["event"] == "mailing.started")
+    own = {id_ for (id_,) in run.system.query(OWN_MESSAGES, run.mailings["failing"])}
+    told = [(row["id"] in own, row.get("request_id")) for row in run.system.provider.requests()]
+    assert {request for of_it, request in told if of_it} == {REQUEST_ID}
+    others = {request for of_it, request in told if not of_it}
+    assert len(others) == 2, "each mailing has the id of the call that created it"
+    assert not others & {None, REQUEST_ID}
 
 
 def test_the_reader_is_a_command(run: Run) -> None:
@@ -355,6 +362,45 @@ def test_prometheus_finds_the_same_numbers_and_no_fault_in_the_rules(run: Run) -
     assert not [rule for rule in rules if rule["health"] == "err"]
     late = [rule for rule in rules if rule["name"] == "LateMessages"]
     assert late[0]["state"] == "inactive"
+
+
+def test_what_nobody_expected_is_logged_once_with_its_ids(run: Run) -> None:
+    """A zone that is none makes the launch raise; a table that is gone, the sweep's statement."""
+    system = run.system
+    lost = system.call("POST", "/clients", json={"phone": "79160001122", "timezone": "UTC"})["id"]
+    with system.database() as cursor:
+        cursor.execute(
+            "UPDATE clients SET tag = 'lost', timezone = 'Moon/Base' WHERE id = %s", (lost,)
+        )
+    mailing = system.create_mailing(
+        text="x", filter={"tags": ["lost"]}, window={"from": "09:00", "to": "18:00"}
+    )
+    failed = wait_for(lambda: said(run, "job.failed", mailing_id=mailing), 10, "the launch failed")
+    system.call("POST", f"/mailings/{mailing}/cancel")
+    assert failed[0]["job"] == "worker.jobs.launch"
+    assert {line["request_id"] for line in run.ask(mailing=mailing) if "route" in line} >= {
+        failed[0]["request_id"]
+    }
+    assert "Traceback" in failed[0]["exception"]
+    assert "Moon/Base" in failed[0]["exception"]
+    assert len(said(run, "job.failed", job_id=failed[0]["job_id"])) == 1
+
+    with system.database() as cursor:
+        cursor.execute("ALTER TABLE idempotency_keys RENAME TO mislaid")
+    try:
+        refused = wait_for(lambda: said(run, "database.refused"), 10, "the sweep is refused")
+    finally:
+        with system.database() as cursor:
+            cursor.execute("ALTER TABLE mislaid RENAME TO idempotency_keys")
+    assert (refused[0]["what"], refused[0]["level"]) == ("sweep", "error")
+    assert "UndefinedTable" in refused[0]["exception"]
+    assert len(said(run, "database.refused", job_id=refused[0]["job_id"])) == 1
+
+
+def said(run: Run, event: str, **fields: Any) -> list[Line]:
+    """The log lines of this event with these fields."""
+    lines = (line for path in run.logs for line in lines_of(path))
+    return [line for line in lines if line["event"] == event and fields.items() <= line.items()]
 
 
 def test_a_scrape_says_which_source_is_away(run: Run) -> None:
