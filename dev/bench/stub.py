@@ -1,4 +1,4 @@
-"""A provider that does nothing but accept, as fast as Python can: so that it is not what is measured.
+"""A provider that does nothing but accept, fast enough not to be what is measured.
 
 `python -m dev.bench.stub --port PORT --token TOKEN`. It checks each message as far as the contract
 goes (path, token, id), remembers the ids, and answers at once or after a latency. Its door
