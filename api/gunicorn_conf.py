@@ -5,23 +5,18 @@ override what is said here.
 """
 
 import os
-import select
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from shared import logs
 from shared.settings import ApiSettings, load_settings
 
 settings = load_settings(ApiSettings)  # here too, so that a bad one stops everything in one line
 logs.configure("api", settings.log_level, settings.log_format)
-
-# For so long a thread waits for the next request of the connection it has just answered.
-LINGER_MS = 2
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 own_metrics = METRICS not in os.environ
@@ -39,30 +34,9 @@ class PlainLogger(Logger):
         self.error_log.propagate = True
 
 
-class Worker(ThreadWorker):
-    """A thread stays with a connection that asks again at once.
-
-    gunicorn hands each request from its main thread to another and back, which takes about as long
-    as the request itself.
-    """
-
-    def handle(self, conn: TConn) -> object:
-        while (kept := super().handle(conn)) is True and self._asks_again(conn):
-            pass
-        return kept
-
-    def _asks_again(self, conn: TConn) -> bool:
-        if not self.alive or conn.is_http2 or conn.parser.unreader.buf.getvalue():
-            return False
-        poller = select.poll()
-        poller.register(conn.sock, select.POLLIN)
-        # Not while others wait for a thread.
-        return bool(self.tpool._work_queue.empty() and poller.poll(LINGER_MS))
-
-
 bind = os.environ.get("API_BIND") or "127.0.0.1:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = Worker
+worker_class = "gthread"
 threads = 8
 keepalive = 15
 timeout = 30
