@@ -63,6 +63,13 @@ def _public_url(url: str) -> str:
 def _http_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError("must start with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        right = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or parts.query or parts.fragment or not re.fullmatch(r"[\x21-\x7e]+", url):
+        raise ValueError("must be http[s]://host[:port][/path], in ASCII")
     return url.rstrip("/")
 
 

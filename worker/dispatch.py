@@ -96,7 +96,7 @@ class Dispatcher:
             if not self.stopping.is_set():
                 self.claimer.claim(now)
         self.claimer.watch(now)
-        self.recorder.flush(now)
+        self.recorder.flush(now, last=now > self._stop_by)
         self.tally.tell(self.clerk, now, self._slots - self.engine.free)
         if now - self._pulsed_at > PULSE_SECONDS:
             self._pulsed_at = now
@@ -120,7 +120,9 @@ class Dispatcher:
         busy = bool(self.hand.held or self.recorder.flushing)
         if now > self._stop_by:
             # What is still out keeps its lease; whoever takes it over says that it is in doubt.
-            return not self.recorder.flushing or now > self._stop_by + LAST_FLUSH_SECONDS
+            unrecorded = any(batch.unrecorded for batch in self.hand.held.values())
+            recorded = not (self.recorder.flushing or unrecorded)
+            return recorded or now > self._stop_by + LAST_FLUSH_SECONDS
         if self.stopping.is_set():
             return not (busy or self.claimer.claiming)
         if busy or self.hand.due or self.clerk.pending:

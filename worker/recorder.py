@@ -41,7 +41,7 @@ class Recorder:
         self.clerk, self.hand, self.breaker = clerk, hand, breaker
         self.lease, self.max_attempts = lease_seconds, max_attempts
         self.flushing: list[Flush] = []
-        self._flushed_at = 0.0
+        self._flushed_at = self._all_flushed_at = 0.0
         self._again_at = 0.0
 
     def works(self, now: float) -> bool:
@@ -50,27 +50,33 @@ class Recorder:
             return False
         return not self.flushing or now - self._flushed_at < SLOW_SECONDS
 
-    def flush(self, now: float) -> None:
-        """Give what is known to the clerk: one flush at a time, repeated until it is recorded."""
+    def flush(self, now: float, *, last: bool = False) -> None:
+        """Give what is known to the clerk: one flush at a time, repeated until it is recorded.
+
+        `last`: there will be no other occasion.
+        """
         if self.flushing:
             if self._again_at and now >= self._again_at:
                 self._again_at = float("inf")
                 self._record()
             return
         wait = self._give_back(now)
-        elapsed = now - self._flushed_at
         held = self.hand.held.values()
-        if elapsed < GATHER_SECONDS and not all(batch.done for batch in held):
+        late = now - self._all_flushed_at > FLUSH_SECONDS
+        gathering = now - self._flushed_at < GATHER_SECONDS and not all(b.done for b in held)
+        if gathering and not late and not last:
             return
         # A batch that was lost and claimed again is held twice: one at a time.
         todo = {
             (batch.mailing_id, batch.claim.batch_id): batch
             for batch in held
-            if elapsed > FLUSH_SECONDS or batch.done
+            if late or batch.done or (last and batch.unrecorded)
         }
         if not todo:
             return
         self._flushed_at = now
+        if late:
+            self._all_flushed_at = now
         self.flushing = [batch.flush(wait) for batch in todo.values()]
         self._record()
 

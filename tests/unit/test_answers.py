@@ -102,6 +102,13 @@ def test_whether_the_connection_stays(head: bytes, keep_alive: bool) -> None:
     assert read_head(head).keep_alive is keep_alive
 
 
+def test_old_and_odd_ways_to_write_a_head() -> None:
+    folded = read_head(b"HTTP/1.1 503 Busy\r\nContent-Length: 10, 10\r\nRetry-After:\r\n  7")
+    assert (folded.length, folded.retry_after, folded.keep_alive) == (10, "7", True)
+    both = read_head(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nTransfer-Encoding: chunked")
+    assert not both.keep_alive
+
+
 def test_bytes_after_the_answer_end_the_connections_use() -> None:
     for raw in (PLAIN, CHUNKED):
         answer = read(raw + b"HTTP/1.1 200 OK\r\n")

@@ -12,7 +12,9 @@ MAX_ANSWER_BYTES = 64 * 1024  # of the body, and of everything before it
 _CHUNKED = -1
 _UNTIL_CLOSED = -2
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\n]*)?")
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_HEAD_END = re.compile(rb"\n\r?\n")  # and the carriage return before it
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+_LISTS = (b"connection", b"transfer-encoding", b"content-length")
 _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?")
 _MAX_CHUNK_LINE = 1024
@@ -62,7 +64,7 @@ def read_head(head: bytes) -> Head:
 
 
 def _parse_head(head: bytes) -> Head:
-    lines = [line.rstrip(b"\r") for line in head.split(b"\n")]
+    lines = [line.rstrip(b"\r") for line in _FOLD.sub(b" ", head).split(b"\n")]
     status_line = _STATUS_LINE.fullmatch(lines[0])
     if status_line is None:
         raise Malformed(lines[0][:200].decode("latin-1"))
@@ -73,19 +75,21 @@ def _parse_head(head: bytes) -> Head:
         if not colon or not _FIELD_NAME.fullmatch(name):
             raise Malformed("a header line is malformed")
         name, value = name.lower(), value.strip(b" \t")
-        if name == b"content-length" and values.get(name, value) != value:
-            raise Malformed("Content-Length contradicts itself")
-        if name in (b"connection", b"transfer-encoding") and name in values:
+        if name in _LISTS and name in values:
             value = values[name] + b"," + value
         values[name] = value
     options = [word.strip() for word in values.get(b"connection", b"").lower().split(b",")]
     length = _body_length(status, values)
     keep_alive = b"close" not in options and (status_line[1] == b"1" or b"keep-alive" in options)
+    # Two ways to tell the length: this one is read, but the next may not be trusted.
+    confused = b"transfer-encoding" in values and (
+        b"content-length" in values or status_line[1] == b"0"
+    )
     retry_after = values.get(b"retry-after")
     return Head(
         status,
         length,
-        keep_alive and length != _UNTIL_CLOSED and status != 101,
+        keep_alive and length != _UNTIL_CLOSED and status != 101 and not confused,
         None if retry_after is None else retry_after.decode("latin-1"),
     )
 
@@ -98,9 +102,12 @@ def _body_length(status: int, values: dict[bytes, bytes]) -> int:
         if coding.lower() != b"chunked":
             raise Malformed("Transfer-Encoding is not known")
         return _CHUNKED
-    length = values.get(b"content-length")
-    if length is None:
+    lengths = values.get(b"content-length")
+    if lengths is None:
         return _UNTIL_CLOSED
+    length, *others = {each.strip(b" \t") for each in lengths.split(b",")}
+    if others:
+        raise Malformed("Content-Length contradicts itself")
     if not length.isdigit():
         raise Malformed("Content-Length is no number")
     # Measured by its digits first: Python refuses to read integers of thousands of them.
@@ -161,7 +168,7 @@ class AnswerReader:
         end = _HEAD_END.search(buffer)
         if end is None or self._before + end.start() > MAX_ANSWER_BYTES:
             return False
-        head = read_head(buffer[: end.start()])
+        head = read_head(buffer[: end.start()].removesuffix(b"\r"))
         self._buffer = buffer[end.end() :]
         if head.status < 200 and head.status != 101:
             self._before += end.end()

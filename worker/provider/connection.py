@@ -15,6 +15,7 @@ READ_SIZE = 16 * 1024
 # Bytes that may be taken in at one go; more waits for its turn.
 READ_MOST = 256 * 1024
 
+_READ = select.EPOLLIN | select.EPOLLRDHUP
 _TRY_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET}
 
@@ -63,7 +64,7 @@ class Connection:
         self.unsent = b""
         self.handed_off_at = 0.0  # 0: nothing of the request has left
         self.ends_by = self.connect_by = self.idle_since = 0.0
-        self.wants = select.EPOLLOUT
+        self.wants = _READ | select.EPOLLOUT
         try:
             sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as why:
@@ -107,7 +108,7 @@ class Connection:
                 return
             except OSError as why:  # SSLError is one
                 raise Broken(Failure.TLS, str(why)) from None
-        self.ready, self.wants = True, select.EPOLLIN
+        self.ready, self.wants = True, _READ
 
     def _refuse_chatter(self) -> None:
         """Who ends the connection, or speaks, before anything was asked, is not asked."""
@@ -134,7 +135,7 @@ class Connection:
             return False
         if sent != len(data):
             self.unsent = data[sent:]
-            self.wants = select.EPOLLIN | select.EPOLLOUT
+            self.wants = _READ | select.EPOLLOUT
         return True
 
     def send_more(self) -> None:
@@ -146,19 +147,19 @@ class Connection:
         except OSError as why:
             raise Broken(Failure.RESET, str(why)) from None
         if not self.unsent:
-            self.wants = select.EPOLLIN
+            self.wants = _READ
 
     def receive(self) -> bytes | None:
         """What has arrived: None is nothing yet, no bytes are the connection's end."""
         try:
             data: bytes = self.recv(READ_SIZE)
+            # TLS may hold more than epoll knows of.
+            while self.secure and data and len(data) < READ_MOST and self.sock.pending():
+                data += self.recv(READ_SIZE)
         except _TRY_LATER:
             return None
         except OSError as why:
             raise Broken(Failure.RESET, str(why)) from None
-        # TLS may hold more than epoll knows of.
-        while self.secure and data and len(data) < READ_MOST and self.sock.pending():
-            data += self.sock.recv(READ_SIZE)
         return data
 
     def close(self) -> None:

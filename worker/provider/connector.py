@@ -48,8 +48,10 @@ class Connector:
 
     def connect(self, request: Request, now: float) -> None:
         """Begin to make a connection for a request."""
+        first = not self._unresolved
         self._unresolved.append((request, now))
-        self.resolve(now)
+        if first:  # the others' turn comes with the next round of the engine's
+            self.resolve(now)
 
     def resolve(self, now: float) -> None:
         """Begin to connect for those who waited for an address."""
@@ -90,9 +92,6 @@ class Connector:
             self._try(request, connection.untried, since, now)
         else:
             self._failed(request, failure, detail, now)
-
-    def close(self) -> None:
-        self._unresolved.clear()
 
     def _try(self, request: Request, addresses: list[Address], since: float, now: float) -> None:
         """Begin to connect to the first of `addresses` that does not fail at once."""

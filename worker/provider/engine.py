@@ -65,20 +65,25 @@ class Engine:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._most_events = concurrency + 1  # all there can be: a deadline is judged after them
         self._queue: list[Request] = []
         self._connections: dict[int, Connection] = {}
-        self._connector = Connector(
-            parts,
-            timeout,
-            self._epoll,
-            self._connections,
-            self.wake,
-            self._hand_off_first,
-            self._report_failed,
-        )
         self._idle: list[Connection] = []
         self._results: list[Result] = []
         self._reap_at = 0.0
+        try:
+            self._connector = Connector(
+                parts,
+                timeout,
+                self._epoll,
+                self._connections,
+                self.wake,
+                self._hand_off_first,
+                self._report_failed,
+            )
+        except BaseException:
+            self.close()
+            raise
 
     # --- what the dispatcher calls -------------------------------------------------------------
 
@@ -97,30 +102,36 @@ class Engine:
             error, self._permit_error = self._permit_error, None
             raise error
         deadline = monotonic() + timeout
-        woken = False
+        heard = woken = False
         if self._queue:
+            # What idle connections have said by now must be known before one of them is used.
+            heard, woken = True, self._hear(0.0)
             queue, self._queue = self._queue, []
             for request in queue:
                 self._assign(request, monotonic())
-        connections, results = self._connections, self._results
-        while True:
+        while not heard or not (self._results or woken or monotonic() >= deadline):
             until = min(deadline, self._reap_at) if self.in_flight else deadline
-            patience = 0.0 if results else max(until - monotonic(), 0.0)
-            events = self._epoll.poll(patience)
-            now, wall = monotonic(), time()
-            for fd, event in events:
-                connection = connections.get(fd)
-                if connection is not None:
-                    self._attend(connection, event, now, wall)
-                elif fd == self._wake_fd:
-                    os.eventfd_read(fd)
-                    woken = True
-            self._connector.resolve(now)
-            if now >= self._reap_at:
-                self._reap(now)
-            if results or woken or now >= deadline:
-                self._results = []
-                return results
+            heard, woken = True, self._hear(max(until - monotonic(), 0.0))
+        results, self._results = self._results, []
+        return results
+
+    def _hear(self, patience: float) -> bool:
+        """Attend to what sockets have to say; whether somebody wants this poll to end."""
+        woken = False
+        connections = self._connections
+        events = self._epoll.poll(patience, self._most_events)
+        now, wall = monotonic(), time()
+        for fd, event in events:
+            connection = connections.get(fd)
+            if connection is not None:
+                self._attend(connection, event, now, wall)
+            elif fd == self._wake_fd:
+                os.eventfd_read(fd)
+                woken = True
+        self._connector.resolve(now)
+        if now >= self._reap_at:
+            self._reap(now)
+        return woken
 
     def wake(self) -> None:
         """End a running poll early, or the next one. Safe from any thread and signal handler."""
@@ -134,12 +145,11 @@ class Engine:
         self._connections.clear()
         self._idle.clear()
         self._queue.clear()
-        self._connector.close()
         self.in_flight = self.free = 0
         if not self._epoll.closed:
             self._epoll.close()
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+            fd, self._wake_fd = self._wake_fd, -1  # before its number can be another's
+            os.close(fd)
 
     # --- handing off ---------------------------------------------------------------------------
 
@@ -164,7 +174,7 @@ class Engine:
             permitted = False
         now = monotonic()
         if not permitted:
-            self._rest(connection, now)
+            self._rest(connection, connection.idle_since or now)
             self._report(request, _NOT_PERMITTED, 0.0, now, time())
             return True
         connection.request = request
@@ -188,10 +198,10 @@ class Engine:
                 connection.request, Failure.RESET, "the connection broke", monotonic()
             )
 
-    def _rest(self, connection: Connection, now: float) -> None:
+    def _rest(self, connection: Connection, since: float) -> None:
         connection.handed_off_at = 0.0
         connection.reader = None
-        connection.idle_since = now
+        connection.idle_since = since
         self._idle.append(connection)
 
     # --- answers -------------------------------------------------------------------------------
@@ -204,16 +214,21 @@ class Engine:
             else:
                 self._hear_idle(connection)
             return
-        try:
-            if connection.unsent and events & select.EPOLLOUT:
+        broken: Broken | None = None
+        if connection.unsent and events & select.EPOLLOUT:
+            try:
                 connection.send_more()
-                if not connection.unsent:
-                    self._epoll.modify(connection.fd, connection.wants)
+            except Broken as why:
+                broken = why  # though the answer may be there: it is read first
+            if not connection.unsent:
+                self._epoll.modify(connection.fd, connection.wants)
+        try:
             data = connection.receive()
         except Broken as why:
-            self._fail(connection, why.failure, why.detail, now, wall)
-            return
+            data, broken = None, broken or why
         if data is None:
+            if broken is not None:
+                self._fail(connection, broken.failure, broken.detail, now, wall)
             return
         if connection.reader is None:
             # Nearly always: the whole answer at once, under a head like the last one's.
@@ -225,6 +240,7 @@ class Engine:
                 and head.keep_alive
                 and head.status >= 200
                 and not connection.unsent
+                and not events & select.EPOLLRDHUP
             ):
                 verdict = classify_answer(
                     head.status, data[end + 4 :], head.retry_after, False, wall
@@ -234,10 +250,17 @@ class Engine:
                 self._report(connection.request, verdict, started, now, wall)
                 return
             connection.reader = AnswerReader()
-        self._read_on(connection, connection.reader, data, now, wall)
+        ended = bool(events & select.EPOLLRDHUP)
+        self._read_on(connection, connection.reader, data, ended, now, wall)
 
     def _read_on(
-        self, connection: Connection, reader: AnswerReader, data: bytes, now: float, wall: float
+        self,
+        connection: Connection,
+        reader: AnswerReader,
+        data: bytes,
+        ended: bool,
+        now: float,
+        wall: float,
     ) -> None:
         """Take in a piece of an answer, or the connection's end."""
         try:
@@ -253,7 +276,7 @@ class Engine:
                 answer.status, answer.body, answer.retry_after, answer.too_long, wall
             )
             started = connection.handed_off_at
-            if answer.reusable and not connection.unsent:
+            if answer.reusable and not connection.unsent and not ended:
                 self._rest(connection, now)
             else:
                 self._drop(connection)

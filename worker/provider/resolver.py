@@ -37,7 +37,7 @@ class Resolver:
         try:
             self._addresses = _look_up(host, port, socket.AI_NUMERICHOST)
             self._expires = float("inf")  # a number needs no looking up
-        except OSError:
+        except (OSError, UnicodeError):
             pass
 
     def addresses(self) -> list[Address] | None:
