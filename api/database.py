@@ -8,10 +8,11 @@ import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, cast
 
 import psycopg2
-from flask import Flask, has_request_context, request
+from flask import Flask, g, has_request_context, request
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
@@ -47,17 +48,23 @@ class RequestSession(Session):
 
     def get_bind(self, *arguments: Any, **named: Any) -> Any:
         engine = super().get_bind(*arguments, **named)
-        if isinstance(engine, Engine) and _only_asks():
-            return engine.execution_options(isolation_level="AUTOCOMMIT")
-        return engine
+        level = _isolation_level()
+        return _at(engine, level) if isinstance(engine, Engine) and level else engine
 
 
-def _only_asks() -> bool:
-    return (
-        has_request_context()
-        and request.method in ("GET", "HEAD")
-        and not request.path.startswith("/admin")
-    )
+def _isolation_level() -> str | None:
+    if not has_request_context():
+        return None
+    if "isolation_level" in g:
+        return str(g.isolation_level)
+    only_asks = request.method in ("GET", "HEAD") and not request.path.startswith("/admin")
+    return "AUTOCOMMIT" if only_asks else None
+
+
+# One and the same for all: a session has a connection for each engine that it is given.
+@lru_cache(maxsize=64)
+def _at(engine: Engine, level: str) -> Engine:
+    return engine.execution_options(isolation_level=level)
 
 
 # A session lives as long as its request, so what was committed is still right to present; and it
@@ -159,8 +166,8 @@ def database_now() -> datetime:
 
 
 def see_one_instant() -> None:
-    """Let every statement of this request see the same instant, so that its numbers add up."""
-    db.session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    """Let every later statement of this request see the same instant: its numbers add up."""
+    g.isolation_level = "REPEATABLE READ"
 
 
 def rows(statement: Any, **values: Any) -> list[dict[str, Any]]:

@@ -28,14 +28,16 @@ ADDRESSES = {
     "another pod": "10.1.2.3",
     "cloud metadata": "169.254.169.254",
     "dns cache": "169.254.20.10",
+    "kubespray's dns cache": "169.254.25.10",
 }
-MORE = ("cloud metadata", "dns cache")
+CACHES = ("dns cache", "kubespray's dns cache")
+MORE = ("cloud metadata", *CACHES)
 OURS = ("api", "scheduler", "control", "dispatch")
 # Who must reach whom, and at which port; everybody else must not.
 OPEN = {
     *((pod, "postgres", 5432) for pod in ("api", "control", "dispatch")),
     *((pod, "redis", 6379) for pod in OURS),
-    *((pod, place, 53) for pod in (*OURS, "postgres", "redis") for place in ("dns", "dns cache")),
+    *((pod, place, 53) for pod in (*OURS, "postgres", "redis") for place in ("dns", *CACHES)),
     *((place, "api", 8000) for place in ("internet", "another pod", "dns", *MORE)),
     *((pod, "internet", 443) for pod in ("api", "control", "dispatch")),
     *((pod, "internet", port) for pod in ("api", "control") for port in (25, 465, 587)),

@@ -28,12 +28,13 @@ class MailServer:
         if login:
             options |= {"authenticator": _accepts(login), "auth_required": True}
         self._loop = asyncio.new_event_loop()
-        self._server: asyncio.Server = self._loop.run_until_complete(
-            self._loop.create_server(lambda: SMTP(self, **options), "127.0.0.1", 0)
-        )
-        self.port: int = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        # In its own thread: the caller's may have a loop of its own running, a browser's.
+        self._server: asyncio.Server = asyncio.run_coroutine_threadsafe(
+            self._loop.create_server(lambda: SMTP(self, **options), "127.0.0.1", 0), self._loop
+        ).result(10)
+        self.port: int = self._server.sockets[0].getsockname()[1]
 
     @property
     def url(self) -> str:

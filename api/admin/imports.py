@@ -31,8 +31,10 @@ imports = Blueprint("imports", __name__)
 get_import = unwrap(api_get_import)
 
 SHOWN = 100
-# What a form's body holds besides the file.
+# What a form's body holds besides the file, which waits in /tmp while the form is checked: there
+# may be little room. The page's script sends it by itself, and is not bound by this.
 FRAME = 64 * 1024
+PLAIN_MAX_BYTES = 32 * 1024 * 1024
 
 
 @imports.get("/clients/import")
@@ -65,7 +67,7 @@ def upload() -> BaseResponse | tuple[str | dict[str, Any], int]:
             discard_body(request, limit)
         return _refused(says_of_file(error), 422, fields, plain)
     except ContentTooLarge:
-        return _refused(_too_large(), 413, fields, plain)
+        return _refused(_too_large(plain), 413, fields, plain)
     except Problem as problem:
         says = _("The file did not arrive. Check the connection and try again.")
         return _refused(says, problem.status, fields, plain)
@@ -89,7 +91,14 @@ def rejected(import_id: int) -> Response:
 def allow_upload() -> None:
     """Before a form's body is read, which happens at the check of its CSRF token."""
     if request.endpoint == "admin.imports.upload":
-        request.max_content_length = current_app.config["IMPORT_MAX_BYTES"] + FRAME
+        plain = request.mimetype == "multipart/form-data"
+        request.max_content_length = _limit(plain) + FRAME
+
+
+def _limit(plain: bool) -> int:
+    """How many bytes a file may have."""
+    limit: int = current_app.config["IMPORT_MAX_BYTES"]
+    return min(limit, PLAIN_MAX_BYTES) if plain else limit
 
 
 def _refused(
@@ -109,7 +118,7 @@ def _page(problem: str | None = None, fields: dict[str, str] | None = None) -> s
         "admin/import.html",
         recent=recent,
         limit=current_app.config["IMPORT_MAX_BYTES"],
-        too_large=_too_large(),
+        too_large=_too_large(plain=False),
         problem=problem,
         fields=fields or {"tag": "", "timezone": _default_zone()},
     )
@@ -119,8 +128,8 @@ def _default_zone() -> str:
     return current_app.config["DEFAULT_TIMEZONE"] or "Europe/Moscow"
 
 
-def _too_large() -> str:
-    megabytes = current_app.config["IMPORT_MAX_BYTES"] // 2**20
+def _too_large(plain: bool) -> str:
+    megabytes = _limit(plain) // 2**20
     says: str = _("The file is larger than %(n)s MB: split it and import the parts.", n=megabytes)
     return says
 

@@ -3,11 +3,13 @@
 import hashlib
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Flask, g, request, url_for
+from flask import Flask, g, request
 from flask_babel import (
     format_datetime,
     format_decimal,
@@ -119,11 +121,15 @@ def init_shown(app: Flask) -> None:
     )
 
 
+@lru_cache(maxsize=128)
 def icon(name: str) -> Markup:
-    """A drawing from our own sprite; what it says is said in words beside it."""
-    address = url_for("admin.static", filename="icons.svg", v=VERSION)
-    return Markup('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>').format(
-        address, name
+    """A drawing of Bootstrap Icons, from the package that brings them; words beside it say it."""
+    sprite = (files("flask_bootstrap") / "static/bootstrap5/icons/bootstrap-icons.svg").read_text()
+    drawing = sprite.partition(f' id="{name}">')[2].partition("</symbol>")[0]
+    if not drawing:
+        raise LookupError(f"there is no icon {name}")
+    return Markup(  # noqa: S704 (the package's own drawing)
+        f'<svg class="icon" viewBox="0 0 16 16" aria-hidden="true">{drawing}</svg>'
     )
 
 
