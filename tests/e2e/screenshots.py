@@ -4,10 +4,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
+from shared.report.figures import DayFigures, MailingDay
+from shared.report.html import as_html
 from tests.e2e.person import ARGUMENTS, Person
 from tests.system import System, free_port
 from tests.waiting import wait_for
@@ -118,12 +121,36 @@ def bring_in(person: Person) -> None:
     person.page.locator("[data-merged] table").wait_for()
 
 
+def report(browser: Browser) -> None:
+    """The daily report's e-mail, as Chromium draws it, about a day as it may have been."""
+    start, end = datetime(2026, 11, 22, 7, tzinfo=UTC), datetime(2026, 11, 22, 18, tzinfo=UTC)
+    mailings = [
+        MailingDay(
+            17, "Winter sale", "The winter sale begins today", start, end, "running",
+            120_000, False, 96_400, 310, 0, 0, 23_290, 12, 1.4, 64.0,
+        ),
+        MailingDay(
+            16, None, "Your order is ready", start, end, "finished",
+            4_200, False, 4_198, 2, 0, 0, 0, 0, 0.8, 2.1,
+        ),
+    ]  # fmt: skip
+    figures = DayFigures(
+        date(2026, 11, 22), "Europe/Moscow", mailings,
+        reasons=[("rejected: http_422", 305), ("missing attribute: name", 7)],
+        openings=[("unavailable", 2)],
+    )  # fmt: skip
+    page = browser.new_page(viewport={"width": 680, "height": 900})
+    page.set_content(as_html(figures, "en", "https://notifications.example.com"))
+    page.screenshot(path=PICTURES / "report.png", full_page=True)
+
+
 def main() -> None:
     chromium = shutil.which("chromium")
     PICTURES.mkdir(parents=True, exist_ok=True)
     with product() as system, sync_playwright() as playwright:
         shown = fill(system)
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        report(browser)
         for name, path, context in (
             ("mailing", f"/admin/mailings/{shown}", {"viewport": WIDE, "color_scheme": "light"}),
             ("dashboard", "/admin/", {"viewport": TALL, "color_scheme": "light"}),
