@@ -13,6 +13,7 @@ from psycopg2.extensions import cursor as Cursor
 from api import create_app
 from tests.documented import DocumentedClient
 
+ADMIN_URL = "http://127.0.0.1:5998"
 TOKEN = "test-bootstrap-token-0123456789"
 
 
@@ -32,6 +33,12 @@ def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
         app = create_app()
     app.test_client_class = DocumentedClient
     return app
+
+
+def make_admin_app(database_url: str, redis_url: str, **settings: str) -> Flask:
+    """The application with the admin UI on, at ADMIN_URL; nobody is asked who somebody is."""
+    oidc = {"OIDC_ISSUER": "http://127.0.0.1:9", "OIDC_CLIENT_ID": "notifications"}
+    return make_app(database_url, redis_url, **oidc, PUBLIC_URL=ADMIN_URL, **settings)
 
 
 def make_client(app: Flask) -> FlaskClient:

@@ -9,7 +9,7 @@ from flask import Flask
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
-from tests.integration.conftest import ahead, make_app, make_client, value
+from tests.integration.conftest import ahead, make_admin_app, make_client, value
 from tests.integration.test_admin_roles import PUBLIC, Signed
 
 EVERYTHING = {
@@ -23,14 +23,7 @@ EVERYTHING = {
 
 @pytest.fixture(scope="module")
 def app(database_url: str, redis_url: str) -> Flask:
-    return make_app(
-        database_url,
-        redis_url,
-        OIDC_ISSUER="http://127.0.0.1:9",
-        OIDC_CLIENT_ID="notifications",
-        PUBLIC_URL=PUBLIC,
-        IMPORT_MAX_BYTES="2000000",
-    )
+    return make_admin_app(database_url, redis_url, IMPORT_MAX_BYTES="2000000")
 
 
 @pytest.fixture

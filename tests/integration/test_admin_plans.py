@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from api.database import db
 from tests.fleet import Fleet, rejected
-from tests.integration.conftest import make_app
+from tests.integration.conftest import make_admin_app
 from tests.integration.test_admin_roles import PUBLIC, Signed
 from tests.integration.test_plans import nodes
 
@@ -23,13 +23,7 @@ Statements = list[tuple[str, Any]]
 
 @pytest.fixture(scope="module")
 def app(database_url: str, redis_url: str) -> Flask:
-    return make_app(
-        database_url,
-        redis_url,
-        OIDC_ISSUER="http://127.0.0.1:9",
-        OIDC_CLIENT_ID="notifications",
-        PUBLIC_URL=PUBLIC,
-    )
+    return make_admin_app(database_url, redis_url)
 
 
 @pytest.fixture(scope="module")

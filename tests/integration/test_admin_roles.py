@@ -12,9 +12,9 @@ from psycopg2.extensions import cursor as Cursor
 from werkzeug.routing import Rule
 
 from api.admin.mailings import ACTIONS
-from tests.integration.conftest import mailing_body, make_app, make_client
+from tests.integration.conftest import ADMIN_URL, mailing_body, make_admin_app, make_client
 
-PUBLIC = "http://127.0.0.1:5998"
+PUBLIC = ADMIN_URL
 CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 RANKS = ("viewer", "operator", "admin")
 
@@ -49,13 +49,7 @@ FILES = {"static", "bootstrap.static"}
 
 @pytest.fixture(scope="module")
 def app(database_url: str, redis_url: str) -> Flask:
-    return make_app(
-        database_url,
-        redis_url,
-        OIDC_ISSUER="http://127.0.0.1:9",
-        OIDC_CLIENT_ID="notifications",
-        PUBLIC_URL=PUBLIC,
-    )
+    return make_admin_app(database_url, redis_url)
 
 
 @pytest.fixture(scope="module")
