@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -20,6 +21,7 @@ from shared.windows import Window, opens_at
 from worker.attempts import keep_attempts
 from worker.endings import Endings
 from worker.flush import Flush, Recorded
+from worker.prepared import Prepared
 from worker.transitions import Report, State, transition
 
 
@@ -41,10 +43,13 @@ class Plan:
 
 LOCK_MAILING = "SELECT settled FROM mailings WHERE id = %s FOR NO KEY UPDATE"
 SHARE_WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s FOR SHARE"
-LOCK = """
+LOCK = Prepared(
+    "lock_batches",
+    """
 SELECT id, token, flush, timezone, pending FROM batches
-WHERE mailing_id = %s AND id = ANY (%s) ORDER BY id FOR NO KEY UPDATE
-"""
+WHERE mailing_id = %(mailing)s AND id = ANY (%(ids)s) ORDER BY id FOR NO KEY UPDATE
+""",
+)
 # The range lets a batch be read in one go instead of by an index descent for each message.
 ACCEPT = """
 UPDATE messages m SET status = 'sent', sent_at = to_timestamp(r.at), attempts = attempts + 1
@@ -63,7 +68,9 @@ FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::bool[], %s::text[], %s::flo
     AS r (id, status, attempts, in_doubt, reason, sent_at)
 WHERE m.mailing_id = %s AND m.id BETWEEN %s AND %s AND m.id = r.id
 """
-BATCHES = """
+BATCHES = Prepared(
+    "count_batches",
+    """
 UPDATE batches b SET pending = b.pending + t.pending, sent = b.sent + t.sent,
     failed = b.failed + t.failed, expired = b.expired + t.expired,
     cancelled = b.cancelled + t.cancelled, in_doubt = b.in_doubt + t.in_doubt,
@@ -89,7 +96,8 @@ FROM (
 ) t
 WHERE b.mailing_id = %(mailing)s AND b.id = t.id
 RETURNING b.id, b.pending, CASE WHEN t.held AND t.released THEN b.due_at END
-"""
+""",
+)
 TOTALS = """
 UPDATE mailings SET sent = sent + %s, failed = failed + %s, expired = expired + %s,
     cancelled = cancelled + %s, in_doubt = in_doubt + %s
@@ -139,7 +147,7 @@ class Page:
     def _lock(self, flushes: list[Flush]) -> list[Flush]:
         """Lock the batches; return the flushes that were not applied before."""
         ids = sorted({f.batch_id for f in flushes} | self.plan.batches)
-        self.cursor.execute(LOCK, (self.mailing_id, ids))
+        LOCK.run(self.cursor, {"mailing": self.mailing_id, "ids": _array(ids)})
         rows = {row[0]: row[1:] for row in self.cursor.fetchall()}
         todo = []
         for flush in flushes:
@@ -285,7 +293,7 @@ class Page:
         if not touched:
             return {}
         releases = [by_batch[b].release if b in by_batch else None for b in touched]
-        columns: dict[str, object] = {
+        columns: dict[str, list[Any]] = {
             name: [self.deltas[b][name] for b in touched]
             for name in ("pending", "sent", "failed", "expired", "cancelled", "in_doubt")
         }
@@ -301,10 +309,9 @@ class Page:
                 opens_at(window, self.zones[b], now) if r is not None and r.park else None
                 for b, r in zip(touched, releases, strict=True)
             ],
-            "mailing": self.mailing_id,
-            "lease": lease_seconds,
         }
-        self.cursor.execute(BATCHES, columns)
+        arrays = {name: _array(column) for name, column in columns.items()}
+        BATCHES.run(self.cursor, arrays | {"mailing": self.mailing_id, "lease": lease_seconds})
         return {
             batch_id: Recorded(self.held[batch_id], pending, due_at)
             for batch_id, pending, due_at in self.cursor.fetchall()
@@ -317,5 +324,12 @@ class Page:
         self.cursor.execute(TOTALS, (*moved, self.mailing_id))
 
 
-def _array(values: Iterable[float]) -> str:
-    return "{" + ",".join(map(repr, values)) + "}"
+def _array(values: Iterable[float | datetime | None]) -> str:
+    """An array as PostgreSQL reads it: shorter to parse than an expression of as many constants."""
+    return "{" + ",".join(map(_element, values)) + "}"
+
+
+def _element(value: float | datetime | None) -> str:
+    if value is None:
+        return "NULL"
+    return value.isoformat() if isinstance(value, datetime) else repr(value)

@@ -18,22 +18,26 @@ from shared.templates import Template, compile_stored
 from shared.windows import Window
 from worker.clock import DatabaseClock, boottime
 from worker.database import Database
+from worker.prepared import Prepared
 
 # A lease that ran out while PostgreSQL was away could not be renewed: its holder gets one lease
 # length from PostgreSQL's start to report, before anybody takes over.
 FREE = """(leased_until IS NULL OR (leased_until < now()
     AND pg_postmaster_start_time() < now() - %(lease)s * interval '1 second'))"""
 
-DUE = f"""
+DUE = Prepared(
+    "due",
+    f"""
 SELECT m.id, m.rate_limit FROM mailings m
 WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
     SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at <= now() AND {FREE})
-"""  # noqa: S608 (FREE is a constant)
+""",  # noqa: S608 (FREE is a constant)
+)
 
 # The choice is materialized, for it must be made once: a plan that looked again for each batch it
 # tries would find the first one changed and lock the next, and so lease them all.
 # What fails from now on failed after the last retry-failed, which is not to revive it.
-CLAIM = f"""
+_CLAIM = f"""
 WITH c AS MATERIALIZED (
     SELECT id, leased_until IS NOT NULL AS taken_over FROM batches
     WHERE mailing_id = %(mailing)s AND due_at <= now() AND {FREE}
@@ -49,8 +53,9 @@ WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
     AND t.version = coalesce(b.text_version, m.text_version)
 RETURNING b.id, b.token, b.attempt, b.first_id, b.last_id, b.timezone, b.has_attempts,
     c.taken_over, t.version, t.text, m.end_at, m.window_from, m.window_to, m.rate_limit,
-    m.request_id
+    m.request_id, clock_timestamp()
 """  # noqa: S608
+CLAIM = Prepared("claim", _CLAIM)
 
 # `values` is what the text's placeholders stand for: read only where it has some.
 _ROWS = """
@@ -76,10 +81,15 @@ ORDER BY m.id
 """
 NOTHING = "NULL"
 VALUES = values_of("c")
-ROWS = _ROWS.format(values=NOTHING)
-ROWS_WITH_ATTEMPTS = _ROWS_WITH_ATTEMPTS.format(values=NOTHING)
-PERSONAL_ROWS = _ROWS.format(values=VALUES)
-PERSONAL_ROWS_WITH_ATTEMPTS = _ROWS_WITH_ATTEMPTS.format(values=VALUES)
+# By whether they have attempts, and whether the text has placeholders.
+ROWS = {
+    (False, False): Prepared("rows", _ROWS.format(values=NOTHING)),
+    (True, False): Prepared("rows_with_attempts", _ROWS_WITH_ATTEMPTS.format(values=NOTHING)),
+    (False, True): Prepared("personal_rows", _ROWS.format(values=VALUES)),
+    (True, True): Prepared(
+        "personal_rows_with_attempts", _ROWS_WITH_ATTEMPTS.format(values=VALUES)
+    ),
+}
 
 WATCH = """
 SELECT id, status, end_at, window_from, window_to, rate_limit FROM mailings
@@ -155,7 +165,7 @@ class Watched(NamedTuple):
 def due_mailings(db: Database, lease_seconds: float) -> list[Due]:
     """The running mailings that have a batch to claim now."""
     with db.transaction() as cursor:
-        cursor.execute(DUE, {"lease": lease_seconds})
+        DUE.run(cursor, {"lease": lease_seconds})
         return [Due(*row) for row in cursor.fetchall()]
 
 
@@ -165,8 +175,7 @@ def claim(
     """Claim the mailing's next due batch and read what is pending in it; None if there is none."""
     lease_start = boottime()
     with db.transaction() as cursor:
-        clock.read(cursor)
-        cursor.execute(CLAIM, {"mailing": mailing_id, "lease": lease_seconds})
+        CLAIM.run(cursor, {"mailing": mailing_id, "lease": lease_seconds})
         row = cursor.fetchone()
         if row is None:
             return None
@@ -186,7 +195,9 @@ def claim(
             window_to,
             rate_limit,
             request_id,
+            instant,
         ) = row
+        clock.observe(instant, lease_start, boottime())
         if taken_over:
             ledger.mark_in_doubt(cursor, mailing_id, batch_id, (first_id, last_id), None)
         template = compile_stored(text)
@@ -265,12 +276,8 @@ def _read(
     pinned: bool,
     personal: bool,
 ) -> list[Row]:
-    if personal:
-        statement = PERSONAL_ROWS_WITH_ATTEMPTS if pinned else PERSONAL_ROWS
-    else:
-        statement = ROWS_WITH_ATTEMPTS if pinned else ROWS
-    cursor.execute(
-        statement,
+    ROWS[pinned, personal].run(
+        cursor,
         {"mailing": mailing_id, "batch": batch_id, "first": first_id, "last": last_id},
     )
     return [Row(*row) for row in cursor.fetchall()]

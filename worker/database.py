@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
 from shared import aftermath
+from worker.prepared import PreparingConnection
 
 # A server that is gone without a word is noticed by the kernel within these, not after hours.
 TCP = {
@@ -18,7 +18,10 @@ TCP = {
     "tcp_user_timeout": 10_000,
 }
 # Whatever waits longer than this for a row or a plan is better repeated than waited for.
-OPTIONS = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+OPTIONS = (
+    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+    " -c plan_cache_mode=force_generic_plan"  # of prepared statements
+)
 
 DatabaseError = psycopg2.Error
 # Of these, what passes with time: the server is away, or somebody was in the way.
@@ -32,7 +35,7 @@ class Database:
         self._url = url
         self._name = name
         self._options = f"{OPTIONS} -c statement_timeout={int(statement_timeout * 1000)}"
-        self._connection: Connection | None = None
+        self._connection: PreparingConnection | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[Cursor]:
@@ -69,10 +72,15 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def _open(self) -> Connection:
+    def _open(self) -> PreparingConnection:
         if self._connection is None or self._connection.closed:
-            connection: Connection = psycopg2.connect(  # type: ignore[call-overload]
-                self._url, application_name=self._name, options=self._options, **TCP
+            connection: PreparingConnection = psycopg2.connect(  # type: ignore[call-overload]
+                self._url,
+                application_name=self._name,
+                options=self._options,
+                connection_factory=PreparingConnection,
+                **TCP,
             )
+            connection.prepared = set()
             self._connection = connection
         return self._connection
