@@ -53,6 +53,7 @@ class Rig:
         self.api_port, self.provider_port = free_port(), free_port()
         self.provider = ProviderControl(f"http://127.0.0.1:{self.provider_port}")
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._connection: psycopg2.extensions.connection | None = None
         self._api_processes = api_processes
         self.http = requests.Session()
         self.http.trust_env = False
@@ -86,6 +87,8 @@ class Rig:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for name in list(self.processes):
             self.end(name)
+        if self._connection is not None:
+            self._connection.close()
         self.valkey.remove()
         self.postgres.remove()
         if error is None:  # or the logs may say why
@@ -144,14 +147,13 @@ class Rig:
         return value
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        connection = psycopg2.connect(self.postgres.url)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement, values)
-                return cursor.fetchall() if cursor.description else []
-        finally:
-            connection.close()
+        if self._connection is None:
+            # One for all: opening it costs PostgreSQL more than most questions, and that is counted.
+            self._connection = psycopg2.connect(self.postgres.url)
+            self._connection.autocommit = True
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
 
     def add_clients(self, count: int, tag: str) -> None:
         self.query(
