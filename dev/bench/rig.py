@@ -148,7 +148,7 @@ class Rig:
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         if self._connection is None:
-            # One for all: opening it costs PostgreSQL more than most questions, and that is counted.
+            # One for all: opening one costs PostgreSQL more than most questions, and is counted.
             self._connection = psycopg2.connect(self.postgres.url)
             self._connection.autocommit = True
         with self._connection.cursor() as cursor:
