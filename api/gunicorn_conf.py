@@ -5,6 +5,7 @@ override what is said here.
 """
 
 import os
+import select
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,8 +37,10 @@ class PlainLogger(Logger):
 
 bind = os.environ.get("API_BIND") or "127.0.0.1:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "gthread"
-threads = 8
+# Elsewhere than on Linux, gunicorn's own serves as well, only slower.
+worker_class = "api.crew.CrewWorker" if hasattr(select, "epoll") else "gthread"
+# At the most, in each process: see crew.py.
+threads = 16
 keepalive = 15
 timeout = 30
 graceful_timeout = 20
