@@ -46,6 +46,10 @@ WHERE id = %s
 """
 # A chunk is sorted in memory; compiling its statement would take longer than running it.
 TUNE = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
+# A chunk need not be on disk before the next is begun: should PostgreSQL crash, it is gone together
+# with its checkpoint, and done again. Whoever claims a batch of it has it flushed by that commit.
+# The last one is waited for, and all before it with it.
+DO_NOT_WAIT = "SET LOCAL synchronous_commit = off"
 LOCK = f"""
 SELECT status, audience_complete, launched_client_id, launch_last_client_id,
     window_from, window_to, now(), {COLUMNS}
@@ -232,6 +236,8 @@ def _fill_chunk(cursor: Cursor, mailing_id: int, span: int, batch_size: int) -> 
         opens = [opens_at(window, zone, now) for zone in zones]
         cursor.execute(WAIT_FOR_WINDOW, (zones, opens, mailing_id, first_batch, last_batch))
     cursor.execute(ADVANCE, (recipients, until, until >= last, mailing_id))
+    if until < last:
+        cursor.execute(DO_NOT_WAIT)
     if recipients:
         cursor.execute(OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
         ledger.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
