@@ -13,49 +13,15 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.integration.apiserver import COMMAND, Server, settings_of
 from tests.integration.conftest import TOKEN
-from tests.system import ROOT, Process, free_port
+from tests.system import ROOT, free_port
 from tests.waiting import wait_for
-
-COMMAND = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
 
 
 @pytest.fixture(scope="module")
 def settings(database_url: str, redis_url: str) -> dict[str, str]:
-    return {
-        "DATABASE_URL": database_url,
-        "REDIS_URL": redis_url,
-        "API_BOOTSTRAP_TOKEN": TOKEN,
-        "SECRET_KEY": "test-secret-key-0123456789",
-        "API_BIND": f"127.0.0.1:{free_port()}",
-        "WEB_CONCURRENCY": "2",
-        "PYTHONUNBUFFERED": "1",
-        "PROMETHEUS_MULTIPROC_DIR": "",
-    }
-
-
-class Server:
-    """A running gunicorn."""
-
-    def __init__(self, settings: dict[str, str], directory: Path) -> None:
-        own = {name: value for name, value in settings.items() if value}
-        self.url = f"http://{settings['API_BIND']}"
-        self.temporary = directory / "tmp"
-        self.temporary.mkdir()
-        environment = {**own, "TMPDIR": str(self.temporary)}
-        self.process = Process("api", COMMAND, environment, directory / "api.log")
-        self.http = requests.Session()
-        self.http.trust_env = False
-        self.http.headers["Authorization"] = f"Bearer {TOKEN}"
-
-    def ready(self) -> bool:
-        try:
-            return self.http.get(f"{self.url}/readyz", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    def log(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.process.log.read_text().splitlines()]
+    return settings_of(database_url, redis_url)
 
 
 @pytest.fixture(scope="module")
