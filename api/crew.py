@@ -44,7 +44,6 @@ class PatientSocket(socket.socket):
     """A client's socket. Who is slower than a thread can wait for counts as gone."""
 
     patience = PATIENCE
-    holds_head = False
 
     def limit(self) -> None:
         # By the kernel: a timeout of Python's would cost one more system call each time.
@@ -64,18 +63,10 @@ class PatientSocket(socket.socket):
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        # gunicorn sends an answer's head by itself; here it waits, to be one packet with the body.
-        self.holds_head = data[-4:] == END_OF_HEAD and data[:5] == b"HTTP/"
         try:
-            super().sendall(data, flags | socket.MSG_MORE if self.holds_head else flags)
+            super().sendall(data, flags)
         except BlockingIOError:
             raise BrokenPipeError(errno.EPIPE, "The client takes nothing.") from None
-
-    def push(self) -> None:
-        """Let a head go that has no body."""
-        if self.holds_head:
-            with suppress(OSError):  # it is gone, or not TCP, which holds nothing
-                self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Connection(TConn):
@@ -283,7 +274,6 @@ class CrewWorker(ThreadWorker):
             connection.hand_over()
             if not self.handle(connection):
                 return False
-            connection.sock.push()
             connection.take_back()
         return True
 

@@ -57,14 +57,6 @@ def on_starting(_: Any) -> None:
         file.unlink(missing_ok=True)
 
 
-def child_exit(_: Any, worker: Any) -> None:
-    from prometheus_flask_exporter.multiprocess import (  # only now: see METRICS
-        GunicornInternalPrometheusMetrics,
-    )
-
-    GunicornInternalPrometheusMetrics.mark_process_dead_on_child_exit(worker.pid)
-
-
 def on_exit(_: Any) -> None:
     if own_metrics:
         shutil.rmtree(os.environ[METRICS], ignore_errors=True)
