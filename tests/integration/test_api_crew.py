@@ -76,12 +76,13 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
-def read_until(connection: socket.socket, end: bytes) -> None:
+def read_until(connection: socket.socket, end: bytes) -> bytes:
     received = b""
     while not received.endswith(end):
         chunk = connection.recv(65536)
         assert chunk, received
         received += chunk
+    return received
 
 
 def upload(length: int) -> bytes:
@@ -160,13 +161,14 @@ def test_half_a_head_holds_no_thread_and_ends(server: Server) -> None:
 
 def test_a_head_may_come_in_pieces(server: Server) -> None:
     """Also one that is sent together with the end of another request."""
-    ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with connect(server, ask + ask[:-3]) as connection:
-        read_until(connection, b'{"status":"ok"}')
-        connection.sendall(ask[-3:-1])
+    ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: %s\r\n\r\n"
+    first, second = ask % b"first", ask % b"second"
+    with connect(server, first + second[:-3]) as connection:
+        assert b"X-Request-ID: first" in read_until(connection, b'{"status":"ok"}')
+        connection.sendall(second[-3:-1])
         time.sleep(0.1)  # so that it is a piece of its own
-        connection.sendall(ask[-1:])
-        read_until(connection, b'{"status":"ok"}')
+        connection.sendall(second[-1:])
+        assert b"X-Request-ID: second" in read_until(connection, b'{"status":"ok"}')
 
 
 def test_an_idle_connection_is_closed_and_a_used_one_stays(server: Server) -> None:
