@@ -19,7 +19,10 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+log = structlog.get_logger()
 
 # Threads that serve at a time; more of them take the interpreter from one another.
 QUICK = 2
@@ -249,7 +252,7 @@ class CrewWorker(ThreadWorker):
         except (BlockingIOError, ConnectionAbortedError):
             self.arm(fd)  # another process has taken it, or it is gone
         except OSError as error:  # too many open files: to ask again at once would only spin
-            self.log.warning("A connection is not taken in: %s", error)
+            log.warning("api.cannot_accept", error=str(error))
             self.deaf.append(fd)
 
     def attend(self, connection: Connection) -> None:
@@ -258,7 +261,7 @@ class CrewWorker(ThreadWorker):
             stays = self.answer(connection)
         except BaseException as error:  # whatever it is, it is this client's affair alone
             if not isinstance(error, OSError):
-                self.log.exception("A connection is given up.")
+                log.exception("api.connection_failed")
             stays = False
         if stays:
             self.wait(connection)
