@@ -22,7 +22,12 @@ from typing import Any
 import structlog
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
+from api.siblings import Siblings
+
 log = structlog.get_logger()
+
+# gunicorn's master imports this before it makes the processes.
+siblings = Siblings()
 
 # Threads that serve at a time; more of them take the interpreter from one another.
 QUICK = 2
@@ -34,6 +39,8 @@ WAKEFUL = 5.0
 # For so many seconds in all a client may keep a thread waiting for a request's body, and for one
 # more with each so many bytes that come.
 PATIENCE, SLOWEST = 30.0, 500
+# A connection is left to a process that has fewer for so many seconds.
+POLITE = 0.005
 # A client that takes nothing of its answer for so many seconds has gone.
 UNTAKEN = 60
 END_OF_HEAD = b"\r\n\r\n"
@@ -133,6 +140,7 @@ class CrewWorker(ThreadWorker):
             self.epoll.register(fd, ONCE)
         self.deaf: list[int] = []  # listeners that take nobody in for a moment
         self.open: set[Connection] = set()
+        siblings.join(self.age)
         self.waiting: dict[int, Connection] = {}  # whoever takes one out owns it
         self.keepalived_conns = self.waiting  # what gunicorn counts for its limit
         self.crew: set[Member] = set()
@@ -188,8 +196,7 @@ class CrewWorker(ThreadWorker):
         if connection is None:
             return
         if close_idle or connection.timeout < time.monotonic():
-            connection.close()
-            self.open.discard(connection)
+            self.part_with(connection)
         else:
             self.wait(connection)  # it has just been served, or is another one
 
@@ -242,10 +249,13 @@ class CrewWorker(ThreadWorker):
             if len(self.open) >= self.worker_connections:
                 self.deaf.append(fd)
                 return
+            if siblings.have_fewer(len(self.open)):
+                time.sleep(POLITE)
             client, address = listener.accept()
             sock = PatientSocket(client.family, client.type, client.proto, client.detach())
             connection = Connection(self.cfg, sock, address, listener.getsockname())
             self.open.add(connection)
+            siblings.tell(len(self.open))
             self.waiting[connection.fd] = connection
             self.epoll.register(connection.fd, ONCE)
             self.arm(fd)
@@ -266,8 +276,7 @@ class CrewWorker(ThreadWorker):
         if stays:
             self.wait(connection)
         else:
-            connection.close(graceful=True)
-            self.open.discard(connection)
+            self.part_with(connection, graceful=True)
 
     def answer(self, connection: Connection) -> bool:
         """Answer all that has come; whether the client may ask for more."""
@@ -279,6 +288,11 @@ class CrewWorker(ThreadWorker):
                 return False
             connection.take_back()
         return True
+
+    def part_with(self, connection: Connection, graceful: bool = False) -> None:
+        connection.close(graceful=graceful)
+        self.open.discard(connection)
+        siblings.tell(len(self.open))
 
     def wait(self, connection: Connection) -> None:
         self.waiting[connection.fd] = connection

@@ -5,7 +5,6 @@ override what is said here.
 """
 
 import os
-import select
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,8 +36,7 @@ class PlainLogger(Logger):
 
 bind = os.environ.get("API_BIND") or "127.0.0.1:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-# Elsewhere than on Linux, gunicorn's own serves as well, only slower.
-worker_class = "api.crew.CrewWorker" if hasattr(select, "epoll") else "gthread"
+worker_class = "api.crew.CrewWorker"
 # At the most, in each process: see crew.py.
 threads = 16
 keepalive = 15

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from api.crew import QUICK
+from dev.bench.rig import children
 from tests.integration.apiserver import COMMAND, Server, settings_of
 from tests.integration.conftest import TOKEN
 from tests.system import ROOT, free_port
@@ -87,6 +89,34 @@ def test_more_connections_than_threads_are_all_served(server: Server) -> None:
             assert json.loads(answer.read()) == {"status": "ok"}
     for connection in connections:
         connection.close()
+
+
+def sockets_of(process: int) -> int:
+    links = (os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir())
+    return sum(link.startswith("socket:") for link in links)
+
+
+def has_crew(process: int) -> bool:
+    return len(list(Path(f"/proc/{process}/task").iterdir())) > QUICK
+
+
+def test_connections_that_come_at_once_are_shared_by_the_processes(server: Server) -> None:
+    """Each stays with the process that took it in, and so does its load."""
+    assert server.process.popen
+    processes = children(server.process.popen.pid)
+    wait_for(lambda: all(map(has_crew, processes)), 20, "both processes")
+    before = [sockets_of(each) for each in processes]
+    connections = [HTTPConnection(server.address, timeout=5) for _ in range(32)]
+    for connection in connections:
+        connection.connect()
+    for connection in connections:
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+    taken = [sockets_of(each) - n for each, n in zip(processes, before, strict=True)]
+    for connection in connections:
+        connection.close()
+    assert len(taken) == 2
+    assert min(taken) >= 12, taken
 
 
 def test_requests_sent_together_are_answered_in_turn(server: Server) -> None:
