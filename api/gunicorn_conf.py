@@ -41,6 +41,7 @@ worker_class = "api.crew.CrewWorker"
 threads = 16
 keepalive = 15
 timeout = 30
+limit_request_line = 8190  # filters in an address may be long
 graceful_timeout = 20
 logger_class = PlainLogger
 loglevel = settings.log_level.lower()

@@ -4,6 +4,7 @@ import re
 import uuid
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import schemathesis
 from hypothesis import strategies as st
@@ -20,6 +21,16 @@ schemathesis.openapi.format(
     "date-time",
     st.datetimes(datetime(2031, 1, 1), datetime(2099, 12, 31)).map(lambda at: f"{at.isoformat()}Z"),
 )
+
+# Longer addresses are refused by the server itself (414), before the API sees them.
+LONGEST_ADDRESS = 6000
+
+
+@schemathesis.hook
+def filter_case(_: Any, case: Any) -> bool:
+    """Whether the API is to be asked this at all."""
+    return len(urlencode(case.query or {}, doseq=True)) < LONGEST_ADDRESS
+
 
 CENTURIES = {"start_at": "20", "end_at": "21", "expires_at": "21"}
 
