@@ -27,7 +27,7 @@ manifests: venv ## judge the container files, the Kubernetes manifests and the p
 chaos: venv ## the long form of the chaos suite (CHAOS_SEED repeats a run)
 	@CHAOS_LONG=1 $(PYTHON) -m pytest tests/chaos --timeout 0
 
-bench: venv ## measure everything (half an hour on an idle machine)
+bench: venv ## measure everything (ten minutes on an idle machine)
 	@$(PYTHON) -m dev.bench
 
 bench-quick: venv ## measure the most telling figures in about a minute

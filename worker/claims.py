@@ -25,19 +25,18 @@ from worker.prepared import Prepared
 FREE = """(leased_until IS NULL OR (leased_until < now()
     AND pg_postmaster_start_time() < now() - %(lease)s * interval '1 second'))"""
 
-DUE = Prepared(
-    "due",
-    f"""
+DUE = f"""
 SELECT m.id, m.rate_limit FROM mailings m
 WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
     SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at <= now() AND {FREE})
-""",  # noqa: S608 (FREE is a constant)
-)
+"""  # noqa: S608 (FREE is a constant)
 
 # The choice is materialized, for it must be made once: a plan that looked again for each batch it
 # tries would find the first one changed and lock the next, and so lease them all.
 # What fails from now on failed after the last retry-failed, which is not to revive it.
-_CLAIM = f"""
+CLAIM = Prepared(
+    "claim",
+    f"""
 WITH c AS MATERIALIZED (
     SELECT id, leased_until IS NOT NULL AS taken_over FROM batches
     WHERE mailing_id = %(mailing)s AND due_at <= now() AND {FREE}
@@ -54,8 +53,8 @@ WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
 RETURNING b.id, b.token, b.attempt, b.first_id, b.last_id, b.timezone, b.has_attempts,
     c.taken_over, t.version, t.text, m.end_at, m.window_from, m.window_to, m.rate_limit,
     m.request_id, clock_timestamp()
-"""  # noqa: S608
-CLAIM = Prepared("claim", _CLAIM)
+""",  # noqa: S608
+)
 
 # `values` is what the text's placeholders stand for: read only where it has some.
 _ROWS = """
@@ -165,7 +164,7 @@ class Watched(NamedTuple):
 def due_mailings(db: Database, lease_seconds: float) -> list[Due]:
     """The running mailings that have a batch to claim now."""
     with db.transaction() as cursor:
-        DUE.run(cursor, {"lease": lease_seconds})
+        cursor.execute(DUE, {"lease": lease_seconds})
         return [Due(*row) for row in cursor.fetchall()]
 
 

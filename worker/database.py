@@ -81,6 +81,5 @@ class Database:
                 connection_factory=PreparingConnection,
                 **TCP,
             )
-            connection.prepared = set()
             self._connection = connection
         return self._connection

@@ -7,6 +7,7 @@ the same whatever their values are belong here; tests/integration/test_plans.py 
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from psycopg2.extensions import connection, cursor
 
@@ -16,7 +17,9 @@ _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 class PreparingConnection(connection):
     """A connection that remembers which statements it has prepared."""
 
-    prepared: set[str]
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.prepared: set[str] = set()
 
 
 class Prepared:

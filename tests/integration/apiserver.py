@@ -2,13 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 
 from tests.integration.conftest import TOKEN
 from tests.system import Process, free_port
+from tests.waiting import wait_for
 
 COMMAND = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
 
@@ -51,3 +53,17 @@ class Server:
 
     def log(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.process.log.read_text().splitlines()]
+
+
+@contextmanager
+def running(
+    settings: dict[str, str], directory: Path, options: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A server that answers, and is gone afterwards whatever happens."""
+    server = Server(settings, directory, options)
+    server.process.start()
+    try:
+        wait_for(server.ready, 30, "the API")
+        yield server
+    finally:
+        server.process.kill()

@@ -14,7 +14,7 @@ import requests
 from psycopg2.extensions import cursor as Cursor
 
 from dev.bench.rig import children
-from tests.integration.apiserver import Server, settings_of
+from tests.integration.apiserver import Server, running, settings_of
 from tests.integration.conftest import TOKEN, value
 from tests.system import free_port
 from tests.waiting import wait_for
@@ -39,13 +39,8 @@ def settings(database_url: str, redis_url: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def server(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ["--keep-alive", str(KEEPALIVE)]
-    server = Server(settings, tmp_path_factory.mktemp("server"), options)
-    server.process.start()
-    try:
-        wait_for(server.ready, 30, "the API")
+    with running(settings, tmp_path_factory.mktemp("server"), options) as server:
         yield server
-    finally:
-        server.process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +193,7 @@ def test_a_killed_process_is_replaced(server: Server) -> None:
 
 
 def test_what_is_under_way_at_the_end_is_answered(settings: dict[str, str], tmp_path: Path) -> None:
-    server = Server({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path)
-    server.process.start()
-    try:
-        wait_for(server.ready, 30, "the API")
+    with running({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path) as server:
         body = b'{"phone": "79320000001", "timezone": "Europe/Moscow"}'
         # What is answered was taken in: one that still waits for that at the end may be refused.
         idle = connect(server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -218,5 +210,3 @@ def test_what_is_under_way_at_the_end_is_answered(settings: dict[str, str], tmp_
         assert head.startswith(b"HTTP/1.1 201 ")
         assert json.loads(answer)["phone"] == "79320000001"
         assert server.process.popen.wait(10) == 0
-    finally:
-        server.process.kill()

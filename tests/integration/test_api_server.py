@@ -15,7 +15,7 @@ import requests
 
 from api.crew import QUICK
 from dev.bench.rig import children
-from tests.integration.apiserver import COMMAND, Server, settings_of
+from tests.integration.apiserver import COMMAND, Server, running, settings_of
 from tests.integration.conftest import TOKEN
 from tests.system import ROOT, free_port
 from tests.waiting import wait_for
@@ -28,13 +28,8 @@ def settings(database_url: str, redis_url: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(settings, tmp_path_factory.mktemp("server"))
-    server.process.start()
-    try:
-        wait_for(server.ready, 30, "the API")
+    with running(settings, tmp_path_factory.mktemp("server")) as server:
         yield server
-    finally:
-        server.process.kill()
 
 
 def served(server: Server) -> float:
@@ -137,15 +132,10 @@ def test_everything_logged_is_json(server: Server) -> None:
 
 
 def test_sigterm_ends_it_and_leaves_nothing(settings: dict[str, str], tmp_path: Path) -> None:
-    server = Server({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path)
-    server.process.start()
-    try:
-        wait_for(server.ready, 30, "the API")
+    with running({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path) as server:
         assert list(server.temporary.glob("api-metrics-*/*.db"))
         assert server.process.stop(15) == 0
         assert not list(server.temporary.glob("api-metrics-*"))
-    finally:
-        server.process.kill()
 
 
 @pytest.mark.parametrize(
