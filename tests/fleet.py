@@ -36,6 +36,7 @@ class Fleet:
         self.url = url
         self.max_attempts = max_attempts
         self.db = Database(url, "test")
+        self.lanes = (self.db, Database(url, "test"))
         self.connection = psycopg2.connect(url)
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
@@ -46,7 +47,8 @@ class Fleet:
 
     def close(self) -> None:
         self.connection.close()
-        self.db.close()
+        for db in self.lanes:
+            db.close()
 
     def check_books(self) -> None:
         """The numbers of every mailing made since this fleet began add up."""
@@ -98,7 +100,7 @@ class Fleet:
         return mailing_id
 
     def launch(self, mailing_id: int, batch_size: int = 500) -> None:
-        while launch.launch(self.db, mailing_id, batch_size, lambda: None):
+        while launch.launch(self.lanes, mailing_id, batch_size, lambda: None):
             pass
 
     def new_mailing(self, count: int = 3, batch_size: int = 500, **more: Any) -> int:

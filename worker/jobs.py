@@ -63,7 +63,7 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
         queues = Tools.queues()
         try:
             more = launch_mailing(
-                _database(),
+                (_database(), _second_database()),
                 mailing_id,
                 Tools.settings.batch_size,
                 lambda: queues.dispatch(mailing_id, request_id=request_id),

@@ -13,7 +13,8 @@ from shared.partitions import ensure_partition
 from shared.windows import Window, opens_at
 from tests.fleet import TAKEOVER, Fleet
 from tests.interleaving import PausingDatabase, threads, wait_until_blocked
-from worker import bulk, launch
+from tests.waiting import wait_for
+from worker import bulk, chunks, launch
 from worker.database import Database
 
 ZONES = ("Europe/Kaliningrad", "Europe/Moscow", "Asia/Omsk", "Asia/Kamchatka")
@@ -48,8 +49,15 @@ def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "NEXT_TURN_SPAN", 7)
 
 
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are of a few clients each, but turns last as long as ever."""
+    monkeypatch.setattr(launch, "FIRST_SPAN", 7)
+    monkeypatch.setattr(launch, "_next_span", lambda chunk: 7)
+
+
 def turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
-    return launch.launch(fleet.db, mailing_id, batch_size, lambda: None)
+    return launch.launch(fleet.lanes, mailing_id, batch_size, lambda: None)
 
 
 # --- the audience ---------------------------------------------------------------------------------
@@ -139,7 +147,7 @@ def test_a_crowd_behind_a_desert_is_written_in_short_chunks(
     fleet.add_clients(500, ZONES, f"not {tag}")
     fleet.add_clients(500, ZONES, tag)
     monkeypatch.setattr(launch, "FIRST_SPAN", 7)
-    monkeypatch.setattr(launch, "CHUNK_RECIPIENTS", 60)
+    monkeypatch.setattr(chunks, "CHUNK_RECIPIENTS", 60)
     mailing_id = fleet.add_mailing(tags=[tag])
     fleet.launch(mailing_id, batch_size=50)
     blocks = fleet.query(
@@ -150,10 +158,23 @@ def test_a_crowd_behind_a_desert_is_written_in_short_chunks(
     check_shape(fleet, mailing_id, batch_size=50)
 
 
+def test_a_chunk_that_falls_short_is_gone_on_with_where_it_ends(
+    fleet: Fleet, tag: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one written beside it, which begins where it should have ended, comes to nothing."""
+    monkeypatch.setattr(chunks, "CHUNK_RECIPIENTS", 5)
+    ids = fleet.add_clients(60, ZONES, tag)
+    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    fleet.launch(mailing_id, batch_size=3)
+    assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
+    assert fleet.mailing(mailing_id)["audience"] == 60
+    check_shape(fleet, mailing_id, batch_size=3)
+
+
 def test_an_empty_audience_finishes(fleet: Fleet, tag: str) -> None:
     mailing_id = fleet.add_mailing(tags=[tag])
     woken: list[int] = []
-    assert not launch.launch(fleet.db, mailing_id, 500, lambda: woken.append(1))
+    assert not launch.launch(fleet.lanes, mailing_id, 500, lambda: woken.append(1))
     assert not woken
     mailing = fleet.mailing(mailing_id)
     assert (mailing["audience"], mailing["audience_complete"]) == (0, True)
@@ -212,9 +233,9 @@ def test_it_goes_on_where_it_stopped(fleet: Fleet, tag: str, small_turns: None) 
 def test_one_that_dies_in_mid_chunk_leaves_nothing_behind(fleet: Fleet, tag: str) -> None:
     ids = fleet.add_clients(10, tag=tag)
     mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
-    dying = PausingDatabase(fleet.url, before=launch.ADVANCE)
+    dying = PausingDatabase(fleet.url, before=chunks.ADVANCE)
     with threads() as run:
-        launched = run(launch.launch, dying, mailing_id, 500, lambda: None)
+        launched = run(launch.launch, [dying], mailing_id, 500, lambda: None)
         dying.wait_until_reached()
         fleet.query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -229,23 +250,75 @@ def test_one_that_dies_in_mid_chunk_leaves_nothing_behind(fleet: Fleet, tag: str
     assert fleet.mailing(mailing_id)["audience"] == 10
 
 
-def test_two_launches_at_once_write_everybody_once(
-    fleet: Fleet, tag: str, small_turns: None
+@pytest.mark.parametrize("turn_seconds", [-1.0, 1.0])
+def test_many_launches_at_once_write_everybody_once(
+    fleet: Fleet,
+    tag: str,
+    small_chunks: None,
+    monkeypatch: pytest.MonkeyPatch,
+    turn_seconds: float,
 ) -> None:
+    monkeypatch.setattr(launch, "TURN_SECONDS", turn_seconds)
     ids = fleet.add_clients(150, ZONES, tag)
     mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
 
     def whole() -> None:
-        db = Database(fleet.url, "launching")
-        while launch.launch(db, mailing_id, 3, lambda: None):
+        lanes = [Database(fleet.url, "launching") for _ in range(2)]
+        while launch.launch(lanes, mailing_id, 3, lambda: None):
             pass
-        db.close()
+        for db in lanes:
+            db.close()
 
     with threads() as run:
         for done in [run(whole) for _ in range(3)]:
             done.result()
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
     assert fleet.mailing(mailing_id)["audience"] == 150
+    check_shape(fleet, mailing_id, batch_size=3)
+
+
+def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
+    ids = fleet.add_clients(5, tag=tag)
+    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    writing = PausingDatabase(fleet.url, before=chunks.LOCK)
+    with threads() as run:
+        launched = run(launch.launch, [writing], mailing_id, 500, lambda: None)
+        writing.wait_until_reached()
+        assert not turn(fleet, mailing_id)
+        assert fleet.mailing(mailing_id)["audience"] == 0
+        writing.go_on.set()
+        assert not launched.result()
+    assert fleet.mailing(mailing_id)["audience"] == 5
+
+
+def test_a_chunk_waits_for_the_one_before_and_falls_with_it(
+    fleet: Fleet, tag: str, small_chunks: None
+) -> None:
+    """The first chunk is committed, the second dies, the third was written beside it."""
+    ids = fleet.add_clients(60, ZONES, tag)
+    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    dying, beside = PausingDatabase(fleet.url, before=chunks.LOCK), Database(fleet.url, "beside")
+    waiting = (
+        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'beside'"
+        " AND state = 'idle in transaction' AND query LIKE '%WITH chosen%'"
+    )
+    with threads() as run:
+        launched = run(launch.launch, [beside, dying], mailing_id, 3, lambda: None)
+        dying.wait_until_reached()
+        wait_for(lambda: fleet.value(waiting), 10, "the third chunk waits for the second")
+        assert fleet.mailing(mailing_id)["audience"] == 7
+        fleet.check_books()
+        fleet.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'pausing' AND datname = current_database()"
+        )
+        dying.go_on.set()
+        with pytest.raises(psycopg2.Error):
+            launched.result()
+    beside.close()
+    assert len(fleet.query(MESSAGES, mailing_id)) == fleet.mailing(mailing_id)["audience"] == 7
+    fleet.launch(mailing_id, batch_size=3)
+    assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
     check_shape(fleet, mailing_id, batch_size=3)
 
 
@@ -268,9 +341,9 @@ def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
     """The cancel waits for the chunk, whose messages it then finds; nothing is written after it."""
     ids = fleet.add_clients(5, tag=tag)
     mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
-    filling = PausingDatabase(fleet.url, before=launch.ADVANCE)
+    filling = PausingDatabase(fleet.url, before=chunks.ADVANCE)
     with threads() as run:
-        launched = run(launch.launch, filling, mailing_id, 500, lambda: None)
+        launched = run(launch.launch, [filling], mailing_id, 500, lambda: None)
         filling.wait_until_reached()
         cancelled = run(fleet.cancel, mailing_id)
         wait_until_blocked(fleet.url, [cancelled])
@@ -280,6 +353,22 @@ def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
         cancelled.result()
     assert fleet.apply_state(mailing_id) == 5
     assert fleet.settle(mailing_id) == "cancelled"
+
+
+def test_a_cancel_does_not_wait_while_a_chunk_is_written(fleet: Fleet, tag: str) -> None:
+    """The chunk locks the mailing only when all is written, and then comes to nothing."""
+    ids = fleet.add_clients(5, tag=tag)
+    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    writing = PausingDatabase(fleet.url, before=chunks.LOCK)
+    with threads() as run:
+        launched = run(launch.launch, [writing], mailing_id, 500, lambda: None)
+        writing.wait_until_reached()
+        fleet.cancel(mailing_id)
+        writing.go_on.set()
+        assert not launched.result()
+    assert fleet.mailing(mailing_id)["audience"] == 0
+    assert not fleet.query(MESSAGES, mailing_id)
+    assert fleet.apply_state(mailing_id) == 0
 
 
 def test_one_that_is_paused_is_written_to_the_end(
