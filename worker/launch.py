@@ -32,7 +32,7 @@ FIRST_SPAN = 2_000
 NEXT_TURN_SPAN = 20_000
 CHUNK_SECONDS = 0.2
 # A launch longer than this gives way to the other jobs of its queue and goes on after them.
-TURN_SECONDS = 1.0
+TURN_SECONDS = 0.5
 # Between two turns, statistics are refreshed when the rows have grown by this factor.
 ANALYZE_GROWTH = 4
 
