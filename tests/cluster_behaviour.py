@@ -45,7 +45,7 @@ OPEN = {
 # Routes that stay inside the cluster.
 INSIDE = {"/metrics", "/readyz"}
 # Connections to PostgreSQL that one process may hold: a gunicorn thread each, a worker's few.
-WORKER_CONNECTIONS = {"control": 5, "dispatch": 4}
+WORKER_CONNECTIONS = {"control": 6, "dispatch": 4}
 
 
 def _peer_takes(peer: Object, place: str) -> bool:

@@ -20,12 +20,6 @@ from worker.database import Database
 
 CHUNK_RECIPIENTS = 50_000
 
-# One launch of a mailing at a time, however many jobs ask for it: a turn's first chunk must have
-# the mailing to itself, and those that follow keep away whoever would begin a turn meanwhile. The
-# books do not depend on it: without it two launches would get in each other's way, no more.
-BEGIN_TURN = "SELECT pg_try_advisory_xact_lock(hashtext('launch'), hashint8(%s))"
-KEEP_TURN = "SELECT pg_try_advisory_xact_lock_shared(hashtext('launch'), hashint8(%s))"
-CHECKPOINT = "SELECT launched_client_id FROM mailings WHERE id = %s"
 # A chunk is sorted in memory; compiling its statement would take longer than running it.
 TUNE = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
 # A chunk need not be on disk before the next is begun: should PostgreSQL crash, it is gone together
@@ -53,8 +47,7 @@ WITH chosen AS MATERIALIZED (
     FROM counted
     WINDOW earlier AS (ORDER BY zone ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), taken AS MATERIALIZED (
-    SELECT *, take_ids('message_ids', recipients) - 1 AS message,
-        take_ids('batch_ids', batches) - 1 AS batch
+    SELECT *, %(first_message)s::bigint - 1 AS message, take_ids('batch_ids', batches) - 1 AS batch
     FROM (
         SELECT coalesce(sum(size), 0)::bigint AS recipients,
             coalesce(sum(parts), 0)::bigint AS batches, max(last_client) AS last_client
@@ -81,10 +74,9 @@ WITH chosen AS MATERIALIZED (
     FROM recipients CROSS JOIN taken ORDER BY zone, client_id
 ), made_block AS (
     INSERT INTO id_blocks (first_id, last_id, mailing_id)
-    SELECT message + 1, message + recipients, %(mailing)s FROM taken WHERE message IS NOT NULL
+    SELECT message + 1, message + recipients, %(mailing)s FROM taken WHERE recipients > 0
 )
-SELECT recipients, last_client, batch + 1, batch + batches, message + 1, message + recipients
-FROM taken
+SELECT recipients, last_client, batch + 1, batch + batches FROM taken
 """  # noqa: S608 (MATCHES is a constant)
 ADVANCE = """
 UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
@@ -119,12 +111,20 @@ class Audience(NamedTuple):
         return bool(self.filter[-1])
 
 
+class Span(NamedTuple):
+    """What a chunk is to be of: clients, and ids for their messages."""
+
+    after: int  # clients with ids above this one
+    until: int  # and up to this one
+    first_message_id: int  # as many as there may be recipients are taken
+
+
 class Chunk(NamedTuple):
     """What one chunk did."""
 
     recipients: int
     after: int  # clients with ids above this one
-    until: int  # and up to this one
+    until: int  # and up to this one; earlier than asked for if they were many
     audience_complete: bool
     seconds: float
     first_message_id: int | None  # None if there are no recipients
@@ -140,39 +140,27 @@ class NotWanted(Exception):
 
 
 def write_chunk(
-    db: Database,
-    audience: Audience,
-    batch_size: int,
-    after: int,
-    until: int,
-    before: Writing | None = None,
+    db: Database, audience: Audience, batch_size: int, span: Span, before: Writing | None
 ) -> Chunk | None:
-    """Write the messages of the clients with ids above `after` and up to `until`.
+    """Write the messages of a span's clients or, if they are many, of the first of them.
 
-    If they are many, of the first of them. Waits for the chunk `before` this one, if there is one,
-    to be committed. None says that nothing was written: the mailing wants no more, or others are
-    at it, or the chunk before did not reach up to this one. Raises DatabaseError; nothing is
-    written then either.
+    Waits for the chunk `before` this one, if there is one, to be committed. None says that nothing
+    was written: the mailing wants no more, or everybody before is not written. Raises
+    DatabaseError; nothing is written then either.
     """
     try:
         with db.transaction() as cursor:
-            return _write(cursor, audience, batch_size, after, until, before)
+            return _write(cursor, audience, batch_size, span, before)
     except NotWanted:
         return None
 
 
 def _write(
-    cursor: Cursor,
-    audience: Audience,
-    batch_size: int,
-    after: int,
-    until: int,
-    before: Writing | None,
+    cursor: Cursor, audience: Audience, batch_size: int, span: Span, before: Writing | None
 ) -> Chunk:
-    mailing_id = audience.mailing_id
+    mailing_id, (after, until, first_message) = audience.mailing_id, span
     started = time.monotonic()
     cursor.execute(TUNE)
-    _keep_others_away(cursor, mailing_id, after, before)
     cursor.execute(
         FILL,
         {
@@ -180,11 +168,12 @@ def _write(
             "batch_size": batch_size,
             "after": after,
             "until": until,
+            "first_message": first_message,
             "most": CHUNK_RECIPIENTS,
             **match_values(*audience.filter),
         },
     )
-    recipients, reached, first_batch, last_batch, first_message, last_message = one_row(cursor)
+    recipients, reached, first_batch, last_batch = one_row(cursor)
     seconds = time.monotonic() - started
     if recipients == CHUNK_RECIPIENTS:
         until = reached
@@ -207,14 +196,5 @@ def _write(
     if recipients:
         cursor.execute(OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
         ledger.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
-    return Chunk(recipients, after, until, complete, seconds, first_message, last_message)
-
-
-def _keep_others_away(cursor: Cursor, mailing_id: int, after: int, before: Writing | None) -> None:
-    """Keep other launches of this mailing away until the transaction's end, or give way to them."""
-    cursor.execute(KEEP_TURN if before else BEGIN_TURN, (mailing_id,))
-    if not one_row(cursor)[0] or (before and before.done() and before.result() is None):
-        raise NotWanted
-    cursor.execute(CHECKPOINT, (mailing_id,))
-    if one_row(cursor)[0] > after:
-        raise NotWanted
+    first, last = (first_message, first_message + recipients - 1) if recipients else (None, None)
+    return Chunk(recipients, after, until, complete, seconds, first, last)

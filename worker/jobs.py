@@ -47,13 +47,8 @@ class Tools:
 
 
 @cache
-def _database() -> Database:
-    return Database(Tools.settings.database_url, "notification-control")
-
-
-@cache
-def _second_database() -> Database:
-    """For what is done by two at once."""
+def _database(number: int) -> Database:
+    """A connection; more than one, for what is done by several at once."""
     return Database(Tools.settings.database_url, "notification-control")
 
 
@@ -63,7 +58,8 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
         queues = Tools.queues()
         try:
             more = launch_mailing(
-                (_database(), _second_database()),
+                _database(2),
+                (_database(0), _database(1)),
                 mailing_id,
                 Tools.settings.batch_size,
                 lambda: queues.dispatch(mailing_id, request_id=request_id),
@@ -94,7 +90,7 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
     """Merge an import's rows; give way to other jobs after a while."""
     with structlog.contextvars.bound_contextvars(request_id=request_id, import_id=import_id):
         try:
-            more = merge(_database(), import_id, _second_database())
+            more = merge(_database(0), import_id, _database(1))
         except DatabaseError as error:
             complain("import", error)
             return
@@ -117,12 +113,12 @@ def sweep() -> None:
     try:
         if time.monotonic() > Tools.retain_at:
             Tools.retain_at = time.monotonic() + RETAIN_SECONDS
-            retention.drop_old(_database(), Tools.settings.retention_days)
+            retention.drop_old(_database(0), Tools.settings.retention_days)
         if time.monotonic() > Tools.report_at:
             Tools.report_at = time.monotonic() + REPORT_SECONDS
-            for day in waiting_days(_database().transaction, Tools.settings):
+            for day in waiting_days(_database(0).transaction, Tools.settings):
                 Tools.queues().send_daily_report(day)
-        sweeping.sweep(_database(), Tools.queues(), Tools.settings.lease_seconds)
+        sweeping.sweep(_database(0), Tools.queues(), Tools.settings.lease_seconds)
         Tools.connection.set(SWEPT_KEY, time.time())
     except DatabaseError as error:
         complain("sweep", error)

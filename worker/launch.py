@@ -21,7 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.audience import COLUMNS
 from shared.partitions import ensure_partition
 from shared.rows import one_row
-from worker.chunks import Audience, Chunk, Writing, write_chunk
+from worker.chunks import CHUNK_RECIPIENTS, Audience, Chunk, Span, Writing, write_chunk
 from worker.database import Database
 
 log = structlog.get_logger()
@@ -36,6 +36,10 @@ TURN_SECONDS = 0.5
 # Between two turns, statistics are refreshed when the rows have grown by this factor.
 ANALYZE_GROWTH = 4
 
+# One launch of a mailing at a time, however many jobs ask for it. The books do not depend on it: a
+# chunk that finds the checkpoint elsewhere comes to nothing.
+ALONE = "SELECT pg_try_advisory_xact_lock(hashtext('launch'), hashint8(%s))"
+TAKE_IDS = "SELECT take_ids('message_ids', %s)"
 BEGIN = f"""
 SELECT status, start_at <= now(), end_at <= now(), started_at IS NOT NULL, {COLUMNS}
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
@@ -77,13 +81,20 @@ class Turn:
     """One turn of a launch: chunks in the order of their clients' ids, on all lanes at once."""
 
     def __init__(
-        self, lanes: Sequence[Lane], audience: Audience, batch_size: int, after: int, span: int
+        self,
+        lanes: Sequence[Lane],
+        audience: Audience,
+        batch_size: int,
+        after: int,
+        size: int,
+        take_ids: Callable[[int], int],
     ):
         self._lanes = cycle(lanes)
         self._room = len(lanes)
         self._audience = audience
         self._batch_size = batch_size
-        self._span = span
+        self._size = size
+        self._take_ids = take_ids
         self._ends_at = time.monotonic() + TURN_SECONDS
         # Up to which client's id chunks were begun; those not yet seen through, each with the id
         # that it should reach; and the latest.
@@ -108,7 +119,7 @@ class Turn:
                 # Those begun after it will see that it fell short, and come to nothing.
                 self._writing.clear()
                 self._reached, self._latest = chunk.until, writing
-            self._span = _next_span(chunk)
+            self._size = _next_size(chunk)
             while len(self._writing) < self._room and self._may_begin():
                 self._begin_chunk()
 
@@ -119,62 +130,90 @@ class Turn:
     def _begin_chunk(self) -> None:
         after, last = self._reached, self._audience.last_client_id
         # Clients who are listed one by one are few, and are found by their phones in one go.
-        until = last if self._audience.listed else min(after + self._span, last)
+        until = last if self._audience.listed else min(after + self._size, last)
+        # Messages' ids are taken here, so that they grow with each commit: whoever reads a mailing
+        # from id to id finds what comes later behind what was there. What is left over is not used.
+        first_message_id = self._take_ids(max(1, min(until - after, CHUNK_RECIPIENTS)))
         self._latest = next(self._lanes).do(
-            write_chunk, self._audience, self._batch_size, after, until, self._latest
+            write_chunk,
+            self._audience,
+            self._batch_size,
+            Span(after, until, first_message_id),
+            self._latest,
         )
         self._writing.append((until, self._latest))
         self._reached = until
 
 
 def launch(
-    connections: Sequence[Database], mailing_id: int, batch_size: int, wake: Callable[[], object]
+    guard: Database,
+    connections: Sequence[Database],
+    mailing_id: int,
+    batch_size: int,
+    wake: Callable[[], object],
 ) -> bool:
     """Launch for up to TURN_SECONDS; return whether something is left to do.
 
-    As many chunks are written at once as there are connections. `wake` is called when batches are
+    As many chunks are written at once as there are `connections`; `guard` keeps other launches of
+    the mailing away meanwhile: False if there is one already. `wake` is called when batches are
     ready to be sent. Raises DatabaseError; nothing is lost then.
     """
-    with connections[0].transaction() as cursor:
-        begun = _begin(cursor, mailing_id)
-        if begun is None:
+    with guard.transaction() as cursor:
+        cursor.execute(ALONE, (mailing_id,))
+        if not one_row(cursor)[0]:
             return False
-    with connections[0].transaction() as cursor:
-        ensure_partition(cursor, mailing_id)
-    audience, after, span = begun
+        with connections[0].transaction() as beginning:
+            begun = _begin(beginning, mailing_id)
+            if begun is None:
+                return False
+        with connections[0].transaction() as beginning:
+            ensure_partition(beginning, mailing_id)
+
+        def take_ids(n: int) -> int:
+            cursor.execute(TAKE_IDS, (n,))
+            return int(one_row(cursor)[0])
+
+        audience, after, size = begun
+        with ExitStack() as stack:
+            lanes = [stack.enter_context(Lane(db)) for db in connections]
+            return _follow(
+                Turn(lanes, audience, batch_size, after, size, take_ids), lanes[0], mailing_id, wake
+            )
+
+
+def _follow(turn: Turn, lane: Lane, mailing_id: int, wake: Callable[[], object]) -> bool:
+    """Say what a turn writes, as it does; return whether something is left to do."""
     filled, analyzed, more = 0, 0, True
     analyses: list[Future[None]] = []
-    with ExitStack() as stack:
-        lanes = [stack.enter_context(Lane(db)) for db in connections]
-        for chunk in Turn(lanes, audience, batch_size, after, span).chunks():
-            if chunk is None:
-                more = False
-                break
-            filled += chunk.recipients
-            log.info(
-                "launch.chunk",
-                mailing_id=mailing_id,
-                recipients=chunk.recipients,
-                first_message_id=chunk.first_message_id,
-                last_message_id=chunk.last_message_id,
-                seconds=round(chunk.seconds, 3),
-                audience_complete=chunk.audience_complete,
-            )
-            if chunk.recipients:
-                wake()
-            if filled > analyzed * ANALYZE_GROWTH:
-                analyses.append(lanes[0].do(_analyze, mailing_id))
-                analyzed = filled
-            more = not chunk.audience_complete
-        for analysis in analyses:
-            analysis.result()
+    for chunk in turn.chunks():
+        if chunk is None:
+            more = False
+            break
+        filled += chunk.recipients
+        log.info(
+            "launch.chunk",
+            mailing_id=mailing_id,
+            recipients=chunk.recipients,
+            first_message_id=chunk.first_message_id,
+            last_message_id=chunk.last_message_id,
+            seconds=round(chunk.seconds, 3),
+            audience_complete=chunk.audience_complete,
+        )
+        if chunk.recipients:
+            wake()
+        if filled > analyzed * ANALYZE_GROWTH:
+            analyses.append(lane.do(_analyze, mailing_id))
+            analyzed = filled
+        more = not chunk.audience_complete
+    for analysis in analyses:
+        analysis.result()
     return more
 
 
 def _begin(cursor: Cursor, mailing_id: int) -> tuple[Audience, int, int] | None:
     """Freeze the audience if the mailing's time has come.
 
-    Returns it, the client's id up to which it is written, and the first chunk's span of ids; None
+    Returns it, the client's id up to which it is written, and the first chunk's size; None
     says that there is nothing to write.
     """
     cursor.execute(BEGIN, (mailing_id,))
@@ -196,12 +235,12 @@ def _begin(cursor: Cursor, mailing_id: int) -> tuple[Audience, int, int] | None:
     complete, after, last = one_row(cursor)
     if complete:
         return None
-    span = NEXT_TURN_SPAN if launched else FIRST_SPAN
-    return Audience(mailing_id, last, tuple(columns)), after, span
+    size = NEXT_TURN_SPAN if launched else FIRST_SPAN
+    return Audience(mailing_id, last, tuple(columns)), after, size
 
 
-def _next_span(chunk: Chunk) -> int:
-    """The next span of client ids: as many as fit CHUNK_SECONDS."""
+def _next_size(chunk: Chunk) -> int:
+    """How many clients' ids the next chunk spans: as many as fit CHUNK_SECONDS."""
     growth = min(16.0, max(0.25, CHUNK_SECONDS / max(chunk.seconds, 0.001)))
     return max(FIRST_SPAN // 10, int((chunk.until - chunk.after) * growth))
 

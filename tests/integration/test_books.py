@@ -158,7 +158,7 @@ class Books(RuleBasedStateMachine):
     def go_on(self, mailing_id: int, turns: int) -> None:
         """Each turn is one chunk of a few clients; who lives by then is in the audience."""
         for _ in range(turns):
-            more = launch.launch(self.fleet.lanes, mailing_id, 4, lambda: None)
+            more = launch.launch(self.fleet.guard, self.fleet.lanes, mailing_id, 4, lambda: None)
             mailing = self.fleet.mailing(mailing_id)
             done = self.audiences.setdefault(mailing_id, set())
             last = max((id_ for id_ in done), default=self.ids[0] - 1)

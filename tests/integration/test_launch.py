@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, time
 from zoneinfo import ZoneInfo
 
@@ -22,6 +22,14 @@ MESSAGES = """
 SELECT m.client_id, m.id, m.batch_id, b.timezone FROM messages m
 JOIN batches b ON b.mailing_id = m.mailing_id AND b.id = m.batch_id
 WHERE m.mailing_id = %s ORDER BY m.id
+"""
+TERMINATE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = %s AND datname = current_database()
+"""
+WAITING = """
+SELECT 1 FROM pg_stat_activity WHERE application_name = 'beside' AND datname = current_database()
+    AND state = 'idle in transaction' AND query LIKE '%WITH chosen%'
 """
 _tags = itertools.count()
 
@@ -53,11 +61,19 @@ def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks are of a few clients each, but turns last as long as ever."""
     monkeypatch.setattr(launch, "FIRST_SPAN", 7)
-    monkeypatch.setattr(launch, "_next_span", lambda chunk: 7)
+    monkeypatch.setattr(launch, "_next_size", lambda chunk: 7)
+
+
+def new_mailing(
+    fleet: Fleet, tag: str, count: int, zones: Sequence[str] = ("Europe/Moscow",)
+) -> tuple[list[int], int]:
+    """Clients with a tag of their own, and a mailing to them that is about to be launched."""
+    ids = fleet.add_clients(count, zones, tag)
+    return ids, fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
 
 
 def turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
-    return launch.launch(fleet.lanes, mailing_id, batch_size, lambda: None)
+    return launch.launch(fleet.guard, fleet.lanes, mailing_id, batch_size, lambda: None)
 
 
 # --- the audience ---------------------------------------------------------------------------------
@@ -163,8 +179,7 @@ def test_a_chunk_that_falls_short_is_gone_on_with_where_it_ends(
 ) -> None:
     """The one written beside it, which begins where it should have ended, comes to nothing."""
     monkeypatch.setattr(chunks, "CHUNK_RECIPIENTS", 5)
-    ids = fleet.add_clients(60, ZONES, tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    ids, mailing_id = new_mailing(fleet, tag, 60, ZONES)
     fleet.launch(mailing_id, batch_size=3)
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
     assert fleet.mailing(mailing_id)["audience"] == 60
@@ -174,7 +189,7 @@ def test_a_chunk_that_falls_short_is_gone_on_with_where_it_ends(
 def test_an_empty_audience_finishes(fleet: Fleet, tag: str) -> None:
     mailing_id = fleet.add_mailing(tags=[tag])
     woken: list[int] = []
-    assert not launch.launch(fleet.lanes, mailing_id, 500, lambda: woken.append(1))
+    assert not launch.launch(fleet.guard, fleet.lanes, mailing_id, 500, lambda: woken.append(1))
     assert not woken
     mailing = fleet.mailing(mailing_id)
     assert (mailing["audience"], mailing["audience_complete"]) == (0, True)
@@ -196,8 +211,7 @@ def test_clients_added_after_its_beginning_are_not_in(
 def test_who_is_deleted_before_their_chunk_is_not_in(
     fleet: Fleet, tag: str, small_turns: None
 ) -> None:
-    ids = fleet.add_clients(20, tag=tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    ids, mailing_id = new_mailing(fleet, tag, 20)
     assert turn(fleet, mailing_id)
     fleet.query(
         "UPDATE clients SET phone = NULL, operator_code = NULL, tag = NULL, timezone = NULL,"
@@ -213,8 +227,7 @@ def test_who_is_deleted_before_their_chunk_is_not_in(
 
 def test_it_goes_on_where_it_stopped(fleet: Fleet, tag: str, small_turns: None) -> None:
     """Every turn is a launch of its own, as after the death of the one before."""
-    ids = fleet.add_clients(60, ZONES, tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    ids, mailing_id = new_mailing(fleet, tag, 60, ZONES)
     turns = 0
     while turn(fleet, mailing_id):
         turns += 1
@@ -231,16 +244,12 @@ def test_it_goes_on_where_it_stopped(fleet: Fleet, tag: str, small_turns: None) 
 
 
 def test_one_that_dies_in_mid_chunk_leaves_nothing_behind(fleet: Fleet, tag: str) -> None:
-    ids = fleet.add_clients(10, tag=tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    _, mailing_id = new_mailing(fleet, tag, 10)
     dying = PausingDatabase(fleet.url, before=chunks.ADVANCE)
     with threads() as run:
-        launched = run(launch.launch, [dying], mailing_id, 500, lambda: None)
+        launched = run(launch.launch, fleet.guard, [dying], mailing_id, 500, lambda: None)
         dying.wait_until_reached()
-        fleet.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'pausing' AND datname = current_database()"
-        )
+        fleet.query(TERMINATE, "pausing")
         dying.go_on.set()
         with pytest.raises(psycopg2.Error):
             launched.result()
@@ -259,14 +268,13 @@ def test_many_launches_at_once_write_everybody_once(
     turn_seconds: float,
 ) -> None:
     monkeypatch.setattr(launch, "TURN_SECONDS", turn_seconds)
-    ids = fleet.add_clients(150, ZONES, tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    ids, mailing_id = new_mailing(fleet, tag, 150, ZONES)
 
     def whole() -> None:
-        lanes = [Database(fleet.url, "launching") for _ in range(2)]
-        while launch.launch(lanes, mailing_id, 3, lambda: None):
+        guard, *lanes = databases = [Database(fleet.url, "launching") for _ in range(3)]
+        while launch.launch(guard, lanes, mailing_id, 3, lambda: None):
             pass
-        for db in lanes:
+        for db in databases:
             db.close()
 
     with threads() as run:
@@ -278,40 +286,77 @@ def test_many_launches_at_once_write_everybody_once(
 
 
 def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
-    ids = fleet.add_clients(5, tag=tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    _, mailing_id = new_mailing(fleet, tag, 5)
     writing = PausingDatabase(fleet.url, before=chunks.LOCK)
+    guard = Database(fleet.url, "guard")
     with threads() as run:
-        launched = run(launch.launch, [writing], mailing_id, 500, lambda: None)
+        launched = run(launch.launch, guard, [writing], mailing_id, 500, lambda: None)
         writing.wait_until_reached()
         assert not turn(fleet, mailing_id)
         assert fleet.mailing(mailing_id)["audience"] == 0
         writing.go_on.set()
         assert not launched.result()
     assert fleet.mailing(mailing_id)["audience"] == 5
+    guard.close()
+
+
+def test_one_whose_guard_dies_keeps_its_books(fleet: Fleet, tag: str, small_chunks: None) -> None:
+    ids, mailing_id = new_mailing(fleet, tag, 30)
+    guard, writing = Database(fleet.url, "guard"), PausingDatabase(fleet.url, before=chunks.LOCK)
+    with threads() as run:
+        launched = run(launch.launch, guard, [writing], mailing_id, 3, lambda: None)
+        writing.wait_until_reached()
+        fleet.query(TERMINATE, "guard")
+        writing.go_on.set()
+        with pytest.raises(psycopg2.Error):
+            launched.result()
+    fleet.check_books()
+    fleet.launch(mailing_id, batch_size=3)
+    assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
+    check_shape(fleet, mailing_id, batch_size=3)
+
+
+def test_one_that_comes_to_its_turn_late_goes_on_from_there(
+    fleet: Fleet, tag: str, small_turns: None
+) -> None:
+    _, mailing_id = new_mailing(fleet, tag, 20)
+    late = PausingDatabase(fleet.url, before="pg_try_advisory_xact_lock(hashtext('launch')")
+    with threads() as run:
+        launched = run(launch.launch, late, fleet.lanes, mailing_id, 3, lambda: None)
+        late.wait_until_reached()
+        turn(fleet, mailing_id)
+        late.go_on.set()
+        assert launched.result(), "it says that nothing is left to do"
+
+
+def test_ids_of_messages_grow_with_each_commit(fleet: Fleet, tag: str, small_chunks: None) -> None:
+    """The second chunk is slow; the third is written meanwhile, and committed after it."""
+    ids, mailing_id = new_mailing(fleet, tag, 21)
+    slow, beside = PausingDatabase(fleet.url, before=chunks.FILL), Database(fleet.url, "beside")
+    with threads() as run:
+        launched = run(launch.launch, fleet.guard, [beside, slow], mailing_id, 3, lambda: None)
+        slow.wait_until_reached()
+        wait_for(lambda: fleet.value(WAITING), 10, "the third chunk waits for the second")
+        slow.go_on.set()
+        launched.result()
+    beside.close()
+    written = fleet.query(MESSAGES, mailing_id)
+    assert [client_id for client_id, *_ in written] == ids
 
 
 def test_a_chunk_waits_for_the_one_before_and_falls_with_it(
     fleet: Fleet, tag: str, small_chunks: None
 ) -> None:
     """The first chunk is committed, the second dies, the third was written beside it."""
-    ids = fleet.add_clients(60, ZONES, tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    ids, mailing_id = new_mailing(fleet, tag, 60, ZONES)
     dying, beside = PausingDatabase(fleet.url, before=chunks.LOCK), Database(fleet.url, "beside")
-    waiting = (
-        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'beside'"
-        " AND state = 'idle in transaction' AND query LIKE '%WITH chosen%'"
-    )
     with threads() as run:
-        launched = run(launch.launch, [beside, dying], mailing_id, 3, lambda: None)
+        launched = run(launch.launch, fleet.guard, [beside, dying], mailing_id, 3, lambda: None)
         dying.wait_until_reached()
-        wait_for(lambda: fleet.value(waiting), 10, "the third chunk waits for the second")
+        wait_for(lambda: fleet.value(WAITING), 10, "the third chunk waits for the second")
         assert fleet.mailing(mailing_id)["audience"] == 7
         fleet.check_books()
-        fleet.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'pausing' AND datname = current_database()"
-        )
+        fleet.query(TERMINATE, "pausing")
         dying.go_on.set()
         with pytest.raises(psycopg2.Error):
             launched.result()
@@ -326,8 +371,7 @@ def test_a_chunk_waits_for_the_one_before_and_falls_with_it(
 def test_one_that_is_cancelled_stops(
     fleet: Fleet, tag: str, small_turns: None, deleted: bool
 ) -> None:
-    ids = fleet.add_clients(40, tag=tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    _, mailing_id = new_mailing(fleet, tag, 40)
     assert turn(fleet, mailing_id)
     fleet.cancel(mailing_id, deleted)
     assert not turn(fleet, mailing_id)
@@ -339,11 +383,10 @@ def test_one_that_is_cancelled_stops(
 
 def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
     """The cancel waits for the chunk, whose messages it then finds; nothing is written after it."""
-    ids = fleet.add_clients(5, tag=tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    _, mailing_id = new_mailing(fleet, tag, 5)
     filling = PausingDatabase(fleet.url, before=chunks.ADVANCE)
     with threads() as run:
-        launched = run(launch.launch, [filling], mailing_id, 500, lambda: None)
+        launched = run(launch.launch, fleet.guard, [filling], mailing_id, 500, lambda: None)
         filling.wait_until_reached()
         cancelled = run(fleet.cancel, mailing_id)
         wait_until_blocked(fleet.url, [cancelled])
@@ -357,11 +400,10 @@ def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
 
 def test_a_cancel_does_not_wait_while_a_chunk_is_written(fleet: Fleet, tag: str) -> None:
     """The chunk locks the mailing only when all is written, and then comes to nothing."""
-    ids = fleet.add_clients(5, tag=tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    _, mailing_id = new_mailing(fleet, tag, 5)
     writing = PausingDatabase(fleet.url, before=chunks.LOCK)
     with threads() as run:
-        launched = run(launch.launch, [writing], mailing_id, 500, lambda: None)
+        launched = run(launch.launch, fleet.guard, [writing], mailing_id, 500, lambda: None)
         writing.wait_until_reached()
         fleet.cancel(mailing_id)
         writing.go_on.set()
@@ -374,8 +416,7 @@ def test_a_cancel_does_not_wait_while_a_chunk_is_written(fleet: Fleet, tag: str)
 def test_one_that_is_paused_is_written_to_the_end(
     fleet: Fleet, tag: str, small_turns: None
 ) -> None:
-    ids = fleet.add_clients(30, tag=tag)
-    mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
+    _, mailing_id = new_mailing(fleet, tag, 30)
     assert turn(fleet, mailing_id)
     fleet.query("UPDATE mailings SET status = 'paused' WHERE id = %s", mailing_id)
     while turn(fleet, mailing_id):
