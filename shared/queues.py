@@ -5,6 +5,8 @@ be done, and the sweep finds whatever a lost job left undone. So nothing here ev
 """
 
 import math
+import re
+import secrets
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
@@ -32,6 +34,7 @@ JOBS = {
     "worker.jobs.sweep": CONTROL,
     "worker.jobs.dispatch": DISPATCH,
 }
+LAUNCH_ID = re.compile(rb"launch-(\d+)-[0-9a-f]+")
 WAKE_KEY = "notification:wake:{}"
 # Dispatchers linger longer than this when nothing is due, so a damped wake-up costs nothing.
 WAKE_DAMPING_MS = 500
@@ -130,6 +133,14 @@ class Queues:
         """Have a mailing launched at `at` (an aware instant; now if past or None)."""
         return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, at, request_id)
 
+    def waiting_launches(self) -> set[int]:
+        """The mailings whose launch waits in its queue; one that is being run is not among them."""
+        try:
+            job_ids = self.connection.lrange(self._queues[CONTROL].key, 0, -1)
+        except RedisError:
+            return set()
+        return {int(match[1]) for job_id in job_ids if (match := LAUNCH_ID.fullmatch(job_id))}
+
     def dispatch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
@@ -176,13 +187,17 @@ class Queues:
     ) -> bool:
         kwargs = {**ids, "request_id": request_id}
         target = self._queues[JOBS[name]]
+        # Never the same one twice, or a job that enqueues its successor would be in its way.
+        job_id = "-".join((name.rpartition(".")[2], *map(str, ids.values()), secrets.token_hex(8)))
         try:
             if at is None or at <= datetime.now(UTC):
-                target.enqueue_call(name, kwargs=kwargs)
+                target.enqueue_call(name, kwargs=kwargs, job_id=job_id)
             else:
                 # The scheduler drops fractions of a second, which would be too early.
                 when = datetime.fromtimestamp(math.ceil(at.timestamp()), UTC)
-                self._scheduler.enqueue_at(when, name, queue_name=target.name, **kwargs)
+                self._scheduler.enqueue_at(
+                    when, name, queue_name=target.name, job_id=job_id, **kwargs
+                )
         except RedisError as error:
             return self._away(error, name, ids)
         return True

@@ -8,13 +8,15 @@ from zoneinfo import ZoneInfo
 
 import psycopg2
 import pytest
+from redis import Redis
 
 from shared.partitions import ensure_partition
+from shared.queues import CONTROL, Queues, queue
 from shared.windows import Window, opens_at
 from tests.fleet import TAKEOVER, Fleet
 from tests.interleaving import PausingDatabase, threads, wait_until_blocked
 from tests.waiting import wait_for
-from worker import bulk, chunks, launch
+from worker import bulk, chunks, launch, sweep
 from worker.database import Database
 
 ZONES = ("Europe/Kaliningrad", "Europe/Moscow", "Asia/Omsk", "Asia/Kamchatka")
@@ -74,6 +76,13 @@ def new_mailing(
 
 def turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
     return launch.launch(fleet.guard, fleet.lanes, mailing_id, batch_size, lambda: None)
+
+
+def swept(fleet: Fleet, redis: Redis, mailing_id: int) -> int:
+    """Sweep; how many launches of the mailing wait in their queue then."""
+    sweep.sweep(fleet.db, Queues(redis), TAKEOVER)
+    waiting = [job.kwargs for job in queue(CONTROL, redis).jobs]
+    return sum(job.get("mailing_id") == mailing_id for job in waiting)
 
 
 # --- the audience ---------------------------------------------------------------------------------
@@ -283,6 +292,22 @@ def test_many_launches_at_once_write_everybody_once(
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
     assert fleet.mailing(mailing_id)["audience"] == 150
     check_shape(fleet, mailing_id, batch_size=3)
+
+
+def test_sweeps_leave_one_launch_of_a_mailing_in_the_queue(
+    fleet: Fleet, tag: str, small_turns: None, redis_url: str
+) -> None:
+    """Each would take its turn; those behind them would wait for as many."""
+    redis = Redis.from_url(redis_url)
+    _, mailing_id = new_mailing(fleet, tag, 100)
+    assert turn(fleet, mailing_id)
+    assert [swept(fleet, redis, mailing_id) for _ in range(3)] == [1, 1, 1]
+    taken = queue(CONTROL, redis).pop_job_id()  # by a worker that dies
+    assert taken is not None
+    assert swept(fleet, redis, mailing_id) == 1
+    redis.flushdb()
+    fleet.launch(mailing_id)
+    assert swept(fleet, redis, mailing_id) == 0
 
 
 def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
