@@ -136,7 +136,7 @@ class Queues:
     def waiting_launches(self) -> set[int]:
         """The mailings whose launch waits in its queue; one that is being run is not among them."""
         try:
-            job_ids = self.connection.lrange(self._queues[CONTROL].key, 0, -1)
+            job_ids: list[Any] = self.connection.lrange(self._queues[CONTROL].key, 0, -1)
         except RedisError:
             return set()
         return {int(match[1]) for job_id in job_ids if (match := LAUNCH_ID.fullmatch(job_id))}
