@@ -7,7 +7,7 @@ be done, and the sweep finds whatever a lost job left undone. So nothing here ev
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -133,13 +133,21 @@ class Queues:
         """Have a mailing launched at `at` (an aware instant; now if past or None)."""
         return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, at, request_id)
 
-    def waiting_launches(self) -> set[int]:
-        """The mailings whose launch waits in its queue; one that is being run is not among them."""
+    def keep_launching(self, mailing_ids: Iterable[int], request_id: str | None = None) -> None:
+        """Have launches run, each unless it waits in its queue already.
+
+        Each job of a long launch takes a turn, so two of one mailing make everybody behind them
+        wait twice.
+        """
         try:
             job_ids: list[Any] = self.connection.lrange(self._queues[CONTROL].key, 0, -1)
-        except RedisError:
-            return set()
-        return {int(match[1]) for job_id in job_ids if (match := LAUNCH_ID.fullmatch(job_id))}
+        except RedisError as error:
+            log.warning("queue.unavailable", job="worker.jobs.launch", error=str(error))
+            return
+        waiting = {int(match[1]) for job_id in job_ids if (match := LAUNCH_ID.fullmatch(job_id))}
+        for mailing_id in mailing_ids:
+            if mailing_id not in waiting:
+                self.launch(mailing_id, request_id=request_id)
 
     def dispatch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None

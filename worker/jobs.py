@@ -68,7 +68,7 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
             complain("launch", error)
             return
         if more and not stopping.is_set():
-            queues.launch(mailing_id, request_id=request_id)
+            queues.keep_launching([mailing_id], request_id)
 
 
 def dispatch(mailing_id: int, request_id: str | None = None) -> None:

@@ -48,14 +48,13 @@ def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
         mailings = cursor.fetchall()
         _make_partitions(cursor)
         cursor.execute(FORGET_KEYS)
-    # One more for each sweep of a long launch would each take a turn, and everybody else wait.
-    launching = queues.waiting_launches()
-    for mailing_id, status, unstarted, ended, complete, retrying, due, open_ in mailings:
-        launchable = status == "scheduled" or (
-            status in ("running", "paused") and not complete and (not unstarted or ended)
-        )
-        if launchable and mailing_id not in launching:
-            queues.launch(mailing_id)
+    queues.keep_launching(
+        mailing_id
+        for mailing_id, status, unstarted, ended, complete, *_ in mailings
+        if status == "scheduled"
+        or (status in ("running", "paused") and not complete and (not unstarted or ended))
+    )
+    for mailing_id, status, _, ended, _, retrying, due, open_ in mailings:
         if retrying or (open_ and (ended or status == "cancelled")):
             bulk.apply_state(db, mailing_id, lease_seconds, BULK_SECONDS)
         if due:

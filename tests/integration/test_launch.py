@@ -3,7 +3,9 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, time
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import psycopg2
@@ -16,7 +18,7 @@ from shared.windows import Window, opens_at
 from tests.fleet import TAKEOVER, Fleet
 from tests.interleaving import PausingDatabase, threads, wait_until_blocked
 from tests.waiting import wait_for
-from worker import bulk, chunks, launch, sweep
+from worker import bulk, chunks, jobs, launch, sweep
 from worker.database import Database
 
 ZONES = ("Europe/Kaliningrad", "Europe/Moscow", "Asia/Omsk", "Asia/Kamchatka")
@@ -78,11 +80,23 @@ def turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
     return launch.launch(fleet.guard, fleet.lanes, mailing_id, batch_size, lambda: None)
 
 
+def waiting_launches(redis: Redis, mailing_id: int) -> int:
+    waiting = [job.kwargs for job in queue(CONTROL, redis).jobs]
+    return sum(job.get("mailing_id") == mailing_id for job in waiting)
+
+
 def swept(fleet: Fleet, redis: Redis, mailing_id: int) -> int:
     """Sweep; how many launches of the mailing wait in their queue then."""
     sweep.sweep(fleet.db, Queues(redis), TAKEOVER)
-    waiting = [job.kwargs for job in queue(CONTROL, redis).jobs]
-    return sum(job.get("mailing_id") == mailing_id for job in waiting)
+    return waiting_launches(redis, mailing_id)
+
+
+def kill(fleet: Fleet, name: str, paused: PausingDatabase, launched: Future[bool]) -> None:
+    """A launch loses the connection `name` while it pauses, and says so."""
+    fleet.query(TERMINATE, name)
+    paused.go_on.set()
+    with pytest.raises(psycopg2.Error):
+        launched.result()
 
 
 # --- the audience ---------------------------------------------------------------------------------
@@ -258,10 +272,7 @@ def test_one_that_dies_in_mid_chunk_leaves_nothing_behind(fleet: Fleet, tag: str
     with threads() as run:
         launched = run(launch.launch, fleet.guard, [dying], mailing_id, 500, lambda: None)
         dying.wait_until_reached()
-        fleet.query(TERMINATE, "pausing")
-        dying.go_on.set()
-        with pytest.raises(psycopg2.Error):
-            launched.result()
+        kill(fleet, "pausing", dying, launched)
     assert fleet.mailing(mailing_id)["audience"] == 0
     assert not fleet.query(MESSAGES, mailing_id)
     fleet.launch(mailing_id)
@@ -310,6 +321,24 @@ def test_sweeps_leave_one_launch_of_a_mailing_in_the_queue(
     assert swept(fleet, redis, mailing_id) == 0
 
 
+def test_a_launch_that_was_asked_for_twice_goes_on_once(
+    fleet: Fleet, tag: str, small_turns: None, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = Redis.from_url(redis_url)
+    _, mailing_id = new_mailing(fleet, tag, 100)
+    databases = (*fleet.lanes, fleet.guard)
+    monkeypatch.setattr(jobs, "_database", lambda number: databases[number])
+    monkeypatch.setattr(jobs.Tools, "settings", SimpleNamespace(batch_size=3), raising=False)
+    monkeypatch.setattr(jobs.Tools, "connection", redis, raising=False)
+    for _ in range(2):
+        Queues(redis).launch(mailing_id)
+    for _ in range(3):
+        assert queue(CONTROL, redis).pop_job_id() is not None
+        jobs.launch(mailing_id)
+        assert waiting_launches(redis, mailing_id) == 1
+    fleet.launch(mailing_id)
+
+
 def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
     _, mailing_id = new_mailing(fleet, tag, 5)
     writing = PausingDatabase(fleet.url, before=chunks.LOCK)
@@ -331,10 +360,7 @@ def test_one_whose_guard_dies_keeps_its_books(fleet: Fleet, tag: str, small_chun
     with threads() as run:
         launched = run(launch.launch, guard, [writing], mailing_id, 3, lambda: None)
         writing.wait_until_reached()
-        fleet.query(TERMINATE, "guard")
-        writing.go_on.set()
-        with pytest.raises(psycopg2.Error):
-            launched.result()
+        kill(fleet, "guard", writing, launched)
     fleet.check_books()
     fleet.launch(mailing_id, batch_size=3)
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
@@ -381,10 +407,7 @@ def test_a_chunk_waits_for_the_one_before_and_falls_with_it(
         wait_for(lambda: fleet.value(WAITING), 10, "the third chunk waits for the second")
         assert fleet.mailing(mailing_id)["audience"] == 7
         fleet.check_books()
-        fleet.query(TERMINATE, "pausing")
-        dying.go_on.set()
-        with pytest.raises(psycopg2.Error):
-            launched.result()
+        kill(fleet, "pausing", dying, launched)
     beside.close()
     assert len(fleet.query(MESSAGES, mailing_id)) == fleet.mailing(mailing_id)["audience"] == 7
     fleet.launch(mailing_id, batch_size=3)
