@@ -20,6 +20,7 @@ from api.schemas import ClientChanges, ClientFilter, ClientQuery, NewClient
 from shared import ledger
 from shared.logs import mask
 from shared.models import Client
+from shared.prepared import Prepared
 
 log = structlog.get_logger()
 clients = Blueprint("clients", __name__)
@@ -28,9 +29,14 @@ NO_CLIENT = "There is no such client."
 FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 
 COLUMNS = "id, phone, operator_code, tag, timezone, attributes, created_at, updated_at"
-GET = f"SELECT {COLUMNS} FROM clients WHERE id = %s AND deleted_at IS NULL"  # noqa: S608 (constants)
+GET = Prepared(
+    "get_client",
+    f"SELECT {COLUMNS} FROM clients WHERE id = %(id)s AND deleted_at IS NULL",  # noqa: S608 (constants)
+)
 # Of a phone that is taken, nothing is made and nothing returned.
-CREATE = f"""
+CREATE = Prepared(
+    "create_client",
+    f"""
 WITH made AS (
     INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone, attributes)
     VALUES (
@@ -41,7 +47,8 @@ WITH made AS (
     RETURNING {COLUMNS}
 ), recorded AS ({audit.RECORD_MADE})
 SELECT * FROM made
-"""  # noqa: S608 (constants)
+""",  # noqa: S608 (constants)
+)
 
 # What was handed off for a client is kept so that a retry repeats it exactly; erasing ends that.
 ERASE_ATTEMPTS = """
@@ -83,7 +90,7 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
         "attributes": Json(body.attributes),
     }
     with autocommit() as direct:
-        direct.execute(CREATE, {**values, **audit.who(), "entity": "client"})
+        CREATE.run(direct, {**values, **audit.who(), "entity": "client"})
         made: Any = direct.fetchone()
     if made is None:
         _refuse_phone(phone)
@@ -109,7 +116,7 @@ def list_clients(query: ClientQuery) -> dict[str, Any]:
 def get_client(client_id: int) -> dict[str, Any]:
     """Get a client"""
     with autocommit() as direct:
-        direct.execute(GET, (client_id,))
+        GET.run(direct, {"id": client_id})
         found: Any = direct.fetchone()
     if found is None:
         raise NotFound(NO_CLIENT)

@@ -26,6 +26,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared import aftermath
 from shared.models import Base
+from shared.prepared import GENERIC, PreparingConnection
 from shared.schema import MIGRATIONS
 
 # A request that waits for PostgreSQL longer than this is answered with 503 rather than left
@@ -78,7 +79,7 @@ migrate = Migrate()
 
 def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
     """Connect `app` to PostgreSQL; `limited` bounds how long a statement may take."""
-    options = "-c timezone=UTC"
+    options = f"-c timezone=UTC {GENERIC}"
     if limited:
         options += f" -c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT}"
 
@@ -88,6 +89,7 @@ def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
             connect_timeout=CONNECT_TIMEOUT,
             options=options,
             application_name="api",
+            connection_factory=PreparingConnection,
             keepalives_idle=10,
             keepalives_interval=3,
             keepalives_count=3,

@@ -15,13 +15,13 @@ from typing import Any
 from psycopg2.extensions import cursor as Cursor
 
 from shared.ledger import SHARDS, MinuteKey, minute_moves
+from shared.prepared import Prepared
 from shared.rows import one_row
 from shared.statuses import MessageStatus
 from shared.windows import Window, opens_at
 from worker.attempts import keep_attempts
 from worker.endings import Endings
 from worker.flush import Flush, Recorded
-from worker.prepared import Prepared
 from worker.transitions import Report, State, transition
 
 

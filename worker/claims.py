@@ -13,12 +13,12 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared import ledger
 from shared.attributes import values_of
+from shared.prepared import Prepared
 from shared.rows import one_row
 from shared.templates import Template, compile_stored
 from shared.windows import Window
 from worker.clock import DatabaseClock, boottime
 from worker.database import Database
-from worker.prepared import Prepared
 
 # A lease that ran out while PostgreSQL was away could not be renewed: its holder gets one lease
 # length from PostgreSQL's start to report, before anybody takes over.

@@ -7,7 +7,7 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
 from shared import aftermath
-from worker.prepared import PreparingConnection
+from shared.prepared import GENERIC, PreparingConnection
 
 # A server that is gone without a word is noticed by the kernel within these, not after hours.
 TCP = {
@@ -18,10 +18,7 @@ TCP = {
     "tcp_user_timeout": 10_000,
 }
 # Whatever waits longer than this for a row or a plan is better repeated than waited for.
-OPTIONS = (
-    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
-    " -c plan_cache_mode=force_generic_plan"  # of prepared statements
-)
+OPTIONS = f"-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s {GENERIC}"
 
 DatabaseError = psycopg2.Error
 # Of these, what passes with time: the server is away, or somebody was in the way.

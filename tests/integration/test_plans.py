@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from api.clients import CREATE, GET
 from shared import ledger
+from shared.prepared import Prepared
 from tests.fleet import TAKEOVER, Fleet
 from worker import bookkeeping, claims
-from worker.prepared import Prepared
 
 BIG = 20_000
 
@@ -173,6 +174,20 @@ def test_ending_and_doubting(plans: Plans) -> None:
 
 def test_totals(plans: Plans) -> None:
     plans.check(ledger.TOTALS, (plans.mailing_id,))
+
+
+@pytest.mark.parametrize("statement", [GET, CREATE], ids=lambda each: each.name)
+def test_clients_are_found_by_index(plans: Plans, statement: Prepared) -> None:
+    """They are planned once per connection, so what was best for an empty table is not enough."""
+    person = {"id": 1, "phone": 79990000000, "operator_code": "999", "operator_code_given": False}
+    person |= {"tag": "", "timezone": "Europe/Moscow", "attributes": "{}"}
+    who = {"actor": "token:x", "request_id": None, "entity": "client"}
+    with plans.fleet.db.transaction() as cursor:
+        statement.run(cursor, person | who)
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement.execute}", person | who)
+        (plan,) = cursor.fetchone()[0]
+        cursor.connection.rollback()
+    assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan["Plan"])}
 
 
 def test_a_plan_that_touches_too_much_is_noticed(plans: Plans) -> None:

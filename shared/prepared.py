@@ -1,8 +1,9 @@
 """Statements that PostgreSQL plans once per connection instead of each time they are run.
 
-For what is asked for every batch: planning the claim of one takes longer than the claim itself.
-The plan is a generic one (worker/database.py sees to that), so only statements whose best plan is
-the same whatever their values are belong here; tests/integration/test_plans.py looks at each.
+For what is asked for every batch or in most requests: planning the claim of a batch takes longer
+than the claim itself. The plan is a generic one (GENERIC, a connection's option, sees to that), so
+only statements whose best plan is the same whatever their values are belong here;
+tests/integration/test_plans.py looks at each.
 """
 
 import re
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from psycopg2.extensions import connection, cursor
+
+GENERIC = "-c plan_cache_mode=force_generic_plan"
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
