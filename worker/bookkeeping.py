@@ -50,13 +50,20 @@ SELECT id, token, flush, timezone, pending FROM batches
 WHERE mailing_id = %(mailing)s AND id = ANY (%(ids)s) ORDER BY id FOR NO KEY UPDATE
 """,
 )
-# The range lets a batch be read in one go instead of by an index descent for each message.
-ACCEPT = """
-UPDATE messages m SET status = 'sent', sent_at = to_timestamp(r.at), attempts = attempts + 1
-FROM unnest(%(ids)s::bigint[], %(batches)s::bigint[], %(ats)s::float8[]) AS r (id, batch_id, at)
+# A batch's accepted messages, by a range of ids: `ats` has an instant for each id, 0 for those that
+# are not meant. That takes PostgreSQL a quarter less than a join with a list of ids.
+ACCEPT = Prepared(
+    "accept",
+    """
+UPDATE messages m SET status = 'sent', attempts = attempts + 1,
+    sent_at = to_timestamp((%(ats)s::float8[])[m.id - %(first)s + 1])
 WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
-    AND m.id = r.id AND m.batch_id = r.batch_id AND m.status = 'pending' AND NOT m.in_doubt
-"""
+    AND m.batch_id = %(batch)s AND (%(ats)s::float8[])[m.id - %(first)s + 1] > 0
+    AND m.status = 'pending' AND NOT m.in_doubt
+""",
+)
+# Where more of a range than this would be left out, the careful way asks for each message.
+MOST_HOLES = 1_000
 READ = """
 SELECT id, batch_id, client_id, status, attempts, in_doubt, reason FROM messages
 WHERE mailing_id = %s AND id = ANY (%s::bigint[]) ORDER BY id
@@ -125,11 +132,10 @@ class Page:
             (self.settled,) = one_row(self.cursor)
         window, now = self._window(flushes)
         todo = self._lock(flushes)
-        plain = [f for f in todo if self.held[f.batch_id] and not f.others]
-        if self.plan.careful:
-            plain = []
+        plain = [f for f in todo if self._is_plain(f)]
         careful = [f for f in todo if f not in plain]
-        self._accept(plain)
+        for flush in plain:
+            self._accept(flush)
         self._reconsider(careful, max_attempts)
         results = self._count(todo, lease_seconds, window, now)
         if self.settled:
@@ -161,36 +167,38 @@ class Page:
             self.held.setdefault(batch_id, False)
         return todo
 
-    def _accept(self, flushes: list[Flush]) -> None:
+    def _is_plain(self, flush: Flush) -> bool:
+        """Whether nothing is said but that messages were accepted, whose ids are close together."""
+        if self.plan.careful or not self.held[flush.batch_id] or flush.others:
+            return False
+        if not flush.accepted:
+            return True
+        ids = [id_ for id_, _ in flush.accepted]
+        return max(ids) - min(ids) < len(ids) + MOST_HOLES
+
+    def _accept(self, flush: Flush) -> None:
         """The hot way: what is pending and not in doubt becomes sent, in one statement."""
-        accepted = [(id_, f.batch_id, at) for f in flushes for id_, at in f.accepted]
-        if not accepted:
+        if not flush.accepted:
             return
-        ids, batches, ats = zip(*accepted, strict=True)
-        self.cursor.execute(
-            ACCEPT,
-            {
-                "first": min(ids),
-                "last": max(ids),
-                "ids": _array(ids),
-                "batches": _array(batches),
-                "ats": _array(ats),
-                "mailing": self.mailing_id,
-            },
-        )
-        if self.cursor.rowcount != len(accepted):
+        ids = [id_ for id_, _ in flush.accepted]
+        first, last = min(ids), max(ids)
+        ats = [0.0] * (last - first + 1)
+        for id_, at in flush.accepted:
+            ats[id_ - first] = at
+        place = {"mailing": self.mailing_id, "batch": flush.batch_id}
+        ACCEPT.run(self.cursor, place | {"first": first, "last": last, "ats": _array(ats)})
+        n = len(ids)
+        if self.cursor.rowcount != n:
             raise Careful(self.mailing_id, set(), lock_mailing=False)
-        for flush in flushes:
-            n = len(flush.accepted)
-            self.deltas[flush.batch_id].update({"pending": -n, "sent": n})
-            for minute, count in Counter(int(at) // 60 for _, at in flush.accepted).items():
-                key = MinuteKey(
-                    self.mailing_id,
-                    datetime.fromtimestamp(minute * 60, UTC),
-                    flush.batch_id % SHARDS,
-                    MessageStatus.SENT,
-                )
-                self.minutes[key] += count
+        self.deltas[flush.batch_id].update({"pending": -n, "sent": n})
+        for minute, count in Counter(int(at) // 60 for _, at in flush.accepted).items():
+            key = MinuteKey(
+                self.mailing_id,
+                datetime.fromtimestamp(minute * 60, UTC),
+                flush.batch_id % SHARDS,
+                MessageStatus.SENT,
+            )
+            self.minutes[key] += count
 
     def _reconsider(self, flushes: list[Flush], max_attempts: int) -> None:
         """The careful way: read what each message is now, and apply the rules to that."""

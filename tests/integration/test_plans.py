@@ -120,9 +120,8 @@ def test_accepting(plans: Plans) -> None:
             "mailing": plans.mailing_id,
             "first": min(ids),
             "last": max(ids),
-            "ids": ids,
-            "batches": [plans.worker.batch_id] * len(ids),
-            "ats": [time.time()] * len(ids),
+            "batch": plans.worker.batch_id,
+            "ats": f"{{{','.join([str(time.time())] * len(ids))}}}",
         },
     )
 

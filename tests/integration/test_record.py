@@ -12,9 +12,9 @@ from shared import ledger
 from shared.windows import Window, opens_at
 from tests.fleet import LEASE, Fleet, attempt, rejected, throttled, unavailable, unknown
 from tests.interleaving import PausingDatabase, threads, wait_until_blocked
-from worker import bulk, claims, record
+from worker import bookkeeping, bulk, claims, record
 from worker.database import Database
-from worker.flush import Recorded, Release
+from worker.flush import Flush, Recorded, Release
 from worker.transitions import Report
 
 MOSCOW = ZoneInfo("Europe/Moscow")
@@ -159,6 +159,35 @@ def test_the_same_message_accepted_twice_in_one_flush(fleet: Fleet) -> None:
 
 
 # --- attempts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("between", "careful"), [(2, 0), (bookkeeping.MOST_HOLES + 5, 1)])
+def test_accepted_messages_with_others_between_them(
+    fleet: Fleet, between: int, careful: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch that clients moved to, or of one where others are still out."""
+    reconsider = bookkeeping.Page._reconsider
+    reconsidered = []
+
+    def watched(page: bookkeeping.Page, flushes: list[Flush], most: int) -> None:
+        reconsidered.append(len(flushes))
+        reconsider(page, flushes, most)
+
+    monkeypatch.setattr(bookkeeping.Page, "_reconsider", watched)
+    count = between + 2
+    mailing_id = fleet.new_mailing(count, batch_size=count)
+    worker = fleet.claim(mailing_id)
+    first, *others, last = worker.ids
+    before = clock.time()
+    recorded = worker.say([first, last])
+    assert reconsidered == [careful]
+    assert recorded.pending == len(others)
+    rows = "SELECT id, status, attempts, extract(epoch FROM sent_at)::float8 FROM messages"
+    found = fleet.query(f"{rows} WHERE mailing_id = %s ORDER BY id", mailing_id)
+    assert [row[0] for row in found if row[1:3] == ("sent", 1)] == [first, last]
+    assert all(abs(row[3] - before) < 60 for row in found if row[1] == "sent")
+    assert {row[1:] for row in found if row[1] != "sent"} == {("pending", 0, None)}
+    assert worker.done(others).pending == 0
 
 
 def test_attempts_run_out(database_url: str, fleet: Fleet) -> None:
