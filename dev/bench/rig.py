@@ -187,12 +187,13 @@ class Rig:
         self.wait(lambda: self.query(statement, mailing_id), seconds, every=0.25)
 
     def rate(self, mailing_id: int) -> float:
-        """Messages per second from the first acceptance to the last recorded status."""
+        """Messages per second from the first acceptance to when all were recorded and counted."""
         statement = """
-            SELECT count(*) / extract(epoch FROM max(sent_at) - min(sent_at))
+            SELECT count(*) / extract(epoch FROM
+                (SELECT finished_at FROM mailings WHERE id = %s) - min(sent_at))
             FROM messages WHERE mailing_id = %s
         """
-        return float(self.query(statement, mailing_id)[0][0])
+        return float(self.query(statement, mailing_id, mailing_id)[0][0])
 
     def postgres_cpu(self) -> float:
         pid = self.postgres.pid
