@@ -21,8 +21,8 @@ test-browser: venv ## the tests of the admin UI, in a real browser (needs Chromi
 	@$(PYTHON) -m pytest tests/e2e
 
 manifests: venv ## judge the container files, the Kubernetes manifests and the pipeline
-	@$(PYTHON) -m pytest -q tests/unit/test_manifests.py tests/unit/test_kubernetes.py \
-		tests/unit/test_kubernetes_optional.py tests/unit/test_pipeline.py
+	@$(PYTHON) -m pytest -q tests/deploy/test_manifests.py tests/deploy/test_kubernetes.py \
+		tests/deploy/test_kubernetes_optional.py tests/deploy/test_pipeline.py
 
 chaos: venv ## the long form of the chaos suite (CHAOS_SEED repeats a run)
 	@CHAOS_LONG=1 $(PYTHON) -m pytest tests/chaos --timeout 0

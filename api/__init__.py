@@ -6,35 +6,35 @@ import sys
 from flask import Flask
 
 from api.admin import init_admin
-from api.application import Application
-from api.audit import audit_log
-from api.auth import init_auth
-from api.client_commands import client_commands
-from api.clients import clients
-from api.database import init_database
-from api.docs import init_docs
+from api.app import Application
+from api.audit_log import audit_log
+from api.cli.clients import client_commands
+from api.cli.logs import log_commands
+from api.cli.reports import report_commands
+from api.cli.tokens import token_commands
+from api.clients.imports import imports
+from api.clients.routes import clients
+from api.db import init_database
+from api.enqueue import init_wake
 from api.exports import exports
-from api.headers import init_headers
-from api.health import health
-from api.imports import imports
-from api.lifecycle import lifecycle
-from api.log_commands import log_commands
-from api.mailings import mailings
-from api.messages import messages
-from api.metrics import init_metrics
-from api.openapi import init_openapi
-from api.opt_outs import opt_outs
-from api.preview import preview
-from api.problems import init_problems
-from api.report_commands import report_commands
-from api.statistics import statistics
-from api.test_sends import test_sends
-from api.token_commands import token_commands
-from api.tokens import tokens
-from api.tracing import init_tracing
-from api.wake import init_wake
-from shared import logs
-from shared.settings import ApiSettings, CommandSettings, load_settings
+from api.http.bearer_auth import init_auth
+from api.http.problems import init_problems
+from api.http.request_id import init_tracing
+from api.http.security_headers import init_headers
+from api.mailings.actions import lifecycle
+from api.mailings.messages import messages
+from api.mailings.preview import preview
+from api.mailings.routes import mailings
+from api.mailings.statistics import statistics
+from api.mailings.test_sends import test_sends
+from api.monitoring.health import health
+from api.monitoring.metrics import init_metrics
+from api.openapi.operation import init_openapi
+from api.openapi.swagger_ui import init_docs
+from api.opt_outs.routes import opt_outs
+from api.tokens.routes import tokens
+from shared.config.settings import ApiSettings, CommandSettings, load_settings
+from shared.logging import log_config
 
 MAX_BODY = 1024 * 1024
 RESOURCES = (
@@ -58,7 +58,7 @@ def create_app() -> Flask:
     if os.environ.get("FLASK_RUN_FROM_CLI") == "true":
         return _command_app()
     settings = load_settings(ApiSettings)
-    logs.configure("api", settings.log_level, settings.log_format)
+    log_config.configure("api", settings.log_level, settings.log_format)
     app = Application("api", static_folder=None)
     app.secret_key = settings.secret_key.get_secret_value()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -90,7 +90,7 @@ def _command_app() -> Flask:
     if "logs" in sys.argv[1:4]:
         return app  # whoever reads logs need not have the service's settings
     settings = load_settings(CommandSettings)
-    logs.configure("api.command", settings.log_level, settings.log_format)
+    log_config.configure("api.command", settings.log_level, settings.log_format)
     _configure(app, settings)
     init_database(app, settings.database_url, limited=False)
     app.cli.add_command(client_commands)

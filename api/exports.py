@@ -7,16 +7,16 @@ from flask import Blueprint, Response
 from pydantic import Field
 from sqlalchemy import func, select
 
-from api.answers import instant
-from api.clients import conditions
-from api.csvanswer import CsvQuery, answer_csv
-from api.database import db, rows
-from api.mailings import find_mailing
-from api.messages import ALL, BY_STATUS
-from api.openapi import operation
-from api.schemas import ClientFilter
-from shared.models import Client
-from shared.statuses import MessageStatus
+from api.clients.routes import conditions
+from api.db import db, rows
+from api.http.csv_response import CsvQuery, answer_csv
+from api.mailings.messages import ALL, BY_STATUS
+from api.mailings.routes import find_mailing
+from api.openapi.operation import operation
+from api.schemas.requests import ClientFilter
+from api.schemas.responses import instant
+from shared.db.models import Client
+from shared.domain.statuses import MessageStatus
 
 exports = Blueprint("exports", __name__)
 

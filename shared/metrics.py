@@ -112,6 +112,6 @@ SENDERS_KEY = "notification:metrics:senders"
 SENDER_STALE_SECONDS = 10.0
 # When the last sweep was through, in seconds since 1970.
 SWEPT_KEY = "notification:metrics:swept"
-# The breaker's state and the provider's wish to wait: see worker/provider/breaker.py.
+# The breaker's state and the provider's wish to wait: see worker/provider/circuit_breaker.py.
 BREAKER_KEY = "notification:breaker"
 HOLD_KEY = "notification:hold"

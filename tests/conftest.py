@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from dev.stack.services import Postgres, Valkey
-from tests.system import System
+from tests.support.system import System
 
 _names = itertools.count(1)
 

@@ -2,23 +2,24 @@
 
 import sys
 
-from shared import logs, queues
-from shared.settings import Settings, WorkerSettings, load_settings
+from shared import queues
+from shared.config.settings import Settings, WorkerSettings, load_settings
+from shared.logging import log_config
 
 
 def main(role: str) -> None:
     if role == "scheduler":
-        from worker.scheduler import FleetScheduler
+        from worker.runtime.scheduler import FleetScheduler
 
         settings = load_settings(Settings)
-        logs.configure(role, settings.log_level, settings.log_format)
+        log_config.configure(role, settings.log_level, settings.log_format)
         FleetScheduler(queues.patient_client(settings.redis_url)).run()
         return
-    from worker.fleet import FleetWorker
     from worker.jobs import Tools
+    from worker.runtime.rq_worker import FleetWorker
 
     settings = load_settings(WorkerSettings)
-    logs.configure(role, settings.log_level, settings.log_format)
+    log_config.configure(role, settings.log_level, settings.log_format)
     Tools.settings = settings
     Tools.connection = queues.patient_client(settings.redis_url)
     Tools.worker = FleetWorker(role, Tools.connection, settings.redis_url)

@@ -7,22 +7,23 @@ from functools import cache
 import structlog
 from redis import Redis
 
+from shared.config.settings import WorkerSettings
 from shared.metrics import SWEPT_KEY
 from shared.queues import Queues
 from shared.report.daily import waiting_days
-from shared.settings import WorkerSettings
-from worker import reports, retention, testsend
-from worker import sweep as sweeping
-from worker.clerk import complain
-from worker.database import Database, DatabaseError
-from worker.dispatch import Dispatcher
-from worker.fleet import FleetWorker, stopping
-from worker.imports import merge
-from worker.launch import launch as launch_mailing
-from worker.metrics import Tally
-from worker.provider.breaker import Breaker
-from worker.provider.hot_redis import HotRedis, hot_client
-from worker.provider.rate import RateLimiter
+from worker.dispatch import test_send
+from worker.dispatch.counters import Tally
+from worker.dispatch.db_thread import complain
+from worker.dispatch.dispatcher import Dispatcher
+from worker.launch.launcher import launch as launch_mailing
+from worker.maintenance import daily_report, retention
+from worker.maintenance import sweep as sweeping
+from worker.maintenance.imports import merge
+from worker.provider.circuit_breaker import Breaker
+from worker.provider.rate_limiter import RateLimiter
+from worker.provider.redis_client import HotRedis, hot_client
+from worker.runtime.database import Database, DatabaseError
+from worker.runtime.rq_worker import FleetWorker, stopping
 
 log = structlog.get_logger()
 
@@ -100,12 +101,12 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
 
 def send_test(test_id: int, request_id: str | None = None) -> None:
     """Send a test, without waiting for it."""
-    testsend.start(Tools.settings, test_id, request_id)
+    test_send.start(Tools.settings, test_id, request_id)
 
 
 def send_daily_report(day: str, request_id: str | None = None) -> None:
     """Send a local day's report, unless somebody has or does; without waiting for it."""
-    reports.start(Tools.settings, date.fromisoformat(day), request_id)
+    daily_report.start(Tools.settings, date.fromisoformat(day), request_id)
 
 
 def sweep() -> None:

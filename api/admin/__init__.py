@@ -11,21 +11,22 @@ from flask import Blueprint, Flask, abort, render_template
 from flask_babel import Babel
 from flask_wtf.csrf import CSRFProtect
 
-from api.admin import errors, shown
-from api.admin.audit import audit
-from api.admin.clients import clients
-from api.admin.compose import compose
-from api.admin.dashboard import dashboard, init_dashboard
-from api.admin.imports import allow_upload, imports
-from api.admin.live import init_live, live
-from api.admin.mailings import mailings
-from api.admin.opt_outs import opt_outs
+from api.admin import error_pages
+from api.admin.auth import demand_person, public, secure_headers, settle_host
 from api.admin.preferences import choose_language, choose_zone, preferences
-from api.admin.reports import init_reports, reports
-from api.admin.security import demand_person, public, secure_headers, settle_host
-from api.admin.signin import init_signin, signin
-from api.admin.tokens import tokens
-from shared.settings import ApiSettings
+from api.admin.presenters import formatting
+from api.admin.sign_in import init_signin, signin
+from api.admin.views.audit import audit
+from api.admin.views.clients import clients
+from api.admin.views.dashboard import dashboard, init_dashboard
+from api.admin.views.imports import allow_upload, imports
+from api.admin.views.live_updates import init_live, live
+from api.admin.views.mailing_editor import compose
+from api.admin.views.mailings import mailings
+from api.admin.views.opt_outs import opt_outs
+from api.admin.views.reports import init_reports, reports
+from api.admin.views.tokens import tokens
+from shared.config.settings import ApiSettings
 
 csrf = CSRFProtect()
 PARTS = (
@@ -70,14 +71,14 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         admin.get("/")(off)
         admin.get("/<path:_rest>")(off)
     admin.after_request(secure_headers)
-    errors.init_errors(admin)
+    error_pages.init_errors(admin)
     Babel(
         app,
         default_translation_directories=str(TRANSLATIONS),
         locale_selector=choose_language,
         timezone_selector=choose_zone,
     )
-    shown.init_shown(app)
+    formatting.init_shown(app)
     app.register_blueprint(admin)
 
 

@@ -3,8 +3,8 @@
 from flask import Blueprint, redirect, request
 from werkzeug.wrappers import Response
 
-from api.admin.security import public
-from shared.zones import ZONES
+from api.admin.auth import public
+from shared.domain.time_zones import ZONES
 
 preferences = Blueprint("preferences", __name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dev.bench import figures
+from dev.bench.environment import Rig
 from dev.bench.figures import Figure
-from dev.bench.rig import Rig
 
 
 def measure(quick: bool) -> Iterator[Figure]:

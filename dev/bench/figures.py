@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dev.bench import load
-from dev.bench.rig import TOKEN, Rig, children, cpu_seconds, resident_mb
+from dev.bench.environment import TOKEN, Rig, children, cpu_seconds, resident_mb
 
 # How often the rate of what is soon through is measured.
 REPEATED = 5
@@ -39,7 +39,7 @@ def bare_loop(rig: Rig, processes: int, messages: int) -> float:
     command = [
         sys.executable,
         "-m",
-        "dev.bench.bare",
+        "dev.bench.baseline",
         rig.provider.base_url,
         TOKEN,
         str(each),

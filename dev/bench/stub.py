@@ -13,7 +13,7 @@ import socket
 import time
 from collections import deque
 
-from dev.provider.witness import IdSet
+from dev.provider.request_log import IdSet
 
 _POST = b"POST /v1/send/"
 _BODY = b'{"code":0,"message":"OK"}'

@@ -8,8 +8,8 @@ import orjson
 
 from dev.provider.faults import ACCEPT, ANSWERS, Dice, Reaction, plain
 from dev.provider.http1 import Head
+from dev.provider.request_log import Witness
 from dev.provider.settings import Settings
-from dev.provider.witness import Witness
 
 _INT64_MAX = 2**63 - 1
 

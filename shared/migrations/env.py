@@ -4,8 +4,8 @@ import click
 from alembic import context
 from flask import current_app
 
-from shared.models import Base
-from shared.schema import is_newer
+from shared.db.models import Base
+from shared.db.schema import is_newer
 
 
 def run_migrations() -> None:

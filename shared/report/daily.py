@@ -9,12 +9,12 @@ from email.utils import make_msgid
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
+from shared.config.settings import ReportSettings
+from shared.db.rows import one_row
 from shared.report.days import bounds, due_days
 from shared.report.figures import DayFigures, figures
 from shared.report.mail import NotSent, PerhapsSent, deliver
 from shared.report.rendering import make_mail
-from shared.rows import one_row
-from shared.settings import ReportSettings
 
 log = structlog.get_logger()
 

@@ -9,9 +9,9 @@ from datetime import date, datetime
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.rows import one_row
+from shared.domain.send_windows import Window, opens_at
 from shared.report.days import bounds
-from shared.rows import one_row
-from shared.windows import Window, opens_at
 
 MOST_REASONS = 5
 COUNTED = ("sent", "failed", "expired", "cancelled")

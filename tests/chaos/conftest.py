@@ -11,11 +11,11 @@ from random import Random
 import pytest
 import requests
 
-from tests.chaos.form import LONG, SEED, dice
-from tests.chaos.judgement import Verdict
-from tests.chaos.witness import Witness
-from tests.system import System
-from tests.waiting import wait_for
+from tests.chaos.assertions import Verdict
+from tests.chaos.observer import Witness
+from tests.chaos.run_options import LONG, SEED, dice
+from tests.support.system import System
+from tests.support.waiting import wait_for
 
 CONCURRENCY = 32
 SETTINGS = {

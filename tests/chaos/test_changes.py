@@ -3,9 +3,9 @@
 import time
 
 from tests.chaos.conftest import Watch
-from tests.chaos.form import pick
-from tests.system import System
-from tests.waiting import wait_for
+from tests.chaos.run_options import pick
+from tests.support.system import System
+from tests.support.waiting import wait_for
 
 
 def test_pause_resume_and_cancel(system: System, watch: Watch) -> None:

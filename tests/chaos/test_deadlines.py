@@ -5,10 +5,10 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from tests.chaos.conftest import Watch
-from tests.chaos.form import pick
-from tests.chaos.witness import Witness
-from tests.system import System, rfc3339
-from tests.waiting import wait_for
+from tests.chaos.observer import Witness
+from tests.chaos.run_options import pick
+from tests.support.system import System, rfc3339
+from tests.support.waiting import wait_for
 
 REASONS = """
 SELECT reason, count(*) FROM messages WHERE mailing_id = %s AND status = 'expired' GROUP BY 1

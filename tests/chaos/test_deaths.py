@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from tests.chaos.conftest import Watch
-from tests.chaos.form import pick
-from tests.system import Process, System
-from tests.waiting import wait_for
+from tests.chaos.run_options import pick
+from tests.support.system import Process, System
+from tests.support.waiting import wait_for
 
 
 def test_dispatch_workers_killed_at_random_moments(

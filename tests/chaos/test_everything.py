@@ -9,11 +9,11 @@ import requests
 from redis import Redis
 
 from tests.chaos.conftest import Watch
-from tests.chaos.form import pick
+from tests.chaos.observer import Witness
+from tests.chaos.run_options import pick
 from tests.chaos.test_outages import CUT
-from tests.chaos.witness import Witness
-from tests.system import System
-from tests.waiting import wait_for
+from tests.support.system import System
+from tests.support.waiting import wait_for
 
 GLITCHES = ("error_500", "reset_after", "html_200", "accepted_hang", "truncated_200", "declined")
 

@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 
 from tests.chaos.conftest import Watch
-from tests.chaos.form import pick
-from tests.system import System
-from tests.waiting import wait_for
+from tests.chaos.run_options import pick
+from tests.support.system import System
+from tests.support.waiting import wait_for
 
 RATE = 200
 

@@ -8,9 +8,9 @@ import requests
 from redis import Redis
 
 from tests.chaos.conftest import Watch
-from tests.chaos.form import pick
-from tests.system import TOKEN, System
-from tests.waiting import wait_for
+from tests.chaos.run_options import pick
+from tests.support.system import TOKEN, System
+from tests.support.waiting import wait_for
 
 CUT = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

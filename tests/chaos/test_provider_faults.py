@@ -8,9 +8,9 @@ from redis import Redis
 
 from dev.provider.faults import FAULTS
 from tests.chaos.conftest import Watch
-from tests.chaos.form import pick
-from tests.system import PROVIDER_TOKEN, TOKEN, System
-from tests.waiting import wait_for
+from tests.chaos.run_options import pick
+from tests.support.system import PROVIDER_TOKEN, TOKEN, System
+from tests.support.waiting import wait_for
 
 # What each of these does to one message it would do to all of them for a while.
 PAUSING = {"throttle_429", "throttle_429_date", "error_503_retry_after", "unauthorized_401"}

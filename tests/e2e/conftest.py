@@ -9,9 +9,9 @@ import pytest
 import requests
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.e2e.person import ARGUMENTS, Person
-from tests.system import System, free_port
-from tests.waiting import wait_for
+from tests.e2e.browser_user import ARGUMENTS, Person
+from tests.support.system import System, free_port
+from tests.support.waiting import wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from tests.e2e.person import ARGUMENTS
-from tests.prometheus import Prometheus
-from tests.system import ROOT, System
+from tests.e2e.browser_user import ARGUMENTS
+from tests.support.prometheus import Prometheus
+from tests.support.system import ROOT, System
 
 PICTURE = ROOT / "docs" / "screenshots" / "metrics.png"
 SECONDS, STEP = 130, 1

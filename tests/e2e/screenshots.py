@@ -11,9 +11,9 @@ from playwright.sync_api import Browser, sync_playwright
 
 from shared.report.figures import DayFigures, MailingDay
 from shared.report.html import as_html
-from tests.e2e.person import ARGUMENTS, Person
-from tests.system import System, free_port
-from tests.waiting import wait_for
+from tests.e2e.browser_user import ARGUMENTS, Person
+from tests.support.system import System, free_port
+from tests.support.waiting import wait_for
 
 PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
 ZONES = ("Europe/Moscow", "Asia/Yekaterinburg", "Asia/Omsk", "Asia/Vladivostok")

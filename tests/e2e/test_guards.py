@@ -7,8 +7,8 @@ import pytest
 import requests
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.person import Person
-from tests.system import System
+from tests.e2e.browser_user import Person
+from tests.support.system import System
 
 
 @pytest.fixture

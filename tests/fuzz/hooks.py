@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 import schemathesis
 from hypothesis import strategies as st
 
-from api.idempotency import HEADER, KEY
-from api.pages import encode_cursor
-from api.values import ZONES
+from api.http.idempotency import HEADER, KEY
+from api.http.pagination import encode_cursor
+from api.schemas.fields import ZONES
 
 # Formats that have no meaning of their own in JSON Schema, or a narrower one here: an instant lies
 # between 1970 and 2199, and no end may have passed.

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
 from api import create_app
-from tests.documented import DocumentedClient
+from tests.support.documented_client import DocumentedClient
 
 ADMIN_URL = "http://127.0.0.1:5998"
 TOKEN = "test-bootstrap-token-0123456789"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import queues, settings
+from shared import queues
+from shared.config import settings
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("api", "worker", "shared", "dev")
@@ -99,11 +100,12 @@ def test_every_job_of_the_worker_is_known() -> None:
 
 
 def test_periodic_jobs_are_jobs() -> None:
-    from worker.scheduler import PERIODIC
+    from worker.runtime.scheduler import PERIODIC
 
     for function, _ in PERIODIC.values():
         assert function in queues.JOBS, (
-            f"worker/scheduler.py registers {function}, which shared.queues.JOBS does not know"
+            f"worker/runtime/scheduler.py registers {function}, "
+            "which shared.queues.JOBS does not know"
         )
 
 

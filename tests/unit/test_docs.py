@@ -16,11 +16,11 @@ import yaml
 from flask_migrate.cli import db as migration_commands
 
 from api import create_app
-from api.client_commands import client_commands
-from api.log_commands import log_commands
-from api.openapi import spec
-from api.report_commands import report_commands
-from api.token_commands import token_commands
+from api.cli.clients import client_commands
+from api.cli.logs import log_commands
+from api.cli.reports import report_commands
+from api.cli.tokens import token_commands
+from api.openapi.operation import spec
 from shared import __version__
 
 ROOT = Path(__file__).parents[2]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from api import fleet_metrics
+from api.monitoring import collector
 from shared import metrics
-from shared.events import EVENTS
-from shared.statuses import MessageStatus
+from shared.domain.statuses import MessageStatus
+from shared.logging.events import EVENTS
 from worker.provider.outcomes import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -71,15 +71,17 @@ def test_the_code_says_what_is_on_the_list_and_all_of_it() -> None:
     for place, name in events_in_code():
         if name in MADE_UP["f'message.{status}'"] and name not in EVENTS:
             continue  # pending is no end
-        assert name in EVENTS, f"{place} logs {name!r}: add it to shared/events.py, with a meaning"
+        assert name in EVENTS, (
+            f"{place} logs {name!r}: add it to shared/logging/events.py, with a meaning"
+        )
         found.setdefault(name, place)
     unused = EVENTS.keys() - found.keys()
-    assert not unused, f"shared/events.py lists what nothing logs: {sorted(unused)}"
+    assert not unused, f"shared/logging/events.py lists what nothing logs: {sorted(unused)}"
 
 
 def test_docs_list_the_same_events() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (.*) \|$", read("docs/logging.md"), re.M))
-    assert rows == EVENTS, "docs/logging.md's table of events differs from shared/events.py"
+    assert rows == EVENTS, "docs/logging.md's table of events differs from shared/logging/events.py"
 
 
 def described() -> dict[str, tuple[str, str]]:
@@ -145,4 +147,4 @@ def test_every_alert_has_its_page_in_the_runbook_and_its_test(rule: dict[str, An
 
 
 def test_the_collector_knows_the_providers_outcomes() -> None:
-    assert set(fleet_metrics.OUTCOMES) == set(Outcome) - {Outcome.NOT_SENT}
+    assert set(collector.OUTCOMES) == set(Outcome) - {Outcome.NOT_SENT}

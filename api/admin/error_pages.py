@@ -1,0 +1,98 @@
+"""Errors as people meet them: a page that says what happened and what to do."""
+
+import structlog
+from flask import Blueprint, render_template
+from flask_babel import gettext as _
+from flask_wtf.csrf import CSRFError
+from psycopg2 import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+
+from api.http.problems import Problem
+
+log = structlog.get_logger()
+
+
+def init_errors(admin: Blueprint) -> None:
+    admin.register_error_handler(CSRFError, _from_csrf)
+    admin.register_error_handler(HTTPException, _from_http)
+    admin.register_error_handler(Problem, _from_problem)
+    admin.register_error_handler(DBAPIError, _from_database)
+    admin.register_error_handler(OperationalError, _from_database)
+    admin.register_error_handler(PoolTimeout, _from_database)
+
+
+def _page(status: int, title: str, detail: str) -> tuple[str, int]:
+    return render_template("admin/error.html", status=status, title=title, detail=detail), status
+
+
+def _from_csrf(error: CSRFError) -> tuple[str, int]:
+    log.warning("admin.csrf_refused", error=error.description)
+    return _page(
+        400,
+        _("This form is too old"),
+        _("Nothing was changed. Go back, reload the page and try again."),
+    )
+
+
+def _from_http(error: HTTPException) -> HTTPException | tuple[str, int]:
+    match error.code:
+        case None | 301 | 302 | 303 | 304 | 308:
+            return error
+        case 401:
+            return _page(
+                401, _("Please sign in"), _("You are not signed in, or your session has ended.")
+            )
+        case 403:
+            return _page(
+                403,
+                _("Your role does not allow this"),
+                _("Nothing was changed. An administrator can give you another role."),
+            )
+        case 404:
+            return _page(
+                404,
+                _("There is nothing here"),
+                _("The address is wrong, or what was here has been deleted."),
+            )
+        case 413:
+            return _page(
+                413, _("This is too large"), _("Split it into smaller parts and try again.")
+            )
+        case _:
+            return _page(
+                error.code,
+                _("This cannot be done"),
+                _("The request was not understood. Go back and try again."),
+            )
+
+
+def _from_problem(problem: Problem) -> tuple[str, int]:
+    says = {
+        404: (
+            _("There is nothing here"),
+            _("The address is wrong, or what was here has been deleted."),
+        ),
+        409: (
+            _("This cannot be done any more"),
+            _("It has changed meanwhile. Go back and look at it as it is now."),
+        ),
+        413: (_("This is too large"), _("Split it into smaller parts and try again.")),
+        503: (_("This cannot be done now"), _("Nothing was changed. Try again in a moment.")),
+    }
+    default = (
+        _("This cannot be done"),
+        _("The request was not understood. Go back and try again."),
+    )
+    return _page(problem.status, *says.get(problem.status, default))
+
+
+def _from_database(error: Exception) -> tuple[str, int]:
+    cause = getattr(error, "orig", error)
+    if not isinstance(cause, OperationalError | InterfaceError | PoolTimeout):
+        raise error
+    log.warning("database.unavailable", error_class=type(cause).__name__)
+    return _page(
+        503, _("The database cannot be reached"), _("Nothing is lost. Try again in a moment.")
+    )

@@ -1,0 +1,96 @@
+"""What is wrong with a form, said at its fields, in the reader's language."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask_babel import LazyString, lazy_gettext
+from flask_babel import gettext as _
+from pydantic import ValidationError
+
+from api.http.problems import Invalid
+from shared.domain.templates import Malformed, compile_text
+
+# By the codes that the API gives its errors.
+SAYS: dict[str, LazyString] = {
+    "missing": lazy_gettext("Please fill this in."),
+    "string_too_short": lazy_gettext("Please fill this in."),
+    "string_too_long": lazy_gettext("This is too long."),
+    "phone_format": lazy_gettext(
+        "A phone has 11 digits and starts with 7, for example 79161234567."
+    ),
+    "operator_code_format": lazy_gettext("An operator code has exactly 3 digits, for example 916."),
+    "timezone_unknown": lazy_gettext(
+        "Choose a time zone from the list, for example Europe/Moscow."
+    ),
+    "instant_format": lazy_gettext("Choose a date and a time."),
+    "instant_range": lazy_gettext("This date is too far away."),
+    "end_before_start": lazy_gettext("The end must be later than the start."),
+    "past": lazy_gettext("This has passed already: nothing would ever be sent."),
+    "too_soon": lazy_gettext(
+        "The end must be at least 3 seconds ahead. To stop now, cancel the mailing."
+    ),
+    "window_empty": lazy_gettext("The window's two times must differ."),
+    "clock_time_format": lazy_gettext("Give a time between 00:00 and 23:59, for example 09:00."),
+    "greater_than_equal": lazy_gettext("This number is too small."),
+    "less_than_equal": lazy_gettext("This number is too large."),
+    "int_type": lazy_gettext("Give a whole number."),
+    "attribute_name": lazy_gettext(
+        "An attribute's name has up to 32 letters, digits and _, and is none of phone, tag, "
+        "operator_code, timezone."
+    ),
+    "too_many_attributes": lazy_gettext("A client has at most 20 attributes."),
+    "too_long": lazy_gettext("These are too many."),
+    "unknown": lazy_gettext("There is no mailing of this number."),
+    "int_parsing": lazy_gettext("Give a whole number."),
+    "token_name_format": lazy_gettext("Give a name of 1 to 100 characters."),
+}
+
+
+def from_schema(error: ValidationError) -> dict[str, str]:
+    """By field: what pydantic found."""
+    found: dict[str, str] = {}
+    for each in error.errors(include_url=False, include_context=False):
+        field = str(each["loc"][0]) if each["loc"] else ""
+        nested = str(each["loc"][1]) if len(each["loc"]) > 1 else ""
+        place = nested if field == "filter" else field
+        if each["type"] == "placeholder":
+            found.setdefault(place, _of_placeholder(str(each["input"])))
+        found.setdefault(place, _say(each["type"], str(each["msg"])))
+    return found
+
+
+def _of_placeholder(text: str) -> str:
+    """What is wrong with a text's braces, and where."""
+    try:
+        compile_text(text)
+    except Malformed as fault:
+        says: str = _(
+            "The brace at character %(n)s makes no sense: a placeholder is written %(one)s or "
+            "%(other)s, and a mere brace twice: %(brace)s.",
+            n=fault.position,
+            one="{name}",
+            other="{name|dear client}",
+            brace="{{",
+        )
+        return says
+    return ""
+
+
+def from_resource(problem: Invalid) -> dict[str, str]:
+    """By field: what the resource found when it looked closer."""
+    found: dict[str, str] = {}
+    for fault in problem.faults:
+        steps = (fault.pointer or "").strip("/").split("/")
+        place = steps[1] if steps[0] == "filter" and len(steps) > 1 else steps[0]
+        found.setdefault(place, _say(fault.code, fault.detail))
+    return found
+
+
+def _say(code: str, detail: str) -> str:
+    known = SAYS.get(code)
+    return str(known) if known is not None else _("This is not accepted: %(detail)s", detail=detail)
+
+
+def text_of(form: Mapping[str, Any], name: str) -> str:
+    """A field as text that can be stored, without the blanks around it."""
+    return str(form.get(name) or "").replace("\x00", "").strip()

@@ -1,0 +1,1 @@
+"""Prepare data for the templates of the admin UI: formatting, labels and summaries."""

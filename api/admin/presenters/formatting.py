@@ -1,0 +1,229 @@
+"""How pages show things: instants in the viewer's zone, numbers, durations, states in words."""
+
+import hashlib
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from flask import Flask, g, request
+from flask_babel import (
+    format_datetime,
+    format_decimal,
+    get_locale,
+    get_timezone,
+    lazy_gettext,
+    ngettext,
+)
+from flask_babel import gettext as _
+from markupsafe import Markup, escape
+
+from api.admin.preferences import LANGUAGES
+from api.admin.presenters.import_errors import COLUMNS
+from api.admin.presenters.labels import ACTIONS, OUTCOMES, reason
+from api.admin.views.live_updates import PARTS, seconds_left
+
+PART_NAMES = {
+    "sent": lazy_gettext("Accepted by the provider"),
+    "due": lazy_gettext("To be sent now"),
+    "waiting": lazy_gettext("Waiting for the window"),
+    "retrying": lazy_gettext("Retrying"),
+    "failed": lazy_gettext("Failed"),
+    "expired": lazy_gettext("Expired"),
+    "cancelled": lazy_gettext("Cancelled"),
+}
+PART_MEANINGS = {
+    "sent": lazy_gettext(
+        "The provider has accepted these messages. Nobody here knows more than that."
+    ),
+    "due": lazy_gettext("Ready, or in a worker's hands."),
+    "waiting": lazy_gettext("It is outside of the permitted hours where these clients are."),
+    "retrying": lazy_gettext(
+        "The provider did not accept them yet; they are tried again by themselves."
+    ),
+    "failed": lazy_gettext(
+        "Refused for good, or tried too often. The reason is with each message."
+    ),
+    "expired": lazy_gettext("The end of the mailing came first."),
+    "cancelled": lazy_gettext("Somebody cancelled them before they were sent."),
+}
+MAILING_STATUSES = {
+    "scheduled": lazy_gettext("Scheduled"),
+    "running": lazy_gettext("Running"),
+    "paused": lazy_gettext("Paused"),
+    "finished": lazy_gettext("Finished"),
+    "cancelled": lazy_gettext("Cancelled"),
+}
+MESSAGE_STATUSES = {
+    "pending": lazy_gettext("Pending"),
+    "sent": PART_NAMES["sent"],
+    "failed": PART_NAMES["failed"],
+    "expired": PART_NAMES["expired"],
+    "cancelled": PART_NAMES["cancelled"],
+}
+ROLE_NAMES = {
+    "viewer": lazy_gettext("Viewer"),
+    "operator": lazy_gettext("Operator"),
+    "admin": lazy_gettext("Administrator"),
+}
+# Of the files that pages load: browsers keep those of a version for good.
+VERSION = hashlib.sha256(
+    b"".join(file.read_bytes() for file in sorted((Path(__file__).parents[1] / "static").iterdir()))
+).hexdigest()[:12]
+PROVIDER_STATES = {
+    "working": lazy_gettext("Working"),
+    "idle": lazy_gettext("Nothing to send"),
+    "open": lazy_gettext("Not working"),
+    "throttled": lazy_gettext("Asks us to wait"),
+    "unseen": lazy_gettext("Not known"),
+}
+BAR = 1000  # the bar's width in its own units
+
+
+def init_shown(app: Flask) -> None:
+    app.jinja_env.filters.update(
+        instant=instant,
+        number=number,
+        duration=duration,
+        phone=phone,
+        percent=percent,
+        instant_field=instant_field,
+        reason=reason,
+        milliseconds=milliseconds,
+        money=money,
+    )
+    app.jinja_env.globals.update(
+        PARTS=PARTS,
+        PART_NAMES=PART_NAMES,
+        PART_MEANINGS=PART_MEANINGS,
+        MAILING_STATUSES=MAILING_STATUSES,
+        MESSAGE_STATUSES=MESSAGE_STATUSES,
+        PROVIDER_STATES=PROVIDER_STATES,
+        ROLE_NAMES=ROLE_NAMES,
+        OUTCOMES=OUTCOMES,
+        IMPORT_COLUMNS=COLUMNS,
+        AUDIT_ACTIONS=ACTIONS,
+        LANGUAGES=LANGUAGES,
+        bar=bar,
+        zone_name=zone_name,
+        seconds_left=seconds_left,
+        language=lambda: str(get_locale() or "en"),
+        person=lambda: g.get("person"),
+        theme=lambda: {"light": "light", "dark": "dark"}.get(
+            request.cookies.get("admin_theme", "")
+        ),
+        icon=icon,
+        version=VERSION,
+        from_moscow=from_moscow,
+    )
+
+
+@lru_cache(maxsize=128)
+def icon(name: str) -> Markup:
+    """A drawing of Bootstrap Icons, from the package that brings them; words beside it say it."""
+    sprite = (files("flask_bootstrap") / "static/bootstrap5/icons/bootstrap-icons.svg").read_text()
+    drawing = sprite.partition(f' id="{name}">')[2].partition("</symbol>")[0]
+    if not drawing:
+        raise LookupError(f"there is no icon {name}")
+    return Markup(  # noqa: S704 (the package's own drawing)
+        f'<svg class="icon" viewBox="0 0 16 16" aria-hidden="true">{drawing}</svg>'
+    )
+
+
+def instant(value: datetime | None, form: str = "d MMM y, HH:mm") -> Markup | str:
+    """In the viewer's zone, with UTC on hover."""
+    if value is None:
+        return "—"
+    utc = value.astimezone(UTC)
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
+        utc.isoformat(timespec="seconds"),
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
+        escape(format_datetime(value, form)),
+    )
+
+
+def instant_field(value: datetime | None) -> str:
+    """As a datetime-local field takes it, in the viewer's zone."""
+    zone = get_timezone()
+    return "" if value is None else value.astimezone(zone).strftime("%Y-%m-%dT%H:%M")
+
+
+def zone_name() -> str:
+    """The viewer's zone with its offset now: Europe/Moscow (UTC+03:00)."""
+    zone = str(get_timezone())
+    return zone if zone == "UTC" else f"{zone} ({_offset(datetime.now(ZoneInfo(zone)))})"
+
+
+def _offset(moment: datetime) -> str:
+    seconds = int((moment.utcoffset() or moment - moment).total_seconds())
+    sign = "−" if seconds < 0 else "+"
+    return f"UTC{sign}{abs(seconds) // 3600:02}:{abs(seconds) % 3600 // 60:02}"
+
+
+def from_moscow(zone: str) -> str:
+    """How far a zone's clock is from Moscow's: MSK+4."""
+    now = datetime.now(UTC)
+    there = now.astimezone(ZoneInfo(zone)).utcoffset()
+    moscow = now.astimezone(ZoneInfo("Europe/Moscow")).utcoffset()
+    if there is None or moscow is None:
+        return ""
+    hours = (there - moscow).total_seconds() / 3600
+    return str(_("MSK")) + (f"{hours:+g}".replace("-", "−") if hours else "")
+
+
+def number(value: float | None) -> str:
+    return "—" if value is None else str(format_decimal(value))
+
+
+def money(value: str) -> str:
+    return str(format_decimal(Decimal(value), "#,##0.00"))
+
+
+def percent(part: int, whole: int) -> str:
+    """Never 100 % before all is done, never 0 % once something is."""
+    if not whole or not part:
+        return "0 %"
+    if part == whole:
+        return "100 %"
+    shown = min(99.9, max(0.1, 100 * part / whole))
+    return f"{format_decimal(round(shown, 1 if shown < 1 or shown > 99 else 0))} %"
+
+
+def milliseconds(value: float | None) -> str:
+    """How long an answer took: 12 ms, 1.4 s."""
+    if value is None:
+        return "—"
+    if value >= 1000:
+        return str(_("%(n)s s", n=format_decimal(round(value / 1000, 1))))
+    return str(_("%(n)s ms", n=format_decimal(round(value, 1 if value < 10 else 0))))
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "—"
+    if seconds < 60:
+        return str(ngettext("%(num)s second", "%(num)s seconds", max(1, round(seconds))))
+    if seconds < 3600:
+        return str(ngettext("%(num)s minute", "%(num)s minutes", round(seconds / 60)))
+    if seconds < 48 * 3600:
+        return str(ngettext("%(num)s hour", "%(num)s hours", round(seconds / 3600)))
+    return str(ngettext("%(num)s day", "%(num)s days", round(seconds / 86400)))
+
+
+def phone(value: int | str | None) -> str:
+    """+7 916 123-45-67"""
+    d = str(value or "")
+    return f"+{d[0]} {d[1:4]} {d[4:7]}-{d[7:9]}-{d[9:]}" if len(d) == 11 else d or "—"
+
+
+def bar(row: Any) -> list[tuple[str, float, float]]:
+    """The parts of a stacked bar: name, where it begins, how wide it is. Together, the bar."""
+    whole, placed = row["audience"] or 1, 0
+    parts = []
+    for name in PARTS:
+        parts.append((name, BAR * placed / whole, BAR * row[name] / whole))
+        placed += row[name]
+    return parts

@@ -1,0 +1,103 @@
+"""What is wrong with an imported file or one of its rows, and how to fix it, in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flask_babel import LazyString, lazy_gettext
+from flask_babel import gettext as _
+
+from shared.client_import.csv_reader import BadFile
+
+ROWS: dict[str, LazyString] = {
+    "phone_format": lazy_gettext(
+        "The phone needs 11 digits and starts with 7, for example 79161234567."
+    ),
+    "phone_shortened": lazy_gettext(
+        "A spreadsheet has shortened the phone (as in 7,9E+10): format the column as text, enter "
+        "the phones again and export."
+    ),
+    "operator_code_format": lazy_gettext(
+        "The operator code has exactly 3 digits, for example 916, or stays empty."
+    ),
+    "tag_length": lazy_gettext("The tag may have at most 64 characters."),
+    "timezone_unknown": lazy_gettext("Write a time zone such as Europe/Moscow."),
+    "timezone_missing": lazy_gettext(
+        "Fill in the time zone, or import again with a time zone for rows without one."
+    ),
+    "line_break": lazy_gettext("The cell holds a line break: look for a quote that is not closed."),
+    "value_length": lazy_gettext("The cell may have at most 200 characters."),
+    "quotes": lazy_gettext(
+        "Quotes must enclose a whole cell; a quote inside of one is written twice."
+    ),
+    "too_many_cells": lazy_gettext(
+        "The row has more cells than the first line: put a cell that holds the delimiter in quotes."
+    ),
+}
+COLUMNS: dict[str, LazyString] = {
+    "phone": lazy_gettext("Phone"),
+    "operator_code": lazy_gettext("Operator code"),
+    "tag": lazy_gettext("Tag"),
+    "timezone": lazy_gettext("Time zone"),
+}
+FILES: dict[str, LazyString] = {
+    "file_empty": lazy_gettext("The file is empty. Its first line must name the columns."),
+    "header_quotes": lazy_gettext(
+        "The quotes in the first line are wrong. It must name the columns."
+    ),
+    "not_csv": lazy_gettext(
+        "This is no CSV file. In Excel, choose Save as and then CSV UTF-8, and import that file."
+    ),
+    "given_up": lazy_gettext("The file came in too slowly. Import it again."),
+}
+
+
+def says_of_row(fault: Sequence[Any]) -> str:
+    """A row's fault as it is kept: [column, detail, code], and the other line of a repeated one."""
+    _column, detail, *more = fault
+    code = more[0] if more else ""
+    if code == "repeated":
+        return str(_("The phone comes again in line %(line)s: the last one counts.", line=more[1]))
+    # One that an older release has kept has no code.
+    return str(ROWS.get(code) or detail)
+
+
+def says_of_file(error: BadFile) -> str:
+    """Why nothing of a file can be used."""
+    values = error.values
+    match error.code:
+        case "column_twice":
+            says = _(
+                "The first line names the column “%(column)s” twice: leave one of them.",
+                column=_column(values["column"]),
+            )
+        case "column_missing":
+            says = _(
+                "The first line must name the columns, and “%(column)s” must be among them.",
+                column=_column(values["column"]),
+            )
+        case "line_length":
+            says = _("Line %(line)s is far too long: this is no CSV file.", line=values["line"])
+        case "quote_open":
+            says = _(
+                "In line %(line)s a quote is opened and not closed. Close it, or write a quote "
+                "inside of a cell twice.",
+                line=values["line"],
+            )
+        case "encoding":
+            says = _(
+                "After line %(line)s the file is neither UTF-8 nor Windows-1251: save it as "
+                "CSV UTF-8 and import that.",
+                line=values["line"],
+            )
+        case "file_too_large":
+            says = _(
+                "The file is larger than %(n)s MB: split it and import the parts.",
+                n=values["megabytes"],
+            )
+        case _:
+            says = str(FILES.get(error.code) or error)
+    return str(says)
+
+
+def _column(name: object) -> str:
+    return str(COLUMNS.get(str(name)) or name)

@@ -1,0 +1,1 @@
+"""Pages of the admin UI, one module per subject."""

@@ -1,0 +1,97 @@
+"""The daily report, for administrators: looked at before anybody gets it, and sent now."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from flask import (
+    Blueprint,
+    Flask,
+    abort,
+    current_app,
+    flash,
+    make_response,
+    redirect,
+    render_template,
+    url_for,
+)
+from flask_babel import gettext as _
+from werkzeug.wrappers import Response
+
+from api.admin.auth import needs
+from api.audit_log import record
+from api.db import db, transaction
+from shared.config.settings import ApiSettings, ReportSettings
+from shared.domain.scopes import Scope
+from shared.report.daily import NotOver, read_figures, send_report
+from shared.report.html import as_html
+from shared.report.models import DailyReport
+
+reports = Blueprint("reports", __name__)
+
+DAYS = 14
+# The e-mail's own styles are inline; it loads nothing and runs nothing.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+def init_reports(app: Flask, settings: ApiSettings) -> None:
+    app.extensions["report_settings"] = settings
+
+
+@reports.get("/reports")
+@needs(Scope.ADMIN)
+def index() -> str:
+    settings = _settings()
+    today = datetime.now(UTC).astimezone(ZoneInfo(settings.report_timezone)).date()
+    days = [today - timedelta(days=n) for n in range(1, DAYS + 1)]
+    found = db.session.query(DailyReport).filter(DailyReport.day >= days[-1])
+    return render_template(
+        "admin/reports.html",
+        days=days,
+        known={row.day: row for row in found},
+        settings=settings,
+        on=bool(settings.smtp_url and settings.report_recipients),
+    )
+
+
+@reports.get("/reports/<day>")
+@needs(Scope.ADMIN)
+def preview(day: str) -> Response:
+    settings = _settings()
+    figures = read_figures(transaction, settings, _day(day))
+    page = as_html(figures, settings.report_language, settings.public_url)
+    response = make_response(page)
+    response.headers["Content-Security-Policy"] = POLICY
+    return response
+
+
+@reports.post("/reports/<day>/send")
+@needs(Scope.ADMIN)
+def send(day: str) -> Response:
+    says = {
+        "sent": (_("The report is sent."), "success"),
+        "failed": (_("The mail server did not take it. It is tried again by itself."), "warning"),
+        "in doubt": (_("The mail server broke off: it may have been sent."), "warning"),
+        "not due": (_("This report was sent already, or is being sent now."), "warning"),
+    }
+    try:
+        outcome = send_report(transaction, _settings(), _day(day), asked=True)
+    except NotOver:
+        abort(404)
+    record("sent", "report", changes={"day": day, "outcome": outcome})
+    db.session.commit()
+    flash(*says[outcome])
+    return redirect(url_for("admin.reports.index"), 303)
+
+
+def _settings() -> ReportSettings:
+    settings: ReportSettings = current_app.extensions["report_settings"]
+    return settings
+
+
+def _day(text: str) -> date:
+    # The report's transaction must be the first of this request.
+    db.session.rollback()
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        abort(404)

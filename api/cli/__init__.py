@@ -1,0 +1,1 @@
+"""Commands of `flask --app api`: clients, tokens, reports and logs."""

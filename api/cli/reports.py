@@ -1,0 +1,94 @@
+"""Commands for the daily report: flask --app api report send | preview."""
+
+import re
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import click
+from flask.cli import AppGroup
+
+from api.db import transaction
+from shared.config.settings import ADDRESS, ReportSettings, load_settings
+from shared.report.daily import NotOver, read_figures, send_copy, send_report
+from shared.report.html import as_html
+from shared.report.mail import NotSent, PerhapsSent
+
+report_commands = AppGroup("report", help="Look at the daily report, or send it.")
+
+OUTCOMES = {
+    "sent": "sent",
+    "failed": "the mail server did not take it; it is tried again by itself (see the log)",
+    "in doubt": "the connection broke while the mail server had it: it may have been sent",
+    "not due": "nothing sent: this day's report is sent already, or is just being sent; "
+    "--to sends a copy",
+}
+
+
+def _addresses(_: click.Context, __: click.Parameter, given: str | None) -> list[str]:
+    addresses = [part.strip() for part in (given or "").split(",") if part.strip()]
+    for address in addresses:
+        if not re.fullmatch(ADDRESS, address):
+            raise click.BadParameter(f"{address} is not a mail address")
+    return addresses
+
+
+def _day(_: click.Context, __: click.Parameter, given: datetime | None) -> date | None:
+    return given.date() if given is not None else None
+
+
+_day_option = click.option(
+    "--day",
+    type=click.DateTime(["%Y-%m-%d"]),
+    callback=_day,
+    help="The local day in REPORT_TIMEZONE; yesterday unless given.",
+)
+
+
+@report_commands.command()
+@_day_option
+@click.option("--to", callback=_addresses, help="Send a copy to these addresses instead.")
+def send(day: date | None, to: list[str]) -> None:
+    """Send a day's report to REPORT_RECIPIENTS, unless they have it; or a copy to others."""
+    settings = load_settings(ReportSettings)
+    day = day or _yesterday(settings)
+    if settings.smtp_url is None:
+        raise click.ClickException("SMTP_URL is not set")
+    if to:
+        _send_copy(settings, day, to)
+        return
+    if not settings.report_recipients:
+        raise click.ClickException("REPORT_RECIPIENTS is not set: set it, or give --to")
+    try:
+        outcome = send_report(transaction, settings, day, asked=True)
+    except NotOver:
+        raise click.ClickException(f"{day} is not over; --to sends what there is so far") from None
+    click.echo(f"report of {day}: {OUTCOMES[outcome]}")
+    if outcome != "sent":
+        raise SystemExit(1)
+
+
+@report_commands.command()
+@_day_option
+def preview(day: date | None) -> None:
+    """Write a day's report to standard output, as HTML."""
+    settings = load_settings(ReportSettings)
+    figures = read_figures(transaction, settings, day or _yesterday(settings))
+    click.echo(as_html(figures, settings.report_language, settings.public_url), nl=False)
+
+
+def _send_copy(settings: ReportSettings, day: date, to: list[str]) -> None:
+    try:
+        refused = send_copy(transaction, settings, day, to)
+    except NotSent as error:
+        raise click.ClickException(f"not sent: {error}") from None
+    except PerhapsSent as error:
+        raise click.ClickException(f"perhaps sent: {error}") from None
+    for address, why in refused.items():
+        click.echo(f"{address} was refused: {why}", err=True)
+    click.echo(f"report of {day}: a copy was sent to {len(to) - len(refused)}")
+    if refused:
+        raise SystemExit(1)
+
+
+def _yesterday(settings: ReportSettings) -> date:
+    return datetime.now(ZoneInfo(settings.report_timezone)).date() - timedelta(days=1)

@@ -1,0 +1,1 @@
+"""The directory of clients: REST routes, imports from files."""

@@ -1,0 +1,1 @@
+"""HTTP concerns shared by all resources: problems, parsing, paging, idempotency, bearer tokens."""

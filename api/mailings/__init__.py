@@ -1,0 +1,1 @@
+"""Mailings: REST routes, actions, previews, test sends, messages and statistics."""

@@ -1,0 +1,296 @@
+"""OpenAPI 3.1 from the code: flask-pydantic-spec with its rough edges taken off.
+
+The library's own reading of requests guesses at types and echoes input, and its spec knows neither
+security nor problems; what is replaced here is exactly that.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any, TypeVar, cast
+
+from flask import Flask, current_app, make_response, request
+from flask_pydantic_spec import FlaskPydanticSpec
+from flask_pydantic_spec.flask_backend import FlaskBackend
+from flask_pydantic_spec.types import RequestBase, ResponseBase
+from flask_pydantic_spec.utils import get_model_name
+from pydantic import BaseModel
+from werkzeug.routing import BaseConverter, Rule
+
+from api.http.bearer_auth import PROTECTED, needed_scope
+from api.http.idempotency import HEADER_OF_REPLAYS, HEADER_PARAMETER
+from api.http.pagination import MAX_ID
+from api.http.problems import NotFound
+from api.http.request_parsing import read_body, read_query
+from api.openapi.links import add_links
+from api.openapi.problem_examples import LOCATION, NAMED, REQUEST_ID, add_examples, problem
+from api.schemas.requests import Query
+from api.schemas.responses import ProblemAnswer
+from shared import __version__
+from shared.domain.scopes import Scope
+
+DESCRIPTION = """\
+Clients go in, mailings are created, every message's fate is recorded.
+
+Every call under `/api/v1` needs `Authorization: Bearer TOKEN`; the token's scope (`read`, `write`,
+`admin`) says what it may do. Instants are RFC 3339 with an
+offset; answers give them in UTC. Lists are paged: pass `next_cursor` back as `cursor` until it is
+null. Errors are `application/problem+json` (RFC 9457) and carry a `request_id` that the logs know.
+"""
+TAGS = [
+    {"name": "clients", "description": "The directory of people to write to."},
+    {"name": "imports", "description": "Files of clients, and what became of their rows."},
+    {"name": "mailings", "description": "A text, a time, an audience."},
+    {"name": "messages", "description": "What became of each message."},
+    {"name": "statistics", "description": "Numbers that always add up."},
+    {"name": "opt-outs", "description": "Phones that are never written to."},
+    {"name": "audit", "description": "Who did what, when."},
+    {"name": "tokens", "description": "Who may call, and what."},
+    {"name": "service", "description": "For machines that look after this one."},
+]
+OF_BODY = (400, 413, 415)
+CSV = "text/csv"
+# Of bodies and answers, by the names of their schemas.
+EXAMPLES: dict[str, list[Any]] = {}
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class IdConverter(BaseConverter):
+    """An id in an address. What no bigint can hold is refused later: here it would be a 405."""
+
+    regex = "[1-9][0-9]{0,18}"
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+
+class Answers(ResponseBase):
+    """Every answer an operation can give: one success, and problems by status."""
+
+    def __init__(
+        self,
+        status: int,
+        model: type[BaseModel] | None,
+        description: str,
+        problems: Iterable[int],
+        csv: str | None = None,
+    ) -> None:
+        self.status = status
+        self.model = model
+        self.description = description
+        self.problems = sorted(set(problems))
+        self.csv = csv
+
+    def has_model(self) -> bool:
+        """False, or the library documents a validation error of its own shape."""
+        return False
+
+    @property
+    def models(self) -> Iterable[Any]:
+        return [ProblemAnswer] if self.model is None else [self.model, ProblemAnswer]
+
+    def generate_spec(self) -> Mapping[str, Any]:
+        success: dict[str, Any] = {"description": self.description, "headers": {**REQUEST_ID}}
+        if self.model is not None:
+            success["content"] = {"application/json": {"schema": _reference(self.model)}}
+        if self.csv is not None:
+            success["content"] = {CSV: {"schema": {"type": "string"}, "example": self.csv}}
+        if self.status in (201, 202):
+            success["headers"] |= LOCATION
+        return {str(self.status): success} | {
+            str(status): problem(status) for status in self.problems
+        }
+
+
+class CsvUpload(RequestBase):
+    """A body that is a CSV file, which the view reads by itself."""
+
+    model = None
+
+    def __init__(self, example: str) -> None:
+        self.example = example
+
+    def has_model(self) -> bool:
+        return False
+
+    def generate_spec(self) -> Mapping[str, Any]:
+        return {"content": {CSV: {"schema": {"type": "string"}, "example": self.example}}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{get_model_name(model)}"}
+
+
+class Backend(FlaskBackend):
+    """Hands a view its query and body, read and checked, as arguments."""
+
+    def validate(
+        self,
+        func: Any,
+        query: Any,
+        body: Any,
+        headers: Any,
+        cookies: Any,
+        resp: Any,
+        before: Any,
+        after: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if any(number > MAX_ID for number in kwargs.values()):
+            raise NotFound("There is nothing with this id.")
+        if query is not None:
+            kwargs["query"] = read_query(request, query)
+        elif request.args:
+            read_query(request, Query)  # which knows none
+        if body.model is not None:
+            context = {"default_timezone": current_app.config["DEFAULT_TIMEZONE"]}
+            kwargs["body"] = read_body(request, body.model, context)
+        return make_response(func(*args, **kwargs))
+
+    def parse_path(self, route: Rule) -> tuple[str, list[Mapping[str, Any]]]:
+        path, parameters = super().parse_path(route)
+        schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
+        return path, [
+            {**each, "schema": schema, "description": NAMED[each["name"]].description}
+            | {"example": NAMED[each["name"]].example}
+            for each in parameters
+            if each["name"] in NAMED  # or it is no operation's
+        ]
+
+
+class Spec(FlaskPydanticSpec):
+    """The library's spec with security, and with schemas kept as pydantic makes them."""
+
+    def _parse_request_body(self, request_body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return request_body
+
+    def _get_open_api_schema(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        return dict(schema)
+
+    models: dict[str, Any]
+
+    def _get_model_definitions(self) -> dict[str, Any]:
+        models = deepcopy(self.models)  # the library takes the nested ones out of its own
+        try:
+            return cast(dict[str, Any], super()._get_model_definitions())
+        finally:
+            self.models = models
+
+    def _generate_spec(self) -> Mapping[str, Any]:
+        document: dict[str, Any] = dict(super()._generate_spec())
+        document["info"]["description"] = DESCRIPTION
+        document["tags"] = TAGS  # in the order in which a newcomer meets them
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        schemas = document["components"]["schemas"]
+        for name in [name for name in schemas if name.endswith("Query")]:
+            del schemas[name]  # its fields are the operations' parameters
+        for name, examples in EXAMPLES.items():
+            schemas[name]["examples"] = examples  # which pydantic has sorted by name
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["tags"] = list(operation["tags"])
+                operation["parameters"] = [_parameter(each) for each in operation["parameters"]]
+                if "requestBody" in operation:
+                    operation["requestBody"] = {**operation["requestBody"], "required": True}
+        for path, method, view in self._views():
+            operation = document["paths"][path][method.lower()]
+            if path.startswith(PROTECTED):
+                _add_security(operation, needed_scope(view, method))
+            if view.idempotent:
+                operation["parameters"].append(HEADER_PARAMETER)
+                for status, answer in operation["responses"].items():
+                    if status.startswith("2"):
+                        answer["headers"] |= HEADER_OF_REPLAYS
+            add_examples(path, operation, schemas)
+        add_links(document["paths"])
+        if self.app.config["DEFAULT_TIMEZONE"] is not None:
+            client = schemas["NewClient"]
+            client["required"] = [name for name in client["required"] if name != "timezone"]
+        return document
+
+    def _views(self) -> Iterator[tuple[str, str, Any]]:
+        """Every path and method of the document with its view."""
+        for rule in self.backend.find_routes(self.app):
+            path, _ = self.backend.parse_path(rule)
+            for method, view in self.backend.parse_func(self.app, rule):
+                if not self.backend.bypass(view, method) and not self.bypass(view):
+                    yield path, method, view
+
+
+def _add_security(operation: dict[str, Any], scope: Scope) -> None:
+    operation["security"] = [{"bearer": []}]
+    operation["x-scope"] = str(scope)
+    needs = f"Needs a token of the scope `{scope}`" + ("." if scope == Scope.ADMIN else " or more.")
+    operation["description"] = f"{operation['description']}\n\n{needs}".strip()
+    if scope != Scope.READ:  # which every token has
+        answers = {**operation["responses"], "403": problem(403)}
+        operation["responses"] = dict(sorted(answers.items()))
+
+
+def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
+    """A query parameter is there or not, but never null; and a description belongs to it."""
+    schema = dict(parameter["schema"])
+    if "anyOf" in schema:
+        schema |= next(each for each in schema.pop("anyOf") if each != {"type": "null"})
+    if parameter["in"] == "query" and (
+        schema.get("default") is None or "cursor" in parameter["name"]
+    ):
+        schema.pop("default", None)
+    described = {"description": schema.pop("description")} if "description" in schema else {}
+    return {**parameter, **described, "schema": schema}
+
+
+spec = Spec("flask", backend=Backend, title="Notification service", version=__version__, tags=TAGS)
+
+
+def operation(
+    tag: str,
+    *,
+    answer: type[BaseModel] | None,
+    says: str,
+    status: int = 200,
+    query: type[BaseModel] | None = None,
+    body: type[BaseModel] | CsvUpload | None = None,
+    csv: str | None = None,
+    problems: tuple[int, ...] = (),
+    public: bool = False,
+    scope: Scope | None = None,
+    idempotent: bool = False,
+) -> Callable[[View], View]:
+    """Describe a view to OpenAPI, and hand it `query` and `body` as arguments of these names.
+
+    `scope` is what the caller's token must have; None: `read` to look, `write` to change. An
+    `idempotent` view heeds the header Idempotency-Key (see idempotency.py). `csv` is an example of
+    a CSV file that is answered instead of JSON.
+    """
+    always = (422,) if public else (401, 422, 503)
+    of_body = OF_BODY if body is not None else ()
+    for model in (body, answer):
+        if isinstance(model, type):
+            extra = cast(dict[str, Any], model.model_config["json_schema_extra"])
+            EXAMPLES[get_model_name(model)] = extra["examples"]
+    resp = Answers(status, answer, says, (*always, *of_body, *problems), csv)
+    validated = spec.validate(query=query, body=body, resp=resp, tags=(tag,))
+
+    def decorate(view: View) -> View:
+        described = validated(view)
+        described.scope = scope
+        described.idempotent = idempotent
+        return cast(View, described)
+
+    return decorate
+
+
+def init_openapi(app: Flask) -> None:
+    """Views must be registered before the document is first asked for."""
+    app.url_map.converters["id"] = IdConverter
+    spec.register(app, register_route=False)
+
+
+def openapi_document(app: Flask) -> Mapping[str, Any]:
+    """The application's OpenAPI document, made when it is first asked for."""
+    if "openapi" not in app.extensions:
+        spec.register(app, register_route=False)  # the library keeps one application, the last
+        app.extensions["openapi"] = spec._generate_spec()
+    return cast(Mapping[str, Any], app.extensions["openapi"])

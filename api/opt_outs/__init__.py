@@ -1,0 +1,1 @@
+"""Opt-outs: the phones that must never be sent anything."""

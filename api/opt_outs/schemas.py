@@ -1,0 +1,118 @@
+"""What callers send and get about opt-outs."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from api.schemas.fields import Phone
+from api.schemas.requests import Body, PageQuery, Query
+from api.schemas.responses import Answer, instant
+from shared.db.opt_outs import OptOut
+
+MOST_PHONES = 1_000
+
+OPT_OUT: dict[str, Any] = {
+    "phone": "79161234567",
+    "source": "support call",
+    "created_at": "2030-12-01T08:00:00.000000Z",
+}
+ADDED: dict[str, Any] = {"added": 1, "existing": 0, "messages_cancelled": 2}
+IMPORTED: dict[str, Any] = {
+    **ADDED,
+    "rows": 2,
+    "rejected": 1,
+    "faults": [
+        {
+            "line": 3,
+            "detail": "phone must be 11 digits and start with 7, for example 79161234567",
+        }
+    ],
+}
+CSV_EXAMPLE = "phone,source,created_at\r\n79161234567,support call,2030-12-01T08:00:00.000000Z\r\n"
+
+Source = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Where the wish was learned.",
+        examples=["support call"],
+    ),
+]
+
+
+class NewOptOuts(Body):
+    """Phones to be opted out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"phones": ["79161234567"], "source": "support call"}]}
+    )
+
+    phones: list[Phone] = Field(min_length=1, max_length=MOST_PHONES)
+    source: Source = "api"
+
+
+class OptOutQuery(PageQuery):
+    phone: Phone | None = Field(default=None, description="Whether this phone is opted out.")
+
+
+class SourceQuery(Query):
+    source: Source = Field(default="import", description="Of rows that do not name one.")
+
+
+class OptOutsAdded(Answer):
+    """How many phones were added, and how many were opted out before."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [ADDED]})
+
+    added: int
+    existing: int
+    messages_cancelled: int = Field(description="Messages that were pending for their clients.")
+
+
+class OptOutAnswer(Answer):
+    """A phone that is never written to."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [OPT_OUT]})
+
+    phone: str
+    source: str
+    created_at: datetime
+
+
+class OptOutPage(Answer):
+    """A page of opt-outs, by phone."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"items": [OPT_OUT], "next_cursor": None}]}
+    )
+
+    items: list[OptOutAnswer]
+    next_cursor: str | None
+
+
+class RowFault(Answer):
+    """A row of the file that was left out."""
+
+    line: int
+    detail: str
+
+
+class OptOutImport(OptOutsAdded):
+    """What became of the rows of a file."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [IMPORTED]})
+
+    rows: int
+    rejected: int
+    faults: list[RowFault] = Field(description="The first 100 of those that were rejected.")
+
+
+def present_opt_out(row: OptOut) -> dict[str, Any]:
+    return {
+        "phone": str(row.phone),
+        "source": row.source,
+        "created_at": instant(row.created_at),
+    }

@@ -1,0 +1,214 @@
+"""The kinds of values callers send: phones, zones, instants, clock times, cursors.
+
+Each is checked to the letter, says in its error what would have been right, and describes itself
+to OpenAPI.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta, timezone
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from api.http.pagination import MAX_LIMIT, decode_cursor
+from shared.domain.time_zones import ZONES
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A string of a fixed form, whose error shows one that is right."""
+
+    pattern: str
+    code: str
+    detail: str
+    example: str
+
+    def check(self, value: str) -> str:
+        if re.search(self.pattern, value) is None:
+            raise PydanticCustomError(self.code, self.detail)
+        return value
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        pattern = self.pattern.replace(r"\Z", "$")
+        return {**handler(schema), "pattern": pattern, "examples": [self.example]}
+
+
+Phone = Annotated[
+    str,
+    Shape(
+        r"^7[0-9]{10}\Z",
+        "phone_format",
+        "must be 11 digits and start with 7, for example 79161234567",
+        "79161234567",
+    ),
+]
+OperatorCode = Annotated[
+    str,
+    Shape(
+        r"^[0-9]{3}\Z", "operator_code_format", "must be exactly 3 digits, for example 916", "916"
+    ),
+]
+TOKEN_NAME = Shape(
+    r"^[^\x00-\x1f\x7f-\x9f]{1,100}\Z",
+    "token_name_format",
+    "must have 1 to 100 characters, and no control characters",
+    "billing",
+)
+TokenName = Annotated[str, TOKEN_NAME]
+Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
+
+
+def _known_zone(name: str) -> str:
+    if name not in ZONES:
+        raise PydanticCustomError(
+            "timezone_unknown", "must be an IANA time zone, for example Europe/Moscow"
+        )
+    return name
+
+
+Timezone = Annotated[
+    str,
+    AfterValidator(_known_zone),
+    Field(examples=["Europe/Moscow"], json_schema_extra={"format": "iana-timezone"}),
+]
+
+INSTANT = re.compile(
+    r"(\d{4})-(\d{2})-(\d{2})[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d+))?"
+    r"(?:([Zz])|([+-])(\d{2}):(\d{2}))?",
+    re.ASCII,
+)
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+INSTANT_EXAMPLE = "2030-12-02T09:00:00+03:00"
+
+
+def read_instant(value: object) -> datetime:
+    found = INSTANT.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise PydanticCustomError(
+            "instant_format",
+            "must be an RFC 3339 date and time with an offset, for example {example}",
+            {"example": INSTANT_EXAMPLE},
+        )
+    *numbers, fraction, utc, sign, hours, minutes = found.groups()
+    if utc is None and sign is None:
+        raise PydanticCustomError(
+            "instant_naive",
+            "must carry its offset from UTC (Z or +03:00), for example {example}",
+            {"example": INSTANT_EXAMPLE},
+        )
+    year, month, day, hour, minute, second = map(int, numbers)
+    microsecond = int((fraction or "0")[:6].ljust(6, "0"))
+    try:
+        offset = UTC if utc else _offset(sign, int(hours), int(minutes))
+        # RFC 3339 knows leap seconds, PostgreSQL and Python do not: 23:59:60 is the next second.
+        leap = timedelta(seconds=second == 60)
+        local = datetime(year, month, day, hour, minute, min(second, 59 + (second > 60)))
+        instant = local.replace(microsecond=microsecond, tzinfo=offset) + leap
+        within = EARLIEST <= instant < LATEST
+    except (ValueError, OverflowError):
+        raise PydanticCustomError(
+            "instant_unreal", "is a date or time that does not exist"
+        ) from None
+    if not within:
+        raise PydanticCustomError("instant_range", "must lie between the years 1970 and 2199")
+    return instant.astimezone(UTC)
+
+
+def _offset(sign: str, hours: int, minutes: int) -> timezone:
+    if hours > 23 or minutes > 59:
+        raise ValueError("no such offset")
+    offset = timedelta(hours=hours, minutes=minutes)
+    return timezone(-offset if sign == "-" else offset)
+
+
+Instant = Annotated[
+    datetime,
+    BeforeValidator(read_instant),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+CLOCK_TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
+
+
+def _read_clock_time(value: object) -> time:
+    if not isinstance(value, str) or CLOCK_TIME.fullmatch(value) is None:
+        raise PydanticCustomError(
+            "clock_time_format", "must be a time between 00:00 and 23:59, for example 09:00"
+        )
+    return time(int(value[:2]), int(value[3:]))
+
+
+ClockTime = Annotated[
+    time,
+    BeforeValidator(_read_clock_time),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$",
+        }
+    ),
+]
+
+
+def read_whole(value: object) -> object:
+    """JSON knows one kind of number: 5.0 is as whole as 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _read_limit(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,4}", value) is not None:
+        number = int(value)
+        if 1 <= number <= MAX_LIMIT:
+            return number
+    raise PydanticCustomError(
+        "limit", "must be a whole number from 1 to {most}", {"most": MAX_LIMIT}
+    )
+
+
+Limit = Annotated[
+    int,
+    BeforeValidator(_read_limit),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+]
+
+
+def _read_cursor(value: object) -> int:
+    try:
+        return decode_cursor(str(value))
+    except ValueError:
+        raise PydanticCustomError(
+            "cursor", "must be the next_cursor of an earlier page of this list"
+        ) from None
+
+
+Cursor = Annotated[
+    int,
+    BeforeValidator(_read_cursor),
+    WithJsonSchema({"type": "string", "format": "cursor", "examples": ["NTA"]}),
+]
+
+
+def _read_flag(value: object) -> bool:
+    if value in ("true", "false"):
+        return value == "true"
+    raise PydanticCustomError("flag", "must be true or false")
+
+
+Flag = Annotated[bool, BeforeValidator(_read_flag), WithJsonSchema({"type": "boolean"})]

@@ -1,0 +1,87 @@
+"""What makes a message personal: clients' attributes, and texts with placeholders."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from api.http.problems import Fault, Invalid
+from shared.domain.attributes import (
+    FIELDS,
+    LETTER,
+    MAX_ATTRIBUTES,
+    MAX_VALUE,
+    NAME_DETAIL,
+    RESERVED_DETAIL,
+    is_name,
+)
+from shared.domain.templates import Malformed, compile_text
+
+# What a text may be, in the words of JSON Schema.
+PATTERN = rf"^([^{{}}]|\{{\{{|\}}\}}|\{{[{LETTER}][{LETTER}0-9]{{0,31}}(\|[^{{}}]*)?\}})*$"
+
+
+def _check_name(name: str) -> str:
+    if not is_name(name):
+        detail = RESERVED_DETAIL if name in FIELDS else NAME_DETAIL
+        raise PydanticCustomError("attribute_name", detail)
+    return name
+
+
+def _check_text(text: str) -> str:
+    try:
+        compile_text(text)
+    except Malformed as fault:
+        # A detail with braces in it is no template of pydantic's, as there are no values for it.
+        raise PydanticCustomError("placeholder", str(fault)) from None
+    return text
+
+
+def _schema(value_type: str | list[str]) -> WithJsonSchema:
+    value = {"type": value_type, "minLength": 1, "maxLength": MAX_VALUE}
+    return WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": value,
+            "maxProperties": MAX_ATTRIBUTES,
+            "propertyNames": {
+                "pattern": f"^[{LETTER}][{LETTER}0-9]{{0,31}}$",
+                "not": {"enum": sorted(FIELDS)},
+            },
+            "examples": [{"name": "Anna"}],
+        }
+    )
+
+
+_Name = Annotated[str, AfterValidator(_check_name)]
+_Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE)]
+Attributes = Annotated[dict[_Name, _Value], Field(max_length=MAX_ATTRIBUTES), _schema("string")]
+AttributeChanges = Annotated[
+    dict[_Name, _Value | None], Field(max_length=MAX_ATTRIBUTES), _schema(["string", "null"])
+]
+
+TEXT = (
+    "May hold placeholders: {phone}, {tag}, {operator_code}, {timezone} and any attribute of the "
+    "client, with a default where some lack it: {name|dear client}. A brace is written twice: {{."
+)
+MailingText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=2000,
+        description=TEXT,
+        examples=["Hello, {name|dear client}!"],
+        json_schema_extra={"pattern": PATTERN},
+    ),
+    AfterValidator(_check_text),
+]
+
+
+def merge(attributes: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
+    """The attributes with the changes in them; null removes one."""
+    changed = {**attributes, **changes}
+    merged = {name: value for name, value in changed.items() if value is not None}
+    if len(merged) > MAX_ATTRIBUTES:
+        detail = f"would be {len(merged)} in all; a client has at most {MAX_ATTRIBUTES}"
+        raise Invalid(Fault(detail, "too_many_attributes", "/attributes"))
+    return merged

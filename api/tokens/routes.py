@@ -1,0 +1,116 @@
+"""API tokens: made, listed, revoked. The secret is shown once, when it is made."""
+
+from datetime import datetime
+from typing import Any
+
+import structlog
+from flask import Blueprint, current_app
+from psycopg2 import errors
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from api import audit_log
+from api.db import database_now, db
+from api.http.bearer_auth import PREFIX_LENGTH, Tokens, digest, new_secret
+from api.http.pagination import page
+from api.http.problems import Conflict, Fault, Invalid, NotFound
+from api.openapi.operation import operation
+from api.schemas.requests import NewToken, PageQuery
+from api.schemas.responses import NewTokenAnswer, TokenPage, present_token
+from shared.db.auth_models import ApiToken
+from shared.domain.scopes import Scope
+
+log = structlog.get_logger()
+tokens = Blueprint("tokens", __name__)
+
+
+@tokens.post("/tokens")
+@operation(
+    "tokens",
+    answer=NewTokenAnswer,
+    status=201,
+    says="The token, with its secret: keep it, it is not shown again.",
+    body=NewToken,
+    problems=(409,),
+    scope=Scope.ADMIN,
+)
+def create_token(body: NewToken) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Create an API token
+
+    The secret is in `token`, here and never again: only its SHA-256 is kept. A name belongs to one
+    token at a time, until that is revoked.
+    """
+    token, secret = issue(body.name, body.scope, body.expires_at)
+    log.info("token.created", token_id=token.id, name=token.name, scope=token.scope)
+    headers = {"Location": "/api/v1/tokens", "Cache-Control": "no-store"}
+    return present_token(token) | {"token": secret}, 201, headers
+
+
+@tokens.get("/tokens")
+@operation("tokens", answer=TokenPage, says="A page of tokens.", query=PageQuery, scope=Scope.ADMIN)
+def list_tokens(query: PageQuery) -> dict[str, Any]:
+    """List API tokens
+
+    By id, the oldest first; with those that have expired or were revoked. `last_used_at` is exact
+    to a minute. The token in the setting `API_BOOTSTRAP_TOKEN` is not among them.
+    """
+    found = select(ApiToken).where(ApiToken.id > query.cursor).order_by(ApiToken.id)
+    rows = db.session.scalars(found.limit(query.limit + 1)).all()
+    return page(rows, query.limit, present_token, lambda token: token.id)
+
+
+@tokens.delete("/tokens/<id:token_id>")
+@operation(
+    "tokens",
+    answer=None,
+    status=204,
+    says="The token is revoked.",
+    problems=(404,),
+    scope=Scope.ADMIN,
+)
+def revoke_token(token_id: int) -> tuple[str, int]:
+    """Revoke an API token
+
+    It stops working within 5 seconds, for good. It stays in the list, and its name is free again.
+    """
+    found = select(ApiToken).where(ApiToken.id == token_id, ApiToken.revoked_at.is_(None))
+    token = db.session.scalar(found.with_for_update(key_share=True))
+    if token is None:
+        raise NotFound("There is no such token, or it is revoked already.")
+    revoke(token)
+    log.info("token.revoked", token_id=token.id, name=token.name)
+    remembered: Tokens = current_app.extensions["tokens"]
+    remembered.forget()
+    return "", 204
+
+
+def issue(name: str, scope: Scope, expires_at: datetime | None) -> tuple[ApiToken, str]:
+    """Make and commit a token; return it with its secret, which is kept nowhere."""
+    if expires_at is not None and expires_at <= database_now():
+        raise Invalid(Fault("has passed already", "past", "/expires_at"))
+    secret = new_secret()
+    token = ApiToken(
+        name=name,
+        scope=scope,
+        prefix=secret[:PREFIX_LENGTH],
+        digest=digest(secret),
+        expires_at=expires_at,
+    )
+    db.session.add(token)
+    try:
+        db.session.flush()
+    except IntegrityError as error:
+        if not isinstance(error.orig, errors.UniqueViolation):
+            raise
+        raise Conflict("A token of this name exists; revoke it or choose another name.") from None
+    audit_log.record("created", "token", token.id, {"name": name, "scope": scope})
+    db.session.commit()
+    db.session.refresh(token)
+    return token, secret
+
+
+def revoke(token: ApiToken) -> None:
+    """End and commit a token."""
+    token.revoked_at = database_now()
+    audit_log.record("revoked", "token", token.id, {"name": token.name})
+    db.session.commit()

@@ -1,0 +1,1 @@
+"""Import clients from CSV files: read, validate and merge."""

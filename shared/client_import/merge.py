@@ -1,0 +1,264 @@
+"""Merges the rows of an import into the clients, chunk by chunk in the order of their phones.
+
+An import has a part or two, each a range of phones, so that two connections can be at it. A chunk
+is one short transaction that locks a part that nobody is at, merges the next rows behind its
+checkpoint and moves that on; so a merge may die anywhere, be repeated, or run twice. The order
+makes the index on phones grow in few places, and no two chunks wait for each other in a circle.
+"""
+
+from typing import NamedTuple
+
+from psycopg2.errors import UniqueViolation
+from psycopg2.extensions import cursor as Cursor
+from psycopg2.sql import SQL, Composed, Identifier
+
+from shared.db import status_changes
+from shared.db.on_commit import note_clients
+from shared.db.rows import one_row
+
+CHUNK_ROWS = 10_000
+
+# With more rows than this an import has two parts.
+PART_ROWS = 50_000
+
+RUNNING = """
+SELECT default_timezone, EXISTS (SELECT FROM import_parts WHERE import_id = i.id)
+FROM imports i WHERE id = %s AND status = 'running'
+"""
+LOCK_IMPORT = f"{RUNNING} FOR NO KEY UPDATE SKIP LOCKED"
+LEFT = "SELECT rows_total - rows_done FROM imports WHERE id = %s"
+INDEX = """
+CREATE INDEX IF NOT EXISTS {index} ON {waiting} (phone, line);
+ANALYZE {waiting} (phone)
+"""
+DIVIDE = """
+WITH bounds AS (
+    SELECT 0 AS part, 0::bigint AS first, (
+        SELECT phone FROM {waiting} WHERE %(rows)s > %(part_rows)s
+        ORDER BY phone OFFSET %(rows)s / 2 LIMIT 1
+    ) AS last
+)
+INSERT INTO import_parts (import_id, part, merged_phone, last_phone)
+SELECT %(import)s, 0, 0, coalesce(last, 79999999999) FROM bounds
+UNION ALL SELECT %(import)s, 1, last, 79999999999 FROM bounds WHERE last IS NOT NULL
+"""
+LOCK_PART = """
+SELECT part, merged_phone, last_phone FROM import_parts WHERE import_id = %s
+ORDER BY part LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+UNTIL = """
+SELECT coalesce(
+    (SELECT phone FROM {waiting} WHERE phone > %(after)s AND phone <= %(last)s
+        ORDER BY phone OFFSET %(skip)s LIMIT 1),
+    (SELECT max(phone) FROM {waiting} WHERE phone > %(after)s AND phone <= %(last)s))
+"""
+END_PART = "DELETE FROM import_parts WHERE import_id = %s AND part = %s"
+# Of rows with one phone the last wins; the others are rejected, with the reason.
+ROWS = """
+WITH rows AS MATERIALIZED (
+    SELECT *, lead(line) OVER (PARTITION BY phone ORDER BY line) AS again FROM {waiting}
+    WHERE phone > %(after)s AND phone <= %(until)s
+)
+"""
+# What is new is found by a join, as an insert that expects conflicts costs a quarter more. The sort
+# has all ids taken before the first insert, so that they are neighbours: an index that ends in the
+# id is written to in a place of this chunk's own, and not where the other part's merge is writing.
+INSERT = f"""
+{ROWS}, repeated AS (
+    INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes,
+        faults)
+    SELECT %(import)s, line, phone::text, coalesce(operator_code, ''), coalesce(tag, ''),
+        coalesce(timezone, ''), coalesce(attributes, jsonb_build_object()),
+        jsonb_build_array(jsonb_build_array('phone',
+            format('phone is given again in line %%s, and the last one wins', again),
+            'repeated', again))
+    FROM rows WHERE again IS NOT NULL
+    ON CONFLICT DO NOTHING
+), fresh AS MATERIALIZED (
+    SELECT nextval('clients_id_seq') AS id, sorted.* FROM (
+        SELECT * FROM rows
+        WHERE again IS NULL AND NOT EXISTS (SELECT FROM clients c
+            WHERE c.phone = rows.phone AND c.phone > %(after)s AND c.phone <= %(until)s)
+        ORDER BY phone OFFSET 0
+    ) AS sorted
+), made AS (
+    INSERT INTO clients (id, phone, operator_code, operator_code_given, tag, timezone, attributes)
+    SELECT id, phone, coalesce(operator_code, substr(phone::text, 2, 3)),
+        operator_code IS NOT NULL, coalesce(tag, ''), coalesce(timezone, %(default_timezone)s),
+        coalesce(attributes, jsonb_build_object())
+    FROM fresh ORDER BY id
+)
+SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM rows WHERE again IS NULL),
+    ARRAY(SELECT id FROM fresh)
+"""  # noqa: S608 (constants)
+KNOWN = """
+FROM rows r JOIN clients c ON c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
+WHERE r.again IS NULL
+"""
+# A given operator code that is the present one is no change, so that a file that was exported and
+# comes back leaves everything as it was.
+CHANGED = """
+(r.operator_code <> c.operator_code OR r.tag <> c.tag OR r.timezone <> c.timezone
+    OR NOT c.attributes @> r.attributes)
+"""
+COMPARE = f"{ROWS} SELECT count(*), count(*) FILTER (WHERE {CHANGED}) {KNOWN}"
+# Their rows are locked first, in the order of their phones, and looked at again thereafter.
+LOCK_CHANGED = f"""
+{ROWS} SELECT c.id, CASE WHEN r.timezone <> c.timezone THEN r.timezone END
+{KNOWN} AND {CHANGED} ORDER BY c.phone FOR NO KEY UPDATE OF c
+"""
+UPDATE = f"""
+{ROWS}
+UPDATE clients c SET tag = coalesce(r.tag, c.tag), timezone = coalesce(r.timezone, c.timezone),
+    operator_code = coalesce(r.operator_code, c.operator_code),
+    operator_code_given = c.operator_code_given
+        OR coalesce(r.operator_code <> c.operator_code, false),
+    attributes = c.attributes || coalesce(r.attributes, jsonb_build_object()), updated_at = now()
+FROM rows r
+WHERE r.again IS NULL AND c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
+    AND {CHANGED}
+"""  # noqa: S608 (constants)
+ADVANCE_PART = """
+UPDATE import_parts SET merged_phone = %(until)s WHERE import_id = %(import)s AND part = %(part)s
+"""
+# Last, for both parts of an import meet here.
+ADVANCE = """
+UPDATE imports SET rows_done = rows_done + %(rows)s, created = created + %(created)s,
+    updated = updated + %(updated)s, unchanged = unchanged + %(unchanged)s,
+    rejected = rejected + %(rejected)s, updated_at = now()
+WHERE id = %(import)s
+"""
+FINISH = """
+UPDATE imports SET status = 'finished', finished_at = now(), updated_at = now() WHERE id = %s
+"""
+FAIL = """
+UPDATE imports SET status = 'failed', failure = %s, finished_at = now(), updated_at = now()
+WHERE id = %s AND status = 'running'
+"""
+END_PARTS = "DELETE FROM import_parts WHERE import_id = %s"
+DROP = "DROP TABLE IF EXISTS {waiting}"
+
+
+class Merged(NamedTuple):
+    """What became of the rows of one chunk."""
+
+    rows: int
+    created: int
+    updated: int
+    unchanged: int
+    rejected: int
+    moved: int
+
+
+NOTHING = Merged(0, 0, 0, 0, 0, 0)
+
+
+def statement(template: str, import_id: int) -> Composed:
+    """A statement on the table in which the import's rows wait."""
+    return SQL(template).format(
+        waiting=Identifier(f"import_rows_{import_id}"),
+        index=Identifier(f"import_rows_{import_id}_phone"),
+    )
+
+
+def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merged | None:
+    """Merge the next rows; None if the import is finished, or others are at all of it.
+
+    Nothing is merged by the step that prepares it and by the one that ends a part.
+    """
+    cursor.execute(RUNNING, (import_id,))
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    default_timezone, divided = row
+    if not divided:
+        return _begin_or_finish(cursor, import_id)
+    cursor.execute(LOCK_PART, (import_id,))
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    part, after, last = row
+    span = {"after": after, "last": last, "skip": size - 1}
+    cursor.execute(statement(UNTIL, import_id), span)
+    (until,) = one_row(cursor)
+    if until is None:
+        cursor.execute(END_PART, (import_id, part))
+        return NOTHING
+    values = {
+        "import": import_id,
+        "part": part,
+        "after": after,
+        "until": until,
+        "default_timezone": default_timezone,
+    }
+    merged = _merge(cursor, import_id, values)
+    cursor.execute(ADVANCE_PART, values)
+    cursor.execute(ADVANCE, values | merged._asdict())
+    return merged
+
+
+def fail(cursor: Cursor, import_id: int, reason: str) -> None:
+    """End an import that cannot be merged; what was merged stays."""
+    cursor.execute(END_PARTS, (import_id,))
+    cursor.execute(FAIL, (reason, import_id))
+    drop_waiting(cursor, import_id)
+
+
+def _begin_or_finish(cursor: Cursor, import_id: int) -> Merged | None:
+    """Divide an import into parts, or finish it when they are merged."""
+    cursor.execute(LOCK_IMPORT, (import_id,))
+    if cursor.fetchone() is None:
+        return None
+    # Looked at again under the lock: somebody else may have divided it a moment ago.
+    cursor.execute(RUNNING, (import_id,))
+    _, divided = one_row(cursor)
+    cursor.execute(LEFT, (import_id,))
+    (left,) = one_row(cursor)
+    if left and not divided:
+        cursor.execute(statement(INDEX, import_id))
+        sizes = {"import": import_id, "rows": left, "part_rows": PART_ROWS}
+        cursor.execute(statement(DIVIDE, import_id), sizes)
+    if left:
+        return NOTHING
+    cursor.execute(FINISH, (import_id,))
+    drop_waiting(cursor, import_id)
+    return None
+
+
+def drop_waiting(cursor: Cursor, import_id: int) -> None:
+    cursor.execute(statement(DROP, import_id))
+
+
+def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> Merged:
+    created = updated = moved = 0
+    while True:
+        cursor.execute("SAVEPOINT inserting")
+        try:
+            cursor.execute(statement(INSERT, import_id), values)
+        except UniqueViolation:  # somebody made one of them a moment ago: now it is known
+            cursor.execute("ROLLBACK TO inserting")
+            continue
+        rows, wanted, made = one_row(cursor)
+        note_clients(cursor, "client.imported", made, import_id=import_id, change="created")
+        created += len(made)
+        if len(made) == wanted:
+            break
+        cursor.execute(statement(COMPARE, import_id), values)
+        known, changed = one_row(cursor)
+        # All are known now, unless one was deleted a moment ago: then it is inserted after all.
+        if known == wanted:
+            if changed:
+                updated, moved = _update(cursor, import_id, values)
+            break
+    return Merged(rows, created, updated, wanted - created - updated, rows - wanted, moved)
+
+
+def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[int, int]:
+    cursor.execute(statement(LOCK_CHANGED, import_id), values)
+    changed = cursor.fetchall()
+    ids = [client_id for client_id, _ in changed]
+    note_clients(cursor, "client.imported", ids, import_id=import_id, change="updated")
+    cursor.execute(statement(UPDATE, import_id), values)
+    updated = cursor.rowcount
+    zones = {client_id: zone for client_id, zone in changed if zone is not None}
+    return updated, status_changes.move_messages(cursor, zones) if zones else 0

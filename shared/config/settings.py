@@ -1,0 +1,258 @@
+"""The settings of every process, read once from the environment and checked at start.
+
+A missing or malformed variable stops the process with one line that names it. Secrets may be given
+by file (shared/config/secret_files.py). Each setting is documented in the README's table.
+"""
+
+import os
+import re
+import sys
+import zoneinfo
+from datetime import time
+from decimal import Decimal
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.config.secret_files import SUFFIX, UnreadableSecret, read_secrets
+from shared.logging.redaction import keep_secret
+
+
+def _known_zone(name: str) -> str:
+    if name not in zoneinfo.available_timezones():
+        raise ValueError("must be an IANA time zone, for example Europe/Moscow")
+    return name
+
+
+def _postgresql_url(url: str) -> str:
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must start with postgresql://")
+    return "postgresql://" + url.split("://", 1)[1]
+
+
+def _redis_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return url
+
+
+def _issuer(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    # Names below .localhost are this machine's too (RFC 6761).
+    local = host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise ValueError("must start with https:// (http:// only on this machine)")
+    return url
+
+
+def _public_url(url: str) -> str:
+    return _issuer(url).rstrip("/")
+
+
+def _http_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        right = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or parts.query or parts.fragment or not re.fullmatch(r"[\x21-\x7e]+", url):
+        raise ValueError("must be http[s]://host[:port][/path], in ASCII")
+    return url.rstrip("/")
+
+
+def _smtp_url(url: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(url.get_secret_value())
+        port_is_right = parts.port != 0
+    except ValueError:
+        port_is_right = False
+    if not port_is_right or parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise ValueError("must be smtp[s]://[user:password@]host[:port]")
+    if parts.query and (parts.scheme, parts.query) != ("smtp", "starttls=never"):
+        raise ValueError("may end in ?starttls=never (with smtp://) and in nothing else")
+    return url
+
+
+# Of plain ASCII: not every mail server takes others.
+ADDRESS = r"[A-Za-z0-9_.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9.-]+"
+
+
+def _addresses(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    addresses = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(re.fullmatch(ADDRESS, address) for address in addresses):
+        raise ValueError("must be mail addresses with commas between them")
+    # Nobody is to get two.
+    return list({address.lower(): address for address in addresses}.values())
+
+
+def _time_of_day(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+        raise ValueError("must be a time of day such as 09:00")
+    return text
+
+
+def _sender(text: str) -> str:
+    if not re.fullmatch(rf"{ADDRESS}|[^<>\r\n\",@]+ <{ADDRESS}>", text):
+        raise ValueError("must be a mail address, or a name and the address in <>")
+    return text
+
+
+class DatabaseSettings(BaseSettings):
+    """What commands on the database need, such as migrations."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
+
+    database_url: Annotated[str, AfterValidator(_postgresql_url)]
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
+
+
+class CommandSettings(DatabaseSettings):
+    """What commands on clients need besides."""
+
+    default_timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
+    import_max_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+
+
+class Settings(DatabaseSettings):
+    """What every process needs."""
+
+    redis_url: Annotated[str, AfterValidator(_redis_url)]
+
+
+class RateSettings(Settings):
+    """What sending needs, and foretelling how long it will take."""
+
+    provider_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class ReportSettings(DatabaseSettings):
+    """What the daily report needs. It is on where there are recipients and a mail server."""
+
+    smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
+    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_addresses)] = []
+    report_from: Annotated[str, AfterValidator(_sender)] = "notifications@localhost"
+    report_time: Annotated[time, BeforeValidator(_time_of_day)] = time(9)
+    report_timezone: Annotated[str, AfterValidator(_known_zone)] = "Europe/Moscow"
+    report_language: Annotated[str, Field(pattern="^(en|ru)$")] = "en"
+    public_url: Annotated[str, AfterValidator(_http_url)] | None = None
+
+
+class ApiSettings(RateSettings, CommandSettings, ReportSettings):
+    """What the web process needs besides."""
+
+    api_bootstrap_token: Annotated[SecretStr, Field(min_length=16)]
+    secret_key: Annotated[SecretStr, Field(min_length=16)]
+    metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    test_sends_per_minute: Annotated[int, Field(ge=0)] = 10
+    segment_price: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
+    # The admin UI is on where there is an issuer.
+    oidc_issuer: Annotated[str, AfterValidator(_issuer)] | None = None
+    oidc_client_id: str | None = Field(default=None, validate_default=True)
+    oidc_client_secret: SecretStr | None = None
+    oidc_scopes: Annotated[str, Field(pattern=r"(^|\s)openid(\s|$)")] = "openid profile email"
+    oidc_role_claim: Annotated[str, Field(min_length=1)] = "roles"
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _needs_public_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("public_url") is None:
+            raise ValueError("needs PUBLIC_URL too, the address that people open")
+        return value
+
+    @field_validator("oidc_client_id")
+    @classmethod
+    def _needed_for_sign_in(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("oidc_issuer") is not None:
+            raise ValueError("is not set, and the admin UI needs it: see OIDC_ISSUER")
+        return value
+
+
+class WorkerSettings(RateSettings, ReportSettings):
+    """What the fleet needs besides."""
+
+    provider_url: Annotated[str, AfterValidator(_http_url)]
+    provider_token: SecretStr
+    provider_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
+    provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
+    batch_size: Annotated[int, Field(ge=1, le=5_000)] = 500
+    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 50
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a claimed batch stays its worker's without renewal.
+
+        Longer than any request may last, so that nothing of a live worker is in flight when its
+        lease runs out.
+        """
+        return self.provider_timeout + 10.0
+
+
+S = TypeVar("S", bound=DatabaseSettings)
+
+
+def load_settings(kind: type[S]) -> S:
+    """Read `kind` from the environment, or end the process with a line that names what is wrong."""
+    try:
+        by_file = read_secrets(kind.model_fields, os.environ)
+    except UnreadableSecret as error:
+        sys.exit(str(error))
+    try:
+        settings = kind(**by_file)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = str(first["loc"][0])
+        name = field.upper() + (SUFFIX if field in by_file else "")
+        if first["type"] == "missing":
+            problem = "is not set"
+        else:
+            problem = first["msg"].removeprefix("Value error, ")
+        sys.exit(f"setting {name}: {problem} (the README documents every setting)")
+    _refuse_known_secrets(settings)
+    values = [value for _, value in settings]
+    keep_secret(v.get_secret_value() for v in values if isinstance(v, SecretStr))
+    keep_secret(v for v in values if isinstance(v, str) and "://" in v)
+    return settings
+
+
+# What the secrets in docker-compose.yml begin with that a first start is made with.
+KNOWN = "demo-"
+# Where one of these is https, real people are at the other end.
+REAL_WORLD = ("PROVIDER_URL", "PUBLIC_URL", "OIDC_ISSUER")
+
+
+def _refuse_known_secrets(settings: DatabaseSettings) -> None:
+    """End the process if it meets the real world with secrets that everybody knows."""
+    real = [name for name in REAL_WORLD if os.environ.get(name, "").startswith("https://")]
+    known = [name.upper() for name, value in settings if _secret_in(value).startswith(KNOWN)]
+    if real and known:
+        sys.exit(
+            f"settings {', '.join(known)}: the demonstration's secrets, which everybody knows, do "
+            f"not go with a real {' or '.join(real)}: set your own (.env.example names them)"
+        )
+
+
+def _secret_in(value: object) -> str:
+    """A secret, or the password in an address."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    elif not (isinstance(value, str) and "://" in value):
+        return ""
+    return (urlsplit(value).password or "") if "://" in value else value

@@ -1,0 +1,1 @@
+"""Models and SQL that the API and the workers share."""

@@ -1,0 +1,91 @@
+"""The tables of imports: what became of a file of clients, and of each row that was refused.
+
+The rows on their way wait in a table of their own per import, `import_rows_<id>`, which is made
+when the file comes in and dropped when all are merged: no other table is bloated by millions of
+rows that live for seconds.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Enum, Identity, Index, Integer, SmallInteger
+from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shared.db.base import NOW, ZERO, Base
+from shared.domain.statuses import ImportStatus
+
+IMPORT_STATUS = Enum(
+    ImportStatus, name="import_status", values_callable=lambda e: [m.value for m in e]
+)
+
+
+class Import(Base):
+    """A file of clients that was taken in, and how far its merging has come."""
+
+    __tablename__ = "imports"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    status: Mapped[ImportStatus] = mapped_column(IMPORT_STATUS, server_default=sql("'receiving'"))
+    rows_total: Mapped[int] = mapped_column(server_default=ZERO)
+    rows_done: Mapped[int] = mapped_column(server_default=ZERO)
+    created: Mapped[int] = mapped_column(server_default=ZERO)
+    updated: Mapped[int] = mapped_column(server_default=ZERO)
+    unchanged: Mapped[int] = mapped_column(server_default=ZERO)
+    rejected: Mapped[int] = mapped_column(server_default=ZERO)
+    ignored_columns: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    attribute_columns: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    default_timezone: Mapped[str | None]
+    failure: Mapped[str | None]
+    request_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "rows_done = created + updated + unchanged + rejected AND rows_done <= rows_total",
+            name="imports_rows",
+        ),
+        CheckConstraint("status <> 'finished' OR rows_done = rows_total", name="imports_finished"),
+        CheckConstraint("(failure IS NOT NULL) = (status = 'failed')", name="imports_failure"),
+        Index(
+            "imports_open",
+            "id",
+            postgresql_where=sql("status IN ('receiving', 'running')"),
+        ),
+        Index("imports_created_at", "created_at"),
+    )
+
+
+class ImportPart(Base):
+    """A range of an import's phones that one at a time merges, in their order.
+
+    `merged_phone` is the checkpoint. A part is there from the beginning of the merge to its end.
+    """
+
+    __tablename__ = "import_parts"
+
+    import_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    part: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    merged_phone: Mapped[int]
+    last_phone: Mapped[int]
+
+
+class RejectedRow(Base):
+    """A row that was not used: its cells as they were given, and its faults.
+
+    Each is [column, detail, code], and `repeated` has the other line besides.
+    """
+
+    __tablename__ = "rejected_rows"
+
+    import_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    line: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    phone: Mapped[str]
+    operator_code: Mapped[str]
+    tag: Mapped[str]
+    timezone: Mapped[str]
+    faults: Mapped[list[Any]] = mapped_column(JSONB)
+    attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))

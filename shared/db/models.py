@@ -1,0 +1,329 @@
+"""The tables: clients, mailings, batches, messages, attempts, minutes and their registries.
+
+PostgreSQL is the only truth; every rule that a row can break by itself is a constraint here.
+`batches`, `messages` and `attempts` are partitioned by ranges of `mailing_id` (see partitions.py),
+their keys include it, and no foreign keys tie them: at launch those would cost more than the rows.
+"""
+
+from datetime import datetime, time
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    Integer,
+    Sequence,
+    SmallInteger,
+    UniqueConstraint,
+)
+from sqlalchemy import (
+    text as sql,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+# Their tables belong to the same metadata.
+from shared.db.base import FALSE, NOW, ZERO
+from shared.db.base import Base as Base
+from shared.domain.statuses import MailingStatus, MessageStatus
+
+message_ids = Sequence("message_ids", metadata=Base.metadata)
+batch_ids = Sequence("batch_ids", metadata=Base.metadata)
+
+
+class Client(Base):
+    """Somebody to write to. Deleting blanks the personal data and keeps the id as a tombstone."""
+
+    __tablename__ = "clients"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    phone: Mapped[int | None]
+    operator_code: Mapped[str | None]
+    operator_code_given: Mapped[bool] = mapped_column(server_default=FALSE)
+    tag: Mapped[str | None]
+    timezone: Mapped[str | None]
+    attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("phone", name="clients_phone_key"),
+        CheckConstraint("phone BETWEEN 70000000000 AND 79999999999", name="clients_phone_format"),
+        CheckConstraint("operator_code ~ '^[0-9]{3}$'", name="clients_operator_code_format"),
+        CheckConstraint("char_length(tag) <= 64", name="clients_tag_length"),
+        CheckConstraint(
+            "CASE WHEN deleted_at IS NULL"
+            " THEN num_nulls(phone, operator_code, tag, timezone) = 0"
+            " ELSE num_nonnulls(phone, operator_code, tag, timezone) = 0"
+            " AND attributes = '{}' END",
+            name="clients_tombstone",
+        ),
+        CheckConstraint("jsonb_typeof(attributes) = 'object'", name="clients_attributes_object"),
+        Index("clients_operator_code", "operator_code", "id"),
+        Index("clients_tag", "tag", "id"),
+        Index("clients_timezone", "timezone", "id"),
+    )
+
+
+class Mailing(Base):
+    """A text to be sent to everybody who matches a filter, between two instants.
+
+    `settled` says that nothing is left to do: no message is pending and no bulk change waits to be
+    applied. The sweep and the dispatchers look only at what is not settled. The totals are frozen
+    here when it is (a late acceptance moves them); before that they are the batches' sums.
+    """
+
+    __tablename__ = "mailings"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str | None]
+    text: Mapped[str]
+    text_version: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
+    start_at: Mapped[datetime]
+    end_at: Mapped[datetime]
+    operator_codes: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    tags: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    timezones: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))
+    attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    exclude_mailing_ids: Mapped[list[int]] = mapped_column(
+        ARRAY(BigInteger), server_default=sql("'{}'")
+    )
+    phones: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default=sql("'{}'"))
+    window_from: Mapped[time | None]
+    window_to: Mapped[time | None]
+    rate_limit: Mapped[int | None] = mapped_column(Integer)
+    status: Mapped[MailingStatus] = mapped_column(server_default=sql("'scheduled'"))
+    audience: Mapped[int] = mapped_column(server_default=ZERO)
+    audience_complete: Mapped[bool] = mapped_column(server_default=FALSE)
+    launch_last_client_id: Mapped[int | None]
+    launched_client_id: Mapped[int] = mapped_column(server_default=ZERO)
+    retry_version: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    settled: Mapped[bool] = mapped_column(server_default=FALSE)
+    sent: Mapped[int] = mapped_column(server_default=ZERO)
+    failed: Mapped[int] = mapped_column(server_default=ZERO)
+    expired: Mapped[int] = mapped_column(server_default=ZERO)
+    cancelled: Mapped[int] = mapped_column(server_default=ZERO)
+    in_doubt: Mapped[int] = mapped_column(server_default=ZERO)
+    request_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("start_at < end_at", name="mailings_start_before_end"),
+        CheckConstraint("char_length(text) BETWEEN 1 AND 2000", name="mailings_text_length"),
+        CheckConstraint("char_length(name) BETWEEN 1 AND 200", name="mailings_name_length"),
+        CheckConstraint(
+            "(window_from IS NULL) = (window_to IS NULL) AND window_from <> window_to",
+            name="mailings_window",
+        ),
+        CheckConstraint("rate_limit > 0", name="mailings_rate_limit"),
+        CheckConstraint("jsonb_typeof(attributes) = 'object'", name="mailings_attributes_object"),
+        CheckConstraint(
+            "cardinality(exclude_mailing_ids) <= 20", name="mailings_exclude_mailing_ids_length"
+        ),
+        CheckConstraint("cardinality(phones) <= 10000", name="mailings_phones_length"),
+        CheckConstraint(
+            "started_at IS NOT NULL OR status NOT IN ('running', 'finished')",
+            name="mailings_started",
+        ),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (status IN ('finished', 'cancelled'))",
+            name="mailings_finished",
+        ),
+        CheckConstraint(
+            "NOT settled OR (status IN ('finished', 'cancelled')"
+            " AND audience = sent + failed + expired + cancelled)",
+            name="mailings_settled",
+        ),
+        CheckConstraint(
+            "deleted_at IS NULL OR status IN ('finished', 'cancelled')",
+            name="mailings_deleted",
+        ),
+        Index("mailings_open", "id", postgresql_where=sql("NOT settled")),
+        # The metrics sum up all that are settled, at every scrape, from this index alone.
+        Index(
+            "mailings_settled",
+            "status",
+            postgresql_include=["deleted_at", "sent", "failed", "expired", "cancelled"],
+            postgresql_where=sql("settled"),
+        ),
+        Index("mailings_listed", "id", postgresql_where=sql("deleted_at IS NULL")),
+        Index(
+            "mailings_by_status",
+            "status",
+            "id",
+            postgresql_where=sql("deleted_at IS NULL"),
+        ),
+    )
+
+
+class MailingText(Base):
+    """Every text a mailing has had: a batch keeps the version it was first claimed with."""
+
+    __tablename__ = "mailing_texts"
+
+    mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    text: Mapped[str]
+
+
+def partitioned(**more: Any) -> dict[str, Any]:
+    return {"postgresql_partition_by": "RANGE (mailing_id)", **more}
+
+
+class Batch(Base):
+    """Up to BATCH_SIZE messages of one mailing and one zone: the unit of claim, retry and count.
+
+    `due_at` is set exactly while something is pending. `retry_at` is the backoff's part of it, kept
+    so that a changed window can recompute the rest. `token` is the fence: it grows with each claim,
+    and what a worker reports (but for acceptances) counts only under the present one. `flush` is
+    the number of the last report applied under it.
+    """
+
+    __tablename__ = "batches"
+
+    mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    first_id: Mapped[int]
+    last_id: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    due_at: Mapped[datetime | None]
+    retry_at: Mapped[datetime | None]
+    leased_until: Mapped[datetime | None]
+    token: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    flush: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    attempt: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    text_version: Mapped[int | None] = mapped_column(Integer)
+    retry_version: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    size: Mapped[int] = mapped_column(Integer)
+    pending: Mapped[int] = mapped_column(Integer)
+    sent: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    failed: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    expired: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    cancelled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    in_doubt: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    has_attempts: Mapped[bool] = mapped_column(server_default=FALSE)
+    timezone: Mapped[str]
+
+    __table_args__ = (
+        CheckConstraint(
+            "least(pending, sent, failed, expired, cancelled, in_doubt) >= 0",
+            name="batches_counts",
+        ),
+        CheckConstraint(
+            "size = pending + sent + failed + expired + cancelled", name="batches_size"
+        ),
+        CheckConstraint("in_doubt <= size - sent", name="batches_in_doubt"),
+        CheckConstraint("(pending > 0) = (due_at IS NOT NULL)", name="batches_due"),
+        Index(
+            "batches_due_at",
+            "mailing_id",
+            "due_at",
+            postgresql_where=sql("due_at IS NOT NULL"),
+        ),
+        partitioned(),
+    )
+
+
+class Message(Base):
+    """One message to one client. Its id is the provider's msgId, for ever: the idempotency key."""
+
+    __tablename__ = "messages"
+
+    mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    client_id: Mapped[int]
+    batch_id: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    sent_at: Mapped[datetime | None]
+    status: Mapped[MessageStatus] = mapped_column(server_default=sql("'pending'"))
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=ZERO)
+    in_doubt: Mapped[bool] = mapped_column(server_default=FALSE)
+    reason: Mapped[str | None]
+
+    __table_args__ = (
+        UniqueConstraint("mailing_id", "client_id", name="messages_mailing_client_key"),
+        CheckConstraint("(status = 'sent') = (sent_at IS NOT NULL)", name="messages_sent_at"),
+        CheckConstraint("NOT (in_doubt AND status = 'sent')", name="messages_in_doubt"),
+        partitioned(),
+    )
+
+
+class Attempt(Base):
+    """A request to the provider that was not accepted, with what was handed off.
+
+    A retry repeats exactly this phone and text. Erasing the client blanks both.
+    """
+
+    __tablename__ = "attempts"
+
+    mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    message_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    outcome: Mapped[str]
+    reason: Mapped[str]
+    http_status: Mapped[int | None] = mapped_column(SmallInteger)
+    latency_ms: Mapped[int] = mapped_column(Integer)
+    excerpt: Mapped[str]
+    phone: Mapped[int | None]
+    text: Mapped[str | None]
+
+    __table_args__ = (partitioned(),)
+
+
+class Minute(Base):
+    """How a mailing's messages changed status, by minute: the net number that entered each.
+
+    The sum over all minutes of a status equals the present count of it. `shard` spreads a busy
+    mailing's minute over 16 rows, so that workers do not queue for one.
+    """
+
+    __tablename__ = "minutes"
+
+    mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    minute: Mapped[datetime] = mapped_column(primary_key=True)
+    shard: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    status: Mapped[MessageStatus] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(Integer)
+
+    __table_args__ = (
+        Index("minutes_minute", "minute"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+
+class IdBlock(Base):
+    """Which mailing a range of message ids belongs to: finds a message's partition by its id."""
+
+    __tablename__ = "id_blocks"
+
+    first_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    last_id: Mapped[int]
+    mailing_id: Mapped[int]
+
+
+class PartitionRange(Base):
+    """The ranges of mailing ids that have partitions: from `first_mailing_id` to before `until`."""
+
+    __tablename__ = "partition_ranges"
+
+    first_mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    until_mailing_id: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class ProviderState(Base):
+    """The one row that remembers until when the provider asked the whole fleet to wait."""
+
+    __tablename__ = "provider_state"
+
+    id: Mapped[bool] = mapped_column(primary_key=True, server_default=sql("true"))
+    throttled_until: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("id", name="provider_state_single"),)

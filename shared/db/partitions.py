@@ -1,0 +1,61 @@
+"""Makes the partitions of batches, messages and attempts, by ranges of mailing ids.
+
+A range holds about a week's mailings, so that a year has some fifty partitions whatever the
+traffic, and retention drops whole ones. They are made ahead by the sweep; launch makes a missing
+one. There is no default partition: it would block detaching and later creation.
+"""
+
+from psycopg2.extensions import cursor as Cursor
+
+from shared.db.rows import one_row
+
+MIN_WIDTH = 16
+
+COVERED = (
+    "SELECT 1 FROM partition_ranges WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1"
+)
+LAST = "SELECT coalesce(max(until_mailing_id), 1) FROM partition_ranges"
+WEEK = "SELECT count(*) FROM mailings WHERE created_at > now() - interval '7 days'"
+
+# Attaching locks the parent only against other schema changes; CREATE … PARTITION OF would lock
+# out every reader and writer of it. The check constraint spares the scan for rows that do not fit.
+CREATE = """
+CREATE TABLE {table}_p{first} (LIKE {table} INCLUDING ALL,
+    CONSTRAINT range CHECK (mailing_id >= {first} AND mailing_id < {until})) WITH ({storage});
+ALTER TABLE {table} ATTACH PARTITION {table}_p{first} FOR VALUES FROM ({first}) TO ({until});
+ALTER TABLE {table}_p{first} DROP CONSTRAINT range;
+"""
+
+# Half-full pages leave room for the one update that nearly every message gets, so that it stays on
+# its page and touches no index. Statistics are refreshed by launch, when rows appear in bulk.
+STORAGE = {
+    "messages": "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1",
+    "batches": "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1",
+    "attempts": "fillfactor = 100",
+}
+
+
+def ensure_partition(cursor: Cursor, mailing_id: int) -> bool:
+    """Make the partitions that `mailing_id` belongs to, unless they exist; say whether it did.
+
+    The caller commits; until then other callers wait.
+    """
+    cursor.execute(COVERED, (mailing_id,))
+    if cursor.fetchone():
+        return False
+    cursor.execute("SELECT pg_advisory_xact_lock(hashtext('partitions'))")
+    cursor.execute(COVERED, (mailing_id,))
+    if cursor.fetchone():
+        return False
+    cursor.execute(LAST)
+    (first,) = one_row(cursor)
+    cursor.execute(WEEK)
+    (week,) = one_row(cursor)
+    until = max(first + max(MIN_WIDTH, week), mailing_id + 1)
+    for table, storage in STORAGE.items():
+        cursor.execute(CREATE.format(table=table, first=first, until=until, storage=storage))
+    cursor.execute(
+        "INSERT INTO partition_ranges (first_mailing_id, until_mailing_id) VALUES (%s, %s)",
+        (first, until),
+    )
+    return True

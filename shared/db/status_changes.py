@@ -1,0 +1,337 @@
+"""Changes messages' statuses outside of sending, and the batches' counts with them.
+
+Every function takes a psycopg2 cursor inside the caller's transaction and keeps to one lock order:
+mailing, batches by id, messages by id, minutes by key. A message's status changes only under its
+batch's row lock, and the counts move by (previous → new) in the same transaction, so at every
+instant audience = pending + sent + failed + expired + cancelled.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import NamedTuple
+
+from psycopg2.extensions import cursor as Cursor
+
+from shared.db.on_commit import note_messages
+from shared.db.rows import one_row
+from shared.domain.send_windows import Window, opens_at
+from shared.domain.statuses import MessageStatus, Reason
+
+SHARDS = 16
+
+
+class MinuteKey(NamedTuple):
+    """Where a change of status is counted; `minute` is an instant within it."""
+
+    mailing_id: int
+    minute: datetime
+    shard: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How many of a mailing's messages are in each state. The pending ones are split four ways."""
+
+    pending: int
+    sent: int
+    failed: int
+    expired: int
+    cancelled: int
+    in_doubt: int
+    in_progress: int
+    due: int
+    retrying: int
+    waiting: int
+
+
+TOTALS = """
+SELECT coalesce(sum(pending), 0)::bigint, coalesce(sum(sent), 0)::bigint,
+    coalesce(sum(failed), 0)::bigint, coalesce(sum(expired), 0)::bigint,
+    coalesce(sum(cancelled), 0)::bigint, coalesce(sum(in_doubt), 0)::bigint,
+    coalesce(sum(pending) FILTER (WHERE leased_until > now()), 0)::bigint,
+    coalesce(sum(pending) FILTER (WHERE free AND due_at <= now()), 0)::bigint,
+    coalesce(sum(pending) FILTER (WHERE free AND due_at > now() AND retry_at > now()), 0)::bigint,
+    coalesce(sum(pending) FILTER (
+        WHERE free AND due_at > now() AND retry_at > now() IS NOT TRUE), 0)::bigint
+FROM batches CROSS JOIN LATERAL (SELECT leased_until > now() IS NOT TRUE AS free) AS lease
+WHERE mailing_id = %s
+"""
+
+MINUTES = """
+INSERT INTO minutes (mailing_id, minute, shard, status, count)
+SELECT mailing_id, date_trunc('minute', minute), shard, status::message_status, sum(count)
+FROM unnest(%s::bigint[], %s::timestamptz[], %s::smallint[], %s::text[], %s::int[])
+    AS t (mailing_id, minute, shard, status, count)
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+ON CONFLICT (mailing_id, minute, shard, status)
+DO UPDATE SET count = minutes.count + excluded.count
+"""
+
+LOCK_BATCH = """
+SELECT first_id, last_id, leased_until < now() FROM batches
+WHERE mailing_id = %s AND id = %s FOR NO KEY UPDATE
+"""
+
+DOUBT = """
+WITH doubted AS (
+    UPDATE messages SET in_doubt = true
+    WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
+        AND batch_id = %(batch)s AND status = 'pending' AND NOT in_doubt
+        AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
+    RETURNING id, client_id
+)
+UPDATE batches SET in_doubt = in_doubt + (SELECT count(*) FROM doubted)
+WHERE mailing_id = %(mailing)s AND id = %(batch)s
+RETURNING (SELECT array_agg(id) FROM doubted), (SELECT array_agg(client_id) FROM doubted)
+"""
+
+END_PENDING = """
+WITH ended AS (
+    UPDATE messages SET status = %(status)s, reason = %(reason)s
+    WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
+        AND batch_id = %(batch)s AND status = 'pending'
+        AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
+    RETURNING id, client_id
+), counted AS (
+    SELECT count(*)::int AS n, array_agg(id) AS ids, array_agg(client_id) AS clients FROM ended
+)
+UPDATE batches SET pending = pending - n,
+    failed = failed + CASE %(status)s WHEN 'failed' THEN n ELSE 0 END,
+    expired = expired + CASE %(status)s WHEN 'expired' THEN n ELSE 0 END,
+    cancelled = cancelled + CASE %(status)s WHEN 'cancelled' THEN n ELSE 0 END,
+    due_at = CASE WHEN pending > n THEN due_at END,
+    retry_at = CASE WHEN pending > n THEN retry_at END
+FROM counted
+WHERE mailing_id = %(mailing)s AND id = %(batch)s
+RETURNING n, now(), ids, clients
+"""
+
+# Messages of some clients that may still be sent, in every mailing that is not settled.
+CLIENTS_PENDING = """
+SELECT m.mailing_id, m.batch_id, m.id, m.client_id
+FROM mailings g CROSS JOIN LATERAL (
+    SELECT mailing_id, batch_id, id, client_id FROM messages
+    WHERE mailing_id = g.id AND client_id = ANY (%s) AND status = 'pending'
+) m
+WHERE NOT g.settled ORDER BY 1, 2, 3
+"""
+
+MOVE = """
+WITH source AS (
+    SELECT * FROM batches WHERE mailing_id = %(mailing)s AND id = %(batch)s
+), moved AS (
+    UPDATE messages m SET batch_id = %(new)s FROM source
+    WHERE m.mailing_id = %(mailing)s AND m.id = ANY (%(ids)s) AND m.batch_id = %(batch)s
+        AND m.status = 'pending'
+    RETURNING m.id, m.in_doubt
+), counted AS (
+    SELECT min(id) AS first, max(id) AS last, count(*)::int AS n,
+        (count(*) FILTER (WHERE in_doubt))::int AS doubts
+    FROM moved HAVING count(*) > 0
+), made AS (
+    INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, retry_at, attempt,
+        text_version, retry_version, size, pending, in_doubt, has_attempts, timezone)
+    SELECT s.mailing_id, %(new)s, first, last,
+        greatest(%(opens)s, s.retry_at, s.leased_until), greatest(s.retry_at, s.leased_until),
+        s.attempt, s.text_version, s.retry_version, n, n, doubts, s.has_attempts, %(zone)s
+    FROM source s CROSS JOIN counted
+)
+UPDATE batches b SET size = size - n, pending = pending - n, in_doubt = b.in_doubt - doubts,
+    due_at = CASE WHEN pending > n THEN due_at END,
+    retry_at = CASE WHEN pending > n THEN retry_at END
+FROM counted WHERE b.mailing_id = %(mailing)s AND b.id = %(batch)s
+RETURNING n
+"""
+
+WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s"
+SHARE_WINDOW = f"{WINDOW} FOR SHARE"
+LOCK_OPEN_BATCHES = """
+SELECT id, timezone FROM batches WHERE mailing_id = %s AND due_at IS NOT NULL
+ORDER BY id FOR NO KEY UPDATE
+"""
+RESCHEDULE = """
+UPDATE batches b SET due_at = greatest(t.opens, b.retry_at)
+FROM unnest(%s::text[], %s::timestamptz[]) AS t (zone, opens)
+WHERE b.mailing_id = %s AND b.due_at IS NOT NULL AND b.timezone = t.zone
+"""
+
+
+def totals(cursor: Cursor, mailing_id: int) -> Totals:
+    """The sums over a mailing's batches, in one statement."""
+    cursor.execute(TOTALS, (mailing_id,))
+    return Totals(*one_row(cursor))
+
+
+def count_minutes(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
+    """Add to the minutes; last in a transaction, since a busy mailing's rows are contended."""
+    if changes:
+        columns = zip(*((*key, n) for key, n in changes.items()), strict=True)
+        cursor.execute(MINUTES, tuple(list(column) for column in columns))
+
+
+def lock_batch(cursor: Cursor, mailing_id: int, batch_id: int) -> tuple[int, int, bool | None]:
+    """Lock a batch; return its first and last message id and whether its lease is dead.
+
+    None for the latter says that there is no lease.
+    """
+    cursor.execute(LOCK_BATCH, (mailing_id, batch_id))
+    first_id, last_id, dead = one_row(cursor)
+    return first_id, last_id, dead
+
+
+def mark_in_doubt(
+    cursor: Cursor,
+    mailing_id: int,
+    batch_id: int,
+    span: tuple[int, int],
+    ids: list[int] | None,
+) -> None:
+    """Say of a locked batch's pending messages (all, or `ids`) that they may have been sent."""
+    cursor.execute(DOUBT, _where(mailing_id, batch_id, span, ids))
+    doubted, clients = one_row(cursor)
+    place = {"mailing_id": mailing_id, "batch_id": batch_id}
+    note_messages(cursor, "message.in_doubt", doubted or (), clients or (), **place)
+
+
+def end_pending(
+    cursor: Cursor,
+    minutes: Counter[MinuteKey],
+    mailing_id: int,
+    batch_id: int,
+    span: tuple[int, int],
+    status: MessageStatus,
+    reason: str,
+    ids: list[int] | None = None,
+) -> int:
+    """End a locked batch's pending messages (all, or `ids`); return how many there were.
+
+    What is to be counted by minute is added to `minutes`, for the caller to count last.
+    """
+    values = _where(mailing_id, batch_id, span, ids) | {
+        "status": str(status),
+        "reason": reason,
+    }
+    cursor.execute(END_PENDING, values)
+    ended: int
+    ended, now, message_ids, clients = one_row(cursor)
+    if ended:
+        place = {"mailing_id": mailing_id, "batch_id": batch_id, "reason": reason}
+        note_messages(cursor, f"message.{status}", message_ids, clients, **place)
+        minutes.update(minute_moves(mailing_id, batch_id, now, "pending", status, ended))
+    return ended
+
+
+def minute_moves(
+    mailing_id: int, batch_id: int, at: datetime, previous: str, status: str, n: int = 1
+) -> Counter[MinuteKey]:
+    """The minutes' part of moving `n` messages of a batch; nothing is counted for `pending`."""
+    moves: Counter[MinuteKey] = Counter()
+    shard = batch_id % SHARDS
+    if status != "pending":
+        moves[MinuteKey(mailing_id, at, shard, str(status))] += n
+    if previous != "pending":
+        moves[MinuteKey(mailing_id, at, shard, str(previous))] -= n
+    return moves
+
+
+def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
+    """Cancel what is still pending for a client who was deleted; return how many messages.
+
+    A request that is in flight goes on: if it is accepted, the message becomes `sent` after all.
+    """
+    return cancel_clients_messages(cursor, [client_id], Reason.CLIENT_DELETED)
+
+
+def cancel_clients_messages(cursor: Cursor, client_ids: list[int], reason: Reason) -> int:
+    """Cancel what is still pending for these clients, for this reason; return how many messages."""
+    if not client_ids:
+        return 0
+    cursor.execute(CLIENTS_PENDING, (client_ids,))
+    return cancel_messages(cursor, [row[:3] for row in cursor.fetchall()], reason)
+
+
+def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reason: Reason) -> int:
+    """Cancel messages, given as (mailing, batch, id) in this order, if they are still pending."""
+    cancelled = 0
+    minutes: Counter[MinuteKey] = Counter()
+    for (mailing_id, batch_id), group in groupby(found, key=lambda row: row[:2]):
+        ids = [message_id for _, _, message_id in group]
+        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
+        if dead:
+            mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
+        cancelled += end_pending(
+            cursor,
+            minutes,
+            mailing_id,
+            batch_id,
+            (first, last),
+            MessageStatus.CANCELLED,
+            reason,
+            ids,
+        )
+    count_minutes(cursor, minutes)
+    return cancelled
+
+
+def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
+    """Move what is pending for a client into batches of their new zone; return how many."""
+    return move_messages(cursor, {client_id: zone})
+
+
+def move_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
+    """Move what is pending for clients (by id) into batches of their new zones; return how many.
+
+    A message of a leased batch may be in flight: it is marked in doubt, and its new batch is not
+    due before that lease's end, by when the outcome is known and recorded.
+    """
+    moved = 0
+    groups: dict[tuple[int, int], dict[str, list[int]]] = {}
+    cursor.execute(CLIENTS_PENDING, (list(zones),))
+    for mailing_id, batch_id, message_id, client_id in cursor.fetchall():
+        by_zone = groups.setdefault((mailing_id, batch_id), {})
+        by_zone.setdefault(zones[client_id], []).append(message_id)
+    for (mailing_id, batch_id), by_zone in groups.items():
+        # The window stays as it is until this is committed: a change of it finds the new batches.
+        cursor.execute(SHARE_WINDOW, (mailing_id,))
+        start, end, now = one_row(cursor)
+        window = Window(start, end) if start is not None else None
+        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
+        for zone, ids in by_zone.items():
+            if dead is not None:
+                mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
+            cursor.execute("SELECT take_ids('batch_ids', 1)")
+            (new,) = one_row(cursor)
+            place = {"mailing": mailing_id, "batch": batch_id, "ids": ids, "new": new, "zone": zone}
+            cursor.execute(MOVE, place | {"opens": opens_at(window, zone, now)})
+            moved += sum(n for (n,) in cursor.fetchall())
+    return moved
+
+
+def reschedule(cursor: Cursor, mailing_id: int) -> None:
+    """Recompute when each batch is due, after the mailing's window has changed.
+
+    The caller holds the mailing's row lock.
+    """
+    cursor.execute(WINDOW, (mailing_id,))
+    start, end, now = one_row(cursor)
+    window = Window(start, end) if start is not None else None
+    cursor.execute(LOCK_OPEN_BATCHES, (mailing_id,))
+    zones = sorted({zone for _, zone in cursor.fetchall()})
+    opens = [opens_at(window, zone, now) for zone in zones]
+    cursor.execute(RESCHEDULE, (zones, opens, mailing_id))
+
+
+def _where(
+    mailing_id: int, batch_id: int, span: tuple[int, int], ids: Iterable[int] | None
+) -> dict[str, object]:
+    return {
+        "mailing": mailing_id,
+        "batch": batch_id,
+        "first": span[0],
+        "last": span[1],
+        "ids": None if ids is None else list(ids),
+    }

@@ -1,0 +1,145 @@
+"""Texts with placeholders: `{phone}`, `{name|dear client}`, and `{{` and `}}` for braces.
+
+A text is compiled once and rendered for each client. One without placeholders is plain: it is the
+same for everybody, and whoever sends it need not know anything of the client but the phone.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from shared.domain.attributes import FIELDS, NAME
+
+# Values may make a text much longer than it was written. Longer than this, it is not sent.
+MAX_RENDERED = 4000
+
+
+class Malformed(Exception):
+    """A text with a brace that makes no sense, at `position` (the first character is 1)."""
+
+    def __init__(self, position: int, detail: str):
+        super().__init__(f"character {position}: {detail}")
+        self.position, self.detail = position, detail
+
+
+class Unrenderable(Exception):
+    """The text cannot be made for this client. The error's text is the message's reason."""
+
+
+class MissingAttribute(Unrenderable):
+    """The client lacks a value that the text needs."""
+
+    def __init__(self, name: str):
+        super().__init__(f"missing attribute: {name}")
+        self.name = name
+
+
+class TooLong(Unrenderable):
+    """The values make the text too long."""
+
+    def __init__(self, length: int):
+        super().__init__(f"text too long: {length} characters, at most {MAX_RENDERED}")
+
+
+class Placeholder(NamedTuple):
+    """What a client's value takes the place of, and what stands there if there is none."""
+
+    name: str
+    default: str | None
+
+
+class Template(NamedTuple):
+    """A compiled text: literal parts and placeholders in their order."""
+
+    parts: tuple[str | Placeholder, ...]
+
+    @property
+    def plain(self) -> str | None:
+        """The text that everybody gets, if that is the same for all; None if it is not."""
+        if all(isinstance(part, str) for part in self.parts):
+            return "".join(part for part in self.parts if isinstance(part, str))
+        return None
+
+    @property
+    def required(self) -> list[str]:
+        """The attributes that a client must have, in the order of their first mention."""
+        placeholders = (part for part in self.parts if isinstance(part, Placeholder))
+        names = (p.name for p in placeholders if p.default is None and p.name not in FIELDS)
+        return list(dict.fromkeys(names))
+
+    def render(self, values: Mapping[str, str]) -> str:
+        """The text for a client with these values, fields and attributes alike.
+
+        An empty value gives way to a default. Raises Unrenderable.
+        """
+        pieces = []
+        for part in self.parts:
+            if isinstance(part, str):
+                pieces.append(part)
+                continue
+            value = values.get(part.name)
+            if part.default is not None:
+                pieces.append(value or part.default)
+            elif value is None:
+                raise MissingAttribute(part.name)
+            else:
+                pieces.append(value)
+        text = "".join(pieces)
+        if not text:
+            raise Unrenderable("the text is empty for this client")
+        if len(text) > MAX_RENDERED:
+            raise TooLong(len(text))
+        return text
+
+
+@lru_cache(maxsize=256)
+def compile_text(text: str) -> Template:
+    """The template that a mailing's text is. Raises Malformed."""
+    parts: list[str | Placeholder] = []
+    literal: list[str] = []
+    at = 0
+    while at < len(text):
+        character = text[at]
+        if character not in "{}":
+            literal.append(character)
+            at += 1
+        elif text[at : at + 2] == character * 2:
+            literal.append(character)
+            at += 2
+        elif character == "}":
+            raise Malformed(at + 1, "a } that closes nothing; write }} for a brace")
+        else:
+            placeholder, after = _read_placeholder(text, at)
+            parts += ["".join(literal), placeholder] if literal else [placeholder]
+            literal.clear()
+            at = after
+    if literal:
+        parts.append("".join(literal))
+    return Template(tuple(parts))
+
+
+def compile_stored(text: str) -> Template:
+    """The template of a text that is to be sent by now.
+
+    One that an older release took in with a lone brace is sent the way it was written.
+    """
+    try:
+        return compile_text(text)
+    except Malformed:
+        return Template((text,))
+
+
+def _read_placeholder(text: str, at: int) -> tuple[Placeholder, int]:
+    """The placeholder that begins at `at`, and where what follows it begins."""
+    end = text.find("}", at)
+    again = text.find("{", at + 1)
+    if end < 0 or 0 <= again < end:
+        raise Malformed(at + 1, "a { that is not closed; write {{ for a brace")
+    name, bar, default = text[at + 1 : end].partition("|")
+    if NAME.fullmatch(name) is None:
+        raise Malformed(
+            at + 1,
+            "a placeholder must be an attribute's name, as in {name} or {name|dear client}; "
+            "write {{ for a brace",
+        )
+    return Placeholder(name, default if bar else None), end + 1

@@ -1,0 +1,127 @@
+"""What a cluster may take besides: it fits the rest, and says the same as deploy/."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dev import monitoring
+from tests.support import cluster_rules as rules
+from tests.support.cluster import (
+    ROOT,
+    containers,
+    files,
+    holder,
+    matches,
+    of_kind,
+    read,
+    title,
+)
+
+OPTIONAL = ROOT / "k8s/optional"
+BASE = read(ROOT / "k8s")
+MORE = read(OPTIONAL)
+# Of kinds that every cluster knows, hence with a schema.
+PLAIN = ["simulated-provider.yaml", "grafana-dashboard.yaml"]
+ITS_OWN = {"PrometheusRule", "ScaledObject", "ServiceMonitor"}
+
+
+def one(kind: str) -> dict:  # type: ignore[type-arg]
+    [found] = of_kind(MORE, kind)
+    return found
+
+
+def test_schemas_take_what_they_know() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "kubernetes_validate", "--strict"),
+            *(str(OPTIONAL / name) for name in PLAIN),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARN" not in done.stdout + done.stderr
+    known = {each["kind"] for name in PLAIN for each in yaml.safe_load_all(_text(name))}
+    assert {each["kind"] for each in MORE} - known - {"NetworkPolicy"} == ITS_OWN
+
+
+def _text(name: str) -> str:
+    return (OPTIONAL / name).read_text()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.selectors_take_their_pods,
+        rules.ports_exist,
+        rules.references_exist,
+        rules.volumes_exist,
+        rules.images_are_built_here_or_official,
+        rules.pods_are_restricted,
+    ],
+    ids=lambda rule: rule.__name__,
+)
+def test_it_fits_the_rest(rule: rules.Rule) -> None:
+    plain = [each for each in MORE if each["kind"] not in (*ITS_OWN, "ConfigMap")]
+    assert list(rule(BASE + plain)) == []
+
+
+def test_everything_is_in_the_namespace_and_no_name_is_taken_twice() -> None:
+    titles = [title(each) for each in BASE + MORE]
+    assert len(set(titles)) == len(titles)
+    for each in MORE:
+        assert each["metadata"]["namespace"] == rules.NAMESPACE
+        assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "notifications"
+
+
+@pytest.mark.parametrize("path", monitoring.manifests(), ids=lambda path: path.name)
+def test_rules_and_dashboard_are_those_of_deploy(path: Path) -> None:
+    assert path in files(OPTIONAL)
+    assert path.read_text() == monitoring.manifests()[path], "run python -m dev.monitoring"
+
+
+def test_what_is_written_means_what_it_was_written_from() -> None:
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    assert one("PrometheusRule")["spec"] == alerts
+    dashboard = json.loads((ROOT / "deploy/grafana/notifications.json").read_text())
+    assert json.loads(one("ConfigMap")["data"]["notifications.json"]) == dashboard
+
+
+def test_prometheus_reads_the_api_under_the_name_that_alerts_ask_for() -> None:
+    monitor = one("ServiceMonitor")["spec"]
+    [service] = [
+        each
+        for each in of_kind(BASE, "Service")
+        if matches(monitor["selector"], each["metadata"]["labels"])
+    ]
+    [endpoint] = monitor["endpoints"]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    token = endpoint["authorization"]["credentials"]
+    assert token["key"] == "METRICS_TOKEN"
+    assert token["key"] in (holder(BASE, "Secret", token["name"]) or {})
+    job = service["metadata"]["labels"][monitor["jobLabel"]]
+    assert f'up{{job="{job}"}}' in (ROOT / "deploy/prometheus/alerts.yml").read_text()
+
+
+def test_keda_takes_over_the_autoscaler_of_dispatch() -> None:
+    scaled = one("ScaledObject")
+    [autoscaler] = [
+        each
+        for each in of_kind(BASE, "HorizontalPodAutoscaler")
+        if each["spec"]["scaleTargetRef"]["name"] == scaled["spec"]["scaleTargetRef"]["name"]
+    ]
+    own = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
+    assert own["name"] == autoscaler["metadata"]["name"]
+    assert own["behavior"] == autoscaler["spec"]["behavior"]
+    assert scaled["spec"]["maxReplicaCount"] == autoscaler["spec"]["maxReplicas"]
+    annotations = scaled["metadata"]["annotations"]
+    assert annotations["scaledobject.keda.sh/transfer-hpa-ownership"] == "true"
+    [trigger] = scaled["spec"]["triggers"]
+    [target] = [t for t in of_kind(BASE, "Deployment") if t["metadata"]["name"] == own["name"]]
+    variables = [each["name"] for each in containers(target, init=False)[0]["env"]]
+    assert trigger["metadata"]["connectionFromEnv"] in variables

@@ -1,0 +1,160 @@
+"""What Kubernetes is told to start and to ask, with real processes."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from dev.stack.binaries import valkey_server
+from tests.support.cluster import ROOT, containers, of_kind, read, title
+from tests.support.fleet import Fleet
+from tests.support.system import Process, free_port
+from tests.support.waiting import wait_for
+from worker.runtime.rq_worker import FleetWorker, stopping
+
+MANIFESTS = read(ROOT / "k8s")
+ROLES = ("scheduler", "control", "dispatch")
+
+
+class Pod:
+    """A process of the fleet as its manifest starts it, with a /tmp of its own."""
+
+    def __init__(self, role: str, tmp: Path, redis_url: str, database_url: str):
+        self.tmp = tmp
+        [self.container] = [
+            container
+            for document in MANIFESTS
+            if document["kind"] == "Deployment" and document["metadata"]["name"] == role
+            for container in containers(document, init=False)
+        ]
+        environment = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "PROVIDER_URL": "http://127.0.0.1:9",
+            "PROVIDER_TOKEN": "nobody asks",
+            "TMPDIR": str(tmp),
+        }
+        argv = [sys.executable, *self.container["command"][1:]]
+        self.process = Process(role, argv, environment, tmp / "log")
+
+    def probe(self, name: str) -> bool:
+        """Whether this probe of the manifest succeeds; the process is number 1 in its container."""
+        assert self.process.popen
+        here = f"{self.tmp}/notifications-{self.process.popen.pid}."
+        command = [
+            part.replace("/tmp/notifications-1.", here)
+            for part in self.container[name]["exec"]["command"]
+        ]
+        assert command != self.container[name]["exec"]["command"]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def takes_signals_in_its_main_thread(self) -> bool:
+        """Whether SIGTERM is blocked in all other threads, so that it always wakes that one."""
+        assert self.process.popen
+        main = self.process.popen.pid
+        others = [task for task in Path(f"/proc/{main}/task").iterdir() if task.name != str(main)]
+        masks = [re.findall(r"^SigBlk:\s*(\w+)$", (o / "status").read_text(), re.M) for o in others]
+        return all(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for [mask] in masks)
+
+    def age(self) -> None:
+        """Make the file as old as one of a process that hangs."""
+        [file] = self.tmp.glob("notifications-*.alive")
+        long_ago = time.time() - 3600
+        os.utime(file, (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_probes_see_whether_the_loop_goes_round(
+    role: str, tmp_path: Path, redis_url: str, database_url: str
+) -> None:
+    pod = Pod(role, tmp_path, redis_url, database_url)
+    pod.process.start()
+    try:
+        wait_for(lambda: pod.probe("startupProbe"), 20, "the process has begun")
+        assert pod.probe("livenessProbe")
+        wait_for(lambda: pod.takes_signals_in_its_main_thread(), 10, "a stop wakes who waits")
+        pod.process.signal(signal.SIGSTOP)
+        pod.age()
+        assert not pod.probe("livenessProbe"), "a process that hangs is taken for a live one"
+        if role == "scheduler":  # the others go round when a job comes, or every 45 seconds
+            pod.process.signal(signal.SIGCONT)
+            wait_for(lambda: pod.probe("livenessProbe"), 10, "the loop goes round again")
+        pod.process.signal(signal.SIGCONT)
+        assert pod.process.stop(within=15) == 0, (tmp_path / "log").read_text()
+        assert not pod.probe("startupProbe"), "the file outlives its process"
+    finally:
+        pod.process.kill()
+
+
+def test_an_idle_worker_stops_whatever_the_signal_breaks_in_upon(redis_url: str) -> None:
+    """As within the Redis client, which takes any Exception for a failure of its own metrics."""
+    worker = FleetWorker("control", Redis.from_url(redis_url), redis_url)
+    with pytest.raises(SystemExit) as stop, contextlib.suppress(Exception):
+        worker.request_stop(signal.SIGTERM, None)
+    assert stop.value.code == 0
+    stopping.clear()
+
+
+def test_keda_asks_for_what_a_worker_could_take(database_url: str) -> None:
+    [scaled] = of_kind(read(ROOT / "k8s/optional"), "ScaledObject")
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    fleet = Fleet(database_url)
+    try:
+        before = fleet.value(query)
+        mailing = fleet.new_mailing(6, batch_size=2)
+        assert fleet.value(query) == before + 3
+        fleet.claim(mailing)
+        assert fleet.value(query) == before + 2
+        fleet.kill_lease(mailing)
+        assert fleet.value(query) == before + 3
+        fleet.cancel(mailing)
+        assert fleet.value(query) == before
+    finally:
+        fleet.close()
+
+
+def test_redis_starts_as_its_manifest_says(tmp_path: Path) -> None:
+    """With the password out of sight, everything on disk, and signals that reach the server."""
+    [redis] = [
+        c for each in MANIFESTS if title(each) == "StatefulSet/redis" for c in containers(each)
+    ]
+    port = free_port()
+    server = tmp_path / "redis-server"
+    server.write_text(f'#!/bin/sh\nexec {valkey_server()} "$@" --port {port} --bind 127.0.0.1\n')
+    server.chmod(0o755)
+    [script] = redis["args"]
+    for inside in ("/run/redis", "/data"):
+        assert inside in script
+        script = script.replace(inside, str(tmp_path))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDISCLI_AUTH": "its-password"}
+    started = subprocess.Popen([*redis["command"], script], env=environment)
+    try:
+        client = Redis(port=port, password="its-password", retry=Retry(NoBackoff(), 0))
+        wait_for(lambda: answers(client), 10, "Redis answers to its password")
+        with pytest.raises(RedisError):
+            Redis(port=port).ping()
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert b"its-password" not in Path(f"/proc/{started.pid}/cmdline").read_bytes()
+        assert (tmp_path / "password.conf").stat().st_mode & 0o077 == 0
+        started.terminate()
+        assert started.wait(10) == 0
+    finally:
+        started.kill()
+        started.wait()
+
+
+def answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False

@@ -1,0 +1,280 @@
+"""The container files and the pipeline, as far as they can be judged without an engine."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.config.settings import ApiSettings, Settings, WorkerSettings, load_settings
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+SETTINGS = {name.upper() for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
+# What api/gunicorn_conf.py reads besides.
+GUNICORN = {"API_BIND", "WEB_CONCURRENCY"}
+OFFICIAL = {"docker", "grafana/grafana", "postgres", "prom/prometheus", "python", "redis"}
+# What our services read, by the command they run.
+READS = {
+    "migrations": Settings,
+    "api": ApiSettings,
+    "scheduler": Settings,
+    "control": WorkerSettings,
+    "dispatch": WorkerSettings,
+}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def interpolate(value: Any, env: dict[str, str]) -> Any:
+    """docker-compose's ${NAME:-default} all over a document."""
+    if isinstance(value, dict):
+        return {key: interpolate(item, env) for key, item in value.items()}
+    if isinstance(value, list):
+        return [interpolate(item, env) for item in value]
+    if isinstance(value, str):
+        return VARIABLE.sub(lambda m: env.get(m[1]) or m[2] or "", value)
+    return value
+
+
+def compose(**env: str) -> dict[str, Any]:
+    document: dict[str, Any] = interpolate(yaml.safe_load(read("docker-compose.yml")), env)
+    return document
+
+
+SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"].startswith("notifications-")]
+
+
+def is_official(image: str) -> bool:
+    name, _, tag = image.partition(":")
+    return name in OFFICIAL and tag not in ("", "latest")
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_dockerfiles_are_clean_by_hadolint(name: str) -> None:
+    run(str(BIN / "hadolint"), "--failure-threshold", "style", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [(".gitlab-ci.yml", "vendor.gitlab-ci"), ("docker-compose.yml", "vendor.compose-spec")],
+)
+def test_what_a_schema_can_judge_is_valid_by_it(name: str, schema: str) -> None:
+    run(str(BIN / "check-jsonschema"), "--builtin-schema", schema, name)
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_images_start_from_official_ones_with_a_tag_and_run_as_a_number(name: str) -> None:
+    text = read(name)
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE))
+    for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
+        assert base in stages or is_official(base), f"{name} starts from {base}"
+    assert re.findall(r"^USER (.*)", text, re.MULTILINE) == ["10001:10001"]
+    # A shell in between would keep signals to itself.
+    for command in re.findall(r"^(?:CMD|ENTRYPOINT) (.*)", text, re.MULTILINE):
+        assert command.startswith("["), f"{name}: {command} is not in exec form"
+    for variables in re.findall(r"^ENV ((?:.*\\\n)*.*)", text, re.MULTILINE):
+        for variable in re.findall(r"(\w+)=", variables):
+            known = SETTINGS | GUNICORN | {"PATH", "HOME"}
+            assert variable in known or variable.startswith("PYTHON"), variable
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_whatever_an_image_copies_is_let_in(name: str) -> None:
+    let_in = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
+    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", read(name), re.MULTILINE):
+        for source in sources.split():
+            assert any(path.split("/")[0] == source for path in let_in), f"{name}: {source}"
+    assert all((ROOT / path).exists() for path in let_in)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_image_is_built_here_or_official_with_a_tag(name: str) -> None:
+    built = {
+        service["image"]: service["build"] for service in SERVICES.values() if "build" in service
+    }
+    image = SERVICES[name]["image"]
+    assert image in built or is_official(image), f"{image} is neither built here nor official"
+    if image in built:
+        assert (ROOT / built[image]["dockerfile"]).is_file()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_variable_is_a_known_setting(name: str) -> None:
+    unknown = set(SERVICES[name]["environment"]) - SETTINGS - GUNICORN
+    assert not unknown, f"{name} is given what nothing reads: {unknown}"
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_first_start_needs_no_preparation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in SETTINGS:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in SERVICES[name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    load_settings(READS[name])
+    # Read by gunicorn too, which takes an empty one for a malformed number.
+    assert name != "api" or int(SERVICES[name]["environment"]["WEB_CONCURRENCY"]) > 0
+
+
+def test_every_setting_can_be_given_where_it_is_read() -> None:
+    for name, kind in READS.items():
+        missing = {field.upper() for field in kind.model_fields} - set(
+            SERVICES[name]["environment"]
+        )
+        assert not missing, f"{name} reads what docker-compose.yml does not pass on: {missing}"
+
+
+def test_a_real_provider_takes_the_place_of_the_simulated_one() -> None:
+    assert SERVICES["dispatch"]["environment"]["PROVIDER_URL"] == "http://provider:8090"
+    given = compose(PROVIDER_URL="https://sms.example", PROVIDER_TOKEN="t")["services"]
+    for name in ("control", "dispatch"):
+        assert given[name]["environment"]["PROVIDER_URL"] == "https://sms.example"
+        assert given[name]["environment"]["PROVIDER_TOKEN"] == "t"
+
+
+def test_secrets_have_defaults_that_say_demo_or_none() -> None:
+    for name, default in VARIABLE.findall(read("docker-compose.yml")):
+        if re.search("TOKEN|KEY|PASSWORD", name):
+            assert not default or default.startswith("demo-"), f"{name}: {default!r}"
+
+
+def test_the_example_of_env_names_what_can_be_set() -> None:
+    named = re.findall(r"^(\w+)=(.*)$", read(".env.example"), re.MULTILINE)
+    assert {name for name, _ in named} == {
+        m[1] for m in VARIABLE.finditer(read("docker-compose.yml"))
+    }
+    assert not any(value for _, value in named), "an example must not become anybody's secret"
+
+
+def demo() -> dict[str, str]:
+    return dict(re.findall(r"^(\w+)=(.*)$", read(".env.demo"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", READS)
+def test_the_demo_signs_people_in_and_catches_mails_and_is_never_real(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = demo()
+    assert said.pop("COMPOSE_PROFILES") == "demo"
+    assert said.keys() <= {m[1] for m in VARIABLE.finditer(read("docker-compose.yml"))}
+    services = compose(**said)["services"]
+    for variable in SETTINGS:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in services[name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    settings = load_settings(READS[name])
+    if isinstance(settings, ApiSettings):
+        issuer = settings.oidc_issuer
+        command = services["openid"]["command"]
+        assert command[command.index("--issuer") + 1] == issuer
+        assert issuer == f"http://{services['openid']['networks']['public']['aliases'][0]}:8070"
+        assert settings.public_url == f"http://{services['api']['ports'][0].rpartition(':')[0]}"
+    if isinstance(settings, ApiSettings | WorkerSettings):
+        assert settings.smtp_url is not None
+        port = services["mail"]["command"][services["mail"]["command"].index("--port") + 1]
+        assert settings.smtp_url.get_secret_value() == f"smtp://mail:{port}?starttls=never"
+        assert set(services[name]["networks"]) & set(services["mail"]["networks"]) or (
+            name == "dispatch"  # which mails nothing
+        )
+
+
+@pytest.mark.parametrize("name", READS)
+def test_the_demos_secrets_are_refused_where_the_provider_is_real(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in SETTINGS:
+        monkeypatch.delenv(variable, raising=False)
+    real = {"PROVIDER_URL": "https://sms.example", "PROVIDER_TOKEN": "a-real-token"}
+    for variable, value in compose(**real)["services"][name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=r"demonstration's secrets.* real PROVIDER_URL"):
+        load_settings(READS[name])
+    # With everything of one's own, it starts.
+    named = re.findall(r"^(\w+)=", read(".env.example"), re.MULTILINE)
+    own = {n: "of-my-own-making" for n in named if re.search("TOKEN|KEY|PASSWORD|SECRET", n)}
+    for variable, value in compose(**{**own, **real})["services"][name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    load_settings(READS[name])
+
+
+def test_only_the_api_is_published_and_only_to_this_machine() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published.pop("api") == ["127.0.0.1:8000:8000"]
+    assert published == {
+        "openid": ["127.0.0.1:8070:8070"],
+        "mail": ["127.0.0.1:8025:8025"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
+    for name in published:
+        profile = "demo" if name in ("openid", "mail") else "monitoring"
+        assert SERVICES[name]["profiles"] == [profile]
+    assert compose()["networks"]["data"] == {"internal": True}
+    for name in ("postgres", "redis"):
+        assert SERVICES[name]["networks"] == ["data"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_are_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["tmpfs"] == ["/tmp:size=64m"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"mem_limit", "pids_limit", "stop_grace_period", "logging"} <= set(service)
+    assert isinstance(service.get("command", []), list), "a shell would keep signals to itself"
+    assert not {"user", "privileged", "cap_add"} & set(service)
+
+
+@pytest.mark.parametrize("name", ["api", "scheduler", "control", "dispatch"])
+def test_whatever_needs_the_schema_waits_for_it(name: str) -> None:
+    condition = SERVICES[name]["depends_on"]["migrations"]["condition"]
+    assert condition == "service_completed_successfully"
+
+
+@pytest.mark.skipif(not shutil.which("docker-compose"), reason="needs docker-compose")
+@pytest.mark.parametrize("options", [(), ("--env-file", ".env.demo")], ids=["plain", "demo"])
+def test_docker_compose_understands_its_file(options: tuple[str, ...]) -> None:
+    run("docker-compose", "--project-name", "judged", *options, "config", "--quiet")
+
+
+def test_compose_keeps_to_what_its_older_form_understands() -> None:
+    document = yaml.safe_load(read("docker-compose.yml"))
+    plain = {"services", "networks", "volumes"}
+    assert {key for key in document if not key.startswith("x-")} == plain
+    for service in document["services"].values():
+        assert not {"develop", "env_file", "pull_policy", "secrets"} & set(service)
+
+
+def test_the_pipeline_runs_our_own_doors_on_official_images() -> None:
+    pipeline = yaml.safe_load(read(".gitlab-ci.yml"))
+    doors = set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE))
+    called = set()
+    for job in pipeline.values():
+        if not isinstance(job, dict):
+            continue
+        for line in job.get("script", ()):
+            called |= set(re.findall(r"\bmake ([a-z-]+)", line))
+        images = [service["name"] for service in job.get("services", ())]
+        images += [job["image"]] if "image" in job else []
+        for image in images:
+            assert is_official(image), image
+    assert called >= {"lint", "test"}
+    assert called <= doors

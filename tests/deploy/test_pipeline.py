@@ -1,0 +1,110 @@
+"""The pipeline of GitLab: it calls our own doors, and deploys what the manifests say."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.cluster import ROOT, containers, files, read, title, workloads
+from tests.support.cluster_rules import BUILT
+
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
+GLOBAL = {"stages", "workflow", "default"}
+JOBS = {name: job for name, job in PIPELINE.items() if name not in GLOBAL and name[0] != "."}
+
+
+def test_every_door_that_must_be_passed_is() -> None:
+    called = {
+        name: re.findall(r"\bmake ([a-z-]+)", line)
+        for name, job in JOBS.items()
+        for line in job["script"]
+        if "make " in line
+    }
+    assert called == {
+        "lint": ["lint"],
+        "manifests": ["manifests"],
+        "test": ["test"],
+        "browser tests": ["test-browser"],
+    }
+    doors = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {door for found in called.values() for door in found} <= set(doors)
+    assert {job.get("stage", "check") for job in JOBS.values()} == set(PIPELINE["stages"])
+
+
+def test_tests_find_the_services_that_run_beside_them() -> None:
+    test = JOBS["test"]
+    services = {service["alias"] for service in test["services"]}
+    named = test["variables"]
+    user, password = named["POSTGRES_USER"], named["POSTGRES_PASSWORD"]
+    assert services == {"postgres", "redis"}
+    assert named["TEST_DATABASE_URL"] == (
+        f"postgresql://{user}:{password}@postgres:5432/{named['POSTGRES_DB']}"
+    )
+    assert named["TEST_REDIS_URL"] == "redis://redis:6379/0"
+    [left_out] = re.findall(r"--ignore=(\S+)", named["PYTEST_ADDOPTS"])
+    browser = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^test-browser:.*\n\t.* {left_out}$", browser, re.MULTILINE)
+
+
+def test_every_image_of_the_manifests_is_built() -> None:
+    built = {row["ROOM"]: row["BUILD"] for row in JOBS["build images"]["parallel"]["matrix"]}
+    assert built == {
+        room: f"--file {file}" + (f" --target {stage}" if stage else "")
+        for room, (file, stage) in BUILT.items()
+    }
+
+
+@pytest.fixture
+def applied(tmp_path: Path) -> Path:
+    """What the deployment hands to kubectl: its own lines, run up to that."""
+    deploy = JOBS["deploy"]
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    lines = deploy["script"]
+    upto = next(n for n, line in enumerate(lines) if line.startswith("kubectl apply"))
+    environment = {
+        "PATH": os.environ["PATH"],
+        "CI_REGISTRY_IMAGE": "registry.gitlab.com/acme/tools/notify",
+        "CI_COMMIT_SHA": "5f0c" * 10,
+        **deploy["variables"],
+    }
+    for line in lines[:upto]:
+        subprocess.run(["bash", "-euc", line], cwd=tmp_path, env=environment, check=True)
+    return tmp_path / deploy["variables"]["MANIFESTS"]
+
+
+def test_a_deployment_takes_this_commits_images_and_leaves_the_secret(applied: Path) -> None:
+    documents = read(applied)
+    left = {title(each) for each in read(ROOT / "k8s")} - {title(each) for each in documents}
+    assert left == {"Secret/notifications-secrets"}
+    images = {c["image"] for each in workloads(documents) for c in containers(each)}
+    assert images == {
+        "postgres:17",
+        "redis:8",
+        *(
+            f"registry.gitlab.com/acme/tools/notify/{room}:{'5f0c' * 10}"
+            for room in ("api", "worker")
+        ),
+    }
+    assert files(applied)[0].name == "00-namespace.yaml"
+
+
+def test_a_deployment_waits_for_everything_it_rolls_out() -> None:
+    [line] = [each for each in JOBS["deploy"]["script"] if "rollout status" in each]
+    names = re.findall(r"in ([a-z ]+);", line)[0].split()
+    assert names == [
+        each["metadata"]["name"]
+        for each in workloads(read(ROOT / "k8s"))
+        if each["kind"] == "Deployment"
+    ]
+
+
+def test_a_deployment_is_asked_for_by_hand_and_is_alone() -> None:
+    deploy = JOBS["deploy"]
+    assert all(rule["when"] == "manual" for rule in deploy["rules"])
+    assert deploy["environment"]["name"] == deploy["resource_group"] == "production"
+    assert deploy["interruptible"] is False

@@ -1,0 +1,312 @@
+"""An operator's day in a browser: clients in, a mailing out, watched, paused, retried, exported."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.e2e.browser_user import Person
+from tests.support.system import System
+from tests.support.waiting import wait_for
+
+ZONE = {"timezone": "Europe/Moscow"}
+PAGES = (
+    *("/admin/", "/admin/mailings", "/admin/mailings/new", "/admin/clients"),
+    *("/admin/clients/new", "/admin/clients/import", "/admin/opt-outs", "/admin/tokens"),
+    *("/admin/audit", "/admin/reports"),
+)
+
+
+@pytest.fixture(scope="module")
+def clients_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As Excel writes it in Russia: semicolons, Windows-1251, and a mistake."""
+    rows = ["телефон;метка;часовой пояс"]
+    rows += [f"8 (926) 000-{n // 100:02}-{n % 100:02};толпа;Europe/Moscow" for n in range(60)]
+    rows.append("7,9E+10;толпа;Europe/Moscow")
+    path = tmp_path_factory.mktemp("files") / "clients.csv"
+    path.write_bytes("\r\n".join(rows).encode("cp1251"))
+    return path
+
+
+def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> None:
+    page = operator.page
+
+    # Clients come in by a file; what is wrong in it is told.
+    operator.open("/admin/clients/import")
+    page.get_by_label("CSV file").set_input_files(clients_file)
+    page.get_by_role("button", name="Import").click()
+    page.wait_for_url("**/admin/imports/*")
+    expect(page.get_by_role("heading", name="The import is done")).to_be_visible()
+    expect(page.locator(".tile", has_text="Added")).to_contain_text("60")
+    expect(page.locator("table")).to_contain_text("format the column as text")
+
+    # A mailing: previewed while it is written, reviewed, confirmed.
+    operator.open("/admin/mailings/new")
+    page.get_by_label("Text").fill("Hello, crowd")
+    page.get_by_label("Name").fill("To the crowd")
+    page.get_by_label("Tags").fill("толпа")
+    page.get_by_label("At most, per second").fill("5")
+    page.get_by_label("Only at decent hours").uncheck()
+    expect(page.locator("#preview .big")).to_have_text("60")
+    expect(page.locator("#preview")).to_contain_text("GSM-7")
+    page.get_by_role("button", name="Review").click()
+    page.get_by_role("button", name="Send to 60 recipients now").click()
+    page.wait_for_url(re.compile(r"/admin/mailings/\d+$"))
+    address = page.url
+
+    # It is seen running, without a reload, and its parts add up.
+    accepted = page.locator("section[data-mailing] .headline [data-part-sent]")
+    wait_for(lambda: accepted.count() == 1, 15, "the mailing is launched")
+    before = int(accepted.inner_text())
+    wait_for(lambda: int(accepted.inner_text()) > before, 10, "live figures")
+    parts = page.locator(".parts strong").all_inner_texts()
+    assert sum(int(part.replace(",", "")) for part in parts) == 60
+
+    # Pause and resume, each confirmed.
+    page.get_by_role("link", name="Pause").click()
+    page.get_by_role("dialog").get_by_role("button", name="Pause").click()
+    expect(page.locator("h1 + .state")).to_have_text("Paused")
+    page.get_by_role("link", name="Resume").click()
+    page.get_by_role("dialog").get_by_role("button", name="Resume").click()
+    expect(page.locator("h1 + .state")).to_have_text("Running")
+
+    # The limit is lifted, so that it is soon done; the page says so by itself.
+    page.get_by_text("More", exact=True).click()
+    page.get_by_role("link", name="Edit").click()
+    page.get_by_label("At most, per second").fill("")
+    page.get_by_role("button", name="Save changes").click()
+    page.wait_for_url(address)
+    expect(page.locator("h1 + .state")).to_have_text("Finished", timeout=20_000)
+
+    # One recipient is found by the phone; all of them leave as a file.
+    page.get_by_label("Phone").fill("8 926 000 00 05")
+    page.get_by_role("button", name="Find").click()
+    expect(page.locator("#recipients tbody tr")).to_have_count(1)
+    expect(page.locator("#recipients tbody tr")).to_contain_text("Accepted by the provider")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export").click()
+    exported = Path(download.value.path()).read_text("utf-8-sig").splitlines()
+    assert len(exported) == 61
+
+    # It counts on the dashboard, and in the list.
+    operator.open("/admin/mailings?status=finished&q=crowd")
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> None:
+    page = operator.page
+    earlier = site.create_mailing(name="Earlier", filter={"phones": ["79260100001"]})
+    for n, city in enumerate(("Omsk", "Omsk", "Omsk", "Perm")):
+        site.call(
+            "POST",
+            "/clients",
+            json={
+                "phone": f"7926010000{n}",
+                "tag": "chosen",
+                "timezone": "Asia/Omsk" if n else "Europe/Moscow",
+                "attributes": {"city": city, "name": f"Client{n}"},
+            },
+        )
+    again = site.create_mailing(name="Again", filter={"phones": ["79260100001"]})
+    site.wait_finished(earlier)
+    site.wait_finished(again)
+
+    # Placeholders are inserted, and seen as real clients get them.
+    operator.open("/admin/mailings/new")
+    page.get_by_label("Text").fill("Hello, ")
+    page.get_by_role("button", name="{name}").click()
+    assert page.get_by_label("Text").input_value() == "Hello, {name}"
+    page.get_by_label("Name").fill("Chosen")
+    page.get_by_label("Tags").fill("chosen")
+    expect(page.locator("#preview .big")).to_have_text("4")
+    expect(page.locator("#preview")).to_contain_text("Hello, Client0")
+
+    # A test is sent from the form, and says of each phone what became of it.
+    site.provider.set(phones={79260100003: "reject_400"})
+    page.get_by_label("Send it to yourself first").fill("8 926 010 00 02, 79260100003")
+    page.get_by_role("button", name="Send a test").click()
+    expect(page.locator("#test li")).to_have_count(2)
+    expect(page.locator("#test li.good")).to_contain_text("+7 926 010-00-02")
+    expect(page.locator("#test li.bad")).to_contain_text("Refused by the provider")
+    site.provider.set(phones={})
+    texts = {r["phone"]: r["text"] for r in site.provider.requests()}
+    assert texts[79260100002] == "Hello, Client2"
+    page.get_by_label("Send it to yourself first").fill("seven")
+    page.get_by_label("Send it to yourself first").press("Enter")
+    expect(page.locator("#test")).to_contain_text("A phone has 11 digits")
+
+    # Each filter narrows the audience: picked in the preview, or filled in.
+    page.locator("#preview").get_by_role("button", name="Asia/Omsk").click()
+    expect(page.locator("#preview .big")).to_have_text("3")
+    page.get_by_label("Attributes equal to").fill("city = Omsk")
+    expect(page.locator("#preview .big")).to_have_text("2")
+    page.get_by_label("Again").check()
+    expect(page.locator("#preview .big")).to_have_text("1")
+    page.get_by_label("Only these phones").fill("+7 926 010-00-02")
+    page.get_by_label("Only at decent hours").uncheck()
+    page.get_by_role("button", name="Review").click()
+    expect(page.locator(".facts").last).to_contain_text("city = Omsk")
+    expect(page.locator(".facts").last).to_contain_text("Again")
+    page.get_by_role("button", name="Send to 1 recipient now").click()
+    page.wait_for_url(re.compile(r"/admin/mailings/\d+$"))
+    made = int(page.url.rsplit("/", 1)[1])
+    site.wait_finished(made)
+    assert site.call("GET", f"/mailings/{made}")["filter"] == {
+        "operator_codes": [],
+        "tags": ["chosen"],
+        "timezones": ["Asia/Omsk"],
+        "attributes": {"city": "Omsk"},
+        "exclude_mailing_ids": [again],
+        "phones": ["79260100002"],
+    }
+
+    # A copy of it chooses the same people.
+    operator.open(f"/admin/mailings/new?from={made}")
+    expect(page.locator("details.rarer")).to_have_attribute("open", "")
+    expect(page.get_by_label("Attributes equal to")).to_have_value("city = Omsk")
+    expect(page.get_by_label("Again")).to_be_checked()
+    expect(page.get_by_label("Only these phones")).to_have_value("79260100002")
+
+
+def test_the_dashboard_says_what_is_wrong_and_when_it_is_over(
+    site: System, operator: Person
+) -> None:
+    page = operator.page
+    operator.open("/admin/")
+    expect(page.locator("[data-health]")).to_have_attribute("data-health", re.compile("idle|work"))
+    site.add_clients(40, tag="patient")
+    site.provider.set(down=True)
+    mailing = site.create_mailing(name="Patient", filter={"tags": ["patient"]})
+    stops = re.compile("The provider (cannot be reached|gives no clear answers)")
+    expect(page.locator(".attention .danger")).to_contain_text(stops)
+    expect(page.locator(".state.provider-open")).to_be_visible()
+    expect(page.locator(f"[data-mailing='{mailing}']")).to_be_visible()
+    site.provider.set(down=False)
+    expect(page.locator(f"[data-mailing='{mailing}']")).to_have_count(0, timeout=40_000)
+    expect(page.locator(".attention .danger")).to_have_count(0)
+    site.wait_finished(mailing)
+
+
+def test_a_form_without_scripts_imports_too(
+    site: System, browser: Browser, clients_file: Path
+) -> None:
+    """Also a file larger than any other body may be."""
+    large = clients_file.with_name("large.csv")
+    rows = (f"7926{n};large;Europe/Moscow;{'x' * 150}" for n in range(2_000_000, 2_006_000))
+    large.write_text("\n".join(("phone;tag;timezone;note", *rows)))
+    assert large.stat().st_size > 1024 * 1024
+    with Person(browser, site, "Oleg", java_script_enabled=False) as person:
+        page = person.page
+        person.open("/admin/clients/import")
+        page.get_by_label("CSV file").set_input_files(large)
+        page.get_by_role("button", name="Import").click()
+        page.wait_for_url("**/admin/imports/*")
+        expect(page.get_by_role("heading", name="The import is done")).to_be_visible()
+        expect(page.locator(".tile", has_text="Added")).to_contain_text("6,000")
+
+
+def test_failed_messages_are_found_and_tried_again(site: System, operator: Person) -> None:
+    page = operator.page
+    site.call(
+        "POST",
+        "/clients",
+        json={"phone": "79260009999", "tag": "unlucky", "timezone": "Europe/Moscow"},
+    )
+    site.provider.set(phones={79260009999: "reject_400"})
+    mailing = site.create_mailing(name="Unlucky", filter={"tags": ["unlucky"]})
+    site.wait_finished(mailing)
+    site.provider.set(phones={})
+    operator.open("/admin/mailings")
+    page.locator("tr", has_text="Unlucky").get_by_role("link", name="1 failed").click()
+    expect(page.locator("#recipients tbody tr")).to_have_count(1)
+    page.locator("#recipients summary").click()
+    expect(page.locator("#recipients .attempts li")).to_have_count(1)
+    page.get_by_role("link", name="Retry failed").click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry failed").click()
+    expect(page.locator("h1 + .state")).to_have_text("Finished", timeout=15_000)
+    wait_for(lambda: site.statistics(mailing)["counts"]["sent"] == 1, 10, "sent after all")
+
+
+def test_mistakes_in_a_form_are_said_at_their_fields(operator: Person) -> None:
+    page = operator.page
+    operator.open("/admin/mailings/new")
+    page.get_by_label("Operator codes").fill("91, 926")
+    page.get_by_label("End at").fill("2020-01-01T10:00")
+    page.get_by_role("button", name="Review").click()
+    expect(page.locator("#text-fault")).to_have_text("Please fill this in.")
+    expect(page.locator("#operator_codes-fault")).to_contain_text("exactly 3 digits")
+    page.get_by_label("Text").fill("Hello")
+    page.get_by_label("Operator codes").fill("")
+    page.get_by_role("button", name="Review").click()
+    expect(page.locator("#end_at-fault")).to_be_visible()
+
+
+def test_a_client_is_made_changed_and_deleted(site: System, operator: Person) -> None:
+    page = operator.page
+    operator.open("/admin/clients/new")
+    page.get_by_label("Phone").fill("+7 916 555-44-33")
+    page.get_by_label("Time zone").fill("Asia/Omsk")
+    page.get_by_role("button", name="Add client").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("+7 916 555-44-33")
+    expect(page.locator(".facts")).to_contain_text("MSK+3")
+    # What the form does not show, it leaves alone.
+    address = f"/clients/{page.url.rsplit('/', 1)[1]}"
+    site.call("PATCH", address, json={"attributes": {"name": "Ivan"}})
+    page.get_by_role("link", name="Edit").click()
+    page.get_by_label("Tag").fill("vip")
+    page.get_by_role("button", name="Save changes").click()
+    expect(page.locator(".facts")).to_contain_text("vip")
+    assert site.call("GET", address)["attributes"] == {"name": "Ivan"}
+    page.get_by_role("link", name="Delete").click()
+    page.get_by_role("button", name="Delete").click()
+    operator.open("/admin/clients?phone=89165554433")
+    expect(page.locator("main")).to_contain_text("Nothing found")
+
+
+def test_a_token_is_shown_once_and_revoked(site: System, admin: Person) -> None:
+    page = admin.page
+    admin.open("/admin/tokens")
+    page.get_by_label("Name").fill("billing")
+    page.get_by_role("button", name="Make a token").click()
+    secret = page.locator("#secret").input_value()
+    headers = {"Authorization": f"Bearer {secret}"}
+    site.call("GET", "/mailings", headers=headers, expect=200)
+    admin.open("/admin/tokens")
+    assert secret not in page.content()
+    page.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(page.locator("tr", has_text="billing")).to_contain_text("revoked")
+
+
+def test_what_people_do_is_in_the_audit_log(admin: Person) -> None:
+    admin.open("/admin/opt-outs")
+    admin.page.get_by_label("Phones").fill("8 926 777 77 77")
+    admin.page.get_by_label("Source").fill("a call")
+    admin.page.get_by_role("button", name="Add", exact=True).click()
+    expect(admin.page.locator("tbody tr", has_text="+7 926 777-77-77")).to_have_count(1)
+    admin.open("/admin/audit?entity=opt_out")
+    expect(admin.page.locator("tbody tr").first).to_contain_text("person:anna@example.com")
+    admin.open("/admin/audit?entity=person")
+    expect(admin.page.locator("tbody tr").first).to_contain_text("signed in")
+
+
+def test_pages_are_accessible_and_fit_a_phone(site: System, admin: Person) -> None:
+    """axe-core finds nothing serious on any page, and, in the dark, on those with most colours."""
+    mailing = f"/admin/mailings/{site.create_mailing(starts_in=7200, name='Accessible')}"
+    file = "phone,tag\n79260300000,x\n7,9E+10,x\n8 926,y\n"
+    headers = {"Content-Type": "text/csv"}
+    answer = site.call("POST", "/clients/import", data=file.encode(), headers=headers, params=ZONE)
+    report = answer["id"]
+    admin.page.set_viewport_size({"width": 390, "height": 844})
+    for theme, paths in (
+        ("light", (*PAGES, mailing, f"{mailing}/cancel")),
+        ("dark", ("/admin/", "/admin/mailings", "/admin/mailings/new")),
+        ("dark", (f"/admin/imports/{report}",)),
+    ):
+        admin.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+        for path in paths:
+            assert admin.open(path).status == 200, path
+            assert not admin.violations(), (theme, path)
+            wide = admin.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= 390, f"{path} is {wide} wide on a phone"

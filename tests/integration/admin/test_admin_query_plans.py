@@ -1,0 +1,112 @@
+"""The page of a large mailing: none of its statements reads the messages from end to end."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import pytest
+from flask import Flask
+from sqlalchemy import event
+
+from api.db import db
+from tests.integration.admin.test_roles import PUBLIC, Signed
+from tests.integration.conftest import make_admin_app
+from tests.integration.worker.test_query_plans import nodes
+from tests.support.fleet import Fleet, rejected
+
+BIG = 20_000
+ZONES = ("Europe/Moscow", "Asia/Omsk")
+Statements = list[tuple[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def app(database_url: str, redis_url: str) -> Flask:
+    return make_admin_app(database_url, redis_url)
+
+
+@pytest.fixture(scope="module")
+def large(database_url: str) -> Iterator[int]:
+    """A running mailing of which some were sent and some have failed, beside a finished one."""
+    fleet = Fleet(database_url)
+    fleet.add_clients(BIG, ZONES)
+    small = fleet.add_mailing(tags=["nobody"])
+    fleet.launch(small)
+    mailing_id = fleet.add_mailing(name="Large")
+    fleet.launch(mailing_id)
+    for _ in range(8):
+        worker = fleet.claim(mailing_id)
+        worker.say(worker.ids[:100])
+        worker.done(others=[rejected(id_) for id_ in worker.ids[100:]])
+    fleet.query("ANALYZE")
+    yield mailing_id
+    fleet.check_books()
+    fleet.close()
+
+
+@contextmanager
+def watched(app: Flask) -> Iterator[Statements]:
+    """What the application asks PostgreSQL meanwhile."""
+    seen: Statements = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        seen.append((statement, parameters))
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def check(database_url: str, seen: Statements) -> set[str]:
+    """No big table is read as a whole; the tables that are read at all."""
+    touched = set()
+    connection = psycopg2.connect(database_url)
+    with connection, connection.cursor() as cursor:
+        for statement, parameters in seen:
+            if not statement.lstrip().upper().startswith(("SELECT", "WITH")):
+                continue
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+            plan = cursor.fetchone()[0]  # type: ignore[index]
+            plan = plan if isinstance(plan, list) else json.loads(plan)
+            for node in nodes(plan[0]["Plan"]):
+                table = node.get("Relation Name", "")
+                touched.add(table.partition("_p")[0])
+                # A mailing's batches are a page or two; its messages and attempts are not.
+                big = table.startswith(("messages", "attempts"))
+                assert not (big and node["Node Type"] == "Seq Scan"), f"{table}: {statement}"
+    connection.close()
+    return touched
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?status=failed", "?status=sent", "?status=pending&after=5000", "?phone=79000000007"],
+)
+def test_the_page_of_a_large_mailing(app: Flask, large: int, database_url: str, query: str) -> None:
+    viewer = Signed(app, "viewer")
+    with watched(app) as seen:
+        page = viewer.client.get(f"/admin/mailings/{large}{query}", base_url=PUBLIC)
+    assert page.status_code == 200
+    assert "Large" in page.text
+    assert {"messages", "batches", "minutes"} <= check(database_url, seen)
+    assert len(seen) < 25
+
+
+@pytest.mark.parametrize("path", ["/admin/", "/admin/mailings", "/admin/clients/1"])
+def test_other_pages_beside_it(app: Flask, large: int, database_url: str, path: str) -> None:
+    viewer = Signed(app, "viewer")
+    with watched(app) as seen:
+        assert viewer.client.get(path, base_url=PUBLIC).status_code == 200
+    assert seen
+    check(database_url, seen)
+
+
+def test_a_statement_that_reads_too_much_is_noticed(large: int, database_url: str) -> None:
+    """What the tests above rely on."""
+    with pytest.raises(AssertionError, match="messages"):
+        check(database_url, [("SELECT count(*) FROM messages WHERE attempts = 7", None)])

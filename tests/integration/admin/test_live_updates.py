@@ -1,0 +1,157 @@
+"""Fifty open dashboards on a real server: PostgreSQL is asked once a second in all."""
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+import requests
+
+from dev.bench.environment import children, cpu_seconds
+from dev.stack.services import Postgres
+from tests.integration.conftest import TOKEN, make_app
+from tests.support.system import Process, free_port
+from tests.support.waiting import wait_for
+
+VIEWERS = 50
+SECONDS = 6.0
+AGAIN = 1.5  # as a browser does that was told `retry: 1500`
+SECRET = "test-secret-key-0123456789"
+# Each statement is a line that begins with the application's name; its text goes on indented.
+STATEMENT = re.compile(r"^api LOG: +(?:statement|execute [^:]+): (.*(?:\n\t.*)*)", re.MULTILINE)
+# The transactions' frame, and the pool's look whether a connection lives.
+FRAME = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SET|SHOW|SELECT 1\s*$|select pg_catalog|;)", re.I)
+
+
+class Server:
+    """The API with two processes, on a PostgreSQL that writes down every statement."""
+
+    def __init__(self, directory: Path, redis_url: str) -> None:
+        log = {"log_statement": "all", "log_line_prefix": "%a "}
+        self.postgres = Postgres(directory / "postgres", settings=log)
+        self.postgres.start()
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self.settings = {
+            "OIDC_ISSUER": "http://127.0.0.1:9",
+            "OIDC_CLIENT_ID": "notifications",
+            "PUBLIC_URL": self.address,
+        }
+        environment = {
+            "DATABASE_URL": self.postgres.url,
+            "REDIS_URL": redis_url,
+            "API_BIND": f"127.0.0.1:{port}",
+            "API_BOOTSTRAP_TOKEN": TOKEN,
+            "SECRET_KEY": SECRET,
+            "WEB_CONCURRENCY": "2",
+            "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
+            **self.settings,
+        }
+        python = [sys.executable, "-m"]
+        migrate = [*python, "flask", "--app", "api", "db", "upgrade"]
+        migration = Process("migrate", migrate, environment, directory / "migrate.log")
+        migration.start()
+        assert migration.popen
+        assert migration.popen.wait(60) == 0, (directory / "migrate.log").read_text()
+        argv = [*python, "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
+        self.process = Process("api", argv, environment, directory / "api.log")
+        self.process.start()
+        wait_for(self._ready, 30, "the API")
+        self.cookie = self._cookie(redis_url)
+
+    def _ready(self) -> bool:
+        try:
+            return requests.get(f"{self.address}/readyz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def _cookie(self, redis_url: str) -> str:
+        """The session of somebody who is signed in."""
+        app = make_app(self.postgres.url, redis_url, SECRET_KEY=SECRET, **self.settings)
+        signer = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
+        person = ["1", "Vera", "vera@example.com", "viewer"]
+        until = int(time.time()) + 600
+        return str(signer.dumps({"person": person, "id": "x", "until": until, "_permanent": True}))
+
+    def viewer(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.cookies.set("admin_session", self.cookie, path="/admin")
+        return session
+
+    def statements(self) -> list[str]:
+        """All that the API has asked so far."""
+        text = self.postgres.log.read_text()
+        return [said for said in STATEMENT.findall(text) if not FRAME.match(said)]
+
+    def cpu(self) -> float:
+        assert self.process.popen
+        pid = self.process.popen.pid
+        return cpu_seconds(pid) + sum(map(cpu_seconds, children(pid)))
+
+    def stop(self) -> None:
+        self.process.stop()
+        self.postgres.remove()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Server]:
+    server = Server(Path(tmp_path_factory.mktemp("server")), redis_url)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def test_fifty_dashboards_ask_once_a_second(server: Server) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    now = time.time()
+    body = {
+        "text": "Hello",
+        "start_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 600)),
+        "end_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 3600)),
+    }
+    made = requests.post(f"{server.address}/api/v1/mailings", json=body, headers=headers, timeout=9)
+    assert made.status_code == 201
+    page = server.viewer().get(f"{server.address}/admin/", timeout=10)
+    assert page.status_code == 200
+    assert "data-overview" in page.text
+    answers: list[str] = []
+    stop = threading.Event()
+
+    def look_on(n: int) -> None:
+        session = server.viewer()
+        stop.wait(AGAIN * n / VIEWERS)
+        while not stop.is_set():
+            answer = session.get(f"{server.address}/admin/live", timeout=10)
+            answer.raise_for_status()
+            answers.append(answer.text)
+            stop.wait(AGAIN)
+
+    threads = [threading.Thread(target=look_on, args=(n,)) for n in range(VIEWERS)]
+    for thread in threads:
+        thread.start()
+    time.sleep(AGAIN)  # all of them are there
+    before, asked, cpu, began = len(answers), len(server.statements()), server.cpu(), time.time()
+    time.sleep(SECONDS)
+    served, elapsed = len(answers) - before, time.time() - began
+    statements, cpu = server.statements()[asked:], server.cpu() - cpu
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert served > VIEWERS * elapsed / (2 * AGAIN), "fewer than half of them were served"
+    event = orjson.loads(answers[-1].partition("data: ")[2])
+    assert event["health"]["state"] == "idle"
+    # One each second, and perhaps the one at either edge.
+    assert len(statements) <= elapsed + 2, statements
+    assert len(statements) >= elapsed / 2 - 1, "the figures stand still"
+    assert all("FROM mailings g CROSS JOIN LATERAL" in each for each in statements), statements
+    print(
+        f"{VIEWERS} dashboards: {served / elapsed:.0f} answers/s, "
+        f"{len(statements) / elapsed:.2f} statements/s, {100 * cpu / elapsed:.0f} % of a core, "
+        f"{1000 * cpu / served:.1f} ms each"
+    )

@@ -1,0 +1,189 @@
+"""Every route of the admin UI is closed to whoever may not use it: none can be forgotten."""
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+from werkzeug.routing import Rule
+
+from api.admin.views.mailings import ACTIONS
+from tests.integration.conftest import ADMIN_URL, mailing_body, make_admin_app, make_client
+
+PUBLIC = ADMIN_URL
+CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
+RANKS = ("viewer", "operator", "admin")
+
+# The least role that each route that changes something is for; None: for anybody, signed in or not.
+LEAST: dict[str, str | None] = {
+    "signin.leave_for_provider": None,
+    "signin.leave": None,
+    "compose.review": "operator",
+    "compose.live_preview": "operator",
+    "compose.send_test": "operator",
+    "compose.save": "operator",
+    "mailings.act": "operator",
+    "clients.make": "operator",
+    "clients.save": "operator",
+    "clients.delete": "operator",
+    "imports.upload": "operator",
+    "opt_outs.make": "operator",
+    "opt_outs.end": "operator",
+    "tokens.make": "admin",
+    "tokens.end": "admin",
+    "reports.send": "admin",
+}
+# Pages of which a look is not for everybody.
+LOOKS: dict[str, str] = {
+    **dict.fromkeys(("compose.new", "compose.edit", "clients.new", "clients.edit"), "operator"),
+    **dict.fromkeys(("clients.ask", "imports.choose_file"), "operator"),
+    **dict.fromkeys(("tokens.index", "reports.index", "reports.preview", "audit.index"), "admin"),
+}
+OPEN = {"signin.welcome", "signin.come_back", "preferences.set_language"}
+FILES = {"static", "bootstrap.static"}
+
+
+@pytest.fixture(scope="module")
+def app(database_url: str, redis_url: str) -> Flask:
+    return make_admin_app(database_url, redis_url)
+
+
+@pytest.fixture(scope="module")
+def given(app: Flask) -> dict[str, Any]:
+    """What stands for the variables of routes: things that are there."""
+    api = make_client(app)
+    client = api.post(
+        "/api/v1/clients", json={"phone": "79160000001", "timezone": "Europe/Moscow"}
+    ).get_json()
+    token = api.post("/api/v1/tokens", json={"name": "kept", "scope": "read"}).get_json()
+    api.post("/api/v1/opt-outs", json={"phones": ["79160000002"]})
+    return {
+        "mailing_id": api.post("/api/v1/mailings", json=mailing_body()).get_json()["id"],
+        "client_id": client["id"],
+        "token_id": token["id"],
+        "import_id": 1,
+        "phone": 79160000002,
+        "day": "2026-01-02",
+        "language": "en",
+        "_rest": "nowhere",
+        "filename": "admin.css",
+    }
+
+
+def name(rule: Rule) -> str:
+    return str(rule.endpoint).removeprefix("admin.")
+
+
+def rules(app: Flask, changing: bool) -> Iterator[Rule]:
+    for rule in app.url_map.iter_rules():
+        if str(rule.endpoint).startswith("admin.") and bool(CHANGING & rule.methods) is changing:  # type: ignore[operator]
+            yield rule
+
+
+def paths(app: Flask, rule: Rule, given: dict[str, Any]) -> list[str]:
+    """Where the route is found, with every action that it knows."""
+    actions = list(ACTIONS) if "action" in rule.arguments else [""]
+    with app.test_request_context(base_url=PUBLIC):
+        adapter = app.url_map.bind("127.0.0.1:5998")
+        values = {each: given[each] for each in rule.arguments if each != "action"}
+        return [
+            adapter.build(rule.endpoint, values | ({"action": each} if each else {}), "POST"
+                          if CHANGING & rule.methods else "GET")  # type: ignore[operator]
+            for each in actions
+        ]  # fmt: skip
+
+
+class Signed:
+    """Somebody who is signed in with a role, and holds a valid token for forms."""
+
+    def __init__(self, app: Flask, role: str) -> None:
+        self.client: FlaskClient = app.test_client()
+        with self.client.session_transaction("/admin/", base_url=PUBLIC) as session:
+            session["person"] = ["1", "Somebody", f"{role}@example.com", role]
+            session["id"] = f"session of {role}"
+            session["until"] = int(time.time()) + 600
+        page = self.client.get("/admin/mailings", base_url=PUBLIC)
+        assert page.status_code == 200
+        found = re.search(r'csrf-token" content="([^"]+)"', page.text)
+        assert found
+        self.token = found[1]
+
+    def get(self, path: str) -> int:
+        return self.client.get(path, base_url=PUBLIC, headers={"Accept": "text/html"}).status_code
+
+    def post(self, path: str, token: str | None = None) -> int:
+        return self.client.post(
+            path, base_url=PUBLIC, data={"csrf_token": self.token if token is None else token}
+        ).status_code
+
+
+def test_every_route_that_changes_something_is_in_the_table(app: Flask) -> None:
+    assert {name(rule) for rule in rules(app, True)} == set(LEAST), (
+        "say in LEAST which role the new route is for"
+    )
+
+
+@pytest.mark.parametrize("role", RANKS)
+def test_no_role_reaches_further_than_it_may(
+    app: Flask, given: dict[str, Any], database: Cursor, role: str
+) -> None:
+    """By direct POST, with a valid session and a valid token."""
+    signed = Signed(app, role)
+    for rule in rules(app, True):
+        least = LEAST[name(rule)]
+        if least is None or RANKS.index(role) >= RANKS.index(least):
+            continue
+        for path in paths(app, rule, given):
+            assert signed.post(path) == 403, (role, path)
+    database.execute("SELECT count(*) FROM audit_log WHERE actor LIKE 'person:%'")
+    assert database.fetchone() == (0,), "something was done all the same"
+
+
+def test_nothing_changes_without_a_session_or_a_forms_token(
+    app: Flask, given: dict[str, Any], database: Cursor
+) -> None:
+    admin, nobody = Signed(app, "admin"), app.test_client()
+    for rule in rules(app, True):
+        for path in paths(app, rule, given):
+            assert admin.post(path, token="") == 400, path
+            assert admin.post(path, token="forged") == 400, path
+            status = nobody.post(path, base_url=PUBLIC).status_code
+            assert status == (401 if LEAST[name(rule)] else 400), path
+    database.execute("SELECT count(*) FROM audit_log WHERE actor LIKE 'person:%'")
+    assert database.fetchone() == (0,), "something was done all the same"
+
+
+def test_every_page_is_closed_to_strangers_and_some_to_roles(
+    app: Flask, given: dict[str, Any]
+) -> None:
+    signed = {role: Signed(app, role) for role in RANKS}
+    nobody = app.test_client()
+    for rule in rules(app, False):
+        if name(rule) in OPEN | FILES:
+            continue
+        for path in paths(app, rule, given):
+            answer = nobody.get(path, base_url=PUBLIC, headers={"Accept": "text/html"})
+            if name(rule) == "nowhere":
+                assert answer.status_code == 404, path
+                continue
+            assert answer.status_code == 302, path
+            assert answer.headers["Location"].startswith("/admin/sign-in?"), path
+            least = RANKS.index(LOOKS.get(name(rule), "viewer"))
+            for rank, role in enumerate(RANKS):
+                assert (signed[role].get(path) == 403) is (rank < least), (role, path)
+
+
+@pytest.mark.parametrize("role", ["operator", "admin"])
+def test_each_role_reaches_as_far_as_it_may(app: Flask, given: dict[str, Any], role: str) -> None:
+    """Last, as it changes things: an empty form may be refused, but not for the role."""
+    signed = Signed(app, role)
+    for rule in rules(app, True):
+        least = LEAST[name(rule)]
+        if least is None or RANKS.index(role) < RANKS.index(least):
+            continue
+        for path in paths(app, rule, given):
+            assert signed.post(path) not in (400, 401, 403, 500), (role, path)

@@ -1,0 +1,247 @@
+"""Sign-in against a real OpenID provider that can be told to misbehave; the session's bounds."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+from itsdangerous import TimestampSigner
+from psycopg2.extensions import cursor as Cursor
+from werkzeug.test import TestResponse
+
+from tests.integration.conftest import make_app, value
+from tests.support.misbehaving_openid import SECRET
+from tests.support.system import Process, free_port
+from tests.support.waiting import wait_for
+
+PUBLIC = "http://127.0.0.1:5999"
+HOURS = 3600
+Tell = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_port()
+    argv = [sys.executable, "-m", "tests.support.misbehaving_openid", "--port", str(port)]
+    process = Process("openid", argv, {}, tmp_path_factory.mktemp("openid") / "log")
+    process.start()
+    try:
+        wait_for(lambda: _answers(f"http://127.0.0.1:{port}/keys"), 20, "the OpenID provider")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="module")
+def app(database_url: str, redis_url: str, issuer: str) -> Flask:
+    return make_app(
+        database_url,
+        redis_url,
+        OIDC_ISSUER=issuer,
+        OIDC_CLIENT_ID="notifications",
+        OIDC_CLIENT_SECRET=SECRET,
+        PUBLIC_URL=PUBLIC,
+    )
+
+
+@pytest.fixture
+def tell(issuer: str) -> Iterator[Tell]:
+    """Tells the provider what to do from now on; afterwards it is honest again."""
+
+    def told(**ways: Any) -> None:
+        requests.post(f"{issuer}/control", json=ways, timeout=10).raise_for_status()
+
+    yield told
+    told()
+
+
+class Visitor:
+    """Somebody's browser, as far as signing in goes."""
+
+    def __init__(self, app: Flask) -> None:
+        self.client: FlaskClient = app.test_client()
+
+    def get(self, path: str) -> TestResponse:
+        return self.client.get(path, base_url=PUBLIC, headers={"Accept": "text/html"})
+
+    def post(self, path: str, **fields: str) -> TestResponse:
+        token = re.search(r'name="csrf_token" value="([^"]+)"', self.get("/admin/sign-in").text)
+        if token is None:  # somebody is signed in, and is led on to a page that has one
+            token = re.search(r'csrf-token" content="([^"]+)"', self.get("/admin/mailings").text)
+        assert token
+        return self.client.post(path, base_url=PUBLIC, data={"csrf_token": token[1], **fields})
+
+    def granted(self, who: str = "oleg") -> str:
+        """Where the provider sends this browser back to."""
+        away = self.post("/admin/sign-in")
+        assert away.status_code == 302, away.text
+        answer = requests.post(
+            away.headers["Location"], {"person": who}, allow_redirects=False, timeout=10
+        )
+        assert answer.status_code == 303, answer.text
+        back = urlsplit(answer.headers["Location"])
+        return f"{back.path}?{back.query}"
+
+    def sign_in(self, who: str = "oleg") -> TestResponse:
+        return self.get(self.granted(who))
+
+    @property
+    def inside(self) -> bool:
+        return self.get("/admin/mailings").status_code == 200
+
+
+@pytest.fixture
+def visitor(app: Flask) -> Visitor:
+    return Visitor(app)
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def test_an_honest_provider_lets_in(visitor: Visitor, database: Cursor) -> None:
+    answer = visitor.sign_in()
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/")
+    assert visitor.inside
+    database.execute("SELECT actor FROM audit_log WHERE action = 'signed_in'")
+    assert value(database) == "person:oleg@example.com"
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {"claims": {"iss": "https://evil.example"}},
+        {"claims": {"aud": "another-client"}},
+        {"claims": {"aud": ["another-client", "and-another"]}},
+        {"claims": {"nonce": "of another sign-in"}},
+        {"claims": {"nonce": None}},
+        {"claims": {"exp": None}},
+        {"claims": {"iss": None}},
+        {"claims": {"sub": None}},
+        {"from_now": {"exp": -60, "iat": -3600}},
+        {"from_now": {"nbf": 600}},
+        {"signature": "none"},
+        {"signature": "shared"},
+        {"signature": "foreign"},
+    ],
+    ids=str,
+)
+def test_a_token_that_is_not_sound_lets_nobody_in(
+    visitor: Visitor, tell: Tell, database: Cursor, ways: dict[str, Any]
+) -> None:
+    database.execute("SELECT count(*) FROM audit_log")
+    before = value(database)
+    tell(**ways)
+    answer = visitor.sign_in("anna")
+    assert answer.status_code == 400, answer.headers.get("Location")
+    assert "did not succeed" in answer.text
+    assert not visitor.inside
+    database.execute("SELECT count(*) FROM audit_log")
+    assert value(database) == before
+    tell()
+    assert visitor.sign_in().status_code == 302, "the same browser, an honest provider"
+
+
+def test_a_provider_of_another_name_is_not_used(
+    database_url: str, redis_url: str, issuer: str, tell: Tell
+) -> None:
+    tell(issuer="https://evil.example")
+    app = make_app(
+        database_url, redis_url, OIDC_ISSUER=issuer, OIDC_CLIENT_ID="x", PUBLIC_URL=PUBLIC
+    )
+    answer = Visitor(app).post("/admin/sign-in")
+    assert answer.status_code == 503
+    assert "cannot be reached" in answer.text
+
+
+def test_a_new_key_is_fetched_when_it_appears(visitor: Visitor, app: Flask, tell: Tell) -> None:
+    assert visitor.sign_in().status_code == 302
+    tell(rotate=True)
+    assert Visitor(app).sign_in().status_code == 302
+    tell(rotate=True)
+    assert Visitor(app).sign_in().status_code == 302
+
+
+def test_a_session_ends_after_eight_hours_used_or_not(visitor: Visitor, app: Flask) -> None:
+    began = time.time()
+    visitor.sign_in()
+    with visitor.client.session_transaction("/admin/", base_url=PUBLIC) as session:
+        until = session["until"]
+    assert began + 8 * HOURS - 1 <= until <= time.time() + 8 * HOURS
+    for _ in range(3):  # using it does not prolong it
+        assert visitor.inside
+    with visitor.client.session_transaction("/admin/", base_url=PUBLIC) as session:
+        assert session["until"] == until
+        session["until"] = int(time.time()) - 1
+    assert not visitor.inside
+    assert "/admin/sign-in" in visitor.get("/admin/mailings").headers["Location"]
+
+
+def test_a_cookie_older_than_eight_hours_is_none(
+    visitor: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its content says otherwise: the signature has a time of its own."""
+    visitor.sign_in()
+    long_ago = int(time.time()) - 8 * HOURS - 5
+    with visitor.client.session_transaction("/admin/", base_url=PUBLIC) as session:
+        content = dict(session) | {"until": int(time.time()) + HOURS}
+    serializer = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
+    with monkeypatch.context() as then:
+        then.setattr(TimestampSigner, "get_timestamp", lambda self: long_ago)
+        old = serializer.dumps(content)
+    for cookie, status in ((old, 302), (serializer.dumps(content), 200)):
+        visitor.client.set_cookie("admin_session", cookie, domain="127.0.0.1", path="/admin")
+        assert visitor.get("/admin/mailings").status_code == status
+
+
+def test_signing_out_ends_the_session_at_the_provider_too(visitor: Visitor, issuer: str) -> None:
+    visitor.sign_in()
+    kept = visitor.client.get_cookie("admin_session", domain="127.0.0.1", path="/admin")
+    assert kept
+    answer = visitor.post("/admin/sign-out")
+    assert answer.status_code == 302
+    away = urlsplit(answer.headers["Location"])
+    assert f"{away.scheme}://{away.netloc}{away.path}" == f"{issuer}/end"
+    asked = {name: values[0] for name, values in parse_qs(away.query).items()}
+    assert asked["post_logout_redirect_uri"] == f"{PUBLIC}/admin/sign-in"
+    assert asked["client_id"] == "notifications"
+    assert asked["id_token_hint"].count(".") == 2
+    back = requests.get(answer.headers["Location"], allow_redirects=False, timeout=10)
+    assert back.headers["Location"] == f"{PUBLIC}/admin/sign-in"
+    assert requests.get(f"{issuer}/control", timeout=10).json()["ended"][-1] == asked
+    # A copy of the cookie is worth nothing either.
+    visitor.client.set_cookie("admin_session", kept.value, domain="127.0.0.1", path="/admin")
+    assert not visitor.inside
+
+
+def test_who_comes_back_without_a_code_or_with_anothers_is_refused(
+    visitor: Visitor, app: Flask
+) -> None:
+    stolen = Visitor(app).granted("anna")
+    visitor.granted()
+    assert visitor.get(stolen).status_code == 400
+    assert visitor.get("/admin/sign-in/callback?error=access_denied").status_code == 400
+    assert visitor.get("/admin/sign-in/callback").status_code == 400
+    assert not visitor.inside
+
+
+def test_the_log_of_a_refusal_names_no_secret(
+    visitor: Visitor, tell: Tell, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tell(claims={"nonce": "forged"})
+    back = visitor.granted()
+    visitor.get(back)
+    said = capfd.readouterr()
+    lines = said.out + said.err
+    assert "admin.sign_in_refused" in lines
+    assert parse_qs(urlsplit(back).query)["code"][0] not in lines
+    assert SECRET not in lines

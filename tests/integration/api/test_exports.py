@@ -1,0 +1,155 @@
+"""Exports: every row once, whatever page it is on, and nothing that a spreadsheet would run."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+
+from tests.integration.conftest import value
+from tests.support.fleet import Fleet, rejected
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pages for few rows. (In the package, the blueprint hides its module.)"""
+    monkeypatch.setattr(sys.modules["api.exports"], "PAGE", 3)
+
+
+def download(client: FlaskClient, path: str) -> list[dict[str, str]]:
+    answer = client.get(f"/api/v1{path}")
+    assert answer.status_code == 200, answer.text
+    assert answer.mimetype == "text/csv"
+    assert answer.headers["Content-Disposition"].startswith('attachment; filename="')
+    return list(csv.DictReader(io.StringIO(answer.text)))
+
+
+def test_clients(client: FlaskClient, new_client: Callable[..., dict[str, Any]]) -> None:
+    made = [new_client(tag="друзья", timezone="Asia/Omsk") for _ in range(7)]
+    new_client(tag="others")
+    rows = download(client, "/clients.csv?tag=%D0%B4%D1%80%D1%83%D0%B7%D1%8C%D1%8F")
+    assert rows == [{name: str(each[name]) for name in rows[0]} for each in made]
+    assert len(download(client, "/clients.csv")) >= 8
+    phone = made[3]["phone"]
+    for query in (f"phone={phone}", f"phone={phone}&timezone=Asia/Omsk&operator_code=916"):
+        assert [row["phone"] for row in download(client, f"/clients.csv?{query}")] == [phone]
+    assert download(client, f"/clients.csv?phone={phone}&tag=none") == []
+
+
+def test_exactly_full_pages_end(client: FlaskClient, new_client: Callable[..., Any]) -> None:
+    for n in (3, 6):
+        for _ in range(3):
+            new_client(tag="full")
+        assert len(download(client, "/clients.csv?tag=full")) == n
+
+
+@pytest.mark.parametrize("tag", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1"])
+def test_formulas_are_harmless(
+    client: FlaskClient, new_client: Callable[..., Any], tag: str
+) -> None:
+    phone = new_client(tag=tag)["phone"]
+    (row,) = download(client, f"/clients.csv?phone={phone}")
+    assert row["tag"].startswith("'")
+    assert row["tag"][1:] == tag.replace("\r", "\n") or row["tag"][1:] == tag
+    assert row["phone"] == phone
+
+
+def test_for_excel(client: FlaskClient, new_client: Callable[..., Any]) -> None:
+    phone = new_client(tag="a;b")["phone"]
+    data = client.get(f"/api/v1/clients.csv?phone={phone}&excel=true").get_data()
+    assert data.startswith(b"\xef\xbb\xbfid;phone;")
+    (row,) = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter=";")
+    assert (row["phone"], row["tag"]) == (phone, "a;b")
+
+
+@pytest.fixture(scope="module")
+def mailing(database_url: str) -> int:
+    """11 messages: 3 sent, 4 failed, 4 pending, in batches of 2."""
+    fleet = Fleet(database_url)
+    mailing_id = fleet.new_mailing(11, batch_size=2)
+    worker = fleet.claim(mailing_id)
+    worker.done(accepted=worker.ids)
+    worker = fleet.claim(mailing_id)
+    worker.done(accepted=worker.ids[:1], others=[rejected(worker.ids[1])])
+    worker = fleet.claim(mailing_id)
+    worker.done(others=[rejected(id_) for id_ in worker.ids])
+    worker = fleet.claim(mailing_id)
+    worker.say(others=[rejected(worker.ids[0])])
+    fleet.close()
+    return mailing_id
+
+
+def test_messages(client: FlaskClient, mailing: int, database: Cursor) -> None:
+    path = f"/mailings/{mailing}/messages.csv"
+    rows = download(client, path)
+    assert len(rows) == 11
+    assert len({row["id"] for row in rows}) == 11
+    listed = client.get(f"/api/v1/mailings/{mailing}/messages?limit=500").get_json()["items"]
+    for row, message in zip(rows, listed, strict=True):
+        for name in ("id", "client_id", "status", "attempts"):
+            assert row[name] == str(message[name])
+        assert row["reason"] == (message["reason"] or "")
+        assert row["sent_at"] == (message["sent_at"] or "")
+        phone = client.get(f"/api/v1/clients/{row['client_id']}").get_json()["phone"]
+        assert row["phone"] == phone
+    for status, count in (("sent", 3), ("failed", 4), ("pending", 4), ("expired", 0)):
+        found = download(client, f"{path}?status={status}")
+        assert found == [row for row in rows if row["status"] == status]
+        assert len(found) == count
+
+
+def test_a_deleted_client_has_no_phone(client: FlaskClient, mailing: int) -> None:
+    path = f"/mailings/{mailing}/messages.csv"
+    client_id = download(client, path)[0]["client_id"]
+    assert client.delete(f"/api/v1/clients/{client_id}").status_code == 204
+    row = download(client, path)[0]
+    assert (row["client_id"], row["phone"], row["status"]) == (client_id, "", "sent")
+
+
+def test_what_the_provider_answered_is_harmless(
+    client: FlaskClient, mailing: int, database: Cursor
+) -> None:
+    database.execute(
+        "UPDATE messages SET reason = '=HYPERLINK(1)' WHERE mailing_id = %s AND status = 'failed'",
+        (mailing,),
+    )
+    rows = download(client, f"/mailings/{mailing}/messages.csv?status=failed")
+    assert {row["reason"] for row in rows} == {"'=HYPERLINK(1)"}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/clients.csv?limit=5", 422),
+        ("/clients.csv?excel=yes", 422),
+        ("/clients.csv?phone=1", 422),
+        ("/mailings/999999/messages.csv", 404),
+        ("/mailings/1/messages.csv?status=lost", 422),
+    ],
+)
+def test_bad_requests(client: FlaskClient, path: str, status: int) -> None:
+    assert client.get(f"/api/v1{path}").status_code == status
+
+
+def test_no_connection_is_held_between_pages(
+    app: Flask, client: FlaskClient, new_client: Callable[..., Any], database: Cursor
+) -> None:
+    """A slow download keeps no transaction open."""
+    for _ in range(10):
+        new_client(tag="slow")
+    answer = client.get("/api/v1/clients.csv?tag=slow", buffered=False)
+    parts = iter(answer.response)
+    next(parts)
+    next(parts)
+    database.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'api'"
+        " AND datname = current_database() AND state <> 'idle'"
+    )
+    assert value(database) == 0
+    assert len(b"".join(parts).splitlines()) > 0
+    answer.close()

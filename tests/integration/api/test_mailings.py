@@ -1,0 +1,263 @@
+"""Mailings over the API: made, changed while their state allows it, deleted, launched."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+from redis import Redis
+from rq_scheduler import Scheduler
+
+from api.schemas.responses import MailingAnswer, MailingPage
+from shared.queues import CONTROL, NotificationJob, queue
+from tests.integration.conftest import ahead, mailing_body
+
+URL = "/api/v1/mailings"
+ANYBODY: dict[str, Any] = {
+    "operator_codes": [],
+    "tags": [],
+    "timezones": [],
+    "attributes": {},
+    "exclude_mailing_ids": [],
+    "phones": [],
+}
+Make = Callable[..., dict[str, Any]]
+
+
+def put_in_state(database: Cursor, mailing_id: int, status: str) -> None:
+    """What the fleet does to a mailing, as far as the API sees it."""
+    database.execute(
+        """
+        UPDATE mailings SET status = %(status)s,
+            started_at = CASE WHEN %(status)s <> 'scheduled' THEN now() END,
+            finished_at = CASE WHEN %(status)s IN ('finished', 'cancelled') THEN now() END,
+            settled = %(status)s IN ('finished', 'cancelled')
+        WHERE id = %(id)s
+        """,
+        {"status": status, "id": mailing_id},
+    )
+
+
+def jobs_for(redis_url: str, mailing_id: int) -> tuple[list[str], list[datetime]]:
+    """The names of a mailing's jobs that wait to be run now, and the times of the later ones."""
+    connection = Redis.from_url(redis_url)
+    now = [
+        str(job.func_name).rsplit(".")[-1]
+        for job in queue(CONTROL, connection).jobs
+        if job.kwargs["mailing_id"] == mailing_id
+    ]
+    later = [
+        at.replace(tzinfo=UTC)
+        for job, at in Scheduler(connection=connection, job_class=NotificationJob).get_jobs(
+            with_times=True
+        )
+        if job.kwargs.get("mailing_id") == mailing_id
+    ]
+    return now, later
+
+
+def test_a_mailing_comes_back_as_it_was_made(client: FlaskClient) -> None:
+    body = {
+        **mailing_body(),
+        "name": "Sale",
+        "filter": {**ANYBODY, "operator_codes": ["916"], "tags": ["vip", ""]},
+        "window": {"from": "21:30", "to": "09:00"},
+        "rate_limit": 5,
+    }
+    answer = client.post(URL, json=body)
+    assert answer.status_code == 201, answer.text
+    made = answer.get_json()
+    MailingAnswer.model_validate(made)
+    untouched = {"status": "scheduled", "audience": 0, "started_at": None, "finished_at": None}
+    assert made == {**made, **body, **untouched}
+    assert answer.headers["Location"] == f"{URL}/{made['id']}"
+    assert client.get(answer.headers["Location"]).get_json() == made
+
+
+def test_instants_are_answered_in_utc(new_mailing: Make) -> None:
+    made = new_mailing(start_at="2190-12-01T09:00:00+03:00", end_at="2190-12-01T21:00:00.5-03:30")
+    assert made["start_at"] == "2190-12-01T06:00:00.000000Z"
+    assert made["end_at"] == "2190-12-02T00:30:00.500000Z"
+
+
+def test_every_text_is_kept_by_version(
+    client: FlaskClient, new_mailing: Make, database: Cursor
+) -> None:
+    made = new_mailing(text="first")
+    for text in ("second", "second", "third"):
+        assert client.patch(f"{URL}/{made['id']}", json={"text": text}).status_code == 200
+    database.execute(
+        "SELECT version, text FROM mailing_texts WHERE mailing_id = %s ORDER BY 1", (made["id"],)
+    )
+    assert database.fetchall() == [(1, "first"), (2, "second"), (3, "third")]
+    database.execute("SELECT text_version, text FROM mailings WHERE id = %s", (made["id"],))
+    assert database.fetchone() == (3, "third")
+
+
+def test_what_is_due_is_launched_at_once(new_mailing: Make, redis_url: str) -> None:
+    made = new_mailing(start_at="2020-01-01T00:00:00Z")
+    now, later = jobs_for(redis_url, made["id"])
+    assert now == ["launch"]
+    assert later == []
+
+
+def test_what_is_in_the_future_is_launched_at_its_start(
+    client: FlaskClient, new_mailing: Make, redis_url: str
+) -> None:
+    made = new_mailing()
+    start = datetime.fromisoformat(made["start_at"])
+    now, later = jobs_for(redis_url, made["id"])
+    assert now == []
+    assert [0 <= (at - start).total_seconds() <= 1 for at in later] == [True]
+    client.patch(f"{URL}/{made['id']}", json={"start_at": "2020-01-01T00:00:00Z"})
+    assert jobs_for(redis_url, made["id"])[0] == ["launch"]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "reason"),
+    [
+        ({"end_at": "2020-01-02T00:00:00Z", "start_at": "2020-01-01T00:00:00Z"}, "/end_at", "pass"),
+        ({"start_at": ahead(hours=3)}, "/end_at", "later than start_at"),
+        (
+            {"start_at": "2100-01-01T00:00:00Z", "end_at": "2100-01-01T00:00:00Z"},
+            "/end_at",
+            "later",
+        ),
+        ({"start_at": "2026-12-01T09:00:00"}, "/start_at", "offset"),
+        ({"window": {"from": "09:00", "to": "09:00"}}, "/window", "differ"),
+        ({"filter": {"tag": ["a"]}}, "/filter/tag", "not known"),
+        ({"text": "a\x00b"}, "/text", "NUL"),
+        ({"filter": {"tags": ["\ud800"]}}, "/filter/tags/0", "surrogate"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_and_changes_nothing(
+    client: FlaskClient, database: Cursor, change: dict[str, Any], pointer: str, reason: str
+) -> None:
+    database.execute("SELECT count(*) FROM mailings")
+    before = database.fetchone()
+    body = json.dumps({**mailing_body(), **change})
+    answer = client.post(URL, data=body, content_type="application/json")
+    assert answer.status_code == 422
+    (fault,) = answer.get_json()["errors"]
+    assert fault["pointer"] == pointer
+    assert reason in fault["detail"]
+    database.execute("SELECT count(*) FROM mailings")
+    assert database.fetchone() == before
+
+
+ANYTHING = {
+    "name": "new",
+    "text": "new",
+    "start_at": ahead(minutes=30),
+    "end_at": ahead(hours=5),
+    "filter": {**ANYBODY, "operator_codes": ["901"]},
+    "window": {"from": "10:00", "to": "11:00"},
+    "rate_limit": 7,
+}
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_before_the_launch_everything_may_change(
+    client: FlaskClient, new_mailing: Make, paused: bool
+) -> None:
+    url = f"{URL}/{new_mailing()['id']}"
+    if paused:
+        assert client.post(f"{url}/pause").get_json()["status"] == "paused"
+    answer = client.patch(url, json=ANYTHING)
+    assert answer.status_code == 200, answer.text
+    changed = answer.get_json()
+    assert changed == {**changed, **ANYTHING}
+    emptied = {"name": None, "window": None, "rate_limit": None}
+    changed = client.patch(url, json=emptied).get_json()
+    assert changed == {**changed, **emptied}
+    assert client.get(url).get_json() == changed
+
+
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_after_the_launch_the_audience_and_start_are_fixed(
+    client: FlaskClient, new_mailing: Make, database: Cursor, status: str
+) -> None:
+    made = new_mailing(filter={"tags": ["a"]})
+    url = f"{URL}/{made['id']}"
+    put_in_state(database, made["id"], status)
+    for name in ("start_at", "filter"):
+        answer = client.patch(url, json={name: ANYTHING[name], "name": "never"})
+        assert answer.status_code == 409
+        assert name in answer.get_json()["detail"]
+    # What is said again is no change.
+    same = {"start_at": made["start_at"], "filter": made["filter"]}
+    may = {n: v for n, v in ANYTHING.items() if n not in ("start_at", "filter")}
+    answer = client.patch(url, json={**same, **may})
+    assert answer.status_code == 200, answer.text
+    assert answer.get_json() == {**answer.get_json(), **same, **may}
+
+
+@pytest.mark.parametrize("status", ["finished", "cancelled"])
+def test_what_has_ended_cannot_change(
+    client: FlaskClient, new_mailing: Make, database: Cursor, status: str
+) -> None:
+    made = new_mailing()
+    put_in_state(database, made["id"], status)
+    for body in ({"name": "new"}, {"text": made["text"]}):
+        answer = client.patch(f"{URL}/{made['id']}", json=body)
+        assert answer.status_code == 409
+        assert status in answer.get_json()["detail"]
+
+
+def test_an_end_may_move_but_not_to_where_clocks_might_disagree(
+    client: FlaskClient, new_mailing: Make, database: Cursor
+) -> None:
+    made = new_mailing(start_at="2020-01-01T00:00:00Z")
+    url = f"{URL}/{made['id']}"
+    put_in_state(database, made["id"], "running")
+    for end_at in (ahead(seconds=2.5), ahead(seconds=-5), "2019-01-01T00:00:00Z"):
+        answer = client.patch(url, json={"end_at": end_at})
+        assert answer.status_code == 422
+        assert answer.get_json()["errors"][0]["pointer"] == "/end_at"
+    assert client.patch(url, json={"end_at": ahead(seconds=30)}).status_code == 200
+
+
+def test_lists_are_filtered_by_status_and_paged(
+    client: FlaskClient, new_mailing: Make, database: Cursor
+) -> None:
+    made = [new_mailing()["id"] for _ in range(3)]
+    for mailing_id in made:
+        put_in_state(database, mailing_id, "finished")
+    first = client.get(f"{URL}?status=finished&limit=500").get_json()
+    MailingPage.model_validate(first)
+    assert set(made) <= {item["id"] for item in first["items"]}
+    assert {item["status"] for item in first["items"]} == {"finished"}
+    page = client.get(f"{URL}?limit=1").get_json()
+    rest = client.get(f"{URL}?limit=500&cursor={page['next_cursor']}").get_json()
+    ids = [item["id"] for item in page["items"] + rest["items"]]
+    assert ids == sorted(set(ids))
+    assert set(made) <= set(ids)
+
+
+@pytest.mark.parametrize("status", ["scheduled", "running", "paused", "finished"])
+def test_a_deleted_mailing_is_gone(
+    client: FlaskClient, new_mailing: Make, database: Cursor, status: str
+) -> None:
+    made = new_mailing()
+    url = f"{URL}/{made['id']}"
+    put_in_state(database, made["id"], status)
+    assert client.delete(url).status_code == 204
+    for method, path in (
+        ("GET", url),
+        ("DELETE", url),
+        ("GET", f"{url}/statistics"),
+        ("GET", f"{url}/messages"),
+        ("POST", f"{url}/start"),
+    ):
+        assert client.open(path, method=method).status_code == 404
+    listed = client.get(f"{URL}?limit=500").get_json()["items"]
+    assert made["id"] not in [item["id"] for item in listed]
+    database.execute(
+        "SELECT status, settled, finished_at IS NOT NULL FROM mailings WHERE id = %s", (made["id"],)
+    )
+    ended = "finished" if status == "finished" else "cancelled"
+    # What was launched is settled by the fleet, batch by batch.
+    assert database.fetchone() == (ended, status in ("scheduled", "finished"), True)

@@ -1,0 +1,253 @@
+"""Messages and statistics over the API: complete, in order, and adding up."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+
+from api.schemas.responses import MailingStatistics, MessageDetails, MessagePage, Statistics
+from shared.db.partitions import ensure_partition
+from tests.integration.api.test_mailings import put_in_state
+from tests.integration.conftest import value
+
+URL = "/api/v1/mailings"
+Make = Callable[..., dict[str, Any]]
+STATUSES = ("pending", "sent", "failed", "expired", "cancelled")
+
+
+class Launched:
+    """A mailing with messages in the database, as the fleet would have put them there."""
+
+    def __init__(self, database: Cursor, mailing_id: int) -> None:
+        self.database, self.id = database, mailing_id
+        self.url = f"{URL}/{mailing_id}"
+        self.messages: dict[int, str] = {}
+        ensure_partition(database, mailing_id)
+        put_in_state(database, mailing_id, "running")
+
+    def add_batch(self, *statuses: str, apart: int = 0) -> list[int]:
+        """A batch of messages with these statuses; `apart` leaves ids between them."""
+        step = apart + 1
+        self.database.execute("SELECT take_ids('message_ids', %s)", (len(statuses) * step,))
+        first = value(self.database)
+        ids = [first + n * step for n in range(len(statuses))]
+        self.database.execute(
+            "INSERT INTO id_blocks (first_id, last_id, mailing_id) VALUES (%s, %s, %s)",
+            (first, first + len(statuses) * step - 1, self.id),
+        )
+        self._insert(ids, statuses)
+        return ids
+
+    def move(self, ids: list[int], statuses: tuple[str, ...]) -> None:
+        """Put messages with ids that lie among others' into a batch of their own."""
+        self._insert(ids, statuses)
+
+    def _insert(self, ids: list[int], statuses: tuple[str, ...]) -> None:
+        counts = {status: statuses.count(status) for status in STATUSES}
+        self.database.execute(
+            """
+            INSERT INTO batches (mailing_id, id, first_id, last_id, size, pending, sent, failed,
+                expired, cancelled, in_doubt, due_at, timezone)
+            VALUES (%(mailing)s, nextval('batch_ids'), %(first)s, %(last)s, %(size)s, %(pending)s,
+                %(sent)s, %(failed)s, %(expired)s, %(cancelled)s, %(failed)s,
+                CASE WHEN %(pending)s > 0 THEN now() END, 'UTC') RETURNING id
+            """,
+            {"mailing": self.id, "first": ids[0], "last": ids[-1], "size": len(ids), **counts},
+        )
+        batch_id = value(self.database)
+        for message_id, status in zip(ids, statuses, strict=True):
+            self.database.execute(
+                """
+                INSERT INTO messages
+                    (mailing_id, id, client_id, batch_id, status, sent_at, in_doubt)
+                VALUES (%s, %s, %s, %s, %s, CASE WHEN %s = 'sent' THEN now() END, %s = 'failed')
+                """,
+                (self.id, message_id, message_id, batch_id, status, status, status),
+            )
+            self.messages[message_id] = status
+        self.database.execute(
+            "UPDATE mailings SET audience = audience + %s WHERE id = %s", (len(ids), self.id)
+        )
+
+
+@pytest.fixture
+def launched(new_mailing: Make, database: Cursor) -> Launched:
+    return Launched(database, new_mailing()["id"])
+
+
+def walk(client: FlaskClient, url: str, **query: object) -> list[int]:
+    """Every id of a list, page by page."""
+    seen: list[int] = []
+    for _ in range(1000):
+        answer = client.get(url, query_string=query)
+        assert answer.status_code == 200, answer.text
+        MessagePage.model_validate(answer.get_json())
+        page = answer.get_json()
+        seen += [item["id"] for item in page["items"]]
+        assert len(page["items"]) <= int(str(query["limit"]))
+        if page["next_cursor"] is None:
+            return seen
+        query["cursor"] = page["next_cursor"]
+    raise AssertionError("the list does not end")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 500])
+@pytest.mark.parametrize("status", [None, *STATUSES])
+def test_every_message_is_listed_once_and_in_order(
+    client: FlaskClient, launched: Launched, limit: int, status: str | None
+) -> None:
+    launched.add_batch("sent", "sent", "failed")
+    among = launched.add_batch("sent", "failed", "pending", "failed", apart=2)
+    launched.add_batch(*["sent"] * 5)
+    launched.add_batch("pending", "pending", "failed")
+    # Their clients' zone changed: they lie among the second batch's ids.
+    launched.move([among[0] + 1, among[3] + 1], ("failed", "pending"))
+    launched.add_batch("failed", "cancelled")
+    query: dict[str, object] = {"limit": limit} | ({"status": status} if status else {})
+    expected = [m for m, is_ in sorted(launched.messages.items()) if status in (None, is_)]
+    assert walk(client, f"{launched.url}/messages", **query) == expected
+
+
+def test_a_message_is_found_by_its_id_alone(
+    client: FlaskClient, launched: Launched, database: Cursor
+) -> None:
+    first, second = launched.add_batch("failed", "sent", apart=1)
+    at = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    database.execute(
+        """
+        INSERT INTO attempts (mailing_id, message_id, at, outcome, reason, http_status, latency_ms,
+            excerpt, phone, text)
+        VALUES (%s, %s, %s, 'rejected', 'rejected: 400', 400, 12, 'no such number',
+            79161234567, 'x')
+        """,
+        (launched.id, first, at),
+    )
+    answer = client.get(f"/api/v1/messages/{first}")
+    assert answer.status_code == 200
+    MessageDetails.model_validate(answer.get_json())
+    assert answer.get_json()["attempt_log"] == [
+        {
+            "at": "2026-11-23T12:00:00.000000Z",
+            "outcome": "rejected",
+            "reason": "rejected: 400",
+            "http_status": 400,
+            "latency_ms": 12,
+            "excerpt": "no such number",
+        }
+    ]
+    sent = client.get(f"/api/v1/messages/{second}").get_json()
+    assert (sent["status"], sent["mailing_id"]) == ("sent", launched.id)
+    assert sent["attempt_log"] == [
+        {
+            "at": sent["sent_at"],
+            "outcome": "accepted",
+            "reason": "accepted",
+            "http_status": 200,
+            "latency_ms": None,
+            "excerpt": "",
+        }
+    ]
+    for nobody in (first + 1, second + 1000, 10**18):
+        assert client.get(f"/api/v1/messages/{nobody}").status_code == 404
+    client.delete(launched.url)
+    assert client.get(f"/api/v1/messages/{second}").status_code == 404
+
+
+def test_deleting_a_client_erases_what_was_handed_off_and_cancels_what_waits(
+    client: FlaskClient, launched: Launched, new_client: Make, database: Cursor
+) -> None:
+    waiting, other = launched.add_batch("pending", "pending")
+    person = new_client()["id"]
+    database.execute(
+        "UPDATE messages SET client_id = %s WHERE mailing_id = %s AND id = %s",
+        (person, launched.id, waiting),
+    )
+    for message_id in (waiting, other):
+        database.execute(
+            "INSERT INTO attempts VALUES (%s, %s, now(), 'declined', '', 200, 1, '', 7900, 'x')",
+            (launched.id, message_id),
+        )
+    assert client.delete(f"/api/v1/clients/{person}").status_code == 204
+    ended = client.get(f"/api/v1/messages/{waiting}").get_json()
+    assert (ended["status"], ended["reason"]) == ("cancelled", "client deleted")
+    assert client.get(f"/api/v1/messages/{other}").get_json()["status"] == "pending"
+    database.execute(
+        "SELECT message_id, phone, text FROM attempts WHERE mailing_id = %s ORDER BY 1",
+        (launched.id,),
+    )
+    assert database.fetchall() == [(waiting, None, None), (other, 7900, "x")]
+
+
+def test_a_new_zone_moves_what_waits(
+    client: FlaskClient, launched: Launched, new_client: Make, database: Cursor
+) -> None:
+    (waiting,) = launched.add_batch("pending")
+    person = new_client(timezone="Europe/Moscow")["id"]
+    database.execute(
+        "UPDATE messages SET client_id = %s WHERE mailing_id = %s AND id = %s",
+        (person, launched.id, waiting),
+    )
+    client.patch(f"/api/v1/clients/{person}", json={"timezone": "Asia/Omsk"})
+    database.execute(
+        "SELECT b.timezone FROM messages m JOIN batches b ON b.mailing_id = m.mailing_id"
+        " AND b.id = m.batch_id WHERE m.mailing_id = %s AND m.id = %s",
+        (launched.id, waiting),
+    )
+    assert database.fetchall() == [("Asia/Omsk",)]
+
+
+def test_a_new_window_moves_when_batches_are_due(
+    client: FlaskClient, launched: Launched, database: Cursor
+) -> None:
+    launched.add_batch("pending")
+    shut = datetime.now(UTC).hour + 6
+    window = {"from": f"{shut % 24:02}:00", "to": f"{(shut + 1) % 24:02}:00"}
+    assert client.patch(launched.url, json={"window": window}).status_code == 200
+    due = "SELECT due_at > now() + interval '4 hours' FROM batches WHERE mailing_id = %s"
+    database.execute(due, (launched.id,))
+    assert database.fetchall() == [(True,)]
+    assert client.patch(launched.url, json={"window": None}).status_code == 200
+    database.execute(due, (launched.id,))
+    assert database.fetchall() == [(False,)]
+
+
+def test_statistics_add_up(client: FlaskClient, launched: Launched, database: Cursor) -> None:
+    launched.add_batch("pending", "sent", "sent", "failed")
+    launched.add_batch("expired", "cancelled", "sent")
+    counts = {"pending": 1, "sent": 3, "failed": 1, "expired": 1, "cancelled": 1}
+    answer = client.get(f"{launched.url}/statistics").get_json()
+    MailingStatistics.model_validate(answer)
+    assert (answer["audience"], answer["counts"], answer["in_doubt"]) == (7, counts, 1)
+    split = ("in_progress", "due", "retrying", "waiting")
+    assert [answer[name] for name in split] == [0, 1, 0, 0]
+
+    overall = client.get("/api/v1/statistics?limit=500").get_json()
+    Statistics.model_validate(overall)
+    (mine,) = [item for item in overall["items"] if item["mailing_id"] == launched.id]
+    assert (mine["audience"], mine["counts"], mine["status"]) == (7, counts, "running")
+    totals = overall["totals"]
+    assert totals["audience"] == sum(totals["counts"].values())
+    assert sum(totals["mailings"].values()) == len(overall["items"])
+    assert totals["counts"]["sent"] == sum(i["counts"]["sent"] for i in overall["items"])
+
+
+def test_a_settled_mailing_is_read_from_its_row(
+    client: FlaskClient, launched: Launched, database: Cursor
+) -> None:
+    launched.add_batch("sent", "failed")
+    database.execute(
+        "UPDATE mailings SET status = 'finished', finished_at = now(), settled = true, sent = 1,"
+        " failed = 1, in_doubt = 1 WHERE id = %s",
+        (launched.id,),
+    )
+    # If the batches were asked, it would show.
+    database.execute("DELETE FROM batches WHERE mailing_id = %s", (launched.id,))
+    counts = {"pending": 0, "sent": 1, "failed": 1, "expired": 0, "cancelled": 0}
+    answer = client.get(f"{launched.url}/statistics").get_json()
+    assert (answer["counts"], answer["in_doubt"]) == (counts, 1)
+    page = client.get("/api/v1/statistics?status=finished&limit=500").get_json()
+    (mine,) = [item for item in page["items"] if item["mailing_id"] == launched.id]
+    assert (mine["counts"], mine["in_doubt"]) == (counts, 1)

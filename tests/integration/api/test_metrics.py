@@ -1,0 +1,125 @@
+"""The metrics page: who may read it, what it costs, and what it says of mailings that are gone."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg2.extensions import cursor as Cursor
+from redis import Redis
+
+from api.monitoring.collector import COUNTS
+from shared import metrics
+from tests.integration.conftest import make_app, value
+from worker.dispatch.counters import Tally
+from worker.dispatch.db_thread import Clerk
+from worker.provider.outcomes import Outcome
+from worker.runtime.database import Database
+
+TOKEN = "a-token-for-metrics-0123"
+SETTLED = 10_000
+
+
+def scrape(client: FlaskClient, **headers: str) -> dict[tuple[str, ...], float]:
+    answer = client.get("/metrics", headers=headers)
+    assert answer.status_code == 200, answer.text
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_a_token_can_be_demanded(database_url: str, redis_url: str) -> None:
+    client = make_app(database_url, redis_url, METRICS_TOKEN=TOKEN).test_client()
+    for given in ("", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"):
+        answer = client.get("/metrics", headers={"Authorization": given})
+        assert answer.status_code == 401, given
+        assert "notification_" not in answer.text
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert scrape(client, Authorization=f"Bearer {TOKEN}")
+
+
+@pytest.fixture
+def clerk(database_url: str) -> Iterator[Clerk]:
+    clerk = Clerk(Database(database_url, "test"), lambda: None)
+    yield clerk
+    clerk.close()
+
+
+def test_what_dispatchers_count_is_added_up(
+    client: FlaskClient, redis_url: str, clerk: Clerk
+) -> None:
+    redis = Redis.from_url(redis_url)
+    tallies = [Tally(redis, 50.0) for _ in range(2)]
+    for tally in tallies:
+        for latency in (0.004, 0.2, 0.2, 40.0):
+            tally.count(Outcome.ACCEPTED, latency)
+        tally.count(Outcome.UNAVAILABLE, 0.0)  # never handed off
+        tally.tell(clerk, 100.0, in_flight=3)
+    clerk.close()
+    found = scrape(client)
+    assert found["notification_attempts_total", "accepted"] == 8
+    assert found["notification_attempts_total", "unavailable"] == 2
+    name = "notification_provider_request_seconds"
+    assert found[f"{name}_count",] == 8
+    assert found[f"{name}_sum",] == pytest.approx(2 * 40.404)
+    assert [found[f"{name}_bucket", le] for le in ("0.005", "0.1", "0.25", "30.0", "+Inf")] == [
+        *(2, 2, 6, 6, 8)
+    ]
+    assert found["notification_in_flight",] == 6
+    assert found["notification_rate_limit",] == 50
+    assert found["notification_rate_used",] == pytest.approx(8)
+
+
+def test_counts_wait_while_redis_is_away(redis_url: str, database_url: str) -> None:
+    away = Redis.from_url("redis://127.0.0.1:1/0")
+    redis = Redis.from_url(redis_url)
+    before = int(redis.hget(metrics.COUNTERS_KEY, "attempt:rejected") or 0)
+    tally = Tally(away, None)
+    tally.count(Outcome.REJECTED, 0.1)
+    assert tally._collect() == 1
+    database = Database(database_url, "test")
+    assert not tally._tell(database, None)
+    tally._redis = redis
+    tally.count(Outcome.REJECTED, 0.1)
+    tally._collect()
+    assert tally._tell(database, None)
+    assert int(redis.hget(metrics.COUNTERS_KEY, "attempt:rejected") or 0) == before + 2
+
+
+def test_ten_thousand_settled_mailings_cost_milliseconds(
+    client: FlaskClient, database: Cursor
+) -> None:
+    """A deleted mailing's messages count; a scrape of everything costs little."""
+    database.execute(
+        """
+        INSERT INTO mailings (text, start_at, end_at, status, audience, audience_complete, settled,
+            sent, failed, started_at, finished_at, deleted_at)
+        SELECT repeat('x', 300), now() - interval '2 hours', now() - interval '1 hour', 'finished',
+            7, true, true, 5, 2, now() - interval '2 hours', now(),
+            CASE WHEN n = 1 THEN now() END
+        FROM generate_series(1, %s) AS n
+        """,
+        (SETTLED,),
+    )
+    database.execute("VACUUM ANALYZE mailings")
+    found = scrape(client)
+    assert found["notification_messages_total", "sent"] == 5 * SETTLED
+    assert found["notification_messages_total", "failed"] == 2 * SETTLED
+    assert found["notification_mailings", "finished"] == SETTLED - 1
+    # The budget is 20 ms. Other things may want the machine, so what it costs is counted: our own
+    # processor time, what PostgreSQL needs at its best, and the pages that it looks at: those of
+    # an index, and none of any batch.
+    cost, told = [], []
+    for _ in range(20):
+        began = time.process_time()
+        client.get("/metrics")
+        cost.append(time.process_time() - began)
+        database.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {COUNTS.text}")
+        told.append(value(database)[0])
+    assert min(cost) < 0.01, f"{min(cost) * 1000:.1f} ms"
+    assert min(each["Execution Time"] for each in told) < 10
+    plan = told[0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 300

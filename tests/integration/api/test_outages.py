@@ -1,0 +1,118 @@
+"""The API while something it depends on is away: quick, honest, and well again by itself."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
+from werkzeug.test import TestResponse
+
+from dev.stack.services import Postgres
+from tests.integration.conftest import mailing_body, make_app, make_client, value
+from tests.support.system import free_port
+from tests.support.waiting import wait_for
+
+MAILINGS = "/api/v1/mailings"
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+def test_without_redis_everything_works(database_url: str) -> None:
+    client = make_client(make_app(database_url, f"redis://127.0.0.1:{free_port()}/0"))
+    with within(2):
+        made = client.post(MAILINGS, json=mailing_body())
+    assert made.status_code == 201
+    url = f"{MAILINGS}/{made.get_json()['id']}"
+    for method, path in (
+        ("PATCH", url),
+        ("POST", f"{url}/start"),
+        ("POST", f"{url}/pause"),
+        ("POST", f"{url}/resume"),
+        ("POST", f"{url}/cancel"),
+        ("DELETE", url),
+    ):
+        with within(2):
+            assert client.open(path, method=method, json={}).status_code in (200, 204), path
+    assert client.get("/readyz").get_json()["redis"] == "unreachable"
+
+
+def test_a_redis_that_never_answers_costs_little(database_url: str, deaf_port: int) -> None:
+    client = make_client(make_app(database_url, f"redis://127.0.0.1:{deaf_port}/0"))
+    with within(3):
+        assert client.post(MAILINGS, json=mailing_body()).status_code == 201
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """Somebody listens there and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+def assert_unavailable(client: FlaskClient) -> None:
+    calls: list[Callable[[], TestResponse]] = [
+        lambda: client.get("/api/v1/clients"),
+        lambda: client.post(MAILINGS, json=mailing_body()),
+        lambda: client.get("/api/v1/statistics"),
+        lambda: client.get("/readyz"),
+    ]
+    for call in calls:
+        with within(4):
+            answer = call()
+        assert answer.status_code == 503
+        assert answer.mimetype == "application/problem+json"
+        assert int(answer.headers["Retry-After"]) > 0
+    assert client.get("/healthz").status_code == 200
+
+
+def test_without_a_database_the_answer_is_quick(redis_url: str, deaf_port: int) -> None:
+    for port in (free_port(), deaf_port):
+        url = f"postgresql://nobody:secret@127.0.0.1:{port}/nothing"
+        assert_unavailable(make_client(make_app(url, redis_url)))
+
+
+def test_a_database_that_comes_back_is_used_again(tmp_path: Path, redis_url: str) -> None:
+    postgres = Postgres(tmp_path / "postgres")
+    postgres.start()
+    try:
+        client = make_client(make_app(postgres.url, redis_url))
+        answer = client.get("/readyz")
+        assert answer.status_code == 503
+        assert "migrations" in answer.get_json()["detail"]
+        assert client.get("/healthz").status_code == 200
+        postgres.stop("immediate")
+        assert_unavailable(client)
+        postgres.start()
+        answer = client.get("/readyz")
+        assert "migrations" in answer.get_json()["detail"]
+    finally:
+        postgres.remove()
+
+
+def test_cut_connections_are_replaced(client: FlaskClient, database: Cursor) -> None:
+    for _ in range(3):
+        assert client.get("/api/v1/clients").status_code == 200
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        wait_for(lambda: _others(database) == 0, 5, "the connections to be gone")
+        assert client.post(MAILINGS, json=mailing_body()).status_code == 201
+
+
+def _others(database: Cursor) -> int:
+    database.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    )
+    return int(value(database))

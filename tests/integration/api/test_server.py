@@ -1,0 +1,168 @@
+"""The API under gunicorn, as it is deployed: settings, metrics of all processes, logs, its end."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import requests
+
+from api.crew import QUICK
+from dev.bench.environment import children
+from tests.integration.conftest import TOKEN
+from tests.support.api_server import COMMAND, Server, running, settings_of
+from tests.support.system import ROOT, free_port
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture(scope="module")
+def settings(database_url: str, redis_url: str) -> dict[str, str]:
+    return settings_of(database_url, redis_url)
+
+
+@pytest.fixture(scope="module")
+def server(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(settings, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+def served(server: Server) -> float:
+    """How many lists of clients were served, by the metrics."""
+    found = re.search(
+        r'flask_http_request_duration_seconds_count{[^}]*url_rule="/api/v1/clients"} ([0-9.]+)',
+        server.http.get(f"{server.url}/metrics").text,
+    )
+    return float(found[1]) if found else 0.0
+
+
+def test_metrics_are_summed_over_processes_and_grouped_by_rule(server: Server) -> None:
+    before = served(server)
+    for _ in range(20):
+        # A connection each, so that both processes are asked.
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        assert requests.get(f"{server.url}/api/v1/clients", headers=headers, timeout=5).ok
+    assert {served(server) for _ in range(5)} == {before + 20}
+    server.http.get(f"{server.url}/api/v1/clients/987654")
+    server.http.request("BREW", f"{server.url}/api/v1/clients")
+    metrics = server.http.get(f"{server.url}/metrics").text
+    assert "987654" not in metrics
+    assert "BREW" not in metrics
+
+
+@pytest.mark.parametrize("token", [TOKEN, "wrong"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_refused_body_does_not_spoil_the_connection(
+    server: Server, token: str, chunked: bool
+) -> None:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = (b" " * 65536 for _ in range(32)) if chunked else b" " * 2_000_000
+    connection = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+    connection.request("POST", "/api/v1/clients", body, headers, encode_chunked=chunked)
+    answer = connection.getresponse()
+    assert answer.status == (413 if token == TOKEN else 401)
+    assert json.loads(answer.read())["status"] == answer.status
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+
+
+def test_more_connections_than_threads_are_all_served(server: Server) -> None:
+    """A thread that stays with one connection must not keep the others waiting."""
+    address = server.url.removeprefix("http://")
+    connections = [HTTPConnection(address, timeout=5) for _ in range(40)]
+    for _ in range(3):
+        for connection in connections:
+            connection.request("GET", "/healthz")
+        for connection in connections:
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert json.loads(answer.read()) == {"status": "ok"}
+    for connection in connections:
+        connection.close()
+
+
+def sockets_of(process: int) -> int:
+    links = (os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir())
+    return sum(link.startswith("socket:") for link in links)
+
+
+def has_crew(process: int) -> bool:
+    return len(list(Path(f"/proc/{process}/task").iterdir())) > QUICK
+
+
+def test_connections_that_come_at_once_are_shared_by_the_processes(server: Server) -> None:
+    """Each stays with the process that took it in, and so does its load."""
+    assert server.process.popen
+    processes = children(server.process.popen.pid)
+    wait_for(lambda: all(map(has_crew, processes)), 20, "both processes")
+    before = [sockets_of(each) for each in processes]
+    connections = [HTTPConnection(server.address, timeout=5) for _ in range(32)]
+    for connection in connections:
+        connection.connect()
+    for connection in connections:
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+    taken = [sockets_of(each) - n for each, n in zip(processes, before, strict=True)]
+    for connection in connections:
+        connection.close()
+    assert len(taken) == 2
+    assert min(taken) >= 12, taken
+
+
+def test_requests_sent_together_are_answered_in_turn(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    ask = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: turn-{}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall("".join(ask.format(n) for n in range(5)).encode())
+        answers = b""
+        while answers.count(b'{"status":"ok"}') < 5:
+            answers += connection.recv(65536)
+    assert re.findall(rb"X-Request-ID: turn-(\d)", answers) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_everything_logged_is_json(server: Server) -> None:
+    server.http.get(f"{server.url}/api/v1/clients", headers={"X-Request-ID": "logged"})
+    wait_for(lambda: [x for x in server.log() if x.get("request_id") == "logged"], 5, "the line")
+    assert {line["service"] for line in server.log()} == {"api"}
+
+
+def test_sigterm_ends_it_and_leaves_nothing(settings: dict[str, str], tmp_path: Path) -> None:
+    with running({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path) as server:
+        assert list(server.temporary.glob("api-metrics-*/*.db"))
+        assert server.process.stop(15) == 0
+        assert not list(server.temporary.glob("api-metrics-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("API_BOOTSTRAP_TOKEN", ""), ("SECRET_KEY", "short"), ("DATABASE_URL", "mysql://x")],
+)
+def test_a_bad_setting_stops_it_in_one_line(
+    settings: dict[str, str], name: str, value: str
+) -> None:
+    environment = {**os.environ, **settings, name: value}
+    environment = {key: each for key, each in environment.items() if each}
+    done = subprocess.run(
+        COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert name in done.stderr
+
+
+def test_commands_need_the_database_alone(database_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

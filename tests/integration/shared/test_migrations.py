@@ -1,0 +1,137 @@
+"""The migrations make exactly what the models say, and can be taken back."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint, Connection, create_engine, inspect, text
+
+from shared.db.models import Base
+from tests.support.fleet import Fleet
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    engine = create_engine(database_url.replace("postgresql:", "postgresql+psycopg2:"))
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def flask_db(database_url: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "api", "db", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def is_ours(connection: Connection) -> Any:
+    """Leaves out what is made at run time: partitions, with their indexes."""
+    partitions = set(
+        connection.execute(text("SELECT relname FROM pg_class WHERE relispartition")).scalars()
+    )
+
+    def include(thing: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
+        table = name if kind == "table" else thing.table.name
+        return table not in partitions
+
+    return include
+
+
+def differences(connection: Connection) -> list[Any]:
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "compare_type": True,
+            "compare_server_default": True,
+            "include_object": is_ours(connection),
+        },
+    )
+    return list(compare_metadata(context, Base.metadata))
+
+
+def checks(connection: Connection) -> dict[str, set[str]]:
+    """The names of the check constraints, which Alembic does not compare."""
+    rows = connection.execute(
+        text(
+            "SELECT conrelid::regclass::text, conname FROM pg_constraint JOIN pg_class c"
+            " ON c.oid = conrelid WHERE contype = 'c' AND NOT c.relispartition"
+        )
+    )
+    found: dict[str, set[str]] = {}
+    for table, constraint in rows:
+        found.setdefault(table, set()).add(constraint)
+    return found
+
+
+def test_the_models_and_the_migrations_say_the_same(
+    database_url: str, connection: Connection
+) -> None:
+    fleet = Fleet(database_url)
+    fleet.new_mailing(1)  # partitions exist, and are no difference
+    fleet.close()
+    assert differences(connection) == [], "write a migration for what the models have changed"
+    expected = {
+        table.name: {
+            str(constraint.name)
+            for constraint in table.constraints
+            if isinstance(constraint, CheckConstraint)
+        }
+        for table in Base.metadata.sorted_tables
+    }
+    assert checks(connection) == {name: names for name, names in expected.items() if names}
+
+
+def test_a_difference_would_be_found(connection: Connection) -> None:
+    """What the test above relies on."""
+    connection.execute(text("ALTER TABLE clients DROP COLUMN tag"))
+    connection.execute(text("CREATE INDEX extra ON minutes (count)"))
+    found = {entry[0] for entry in differences(connection)}
+    connection.rollback()
+    assert {"add_column", "remove_index"} <= found
+
+
+def test_down_and_up_again(postgres_url: str, database_url: str, connection: Connection) -> None:
+    """Back to nothing, with data and partitions in the tables, and forth again."""
+    fleet = Fleet(database_url)
+    fleet.new_mailing(2)
+    fleet.close()
+    flask_db(database_url, "downgrade", "base")
+    assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+    assert not connection.execute(
+        text(
+            "SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace"
+            " AND typtype = 'e' UNION ALL SELECT proname FROM pg_proc"
+            " WHERE pronamespace = 'public'::regnamespace"
+        )
+    ).all()
+    connection.rollback()
+    flask_db(database_url, "upgrade")
+    flask_db(database_url, "upgrade")  # nothing to do is no fault
+    assert differences(connection) == []
+    connection.rollback()
+    fleet = Fleet(database_url)
+    mailing_id = fleet.new_mailing(2)
+    assert fleet.statuses(mailing_id) == {"pending": 2}
+    fleet.close()
+
+
+def test_there_is_one_head() -> None:
+    heads = ScriptDirectory(str(ROOT / "shared/migrations")).get_heads()
+    assert len(heads) == 1, "two migrations have the same parent: merge them"

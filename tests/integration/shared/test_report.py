@@ -1,0 +1,500 @@
+"""The daily report against a real mail server and a real database."""
+
+import csv
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from api.cli.reports import report_commands
+from shared.config.settings import ReportSettings, WorkerSettings
+from shared.report import mail as mailing_out
+from shared.report.daily import NotOver, read_figures, send_report, waiting_days
+from shared.report.figures import COUNTED as STATES
+from tests.integration.conftest import make_app
+from tests.support.fleet import Fleet, rejected
+from tests.support.mail_server import MailServer
+from tests.support.raw_server import write_certificate
+from tests.support.waiting import wait_for
+from worker.dispatch import claim_queries
+from worker.maintenance import daily_report
+from worker.provider.circuit_breaker import Breaker
+from worker.provider.circuit_breaker_rules import THRESHOLD
+from worker.provider.outcomes import Outcome
+from worker.provider.redis_client import HotRedis, hot_client
+from worker.recording.batch_report import Flush
+from worker.runtime.database import Database
+
+ROOT = Path(__file__).parents[3]
+DAY = 86400
+ANNA, OLEG = "anna@example.com", "oleg@example.com"
+# A zone in which it is about noon now, so that no day ends while the tests run.
+ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
+
+
+@pytest.fixture
+def fleet(database_url: str) -> Iterator[Fleet]:
+    fleet = Fleet(database_url)
+    fleet.query("TRUNCATE daily_reports, breaker_openings")
+    # A report long ago: this is no new installation.
+    fleet.query(
+        "INSERT INTO daily_reports (day, status, sent_at) VALUES ('2020-01-01', 'sent', now())"
+    )
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    server = MailServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def today(fleet: Fleet) -> date:
+    day: date = fleet.value("SELECT (now() AT TIME ZONE %s)::date", ZONE)
+    return day
+
+
+@pytest.fixture
+def yesterday(today: date) -> date:
+    return today - timedelta(days=1)
+
+
+def settings(fleet: Fleet, smtp_url: str, *recipients: str) -> ReportSettings:
+    return ReportSettings.model_validate(
+        {
+            "database_url": fleet.url,
+            "smtp_url": smtp_url,
+            "report_recipients": list(recipients) or [ANNA],
+            "report_from": "Mailings <n@example.com>",
+            "report_time": "00:00",
+            "report_timezone": ZONE,
+        }
+    )
+
+
+def row(fleet: Fleet, day: date) -> tuple[str, int, list[str], bool]:
+    """Status, attempts, who has it, and whether it is due again by now."""
+    found = fleet.query(
+        "SELECT status, attempts, served, due_at <= now() FROM daily_reports WHERE day = %s", day
+    )
+    status, attempts, served, due = found[0]
+    return status, attempts, served, due
+
+
+def make_due(fleet: Fleet, day: date) -> None:
+    """As if the wait were over."""
+    fleet.query("UPDATE daily_reports SET due_at = now() WHERE day = %s", day)
+
+
+# --- the figures -----------------------------------------------------------------------------
+
+
+def accept(fleet: Fleet, mailing_id: int, *ages: float) -> None:
+    """Have messages accepted so many seconds ago, one each."""
+    worker = fleet.claim(mailing_id)
+    accepted = [(id_, time.time() - age) for id_, age in zip(worker.ids, ages, strict=False)]
+    fleet.record(Flush(mailing_id, worker.batch_id, worker.claim.token, 1, accepted, [], None))
+    worker.flushes = 1
+    worker.done()
+
+
+def counted(fleet: Fleet, mailing_id: int, day: date) -> int:
+    """The messages that were accepted on that local day."""
+    found: int = fleet.value(
+        """
+        SELECT count(*) FROM messages
+        WHERE mailing_id = %s AND (sent_at AT TIME ZONE %s)::date = %s
+        """,
+        mailing_id,
+        ZONE,
+        day,
+    )
+    return found
+
+
+def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date) -> None:
+    long = fleet.new_mailing(12, name="Long")
+    accept(fleet, long, 2 * DAY, 2 * DAY, DAY, DAY, DAY, 1, 1, 1, 1)
+    fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s AND pending > 0", long)
+    worker = fleet.claim(long)
+    worker.done(others=[rejected(id_) for id_ in worker.ids[:2]])
+    expired = fleet.new_mailing(5)
+    accept(fleet, expired, 1, 1)
+    fleet.end(expired)
+    fleet.apply_state(expired)
+    fleet.settle(expired)
+    cancelled = fleet.new_mailing(4)
+    fleet.cancel(cancelled)
+    fleet.apply_state(cancelled)
+    fleet.check_books()
+
+    sums = dict.fromkeys(STATES, 0)
+    for back in range(3):
+        day = today - timedelta(days=back)
+        found = read_figures(fleet.db.transaction, settings(fleet, "smtp://x"), day)
+        by_id = {mailing.id: mailing for mailing in found.mailings}
+        assert by_id[long].sent == counted(fleet, long, day)
+        for state in STATES:
+            sums[state] += getattr(by_id[long], state)
+        if back == 0:
+            for id_ in (long, expired, cancelled):
+                statuses = fleet.statuses(id_) | {"sent": counted(fleet, id_, today)}
+                for state in (*STATES, "pending"):
+                    assert getattr(by_id[id_], state) == statuses.get(state, 0), (id_, state)
+            assert found.reasons == [("rejected: 400", 2)]
+            assert found.total("audience") == 21
+            assert found.total("expired") == 3
+            assert by_id[long].share == pytest.approx(4 / 6)
+            assert by_id[long].median is not None
+            assert 0 <= by_id[long].median < 60
+        else:
+            # At the end of that day, those accepted later were still to be sent.
+            later = sum(counted(fleet, long, today - timedelta(days=n)) for n in range(back))
+            assert by_id[long].pending == 12 - 9 + later
+            assert expired not in by_id
+            assert not found.reasons
+    assert sums == {state: fleet.statuses(long).get(state, 0) for state in STATES}
+
+
+def an_outage() -> list[str]:
+    """What a breaker tells of a provider that is away, and still is when it is tried again."""
+    breaker = Breaker(HotRedis(hot_client("redis://127.0.0.1:1")))
+    for now in (1e9, 2e9):  # the second time, every wait is over
+        for _ in range(THRESHOLD):
+            breaker.record(Outcome.UNAVAILABLE)
+        breaker.sync(now)
+    assert breaker.state != "closed"
+    return breaker.openings
+
+
+def test_what_needs_attention(fleet: Fleet, today: date) -> None:
+    fleet.query("UPDATE mailings SET status = 'paused' WHERE status = 'running'")
+    paused, slow = fleet.new_mailing(2), fleet.new_mailing(3)
+    fleet.query("UPDATE mailings SET status = 'paused' WHERE id = %s", paused)
+    window = fleet.new_mailing(2)
+    fleet.query(
+        "UPDATE batches SET due_at = now() + interval '2 hours' WHERE mailing_id = %s", window
+    )
+    later = fleet.new_mailing(2)  # waits for its hours, and will have time enough
+    fleet.query(
+        "UPDATE batches SET due_at = now() + interval '1 hour' WHERE mailing_id = %s", later
+    )
+    fleet.query("UPDATE mailings SET end_at = now() + interval '2 hours' WHERE id = %s", later)
+    for reason in an_outage():
+        claim_queries.note_opening(fleet.db, reason)
+    found = read_figures(fleet.db.transaction, settings(fleet, "smtp://x"), today)
+    assert found.openings == [("unavailable", 1)]
+    late = {item.id: item for item in found.late}
+    assert late[paused].status == "paused"
+    assert late[slow].due == 3
+    assert late[slow].pace == 0
+    assert late[window].never == 2
+    assert late[window].due == 0
+    assert later not in late
+
+
+# --- once ------------------------------------------------------------------------------------
+
+
+def test_a_report_is_sent_once_to_everybody(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
+    asked = settings(fleet, server.url, ANNA, OLEG)
+    days = waiting_days(fleet.db.transaction, asked)
+    assert days == [yesterday - timedelta(days=n) for n in range(6, -1, -1)]
+    mailing_id = fleet.new_mailing(2, name="=Привет")
+    accept(fleet, mailing_id, DAY, DAY)
+    assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
+    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "not due"
+    assert yesterday not in waiting_days(fleet.db.transaction, asked)
+    ((recipients, mail),) = server.kept
+    assert recipients == [ANNA, OLEG]
+    assert mail["message-id"] == f"<report-{yesterday}@example.com>"
+    (table,) = mail.iter_attachments()
+    rows = {row["mailing_id"]: row for row in csv.DictReader(io.StringIO(table.get_content()))}
+    assert rows[str(mailing_id)]["sent"] == "2"
+    assert rows[str(mailing_id)]["name"] == "'=Привет"
+
+
+def test_doubled_jobs_send_once(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+    outcomes: list[str] = []
+    start = threading.Barrier(6)
+
+    def job() -> None:
+        db = Database(fleet.url, "job")
+        start.wait()
+        outcomes.append(send_report(db.transaction, settings(fleet, server.url), yesterday))
+        db.close()
+
+    threads = [threading.Thread(target=job) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["not due"] * 5 + ["sent"]
+    assert server.seen == 1
+
+
+def test_a_new_installation_owes_none(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+    fleet.query("TRUNCATE daily_reports")
+    asked = settings(fleet, server.url)
+    assert waiting_days(fleet.db.transaction, asked) == []
+    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "sent"
+    assert waiting_days(fleet.db.transaction, asked) == []
+
+
+def test_a_day_that_is_not_over_is_not_told(fleet: Fleet, server: MailServer, today: date) -> None:
+    with pytest.raises(NotOver):
+        send_report(fleet.db.transaction, settings(fleet, server.url), today, asked=True)
+
+
+def test_nothing_is_due_without_recipients_or_a_server(fleet: Fleet) -> None:
+    for missing in ("smtp_url", "report_recipients"):
+        asked = settings(fleet, "smtp://127.0.0.1:1")
+        setattr(asked, missing, None)
+        assert waiting_days(fleet.db.transaction, asked) == []
+
+
+# --- when the mail server is not well ----------------------------------------------------------
+
+
+def test_refused_connections_are_tried_again_later(fleet: Fleet, yesterday: date) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    asked = settings(fleet, f"smtp://127.0.0.1:{port}?starttls=never")
+    waits = []
+    for attempt in range(1, 9):
+        assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
+        assert row(fleet, yesterday) == ("waiting", attempt, [], False)
+        assert yesterday not in waiting_days(fleet.db.transaction, asked)
+        waits.append(
+            fleet.value(
+                "SELECT extract(epoch FROM due_at - now())::int FROM daily_reports WHERE day = %s",
+                yesterday,
+            )
+        )
+        make_due(fleet, yesterday)
+    assert waits == pytest.approx([60, 120, 240, 480, 960, 1920, 3600, 3600], abs=5)
+
+
+def test_a_message_that_is_turned_down_is_tried_again(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
+    asked = settings(fleet, server.url)
+    server.answers = ["451 try again later"]
+    assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
+    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "sent"
+    assert server.seen == 2
+    assert len(server.kept) == 1
+
+
+def test_every_recipient_refused(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+    server.refusals = {ANNA: "550 no such person"}
+    assert send_report(fleet.db.transaction, settings(fleet, server.url), yesterday) == "failed"
+    error = fleet.value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
+    assert "550" in error
+    assert server.seen == 0
+
+
+def test_one_recipient_refused_for_good(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+    server.refusals = {ANNA: "550 no such person"}
+    asked = settings(fleet, server.url, ANNA, OLEG)
+    assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
+    assert [recipients for recipients, _ in server.kept] == [[OLEG]]
+    error = fleet.value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
+    assert ANNA in error
+    assert "550" in error
+
+
+def test_one_recipient_refused_for_now_gets_it_later_and_the_other_not_twice(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
+    server.refusals = {ANNA: "450 greylisted"}
+    asked = settings(fleet, server.url, ANNA, OLEG)
+    assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
+    assert row(fleet, yesterday) == ("waiting", 1, [OLEG], False)
+    server.refusals = {}
+    make_due(fleet, yesterday)
+    assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
+    assert [recipients for recipients, _ in server.kept] == [[OLEG], [ANNA]]
+
+
+def test_a_connection_dropped_after_the_message_is_in_doubt_and_not_sent_twice(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
+    asked = settings(fleet, server.url)
+    server.answers = ["drop"]
+    assert send_report(fleet.db.transaction, asked, yesterday) == "in doubt"
+    make_due(fleet, yesterday)
+    assert yesterday not in waiting_days(fleet.db.transaction, asked)
+    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "not due"
+    assert server.seen == 1
+
+
+@pytest.mark.parametrize(("stage", "again"), [("connecting", "sent"), ("handing_over", "not due")])
+def test_a_sender_that_died(
+    fleet: Fleet, server: MailServer, yesterday: date, stage: str, again: str
+) -> None:
+    fleet.query(
+        """
+        INSERT INTO daily_reports (day, status, attempts, due_at)
+        VALUES (%s, %s, 1, now() + interval '1 minute')
+        """,
+        yesterday,
+        stage,
+    )
+    asked = settings(fleet, server.url)
+    assert yesterday not in waiting_days(fleet.db.transaction, asked)
+    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
+    make_due(fleet, yesterday)
+    assert (yesterday in waiting_days(fleet.db.transaction, asked)) == (again == "sent")
+    assert send_report(fleet.db.transaction, asked, yesterday) == again
+    assert row(fleet, yesterday)[0] == ("sent" if again == "sent" else "in_doubt")
+
+
+def test_one_who_was_overtaken_hands_nothing_over(
+    fleet: Fleet, server: MailServer, yesterday: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = mailing_out._connect
+
+    def slowly(url: str) -> object:
+        fleet.query("UPDATE daily_reports SET attempts = attempts + 1 WHERE day = %s", yesterday)
+        return connect(url)
+
+    monkeypatch.setattr(mailing_out, "_connect", slowly)
+    assert send_report(fleet.db.transaction, settings(fleet, server.url), yesterday) == "not due"
+    assert server.seen == 0
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"smtp://127.0.0.1:{listener.getsockname()[1]}?starttls=never"
+
+
+def test_a_server_that_hangs_is_given_up(
+    fleet: Fleet, silent: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailing_out, "TIMEOUT", 0.3)
+    began = time.monotonic()
+    assert send_report(fleet.db.transaction, settings(fleet, silent), yesterday) == "failed"
+    assert time.monotonic() - began < 2
+
+
+def test_the_worker_does_not_wait_for_the_mail_server(
+    fleet: Fleet, silent: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailing_out, "TIMEOUT", 1.0)
+    more = {"redis_url": "redis://x", "provider_url": "http://x", "provider_token": "x"}
+    asked = WorkerSettings.model_validate(settings(fleet, silent).model_dump() | more)
+    began = time.monotonic()
+    daily_report.start(asked, yesterday, None)
+    daily_report.start(asked, yesterday, None)  # one at a time: left to the next sweep
+    assert time.monotonic() - began < 0.5
+    waiting = "SELECT 1 FROM daily_reports WHERE day = %s AND status = 'waiting'"
+    wait_for(lambda: fleet.value(waiting, yesterday), 10, "the server is given up")
+    assert row(fleet, yesterday)[1] == 1
+
+
+# --- TLS and login -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> str:
+    return write_certificate(tmp_path)
+
+
+def test_starttls_and_login(
+    fleet: Fleet, certificate: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = MailServer(certificate, login=("us er", "p@ss:word"))
+    url = f"smtp://us%20er:p%40ss%3Aword@localhost:{server.port}"
+    try:
+        # Nobody vouches for the certificate: nothing is said to whoever that is.
+        assert send_report(fleet.db.transaction, settings(fleet, url), yesterday) == "failed"
+        error = fleet.value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
+        assert "CERTIFICATE_VERIFY_FAILED" in error
+        assert server.seen == 0
+
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        wrong = settings(fleet, url.replace("word", "ward"))
+        assert send_report(fleet.db.transaction, wrong, yesterday, asked=True) == "failed"
+        assert server.seen == 0
+
+        right = settings(fleet, url)
+        assert send_report(fleet.db.transaction, right, yesterday, asked=True) == "sent"
+        assert server.encrypted == [True]
+    finally:
+        server.stop()
+
+
+def test_a_server_without_tls_gets_nothing_unless_that_is_allowed(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
+    asked = settings(fleet, f"smtp://127.0.0.1:{server.port}")
+    assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
+    assert server.seen == 0
+
+
+# --- by hand -----------------------------------------------------------------------------------
+
+
+def environment(asked: ReportSettings) -> dict[str, str]:
+    assert asked.smtp_url is not None
+    return {
+        "DATABASE_URL": asked.database_url,
+        "SMTP_URL": asked.smtp_url.get_secret_value(),
+        "REPORT_RECIPIENTS": ",".join(asked.report_recipients),
+        "REPORT_TIMEZONE": ZONE,
+        "REPORT_LANGUAGE": "ru",
+    }
+
+
+def test_preview_by_command(fleet: Fleet) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "api", "report", "preview", "--day=2026-01-02"],
+        cwd=ROOT,
+        env={**os.environ, **environment(settings(fleet, "smtp://x"))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("<!DOCTYPE html>")
+    assert "В этот день рассылок не было." in done.stdout
+    assert "Рассылки за 2 января 2026" in done.stdout
+
+
+def test_send_by_command(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+    asked = settings(fleet, server.url)
+    runner = make_app(fleet.url, "redis://127.0.0.1:1").test_cli_runner(env=environment(asked))
+
+    def send(*arguments: str) -> Result:
+        return runner.invoke(report_commands, ["send", f"--day={yesterday}", *arguments])
+
+    first, again, copy = send(), send(), send("--to", f"{OLEG},x@y.org")
+    assert first.exit_code == 0, first.output
+    assert again.exit_code == 1
+    assert "--to sends a copy" in again.output
+    assert copy.exit_code == 0, copy.output
+    assert [recipients for recipients, _ in server.kept] == [[ANNA], [OLEG, "x@y.org"]]
+    ids = [mail["message-id"] for _, mail in server.kept]
+    assert ids[0] != ids[1]

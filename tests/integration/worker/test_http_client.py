@@ -1,0 +1,792 @@
+"""The engine against real sockets that do what providers and networks do on bad days."""
+
+import gzip
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.raw_server import (
+    OK,
+    RawServer,
+    answer,
+    answering,
+    answering_once,
+    reset,
+    write_certificate,
+)
+from worker.provider.http import client as engine_module
+from worker.provider.http import dns as resolver_module
+from worker.provider.http.client import Engine, Request, Result
+from worker.provider.http.response_parser import MAX_ANSWER_BYTES
+from worker.provider.outcomes import Outcome
+
+TOKEN = "head.payload.signature"
+LAST = answer("200 OK", b'{"code":0}', "Connection: close")
+BODY = b'{"id":1,"phone":79001234567,"text":"hello"}'
+
+
+@contextmanager
+def make_engine(
+    url: str,
+    *,
+    permit: Callable[[Request], bool] = lambda request: True,
+    concurrency: int = 4,
+    timeout: float = 5.0,
+) -> Iterator[Engine]:
+    engine = Engine(
+        base_url=url, token=TOKEN, concurrency=concurrency, timeout=timeout, permit=permit
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def drain(engine: Engine, seconds: float = 15.0) -> list[Result]:
+    deadline = time.monotonic() + seconds
+    results: list[Result] = []
+    while engine.in_flight:
+        results += engine.poll(0.2)
+        assert time.monotonic() < deadline, "transfers never ended"
+    return results
+
+
+def send(engine: Engine, message_id: int = 1) -> Result:
+    engine.submit(Request(message_id, BODY))
+    (result,) = drain(engine)
+    return result
+
+
+def ask(script: Callable[[socket.socket, RawServer], None], **options: float) -> Result:
+    with RawServer(script) as server, make_engine(server.url, **options) as engine:
+        return send(engine)
+
+
+def seen(result: Result) -> tuple[str, int | None, str]:
+    return result.outcome.value, result.http_status, result.reason
+
+
+def test_a_request_is_what_the_contract_says() -> None:
+    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+        before = time.time()
+        engine.submit(Request(9_000_000_000, BODY, request_id="req-1", batch="mine"))
+        (result,) = drain(engine)
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "POST /v1/send/9000000000 HTTP/1.1"
+    headers = dict(line.split(": ", 1) for line in lines[1:])
+    assert headers.pop("Host") == f"127.0.0.1:{server.port}"
+    assert headers == {
+        "Authorization": f"Bearer {TOKEN}",
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "User-Agent": "notifications",
+        "X-Request-ID": "req-1",
+        "Content-Length": str(len(BODY)),
+    }
+    assert body == BODY
+    assert seen(result) == ("accepted", 200, "code_0")
+    assert result.request.batch == "mine"
+    assert result.handed_off
+    assert 0 < result.latency < 5
+    assert before <= result.finished_at <= time.time()
+
+
+def test_a_base_path_is_kept() -> None:
+    with RawServer(answering(OK)) as server, make_engine(f"{server.url}/sms/") as engine:
+        send(engine, 5)
+    assert server.requests[0].startswith(b"POST /sms/v1/send/5 HTTP/1.1\r\n")
+
+
+def test_request_ids_follow_their_requests() -> None:
+    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=1) as engine:
+        for request_id in ("a", "b", None, None, "c"):
+            engine.submit(Request(1, BODY, request_id=request_id))
+            drain(engine)
+    ids = [r.partition(b"X-Request-ID: ")[2].partition(b"\r\n")[0] for r in server.requests]
+    assert ids == [b"a", b"b", b"", b"", b"c"]
+
+
+def test_a_request_id_cannot_smuggle_a_header() -> None:
+    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+        with pytest.raises(ValueError, match="printable"):
+            engine.submit(Request(1, BODY, request_id="a\r\nX-Evil: 1"))
+        assert engine.in_flight == 0
+        assert send(engine).outcome is Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (answer("200 OK", b"<html>welcome</html>"), ("unknown", 200, "not_json")),
+        (answer("200 OK", b"[]"), ("unknown", 200, "not_object")),
+        (answer("200 OK", b'{"code": "0"}'), ("unknown", 200, "code_not_integer")),
+        (answer("200 OK", b'{"code": 1}'), ("declined", 200, "code_1")),
+        (answer("200 OK"), ("unknown", 200, "not_json")),
+        (answer("200 OK", b'{"code": 0, "mess'), ("unknown", 200, "not_json")),
+        (answer("200 OK", b'{"code": 0, "m": "\xff\xfe"}'), ("unknown", 200, "not_json")),
+        (answer("201 Created", b'{"code": 0}'), ("unknown", 201, "http_201")),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", ("unknown", 204, "http_204")),
+        (answer("400 Bad Request", b"no"), ("rejected", 400, "http_400")),
+        (answer("422 Unprocessable", b"no"), ("rejected", 422, "http_422")),
+        (answer("401 Unauthorized"), ("unauthorized", 401, "http_401")),
+        (answer("403 Forbidden"), ("unauthorized", 403, "http_403")),
+        (answer("408 Request Timeout"), ("unavailable", 408, "http_408")),
+        (answer("425 Too Early"), ("unavailable", 425, "http_425")),
+        (answer("500 Oops"), ("unavailable", 500, "http_500")),
+        (answer("503 Busy"), ("unavailable", 503, "http_503")),
+        (
+            b"HTTP/1.1 100 Continue\r\nRetry-After: 9\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK,
+            ("accepted", 200, "code_0"),
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b'5\r\n{"cod\r\n6\r\ne": 0}\r\n0\r\n\r\n',
+            ("accepted", 200, "code_0"),
+        ),
+    ],
+)
+def test_answers(raw: bytes, expected: tuple[str, int, str]) -> None:
+    with RawServer(answering(raw)) as server, make_engine(server.url) as engine:
+        assert seen(send(engine)) == expected
+        # The slot and its connection serve the next request as if nothing had happened.
+        assert seen(send(engine)) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b'{"code":0}', "truncated"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", None),
+        (b"lucky you, all is sent\r\n", "not_http"),
+        (b"HTTP/1.1 2", None),
+        (b"", "reset"),
+        (b"\x00" * 1000, "not_http"),
+    ],
+)
+def test_answers_that_are_none(raw: bytes, reason: str | None) -> None:
+    result = ask(answering_once(raw))
+    assert result.outcome is Outcome.UNKNOWN
+    assert result.handed_off
+    assert reason in (None, result.reason)
+
+
+def test_gzip_is_not_unpacked() -> None:
+    bomb = gzip.compress(b'{"code": 0, "x": "' + b"0" * 20_000_000 + b'"}')
+    result = ask(answering(answer("200 OK", bomb, "Content-Encoding: gzip")))
+    assert seen(result) == ("unknown", 200, "not_json")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_ten_megabyte_answer_is_not_read(announced: bool) -> None:
+    sent = 0
+
+    def script(connection: socket.socket, server: RawServer) -> None:
+        nonlocal sent
+        server.receive(connection)
+        length = b"Content-Length: 10000000\r\n" if announced else b""
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n")
+        for _ in range(10_000):
+            connection.sendall(b" " * 1000)
+            sent += 1000
+
+    with RawServer(script) as server, make_engine(server.url) as engine:
+        assert seen(send(engine)) == ("unknown", 200, "too_long")
+        assert not engine._connections
+    assert sent < 9_000_000  # the rest of it met a closed connection
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [("401 No", "unauthorized"), ("422 No", "rejected"), ("500 No", "unavailable")],
+)
+def test_a_long_answer_is_judged_by_its_status_where_that_says_all(
+    status: str, outcome: str
+) -> None:
+    result = ask(answering(answer(status, b"x" * (MAX_ANSWER_BYTES + 1))))
+    assert result.outcome == outcome
+
+
+def test_an_answer_just_short_enough_is_read() -> None:
+    body = b'{"code":0}'.ljust(MAX_ANSWER_BYTES)
+    assert ask(answering(answer("200 OK", body))).outcome is Outcome.ACCEPTED
+
+
+def drip(connection: socket.socket, data: bytes, server: RawServer) -> None:
+    for byte in data:
+        connection.sendall(bytes([byte]))
+        if server.stopped.wait(0.1):
+            return
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        lambda connection, server: (server.receive(connection), drip(connection, OK * 9, server)),
+        lambda connection, server: (server.receive(connection), server.stopped.wait(30)),
+        lambda connection, server: server.stopped.wait(30),
+    ],
+    ids=["one byte at a time", "never answered", "accepted and never read"],
+)
+def test_the_whole_exchange_has_a_deadline(
+    script: Callable[[socket.socket, RawServer], None],
+) -> None:
+    started = time.monotonic()
+    result = ask(script, timeout=0.5)
+    assert result.outcome is Outcome.UNKNOWN
+    assert result.reason == "timeout"
+    assert 0.4 < time.monotonic() - started < 2
+    assert 0.3 < result.latency < 2
+
+
+def test_headers_without_end() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        server.receive(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        while not server.stopped.is_set():
+            connection.sendall(b"X-More: " + b"x" * 1000 + b"\r\n")
+
+    started = time.monotonic()
+    result = ask(script)
+    assert (result.outcome, result.reason) == (Outcome.UNKNOWN, "too_long")
+    assert time.monotonic() - started < 4
+
+
+def test_one_header_without_end() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        server.receive(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX-More: ")
+        while not server.stopped.is_set():
+            connection.sendall(b"x" * 10_000)
+
+    started = time.monotonic()
+    assert ask(script).outcome is Outcome.UNKNOWN
+    assert time.monotonic() - started < 4
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with RawServer(answering(OK)) as other:
+        location = f"Location: {other.url}/v1/send/1"
+        result = ask(answering(answer("302 Found", b"", location)))
+        assert seen(result) == ("unknown", 302, "redirect")
+        assert other.connections == 0
+
+
+def test_the_environments_proxy_and_cookies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer(answering(OK)) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        raw = answer("200 OK", b'{"code":0}', "Set-Cookie: a=b")
+        with RawServer(answering(raw)) as server, make_engine(server.url) as engine:
+            assert send(engine).outcome is Outcome.ACCEPTED
+            assert send(engine).outcome is Outcome.ACCEPTED
+        assert b"cookie" not in server.requests[1].lower()
+        assert proxy.connections == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "after"])
+def test_resets(moment: str) -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        if moment == "while":
+            connection.recv(20)
+        elif moment == "after":
+            server.receive(connection)
+        reset(connection)
+
+    result = ask(script)
+    if moment == "before" and not result.handed_off:  # it was quick enough to fail the connecting
+        assert seen(result) == ("unavailable", None, "connection_refused")
+    else:
+        assert result.outcome is Outcome.UNKNOWN
+        assert result.reason == "reset"
+
+
+def test_connection_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with make_engine(f"http://127.0.0.1:{port}") as engine:
+        for _ in range(2):
+            result = send(engine)
+            assert seen(result) == ("unavailable", None, "connection_refused")
+            assert not result.handed_off
+            assert result.latency == 0
+            assert TOKEN not in result.excerpt
+
+
+def test_dns_failure_neither_blocks_nor_sends() -> None:
+    with make_engine("http://name.invalid") as engine:
+        started = time.monotonic()
+        engine.submit(Request(1, BODY))
+        engine.poll(0.0)
+        assert time.monotonic() - started < 1
+        (result,) = drain(engine)
+    assert seen(result) == ("unavailable", None, "dns")
+    assert not result.handed_off
+
+
+def test_a_host_name_is_resolved() -> None:
+    with (
+        RawServer(answering(OK)) as server,
+        make_engine(f"http://localhost:{server.port}", concurrency=70) as engine,
+    ):
+        for _ in range(5):
+            for message_id in range(70):
+                engine.submit(Request(message_id, BODY))
+            assert {r.outcome for r in drain(engine)} == {Outcome.ACCEPTED}
+
+
+def test_tls_to_a_plain_port() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        connection.recv(100)
+        connection.sendall(answer("400 Bad Request", b"plain HTTP here"))
+
+    with RawServer(script) as server, make_engine(f"https://127.0.0.1:{server.port}") as engine:
+        result = send(engine)
+    assert seen(result) == ("unavailable", None, "tls")
+    assert not result.handed_off
+
+
+def test_a_certificate_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = write_certificate(tmp_path)
+    with RawServer(answering(OK), tls=certificate) as server:
+        with make_engine(server.url) as engine:
+            result = send(engine)
+            assert seen(result) == ("unavailable", None, "tls")
+            assert not result.handed_off
+        assert server.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        with make_engine(server.url) as engine:
+            assert seen(send(engine)) == ("accepted", 200, "code_0")
+            assert seen(send(engine)) == ("accepted", 200, "code_0")
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "outcome", "retry_after"),
+    [
+        ("429 Slow", "Retry-After: 3", "throttled", 3.0),
+        ("429 Slow", "retry-after:   7  ", "throttled", 7.0),
+        ("429 Slow", "Retry-After: soon", "throttled", None),
+        ("429 Slow", "Retry-After: 999999999999999999999999", "throttled", 3600.0),
+        ("429 Slow", "X-Other: 3", "throttled", None),
+        ("503 Busy", "Retry-After: 0", "throttled", 0.0),
+        ("503 Busy", "Retry-After: 120", "throttled", 120.0),
+        ("503 Busy", "X-Other: 3", "unavailable", None),
+        ("103 Hints\r\nRetry-After: 9\r\n\r\nHTTP/1.1 503 Busy", "X: 1", "unavailable", None),
+    ],
+)
+def test_retry_after(status: str, header: str, outcome: str, retry_after: float | None) -> None:
+    result = ask(answering(answer(status, b"slow down", header)))
+    assert (result.outcome.value, result.retry_after) == (outcome, retry_after)
+    assert result.excerpt == "slow down"
+
+
+def test_retry_after_as_a_date() -> None:
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 100))
+    result = ask(answering(answer("429 Slow", b"", f"Retry-After: {date}")))
+    assert result.retry_after is not None
+    assert 95 < result.retry_after <= 100
+
+
+# --- the permit --------------------------------------------------------------------------------
+
+
+def test_what_is_not_permitted_does_not_leave() -> None:
+    asked: list[int] = []
+
+    def permit(request: Request) -> bool:
+        asked.append(request.message_id)
+        return request.message_id % 2 == 0
+
+    with RawServer(answering(OK)) as server, make_engine(server.url, permit=permit) as engine:
+        outcomes = {n: send(engine, n) for n in range(1, 7)}
+    assert asked == [1, 2, 3, 4, 5, 6]
+    assert [seen(outcomes[n]) for n in (1, 3, 5)] == [("not_sent", None, "not_permitted")] * 3
+    assert [outcomes[n].handed_off for n in (1, 2)] == [False, True]
+    assert [r.split(b" ")[1] for r in server.requests] == [b"/v1/send/%d" % n for n in (2, 4, 6)]
+
+
+def test_the_permit_is_asked_at_the_hand_off_not_at_submit() -> None:
+    allowed = True
+
+    with (
+        RawServer(answering(OK)) as server,
+        make_engine(server.url, permit=lambda request: allowed) as engine,
+    ):
+        engine.submit(Request(1, BODY))
+        allowed = False
+        (result,) = drain(engine)
+    assert result.outcome is Outcome.NOT_SENT
+    assert server.requests == []
+
+
+def test_a_refusal_on_a_kept_connection_is_told_at_once() -> None:
+    with (
+        RawServer(answering(OK)) as server,
+        make_engine(server.url, permit=lambda request: request.message_id == 1) as engine,
+    ):
+        assert send(engine, 1).outcome is Outcome.ACCEPTED
+        started = time.monotonic()
+        engine.submit(Request(2, BODY))
+        (result,) = engine.poll(5)
+        assert result.outcome is Outcome.NOT_SENT
+        assert time.monotonic() - started < 1
+
+
+def test_a_permit_that_fails_permits_nothing_and_is_heard() -> None:
+    def permit(request: Request) -> bool:
+        raise LookupError("no lease known")
+
+    with RawServer(answering(OK)) as server, make_engine(server.url, permit=permit) as engine:
+        engine.submit(Request(1, BODY))
+        (result,) = engine.poll(5.0)
+        assert result.outcome is Outcome.NOT_SENT
+        with pytest.raises(LookupError, match="no lease known"):
+            engine.poll(0.0)
+    assert server.requests == []
+
+
+def test_a_process_stopped_past_the_deadline_sends_nothing_afterwards(tmp_path: Path) -> None:
+    code = """
+        import os, signal, sys, time
+        from worker.provider.engine import Engine, Request
+        end = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.5
+        engine = Engine(
+            base_url=sys.argv[1], token="t", concurrency=4, timeout=5,
+            permit=lambda request: time.clock_gettime(time.CLOCK_BOOTTIME) < end,
+        )
+        for message_id in range(4):
+            engine.submit(Request(message_id, b"{}"))
+        print("queued", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        results = []
+        while engine.in_flight:
+            results += engine.poll(1)
+        print(*(result.outcome for result in results))
+    """
+    with RawServer(answering(OK)) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), server.url],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "queued\n"
+        time.sleep(0.7)  # past the end that the process keeps to
+        os.kill(process.pid, signal.SIGCONT)
+        output, _ = process.communicate(timeout=10)
+    assert output.split() == ["not_sent"] * 4
+    assert server.requests == []
+
+
+# --- kept-alive connections --------------------------------------------------------------------
+
+
+def test_connections_are_kept() -> None:
+    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=3) as engine:
+        for _ in range(20):
+            for message_id in range(3):
+                engine.submit(Request(message_id, BODY))
+            drain(engine)
+    assert len(server.requests) == 60
+    assert server.connections == 3
+
+
+def test_a_request_is_never_sent_twice() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        server.receive(connection)
+        connection.sendall(OK)
+        server.receive(connection)  # and close without an answer: many clients would try again
+
+    with RawServer(script) as server, make_engine(server.url) as engine:
+        assert send(engine, 1).outcome is Outcome.ACCEPTED
+        result = send(engine, 2)
+    assert seen(result) == ("unknown", None, "reset")
+    assert result.handed_off
+    assert [r.split(b" ")[1] for r in server.requests] == [b"/v1/send/1", b"/v1/send/2"]
+
+
+def test_a_connection_that_died_while_idle_costs_nothing() -> None:
+    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=8) as engine:
+        for round_ in range(5):
+            for message_id in range(8):
+                engine.submit(Request(round_ * 8 + message_id, BODY))
+            assert {r.outcome for r in drain(engine)} == {Outcome.ACCEPTED}
+            server.drop_connections()
+            # The FINs are in our sockets once the server's threads have seen them closed.
+            server.wait_for(lambda: not server._open)
+            time.sleep(0.05)  # with no poll in between
+    assert len(server.requests) == 40
+    assert len({r.split(b" ")[1] for r in server.requests}) == 40
+
+
+def test_an_answer_to_no_question_is_not_taken_for_the_next_ones() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        server.receive(connection)
+        connection.sendall(answer("422 No", b"no"))
+        if server.connections == 1:
+            time.sleep(0.05)
+            connection.sendall(OK)
+        server.stopped.wait(10)
+
+    with RawServer(script) as server, make_engine(server.url, concurrency=1) as engine:
+        assert send(engine, 1).outcome is Outcome.REJECTED
+        time.sleep(0.3)  # the dispatcher is busy elsewhere, and the answer to no question comes in
+        assert send(engine, 2).outcome is Outcome.REJECTED
+        assert server.connections == 2
+
+
+def test_a_connection_idle_for_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.1)
+    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+        assert send(engine, 1).outcome is Outcome.ACCEPTED
+        assert send(engine, 2).outcome is Outcome.ACCEPTED
+        assert server.connections == 1
+        time.sleep(0.15)  # the idling itself
+        assert send(engine, 3).outcome is Outcome.ACCEPTED
+        assert server.connections == 2
+
+
+# --- addresses ---------------------------------------------------------------------------------
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str] | OSError) -> list[str]:
+    """Have names resolve to these, one look-up after another; the names asked for."""
+    asked: list[str] = []
+
+    def look_up(host: str, port: int, **options: int) -> list[object]:
+        if options.get("flags"):
+            raise socket.gaierror("no number")
+        asked.append(host)
+        answer_ = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(answer_, OSError):
+            raise answer_
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in answer_]
+
+    monkeypatch.setattr(resolver_module.socket, "getaddrinfo", look_up)
+    return asked
+
+
+def test_the_next_address_is_tried_and_the_one_that_works_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = resolving(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    with (
+        RawServer(answering_once(LAST)) as server,
+        make_engine(f"http://provider.test:{server.port}") as engine,
+    ):
+        assert [send(engine, n).outcome for n in range(3)] == [Outcome.ACCEPTED] * 3
+        assert engine._connector._resolver.addresses() == [
+            (socket.AF_INET, ("127.0.0.1", server.port)),
+            (socket.AF_INET, ("127.0.0.2", server.port)),
+        ]
+    assert asked == ["provider.test"]
+
+
+def test_a_name_server_that_goes_away_does_not_take_the_provider_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolver_module, "KEEP_SECONDS", 0.0)
+    asked = resolving(monkeypatch, ["127.0.0.1"], socket.gaierror("no name server"))
+    with (
+        RawServer(answering_once(LAST)) as server,
+        make_engine(f"http://provider.test:{server.port}") as engine,
+    ):
+        for n in range(5):
+            assert send(engine, n).outcome is Outcome.ACCEPTED
+    assert len(asked) > 1
+
+
+# --- large requests ----------------------------------------------------------------------------
+
+
+def test_a_request_longer_than_the_sockets_buffers_arrives_whole() -> None:
+    body = b"x" * 8_000_000
+    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+        engine.submit(Request(1, body))
+        (result,) = drain(engine)
+        assert result.outcome is Outcome.ACCEPTED
+        assert send(engine, 2).outcome is Outcome.ACCEPTED
+        assert server.connections == 1
+    assert server.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+def test_an_answer_before_the_request_was_read_ends_the_connection() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        connection.recv(1000)
+        connection.sendall(answer("413 Too Large", b"no"))
+        if server.connections % 2:
+            server.stopped.wait(10)  # else it closes: the answer is there, and sending fails
+
+    with RawServer(script) as server, make_engine(server.url) as engine:
+        for n in (1, 2, 3, 4):
+            engine.submit(Request(n, b"x" * 8_000_000))
+            (result,) = drain(engine)
+            assert seen(result) == ("rejected", 413, "http_413")
+        assert server.connections == 4
+
+
+# --- the engine as its user sees it ------------------------------------------------------------
+
+
+def test_slots() -> None:
+    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=2) as engine:
+        assert (engine.in_flight, engine.free) == (0, 2)
+        engine.submit(Request(1, BODY))
+        engine.submit(Request(2, BODY))
+        assert (engine.in_flight, engine.free) == (2, 0)
+        with pytest.raises(RuntimeError, match="no free slot"):
+            engine.submit(Request(3, BODY))
+        assert len(drain(engine)) == 2
+        assert (engine.in_flight, engine.free) == (0, 2)
+
+
+def test_poll_waits_no_longer_than_told() -> None:
+    def script(connection: socket.socket, server: RawServer) -> None:
+        server.stopped.wait(10)
+
+    with RawServer(script) as server, make_engine(server.url) as engine:
+        engine.submit(Request(1, BODY))
+        started = time.monotonic()
+        assert engine.poll(0.2) == []
+        assert 0.15 < time.monotonic() - started < 1
+
+
+def test_wake_ends_a_poll_from_another_thread() -> None:
+    with make_engine("http://127.0.0.1:1") as engine:
+        timer = threading.Timer(0.1, engine.wake)
+        timer.start()
+        started = time.monotonic()
+        assert engine.poll(10) == []
+        assert time.monotonic() - started < 2
+        timer.join()
+        started = time.monotonic()
+        engine.poll(0.1)  # woken once, not for ever
+        assert time.monotonic() - started > 0.05
+
+
+def test_a_thousand_in_flight() -> None:
+    gate = threading.Event()
+
+    def script(connection: socket.socket, server: RawServer) -> None:
+        while server.receive(connection) is not None:
+            gate.wait(10)
+            connection.sendall(OK)
+
+    with (
+        RawServer(script) as server,
+        make_engine(server.url, concurrency=1000, timeout=20) as engine,
+    ):
+        for message_id in range(1000):
+            engine.submit(Request(message_id, BODY))
+        deadline = time.monotonic() + 15
+        while len(server.requests) < 1000:
+            assert engine.poll(0.05) == []
+            assert time.monotonic() < deadline
+        gate.set()
+        results = drain(engine)
+        assert {r.outcome for r in results} == {Outcome.ACCEPTED}
+        assert len({r.request.message_id for r in results}) == 1000
+
+
+def test_faults_leave_nothing_behind() -> None:
+    """Errors of all kinds, over and over: slots come back, files do not pile up."""
+
+    def script(connection: socket.socket, server: RawServer) -> None:
+        kind = 0
+        while server.receive(connection) is not None:
+            kind = len(server.requests) % 7
+            if kind == 0:
+                return reset(connection)
+            if kind == 1:
+                return None
+            if kind == 2:
+                connection.sendall(b"garbage\r\n\r\n")
+                return None
+            if kind == 3:
+                server.stopped.wait(0.3)
+                return None
+            connection.sendall(OK if kind < 6 else answer("500 Oops"))
+        return None
+
+    with RawServer(script) as server:
+        permit = lambda request: request.message_id % 5 > 0  # noqa: E731
+        with make_engine(server.url, concurrency=20, timeout=0.2, permit=permit) as engine:
+            results: list[Result] = []
+            for message_id in range(600):
+                while not engine.free:
+                    results += engine.poll(0.2)
+                engine.submit(Request(message_id, BODY))
+            results += drain(engine)
+            assert sorted(r.request.message_id for r in results) == list(range(600))
+            assert engine.free == 20
+            by_id = {r.request.message_id: r for r in results}
+            assert all((by_id[n].outcome is Outcome.NOT_SENT) == (n % 5 == 0) for n in range(600))
+    ids = [int(r.split(b" ")[1].rpartition(b"/")[2]) for r in server.requests]
+    assert len(ids) == len(set(ids)), "nobody hears a message twice but by the caller's will"
+
+
+def test_close_frees_every_file() -> None:
+    def files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with make_engine("http://127.0.0.1:1") as engine:
+        send(engine)
+    before = files()
+    with make_engine("http://127.0.0.1:1", concurrency=200) as engine:
+        send(engine)
+    engine.close()  # twice does no harm
+    assert files() == before
+
+
+def test_a_stall_longer_than_the_timeout_loses_no_answer_that_is_there() -> None:
+    with (
+        RawServer(answering(OK)) as server,
+        make_engine(server.url, concurrency=1100, timeout=30) as engine,
+    ):
+        for message_id in range(1100):
+            engine.submit(Request(message_id, BODY))
+        results: list[Result] = []
+        while len(server.requests) < 1100 and engine.in_flight:
+            results += engine.poll(0.0)
+        time.sleep(0.5)  # the whole process was stopped, and every answer came in meanwhile
+        for connection in engine._connections.values():
+            connection.ends_by = 0.0
+        results += drain(engine)
+    assert {r.outcome for r in results} == {Outcome.ACCEPTED}
+
+
+def test_an_engine_that_cannot_be_made_leaves_nothing_behind() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="ort"):
+            Engine(
+                base_url="http://x:99999", token=TOKEN, concurrency=1, timeout=1,
+                permit=lambda request: True,
+            )  # fmt: skip
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "x", "http://", "file:///etc/passwd", "http://x?a=b"])
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ValueError, match="provider's address"), make_engine(url):
+        pass
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\r\nX-Evil: 1", "пароль"])
+def test_tokens_that_are_none(token: str) -> None:
+    with pytest.raises(ValueError, match="token") as caught:
+        Engine(
+            base_url="http://x", token=token, concurrency=1, timeout=1, permit=lambda request: True
+        )
+    assert not token or token not in str(caught.value)

@@ -1,0 +1,202 @@
+"""The hot statements' plans: one partition each, and nothing read from its beginning to its end."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api.clients.routes import CREATE, GET
+from shared.db import status_changes
+from shared.db.prepared_statements import Prepared
+from tests.support.fleet import TAKEOVER, Fleet
+from worker.dispatch import claim_queries
+from worker.recording import transaction
+
+BIG = 20_000
+
+
+@pytest.fixture(scope="module")
+def plans(database_url: str) -> Iterator["Plans"]:
+    plans = Plans(database_url)
+    yield plans
+    plans.fleet.check_books()
+    plans.fleet.close()
+
+
+class Plans:
+    """A mailing that is big enough for its plans to matter, with partitions before and after it."""
+
+    def __init__(self, url: str) -> None:
+        self.fleet = Fleet(url)
+        fleet = self.fleet
+        fleet.add_clients(BIG, ("Europe/Moscow", "Asia/Omsk"))
+        for _ in range(2):
+            self.in_new_partition("nobody")
+        self.mailing_id = self.in_new_partition("")
+        self.in_new_partition("nobody")
+        fleet.query("ANALYZE clients, mailings, minutes")
+        worker = fleet.claim(self.mailing_id)
+        worker.say(worker.ids[:100])
+        self.worker = worker
+        (self.partition,) = fleet.query(
+            "SELECT first_mailing_id FROM partition_ranges"
+            " WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1",
+            self.mailing_id,
+        )[0]
+        assert fleet.value("SELECT count(*) FROM partition_ranges") >= 3
+
+    def in_new_partition(self, tag: str) -> int:
+        fleet = self.fleet
+        first = fleet.value("SELECT coalesce(max(until_mailing_id), 1) FROM partition_ranges")
+        mailing_id = fleet.add_mailing(id=first, tags=[tag])
+        fleet.launch(mailing_id)
+        return mailing_id
+
+    def check(self, statement: str | Prepared, values: Any) -> None:
+        """No partition but the mailing's is touched, and no partition is read as a whole."""
+        with self.fleet.db.transaction() as cursor:
+            if isinstance(statement, Prepared):
+                statement.run(cursor, values)
+                statement = statement.execute
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", values)
+            plan = cursor.fetchone()[0]
+            cursor.connection.rollback()
+        plan = plan if isinstance(plan, list) else json.loads(plan)
+        scans = list(nodes(plan[0]["Plan"]))
+        # What is changed names its parent; the partitions are below it.
+        touched = {
+            node["Relation Name"]
+            for node in scans
+            if "Relation Name" in node and node["Node Type"] != "ModifyTable"
+        }
+        partitioned = {
+            name for name in touched if name.startswith(("messages", "batches", "attempts"))
+        }
+        assert partitioned, f"none of the big tables is read: {touched}"
+        strangers = {n for n in partitioned if not n.endswith(f"_p{self.partition}")}
+        assert not strangers, f"it looks into partitions of other mailings: {strangers}"
+        for node in scans:
+            if node.get("Node Type") == "Seq Scan":
+                name = node["Relation Name"]
+                # A week's batches of one mailing are a page or two; messages and attempts are not.
+                assert not name.startswith(("messages", "attempts")), f"{name} is read as a whole"
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def test_claim(plans: Plans) -> None:
+    plans.check(claim_queries.CLAIM, {"mailing": plans.mailing_id, "lease": TAKEOVER})
+
+
+@pytest.mark.parametrize(
+    "statement", claim_queries.ROWS.values(), ids=lambda statement: statement.name
+)
+def test_reading_a_batch(plans: Plans, statement: Prepared) -> None:
+    claimed = plans.worker.claim
+    plans.check(
+        statement,
+        {
+            "mailing": plans.mailing_id,
+            "batch": claimed.batch_id,
+            "first": claimed.first_id,
+            "last": claimed.last_id,
+        },
+    )
+
+
+def test_locking_batches(plans: Plans) -> None:
+    ids = f"{{{plans.worker.batch_id}}}"
+    plans.check(transaction.LOCK, {"mailing": plans.mailing_id, "ids": ids})
+
+
+def test_accepting(plans: Plans) -> None:
+    ids = plans.worker.ids[100:300]
+    plans.check(
+        transaction.ACCEPT,
+        {
+            "mailing": plans.mailing_id,
+            "first": min(ids),
+            "last": max(ids),
+            "batch": plans.worker.batch_id,
+            "ats": f"{{{','.join([str(time.time())] * len(ids))}}}",
+        },
+    )
+
+
+def test_reading_and_writing_with_care(plans: Plans) -> None:
+    ids = plans.worker.ids[100:300]
+    plans.check(transaction.READ, (plans.mailing_id, ids))
+    n = len(ids)
+    nothing = [None] * n
+    where = (plans.mailing_id, min(ids), max(ids))
+    plans.check(
+        transaction.WRITE,
+        (ids, ["failed"] * n, [1] * n, [False] * n, ["x"] * n, nothing, *where),
+    )
+
+
+def test_counting_batches(plans: Plans) -> None:
+    zero = "{0}"
+    plans.check(
+        transaction.BATCHES,
+        {
+            "mailing": plans.mailing_id,
+            "lease": 20,
+            "id": f"{{{plans.worker.batch_id}}}",
+            **dict.fromkeys(
+                ("pending", "sent", "failed", "expired", "cancelled", "in_doubt", "flush"), zero
+            ),
+            **dict.fromkeys(("has_attempts", "held", "released", "backoff"), "{false}"),
+            "delay": "{0}",
+            "opens": "{NULL}",
+        },
+    )
+
+
+def test_ending_and_doubting(plans: Plans) -> None:
+    claimed = plans.worker.claim
+    values = {
+        "mailing": plans.mailing_id,
+        "batch": claimed.batch_id,
+        "first": claimed.first_id,
+        "last": claimed.last_id,
+        "ids": None,
+        "status": "expired",
+        "reason": "",
+    }
+    plans.check(status_changes.END_PENDING, values)
+    plans.check(status_changes.DOUBT, values)
+
+
+def test_totals(plans: Plans) -> None:
+    plans.check(status_changes.TOTALS, (plans.mailing_id,))
+
+
+@pytest.mark.parametrize("statement", [GET, CREATE], ids=lambda each: each.name)
+def test_clients_are_found_by_index(plans: Plans, statement: Prepared) -> None:
+    """They are planned once per connection, so what was best for an empty table is not enough."""
+    person = {"id": 1, "phone": 79990000000, "operator_code": "999", "operator_code_given": False}
+    person |= {"tag": "", "timezone": "Europe/Moscow", "attributes": "{}"}
+    who = {"actor": "token:x", "request_id": None, "entity": "client"}
+    with plans.fleet.db.transaction() as cursor:
+        statement.run(cursor, person | who)
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement.execute}", person | who)
+        (plan,) = cursor.fetchone()[0]
+        cursor.connection.rollback()
+    assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan["Plan"])}
+
+
+def test_a_plan_that_touches_too_much_is_noticed(plans: Plans) -> None:
+    """What the tests above rely on."""
+    with pytest.raises(AssertionError, match="other mailings"):
+        plans.check("SELECT * FROM messages WHERE id = %s", (plans.worker.ids[0],))
+    with pytest.raises(AssertionError, match="as a whole"):
+        plans.check(
+            "SELECT * FROM messages WHERE mailing_id = %s AND attempts = 7", (plans.mailing_id,)
+        )

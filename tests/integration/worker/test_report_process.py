@@ -1,0 +1,71 @@
+"""One report a day from real processes, whatever Redis forgets and however often they restart."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from shared.metrics import SWEPT_KEY
+from tests.support.mail_server import MailServer
+from tests.support.system import System
+from tests.support.waiting import wait_for
+
+# A zone in which it is about noon now, so that no day ends while the test runs.
+ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    server = MailServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def system(server: MailServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    directory: Path = tmp_path_factory.mktemp("report")
+    system = System(
+        directory,
+        dispatchers=0,
+        SMTP_URL=server.url,
+        REPORT_RECIPIENTS="anna@example.com",
+        REPORT_FROM="Mailings <n@example.com>",
+        REPORT_TIME="00:00",
+        REPORT_TIMEZONE=ZONE,
+    )
+    try:
+        yield system.start()
+    finally:
+        system.stop()
+
+
+def test_flushing_redis_and_starting_anew_sends_no_second_report(
+    system: System, server: MailServer
+) -> None:
+    redis = Redis.from_url(system.valkey.url)
+    system["control"].stop()
+    # The days before yesterday were told, so yesterday is owed, and nothing else is.
+    with system.database() as cursor:
+        cursor.execute("TRUNCATE daily_reports")
+        cursor.execute(
+            "INSERT INTO daily_reports (day, status, sent_at)"
+            " SELECT (now() AT TIME ZONE %s)::date - back, 'sent', now()"
+            " FROM generate_series(2, 8) AS back",
+            (ZONE,),
+        )
+    redis.flushall()
+    system["control"].start()
+    wait_for(lambda: server.kept, 30, "the report")
+    told = [("sent",)] * 8
+    # Killed between the hand-over and this, it would say for ever that it does not know.
+    wait_for(lambda: system.query("SELECT status FROM daily_reports") == told, 30, "its record")
+    for process in ("control", "scheduler", "control"):
+        system[process].kill()
+        redis.flushall()
+        system[process].start()
+        # A control worker that starts looks for reports at its first sweep.
+        wait_for(lambda: redis.exists(SWEPT_KEY), 30, f"a sweep after {process} was killed")
+    assert server.seen == 1
+    assert system.query("SELECT status FROM daily_reports") == told

@@ -1,0 +1,166 @@
+"""Retention: whole partitions go when all in them has ended long ago; statistics stay."""
+
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+
+from shared.db.partitions import ensure_partition
+from tests.support.fleet import Fleet
+from worker.maintenance.retention import drop_old
+
+DAYS = 30
+TABLES = ("messages", "batches", "attempts")
+
+
+@pytest.fixture
+def fleet(database_url: str) -> Iterator[Fleet]:
+    fleet = Fleet(database_url)
+    yield fleet
+    fleet.close()
+
+
+def partitions(fleet: Fleet) -> set[str]:
+    return {
+        name
+        for (name,) in fleet.query(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '_p[0-9]+$'"
+        )
+    }
+
+
+def ranges(fleet: Fleet) -> list[tuple[int, int]]:
+    return [
+        (first, until)
+        for first, until in fleet.query(
+            "SELECT first_mailing_id, until_mailing_id FROM partition_ranges ORDER BY 1"
+        )
+    ]
+
+
+def finished_mailing(fleet: Fleet) -> int:
+    mailing_id = fleet.new_mailing(3)
+    worker = fleet.claim(mailing_id)
+    worker.done(accepted=worker.ids)
+    assert fleet.settle(mailing_id) == "finished"
+    return mailing_id
+
+
+def fill_range(fleet: Fleet) -> tuple[int, list[int]]:
+    """Three mailings, and others behind them until the next range; the range's beginning."""
+    fleet.query("UPDATE mailings SET created_at = now() - interval '8 days'")  # ranges stay small
+    mailings = [finished_mailing(fleet) for _ in range(3)]
+    first, until = next(r for r in ranges(fleet) if r[0] <= mailings[0] < r[1])
+    while fleet.add_mailing() < until:
+        pass
+    fleet.query(
+        """
+        UPDATE mailings SET status = 'cancelled', finished_at = now(), settled = true
+        WHERE NOT settled AND id BETWEEN %s AND %s
+        """,
+        first,
+        until - 1,
+    )
+    with fleet.db.transaction() as cursor:
+        ensure_partition(cursor, until)
+    return first, mailings
+
+
+def age(fleet: Fleet, first: int, days: float) -> None:
+    """As if everything of the range beginning there had been done so many days ago."""
+    (until,) = (u for f, u in ranges(fleet) if f == first)
+    fleet.query(
+        """
+        UPDATE mailings SET created_at = created_at - %(by)s, start_at = start_at - %(by)s,
+            end_at = least(end_at, now()) - %(by)s, finished_at = finished_at - %(by)s
+        WHERE id >= %(first)s AND id < %(until)s
+        """.replace("%(by)s", f"interval '{days} days'")
+        .replace("%(first)s", str(first))
+        .replace("%(until)s", str(until))
+    )
+    fleet.query(
+        f"UPDATE partition_ranges SET created_at = now() - interval '{days} days'"
+        " WHERE first_mailing_id = %s",
+        first,
+    )
+
+
+def test_old_partitions_go_and_statistics_stay(fleet: Fleet, client: FlaskClient) -> None:
+    first, (mailing_id, deleted, *_) = fill_range(fleet)
+    (message_id,) = fleet.query("SELECT min(id) FROM messages WHERE mailing_id = %s", mailing_id)[0]
+    client.delete(f"/api/v1/mailings/{deleted}")
+    url = f"/api/v1/mailings/{mailing_id}"
+    statistics = client.get(f"{url}/statistics").get_json()
+    totals = client.get("/api/v1/statistics").get_json()["totals"]
+    assert drop_old(fleet.db, DAYS) == 0
+    age(fleet, first, DAYS + 1)
+    assert drop_old(fleet.db, DAYS) == 1
+    assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
+    assert first not in [begins for begins, _ in ranges(fleet)]
+    assert client.get(f"{url}/statistics").get_json() == statistics
+    assert statistics["counts"]["sent"] == 3
+    assert client.get("/api/v1/statistics").get_json()["totals"] == totals
+    assert client.get(f"{url}/messages").get_json()["items"] == []
+    assert client.get(f"{url}/messages?status=sent").get_json()["items"] == []
+    assert client.get(f"/api/v1/messages/{message_id}").status_code == 404
+    for table in ("minutes", "id_blocks", "mailing_texts"):
+        assert not fleet.query(f"SELECT 1 FROM {table} WHERE mailing_id = %s", mailing_id)
+    assert not fleet.query("SELECT 1 FROM mailings WHERE id = %s", deleted)
+    # What comes next finds room as before.
+    assert fleet.statuses(finished_mailing(fleet)) == {"sent": 3}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE mailings SET finished_at = now() WHERE id = %s",
+        "UPDATE mailings SET end_at = now() + interval '1 day' WHERE id = %s",
+        "UPDATE mailings SET settled = false, status = 'running', finished_at = NULL WHERE id = %s",
+    ],
+    ids=["ended lately", "can be tried again", "running"],
+)
+def test_one_mailing_keeps_its_range(fleet: Fleet, change: str) -> None:
+    first, (_, kept, *_) = fill_range(fleet)
+    age(fleet, first, DAYS + 1)
+    fleet.query(change, kept)
+    assert drop_old(fleet.db, DAYS) == 0
+    assert {f"{table}_p{first}" for table in TABLES} <= partitions(fleet)
+    assert fleet.statuses(kept) == {"sent": 3}
+    fleet.query("DELETE FROM partition_ranges WHERE first_mailing_id = %s", first)
+
+
+def test_the_newest_range_stays_however_old(fleet: Fleet) -> None:
+    finished_mailing(fleet)
+    first, _ = ranges(fleet)[-1]
+    age(fleet, first, DAYS + 1)
+    drop_old(fleet.db, DAYS)
+    assert first in [begins for begins, _ in ranges(fleet)]
+
+
+@pytest.mark.parametrize("done", [1, 2, 3], ids=["detached", "one dropped", "two dropped"])
+def test_a_drop_that_was_cut_short_is_finished(fleet: Fleet, done: int) -> None:
+    first, _ = fill_range(fleet)
+    age(fleet, first, DAYS + 1)
+    with fleet.db.autocommit() as cursor:
+        for table in TABLES[: max(done - 1, 1)]:
+            cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {table}_p{first} CONCURRENTLY")
+            if done > 1:
+                cursor.execute(f"DROP TABLE {table}_p{first}")
+    assert drop_old(fleet.db, DAYS) == 1
+    assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
+
+
+def test_a_reader_is_not_waited_for_long_and_the_next_run_goes_on(
+    fleet: Fleet, database_url: str
+) -> None:
+    """A backup that reads for hours: the detachment stays pending, and is finalized later."""
+    first, (mailing_id, *_) = fill_range(fleet)
+    age(fleet, first, DAYS + 1)
+    reader = Fleet(database_url)
+    with reader.db.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM messages WHERE mailing_id = %s", (mailing_id,))
+        assert drop_old(fleet.db, DAYS) == 0
+    assert f"messages_p{first}" in partitions(fleet)
+    reader.close()
+    assert drop_old(fleet.db, DAYS) == 1
+    assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)

@@ -1,0 +1,69 @@
+"""The API under gunicorn, as it is deployed."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from tests.integration.conftest import TOKEN
+from tests.support.system import Process, free_port
+from tests.support.waiting import wait_for
+
+COMMAND = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
+
+
+def settings_of(database_url: str, redis_url: str) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "API_BOOTSTRAP_TOKEN": TOKEN,
+        "SECRET_KEY": "test-secret-key-0123456789",
+        "API_BIND": f"127.0.0.1:{free_port()}",
+        "WEB_CONCURRENCY": "2",
+        "PYTHONUNBUFFERED": "1",
+        "PROMETHEUS_MULTIPROC_DIR": "",
+    }
+
+
+class Server:
+    """A running gunicorn."""
+
+    def __init__(
+        self, settings: dict[str, str], directory: Path, options: Sequence[str] = ()
+    ) -> None:
+        own = {name: value for name, value in settings.items() if value}
+        self.address = settings["API_BIND"]
+        self.url = f"http://{self.address}"
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        environment = {**own, "TMPDIR": str(self.temporary)}
+        self.process = Process("api", [*COMMAND, *options], environment, directory / "api.log")
+        self.http = requests.Session()
+        self.http.trust_env = False
+        self.http.headers["Authorization"] = f"Bearer {TOKEN}"
+
+    def ready(self) -> bool:
+        try:
+            return self.http.get(f"{self.url}/readyz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def log(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.process.log.read_text().splitlines()]
+
+
+@contextmanager
+def running(
+    settings: dict[str, str], directory: Path, options: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A server that answers, and is gone afterwards whatever happens."""
+    server = Server(settings, directory, options)
+    server.process.start()
+    try:
+        wait_for(server.ready, 30, "the API")
+        yield server
+    finally:
+        server.process.kill()

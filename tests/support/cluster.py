@@ -1,0 +1,149 @@
+"""The Kubernetes manifests as a cluster would read them: objects, pods, what refers to what."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "notifications"
+# What our images are called before they are made one's own, and what the rest is.
+REGISTRY = "registry.gitlab.com/your-group/notifications"
+TEMPLATED = ("Deployment", "StatefulSet")
+NAME_LABEL = "app.kubernetes.io/name"
+
+Object = dict[str, Any]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice, as kubectl does."""
+
+
+def _mapping(loader: UniqueKeys, node: yaml.MappingNode) -> Any:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = {str(key) for key in keys if keys.count(key) > 1}
+    assert not twice, f"line {node.start_mark.line + 1}: {twice} given twice"
+    return loader.construct_mapping(node, deep=True)
+
+
+UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def files(directory: Path) -> list[Path]:
+    """What `kubectl apply -f` takes from a directory, in its order."""
+    return sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml", ".json"))
+
+
+def read(directory: Path) -> list[Object]:
+    return [
+        document
+        for path in files(directory)
+        for document in yaml.load_all(path.read_text(), UniqueKeys)
+    ]
+
+
+def title(document: Object) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def of_kind(documents: list[Object], *kinds: str) -> list[Object]:
+    return [document for document in documents if document["kind"] in kinds]
+
+
+def workloads(documents: list[Object]) -> list[Object]:
+    return of_kind(documents, *TEMPLATED)
+
+
+def pod_spec(workload: Object) -> Object:
+    spec: Object = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def pod_labels(workload: Object) -> dict[str, str]:
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def containers(workload: Object, init: bool = True) -> list[Object]:
+    spec = pod_spec(workload)
+    return [*(spec.get("initContainers", []) if init else []), *spec["containers"]]
+
+
+def is_ours(container: Object) -> bool:
+    return str(container["image"]).startswith(f"{REGISTRY}/")
+
+
+def matches(selector: Object, labels: dict[str, str]) -> bool:
+    """Whether a label selector takes labels."""
+    assert set(selector) <= {"matchLabels", "matchExpressions"}, selector
+    for key, value in selector.get("matchLabels", {}).items():
+        if labels.get(key) != value:
+            return False
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "In", "only In is understood here"
+        if labels.get(expression["key"]) not in expression["values"]:
+            return False
+    return True
+
+
+def selected(documents: list[Object], selector: Object) -> list[Object]:
+    """The workloads whose pods a selector takes."""
+    return [each for each in workloads(documents) if matches(selector, pod_labels(each))]
+
+
+def selectors(document: Object) -> Iterator[Object]:
+    """The selectors of pods in an object other than a workload's own; {} (all of them) aside."""
+    kind, spec = document["kind"], document.get("spec", {})
+    if kind == "Service":
+        yield {"matchLabels": spec["selector"]}
+    elif kind == "PodDisruptionBudget":
+        yield spec["selector"]
+    elif kind in TEMPLATED:
+        for constraint in spec["template"]["spec"].get("topologySpreadConstraints", []):
+            yield constraint["labelSelector"]
+    elif kind == "NetworkPolicy":
+        if spec["podSelector"]:
+            yield spec["podSelector"]
+        for direction, peers in (("ingress", "from"), ("egress", "to")):
+            for rule in spec.get(direction, []):
+                for peer in rule.get(peers, []):
+                    if "podSelector" in peer and "namespaceSelector" not in peer:
+                        yield peer["podSelector"]
+
+
+def values_of(document: Object) -> dict[str, str]:
+    """What a ConfigMap or a Secret holds."""
+    return document.get("data") or document.get("stringData") or {}
+
+
+def holder(documents: list[Object], kind: str, name: str) -> dict[str, str] | None:
+    for document in of_kind(documents, kind):
+        if document["metadata"]["name"] == name:
+            return values_of(document)
+    return None
+
+
+def references(container: Object) -> Iterator[tuple[str, str, str, str | None]]:
+    """Each variable taken from elsewhere: variable, kind, name, key (None: all there are)."""
+    for source in container.get("envFrom", []):
+        for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
+            if field in source:
+                yield "", kind, source[field]["name"], None
+    for variable in container.get("env", []):
+        for field, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
+            where = variable.get("valueFrom", {}).get(field)
+            if where:
+                yield variable["name"], kind, where["name"], where["key"]
+
+
+def environment(documents: list[Object], container: Object) -> dict[str, str]:
+    """What a container's process finds in its environment."""
+    found: dict[str, str] = {}
+    for name, kind, where, key in references(container):
+        values = holder(documents, kind, where) or {}
+        found |= values if key is None else {name: values.get(key, "")}
+    for variable in container.get("env", []):
+        if "value" in variable:
+            found[variable["name"]] = variable["value"]
+    return found

@@ -1,0 +1,79 @@
+"""A real Prometheus server that scrapes a system under test, with the shipped rules."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.support.system import ROOT, free_port
+from tests.support.waiting import wait_for
+
+SHIPPED = ROOT / "deploy" / "prometheus"
+
+
+def need(program: str) -> str:
+    """The program's path; without it the test is skipped, but never in continuous integration."""
+    path = shutil.which(program)
+    if path is None:
+        message = f"{program} is not installed (Debian: apt-get install prometheus)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+class Prometheus:
+    """Scrapes `target` (host:port) every half second."""
+
+    def __init__(self, directory: Path, target: str):
+        directory.mkdir(parents=True)
+        self.log = directory / "prometheus.log"
+        config: dict[str, Any] = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(SHIPPED / name) for name in config["rule_files"]]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        address = f"127.0.0.1:{free_port()}"
+        self.url = f"http://{address}/api/v1"
+        self.http = requests.Session()
+        self.http.trust_env = False
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [
+                    need("prometheus"),
+                    f"--config.file={directory}/prometheus.yml",
+                    f"--storage.tsdb.path={directory}/data",
+                    f"--web.listen-address={address}",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        wait_for(self.scraped, 20, "Prometheus has scraped the API")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+    def scraped(self) -> bool:
+        try:
+            return any(row["value"][1] == "1" for row in self.query('up{job="notifications"}'))
+        except requests.RequestException:
+            return False
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The rows that the expression has now."""
+        answer = self.http.get(f"{self.url}/query", params={"query": expression}, timeout=10)
+        body = answer.json()
+        assert body["status"] == "success", f"{expression}: {body}"
+        rows: list[dict[str, Any]] = body["data"]["result"]
+        return rows
+
+    def rules(self) -> list[dict[str, Any]]:
+        groups = self.http.get(f"{self.url}/rules", timeout=10).json()["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]

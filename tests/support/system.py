@@ -1,0 +1,266 @@
+"""The whole product as real processes, each of which a test may start, stop, freeze or kill."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import requests
+
+from dev.provider.client import ProviderControl
+from dev.stack.services import Postgres, Valkey
+from tests.support.invariants import check_books
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "test-bootstrap-token-0123456789"
+PROVIDER_TOKEN = "test-provider-token"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Process:
+    """One process of the product, its output in a log file."""
+
+    def __init__(self, name: str, argv: list[str], env: dict[str, str], log: Path):
+        self.name, self.argv, self.env, self.log = name, argv, env, log
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                self.argv,
+                cwd=ROOT,
+                env={**os.environ, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.running:
+            assert self.popen
+            os.killpg(self.popen.pid, number)
+
+    def stop(self, within: float = 15.0) -> int | None:
+        """SIGTERM to the process itself; its exit code. SIGKILL to the group if it does not end."""
+        if self.popen is None:
+            return None
+        if self.running:
+            self.popen.terminate()
+            try:
+                self.popen.wait(within)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"{self.name} did not stop within {within} s") from None
+        return self.popen.returncode
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self.popen:
+            self.popen.wait()
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+
+class System:
+    """PostgreSQL, Valkey, the simulated provider, the API, the scheduler and the fleet.
+
+    `settings` are environment variables for the product's processes.
+    """
+
+    def __init__(self, directory: Path, dispatchers: int = 2, **settings: object):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.postgres = Postgres(directory / "postgres")
+        self.valkey = Valkey(directory / "valkey")
+        self.api_port, self.provider_port = free_port(), free_port()
+        self.settings = {name: str(value) for name, value in settings.items()}
+        self.provider = ProviderControl(f"http://127.0.0.1:{self.provider_port}")
+        self.processes: dict[str, Process] = {}
+        self.dispatchers = [f"dispatch-{n}" for n in range(1, dispatchers + 1)]
+        self.http = requests.Session()
+        self.http.trust_env = False
+        self.http.headers["Authorization"] = f"Bearer {TOKEN}"
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def start(self) -> "System":
+        self.postgres.start()
+        self.valkey.start()
+        self.run("flask", "--app", "api", "db", "upgrade")
+        self._add(
+            "provider",
+            *("dev.provider", "--port", str(self.provider_port), "--token", PROVIDER_TOKEN),
+        )
+        self._add("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
+        self._add("scheduler", "worker", "scheduler")
+        self._add("control", "worker", "control")
+        for name in self.dispatchers:
+            self._add(name, "worker", "dispatch")
+        for process in self.processes.values():
+            process.start()
+        wait_for(self.provider_ready, 20, "the provider")
+        wait_for(self.api_ready, 30, "the API")
+        return self
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.thaw()
+            process.kill()
+        self.valkey.remove()
+        self.postgres.remove()
+
+    def _add(self, name: str, *arguments: str) -> Process:
+        argv = [sys.executable, "-m", *arguments]
+        log = self.directory / f"{name}.log"
+        self.processes[name] = Process(name, argv, self.environment, log)
+        return self.processes[name]
+
+    def add_process(self, name: str, *arguments: str) -> Process:
+        process = self._add(name, *arguments)
+        process.start()
+        return process
+
+    def __getitem__(self, name: str) -> Process:
+        return self.processes[name]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self.postgres.url,
+            "REDIS_URL": self.valkey.url,
+            "PROVIDER_URL": f"http://127.0.0.1:{self.provider_port}",
+            "PROVIDER_TOKEN": PROVIDER_TOKEN,
+            "API_BIND": f"127.0.0.1:{self.api_port}",
+            "API_BOOTSTRAP_TOKEN": TOKEN,
+            "SECRET_KEY": secrets.token_hex(16),
+            "WEB_CONCURRENCY": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
+            # What a killed process leaves there goes with the rest.
+            "TMPDIR": str(self.directory),
+            **self.settings,
+        }
+
+    def run(self, *arguments: str) -> str:
+        """Run a command of the product to its end; its output."""
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def api_ready(self) -> bool:
+        try:
+            return requests.get(f"http://127.0.0.1:{self.api_port}/readyz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def provider_ready(self) -> bool:
+        try:
+            return bool(self.provider.stats())
+        except requests.RequestException:
+            return False
+
+    # --- the product's own doors ---------------------------------------------------------------
+
+    def call(self, method: str, path: str, expect: int | None = None, **kwargs: Any) -> Any:
+        answer = self.http.request(
+            method, f"http://127.0.0.1:{self.api_port}/api/v1{path}", timeout=30, **kwargs
+        )
+        if expect is not None:
+            assert answer.status_code == expect, f"{answer.status_code}: {answer.text}"
+        else:
+            assert answer.ok, f"{method} {path}: {answer.status_code}: {answer.text}"
+        return answer.json() if answer.content else None
+
+    def create_mailing(self, starts_in: float = 0.0, lasts: float = 3600.0, **fields: Any) -> int:
+        """Create a mailing that starts and ends relative to now, in seconds; its id."""
+        now = time.time()
+        body = {
+            "text": "Hello",
+            "start_at": rfc3339(now + starts_in),
+            "end_at": rfc3339(now + starts_in + lasts),
+            **fields,
+        }
+        return int(self.call("POST", "/mailings", json=body, expect=201)["id"])
+
+    def statistics(self, mailing_id: int) -> dict[str, Any]:
+        answer: dict[str, Any] = self.call("GET", f"/mailings/{mailing_id}/statistics")
+        return answer
+
+    def wait_finished(self, mailing_id: int, seconds: float = 60.0) -> dict[str, Any]:
+        def finished() -> dict[str, Any] | None:
+            now = self.statistics(mailing_id)
+            return now if now["status"] in ("finished", "cancelled") else None
+
+        return wait_for(finished, seconds, f"mailing {mailing_id} finished")  # type: ignore[return-value]
+
+    # --- the truth -----------------------------------------------------------------------------
+
+    @contextmanager
+    def database(self) -> Iterator[psycopg2.extensions.cursor]:
+        connection = psycopg2.connect(self.postgres.url)
+        try:
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+
+    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self.database() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall()
+
+    def add_clients(
+        self, count: int, tag: str = "", zones: tuple[str, ...] = ("Europe/Moscow",)
+    ) -> None:
+        """Insert clients in bulk; their phones follow the highest there is."""
+        with self.database() as cursor:
+            cursor.execute(
+                """
+                INSERT INTO clients (phone, operator_code, tag, timezone)
+                SELECT p, substr(p::text, 2, 3), %s, (%s::text[])[1 + n %% %s]
+                FROM (SELECT n, n + (SELECT coalesce(max(phone), 79000000000) FROM clients) AS p
+                      FROM generate_series(1, %s) AS n) AS numbered
+                """,
+                (tag, list(zones), len(zones), count),
+            )
+
+    def check_books(self) -> None:
+        """Assert that every mailing's numbers add up, however they are counted."""
+        check_books(self.postgres.url)
+
+
+def rfc3339(at: float) -> str:
+    """An instant in seconds since the epoch, as the API reads it."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
+    return f"{whole}.{int(at % 1 * 1_000_000):06d}Z"

@@ -1,0 +1,91 @@
+"""The admin UI's own rules: where a role comes from, what settings it needs, how a bar adds up."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.admin.presenters.formatting import BAR, bar
+from api.admin.presenters.recipients import read_phone
+from api.admin.sign_in import role_of
+from api.admin.views.live_updates import PARTS
+from shared.config.settings import ApiSettings, load_settings
+
+URL = "https://notify.example.com/roles"
+
+
+@pytest.mark.parametrize(
+    ("claim", "claims", "role"),
+    [
+        ("roles", {"roles": ["viewer", "admin", "else"]}, "admin"),
+        ("roles", {"roles": "operator"}, "operator"),
+        ("roles", {"roles": ["administrator"]}, None),
+        ("roles", {"roles": {"admin": True}}, None),
+        ("roles", {}, None),
+        ("realm_access.roles", {"realm_access": {"roles": ["operator"]}}, "operator"),
+        ("realm_access.roles", {"realm_access": "admin"}, None),
+        (URL, {URL: ["viewer"]}, "viewer"),
+    ],
+)
+def test_role_is_read_from_the_claim(claim: str, claims: dict[str, Any], role: str | None) -> None:
+    app = Flask(__name__)
+    app.config["OIDC_ROLE_CLAIM"] = claim
+    with app.app_context():
+        assert role_of(claims) == role
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"OIDC_ISSUER": "http://login.example.com"}, "OIDC_ISSUER: must start with https://"),
+        ({"OIDC_ISSUER": "https://login.example.com"}, "OIDC_ISSUER: needs PUBLIC_URL"),
+        (
+            {"OIDC_ISSUER": "https://login.example.com", "PUBLIC_URL": "https://example.com"},
+            "OIDC_CLIENT_ID: is not set",
+        ),
+        ({"PUBLIC_URL": "http://notify.example.com"}, "PUBLIC_URL: must start with https://"),
+    ],
+)
+def test_settings_of_sign_in_are_checked_at_start(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], complaint: str
+) -> None:
+    base = {
+        "DATABASE_URL": "postgresql://localhost/x",
+        "REDIS_URL": "redis://localhost/0",
+        "API_BOOTSTRAP_TOKEN": "0123456789abcdef",
+        "SECRET_KEY": "0123456789abcdef",
+        **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "PUBLIC_URL"), ""),
+    }
+    for name, value in {**base, **given}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped:
+        load_settings(ApiSettings)
+    assert complaint in str(stopped.value)
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=len(PARTS), max_size=len(PARTS)))
+def test_a_bar_is_as_long_as_its_parts(counts: list[int]) -> None:
+    row = dict(zip(PARTS, counts, strict=True)) | {"audience": sum(counts)}
+    end = 0.0
+    for _, x, width in bar(row):
+        assert x == pytest.approx(end)
+        end = x + width
+    assert end == pytest.approx(BAR if sum(counts) else 0)
+
+
+@pytest.mark.parametrize(
+    ("written", "phone"),
+    [
+        ("79161234567", 79161234567),
+        ("+7 (916) 123-45-67", 79161234567),
+        ("8 916 123 45 67", 79161234567),
+        ("9161234567", 79161234567),
+        ("7916123456", None),
+        ("seven", None),
+        ("٧٩١٦١٢٣٤٥٦٧", None),
+    ],
+)
+def test_phones_are_read_as_people_write_them(written: str, phone: int | None) -> None:
+    assert read_phone(written) == phone

@@ -1,0 +1,155 @@
+"""The log reader on lines as collectors deliver them, and what must never be in a line."""
+
+import io
+import json
+import logging
+import subprocess
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg2
+import pytest
+import structlog
+
+from api.cli.log_search import Question, Story, instant
+from shared.logging import log_config, redaction
+from tests.support.prometheus import SHIPPED, need
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+SECRET = "a-secret-of-ours-77"
+
+
+def line(second: int, event: str, **fields: Any) -> str:
+    ts = (NOW + timedelta(seconds=second)).isoformat().replace("+00:00", ".000Z")
+    return json.dumps({"ts": ts, "level": "info", "event": event, "service": "x", **fields})
+
+
+LINES = [
+    "dispatch-1 | " + line(5, "message.attempt", mailing_id=17, message_id=101, batch_id=3),
+    line(1, "mailing.created", mailing_id=17, request_id="r-1"),
+    "2026-11-23T12:00:02Z stdout F "
+    + line(2, "launch.chunk", mailing_id=17, first_message_id=100, last_message_id=599),
+    line(4, "batch.claimed", mailing_id=17, batch_id=3),
+    line(4, "batch.claimed", mailing_id=17, batch_id=4),
+    line(9, "message.expired", mailing_id=17, message_ids=[101, 102], client_ids=[42, 43]),
+    line(3, "client.created", client_id=42, request_id="r-2"),
+    line(6, "message.attempt", mailing_id=18, message_id=1010, client_id=421),
+    "Traceback (most recent call last):",
+    '{"broken": ',
+    '{"ts": 1}',
+    "",
+]
+
+
+def ask(**question: Any) -> list[str]:
+    story = Story(Question(**question))
+    story.take(LINES)
+    return [told["event"] for told in story.tell()]
+
+
+def test_a_mailing() -> None:
+    assert ask(mailing=17) == [
+        "mailing.created",
+        "launch.chunk",
+        "batch.claimed",
+        "batch.claimed",
+        "message.attempt",
+        "message.expired",
+    ]
+
+
+def test_a_message_with_its_batch_and_no_other() -> None:
+    assert ask(message=101) == [
+        "launch.chunk",
+        "batch.claimed",
+        "message.attempt",
+        "message.expired",
+    ]
+    assert ask(message=600) == []
+
+
+def test_a_client_also_in_lists() -> None:
+    assert ask(client=42) == ["client.created", "message.expired"]
+
+
+def test_what_is_asked_for_together_must_all_be_true() -> None:
+    assert ask(request="r-1") == ["mailing.created"]
+    assert ask(mailing=17, client=43) == ["message.expired"]
+    assert ask(mailing=17, since=NOW + timedelta(seconds=5)) == [
+        "message.attempt",
+        "message.expired",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10m", NOW - timedelta(minutes=10)),
+        ("1d", NOW - timedelta(days=1)),
+        ("2026-11-23T10:00:00+03:00", datetime(2026, 11, 23, 7, tzinfo=UTC)),
+        ("2026-11-23T10:00", datetime(2026, 11, 23, 10, tzinfo=UTC)),
+    ],
+)
+def test_since(text: str, expected: datetime) -> None:
+    assert instant(text, NOW) == expected
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the logs have written since, as JSON lines."""
+    output = io.StringIO()
+    monkeypatch.setattr(log_config, "STDOUT", output)
+    redaction.keep_secret([SECRET, "postgresql://u:pass%40word9@h/d"])
+    handlers = logging.getLogger().handlers[:]
+    log_config.configure("test")
+    yield lambda: [json.loads(each) for each in output.getvalue().splitlines()]
+    logging.getLogger().handlers[:] = handlers
+    structlog.reset_defaults()
+
+
+def test_lines_are_clean_whoever_writes_them(written: Any) -> None:
+    log = structlog.get_logger()
+    log.info("client.created", client_id=79161234567, detail="Key (phone)=(79161234567) exists")
+    logging.getLogger("some.library").warning("to %s with %s", "79161234567", SECRET)
+    log.info("x", a=["Authorization: Bearer abc.def-123456", {"b": "pass@word9 pass%40word9"}])
+    quoted = "refused\nDETAIL:  Failing row contains (1, 79161234567, My text)."
+    try:
+        raise psycopg2.Error(quoted)
+    except psycopg2.Error:
+        log.exception("api.defect")
+    first, second, third, fourth = written()
+    assert first["client_id"] == 79161234567
+    assert first["detail"] == "Key (phone)=(7916***4567) exists"
+    assert second["event"] == "library.some.library"
+    assert second["message"] == "to 7916***4567 with [secret]"
+    assert third["a"] == ["Authorization: Bearer [secret]", {"b": "[secret] [secret]"}]
+    assert "My text" not in str(fourth)
+    assert fourth["exception"].endswith("refused")
+
+
+TEXT = 'Ваш код 12345, "никому"\n не говорите'
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ('{"code":2,"message":"no route"}', '{"code":2,"message":"no route"}'),
+        ('{"to":"79161234567"}', '{"to":"7916***4567"}'),
+        ("bad text: Ваш код 12345, and more", None),
+        (json.dumps({"text": TEXT})[:60], None),
+    ],
+)
+def test_an_answer_that_repeats_the_text_is_withheld(answer: str, shown: str | None) -> None:
+    assert redaction.clean_answer(answer, TEXT) == (
+        shown or "[withheld: it repeats the message's text]"
+    )
+
+
+@pytest.mark.parametrize(
+    "what", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")]
+)
+def test_promtool_finds_the_alert_rules_right(what: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [need("promtool"), *what], cwd=SHIPPED, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,121 @@
+"""The OpenAPI document is complete: whoever reads it alone sees an example of everything."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from api import create_app
+from api.openapi.operation import openapi_document
+
+JSON = ("application/json", "application/problem+json")
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """Of an application that has met neither its database nor Redis."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {
+            "DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/nothing",
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "API_BOOTSTRAP_TOKEN": "test-bootstrap-token-0123456789",
+            "SECRET_KEY": "test-secret-key-0123456789",
+            "DEFAULT_TIMEZONE": "",
+        }.items():
+            environment.setenv(name, value)
+        return dict(openapi_document(create_app()))
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def contents(operation: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each body that is sent or answered: where, its media type, how it is described."""
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        yield "request", media_type, content
+    for status, answer in operation["responses"].items():
+        for media_type, content in answer.get("content", {}).items():
+            yield status, media_type, content
+
+
+def examples(document: dict[str, Any], described: dict[str, Any]) -> list[Any]:
+    """The examples of a body: its own, or those of the schema it refers to."""
+    if "example" in described:
+        return [described["example"]]
+    schema = described["schema"]
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return list(schema.get("examples", ()))
+
+
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    """Of a schema that may refer to the document's components."""
+    return Draft202012Validator({**schema, "components": document["components"]})
+
+
+def test_every_operation_says_what_it_is(document: dict[str, Any]) -> None:
+    known = {tag["name"] for tag in document["tags"] if tag["description"]}
+    for where, operation in operations(document):
+        assert operation["summary"], where
+        assert operation["description"], where
+        assert operation["tags"], where
+        assert set(operation["tags"]) <= known, where
+        assert operation["operationId"], where
+
+
+def test_every_parameter_and_header_is_described(document: dict[str, Any]) -> None:
+    for where, operation in operations(document):
+        for parameter in operation["parameters"]:
+            assert parameter.get("description"), f"{where}: {parameter['name']}"
+            assert {"type", "$ref"} & set(parameter["schema"]), f"{where}: {parameter['name']}"
+        for status, answer in operation["responses"].items():
+            assert answer["description"], f"{where}: {status}"
+            for name, header in answer.get("headers", {}).items():
+                assert header.get("description"), f"{where}: {status} {name}"
+
+
+def test_every_body_has_an_example_that_is_right(document: dict[str, Any]) -> None:
+    seen = 0
+    for where, operation in operations(document):
+        for part, media_type, described in contents(operation):
+            found = examples(document, described)
+            assert found, f"{where}: {part} {media_type} has no example"
+            if media_type not in JSON:
+                continue
+            for example in found:
+                faults = list(validator(document, described["schema"]).iter_errors(example))
+                assert faults == [], f"{where}: {part}: {faults[0].message}"
+                seen += 1
+    assert seen > 100
+
+
+def test_every_schema_takes_its_own_examples(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        for example in schema.get("examples", ()):
+            faults = list(validator(document, schema).iter_errors(example))
+            assert faults == [], f"{name}: {faults[0].message}"
+
+
+def test_examples_of_problems_fit_their_operations(document: dict[str, Any]) -> None:
+    for where, operation in operations(document):
+        path = where.partition(" ")[2]
+        for part, media_type, described in contents(operation):
+            if media_type != "application/problem+json":
+                continue
+            (example,) = examples(document, described)
+            assert example["status"] == int(part), where
+            assert example["detail"], f"{where}: {part}"
+            assert "{" not in example["instance"], where
+            assert example["instance"].count("/") == path.count("/"), where
+            assert ("errors" in example) == (part == "422"), where
+
+
+def test_the_check_of_examples_can_fail(document: dict[str, Any]) -> None:
+    described = document["components"]["schemas"]["ClientAnswer"]
+    (example,) = described["examples"]
+    for wrong in ({**example, "colour": "red"}, {k: v for k, v in example.items() if k != "tag"}):
+        assert list(validator(document, described).iter_errors(wrong))

@@ -1,0 +1,242 @@
+"""The schemas accept what the documentation says, and name what is wrong with the rest."""
+
+from datetime import UTC, datetime, time
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from api.http.pagination import MAX_ID, decode_cursor, encode_cursor, page
+from api.schemas.fields import ClockTime, Instant, Phone, Timezone
+from api.schemas.requests import (
+    ClientChanges,
+    ClientQuery,
+    MailingChanges,
+    NewClient,
+    NewMailing,
+)
+
+MAILING = {
+    "text": "Hello",
+    "start_at": "2026-12-01T09:00:00+03:00",
+    "end_at": "2026-12-01T21:00:00+03:00",
+}
+CLIENT = {"phone": "79161234567", "timezone": "Europe/Moscow"}
+
+
+def codes(schema: type[BaseModel], document: Any) -> dict[tuple[int | str, ...], str]:
+    """What is wrong, by where."""
+    with pytest.raises(ValidationError) as caught:
+        schema.model_validate(document)
+    return {error["loc"]: error["type"] for error in caught.value.errors()}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2026-12-01T09:00:00+03:00", datetime(2026, 12, 1, 6, tzinfo=UTC)),
+        ("2026-12-01T09:00:00Z", datetime(2026, 12, 1, 9, tzinfo=UTC)),
+        ("2026-12-01t09:00:00z", datetime(2026, 12, 1, 9, tzinfo=UTC)),
+        ("2026-12-01 09:00:00-00:00", datetime(2026, 12, 1, 9, tzinfo=UTC)),
+        ("2026-12-01T09:00:00.5-11:30", datetime(2026, 12, 1, 20, 30, 0, 500000, tzinfo=UTC)),
+        ("2026-12-01T09:00:00.123456789Z", datetime(2026, 12, 1, 9, 0, 0, 123456, tzinfo=UTC)),
+        ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
+        ("2024-02-29T00:00:00Z", datetime(2024, 2, 29, tzinfo=UTC)),
+        ("1970-01-01T00:00:00Z", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("2199-12-31T23:59:59Z", datetime(2199, 12, 31, 23, 59, 59, tzinfo=UTC)),
+    ],
+)
+def test_instants_are_read_as_utc(written: str, read: datetime) -> None:
+    instant = TypeAdapter(Instant).validate_python(written)
+    assert instant == read
+    assert instant.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        ("2026-12-01T09:00:00", "instant_naive"),
+        ("2026-12-01", "instant_format"),
+        ("2026-12-01T09:00Z", "instant_format"),
+        ("2026-12-01T09:00:00+0300", "instant_format"),
+        ("2026-12-01T09:00:00 +03:00", "instant_format"),
+        ("tomorrow", "instant_format"),
+        ("", "instant_format"),
+        (" 2026-12-01T09:00:00Z", "instant_format"),
+        ("2026-12-01T09:00:00Z\n", "instant_format"),
+        ("٢٠٢٦-12-01T09:00:00Z", "instant_format"),
+        (1796115600, "instant_format"),
+        (None, "instant_format"),
+        (True, "instant_format"),
+        ("2026-02-29T00:00:00Z", "instant_unreal"),
+        ("2026-13-01T00:00:00Z", "instant_unreal"),
+        ("2026-12-01T24:00:00Z", "instant_unreal"),
+        ("2026-12-01T09:00:61Z", "instant_unreal"),
+        ("2026-12-01T09:00:00+24:00", "instant_unreal"),
+        ("2026-12-01T09:00:00+03:60", "instant_unreal"),
+        ("0001-01-01T00:00:00+14:00", "instant_range"),
+        ("9999-12-31T23:59:60Z", "instant_unreal"),
+        ("0000-01-01T00:00:00Z", "instant_unreal"),
+        ("1969-12-31T23:59:59Z", "instant_range"),
+        ("2200-01-01T00:00:00Z", "instant_range"),
+    ],
+)
+def test_other_instants_are_refused(written: object, code: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Instant).validate_python(written)
+    assert caught.value.errors()[0]["type"] == code
+
+
+@pytest.mark.parametrize(
+    "phone",
+    [
+        "9161234567",
+        "89161234567",
+        "+79161234567",
+        "7916123456",
+        "791612345678",
+        "7916123456a",
+        "79161234567\n",
+        " 79161234567",
+        "7916123456７",
+        "",
+        79161234567,
+        None,
+    ],
+)
+def test_phones_are_eleven_digits_that_start_with_7(phone: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Phone).validate_python(phone, strict=True)
+
+
+@pytest.mark.parametrize("zone", ["Moscow", "europe/moscow", "MSK+3", "localtime", "../etc", ""])
+def test_unknown_zones_are_refused(zone: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Timezone).validate_python(zone)
+
+
+@pytest.mark.parametrize("clock", ["24:00", "9:00", "09:60", "09:00:00", "09:00\n", 900, None])
+def test_clock_times_are_hours_and_minutes(clock: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(ClockTime).validate_python(clock)
+
+
+def test_a_mailing_with_everything() -> None:
+    mailing = NewMailing.model_validate(
+        {
+            **MAILING,
+            "name": "Sale",
+            "filter": {"operator_codes": ["916", "916", "903"], "tags": ["b", "a", "b"]},
+            "window": {"from": "21:00", "to": "09:30"},
+            "rate_limit": 10,
+        }
+    )
+    assert mailing.filter.operator_codes == ["916", "903"]
+    assert mailing.filter.tags == ["b", "a"]
+    assert mailing.window is not None
+    assert (mailing.window.start, mailing.window.end) == (time(21), time(9, 30))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place", "code"),
+    [
+        ("text", "", ("text",), "string_too_short"),
+        ("text", "x" * 2001, ("text",), "string_too_long"),
+        ("text", 5, ("text",), "string_type"),
+        ("name", "", ("name",), "string_too_short"),
+        ("name", "x" * 201, ("name",), "string_too_long"),
+        ("filter", None, ("filter",), "model_type"),
+        ("filter", [], ("filter",), "model_type"),
+        ("filter", {"tag": "a"}, ("filter", "tag"), "extra_forbidden"),
+        ("filter", {"tags": "a"}, ("filter", "tags"), "list_type"),
+        ("filter", {"tags": ["x" * 65]}, ("filter", "tags", 0), "string_too_long"),
+        ("filter", {"tags": ["a"] * 1001}, ("filter", "tags"), "too_long"),
+        (
+            "filter",
+            {"operator_codes": ["916", "91"]},
+            ("filter", "operator_codes", 1),
+            "operator_code_format",
+        ),
+        ("window", {"from": "09:00"}, ("window", "to"), "missing"),
+        ("window", {"from": "09:00", "to": "09:00"}, ("window",), "window_empty"),
+        ("window", {"start": "09:00", "to": "10:00"}, ("window", "from"), "missing"),
+        ("rate_limit", 0, ("rate_limit",), "greater_than_equal"),
+        ("rate_limit", 100_001, ("rate_limit",), "less_than_equal"),
+        ("rate_limit", True, ("rate_limit",), "int_type"),
+        ("rate_limit", "10", ("rate_limit",), "int_type"),
+        ("rate_limit", 1.5, ("rate_limit",), "int_type"),
+        ("status", "running", ("status",), "extra_forbidden"),
+    ],
+)
+def test_what_a_mailing_may_not_say(
+    field: str, value: object, place: tuple[int | str, ...], code: str
+) -> None:
+    assert codes(NewMailing, {**MAILING, field: value})[place] == code
+
+
+def test_every_fault_is_named_at_once() -> None:
+    found = codes(NewMailing, {"start_at": "now", "windows": None})
+    assert found == {
+        ("text",): "missing",
+        ("start_at",): "instant_format",
+        ("end_at",): "missing",
+        ("windows",): "extra_forbidden",
+    }
+
+
+def test_a_zone_is_required_unless_there_is_a_default() -> None:
+    without = {"phone": CLIENT["phone"]}
+    assert codes(NewClient, without) == {("timezone",): "missing"}
+    context = {"default_timezone": "Asia/Omsk"}
+    assert NewClient.model_validate(without, context=context).timezone == "Asia/Omsk"
+    assert NewClient.model_validate(CLIENT, context=context).timezone == "Europe/Moscow"
+    with pytest.raises(ValidationError):
+        NewClient.model_validate({**CLIENT, "timezone": None}, context=context)
+
+
+def test_changes_hold_what_was_given_and_nothing_else() -> None:
+    assert ClientChanges.model_validate({}).given() == {}
+    assert ClientChanges.model_validate({"operator_code": None}).given() == {"operator_code": None}
+    assert MailingChanges.model_validate({"window": None}).given() == {"window": None}
+
+
+@pytest.mark.parametrize("field", ["phone", "tag", "timezone"])
+def test_changes_cannot_take_away_what_a_client_must_have(field: str) -> None:
+    assert (field,) in codes(ClientChanges, {field: None})
+
+
+def test_query_values_stay_the_strings_they_are() -> None:
+    query = ClientQuery.model_validate({"tag": "900", "phone": "79161234567", "limit": "7"})
+    assert (query.tag, query.phone, query.limit, query.cursor) == ("900", "79161234567", 7, 0)
+
+
+@pytest.mark.parametrize(
+    "limit", ["0", "501", "-1", "1.5", "1e2", " 5", "+5", "٥", "", "x", "9" * 99]
+)
+def test_limits_are_whole_numbers_within_bounds(limit: str) -> None:
+    assert codes(ClientQuery, {"limit": limit}) == {("limit",): "limit"}
+
+
+@pytest.mark.parametrize("last_id", [0, 1, 42, MAX_ID])
+def test_cursors_come_back(last_id: int) -> None:
+    assert decode_cursor(encode_cursor(last_id)) == last_id
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "1", "MQ==", "!!!!", "LTE", "MDE", "MQ\n", "Ｍ", "OTIyMzM3MjAzNjg1NDc3NTgwOA", "A" * 9999],
+)
+def test_cursors_of_somebody_elses_making_are_refused(cursor: str) -> None:
+    with pytest.raises(ValueError, match="not a cursor"):
+        decode_cursor(cursor)
+
+
+def test_a_page_says_whether_there_is_more() -> None:
+    def present(number: int) -> dict[str, Any]:
+        return {"id": number}
+
+    full = page([1, 2, 3], 2, present, lambda number: number)
+    assert full["items"] == [{"id": 1}, {"id": 2}]
+    assert decode_cursor(full["next_cursor"]) == 2
+    assert page([1, 2], 2, present, lambda number: number)["next_cursor"] is None
+    assert page([], 2, present, lambda number: number) == {"items": [], "next_cursor": None}

@@ -1,0 +1,245 @@
+"""CSV files as people have them: encodings, delimiters, headers, quotes, and what a row may say."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+
+from shared.client_import import csv_reader
+from shared.client_import.csv_reader import BadFile, BadHeader, Sheet, TooLarge, Unreadable
+from shared.client_import.row_rules import (
+    NAMES,
+    PHONE_DETAIL,
+    SCIENTIFIC_DETAIL,
+    ZONE_DETAIL,
+    ZONE_MISSING,
+    ClientRow,
+    Rules,
+    harmless,
+    plain,
+    read_phone,
+)
+
+
+def sheet(data: bytes, at_once: int | None = None, limit: int | None = None) -> Sheet:
+    """The file, which comes in pieces of so many bytes."""
+    stream = io.BytesIO(data)
+    read: Callable[[int], bytes] = stream.read
+    if at_once is not None:
+        return Sheet(lambda n: read(min(n, at_once)), NAMES, ("phone",), limit)
+    return Sheet(read, NAMES, ("phone",), limit)
+
+
+def rows(data: bytes, at_once: int | None = None) -> list[tuple[int, list[str]]]:
+    return [(row.line, row.cells) for row in sheet(data, at_once)]
+
+
+RUSSIAN = "Телефон;Тег;Часовой пояс\n79161234567;Пётр;Europe/Moscow\n"
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2, 3, 7])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1251"])
+def test_encodings(encoding: str, at_once: int | None) -> None:
+    found = sheet(RUSSIAN.encode(encoding), at_once)
+    assert found.columns == {"phone": 0, "tag": 1, "timezone": 2}
+    assert [row.cells for row in found] == [["79161234567", "Пётр", "Europe/Moscow"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1251"])
+@pytest.mark.parametrize("ascii_rows", [0, 1, 6_553, 6_554, 100_000])
+def test_the_encoding_shows_itself_late(encoding: str, ascii_rows: int) -> None:
+    data = "phone,tag\n" + "79161234567,plain\n" * ascii_rows + "79161234567,друг"
+    found = list(sheet(data.encode(encoding)))
+    assert len(found) == ascii_rows + 1
+    assert found[-1].cells == ["79161234567", "друг"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_delimiters_and_newlines(delimiter: str, newline: str) -> None:
+    lines = ["tag,phone", '"a,b;c\td",79161234567', "", "e,79161234568"]
+    lines = [line.replace(",", delimiter) if "a,b" not in line else line for line in lines]
+    lines[1] = f'"a,b;c\td"{delimiter}79161234567'
+    assert rows(newline.join(lines).encode()) == [
+        (2, ["a,b;c\td", "79161234567"]),
+        (4, ["e", "79161234568"]),
+    ]
+
+
+def test_excel_may_name_the_delimiter() -> None:
+    assert rows(b"sep=;\r\nphone;tag\r\n1;a,b,c\r\n") == [(3, ["1", "a,b,c"])]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "phone,operator_code,tag,timezone",
+        "Phone , Operator Code,TAG,Time Zone",
+        "телефон,код оператора,метка,часовой пояс",
+        "Номер телефона,Код мобильного оператора,Тег,Временная зона",
+    ],
+)
+def test_headers(header: str) -> None:
+    columns = sheet(header.encode()).columns
+    assert columns == {"phone": 0, "operator_code": 1, "tag": 2, "timezone": 3}
+
+
+def test_unknown_columns_are_named() -> None:
+    found = sheet("Имя,phone,,заметка\nИван,79161234567,,x".encode())
+    assert found.columns == {"phone": 1}
+    assert found.ignored == ["Имя", "заметка"]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "says"),
+    [
+        (b"", BadHeader, "first line must name the columns"),
+        (b"\n\n \n", BadHeader, "first line must name the columns"),
+        (b"\xef\xbb\xbf", BadHeader, "first line must name the columns"),
+        (b"79161234567,vip\n", BadHeader, "phone must be among them"),
+        (b"name,tag\nIvan,vip\n", BadHeader, "phone must be among them"),
+        ("phone,телефон\n1,2".encode(), BadHeader, "column phone twice"),
+        (b'"phone\n1', BadHeader, "quotes are wrong"),
+        (b"PK\x03\x04\x14\x00xl/workbook", Unreadable, "Excel workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1", Unreadable, "Excel workbook"),
+        ("phone\n1".encode("utf-16"), Unreadable, "UTF-16"),
+        ("phone\n1".encode("utf-16-le"), Unreadable, "not text"),
+        (b"phone\n7916\x001234567\n", Unreadable, "not text"),
+        ("phone,tag\n1,друг\n".encode() + b"2,\xff\xfe\n", Unreadable, "neither UTF-8"),
+        ("phone,tag\n1,друг\n".encode("cp1251") + b"2,\x98\n", Unreadable, "neither UTF-8"),
+        ("phone,tag\n1,Пётр".encode("cp1251") + b"\x98", Unreadable, "neither UTF-8"),
+        (b"phone\n" + b"1" * 70_000, Unreadable, "Line 2 is longer"),
+        (b'phone,tag\n1,"open\n' + b"2,b\n" * 1_000, Unreadable, "In line 2 a quote"),
+    ],
+)
+def test_bad_files(data: bytes, kind: type[BadFile], says: str) -> None:
+    with pytest.raises(kind, match=says):
+        list(sheet(data))
+
+
+def test_a_file_over_the_limit() -> None:
+    data = b"phone\n" + b"79161234567\n" * 100
+    assert len(list(sheet(data, limit=len(data)))) == 100
+    with pytest.raises(TooLarge, match="larger than 1205 bytes"):
+        list(sheet(data, limit=len(data) - 1))
+
+
+@pytest.mark.parametrize("endless", [b"1", b"x\n", b'\n","'])
+def test_memory_stays_flat_whatever_is_sent(endless: bytes) -> None:
+    """A line or a quoted cell without end is not collected until it ends."""
+    pieces = [b'phone\n"']
+    sent = 0
+
+    def read(n: int) -> bytes:
+        nonlocal sent
+        sent += n
+        return pieces.pop() if pieces else endless * (n // len(endless))
+
+    with pytest.raises(Unreadable):
+        list(Sheet(read, NAMES))
+    assert sent < 4 * csv_reader.CHUNK
+
+
+def test_a_row_with_wrong_quotes_spoils_no_other() -> None:
+    found = list(sheet(b'phone,tag\n1,"a"b\n2,c"d\n3,"e ""f"""\n'))
+    assert [(row.line, row.fault is None) for row in found] == [(2, False), (3, True), (4, True)]
+    assert [row.cells for row in found[1:]] == [["2", 'c"d'], ["3", 'e "f"']]
+
+
+def test_lines_are_counted_through_cells_with_line_breaks() -> None:
+    assert [line for line, _ in rows(b'phone,note\n1,"a\nb\r\nc"\n\n2,d\n')] == [2, 6]
+
+
+@pytest.mark.parametrize(
+    "phone",
+    [
+        "79161234567",
+        "+79161234567",
+        "+7 (916) 123-45-67",
+        "8 916 123 45 67",
+        "8(916)1234567",
+        "7-916-123-45-67",
+        "7.916.123.45.67",
+        "+7\u00a0916\u202f123\u201345\u201367",
+        " 79161234567 ",
+        "'+79161234567",
+    ],
+)
+def test_phones(phone: str) -> None:
+    assert read_phone(phone) == "79161234567"
+
+
+@pytest.mark.parametrize(
+    "phone",
+    [
+        *("", "9161234567", "791612345678", "7916123456", "89", "phone", "+89161234567"),
+        *("+49 30 123456", "7916123456a", "７９１６１２３４５６７", "79161234567.0", "7 916 ext 1"),
+    ],
+)
+def test_no_phones(phone: str) -> None:
+    with pytest.raises(ValueError, match=r"^phone must be 11 digits and start with 7"):
+        read_phone(phone)
+
+
+@pytest.mark.parametrize("phone", ["7,9E+10", "7.91612E+10", "7,91612e10", "7E+10", "'7,9E+10"])
+def test_phones_that_a_spreadsheet_has_shortened(phone: str) -> None:
+    with pytest.raises(ValueError, match="format the column as text"):
+        read_phone(phone)
+
+
+RULES = Rules(None, None, zone_optional=False)
+
+
+def test_a_row() -> None:
+    assert RULES.read("8 916 123 45 67", " 495 ", " vip ", "europe/moscow") == ClientRow(
+        "79161234567", "495", "vip", "Europe/Moscow"
+    )
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    faults = RULES.read("1", "12", "x" * 65, "Moon/Base")
+    assert isinstance(faults, list)
+    assert [fault.column for fault in faults] == ["phone", "operator_code", "tag", "timezone"]
+    assert (faults[0].detail, faults[3].detail) == (PHONE_DETAIL, ZONE_DETAIL)
+    assert RULES.read("7,9E+10", "", None, "") == [
+        ("phone", SCIENTIFIC_DETAIL, "phone_shortened"),
+        ("timezone", ZONE_MISSING, "timezone_missing"),
+    ]
+
+
+def test_a_cell_with_a_line_break_points_at_the_quote() -> None:
+    faults = RULES.read("79161234567", "", "a\nb", "UTC")
+    assert isinstance(faults, list)
+    assert "quote that is not closed" in faults[0].detail
+
+
+@pytest.mark.parametrize(
+    ("rules", "tag", "zone", "row"),
+    [
+        # (tag, zone) of the row: None is what is left open.
+        (Rules("new", "UTC", False), "", "", ("new", "UTC")),
+        (Rules("new", "UTC", False), None, "", ("new", "UTC")),
+        (Rules("new", "UTC", False), "own", "Asia/Omsk", ("own", "Asia/Omsk")),
+        (Rules(None, None, True), "", "", ("", None)),
+        (Rules(None, None, True), None, "", (None, None)),
+    ],
+)
+def test_gaps_are_filled(
+    rules: Rules, tag: str | None, zone: str, row: tuple[str | None, str | None]
+) -> None:
+    read = rules.read("79161234567", "", tag, zone)
+    assert isinstance(read, ClientRow)
+    assert (read.tag, read.timezone) == row
+
+
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "+7", "-1", "@sum", "\t=1", "\r=1", "\n=1", "＝1", "=cmd|' /C calc'!A0"]
+)
+def test_formulas_are_made_harmless_and_come_back(cell: str) -> None:
+    assert harmless(cell) == "'" + cell
+    assert plain(harmless(cell)) == cell
+
+
+@pytest.mark.parametrize("cell", ["", "vip", "a=b", "'quoted'", "'", "7"])
+def test_other_cells_stay_as_they_are(cell: str) -> None:
+    assert plain(harmless(cell)) == cell == harmless(cell)

@@ -1,0 +1,158 @@
+"""Texts with placeholders: what they mean, where they are wrong, and what clients get."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.schemas.personalisation import PATTERN
+from shared.domain.attributes import FIELDS, NAME, is_name
+from shared.domain.templates import (
+    MAX_RENDERED,
+    Malformed,
+    MissingAttribute,
+    Placeholder,
+    Template,
+    TooLong,
+    Unrenderable,
+    compile_stored,
+    compile_text,
+)
+
+ANNA = {
+    "phone": "79161234567",
+    "tag": "",
+    "operator_code": "916",
+    "timezone": "Europe/Moscow",
+    "name": "Anna",
+    "Имя": "Анна",
+}
+
+names = st.from_regex(NAME, fullmatch=True)
+literals = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), max_size=20)
+written = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+placeholders = st.builds(Placeholder, names, st.none() | literals)
+braces = st.text("{}|ab", max_size=12)
+
+
+def escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def as_written(part: str | Placeholder) -> str:
+    if isinstance(part, str):
+        return escaped(part)
+    return f"{{{part.name}}}" if part.default is None else f"{{{part.name}|{part.default}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("Hello", "Hello"),
+        ("Hello, {name}!", "Hello, Anna!"),
+        ("{Имя}, {phone} {operator_code} {timezone}", "Анна, 79161234567 916 Europe/Moscow"),
+        ("{surname|dear client}", "dear client"),
+        ("{name|dear client}", "Anna"),
+        ("<{tag}>", "<>"),
+        ("{tag|friend}", "friend"),
+        ("{surname|}!", "!"),
+        ("{surname|a|b}", "a|b"),
+        ("{{name}}", "{name}"),
+        ("{{{name}}}", "{Anna}"),
+        ("{surname|x}}}", "x}"),
+        ("a {{ b }} c", "a { b } c"),
+    ],
+)
+def test_what_a_client_gets(text: str, rendered: str) -> None:
+    assert compile_text(text).render(ANNA) == rendered
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("{", 1),
+        ("}", 1),
+        ("ab } c", 4),
+        ("Hello {name", 7),
+        ("Hello {na{me}", 7),
+        ("{}", 1),
+        ("{ name }", 1),
+        ("{{ok}} {1st}", 8),
+        ("{first name}", 1),
+        ("{name|a{b}", 1),
+        ("{name}}", 7),
+        ("{|x}", 1),
+        ("{" + "n" * 33 + "}", 1),
+    ],
+)
+def test_where_it_is_malformed(text: str, position: int) -> None:
+    with pytest.raises(Malformed) as raised:
+        compile_text(text)
+    assert raised.value.position == position
+    assert str(raised.value).startswith(f"character {position}: ")
+    assert compile_stored(text).plain == text  # an older release took it in as it is
+
+
+@given(st.lists(st.text(min_size=1, max_size=20) | placeholders, max_size=8), st.data())
+def test_a_text_means_what_was_written(parts: list[str | Placeholder], data: st.DataObject) -> None:
+    template = compile_text("".join(map(as_written, parts)))
+    needed = {part.name for part in parts if isinstance(part, Placeholder)}
+    values = {name: data.draw(written) for name in sorted(needed)}
+    expected = "".join(part if isinstance(part, str) else values[part.name] for part in parts)
+    if expected:
+        assert template.render(values) == expected
+    assert (template.plain is None) == bool(needed)
+    if not needed:
+        assert template.plain == expected
+    without = [p for p in parts if isinstance(p, Placeholder) and p.default is None]
+    if without:
+        with pytest.raises(MissingAttribute) as raised:
+            template.render({})
+        assert raised.value.name == without[0].name
+    assert set(template.required) == {p.name for p in without} - FIELDS
+
+
+@given(written)
+def test_an_escaped_text_is_plain(text: str) -> None:
+    assert compile_text(escaped(text)).plain == text
+
+
+@given(braces | st.lists(literals | placeholders.map(as_written) | braces).map("".join))
+def test_the_schema_and_the_parser_take_the_same(text: str) -> None:
+    try:
+        compile_text(text)
+        fault = None
+    except Malformed as raised:
+        fault = raised
+    assert (re.fullmatch(PATTERN[1:-1], text) is not None) == (fault is None)
+    assert fault is None or text[fault.position - 1] in "{}"
+
+
+def test_a_client_that_lacks_something() -> None:
+    with pytest.raises(MissingAttribute, match=r"^missing attribute: surname$"):
+        compile_text("{name} {surname}").render(ANNA)
+
+
+def test_texts_that_cannot_be_sent() -> None:
+    with pytest.raises(Unrenderable, match="empty"):
+        compile_text("{tag}").render(ANNA)
+    fits = compile_text("{a}" * 20)
+    assert len(fits.render({"a": "x" * (MAX_RENDERED // 20)})) == MAX_RENDERED
+    with pytest.raises(TooLong, match=f"{MAX_RENDERED + 20} characters"):
+        fits.render({"a": "x" * (MAX_RENDERED // 20 + 1)})
+
+
+def test_it_is_compiled_once() -> None:
+    assert compile_text("Hi, {name}") is compile_text("Hi, {name}")
+    assert compile_text("Hi, {name}") == Template(("Hi, ", Placeholder("name", None)))
+
+
+@given(names)
+def test_names_of_attributes(name: str) -> None:
+    assert is_name(name) == (name not in FIELDS)
+
+
+@pytest.mark.parametrize("name", ["", "1st", "first name", "é", "a-b", "n" * 33, "phone", "a\n"])
+def test_what_is_no_name(name: str) -> None:
+    assert not is_name(name)

@@ -1,0 +1,64 @@
+"""The line of an accepted attempt is what the logging of everything else would have made of it."""
+
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from shared.domain.templates import compile_stored
+from shared.logging import log_config
+from worker.dispatch.attempt_log import AttemptLog, describe
+from worker.dispatch.claim_queries import Claim, Row
+from worker.dispatch.leased_batch import HeldBatch, Outgoing
+from worker.provider.http.exchange import Result
+from worker.provider.outcomes import Outcome
+from worker.runtime.clock import DatabaseClock
+
+AT = 1_795_000_000.9996
+
+
+def make(request_id: str | None, outcome: Outcome, latency: float) -> tuple[Any, Any, Any]:
+    row = Row(99001, 42, 79161234567, 2, None, None, False, None)
+    claim = Claim(
+        17, 5, 1, 0, 99001, 99001, "Europe/Moscow", False, 1, "Hello", compile_stored("Hello"),
+        datetime.now(UTC) + timedelta(hours=1), None, None, request_id, 0.0, [row],
+    )  # fmt: skip
+    batch = HeldBatch(claim, DatabaseClock(), 60.0, 11.0)
+    batch.rows = deque()
+    request = Outgoing(99001, b"{}", request_id, batch)
+    request.row, request.text, request.probe = row, None, False
+    result = Result(request, outcome, 200, latency, None, '{"code":0}', "code_0", True, AT)
+    return batch, request, result
+
+
+@pytest.mark.parametrize("request_id", [None, "ask-1", 'quote"and\\slash'])
+@pytest.mark.parametrize("latency", [0.0, 0.00004, 0.00006, 0.0123456, 1.0, 9.99999])
+def test_both_ways_to_write_the_line_agree(request_id: str | None, latency: float) -> None:
+    batch, request, result = make(request_id, Outcome.ACCEPTED, latency)
+    written: list[Any] = []
+    log = AttemptLog(written.extend)
+    log.add(batch, request, result)
+    log.write()
+    log.write()  # nothing is written twice
+    (line,) = written
+    assert isinstance(line, bytes)
+    assert orjson.loads(line) == orjson.loads(orjson.dumps(describe(batch, request, result)))
+
+
+def test_what_was_not_accepted_says_why() -> None:
+    batch, request, result = make(None, Outcome.DECLINED, 0.01)
+    written: list[Any] = []
+    log = AttemptLog(written.extend)
+    log.add(batch, request, result)
+    log.write()
+    assert written[0]["level"] == "warning"
+    assert written[0]["reason"] == "code_0"
+    assert "answer" in written[0]
+
+
+def test_instants_are_cut_to_milliseconds() -> None:
+    for at in (0.0, AT, 1_795_000_000.0, 1_795_000_000.001, 1_795_000_059.9999):
+        expected = datetime.fromtimestamp(int(at * 1000) / 1000, UTC)
+        assert datetime.fromisoformat(log_config.timestamp(at)) == expected

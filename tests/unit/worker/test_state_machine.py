@@ -1,0 +1,133 @@
+"""The rules of what a report does to a message, for every state and every report there can be."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.domain.statuses import MessageStatus, Reason
+from worker.recording.state_machine import MAX_SMALLINT, Report, State, transition
+
+ENDED = ("failed", "expired", "cancelled")
+MAX_ATTEMPTS = 3
+
+
+def state(status: str, attempts: int = 0, in_doubt: bool = False) -> State:
+    reason = "some reason" if status in ENDED else None
+    return State(status, attempts, in_doubt, reason, 1.0 if status == "sent" else None)
+
+
+# A sent message is never in doubt: the table forbids it too.
+STATES = [
+    state(status, attempts, in_doubt)
+    for status, attempts, in_doubt in itertools.product(
+        ("pending", "sent", *ENDED), (0, 1, 2, 3, 49, MAX_SMALLINT), (False, True)
+    )
+    if not (status == "sent" and in_doubt)
+]
+ACCEPTED = Report(1, accepted_at=1234.5)
+OTHERS = [
+    Report(1, ends=ends, reason="a reason" if ends else None, burns=burns, doubt=doubt)
+    for ends, burns, doubt in itertools.product(
+        (None, MessageStatus.FAILED, MessageStatus.CANCELLED), (False, True), (False, True)
+    )
+]
+
+states = st.sampled_from(STATES)
+reports = st.sampled_from([ACCEPTED, *OTHERS])
+steps = st.lists(st.tuples(reports, st.booleans()), max_size=12)
+
+
+@pytest.mark.parametrize("previous", STATES)
+def test_accepted_wins_over_everything_but_an_earlier_acceptance(previous: State) -> None:
+    for fenced in (True, False):
+        after = transition(previous, ACCEPTED, fenced, MAX_ATTEMPTS)
+        if previous.status == "sent":
+            assert after is previous
+        else:
+            attempts = min(previous.attempts + 1, MAX_SMALLINT)
+            assert after == State("sent", attempts, False, None, 1234.5)
+
+
+@pytest.mark.parametrize("previous", STATES)
+def test_nothing_but_an_acceptance_counts_without_the_token(previous: State) -> None:
+    for report in OTHERS:
+        assert transition(previous, report, False, MAX_ATTEMPTS) is previous
+
+
+@pytest.mark.parametrize("previous", STATES)
+def test_what_a_holder_says(previous: State) -> None:
+    for report in OTHERS:
+        check_table(previous, report)
+
+
+def check_table(previous: State, report: Report) -> None:
+    """The whole table, written down a second time and in another way."""
+    after = transition(previous, report, True, MAX_ATTEMPTS)
+    if previous.status == "sent":
+        assert after is previous
+        return
+    assert after.attempts == min(previous.attempts + (1 if report.burns else 0), MAX_SMALLINT)
+    assert after.in_doubt is (previous.in_doubt or report.doubt)
+    assert after.sent_at is None
+    if previous.status in ENDED:
+        expected = (previous.status, previous.reason)
+    elif report.ends:
+        expected = (report.ends, report.reason)
+    elif report.burns and after.attempts >= MAX_ATTEMPTS:
+        expected = ("failed", Reason.ATTEMPTS)
+    else:
+        expected = ("pending", None)
+    assert (after.status, after.reason) == expected
+
+
+@given(states, steps)
+def test_over_any_history(first: State, history: list[tuple[Report, bool]]) -> None:
+    """Sent for ever, ended but for an acceptance, doubted until sent; attempts never sink."""
+    now, accepted = first, False
+    for report, fenced in history:
+        before, now = now, transition(now, report, fenced, MAX_ATTEMPTS)
+        accepted = accepted or report.accepted_at is not None
+        assert (now.status == "sent") == (accepted or first.status == "sent")
+        assert (now.sent_at is not None) == (now.status == "sent")
+        assert not (now.in_doubt and now.status == "sent")
+        assert before.attempts <= now.attempts <= min(before.attempts + 1, MAX_SMALLINT)
+        if before.status != "pending":
+            assert now.status in (before.status, "sent")
+        if before.in_doubt:
+            assert now.in_doubt or now.status == "sent"
+        if now.status in ("pending", "sent"):
+            assert now.reason is None
+        else:
+            assert now.reason
+
+
+@given(states, steps)
+def test_an_acceptance_counts_once(first: State, history: list[tuple[Report, bool]]) -> None:
+    """However often it is repeated, and whatever is said besides."""
+    now = transition(first, ACCEPTED, False, MAX_ATTEMPTS)
+    for report, fenced in history:
+        assert transition(now, report, fenced, MAX_ATTEMPTS) is now
+
+
+@given(st.integers(1, 60), st.integers(0, 60))
+def test_attempts_are_counted_out(max_attempts: int, free: int) -> None:
+    """Exactly `max_attempts` failures that burn one; throttled answers burn none."""
+    now = state("pending")
+    for _ in range(free):
+        now = transition(now, Report(1), True, max_attempts)
+    assert now == state("pending")
+    burns = Report(1, burns=True)
+    for n in range(1, max_attempts + 1):
+        assert now.status == "pending"
+        now = transition(now, burns, True, max_attempts)
+        assert now.attempts == n
+    assert (now.status, now.reason) == ("failed", Reason.ATTEMPTS)
+
+
+def test_a_throttled_answer_does_not_end_a_message_that_is_at_its_limit() -> None:
+    """The limit may have been lowered since: only an attempt that is burned ends the message."""
+    at_limit = state("pending", 3)
+    assert transition(at_limit, Report(1), True, MAX_ATTEMPTS).status == "pending"
+    assert transition(at_limit, Report(1, burns=True), True, MAX_ATTEMPTS).status == "failed"

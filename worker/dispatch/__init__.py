@@ -1,0 +1,1 @@
+"""Dispatch due messages to the provider: claim, send and flush."""

@@ -1,0 +1,1 @@
+"""Launch a mailing: freeze its audience and write its messages in batches."""

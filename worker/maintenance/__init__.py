@@ -1,0 +1,1 @@
+"""Periodic and background work: sweep, bulk state changes, retention, imports, reports."""

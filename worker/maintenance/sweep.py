@@ -1,0 +1,75 @@
+"""Finds, by its state in PostgreSQL, whatever a lost job or a dead process left undone.
+
+Nothing here depends on when it last ran: each sweep looks at every mailing that is not settled.
+"""
+
+import time
+
+import structlog
+from psycopg2.extensions import cursor as Cursor
+
+from shared.db.partitions import ensure_partition
+from shared.db.rows import one_row
+from shared.queues import Queues
+from worker.dispatch.claim_queries import FREE
+from worker.maintenance import imports, mailing_state
+from worker.runtime.database import Database
+
+log = structlog.get_logger()
+
+# The most that one sweep spends on bulk changes of a mailing, so that it gets round to all.
+BULK_SECONDS = 0.5
+
+UNSETTLED = f"""
+SELECT m.id, m.status, m.started_at IS NULL, m.end_at <= now(), m.audience_complete,
+    m.status IN ('running', 'paused') AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
+        WHERE mailing_id = m.id AND failed > 0 AND retry_version < m.retry_version),
+    m.status = 'running' AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
+        WHERE mailing_id = m.id AND due_at <= now() AND {FREE}),
+    EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at IS NOT NULL)
+FROM mailings m
+WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())
+ORDER BY m.id
+"""  # noqa: S608
+FORGET_KEYS = """
+DELETE FROM idempotency_keys WHERE (owner, key) IN (
+    SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
+    ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+)
+"""
+AHEAD = "SELECT coalesce(max(id), 0) + 1 FROM mailings"
+
+
+def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
+    """Look at every unsettled mailing once and set going what stands still."""
+    started = time.monotonic()
+    with db.transaction() as cursor:
+        cursor.execute(UNSETTLED, {"lease": lease_seconds})
+        mailings = cursor.fetchall()
+        _make_partitions(cursor)
+        cursor.execute(FORGET_KEYS)
+    queues.keep_launching(
+        mailing_id
+        for mailing_id, status, unstarted, ended, complete, *_ in mailings
+        if status == "scheduled"
+        or (status in ("running", "paused") and not complete and (not unstarted or ended))
+    )
+    for mailing_id, status, _, ended, _, retrying, due, open_ in mailings:
+        if retrying or (open_ and (ended or status == "cancelled")):
+            mailing_state.apply_state(db, mailing_id, lease_seconds, BULK_SECONDS)
+        if due:
+            queues.dispatch(mailing_id)
+        else:
+            mailing_state.settle(db, mailing_id)
+    imports.sweep(db, queues)
+    seconds = time.monotonic() - started
+    if seconds > 1:
+        log.info("sweep.slow", seconds=round(seconds, 3), mailings=len(mailings))
+
+
+def _make_partitions(cursor: Cursor) -> None:
+    """The next mailing's partitions exist before it does."""
+    cursor.execute(AHEAD)
+    (next_id,) = one_row(cursor)
+    if ensure_partition(cursor, next_id):
+        log.info("partition.made", first_mailing_id=next_id)

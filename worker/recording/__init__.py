@@ -1,0 +1,1 @@
+"""Record the outcomes of messages in one transaction."""

@@ -1,0 +1,1 @@
+"""Process-level services of a worker: RQ worker, scheduler, heartbeat, database and clock."""
