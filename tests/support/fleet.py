@@ -15,7 +15,7 @@ from tests.support.invariants import assert_right, wrong_books
 from tests.support.waiting import wait_for
 from worker.dispatch import claim_queries
 from worker.launch import launcher
-from worker.maintenance import mailing_state
+from worker.recording import mailing_state
 from worker.recording.batch_report import Flush, Recorded, Release
 from worker.recording.record import record
 from worker.recording.state_machine import AttemptRow, Report

@@ -12,8 +12,8 @@ from shared.db.on_commit import IDS_PER_LINE
 from shared.logging.log_config import timestamp
 from worker.dispatch.db_thread import Clerk, complain, ignore
 from worker.dispatch.leased_batch import Hand, HeldBatch
-from worker.maintenance import mailing_state
 from worker.provider.circuit_breaker import Breaker
+from worker.recording import mailing_state
 from worker.recording.batch_report import Flush, Recorded
 from worker.recording.record import record
 from worker.runtime.clock import boottime

@@ -12,7 +12,8 @@ from shared.db.partitions import ensure_partition
 from shared.db.rows import one_row
 from shared.queues import Queues
 from worker.dispatch.claim_queries import FREE
-from worker.maintenance import imports, mailing_state
+from worker.maintenance import imports
+from worker.recording import mailing_state
 from worker.runtime.database import Database
 
 log = structlog.get_logger()

@@ -20,7 +20,8 @@ from tests.support.interleaving import PausingDatabase, threads, wait_until_bloc
 from tests.support.waiting import wait_for
 from worker import jobs
 from worker.launch import chunks, launcher
-from worker.maintenance import mailing_state, sweep
+from worker.maintenance import sweep
+from worker.recording import mailing_state
 from worker.runtime.database import Database
 
 ZONES = ("Europe/Kaliningrad", "Europe/Moscow", "Asia/Omsk", "Asia/Kamchatka")

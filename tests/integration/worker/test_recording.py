@@ -21,8 +21,7 @@ from tests.support.fleet import (
 )
 from tests.support.interleaving import PausingDatabase, threads, wait_until_blocked
 from worker.dispatch import claim_queries
-from worker.maintenance import mailing_state
-from worker.recording import record, transaction
+from worker.recording import mailing_state, record, transaction
 from worker.recording.batch_report import Flush, Recorded, Release
 from worker.recording.state_machine import Report
 from worker.runtime.database import Database
