@@ -19,11 +19,7 @@ from shared.domain.send_windows import Window
 from shared.domain.templates import Template, compile_stored
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
-
-# A lease that ran out while PostgreSQL was away could not be renewed: its holder gets one lease
-# length from PostgreSQL's start to report, before anybody takes over.
-FREE = """(leased_until IS NULL OR (leased_until < now()
-    AND pg_postmaster_start_time() < now() - %(lease)s * interval '1 second'))"""
+from worker.runtime.leases import FREE
 
 DUE = f"""
 SELECT m.id, m.rate_limit FROM mailings m

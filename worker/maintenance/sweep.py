@@ -11,10 +11,10 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db.partitions import ensure_partition
 from shared.db.rows import one_row
 from shared.queues import Queues
-from worker.dispatch.claim_queries import FREE
 from worker.maintenance import imports
 from worker.recording import mailing_state
 from worker.runtime.database import Database
+from worker.runtime.leases import FREE
 
 log = structlog.get_logger()
 

@@ -17,8 +17,8 @@ from shared.db.on_commit import note_messages
 from shared.db.rows import one_row
 from shared.domain.send_windows import Window, opens_at
 from shared.domain.statuses import MessageStatus, Reason
-from worker.dispatch.claim_queries import FREE
 from worker.runtime.database import Database
+from worker.runtime.leases import FREE
 
 log = structlog.get_logger()
 
