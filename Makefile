@@ -36,9 +36,10 @@ bench-quick: venv ## measure the most telling figures in about a minute
 containers: ## build the images, run docker-compose for real and break it (needs a Docker engine)
 	@tests/containers/run
 
-lint: venv ## style, format and types
+lint: venv ## style, format, spelling and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
+	@.venv/bin/codespell
 	@$(PYTHON) -m mypy api worker shared dev
 
 format: venv ## put the code into the project's format

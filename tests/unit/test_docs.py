@@ -5,6 +5,7 @@ And its two READMEs say the same, and the version stands in one place.
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -225,10 +226,12 @@ def rows(page: Path) -> list[tuple[int, list[str]]]:
 
 
 def test_the_version_is_in_one_place() -> None:
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    newest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
-    assert newest
-    assert newest[1] == __version__, "CHANGELOG.md begins with another version"
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", __version__], (
+        "CHANGELOG.md must begin with the headings Unreleased and the version of shared/__init__.py"
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["dynamic"] == ["version"], "pyproject.toml must not repeat the version"
     assert __version__ == spec.config.VERSION
     places = [
         page_id(path)
