@@ -16,9 +16,9 @@ from tests.support.waiting import wait_for
 from worker.dispatch import claim_queries
 from worker.launch import launcher
 from worker.recording import mailing_state
-from worker.recording.batch_report import Flush, Recorded, Release
-from worker.recording.record import record
-from worker.recording.state_machine import AttemptRow, Report
+from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
+from worker.recording.record import record_reports
+from worker.recording.state_machine import AttemptRecord, MessageReport
 from worker.runtime.clock import DatabaseClock
 from worker.runtime.database import Database
 
@@ -177,13 +177,13 @@ class Fleet:
         )
 
     def apply_state(self, mailing_id: int) -> int:
-        return mailing_state.apply_state(self.db, mailing_id, TAKEOVER, 30)
+        return mailing_state.apply_mailing_state(self.db, mailing_id, TAKEOVER, 30)
 
     def settle(self, mailing_id: int) -> str | None:
-        return mailing_state.settle(self.db, mailing_id)
+        return mailing_state.settle_mailing(self.db, mailing_id)
 
-    def record(self, *flushes: Flush) -> dict[tuple[int, int], Recorded]:
-        return record(self.db, flushes, LEASE, self.max_attempts)
+    def record(self, *flushes: BatchReport) -> dict[tuple[int, int], RecordedBatch]:
+        return record_reports(self.db, flushes, LEASE, self.max_attempts)
 
     # --- what became of it -----------------------------------------------------------------------
 
@@ -232,11 +232,11 @@ class Worker:
     def flush(
         self,
         accepted: Iterable[int] = (),
-        others: Iterable[Report] = (),
-        release: Release | None = None,
-    ) -> Flush:
+        others: Iterable[MessageReport] = (),
+        release: BatchRelease | None = None,
+    ) -> BatchReport:
         self.flushes += 1
-        return Flush(
+        return BatchReport(
             self.mailing_id,
             self.batch_id,
             self.claim.token,
@@ -249,40 +249,42 @@ class Worker:
     def say(
         self,
         accepted: Iterable[int] = (),
-        others: Iterable[Report] = (),
-        release: Release | None = None,
-    ) -> Recorded:
+        others: Iterable[MessageReport] = (),
+        release: BatchRelease | None = None,
+    ) -> RecordedBatch:
         """Record a flush; the batch as it is then."""
         flush = self.flush(accepted, others, release)
         return self.fleet.record(flush)[self.mailing_id, self.batch_id]
 
-    def done(self, accepted: Iterable[int] = (), others: Iterable[Report] = ()) -> Recorded:
-        return self.say(accepted, others, Release())
+    def done(
+        self, accepted: Iterable[int] = (), others: Iterable[MessageReport] = ()
+    ) -> RecordedBatch:
+        return self.say(accepted, others, BatchRelease())
 
 
-def attempt(outcome: str, phone: int | None = 79990000000, text: str = "Hello") -> AttemptRow:
+def attempt(outcome: str, phone: int | None = 79990000000, text: str = "Hello") -> AttemptRecord:
     """A request's record, at an instant of its own."""
     at = time.time() + next(_times) * 1e-5
-    return AttemptRow(at, outcome, outcome, None, 10, "", phone, text)
+    return AttemptRecord(at, outcome, outcome, None, 10, "", phone, text)
 
 
-def rejected(message_id: int) -> Report:
-    return Report(
+def rejected(message_id: int) -> MessageReport:
+    return MessageReport(
         message_id,
-        ends=MessageStatus.FAILED,
+        final_status=MessageStatus.FAILED,
         reason="rejected: 400",
-        burns=True,
+        counts_attempt=True,
         attempt=attempt("rejected"),
     )
 
 
-def unavailable(message_id: int) -> Report:
-    return Report(message_id, burns=True, attempt=attempt("unavailable"))
+def unavailable(message_id: int) -> MessageReport:
+    return MessageReport(message_id, counts_attempt=True, attempt=attempt("unavailable"))
 
 
-def throttled(message_id: int) -> Report:
-    return Report(message_id, attempt=attempt("throttled"))
+def throttled(message_id: int) -> MessageReport:
+    return MessageReport(message_id, attempt=attempt("throttled"))
 
 
-def unknown(message_id: int) -> Report:
-    return Report(message_id, burns=True, doubt=True, attempt=attempt("unknown"))
+def unknown(message_id: int) -> MessageReport:
+    return MessageReport(message_id, counts_attempt=True, in_doubt=True, attempt=attempt("unknown"))

@@ -152,6 +152,6 @@ class Claimer:
 
     def _adopt_throttle(self, throttled_until: datetime | None) -> None:
         if throttled_until is not None:
-            until = self.clock.begins(throttled_until)
+            until = self.clock.start_time(throttled_until)
             if until > boottime():
                 self.breaker.hold(until)

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from worker.runtime.database import OUTAGES, Database, DatabaseError
+from worker.runtime.database import TRANSIENT_ERRORS, Database, DatabaseError
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Clerk:
 
 def complain(what: str, error: DatabaseError | None) -> None:
     """Log that work on the database failed; it will be tried again."""
-    if error is None or isinstance(error, OUTAGES):
+    if error is None or isinstance(error, TRANSIENT_ERRORS):
         log.warning("database.unavailable", what=what, error=str(error).strip())
     else:
         log.error("database.refused", what=what, exc_info=error)

@@ -13,9 +13,9 @@ from shared.logging.log_config import timestamp
 from worker.dispatch.db_thread import Clerk, complain, ignore
 from worker.dispatch.leased_batch import Hand, HeldBatch
 from worker.provider.circuit_breaker import Breaker
-from worker.recording import mailing_state
-from worker.recording.batch_report import Flush, Recorded
-from worker.recording.record import record
+from worker.recording.batch_report import BatchReport, RecordedBatch
+from worker.recording.mailing_state import apply_mailing_state, settle_mailing
+from worker.recording.record import record_reports
 from worker.runtime.clock import boottime
 from worker.runtime.database import DatabaseError
 
@@ -40,7 +40,7 @@ class Recorder:
     ):
         self.clerk, self.hand, self.breaker = clerk, hand, breaker
         self.lease, self.max_attempts = lease_seconds, max_attempts
-        self.flushing: list[Flush] = []
+        self.flushing: list[BatchReport] = []
         self._flushed_at = self._all_flushed_at = 0.0
         self._again_at = 0.0
 
@@ -94,7 +94,7 @@ class Recorder:
         asked_at = boottime()
 
         def recorded(
-            results: dict[tuple[int, int], Recorded] | None, error: DatabaseError | None
+            results: dict[tuple[int, int], RecordedBatch] | None, error: DatabaseError | None
         ) -> None:
             if results is None:
                 # Nothing more is handed off until what is known can be written down.
@@ -106,10 +106,10 @@ class Recorder:
             for flush in flushes:
                 self._recorded(flush, results, asked_at)
 
-        self.clerk.ask(recorded, record, self.flushing, self.lease, self.max_attempts)
+        self.clerk.ask(recorded, record_reports, self.flushing, self.lease, self.max_attempts)
 
     def _recorded(
-        self, flush: Flush, results: dict[tuple[int, int], Recorded], asked_at: float
+        self, flush: BatchReport, results: dict[tuple[int, int], RecordedBatch], asked_at: float
     ) -> None:
         key = flush.mailing_id, flush.batch_id, flush.token
         batch = self.hand.held[key]
@@ -122,7 +122,7 @@ class Recorder:
             log.warning("batch.lost", mailing_id=flush.mailing_id, batch_id=flush.batch_id)
             batch.lost = True
 
-    def _released(self, batch: HeldBatch, flush: Flush, recorded: Recorded) -> None:
+    def _released(self, batch: HeldBatch, flush: BatchReport, recorded: RecordedBatch) -> None:
         place: dict[str, Any] = {"mailing_id": batch.mailing_id, "batch_id": flush.batch_id}
         if batch.claim.request_id:
             place["request_id"] = batch.claim.request_id
@@ -138,6 +138,6 @@ class Recorder:
         if any(held.mailing_id == batch.mailing_id for held in self.hand.held.values()):
             return
         if batch.draining in ("ended", "cancelled", "deleted"):
-            self.clerk.ask(ignore, mailing_state.apply_state, batch.mailing_id, self.lease, 0.2)
+            self.clerk.ask(ignore, apply_mailing_state, batch.mailing_id, self.lease, 0.2)
         if batch.mailing_id not in self.hand.due or batch.draining:
-            self.clerk.ask(ignore, mailing_state.settle, batch.mailing_id)
+            self.clerk.ask(ignore, settle_mailing, batch.mailing_id)

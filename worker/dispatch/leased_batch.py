@@ -9,8 +9,8 @@ import orjson
 from shared.domain.send_windows import closes_at, is_open
 from worker.dispatch.claim_queries import Claim, Row, Watched
 from worker.provider.http.client import Request
-from worker.recording.batch_report import Flush, Release
-from worker.recording.state_machine import Report
+from worker.recording.batch_report import BatchRelease, BatchReport
+from worker.recording.state_machine import MessageReport
 from worker.runtime.clock import DatabaseClock, boottime
 
 BACKOFF_FIRST = 2.0
@@ -68,7 +68,7 @@ class HeldBatch:
         self.progress_at = claim.lease_start
         self.lost = False
         self._accepted: list[tuple[int, float]] = []
-        self._others: list[Report] = []
+        self._others: list[MessageReport] = []
         self._flushes = 0
         self._lease = lease_seconds - margin
         self._lease_deadline = 0.0
@@ -89,7 +89,7 @@ class HeldBatch:
         self._end_deadline = clock.deadline(mailing.end_at)
         self.late_after = self._end_deadline + LATE_TOLERANCE
         self._close_deadline = float("inf")
-        now = clock.earliest()
+        now = clock.earliest_now()
         if not is_open(mailing.window, self.claim.timezone, now):
             self._close_deadline = 0.0
         elif (closes := closes_at(mailing.window, self.claim.timezone, now)) is not None:
@@ -141,7 +141,7 @@ class HeldBatch:
     def accept(self, message_id: int, at: float) -> None:
         self._accepted.append((message_id, at))
 
-    def report(self, report: Report) -> None:
+    def report(self, report: MessageReport) -> None:
         self._others.append(report)
 
     @property
@@ -155,10 +155,10 @@ class HeldBatch:
             return False
         return self.lost or self.draining is not None or not (self.rows or self.reading)
 
-    def flush(self, wait: float) -> Flush:
+    def flush(self, wait: float) -> BatchReport:
         """What to record now; it gives the batch back if it is done, due after `wait` seconds."""
         self._flushes += 1
-        flush = Flush(
+        flush = BatchReport(
             self.mailing_id,
             self.claim.batch_id,
             self.claim.token,
@@ -170,14 +170,14 @@ class HeldBatch:
         self._accepted, self._others = [], []
         return flush
 
-    def _release(self, wait: float) -> Release:
+    def _release(self, wait: float) -> BatchRelease:
         if not self.retries:
-            return Release(delay=wait, park=self.draining == "window")
+            return BatchRelease(delay=wait, wait_for_window=self.draining == "window")
         delay = random.uniform(0, min(BACKOFF_LONGEST, BACKOFF_FIRST * 2**self.claim.attempt))  # noqa: S311
         if self.rows:
             # Most of it was never tried: the few that failed must not make the others late.
             delay = min(delay, BACKOFF_FIRST)
-        return Release(delay=max(delay, self.retry_after, wait), backoff=True)
+        return BatchRelease(delay=max(delay, self.retry_after, wait), backoff=True)
 
 
 class Hand:

@@ -19,7 +19,7 @@ from worker.provider.circuit_breaker import Breaker
 from worker.provider.http.client import Engine, Request, Result
 from worker.provider.outcomes import Outcome
 from worker.provider.rate_limiter import RateLimiter
-from worker.recording.state_machine import AttemptRow, Report
+from worker.recording.state_machine import AttemptRecord, MessageReport
 from worker.runtime.clock import boottime
 
 log = structlog.get_logger()
@@ -157,12 +157,16 @@ class Sender:
         batch.handled.add(row.message_id)
         if row.phone is None or row.opted_out:
             reason = Reason.CLIENT_DELETED if row.phone is None else Reason.OPTED_OUT
-            batch.report(Report(row.message_id, ends=MessageStatus.CANCELLED, reason=reason))
+            batch.report(
+                MessageReport(row.message_id, final_status=MessageStatus.CANCELLED, reason=reason)
+            )
             return False
         try:
             text, tail = batch.text_for(row)
         except Unrenderable as why:
-            batch.report(Report(row.message_id, ends=MessageStatus.FAILED, reason=str(why)))
+            batch.report(
+                MessageReport(row.message_id, final_status=MessageStatus.FAILED, reason=str(why))
+            )
             return False
         phone = row.first_phone or row.phone
         body = b'{"id":%d,"phone":%d%b' % (row.message_id, phone, tail)
@@ -207,22 +211,22 @@ class Sender:
     def _not_accepted(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
         outcome = result.outcome
         rejected = outcome.final
-        burns = rejected or (outcome.burns_attempt and not request.probe)
+        counts_attempt = rejected or (outcome.burns_attempt and not request.probe)
         if not rejected:
-            batch.unaccepted[request.message_id] = request.row.attempts + burns
+            batch.unaccepted[request.message_id] = request.row.attempts + counts_attempt
         if outcome is Outcome.THROTTLED:
             self._throttle(THROTTLE_SECONDS if result.retry_after is None else result.retry_after)
         elif outcome.burns_attempt and not (rejected or request.probe):
             batch.retries = True
             batch.retry_after = max(batch.retry_after, result.retry_after or 0.0)
         batch.report(
-            Report(
+            MessageReport(
                 request.message_id,
-                ends=MessageStatus.FAILED if rejected else None,
+                final_status=MessageStatus.FAILED if rejected else None,
                 reason=f"{Reason.REJECTED}: {result.reason}" if rejected else None,
-                burns=burns,
-                doubt=outcome.in_doubt,
-                attempt=AttemptRow(
+                counts_attempt=counts_attempt,
+                in_doubt=outcome.in_doubt,
+                attempt=AttemptRecord(
                     result.finished_at,
                     str(outcome),
                     result.reason,

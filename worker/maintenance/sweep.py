@@ -57,11 +57,11 @@ def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
     )
     for mailing_id, status, _, ended, _, retrying, due, open_ in mailings:
         if retrying or (open_ and (ended or status == "cancelled")):
-            mailing_state.apply_state(db, mailing_id, lease_seconds, BULK_SECONDS)
+            mailing_state.apply_mailing_state(db, mailing_id, lease_seconds, BULK_SECONDS)
         if due:
             queues.dispatch(mailing_id)
         else:
-            mailing_state.settle(db, mailing_id)
+            mailing_state.settle_mailing(db, mailing_id)
     imports.sweep(db, queues)
     seconds = time.monotonic() - started
     if seconds > 1:

@@ -17,5 +17,5 @@ ON CONFLICT DO NOTHING
 
 
 def keep_attempts(cursor: Cursor, mailing_id: int, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Write attempts down, given as a message id and an AttemptRow's fields each."""
+    """Write attempts down, given as a message id and an AttemptRecord's fields each."""
     cursor.execute(ATTEMPTS, (mailing_id, *map(list, zip(*rows, strict=True))))

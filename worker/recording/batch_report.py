@@ -1,29 +1,30 @@
-"""What a worker says of a batch it holds: a flush, and what it learns of the batch in return."""
+"""What a worker reports of a batch it holds, and the batch's state that it gets in return."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from worker.recording.state_machine import Report
+from worker.recording.state_machine import MessageReport
 
 
-class Release(NamedTuple):
-    """How a batch is given back: due again after `delay` seconds, which is a `backoff` or not.
+class BatchRelease(NamedTuple):
+    """How a batch is given back: due again after `delay` seconds, as a `backoff` or not.
 
-    `park` asks to wait for the mailing's window to open in the batch's zone instead.
+    With `wait_for_window` it is due when the mailing's window opens in the batch's zone instead.
     """
 
     delay: float = 0.0
     backoff: bool = False
-    park: bool = False
+    wait_for_window: bool = False
 
 
 @dataclass(slots=True)
-class Flush:
-    """What one worker has to say of one batch since its last flush.
+class BatchReport:
+    """The outcomes that one worker has of one batch since its previous report.
 
-    Flushes are numbered per (batch, token) and applied once, so that one whose COMMIT was lost can
-    be repeated. An empty one renews the lease.
+    Reports are numbered per (batch, token) and applied once, so that one whose COMMIT was lost can
+    be repeated. An empty one renews the lease. `accepted` holds (message id, seconds since the
+    epoch); every other outcome is in `message_reports`.
     """
 
     mailing_id: int
@@ -31,15 +32,15 @@ class Flush:
     token: int
     number: int
     accepted: list[tuple[int, float]] = field(default_factory=list)
-    others: list[Report] = field(default_factory=list)
-    release: Release | None = None
+    message_reports: list[MessageReport] = field(default_factory=list)
+    release: BatchRelease | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """A batch after a flush: does the worker still hold it, and what is left to send in it.
+class RecordedBatch:
+    """A batch after a report: whether the worker still holds it, and how many are pending.
 
-    `due_at` is set if the flush gave it back with something left.
+    `due_at` is set if the report gave the batch back with messages left.
     """
 
     held: bool

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.on_commit import note_messages
-from worker.recording.state_machine import State
+from worker.recording.state_machine import MessageState
 
 
 class Endings:
@@ -18,8 +18,8 @@ class Endings:
     def note(
         self,
         changed: Iterable[int],
-        before: Mapping[int, State],
-        after: Mapping[int, State],
+        before: Mapping[int, MessageState],
+        after: Mapping[int, MessageState],
         home: Mapping[int, int],
     ) -> None:
         """Note who ended. That a pending one was accepted, the line of its attempt says."""

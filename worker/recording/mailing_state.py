@@ -80,7 +80,7 @@ RETURNING status
 """
 
 
-def apply_state(db: Database, mailing_id: int, lease_seconds: float, seconds: float) -> int:
+def apply_mailing_state(db: Database, mailing_id: int, lease_seconds: float, seconds: float) -> int:
     """Apply what the mailing's state asks for, for up to `seconds`; return how many messages."""
     started, total = time.monotonic(), 0
     while True:
@@ -171,7 +171,7 @@ def _retry_failed(cursor: Cursor, mailing_id: int) -> int | None:
     return moved if batches else None
 
 
-def settle(db: Database, mailing_id: int) -> str | None:
+def settle_mailing(db: Database, mailing_id: int) -> str | None:
     """Close the mailing's books if nothing is left to do; return its status if that was done now.
 
     The mailing's row is locked first, and what depends on it is read in a second statement.

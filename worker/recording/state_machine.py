@@ -1,7 +1,8 @@
-"""What a report does to a message: pure rules, the heart of the books.
+"""Decide how a worker's report changes a message: pure rules, without a database.
 
-Accepted turns any status but `sent` into `sent`, whoever reports it and however late. Everything
-else counts only while the reporter's token is the batch's, and moves only what is pending.
+An acceptance turns any status but `sent` into `sent`, whichever worker reports it and however late.
+Every other report counts only while the reporting worker's token is the batch's present one, and
+only a pending message changes its status by it.
 """
 
 from typing import NamedTuple
@@ -9,25 +10,8 @@ from typing import NamedTuple
 from shared.domain.statuses import MessageStatus, Reason
 
 
-class Report(NamedTuple):
-    """What a worker says became of one message.
-
-    `accepted_at` (seconds since the epoch) is set exactly if the provider accepted it. Otherwise
-    `ends` says how it ends (None: it is to be tried again), `burns` whether an attempt is used up,
-    `doubt` whether it may have been delivered all the same.
-    """
-
-    message_id: int
-    accepted_at: float | None = None
-    ends: MessageStatus | None = None
-    reason: str | None = None
-    burns: bool = False
-    doubt: bool = False
-    attempt: "AttemptRow | None" = None
-
-
-class AttemptRow(NamedTuple):
-    """A request that was not accepted, as it is kept; `at` in seconds since the epoch."""
+class AttemptRecord(NamedTuple):
+    """A request that was not accepted, as stored in `attempts`; `at` in seconds since the epoch."""
 
     at: float
     outcome: str
@@ -39,8 +23,25 @@ class AttemptRow(NamedTuple):
     text: str | None
 
 
-class State(NamedTuple):
-    """The part of a message that reports change."""
+class MessageReport(NamedTuple):
+    """The result of one request, or the reason why there was none.
+
+    `accepted_at` (seconds since the epoch) is set exactly if the provider accepted the message.
+    Otherwise `final_status` ends the message (None: it is tried again), `counts_attempt` states
+    whether an attempt is used up, and `in_doubt` whether it may have been delivered nevertheless.
+    """
+
+    message_id: int
+    accepted_at: float | None = None
+    final_status: MessageStatus | None = None
+    reason: str | None = None
+    counts_attempt: bool = False
+    in_doubt: bool = False
+    attempt: AttemptRecord | None = None
+
+
+class MessageState(NamedTuple):
+    """The columns of a message that reports change."""
 
     status: str
     attempts: int
@@ -52,24 +53,26 @@ class State(NamedTuple):
 MAX_SMALLINT = 32_767
 
 
-def transition(previous: State, report: Report, fenced: bool, max_attempts: int) -> State:
-    """The message's state after `report`; the same object if nothing changes.
+def transition(
+    previous: MessageState, report: MessageReport, fenced: bool, max_attempts: int
+) -> MessageState:
+    """Return the message's state after `report`: the same object if nothing changes.
 
-    `fenced` says that the reporter holds the batch: its token is the present one.
+    `fenced` is true if the reporting worker holds the batch: its token is the present one.
     """
     if previous.status == MessageStatus.SENT:
         return previous
     if report.accepted_at is not None:
         attempts = min(previous.attempts + 1, MAX_SMALLINT)
-        return State(MessageStatus.SENT, attempts, False, None, report.accepted_at)
+        return MessageState(MessageStatus.SENT, attempts, False, None, report.accepted_at)
     if not fenced:
         return previous
-    attempts = min(previous.attempts + report.burns, MAX_SMALLINT)
-    in_doubt = previous.in_doubt or report.doubt
+    attempts = min(previous.attempts + report.counts_attempt, MAX_SMALLINT)
+    in_doubt = previous.in_doubt or report.in_doubt
     if previous.status != MessageStatus.PENDING:
-        return State(previous.status, attempts, in_doubt, previous.reason)
-    if report.ends is not None:
-        return State(report.ends, attempts, in_doubt, report.reason)
-    if report.burns and attempts >= max_attempts:
-        return State(MessageStatus.FAILED, attempts, in_doubt, Reason.ATTEMPTS)
-    return State(MessageStatus.PENDING, attempts, in_doubt, None)
+        return MessageState(previous.status, attempts, in_doubt, previous.reason)
+    if report.final_status is not None:
+        return MessageState(report.final_status, attempts, in_doubt, report.reason)
+    if report.counts_attempt and attempts >= max_attempts:
+        return MessageState(MessageStatus.FAILED, attempts, in_doubt, Reason.ATTEMPTS)
+    return MessageState(MessageStatus.PENDING, attempts, in_doubt, None)

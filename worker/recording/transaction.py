@@ -20,12 +20,12 @@ from shared.db.status_changes import SHARDS, MinuteKey, minute_moves
 from shared.domain.send_windows import Window, opens_at
 from shared.domain.statuses import MessageStatus
 from worker.recording.attempts import keep_attempts
-from worker.recording.batch_report import Flush, Recorded
+from worker.recording.batch_report import BatchReport, RecordedBatch
 from worker.recording.endings import Endings
-from worker.recording.state_machine import Report, State, transition
+from worker.recording.state_machine import MessageReport, MessageState, transition
 
 
-class Careful(Exception):
+class NeedsFullLock(Exception):
     """The transaction must begin again, reading before it writes, with more locks."""
 
     def __init__(self, mailing_id: int, batches: set[int], lock_mailing: bool):
@@ -33,7 +33,7 @@ class Careful(Exception):
 
 
 @dataclass(slots=True)
-class Plan:
+class LockPlan:
     """What the careful way has learned it must lock."""
 
     careful: bool = False
@@ -112,21 +112,23 @@ WHERE id = %s
 """
 
 
-class Page:
+class MailingRecorder:
     """One mailing's part of the transaction."""
 
-    def __init__(self, cursor: Cursor, mailing_id: int, plan: Plan, minutes: Counter[MinuteKey]):
+    def __init__(
+        self, cursor: Cursor, mailing_id: int, plan: LockPlan, minutes: Counter[MinuteKey]
+    ):
         self.cursor, self.mailing_id, self.plan, self.minutes = cursor, mailing_id, plan, minutes
         self.deltas: dict[int, Counter[str]] = {}
         self.held: dict[int, bool] = {}
         self.zones: dict[int, str] = {}
         self.endings = Endings(cursor, mailing_id)
-        self.before: dict[int, Recorded] = {}
+        self.before: dict[int, RecordedBatch] = {}
         self.settled = False
 
     def apply(
-        self, flushes: list[Flush], lease_seconds: float, max_attempts: int
-    ) -> dict[tuple[int, int], Recorded]:
+        self, flushes: list[BatchReport], lease_seconds: float, max_attempts: int
+    ) -> dict[tuple[int, int], RecordedBatch]:
         if self.plan.lock_mailing:
             self.cursor.execute(LOCK_MAILING, (self.mailing_id,))
             (self.settled,) = one_row(self.cursor)
@@ -142,15 +144,15 @@ class Page:
             self._move_totals()
         return {(self.mailing_id, b): recorded for b, recorded in (self.before | results).items()}
 
-    def _window(self, flushes: list[Flush]) -> tuple[Window | None, datetime]:
+    def _window(self, flushes: list[BatchReport]) -> tuple[Window | None, datetime]:
         """The window as it stays until this transaction ends, if some batch waits for it."""
-        if not any(f.release and f.release.park for f in flushes):
+        if not any(f.release and f.release.wait_for_window for f in flushes):
             return None, datetime.now(UTC)
         self.cursor.execute(SHARE_WINDOW, (self.mailing_id,))
         start, end, now = one_row(self.cursor)
         return (Window(start, end) if start is not None else None), now
 
-    def _lock(self, flushes: list[Flush]) -> list[Flush]:
+    def _lock(self, flushes: list[BatchReport]) -> list[BatchReport]:
         """Lock the batches; return the flushes that were not applied before."""
         ids = sorted({f.batch_id for f in flushes} | self.plan.batches)
         LOCK.run(self.cursor, {"mailing": self.mailing_id, "ids": _array(ids)})
@@ -159,7 +161,7 @@ class Page:
         for flush in flushes:
             token, number, self.zones[flush.batch_id], pending = rows[flush.batch_id]
             self.held[flush.batch_id] = token == flush.token
-            self.before[flush.batch_id] = Recorded(token == flush.token, pending)
+            self.before[flush.batch_id] = RecordedBatch(token == flush.token, pending)
             if token != flush.token or number < flush.number:
                 todo.append(flush)
         for batch_id in rows:
@@ -167,16 +169,16 @@ class Page:
             self.held.setdefault(batch_id, False)
         return todo
 
-    def _is_plain(self, flush: Flush) -> bool:
+    def _is_plain(self, flush: BatchReport) -> bool:
         """Whether nothing is said but that messages were accepted, whose ids are close together."""
-        if self.plan.careful or not self.held[flush.batch_id] or flush.others:
+        if self.plan.careful or not self.held[flush.batch_id] or flush.message_reports:
             return False
         if not flush.accepted:
             return True
         ids = [id_ for id_, _ in flush.accepted]
         return max(ids) - min(ids) < len(ids) + MOST_HOLES
 
-    def _accept(self, flush: Flush) -> None:
+    def _accept(self, flush: BatchReport) -> None:
         """The hot way: what is pending and not in doubt becomes sent, in one statement."""
         if not flush.accepted:
             return
@@ -189,7 +191,7 @@ class Page:
         ACCEPT.run(self.cursor, place | {"first": first, "last": last, "ats": _array(ats)})
         n = len(ids)
         if self.cursor.rowcount != n:
-            raise Careful(self.mailing_id, set(), lock_mailing=False)
+            raise NeedsFullLock(self.mailing_id, set(), lock_mailing=False)
         self.deltas[flush.batch_id].update({"pending": -n, "sent": n})
         for minute, count in Counter(int(at) // 60 for _, at in flush.accepted).items():
             key = MinuteKey(
@@ -200,14 +202,14 @@ class Page:
             )
             self.minutes[key] += count
 
-    def _reconsider(self, flushes: list[Flush], max_attempts: int) -> None:
+    def _reconsider(self, flushes: list[BatchReport], max_attempts: int) -> None:
         """The careful way: read what each message is now, and apply the rules to that."""
         reports = [
             (flush, report)
             for flush in flushes
             for report in (
-                *(Report(id_, accepted_at=at) for id_, at in flush.accepted),
-                *flush.others,
+                *(MessageReport(id_, accepted_at=at) for id_, at in flush.accepted),
+                *flush.message_reports,
             )
         ]
         if not reports:
@@ -215,18 +217,18 @@ class Page:
         ids = _array(report.message_id for _, report in reports)
         self.cursor.execute(READ, (self.mailing_id, ids))
         home: dict[int, int] = {}
-        states: dict[int, State] = {}
+        states: dict[int, MessageState] = {}
         for id_, batch_id, client_id, *state in self.cursor.fetchall():
-            home[id_], states[id_] = batch_id, State(*state)
+            home[id_], states[id_] = batch_id, MessageState(*state)
             self.endings.clients[id_] = client_id
         strangers = set(home.values()) - self.deltas.keys()
         late = any(
-            (report.accepted_at is not None or report.doubt)
+            (report.accepted_at is not None or report.in_doubt)
             and states[report.message_id].status not in ("pending", "sent")
             for _, report in reports
         )
         if strangers or (late and not self.plan.lock_mailing):
-            raise Careful(self.mailing_id, strangers, lock_mailing=late)
+            raise NeedsFullLock(self.mailing_id, strangers, lock_mailing=late)
         before = dict(states)
         for flush, report in reports:
             # A message that has moved to another batch since is no longer this worker's.
@@ -240,7 +242,7 @@ class Page:
         )
 
     def _write(
-        self, before: dict[int, State], after: dict[int, State], home: dict[int, int]
+        self, before: dict[int, MessageState], after: dict[int, MessageState], home: dict[int, int]
     ) -> None:
         changed = [id_ for id_, state in after.items() if state is not before[id_]]
         if not changed:
@@ -277,7 +279,7 @@ class Page:
         )
 
     def _keep_attempts(
-        self, reports: list[Report], before: dict[int, State], home: dict[int, int]
+        self, reports: list[MessageReport], before: dict[int, MessageState], home: dict[int, int]
     ) -> None:
         if not reports:
             return
@@ -294,8 +296,8 @@ class Page:
         keep_attempts(self.cursor, self.mailing_id, rows)
 
     def _count(
-        self, flushes: list[Flush], lease_seconds: float, window: Window | None, now: datetime
-    ) -> dict[int, Recorded]:
+        self, flushes: list[BatchReport], lease_seconds: float, window: Window | None, now: datetime
+    ) -> dict[int, RecordedBatch]:
         by_batch = {f.batch_id: f for f in flushes}
         touched = [b for b in sorted(self.deltas) if b in by_batch or any(self.deltas[b].values())]
         if not touched:
@@ -314,14 +316,16 @@ class Page:
             "backoff": [r is not None and r.backoff for r in releases],
             "delay": [r.delay if r is not None else 0.0 for r in releases],
             "opens": [
-                opens_at(window, self.zones[b], now) if r is not None and r.park else None
+                opens_at(window, self.zones[b], now)
+                if r is not None and r.wait_for_window
+                else None
                 for b, r in zip(touched, releases, strict=True)
             ],
         }
         arrays = {name: _array(column) for name, column in columns.items()}
         BATCHES.run(self.cursor, arrays | {"mailing": self.mailing_id, "lease": lease_seconds})
         return {
-            batch_id: Recorded(self.held[batch_id], pending, due_at)
+            batch_id: RecordedBatch(self.held[batch_id], pending, due_at)
             for batch_id, pending, due_at in self.cursor.fetchall()
         }
 

@@ -43,12 +43,12 @@ class DatabaseClock:
         read, before, _ = self._reading
         return before + (instant.timestamp() - read)
 
-    def begins(self, instant: datetime) -> float:
+    def start_time(self, instant: datetime) -> float:
         """The boottime from which it is certainly `instant` in the database, or later."""
         read, _, after = self._reading
         return after + (instant.timestamp() - read)
 
-    def earliest(self) -> datetime:
+    def earliest_now(self) -> datetime:
         """The instant that it certainly is in the database by now."""
         read, _, after = self._reading
         return datetime.fromtimestamp(read + boottime() - after, UTC)

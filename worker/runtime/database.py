@@ -22,7 +22,7 @@ OPTIONS = f"-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_ti
 
 DatabaseError = psycopg2.Error
 # Of these, what passes with time: the server is away, or somebody was in the way.
-OUTAGES = (psycopg2.OperationalError, psycopg2.InterfaceError)
+TRANSIENT_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class Database:

@@ -31,7 +31,7 @@ from worker.provider.circuit_breaker import Breaker
 from worker.provider.circuit_breaker_rules import THRESHOLD
 from worker.provider.outcomes import Outcome
 from worker.provider.redis_client import HotRedis, hot_client
-from worker.recording.batch_report import Flush
+from worker.recording.batch_report import BatchReport
 from worker.runtime.database import Database
 
 ROOT = Path(__file__).parents[3]
@@ -105,7 +105,9 @@ def accept(fleet: Fleet, mailing_id: int, *ages: float) -> None:
     """Have messages accepted so many seconds ago, one each."""
     worker = fleet.claim(mailing_id)
     accepted = [(id_, time.time() - age) for id_, age in zip(worker.ids, ages, strict=False)]
-    fleet.record(Flush(mailing_id, worker.batch_id, worker.claim.token, 1, accepted, [], None))
+    fleet.record(
+        BatchReport(mailing_id, worker.batch_id, worker.claim.token, 1, accepted, [], None)
+    )
     worker.flushes = 1
     worker.done()
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from shared.db import status_changes
 from tests.support.fleet import Fleet, Worker, rejected, throttled, unavailable, unknown
 from worker.launch import launcher
-from worker.recording.batch_report import Flush, Release
+from worker.recording.batch_report import BatchRelease, BatchReport
 
 LONG = bool(os.environ.get("CHAOS_LONG"))
 ZONES = ("Europe/Moscow", "Asia/Omsk", "Asia/Kamchatka")
@@ -32,7 +32,13 @@ SAYINGS = {
     "unknown": unknown,
     "throttled": throttled,
 }
-RELEASES = (None, None, Release(), Release(0.0, True), Release(0.0, park=True))
+RELEASES = (
+    None,
+    None,
+    BatchRelease(),
+    BatchRelease(0.0, True),
+    BatchRelease(0.0, wait_for_window=True),
+)
 
 FATES = ("accepted", "accepted", "silence", *SAYINGS)
 # What a run must have met, or it has shown nothing.
@@ -65,7 +71,7 @@ class Books(RuleBasedStateMachine):
         self.living = set(self.ids)
         self.mailings: list[int] = []
         self.workers: list[Worker] = []
-        self.said: list[Flush] = []
+        self.said: list[BatchReport] = []
         self.accepted: set[tuple[int, int]] = set()
         self.sent: set[tuple[int, int]] = set()
         self.audiences: dict[int, set[int]] = {}
@@ -87,7 +93,7 @@ class Books(RuleBasedStateMachine):
             self.books_add_up()
             for n, worker in enumerate(w for w in self.workers if w.ids):
                 others = map(rejected if n % 2 else unknown, worker.ids[1:])
-                self.record([worker.flush(worker.ids[:1], others, Release())])
+                self.record([worker.flush(worker.ids[:1], others, BatchRelease())])
                 self.books_add_up()
             self.the_model_agrees()
         finally:
@@ -245,7 +251,7 @@ class Books(RuleBasedStateMachine):
     def report_together(self, chance: Random) -> None:
         """One transaction, several batches; everything that is left was accepted."""
         chosen = {(w.mailing_id, w.batch_id): w for w in chance.choices(self.workers, k=2)}
-        self.record([worker.flush(worker.ids, (), Release()) for worker in chosen.values()])
+        self.record([worker.flush(worker.ids, (), BatchRelease()) for worker in chosen.values()])
         for worker in chosen.values():
             worker.ids = []
 
@@ -263,7 +269,7 @@ class Books(RuleBasedStateMachine):
             self.mailings,
         )
 
-    def record(self, flushes: list[Flush]) -> None:
+    def record(self, flushes: list[BatchReport]) -> None:
         for flush in flushes:
             self.observe(flush)
         self.fleet.record(*flushes)
@@ -271,7 +277,7 @@ class Books(RuleBasedStateMachine):
         for flush in flushes:
             self.accepted |= {(flush.mailing_id, id_) for id_, _ in flush.accepted}
 
-    def observe(self, flush: Flush) -> None:
+    def observe(self, flush: BatchReport) -> None:
         batch = self.fleet.batch(flush.mailing_id, flush.batch_id)
         settled = self.fleet.mailing(flush.mailing_id)["settled"]
         MET["stale"] += batch["token"] != flush.token
@@ -281,11 +287,11 @@ class Books(RuleBasedStateMachine):
             MET["accepted when in doubt"] += message["in_doubt"]
             MET["accepted when settled"] += settled
             MET["accepted when moved"] += message["batch_id"] != flush.batch_id
-        for report in flush.others:
+        for report in flush.message_reports:
             message = self.fleet.message(flush.mailing_id, report.message_id)
             MET["moved"] += message["batch_id"] != flush.batch_id
             MET["cancelled while out"] += message["status"] == "cancelled"
-            MET["doubted when settled"] += settled and report.doubt
+            MET["doubted when settled"] += settled and report.in_doubt
 
     def lose_lease(self, chance: Random) -> None:
         worker = chance.choice(self.workers)

@@ -638,4 +638,4 @@ def test_expiry_is_quick(fleet: Fleet, tag: str) -> None:
     mailing_id = fleet.add_mailing(tags=[tag])
     fleet.launch(mailing_id)
     fleet.end(mailing_id)
-    assert mailing_state.apply_state(fleet.db, mailing_id, TAKEOVER, 60) == 6000
+    assert mailing_state.apply_mailing_state(fleet.db, mailing_id, TAKEOVER, 60) == 6000

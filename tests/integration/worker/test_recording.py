@@ -22,8 +22,8 @@ from tests.support.fleet import (
 from tests.support.interleaving import PausingDatabase, threads, wait_until_blocked
 from worker.dispatch import claim_queries
 from worker.recording import mailing_state, record, transaction
-from worker.recording.batch_report import Flush, Recorded, Release
-from worker.recording.state_machine import Report
+from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
+from worker.recording.state_machine import MessageReport
 from worker.runtime.database import Database
 
 MOSCOW = ZoneInfo("Europe/Moscow")
@@ -51,9 +51,9 @@ def test_a_stale_worker_is_believed_only_what_was_accepted(fleet: Fleet) -> None
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
     again = fleet.claim(mailing_id)
 
-    said = stale.say([sent, *others], [rejected(failed), unknown(retried)], Release(1e6, True))
+    said = stale.say([sent, *others], [rejected(failed), unknown(retried)], BatchRelease(1e6, True))
 
-    assert said == Recorded(False, 2)
+    assert said == RecordedBatch(False, 2)
     assert fleet.message(mailing_id, sent)["status"] == "sent"
     assert fleet.message(mailing_id, failed)["status"] == "pending"
     assert fleet.message(mailing_id, retried)["attempts"] == 0
@@ -63,7 +63,7 @@ def test_a_stale_worker_is_believed_only_what_was_accepted(fleet: Fleet) -> None
     assert batch["sent"] == 3
     assert not fleet.query("SELECT 1 FROM attempts WHERE mailing_id = %s", mailing_id)
     # What the present holder says is not disturbed by it.
-    assert again.done([sent, failed, retried]) == Recorded(True, 0)
+    assert again.done([sent, failed, retried]) == RecordedBatch(True, 0)
     assert fleet.statuses(mailing_id) == {"sent": 5}
 
 
@@ -75,7 +75,7 @@ def test_a_stale_worker_records_after_the_batch_was_finished_and_settled(fleet: 
     present.done(present.ids[:2], map(rejected, present.ids[2:]))
     assert fleet.settle(mailing_id) == "finished"
 
-    stale.say(stale.ids[:3], [unknown(stale.ids[3])], Release())
+    stale.say(stale.ids[:3], [unknown(stale.ids[3])], BatchRelease())
 
     mailing = fleet.mailing(mailing_id)
     assert (mailing["sent"], mailing["failed"], mailing["status"]) == (3, 1, "finished")
@@ -117,9 +117,9 @@ def test_doubt_about_what_ended_reaches_a_settled_mailing(fleet: Fleet) -> None:
     assert (mailing["cancelled"], mailing["in_doubt"]) == (1, 1)
 
 
-@pytest.mark.parametrize("release", [None, Release(), Release(60, True)])
+@pytest.mark.parametrize("release", [None, BatchRelease(), BatchRelease(60, True)])
 def test_a_flush_whose_answer_was_lost_is_applied_once(
-    fleet: Fleet, release: Release | None
+    fleet: Fleet, release: BatchRelease | None
 ) -> None:
     mailing_id = fleet.new_mailing(5)
     worker = fleet.claim(mailing_id)
@@ -145,17 +145,17 @@ def test_a_later_claim_numbers_its_flushes_anew(fleet: Fleet) -> None:
     first = fleet.claim(mailing_id)
     for _ in range(3):
         first.say()
-    first.say(release=Release())
+    first.say(release=BatchRelease())
     second = fleet.claim(mailing_id)
-    assert second.done(second.ids) == Recorded(True, 0)
+    assert second.done(second.ids) == RecordedBatch(True, 0)
 
 
 def test_several_mailings_and_batches_in_one_transaction(fleet: Fleet) -> None:
     mailings = [fleet.new_mailing(4, batch_size=2) for _ in range(3)]
     workers = [fleet.claim(mailing_id) for mailing_id in mailings for _ in range(2)]
-    flushes = [w.flush(w.ids[:1], [rejected(w.ids[1])], Release()) for w in workers]
+    flushes = [w.flush(w.ids[:1], [rejected(w.ids[1])], BatchRelease()) for w in workers]
     recorded = fleet.record(*reversed(flushes))
-    assert recorded == {(w.mailing_id, w.batch_id): Recorded(True, 0) for w in workers}
+    assert recorded == {(w.mailing_id, w.batch_id): RecordedBatch(True, 0) for w in workers}
     for mailing_id in mailings:
         assert fleet.statuses(mailing_id) == {"sent": 2, "failed": 2}
 
@@ -163,7 +163,7 @@ def test_several_mailings_and_batches_in_one_transaction(fleet: Fleet) -> None:
 def test_the_same_message_accepted_twice_in_one_flush(fleet: Fleet) -> None:
     mailing_id = fleet.new_mailing(2)
     worker = fleet.claim(mailing_id)
-    assert worker.done([worker.ids[0], worker.ids[0], worker.ids[1]]) == Recorded(True, 0)
+    assert worker.done([worker.ids[0], worker.ids[0], worker.ids[1]]) == RecordedBatch(True, 0)
     assert fleet.message(mailing_id, worker.ids[0])["attempts"] == 1
 
 
@@ -175,14 +175,14 @@ def test_accepted_messages_with_others_between_them(
     fleet: Fleet, between: int, careful: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a batch that clients moved to, or of one where others are still out."""
-    reconsider = transaction.Page._reconsider
+    reconsider = transaction.MailingRecorder._reconsider
     reconsidered = []
 
-    def watched(page: transaction.Page, flushes: list[Flush], most: int) -> None:
+    def watched(page: transaction.MailingRecorder, flushes: list[BatchReport], most: int) -> None:
         reconsidered.append(len(flushes))
         reconsider(page, flushes, most)
 
-    monkeypatch.setattr(transaction.Page, "_reconsider", watched)
+    monkeypatch.setattr(transaction.MailingRecorder, "_reconsider", watched)
     count = between + 2
     mailing_id = fleet.new_mailing(count, batch_size=count)
     worker = fleet.claim(mailing_id)
@@ -218,14 +218,14 @@ def test_a_retry_repeats_the_phone_and_text_that_were_handed_off(fleet: Fleet) -
     assert all((row.first_phone, row.first_text) == (None, None) for row in worker.claim.rows)
     tried, untried = worker.ids
     first = attempt("unavailable", 79991112233, "The first text")
-    worker.done(others=[Report(tried, burns=True, attempt=first)])
+    worker.done(others=[MessageReport(tried, counts_attempt=True, attempt=first)])
     fleet.query(
         "UPDATE clients SET phone = phone + 500000 WHERE id = %s",
         client_of(fleet, mailing_id, tried),
     )
     worker = fleet.claim(mailing_id)
     second = attempt("unavailable", 79990000000, "Another text")
-    worker.done(others=[Report(tried, burns=True, attempt=second)])
+    worker.done(others=[MessageReport(tried, counts_attempt=True, attempt=second)])
 
     rows = {row.message_id: row for row in fleet.claim(mailing_id).claim.rows}
 
@@ -237,7 +237,7 @@ def test_a_retry_repeats_the_phone_and_text_that_were_handed_off(fleet: Fleet) -
 def test_a_batch_keeps_the_text_it_was_first_claimed_with(fleet: Fleet) -> None:
     mailing_id = fleet.new_mailing(4, batch_size=2)
     first = fleet.claim(mailing_id)
-    first.say(release=Release(delay=-1))
+    first.say(release=BatchRelease(delay=-1))
     fleet.query("UPDATE mailings SET text = 'New', text_version = 2 WHERE id = %s", mailing_id)
     fleet.query("INSERT INTO mailing_texts VALUES (%s, 2, 'New')", mailing_id)
     texts = {(w := fleet.claim(mailing_id)).batch_id: w.claim.text for _ in range(2)}
@@ -251,7 +251,7 @@ def test_a_batch_keeps_the_text_it_was_first_claimed_with(fleet: Fleet) -> None:
 def test_a_backoff_is_kept_apart_from_a_plain_delay(fleet: Fleet) -> None:
     mailing_id = fleet.new_mailing(1)
     worker = fleet.claim(mailing_id)
-    worker.say(release=Release(40, backoff=True))
+    worker.say(release=BatchRelease(40, backoff=True))
     batch = fleet.batch(mailing_id, worker.batch_id)
     assert batch["due_in"] == pytest.approx(40, abs=3)
     assert batch["retry_at"] == batch["due_at"]
@@ -261,7 +261,7 @@ def test_a_backoff_is_kept_apart_from_a_plain_delay(fleet: Fleet) -> None:
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
     worker = fleet.claim(mailing_id)
     assert worker.claim.attempt == 1
-    worker.say(release=Release(20))
+    worker.say(release=BatchRelease(20))
     batch = fleet.batch(mailing_id, worker.batch_id)
     assert batch["due_in"] == pytest.approx(20, abs=3)
     assert (batch["retry_at"], batch["attempt"]) == (None, 1)
@@ -270,7 +270,7 @@ def test_a_backoff_is_kept_apart_from_a_plain_delay(fleet: Fleet) -> None:
 def test_a_finished_batch_is_due_no_more(fleet: Fleet) -> None:
     mailing_id = fleet.new_mailing(1)
     worker = fleet.claim(mailing_id)
-    worker.say(worker.ids, release=Release(40, backoff=True))
+    worker.say(worker.ids, release=BatchRelease(40, backoff=True))
     batch = fleet.batch(mailing_id, worker.batch_id)
     assert (batch["due_at"], batch["retry_at"], batch["leased_until"]) == (None, None, None)
 
@@ -283,7 +283,7 @@ def test_a_parked_batch_waits_for_the_window_of_its_zone(fleet: Fleet) -> None:
     fleet.query(
         "UPDATE mailings SET window_from = %s, window_to = %s WHERE id = %s", *window, mailing_id
     )
-    worker.say(release=Release(0, park=True))
+    worker.say(release=BatchRelease(0, wait_for_window=True))
     batch = fleet.batch(mailing_id, worker.batch_id)
     assert batch["due_at"] == opens_at(window, "Europe/Moscow", datetime.now(UTC))
     assert (batch["retry_at"], batch["attempt"]) == (None, 0)
@@ -292,7 +292,7 @@ def test_a_parked_batch_waits_for_the_window_of_its_zone(fleet: Fleet) -> None:
 def test_a_changed_window_keeps_a_backoff_that_lasts_longer(fleet: Fleet) -> None:
     mailing_id = fleet.new_mailing(4, batch_size=2)
     backing_off = fleet.claim(mailing_id)
-    backing_off.say(release=Release(3 * 24 * 3600, backoff=True))
+    backing_off.say(release=BatchRelease(3 * 24 * 3600, backoff=True))
     (other,) = set(batches_of(fleet, mailing_id)) - {backing_off.batch_id}
     window = shut_now()
     fleet.query(
@@ -317,7 +317,7 @@ def test_a_live_lease_is_nobody_elses(fleet: Fleet) -> None:
     assert [
         d for d in claim_queries.due_mailings(fleet.db, 0.5) if d.mailing_id == mailing_id
     ] == []
-    assert worker.say() == Recorded(True, 2)
+    assert worker.say() == RecordedBatch(True, 2)
 
 
 @pytest.mark.parametrize("plan", ["nestloop", "hashjoin", "mergejoin"])
@@ -352,13 +352,13 @@ def test_a_takeover_says_that_what_was_pending_is_in_doubt(fleet: Fleet) -> None
     assert second.ids == first.ids[1:]
     doubts = "SELECT id FROM messages WHERE mailing_id = %s AND in_doubt ORDER BY id"
     assert [id_ for (id_,) in fleet.query(doubts, mailing_id)] == first.ids[1:]
-    second.say(second.ids[:1], release=Release())
+    second.say(second.ids[:1], release=BatchRelease())
     assert [id_ for (id_,) in fleet.query(doubts, mailing_id)] == first.ids[2:]
 
 
 def test_a_batch_that_was_given_back_is_not_in_doubt(fleet: Fleet) -> None:
     mailing_id = fleet.new_mailing(2)
-    fleet.claim(mailing_id).say(release=Release())
+    fleet.claim(mailing_id).say(release=BatchRelease())
     fleet.claim(mailing_id)
     assert fleet.value("SELECT sum(in_doubt) FROM batches WHERE mailing_id = %s", mailing_id) == 0
 
@@ -392,7 +392,7 @@ def test_a_dead_leased_batch_ends_in_doubt_and_a_live_one_is_left_alone(
     assert fleet.query(ended, mailing_id) == [(reason,)]
     # Its lease was dropped: the worker that comes back is a stale one.
     assert not dead.say(others=[rejected(dead.ids[0])]).held
-    live.say(live.ids[:1], release=Release())
+    live.say(live.ids[:1], release=BatchRelease())
     assert fleet.apply_state(mailing_id) == 1
     assert fleet.settle(mailing_id) == ("finished" if state == "ended" else "cancelled")
 
@@ -419,14 +419,14 @@ def test_no_takeover_within_a_lease_length_of_postgresqls_start(fleet: Fleet) ->
 
     assert claim_queries.claim(fleet.db, fleet.clock, claimed, lease) is None
     assert claimed not in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, lease)]
-    assert mailing_state.apply_state(fleet.db, ended, lease, 5) == 0
+    assert mailing_state.apply_mailing_state(fleet.db, ended, lease, 5) == 0
     assert fleet.value(uptime) < lease, "this machine is too slow for this test"
 
     while fleet.value(uptime) <= lease:
         clock.sleep(0.05)
     assert claimed in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, lease)]
     assert claim_queries.claim(fleet.db, fleet.clock, claimed, lease) is not None
-    assert mailing_state.apply_state(fleet.db, ended, lease, 5) == 2
+    assert mailing_state.apply_mailing_state(fleet.db, ended, lease, 5) == 2
 
 
 @pytest.mark.parametrize("status", ["paused", "cancelled", "finished", "scheduled"])
@@ -637,7 +637,7 @@ def test_retry_failed_waits_for_a_finish_that_came_first(fleet: Fleet) -> None:
     mailing_id = failed_mailing(fleet)
     finishing = PausingDatabase(fleet.url, before=mailing_state.UNFINISHED)
     with threads() as run:
-        finish = run(mailing_state.settle, finishing, mailing_id)
+        finish = run(mailing_state.settle_mailing, finishing, mailing_id)
         finishing.wait_until_reached()
         retry = run(fleet.retry_failed, mailing_id)
         wait_until_blocked(fleet.url, [retry])
@@ -653,7 +653,7 @@ def test_a_finish_sees_the_retry_failed_it_waited_for(fleet: Fleet) -> None:
     mailing_id = failed_mailing(fleet)
     with threads() as run, fleet.db.transaction() as cursor:
         cursor.execute("SELECT 1 FROM mailings WHERE id = %s FOR NO KEY UPDATE", (mailing_id,))
-        finish = run(mailing_state.settle, Database(fleet.url, "finishing"), mailing_id)
+        finish = run(mailing_state.settle_mailing, Database(fleet.url, "finishing"), mailing_id)
         wait_until_blocked(fleet.url, [finish])
         assert not finish.done()
         cursor.execute(
@@ -669,9 +669,9 @@ def test_a_finish_while_a_retry_is_being_applied(fleet: Fleet) -> None:
     fleet.retry_failed(mailing_id)
     applying = PausingDatabase(fleet.url, before=status_changes.MINUTES)
     with threads() as run:
-        applied = run(mailing_state.apply_state, applying, mailing_id, 0.5, 5)
+        applied = run(mailing_state.apply_mailing_state, applying, mailing_id, 0.5, 5)
         applying.wait_until_reached()
-        finish = run(mailing_state.settle, Database(fleet.url, "finishing"), mailing_id)
+        finish = run(mailing_state.settle_mailing, Database(fleet.url, "finishing"), mailing_id)
         wait_until_blocked(fleet.url, [finish])
         applying.go_on.set()
         assert applied.result() == 1
@@ -700,10 +700,10 @@ def test_a_retry_that_comes_too_late_revives_nothing(fleet: Fleet, event: str) -
                     " WHERE id = %s",
                     (mailing_id,),
                 )
-        return mailing_state.settle(Database(fleet.url, "closing"), mailing_id)
+        return mailing_state.settle_mailing(Database(fleet.url, "closing"), mailing_id)
 
     with threads() as run:
-        applied = run(mailing_state.apply_state, applying, mailing_id, 0.5, 5)
+        applied = run(mailing_state.apply_mailing_state, applying, mailing_id, 0.5, 5)
         applying.wait_until_reached()
         closed = run(close)
         wait_until_blocked(fleet.url, [closed])
@@ -727,7 +727,7 @@ def test_two_that_expire_the_same_mailing_do_not_deadlock(fleet: Fleet) -> None:
     with threads() as run:
         applied = []
         for db in both:
-            applied.append(run(mailing_state.apply_state, db, mailing_id, 0.5, 0))
+            applied.append(run(mailing_state.apply_mailing_state, db, mailing_id, 0.5, 0))
             db.wait_until_reached()
         for db in both:
             db.go_on.set()
@@ -744,7 +744,7 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
     for mailing_id in mailings:
         fleet.launch(mailing_id)
         workers.append(fleet.claim(mailing_id))
-    erased = Report(0, ends="cancelled", reason="client deleted")
+    erased = MessageReport(0, final_status="cancelled", reason="client deleted")
     flushes = [w.flush(others=[erased._replace(message_id=w.ids[1])]) for w in workers]
     deleting = PausingDatabase(fleet.url, before=status_changes.END_PENDING, nth=2)
     recording = PausingDatabase(fleet.url, before=status_changes.MINUTES)
@@ -773,7 +773,7 @@ def test_what_cannot_be_recorded_changes_nothing(fleet: Fleet) -> None:
         fleet.record(flush)
     fleet.query("ALTER TABLE minutes DROP CONSTRAINT broken")
     assert fleet.statuses(mailing_id) == {"pending": 2}
-    assert fleet.record(flush)[mailing_id, worker.batch_id] == Recorded(True, 0)
+    assert fleet.record(flush)[mailing_id, worker.batch_id] == RecordedBatch(True, 0)
 
 
 @pytest.mark.parametrize(

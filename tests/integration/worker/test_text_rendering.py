@@ -8,7 +8,7 @@ import pytest
 from shared.domain.templates import MissingAttribute
 from tests.support.fleet import Fleet, attempt
 from worker.dispatch.leased_batch import HeldBatch
-from worker.recording.state_machine import Report
+from worker.recording.state_machine import MessageReport
 from worker.runtime.clock import DatabaseClock
 
 
@@ -64,7 +64,7 @@ def test_a_retry_says_what_the_first_attempt_said(fleet: Fleet, text: str) -> No
     mailing_id = fleet.new_mailing(1, text=text)
     worker = fleet.claim(mailing_id)
     first = attempt("unavailable", 79990000000, "said {first}")
-    worker.done(others=[Report(worker.ids[0], burns=True, attempt=first)])
+    worker.done(others=[MessageReport(worker.ids[0], counts_attempt=True, attempt=first)])
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
     held = hold(fleet, mailing_id)
     (row,) = held.rows

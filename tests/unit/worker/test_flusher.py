@@ -13,8 +13,8 @@ from worker.dispatch.db_thread import Clerk
 from worker.dispatch.flusher import GATHER_SECONDS, Recorder
 from worker.dispatch.leased_batch import Hand, HeldBatch
 from worker.provider.circuit_breaker import Breaker
-from worker.recording.batch_report import Flush, Recorded
-from worker.recording.record import record
+from worker.recording.batch_report import BatchReport, RecordedBatch
+from worker.recording.record import record_reports
 from worker.runtime.clock import DatabaseClock
 
 
@@ -22,19 +22,19 @@ class SlowClerk:
     """Records what it is asked to 30 ms later, by the test's clock."""
 
     def __init__(self) -> None:
-        self.flushes: list[tuple[float, list[Flush]]] = []
+        self.flushes: list[tuple[float, list[BatchReport]]] = []
         self.now = 1000.0
-        self._asked: list[tuple[float, Callable[..., None], list[Flush]]] = []
+        self._asked: list[tuple[float, Callable[..., None], list[BatchReport]]] = []
 
     def ask(self, then: Callable[..., None], what: Any, *arguments: Any) -> None:
-        if what is record:
+        if what is record_reports:
             self.flushes.append((self.now, list(arguments[0])))
             self._asked.append((self.now + 0.03, then, arguments[0]))
 
     def deliver(self) -> None:
         while self._asked and self._asked[0][0] <= self.now:
             _, then, flushes = self._asked.pop(0)
-            then({(f.mailing_id, f.batch_id): Recorded(True, 1) for f in flushes}, None)
+            then({(f.mailing_id, f.batch_id): RecordedBatch(True, 1) for f in flushes}, None)
 
 
 class OpenDoor:

@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.statuses import MessageStatus, Reason
-from worker.recording.state_machine import MAX_SMALLINT, Report, State, transition
+from worker.recording.state_machine import MAX_SMALLINT, MessageReport, MessageState, transition
 
 ENDED = ("failed", "expired", "cancelled")
 MAX_ATTEMPTS = 3
 
 
-def state(status: str, attempts: int = 0, in_doubt: bool = False) -> State:
+def state(status: str, attempts: int = 0, in_doubt: bool = False) -> MessageState:
     reason = "some reason" if status in ENDED else None
-    return State(status, attempts, in_doubt, reason, 1.0 if status == "sent" else None)
+    return MessageState(status, attempts, in_doubt, reason, 1.0 if status == "sent" else None)
 
 
 # A sent message is never in doubt: the table forbids it too.
@@ -26,10 +26,16 @@ STATES = [
     )
     if not (status == "sent" and in_doubt)
 ]
-ACCEPTED = Report(1, accepted_at=1234.5)
+ACCEPTED = MessageReport(1, accepted_at=1234.5)
 OTHERS = [
-    Report(1, ends=ends, reason="a reason" if ends else None, burns=burns, doubt=doubt)
-    for ends, burns, doubt in itertools.product(
+    MessageReport(
+        1,
+        final_status=ends,
+        reason="a reason" if ends else None,
+        counts_attempt=counts_attempt,
+        in_doubt=doubt,
+    )
+    for ends, counts_attempt, doubt in itertools.product(
         (None, MessageStatus.FAILED, MessageStatus.CANCELLED), (False, True), (False, True)
     )
 ]
@@ -40,42 +46,44 @@ steps = st.lists(st.tuples(reports, st.booleans()), max_size=12)
 
 
 @pytest.mark.parametrize("previous", STATES)
-def test_accepted_wins_over_everything_but_an_earlier_acceptance(previous: State) -> None:
+def test_accepted_wins_over_everything_but_an_earlier_acceptance(previous: MessageState) -> None:
     for fenced in (True, False):
         after = transition(previous, ACCEPTED, fenced, MAX_ATTEMPTS)
         if previous.status == "sent":
             assert after is previous
         else:
             attempts = min(previous.attempts + 1, MAX_SMALLINT)
-            assert after == State("sent", attempts, False, None, 1234.5)
+            assert after == MessageState("sent", attempts, False, None, 1234.5)
 
 
 @pytest.mark.parametrize("previous", STATES)
-def test_nothing_but_an_acceptance_counts_without_the_token(previous: State) -> None:
+def test_nothing_but_an_acceptance_counts_without_the_token(previous: MessageState) -> None:
     for report in OTHERS:
         assert transition(previous, report, False, MAX_ATTEMPTS) is previous
 
 
 @pytest.mark.parametrize("previous", STATES)
-def test_what_a_holder_says(previous: State) -> None:
+def test_what_a_holder_says(previous: MessageState) -> None:
     for report in OTHERS:
         check_table(previous, report)
 
 
-def check_table(previous: State, report: Report) -> None:
+def check_table(previous: MessageState, report: MessageReport) -> None:
     """The whole table, written down a second time and in another way."""
     after = transition(previous, report, True, MAX_ATTEMPTS)
     if previous.status == "sent":
         assert after is previous
         return
-    assert after.attempts == min(previous.attempts + (1 if report.burns else 0), MAX_SMALLINT)
-    assert after.in_doubt is (previous.in_doubt or report.doubt)
+    assert after.attempts == min(
+        previous.attempts + (1 if report.counts_attempt else 0), MAX_SMALLINT
+    )
+    assert after.in_doubt is (previous.in_doubt or report.in_doubt)
     assert after.sent_at is None
     if previous.status in ENDED:
         expected = (previous.status, previous.reason)
-    elif report.ends:
-        expected = (report.ends, report.reason)
-    elif report.burns and after.attempts >= MAX_ATTEMPTS:
+    elif report.final_status:
+        expected = (report.final_status, report.reason)
+    elif report.counts_attempt and after.attempts >= MAX_ATTEMPTS:
         expected = ("failed", Reason.ATTEMPTS)
     else:
         expected = ("pending", None)
@@ -83,7 +91,7 @@ def check_table(previous: State, report: Report) -> None:
 
 
 @given(states, steps)
-def test_over_any_history(first: State, history: list[tuple[Report, bool]]) -> None:
+def test_over_any_history(first: MessageState, history: list[tuple[MessageReport, bool]]) -> None:
     """Sent for ever, ended but for an acceptance, doubted until sent; attempts never sink."""
     now, accepted = first, False
     for report, fenced in history:
@@ -104,7 +112,9 @@ def test_over_any_history(first: State, history: list[tuple[Report, bool]]) -> N
 
 
 @given(states, steps)
-def test_an_acceptance_counts_once(first: State, history: list[tuple[Report, bool]]) -> None:
+def test_an_acceptance_counts_once(
+    first: MessageState, history: list[tuple[MessageReport, bool]]
+) -> None:
     """However often it is repeated, and whatever is said besides."""
     now = transition(first, ACCEPTED, False, MAX_ATTEMPTS)
     for report, fenced in history:
@@ -116,12 +126,12 @@ def test_attempts_are_counted_out(max_attempts: int, free: int) -> None:
     """Exactly `max_attempts` failures that burn one; throttled answers burn none."""
     now = state("pending")
     for _ in range(free):
-        now = transition(now, Report(1), True, max_attempts)
+        now = transition(now, MessageReport(1), True, max_attempts)
     assert now == state("pending")
-    burns = Report(1, burns=True)
+    failure = MessageReport(1, counts_attempt=True)
     for n in range(1, max_attempts + 1):
         assert now.status == "pending"
-        now = transition(now, burns, True, max_attempts)
+        now = transition(now, failure, True, max_attempts)
         assert now.attempts == n
     assert (now.status, now.reason) == ("failed", Reason.ATTEMPTS)
 
@@ -129,5 +139,8 @@ def test_attempts_are_counted_out(max_attempts: int, free: int) -> None:
 def test_a_throttled_answer_does_not_end_a_message_that_is_at_its_limit() -> None:
     """The limit may have been lowered since: only an attempt that is burned ends the message."""
     at_limit = state("pending", 3)
-    assert transition(at_limit, Report(1), True, MAX_ATTEMPTS).status == "pending"
-    assert transition(at_limit, Report(1, burns=True), True, MAX_ATTEMPTS).status == "failed"
+    assert transition(at_limit, MessageReport(1), True, MAX_ATTEMPTS).status == "pending"
+    assert (
+        transition(at_limit, MessageReport(1, counts_attempt=True), True, MAX_ATTEMPTS).status
+        == "failed"
+    )
