@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from flask import Blueprint, g
+from flask import Blueprint
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 from sqlalchemy import insert, select
 
+from api.actor import Actor
 from api.db import db
 from api.http.pagination import MAX_ID, page
 from api.openapi.operation import operation
@@ -25,9 +26,6 @@ from shared.domain.scopes import Scope
 
 audit_log = Blueprint("audit_log", __name__)
 
-# Of an actor that is no caller of the API but a command on its machine.
-COMMAND = "command"
-
 
 # The same as `record`, of a thing that a statement has just made, as a part of that statement.
 RECORD_MADE = """
@@ -37,25 +35,29 @@ SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id FROM made
 
 
 def record(
-    action: str, entity: str, entity_id: int | None = None, changes: Mapping[str, Any] | None = None
+    actor: Actor,
+    action: str,
+    entity: str,
+    entity_id: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note what the caller does; to be called in the transaction of the change."""
-    record_many(action, entity, [(entity_id, changes or {})])
+    """Add an entry to the audit log, in the transaction of the change."""
+    record_many(actor, action, entity, [(entity_id, changes or {})])
 
 
 def record_many(
-    action: str, entity: str, of: Iterable[tuple[int | None, Mapping[str, Any]]]
+    actor: Actor, action: str, entity: str, objects: Iterable[tuple[int | None, Mapping[str, Any]]]
 ) -> None:
-    """Note the same of many things: each with its id and its changes."""
-    by = {**who(), "action": action, "entity": entity}
-    entries = [by | {"entity_id": id_, "changes": dict(changes)} for id_, changes in of]
+    """Add one entry for each object, given as its id and its changes."""
+    common = {**actor_columns(actor), "action": action, "entity": entity}
+    entries = [common | {"entity_id": id_, "changes": dict(changes)} for id_, changes in objects]
     if entries:
         db.session.execute(insert(AuditEntry), entries)
 
 
-def who() -> dict[str, Any]:
-    """The caller and the request that an entry names."""
-    return {"actor": g.get("actor", COMMAND), "request_id": g.get("request_id")}
+def actor_columns(actor: Actor) -> dict[str, str | None]:
+    """Return the columns of an entry that say who acted, and in which request."""
+    return {"actor": actor.name, "request_id": actor.request_id}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from werkzeug.wrappers import Response as BaseResponse
 
 from api import enqueue
-from api.http.bearer_auth import Caller
+from api.actor import Actor
 from shared.domain.scopes import Scope
 
 log = structlog.get_logger()
@@ -68,9 +68,10 @@ def needs(scope: Scope) -> Callable[[View], View]:
     return mark
 
 
-def actor_of(person: Person) -> str:
-    """As the logs and the audit log call somebody."""
-    return f"person:{person.email or person.subject}"
+def actor_of(person: Person) -> Actor:
+    """Return the signed-in person as the actor of this request."""
+    name = f"person:{person.email or person.subject}"
+    return Actor(name, person.scope, request_id=g.request_id)
 
 
 def begin_session(person: Person, id_token: str) -> None:
@@ -121,9 +122,8 @@ def settle_host() -> BaseResponse | None:
 def demand_person() -> BaseResponse | None:
     g.person = current_person()
     if g.person is not None:
-        g.caller = Caller(0, actor_of(g.person), g.person.scope)
-        g.actor = g.caller.actor
-        structlog.contextvars.bind_contextvars(actor=g.actor)
+        g.actor = actor_of(g.person)
+        structlog.contextvars.bind_contextvars(actor=g.actor.name)
     endpoint = request.endpoint or ""
     view = current_app.view_functions.get(endpoint)
     if endpoint in FILES or getattr(view, "public", False):

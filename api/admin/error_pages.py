@@ -9,7 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
-from api.http.problems import Problem
+from api.errors import ServiceError
+from api.http.problems import Problem, status_code
 
 log = structlog.get_logger()
 
@@ -18,6 +19,7 @@ def init_errors(admin: Blueprint) -> None:
     admin.register_error_handler(CSRFError, _from_csrf)
     admin.register_error_handler(HTTPException, _from_http)
     admin.register_error_handler(Problem, _from_problem)
+    admin.register_error_handler(ServiceError, _from_problem)
     admin.register_error_handler(DBAPIError, _from_database)
     admin.register_error_handler(OperationalError, _from_database)
     admin.register_error_handler(PoolTimeout, _from_database)
@@ -68,7 +70,7 @@ def _from_http(error: HTTPException) -> HTTPException | tuple[str, int]:
             )
 
 
-def _from_problem(problem: Problem) -> tuple[str, int]:
+def _from_problem(problem: Problem | ServiceError) -> tuple[str, int]:
     says = {
         404: (
             _("There is nothing here"),
@@ -85,7 +87,8 @@ def _from_problem(problem: Problem) -> tuple[str, int]:
         _("This cannot be done"),
         _("The request was not understood. Go back and try again."),
     )
-    return _page(problem.status, *says.get(problem.status, default))
+    status = problem.status if isinstance(problem, Problem) else status_code(problem)
+    return _page(status, *says.get(status, default))
 
 
 def _from_database(error: Exception) -> tuple[str, int]:

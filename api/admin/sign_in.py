@@ -12,7 +12,6 @@ from flask import (
     Blueprint,
     Flask,
     current_app,
-    g,
     redirect,
     render_template,
     request,
@@ -155,8 +154,7 @@ def come_back() -> Response | tuple[str, int]:
     onward = _inside(session.get("next"))
     person = Person(str(claims["sub"]), name[:200], str(claims.get("email", ""))[:200], role)
     begin_session(person, str(token.get("id_token", "")))
-    g.actor = actor_of(person)
-    record("signed_in", "person", changes={"role": role})
+    record(actor_of(person), "signed_in", "person", changes={"role": role})
     db.session.commit()
     log.info("admin.signed_in", subject=person.subject, role=role)
     return redirect(onward)

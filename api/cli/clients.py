@@ -12,6 +12,7 @@ from click.termui import progressbar
 from flask import Flask, current_app
 from flask.cli import AppGroup
 
+from api.actor import COMMAND
 from api.clients.import_upload import receive
 from api.db import db, transaction
 from shared.client_import.csv_reader import BadFile, Sheet
@@ -64,7 +65,11 @@ def _read(file: BinaryIO, rules: Rules, default_timezone: str | None) -> int:
     sheet = Sheet(file.read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
     with _bar(size, "Reading") as bar:
         return receive(
-            sheet, rules, default_timezone, progress=lambda: bar.update(sheet.size - bar.pos)
+            sheet,
+            rules,
+            COMMAND,
+            default_timezone,
+            progress=lambda: bar.update(sheet.size - bar.pos),
         )
 
 

@@ -7,8 +7,9 @@ import click
 from flask.cli import AppGroup
 from sqlalchemy import select
 
+from api.actor import COMMAND
 from api.db import database_now, db
-from api.http.problems import Problem
+from api.errors import ServiceError
 from api.schemas.fields import TOKEN_NAME, read_instant
 from api.schemas.responses import instant
 from api.tokens.routes import issue, revoke
@@ -52,8 +53,8 @@ def create(name: str, scope: str, expires: datetime | None) -> None:
     """Make a token called NAME and print its secret, once."""
     try:
         TOKEN_NAME.check(name)
-        token, secret = issue(name, Scope(scope), expires)
-    except (Problem, ValueError) as error:
+        token, secret = issue(COMMAND, name, Scope(scope), expires)
+    except (ServiceError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"token {token.id} ({token.scope}); its secret is not shown again:", err=True)
     click.echo(secret)
@@ -79,7 +80,7 @@ def revoke_(name: str) -> None:
     token = db.session.scalar(found.with_for_update(key_share=True))
     if token is None:
         raise click.ClickException("There is no valid token of this name.")
-    revoke(token)
+    revoke(COMMAND, token)
     click.echo(f"token {token.id} is revoked", err=True)
 
 

@@ -13,6 +13,7 @@ import orjson
 from psycopg2 import Error as DatabaseError
 
 from api import audit_log
+from api.actor import Actor
 from api.db import transaction
 from shared.client_import.csv_reader import BadFile, Row, Sheet
 from shared.client_import.merge import drop_waiting, statement
@@ -64,8 +65,8 @@ GIVEN_UP = "The file came in too slowly and was given up: send it again."
 def receive(
     sheet: Sheet,
     rules: Rules,
+    actor: Actor,
     default_timezone: str | None = None,
-    request_id: str | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> int:
     """Take all of a file in; the id of its import, which is then to be merged.
@@ -73,7 +74,7 @@ def receive(
     `progress` is called now and then. Raises BadFile; then nothing is left behind.
     """
     with transaction() as cursor:
-        cursor.execute(BEGIN, (default_timezone, request_id))
+        cursor.execute(BEGIN, (default_timezone, actor.request_id))
         (import_id,) = one_row(cursor)
         cursor.execute(statement(MAKE_WAITING, import_id))
     try:
@@ -82,7 +83,7 @@ def receive(
             cursor.execute(RECEIVED, (sheet.ignored, list(sheet.extras), import_id))
             if not cursor.rowcount:
                 raise BadFile(GIVEN_UP, "given_up")
-            audit_log.record("received", "import", import_id)
+            audit_log.record(actor, "received", "import", import_id)
     except BaseException:
         with suppress(DatabaseError):  # the sweep does it later
             _forget(import_id)

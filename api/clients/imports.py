@@ -9,23 +9,18 @@ from itertools import islice
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, current_app, request
 from pydantic import ConfigDict, Field
 from sqlalchemy import select
 
 from api import enqueue
+from api.actor import current_actor
 from api.clients.import_upload import receive
 from api.db import db
+from api.errors import ContentTooLarge, FieldError, InvalidFields, NotFound
 from api.http.csv_response import CsvQuery, answer_csv
 from api.http.pagination import page
-from api.http.problems import (
-    ContentTooLarge,
-    Fault,
-    Invalid,
-    Malformed,
-    NotFound,
-    UnsupportedMedia,
-)
+from api.http.problems import BadRequest, UnsupportedMediaType
 from api.http.request_parsing import discard_body
 from api.openapi.operation import CsvUpload, operation
 from api.schemas import examples
@@ -133,27 +128,28 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     except BadFile as error:
         discard_body(request, limit)
         if isinstance(error, BadHeader):
-            raise Invalid(Fault(str(error), "file_header")) from None
-        raise Malformed(str(error)) from None
+            raise InvalidFields(FieldError(str(error), "file_header")) from None
+        raise BadRequest(str(error)) from None
     location = {"Location": f"/api/v1/imports/{import_id}"}
     return _present(_find(import_id)), 202, location
 
 
 def take_in(read: Callable[[int], bytes], query: ImportQuery) -> int:
     """Take a file in and have it merged; the id of its import. Raises BadFile."""
+    actor = current_actor()
     started = time.monotonic()
     default_timezone = current_app.config["DEFAULT_TIMEZONE"]
     rules = Rules(query.tag, query.timezone, default_timezone is not None)
     limit = current_app.config["IMPORT_MAX_BYTES"]
     sheet = Sheet(read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
-    import_id = receive(sheet, rules, default_timezone, g.request_id)
+    import_id = receive(sheet, rules, actor, default_timezone)
     log.info(
         "import.received",
         import_id=import_id,
         bytes=sheet.size,
         seconds=round(time.monotonic() - started, 3),
     )
-    enqueue.queues().merge_import(import_id, g.request_id)
+    enqueue.queues().merge_import(import_id, actor.request_id)
     return import_id
 
 
@@ -209,11 +205,11 @@ def answer_rejected(
 def upload_reader(limit: int) -> Callable[[int], bytes]:
     """Reads the request's body, which may be larger than other bodies."""
     if request.mimetype != "text/csv":
-        raise UnsupportedMedia(
+        raise UnsupportedMediaType(
             "Send the file itself as the body, with the header Content-Type: text/csv."
         )
     if request.content_encoding not in (None, "", "identity"):
-        raise UnsupportedMedia("Send the body without a content encoding.")
+        raise UnsupportedMediaType("Send the body without a content encoding.")
     length = request.content_length
     if length is not None and length > limit:
         raise ContentTooLarge(
@@ -227,10 +223,10 @@ def upload_reader(limit: int) -> Callable[[int], bytes]:
         try:
             chunk = stream.read(n)
         except OSError:
-            raise Malformed("The body is cut short, or its chunks are malformed.") from None
+            raise BadRequest("The body is cut short, or its chunks are malformed.") from None
         received += len(chunk)
         if not chunk and length is not None and received < length:
-            raise Malformed("The body is cut short.")
+            raise BadRequest("The body is cut short.")
         return chunk
 
     return read

@@ -10,9 +10,10 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 
 from api import audit_log
+from api.actor import current_actor
 from api.db import autocommit, cursor, database_now, db
+from api.errors import Conflict, NotFound
 from api.http.pagination import page
-from api.http.problems import Conflict, NotFound
 from api.openapi.operation import operation
 from api.schemas.personalisation import merge
 from api.schemas.requests import ClientChanges, ClientFilter, ClientQuery, NewClient
@@ -90,7 +91,9 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
         "attributes": Json(body.attributes),
     }
     with autocommit() as direct:
-        CREATE.run(direct, {**values, **audit_log.who(), "entity": "client"})
+        CREATE.run(
+            direct, {**values, **audit_log.actor_columns(current_actor()), "entity": "client"}
+        )
         made: Any = direct.fetchone()
     if made is None:
         _refuse_phone(phone)
@@ -173,7 +176,7 @@ def delete_client(client_id: int) -> tuple[str, int]:
     ledger_cursor = cursor()
     cancelled = status_changes.cancel_client_messages(ledger_cursor, client_id)
     ledger_cursor.execute(ERASE_ATTEMPTS, (client_id,))
-    audit_log.record("deleted", "client", client_id)
+    audit_log.record(current_actor(), "deleted", "client", client_id)
     db.session.commit()
     log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
     return "", 204
@@ -219,7 +222,7 @@ def _change(
     if "timezone" in changed:
         status_changes.move_client_messages(cursor(), client_id, str(client.timezone))
     if changed:
-        audit_log.record("updated", "client", client_id, audit_log.names(changed))
+        audit_log.record(current_actor(), "updated", "client", client_id, audit_log.names(changed))
     answer = present_client(client)
     db.session.commit()
     if changed:

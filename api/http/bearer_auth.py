@@ -9,7 +9,7 @@ import hmac
 import re
 import secrets
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg2
 import structlog
@@ -17,6 +17,7 @@ from flask import Flask, g, request
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.actor import Actor
 from api.db import db
 from api.http.problems import Forbidden, Unauthorized
 from shared.domain.scopes import Scope
@@ -46,25 +47,17 @@ UPDATE api_tokens SET last_used_at = now() WHERE id = (
 """)
 
 
-class Caller(NamedTuple):
-    """Whose token it is. `id` is 0 for the bootstrap token, which is in no table."""
-
-    id: int
-    actor: str
-    scope: Scope
-
-
 class Tokens:
     """The tokens that are valid, as far as this process knows."""
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = digest(bootstrap)
-        self._remembered: dict[bytes, tuple[Caller, float]] = {}
+        self._remembered: dict[bytes, tuple[Actor, float]] = {}
 
-    def identify(self, secret: str) -> Caller | None:
+    def identify(self, secret: str) -> Actor | None:
         given = digest(secret)
         if hmac.compare_digest(given, self._bootstrap):
-            return Caller(0, "bootstrap", Scope.ADMIN)
+            return Actor("bootstrap", Scope.ADMIN)
         if TOKEN.fullmatch(secret) is None:
             return None
         caller, until = self._remembered.get(given, (None, 0.0))
@@ -74,14 +67,14 @@ class Tokens:
         """Look every token up again."""
         self._remembered = {}
 
-    def _find(self, given: bytes) -> Caller | None:
+    def _find(self, given: bytes) -> Actor | None:
         self._remembered.pop(given, None)
         asked = time.monotonic()
         with db.engine.connect() as connection:
             row = connection.execute(FIND, {"digest": given}).mappings().first()
         if row is None:
             return None
-        caller = Caller(row["id"], f"token:{row['name']}", Scope(row["scope"]))
+        caller = Actor(f"token:{row['name']}", Scope(row["scope"]), row["id"])
         left = REMEMBERED_SECONDS
         if row["seconds_left"] is not None:
             left = min(left, row["seconds_left"])
@@ -126,8 +119,8 @@ def init_auth(app: Flask, bootstrap: str) -> None:
                 "The API token is not valid: it is unknown, expired or revoked.",
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
-        g.caller, g.actor = caller, caller.actor
-        structlog.contextvars.bind_contextvars(actor=caller.actor, actor_id=caller.id)
+        g.actor = caller._replace(request_id=g.request_id)
+        structlog.contextvars.bind_contextvars(actor=caller.name, actor_id=caller.token_id)
         if request.endpoint is not None:
             view = app.view_functions[request.endpoint]
             _demand_scope(caller, needed_scope(view, request.method))
@@ -135,7 +128,7 @@ def init_auth(app: Flask, bootstrap: str) -> None:
     app.before_request(demand_token)
 
 
-def _demand_scope(caller: Caller, needed: Scope) -> None:
+def _demand_scope(caller: Actor, needed: Scope) -> None:
     if not caller.scope.includes(needed):
         raise Forbidden(
             f"The API token's scope is {caller.scope}; this takes the scope {needed}.",
@@ -143,10 +136,10 @@ def _demand_scope(caller: Caller, needed: Scope) -> None:
         )
 
 
-def _note_use(caller: Caller) -> None:
+def _note_use(caller: Actor) -> None:
     """Keep when a token was last used: nice to know, and never worth failing a request."""
     try:
         with db.engine.begin() as connection:
-            connection.execute(USED, {"id": caller.id})
+            connection.execute(USED, {"id": caller.token_id})
     except (SQLAlchemyError, psycopg2.Error) as error:
         log.warning("token.use_not_kept", error_class=type(error).__name__)

@@ -15,8 +15,9 @@ from flask import g, request
 from pydantic import BaseModel
 from sqlalchemy import text
 
+from api.actor import current_actor
 from api.db import db, rows
-from api.http.problems import Fault, Invalid
+from api.errors import FieldError, InvalidFields
 
 log = structlog.get_logger()
 
@@ -63,14 +64,14 @@ def first_answer(body: BaseModel) -> dict[str, Any] | None:
     key = _key()
     if key is None:
         return None
-    mine = {"owner": g.caller.id, "key": key}
+    mine = {"owner": current_actor().token_id, "key": key}
     fingerprint = _fingerprint(body)
     if rows(TAKE, **mine, fingerprint=fingerprint):
         return None
     (first,) = rows(READ, **mine)
     if bytes(first["fingerprint"]) != fingerprint:
-        raise Invalid(
-            Fault(
+        raise InvalidFields(
+            FieldError(
                 "was used with another body; a new request needs a new key",
                 "idempotency_key_reused",
                 parameter=HEADER,
@@ -85,7 +86,11 @@ def keep(answer: dict[str, Any]) -> None:
     """Keep the answer for those who ask again; to be called in the transaction of the request."""
     key = _key()
     if key is not None:
-        kept = {"owner": g.caller.id, "key": key, "answer": orjson.dumps(answer).decode()}
+        kept = {
+            "owner": current_actor().token_id,
+            "key": key,
+            "answer": orjson.dumps(answer).decode(),
+        }
         db.session.execute(KEEP, kept)
 
 
@@ -93,8 +98,8 @@ def _key() -> str | None:
     # A page's form has no headers of its own: it says its key here.
     given = g.get("idempotency_key") or request.headers.get(HEADER)
     if given is not None and KEY.fullmatch(given) is None:
-        raise Invalid(
-            Fault(
+        raise InvalidFields(
+            FieldError(
                 "must be 1 to 255 visible ASCII characters, for example a UUID",
                 "idempotency_key_format",
                 parameter=HEADER,

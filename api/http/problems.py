@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from traceback import extract_tb
-from typing import NamedTuple
 from urllib.parse import quote
 
 import psycopg2
@@ -13,43 +12,35 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
+from api.errors import (
+    Conflict,
+    ContentTooLarge,
+    FieldError,
+    InvalidFields,
+    NotFound,
+    RateLimited,
+    ServiceError,
+    Unavailable,
+)
+
 log = structlog.get_logger()
 
 RETRY_AFTER = {"Retry-After": "2"}
 
 
-class Fault(NamedTuple):
-    """One thing that is wrong with a request: where (one of the two), what, and a stable code."""
-
-    detail: str
-    code: str
-    pointer: str | None = None
-    parameter: str | None = None
-
-    def as_json(self) -> dict[str, str]:
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-
 class Problem(Exception):
-    """A request that cannot be answered as asked. The subclasses say what the caller can do."""
+    """A request that is refused for reasons of HTTP. The subclasses say what the caller can do."""
 
     status = 500
 
-    def __init__(
-        self,
-        detail: str,
-        *,
-        faults: Sequence[Fault] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.faults = faults
         self.headers = dict(headers or {})
 
 
-class Malformed(Problem):
-    """The request cannot even be read: mend the sender."""
+class BadRequest(Problem):
+    """The request cannot be parsed; fix the sender."""
 
     status = 400
 
@@ -61,69 +52,35 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
-    """The token is valid, but its scope does not reach this far."""
+    """The token is valid, but its scope is too narrow."""
 
     status = 403
 
 
-class NotFound(Problem):
-    """There is no such thing, or no longer."""
-
-    status = 404
-
-
-class Conflict(Problem):
-    """The request is fine, but not in the present state of things."""
-
-    status = 409
-
-
-class ContentTooLarge(Problem):
-    """Send less at once."""
-
-    status = 413
-
-
-class UnsupportedMedia(Problem):
-    """Send what the operation takes."""
+class UnsupportedMediaType(Problem):
+    """Send a content type that the operation accepts."""
 
     status = 415
 
 
-class Invalid(Problem):
-    """The request was read and breaks rules: each fault says which and where."""
-
-    status = 422
-
-    def __init__(self, *faults: Fault) -> None:
-        first = faults[0]
-        place = first.parameter or first.pointer
-        detail = f"{place}: {first.detail}" if place else first.detail
-        if len(faults) > 1:
-            detail += f" (and {len(faults) - 1} more)"
-        super().__init__(detail, faults=faults)
+STATUS_CODES: dict[type[ServiceError], int] = {
+    NotFound: 404,
+    Conflict: 409,
+    ContentTooLarge: 413,
+    InvalidFields: 422,
+    RateLimited: 429,
+    Unavailable: 503,
+}
 
 
-class TooManyRequests(Problem):
-    """Wait: so much has been asked for in this minute."""
-
-    status = 429
-
-    def __init__(self, detail: str, *, seconds: int) -> None:
-        super().__init__(detail, headers={"Retry-After": str(seconds)})
-
-
-class Unavailable(Problem):
-    """Something we depend on is away: try again in a moment."""
-
-    status = 503
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers=RETRY_AFTER)
+def status_code(error: ServiceError) -> int:
+    """Return the HTTP status that stands for an error of a service."""
+    return next(status for kind, status in STATUS_CODES.items() if isinstance(error, kind))
 
 
 def init_problems(app: Flask) -> None:
-    app.register_error_handler(Problem, answer)
+    app.register_error_handler(Problem, _from_problem)
+    app.register_error_handler(ServiceError, _from_service)
     app.register_error_handler(HTTPException, _from_http)
     app.register_error_handler(DBAPIError, _from_database)
     app.register_error_handler(psycopg2.Error, _from_database)
@@ -131,12 +88,24 @@ def init_problems(app: Flask) -> None:
     app.register_error_handler(Exception, _from_defect)
 
 
-def answer(problem: Problem) -> Response:
-    return _respond(problem.status, problem.detail, problem.faults, problem.headers)
+def _from_problem(problem: Problem) -> Response:
+    return _respond(problem.status, problem.detail, (), problem.headers)
+
+
+def _from_service(error: ServiceError) -> Response:
+    headers = {}
+    if isinstance(error, RateLimited):
+        headers = {"Retry-After": str(error.seconds)}
+    elif isinstance(error, Unavailable):
+        headers = RETRY_AFTER
+    return _respond(status_code(error), error.detail, error.field_errors, headers)
 
 
 def _respond(
-    status: int, detail: str, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
+    status: int,
+    detail: str,
+    field_errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     body: dict[str, object] = {
         "type": "about:blank",
@@ -146,8 +115,8 @@ def _respond(
         "instance": quote(request.path, safe="/:@!$&'()*+,;=~"),
         "request_id": g.get("request_id"),
     }
-    if faults:
-        body["errors"] = [fault.as_json() for fault in faults]
+    if field_errors:
+        body["errors"] = [error.as_json() for error in field_errors]
     return Response(
         current_app.json.dumps(body),
         status,
@@ -183,13 +152,13 @@ def _from_database(error: DBAPIError | psycopg2.Error) -> Response:
         # The first line only: the rest may quote the statement's values.
         reason = str(cause).strip().partition("\n")[0]
         log.warning("database.unavailable", error=reason, error_class=type(cause).__name__)
-        return answer(Unavailable("The database is not available. Try again in a moment."))
+        return _from_service(Unavailable("The database is not available. Try again in a moment."))
     return _from_defect(error)
 
 
 def _from_pool(error: PoolTimeout) -> Response:
     log.warning("database.unavailable", error=str(error), error_class=type(error).__name__)
-    return answer(Unavailable("The service is overloaded. Try again in a moment."))
+    return _from_service(Unavailable("The service is overloaded. Try again in a moment."))
 
 
 def _from_defect(error: Exception) -> Response:

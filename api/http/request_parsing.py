@@ -9,7 +9,8 @@ from flask import Request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api.http.problems import Fault, Invalid, Malformed, UnsupportedMedia
+from api.errors import FieldError, InvalidFields
+from api.http.problems import BadRequest, UnsupportedMediaType
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -37,19 +38,19 @@ def read_query(request: Request, schema: type[Schema]) -> Schema:
     for name, given in request.args.lists():
         values[name] = given[0]
         if len(given) > 1:
-            faults.append(Fault("is given more than once", "repeated", parameter=_name(name)))
+            faults.append(FieldError("is given more than once", "repeated", parameter=_name(name)))
     faults += [
-        Fault(UNSTORABLE, "unstorable", parameter=_name(str(path[0])))
+        FieldError(UNSTORABLE, "unstorable", parameter=_name(str(path[0])))
         for path in _unstorable(values)
     ]
     if faults:
-        raise Invalid(*faults)
+        raise InvalidFields(*faults)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise Invalid(
+        raise InvalidFields(
             *(
-                Fault(_detail(each), each["type"], parameter=_name(str(each["loc"][0])))
+                FieldError(_detail(each), each["type"], parameter=_name(str(each["loc"][0])))
                 for each in _errors(error)
             )
         ) from None
@@ -59,16 +60,17 @@ def read_body(request: Request, schema: type[Schema], context: Mapping[str, Any]
     """The JSON body."""
     document = _read_json(request)
     faults = [
-        Fault(UNSTORABLE, "unstorable", pointer=_pointer(path)) for path in _unstorable(document)
+        FieldError(UNSTORABLE, "unstorable", pointer=_pointer(path))
+        for path in _unstorable(document)
     ]
     if faults:
-        raise Invalid(*faults)
+        raise InvalidFields(*faults)
     try:
         return schema.model_validate(document, context=dict(context))
     except ValidationError as error:
-        raise Invalid(
+        raise InvalidFields(
             *(
-                Fault(_detail(each), each["type"], pointer=_pointer(each["loc"]))
+                FieldError(_detail(each), each["type"], pointer=_pointer(each["loc"]))
                 for each in _errors(error)
             )
         ) from None
@@ -84,11 +86,11 @@ def discard_body(request: Request, limit: int = DISCARDED) -> None:
 
 def _read_json(request: Request) -> Any:
     if request.mimetype != "application/json":
-        raise UnsupportedMedia(
+        raise UnsupportedMediaType(
             "Send the body as JSON with the header Content-Type: application/json."
         )
     if request.content_encoding not in (None, "", "identity"):
-        raise UnsupportedMedia("Send the body without a content encoding.")
+        raise UnsupportedMediaType("Send the body without a content encoding.")
     try:
         body = request.get_data(cache=False)
         # Of a body without a declared length, werkzeug reads up to the limit and says nothing.
@@ -96,19 +98,19 @@ def _read_json(request: Request) -> Any:
             raise RequestEntityTooLarge
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Malformed(f"The body is not UTF-8: see byte {error.start}.") from None
+        raise BadRequest(f"The body is not UTF-8: see byte {error.start}.") from None
     except OSError:
-        raise Malformed("The body is cut short, or its chunks are malformed.") from None
+        raise BadRequest("The body is cut short, or its chunks are malformed.") from None
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise Malformed(
+        raise BadRequest(
             f"The body is not JSON: {error.msg}, line {error.lineno} column {error.colno}."
         ) from None
     except RecursionError:
-        raise Malformed("The body is not acceptable JSON: it is nested too deeply.") from None
+        raise BadRequest("The body is not acceptable JSON: it is nested too deeply.") from None
     except ValueError:
-        raise Malformed("The body is not acceptable JSON: a number is out of bounds.") from None
+        raise BadRequest("The body is not acceptable JSON: a number is out of bounds.") from None
 
 
 def _refuse_constant(_: str) -> Any:

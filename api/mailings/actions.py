@@ -10,8 +10,9 @@ import structlog
 from flask import Blueprint
 
 from api import audit_log, enqueue
+from api.actor import current_actor
 from api.db import cursor, database_now, db
-from api.http.problems import Conflict
+from api.errors import Conflict
 from api.mailings.routes import cancel, find_mailing
 from api.openapi.operation import operation
 from api.schemas.responses import MailingAnswer, present_mailing
@@ -155,7 +156,9 @@ def _refuse_ended(mailing: Mailing, wanted: str) -> None:
 def _commit(mailing: Mailing, event: str, **more: Any) -> dict[str, Any]:
     db.session.flush()
     what = event.removeprefix("mailing.")
-    audit_log.record(what, "mailing", mailing.id, {"status": mailing.status, **more})
+    audit_log.record(
+        current_actor(), what, "mailing", mailing.id, {"status": mailing.status, **more}
+    )
     answer = present_mailing(mailing)
     db.session.commit()
     log.info(event, **more)

@@ -6,8 +6,8 @@ from flask import Blueprint
 from sqlalchemy import text
 
 from api.db import rows
+from api.errors import NotFound
 from api.http.pagination import MAX_ID, encode_cursor, page
-from api.http.problems import NotFound
 from api.mailings.routes import find_mailing
 from api.openapi.operation import operation
 from api.schemas.requests import MessageQuery, PageQuery

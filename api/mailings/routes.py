@@ -8,10 +8,11 @@ from flask import Blueprint, g
 from sqlalchemy import select
 
 from api import audit_log, enqueue
+from api.actor import current_actor
 from api.db import cursor, database_now, db
+from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.http import idempotency
 from api.http.pagination import page
-from api.http.problems import Conflict, Fault, Invalid, NotFound
 from api.openapi.operation import operation
 from api.schemas.requests import (
     Filter,
@@ -71,7 +72,9 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
     answer = present_mailing(mailing)
     idempotency.keep(answer)
-    audit_log.record("created", "mailing", mailing.id, audit_log.changes({}, _audited(mailing)))
+    audit_log.record(
+        current_actor(), "created", "mailing", mailing.id, audit_log.changes({}, _audited(mailing))
+    )
     db.session.commit()
     structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
     log.info("mailing.created", start_at=answer["start_at"])
@@ -138,7 +141,7 @@ def change_mailing(mailing_id: int, body: MailingChanges) -> dict[str, Any]:
         status_changes.reschedule(cursor(), mailing_id)
     if changed:
         changes = audit_log.changes(audited, _audited(mailing))
-        audit_log.record("updated", "mailing", mailing_id, changes)
+        audit_log.record(current_actor(), "updated", "mailing", mailing_id, changes)
     answer = present_mailing(mailing)
     db.session.commit()
     if changed:
@@ -162,7 +165,7 @@ def delete_mailing(mailing_id: int) -> tuple[str, int]:
     if mailing.status not in ENDED:
         cancel(mailing, now)
     mailing.deleted_at = mailing.updated_at = now
-    audit_log.record("deleted", "mailing", mailing_id)
+    audit_log.record(current_actor(), "deleted", "mailing", mailing_id)
     db.session.commit()
     log.info("mailing.deleted", mailing_id=mailing_id)
     if not mailing.settled:
@@ -188,8 +191,8 @@ def draft(body: NewMailing, now: datetime) -> Mailing:
         _set(mailing, name, value)
     _check_times(mailing)
     if mailing.end_at <= now:
-        raise Invalid(
-            Fault("has passed already: the mailing would never be sent", "past", "/end_at")
+        raise InvalidFields(
+            FieldError("has passed already: the mailing would never be sent", "past", "/end_at")
         )
     _check_excluded(mailing)
     return mailing
@@ -240,7 +243,9 @@ def _set(mailing: Mailing, field: str, value: Any) -> None:
 
 def _check_times(mailing: Mailing) -> None:
     if mailing.start_at >= mailing.end_at:
-        raise Invalid(Fault("must be later than start_at", "end_before_start", "/end_at"))
+        raise InvalidFields(
+            FieldError("must be later than start_at", "end_before_start", "/end_at")
+        )
 
 
 def _check_excluded(mailing: Mailing) -> None:
@@ -251,12 +256,12 @@ def _check_excluded(mailing: Mailing) -> None:
     found = select(Mailing.id).where(Mailing.id.in_(ids), Mailing.deleted_at.is_(None))
     known = set(db.session.scalars(found))
     faults = [
-        Fault("there is no such mailing", "unknown", f"/filter/exclude_mailing_ids/{index}")
+        FieldError("there is no such mailing", "unknown", f"/filter/exclude_mailing_ids/{index}")
         for index, mailing_id in enumerate(ids)
         if mailing_id not in known
     ]
     if faults:
-        raise Invalid(*faults)
+        raise InvalidFields(*faults)
 
 
 def _check_change(
@@ -272,6 +277,8 @@ def _check_change(
         )
     _check_times(mailing)
     if "end_at" in changed and mailing.end_at < now + SHORTEST_NOTICE:
-        raise Invalid(
-            Fault("must be at least 3 seconds ahead; to stop now, cancel", "too_soon", "/end_at")
+        raise InvalidFields(
+            FieldError(
+                "must be at least 3 seconds ahead; to stop now, cancel", "too_soon", "/end_at"
+            )
         )

@@ -13,8 +13,9 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import text
 
 from api import audit_log, enqueue
+from api.actor import current_actor
 from api.db import db, rows
-from api.http.problems import Fault, Invalid, TooManyRequests, Unavailable
+from api.errors import FieldError, InvalidFields, RateLimited, Unavailable
 from api.openapi.operation import operation
 from api.schemas.fields import Phone
 from api.schemas.personalisation import MailingText
@@ -122,7 +123,7 @@ def send_test(body: NewTestSend) -> dict[str, Any]:
     values = {"n": len(phones), "text": body.text, "phones": phones, "actor": g.actor}
     (made,) = rows(BEGIN, seconds=CLAIM_SECONDS, **values)
     changes = {"phones": [mask(phone) for phone in phones], "text": {"length": len(body.text)}}
-    audit_log.record("sent", "test_send", made["id"], changes)
+    audit_log.record(current_actor(), "sent", "test_send", made["id"], changes)
     db.session.commit()
     log.info("test_send.created", test_send_id=made["id"], messages=len(phones))
     if not enqueue.queues().send_test(made["id"], g.request_id):
@@ -134,12 +135,14 @@ def _demand_room(messages: int) -> None:
     """Hold whoever sends tests at the same time back until this one is counted."""
     limit: int = current_app.config["TEST_SENDS_PER_MINUTE"]
     if messages > limit:
-        raise Invalid(Fault(f"may be at most {limit}, the limit per minute", "too_many", "/phones"))
+        raise InvalidFields(
+            FieldError(f"may be at most {limit}, the limit per minute", "too_many", "/phones")
+        )
     db.session.execute(LOCK)
     (used,) = rows(USED)
     if used["messages"] + messages > limit:
         left = max(limit - used["messages"], 0)
-        raise TooManyRequests(
+        raise RateLimited(
             f"At most {limit} test messages may be sent per minute; {left} are left now.",
             seconds=max(used["free_in"], 1),
         )

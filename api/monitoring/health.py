@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from api.db import db
 from api.enqueue import queues
-from api.http.problems import Unavailable
+from api.errors import Unavailable
 from api.openapi.operation import operation
 from api.schemas.responses import Answer
 from shared.db import schema

@@ -16,10 +16,10 @@ from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
 from werkzeug.routing import BaseConverter, Rule
 
+from api.errors import NotFound
 from api.http.bearer_auth import PROTECTED, needed_scope
 from api.http.idempotency import HEADER_OF_REPLAYS, HEADER_PARAMETER
 from api.http.pagination import MAX_ID
-from api.http.problems import NotFound
 from api.http.request_parsing import read_body, read_query
 from api.openapi.links import add_links
 from api.openapi.problem_examples import LOCATION, NAMED, REQUEST_ID, add_examples, problem

@@ -8,11 +8,12 @@ from flask import Blueprint, Response, request
 from sqlalchemy import delete, select
 
 from api import audit_log
+from api.actor import current_actor
 from api.clients.imports import upload_reader
 from api.db import cursor, db
+from api.errors import ContentTooLarge, FieldError, InvalidFields, NotFound
 from api.http.csv_response import CsvQuery, answer_csv
 from api.http.pagination import page
-from api.http.problems import ContentTooLarge, Fault, Invalid, NotFound
 from api.http.request_parsing import discard_body
 from api.openapi.operation import CsvUpload, operation
 from api.opt_outs.schemas import (
@@ -101,7 +102,9 @@ def remove_opt_out(phone: int) -> tuple[str, int]:
     source = db.session.scalar(removed)
     if source is None:
         raise NotFound("This phone is not opted out.")
-    audit_log.record("removed", "opt_out", changes={"phone": mask(phone), "source": source})
+    audit_log.record(
+        current_actor(), "removed", "opt_out", changes={"phone": mask(phone), "source": source}
+    )
     db.session.commit()
     log.info("opt_out.removed", phone=mask(phone))
     return "", 204
@@ -137,7 +140,7 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
         raise ContentTooLarge(str(error)) from None
     except csv_reader.BadFile as error:
         discard_body(request, MAX_FILE)
-        raise Invalid(Fault(str(error), "file_unusable")) from None
+        raise InvalidFields(FieldError(str(error), "file_unusable")) from None
     log.info("opt_outs.imported", **counts)
     return counts | {"faults": faults}
 
@@ -162,7 +165,7 @@ def _add(phones: set[int], source: str) -> tuple[int, int]:
     """Add opt-outs; how many are new, and how many messages were cancelled."""
     added, cancelled = opt_out_records.add_opt_outs(cursor(), sorted(phones), source)
     noted = [(None, {"phone": mask(phone), "source": source}) for phone in added]
-    audit_log.record_many("added", "opt_out", noted)
+    audit_log.record_many(current_actor(), "added", "opt_out", noted)
     return len(added), cancelled
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from api.http.problems import Fault, Invalid
+from api.errors import FieldError, InvalidFields
 from shared.domain.attributes import (
     FIELDS,
     LETTER,
@@ -83,5 +83,5 @@ def merge(attributes: dict[str, str], changes: dict[str, str | None]) -> dict[st
     merged = {name: value for name, value in changed.items() if value is not None}
     if len(merged) > MAX_ATTRIBUTES:
         detail = f"would be {len(merged)} in all; a client has at most {MAX_ATTRIBUTES}"
-        raise Invalid(Fault(detail, "too_many_attributes", "/attributes"))
+        raise InvalidFields(FieldError(detail, "too_many_attributes", "/attributes"))
     return merged

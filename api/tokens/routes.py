@@ -10,10 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from api import audit_log
+from api.actor import Actor, current_actor
 from api.db import database_now, db
+from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.http.bearer_auth import PREFIX_LENGTH, Tokens, digest, new_secret
 from api.http.pagination import page
-from api.http.problems import Conflict, Fault, Invalid, NotFound
 from api.openapi.operation import operation
 from api.schemas.requests import NewToken, PageQuery
 from api.schemas.responses import NewTokenAnswer, TokenPage, present_token
@@ -40,7 +41,7 @@ def create_token(body: NewToken) -> tuple[dict[str, Any], int, dict[str, str]]:
     The secret is in `token`, here and never again: only its SHA-256 is kept. A name belongs to one
     token at a time, until that is revoked.
     """
-    token, secret = issue(body.name, body.scope, body.expires_at)
+    token, secret = issue(current_actor(), body.name, body.scope, body.expires_at)
     log.info("token.created", token_id=token.id, name=token.name, scope=token.scope)
     headers = {"Location": "/api/v1/tokens", "Cache-Control": "no-store"}
     return present_token(token) | {"token": secret}, 201, headers
@@ -77,17 +78,19 @@ def revoke_token(token_id: int) -> tuple[str, int]:
     token = db.session.scalar(found.with_for_update(key_share=True))
     if token is None:
         raise NotFound("There is no such token, or it is revoked already.")
-    revoke(token)
+    revoke(current_actor(), token)
     log.info("token.revoked", token_id=token.id, name=token.name)
     remembered: Tokens = current_app.extensions["tokens"]
     remembered.forget()
     return "", 204
 
 
-def issue(name: str, scope: Scope, expires_at: datetime | None) -> tuple[ApiToken, str]:
+def issue(
+    actor: Actor, name: str, scope: Scope, expires_at: datetime | None
+) -> tuple[ApiToken, str]:
     """Make and commit a token; return it with its secret, which is kept nowhere."""
     if expires_at is not None and expires_at <= database_now():
-        raise Invalid(Fault("has passed already", "past", "/expires_at"))
+        raise InvalidFields(FieldError("has passed already", "past", "/expires_at"))
     secret = new_secret()
     token = ApiToken(
         name=name,
@@ -103,14 +106,14 @@ def issue(name: str, scope: Scope, expires_at: datetime | None) -> tuple[ApiToke
         if not isinstance(error.orig, errors.UniqueViolation):
             raise
         raise Conflict("A token of this name exists; revoke it or choose another name.") from None
-    audit_log.record("created", "token", token.id, {"name": name, "scope": scope})
+    audit_log.record(actor, "created", "token", token.id, {"name": name, "scope": scope})
     db.session.commit()
     db.session.refresh(token)
     return token, secret
 
 
-def revoke(token: ApiToken) -> None:
+def revoke(actor: Actor, token: ApiToken) -> None:
     """End and commit a token."""
     token.revoked_at = database_now()
-    audit_log.record("revoked", "token", token.id, {"name": token.name})
+    audit_log.record(actor, "revoked", "token", token.id, {"name": token.name})
     db.session.commit()

@@ -7,7 +7,7 @@ from flask_babel import LazyString, lazy_gettext
 from flask_babel import gettext as _
 from pydantic import ValidationError
 
-from api.http.problems import Invalid
+from api.errors import InvalidFields
 from shared.domain.templates import Malformed, compile_text
 
 # By the codes that the API gives its errors.
@@ -76,10 +76,10 @@ def _of_placeholder(text: str) -> str:
     return ""
 
 
-def from_resource(problem: Invalid) -> dict[str, str]:
+def from_resource(problem: InvalidFields) -> dict[str, str]:
     """By field: what the resource found when it looked closer."""
     found: dict[str, str] = {}
-    for fault in problem.faults:
+    for fault in problem.field_errors:
         steps = (fault.pointer or "").strip("/").split("/")
         place = steps[1] if steps[0] == "filter" and len(steps) > 1 else steps[0]
         found.setdefault(place, _say(fault.code, fault.detail))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from api.admin.forms.field_errors import from_schema
 from api.admin.forms.mailing_form import read_phones, says_of_phone
 from api.db import db
-from api.http.problems import Invalid, TooManyRequests, Unavailable
+from api.errors import InvalidFields, RateLimited, Unavailable
 from api.mailings.test_sends import MOST_PHONES, NewTestSend, Unanswered
 from api.mailings.test_sends import send_test as api_send_test
 
@@ -39,11 +39,11 @@ def try_text(text: str, phones: str) -> Tried:
         answer = send(NewTestSend.model_validate({"text": text, "phones": read}))
     except ValidationError as error:
         return _nothing(next(iter(from_schema(error).values())))
-    except Invalid:
+    except InvalidFields:
         return _nothing(_("So many test messages are never permitted. Give fewer phones."))
-    except TooManyRequests as problem:
+    except RateLimited as problem:
         db.session.rollback()
-        seconds = int(problem.headers["Retry-After"])
+        seconds = problem.seconds
         return _nothing(
             ngettext(
                 "Enough test messages for this minute. Try again in %(num)s second.",

@@ -24,10 +24,10 @@ from api.admin.forms.mailing_form import attribute_lines, read_attribute_lines, 
 from api.admin.presenters.recipients import read_phone
 from api.clients.routes import change_client, create_client, delete_client, get_client
 from api.db import db, rows
+from api.errors import Conflict, InvalidFields
 from api.exports import ClientCsvQuery, MessageCsvQuery
 from api.exports import export_clients as api_export_clients
 from api.exports import export_messages as api_export_messages
-from api.http.problems import Conflict, Invalid
 from api.schemas.requests import ClientChanges, NewClient
 from shared.db.models import Client
 from shared.domain.scopes import Scope
@@ -177,7 +177,7 @@ def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
             flash(_("The changes are saved."), "success")
     except ValidationError as error:
         return _form(fields, client_id, from_schema(error)), 422
-    except Invalid as problem:
+    except InvalidFields as problem:
         return _form(fields, client_id, from_resource(problem)), 422
     except Conflict:
         db.session.rollback()

@@ -18,8 +18,9 @@ from api.admin.presenters.import_errors import says_of_file, says_of_row
 from api.clients.imports import ImportQuery, answer_rejected, take_in, upload_reader
 from api.clients.imports import get_import as api_get_import
 from api.db import db
+from api.errors import ContentTooLarge, ServiceError
 from api.http.csv_response import CsvQuery
-from api.http.problems import ContentTooLarge, Problem
+from api.http.problems import Problem, status_code
 from api.http.request_parsing import discard_body
 from shared.client_import.csv_reader import BadFile
 from shared.db.import_models import Import, RejectedRow
@@ -68,9 +69,10 @@ def upload() -> BaseResponse | tuple[str | dict[str, Any], int]:
         return _refused(says_of_file(error), 422, fields, plain)
     except ContentTooLarge:
         return _refused(_too_large(plain), 413, fields, plain)
-    except Problem as problem:
+    except (Problem, ServiceError) as problem:
         says = _("The file did not arrive. Check the connection and try again.")
-        return _refused(says, problem.status, fields, plain)
+        status = problem.status if isinstance(problem, Problem) else status_code(problem)
+        return _refused(says, status, fields, plain)
     address = url_for("admin.imports.show", import_id=import_id)
     return redirect(address, 303) if plain else ({"page": address}, 202)
 

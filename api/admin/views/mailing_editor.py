@@ -17,7 +17,7 @@ from api.admin.presenters.audience_preview import preview
 from api.admin.presenters.test_send import Tried, try_text
 from api.admin.views.mailings import titles
 from api.db import db, rows
-from api.http.problems import Conflict, Invalid
+from api.errors import Conflict, InvalidFields
 from api.mailings.routes import change_mailing, create_mailing, find_mailing
 from api.schemas.requests import MailingChanges, NewMailing
 from api.schemas.responses import present_mailing
@@ -78,9 +78,9 @@ def review() -> str | Response | tuple[str, int]:
         # Made once, however often the button is pressed: the key is the review's own.
         g.idempotency_key = request.form.get("once", "")[:64] or None
         made, _status, _headers = create(body)
-    except Invalid as problem:
+    except InvalidFields as problem:
         db.session.rollback()
-        if problem.faults[0].code == "idempotency_key_reused":
+        if problem.field_errors[0].code == "idempotency_key_reused":
             flash(_("This mailing was made already: here it is."), "warning")
             return redirect(url_for("admin.mailings.index"), 303)
         return _form(filled.fields, from_resource(problem)), 422
@@ -103,7 +103,7 @@ def live_preview() -> str:
         db.session.rollback()  # the preview sees one instant, from its first statement on
         try:
             found = preview(body)
-        except Invalid as problem:
+        except InvalidFields as problem:
             faults = from_resource(problem)
     empty = not filled.document["text"]
     return render_template(
@@ -145,7 +145,7 @@ def save(mailing_id: int) -> Response | str | tuple[str, int]:
         change(mailing_id, MailingChanges.model_validate(document))
     except ValidationError as error:
         return _form(filled.fields, from_schema(error), mailing), 422
-    except Invalid as problem:
+    except InvalidFields as problem:
         return _form(filled.fields, from_resource(problem), mailing), 422
     except Conflict:
         flash(

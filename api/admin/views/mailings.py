@@ -14,7 +14,7 @@ from api.admin.presenters.formatting import MESSAGE_STATUSES
 from api.admin.presenters.recipients import attempts_of, recipients_of
 from api.admin.views.live_updates import SPLIT, figures, is_late, seconds_left
 from api.db import rows
-from api.http.problems import Problem
+from api.errors import Conflict
 from api.mailings.actions import (
     cancel_mailing,
     pause_mailing,
@@ -200,9 +200,7 @@ def act(mailing_id: int, action: str) -> Response | tuple[str, int]:
     view, _states = ACTIONS[action]
     try:
         view(mailing_id)
-    except Problem as problem:
-        if problem.status != 409:
-            raise
+    except Conflict:
         flash(refusal(action), "danger")
         return redirect(url_for("admin.mailings.show", mailing_id=mailing_id), 303)
     flash(str(WORDS[action][3]), "success")

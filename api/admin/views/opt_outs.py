@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from api.admin.forms.field_errors import text_of
 from api.admin.presenters.recipients import read_phone
 from api.db import db
+from api.errors import NotFound
 from api.http.csv_response import CsvQuery
-from api.http.problems import NotFound
 from api.opt_outs.routes import add_opt_outs, export_opt_outs, remove_opt_out
 from api.opt_outs.schemas import NewOptOuts
 from shared.db.opt_outs import OptOut

@@ -17,6 +17,7 @@ from flask import (
 from flask_babel import gettext as _
 from werkzeug.wrappers import Response
 
+from api.actor import current_actor
 from api.admin.auth import needs
 from api.audit_log import record
 from api.db import db, transaction
@@ -77,7 +78,7 @@ def send(day: str) -> Response:
         outcome = send_report(transaction, _settings(), _day(day), asked=True)
     except NotOver:
         abort(404)
-    record("sent", "report", changes={"day": day, "outcome": outcome})
+    record(current_actor(), "sent", "report", changes={"day": day, "outcome": outcome})
     db.session.commit()
     flash(*says[outcome])
     return redirect(url_for("admin.reports.index"), 303)

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from api.admin.auth import needs
 from api.admin.forms.field_errors import from_resource, from_schema, text_of
 from api.db import db
-from api.http.problems import Conflict, Invalid, NotFound
+from api.errors import Conflict, InvalidFields, NotFound
 from api.schemas.requests import NewToken
 from api.tokens.routes import create_token, revoke_token
 from shared.db.auth_models import ApiToken
@@ -43,7 +43,7 @@ def make() -> Response | tuple[str, int]:
         made, _status, _headers = create(NewToken.model_validate(document))
     except ValidationError as error:
         return _page(fields, from_schema(error)), 422
-    except Invalid as problem:
+    except InvalidFields as problem:
         return _page(fields, from_resource(problem)), 422
     except Conflict:
         db.session.rollback()
