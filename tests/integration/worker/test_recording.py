@@ -756,7 +756,7 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
     with threads() as run:
         deleted = run(delete)
         deleting.wait_until_reached()
-        recorded = run(record.record, recording, flushes, LEASE, 50)
+        recorded = run(record.record_reports, recording, flushes, LEASE, 50)
         wait_until_blocked(fleet.url, [recorded])
         deleting.go_on.set()
         assert deleted.result() == 2
