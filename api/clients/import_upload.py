@@ -17,8 +17,9 @@ from api.actor import Actor
 from api.db import transaction
 from shared.client_import.csv_reader import BadFile, Row, Sheet
 from shared.client_import.merge import drop_waiting, statement
-from shared.client_import.row_rules import COLUMNS, PHONE, ClientRow, Fault, Rules, read_attributes
+from shared.client_import.row_rules import COLUMNS, ClientRow, Fault, Rules, read_attributes
 from shared.db.rows import one_row
+from shared.domain.phones import PHONE
 
 # A flush is due after so many rows, or so many seconds, so that it shows that the file is coming.
 FLUSH_ROWS = 10_000

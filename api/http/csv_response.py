@@ -17,7 +17,7 @@ from pydantic import Field
 from api.db import db
 from api.schemas.fields import Flag
 from api.schemas.requests import Query
-from shared.client_import.row_rules import harmless
+from shared.domain.spreadsheets import escape_formula
 
 log = structlog.get_logger()
 
@@ -62,6 +62,6 @@ def _encode(rows: Iterable[Sequence[Any]], excel: bool) -> bytes:
     text = StringIO()
     writer = csv.writer(text, delimiter=";" if excel else ",")
     writer.writerows(
-        [harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+        [escape_formula(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
     )
     return text.getvalue().encode()

@@ -16,7 +16,7 @@ from api.errors import Conflict
 from api.mailings.routes import cancel, find_mailing
 from api.openapi.operation import operation
 from api.schemas.responses import MailingAnswer, present_mailing
-from shared.db import status_changes
+from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus
 
@@ -130,7 +130,7 @@ def retry_failed(mailing_id: int) -> dict[str, Any]:
         raise Conflict(f"The mailing is {mailing.status}: nothing of it can be tried again.")
     now = database_now()
     # A second statement after the lock: counts seen beside it could be older than the lock.
-    failed = status_changes.totals(cursor(), mailing_id).failed
+    failed = read_mailing_counts(cursor(), mailing_id).failed
     if failed == 0 and mailing.retry_version > 0 and mailing.status != FINISHED:
         return present_mailing(mailing)
     if mailing.end_at <= now:

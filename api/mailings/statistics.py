@@ -1,7 +1,6 @@
 """Statistics: one statement over batches, never over messages; a settled mailing's are frozen."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint
@@ -13,7 +12,7 @@ from api.mailings.routes import find_mailing
 from api.openapi.operation import operation
 from api.schemas.requests import MailingQuery
 from api.schemas.responses import MailingStatistics, Statistics, present_counts
-from shared.db import status_changes
+from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus
 
@@ -102,7 +101,7 @@ def _totals(mailing: Mailing) -> dict[str, int]:
         frozen = dict.fromkeys(("pending", "in_progress", "due", "retrying", "waiting"), 0)
         kept = ("sent", "failed", "expired", "cancelled", "in_doubt")
         return frozen | {name: getattr(mailing, name) for name in kept}
-    return asdict(status_changes.totals(cursor(), mailing.id))
+    return read_mailing_counts(cursor(), mailing.id)._asdict()
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:

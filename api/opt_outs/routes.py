@@ -28,9 +28,10 @@ from api.opt_outs.schemas import (
 )
 from api.schemas.responses import instant
 from shared.client_import import csv_reader
-from shared.client_import.row_rules import plain, read_phone
 from shared.db import opt_outs as opt_out_records
 from shared.db.opt_outs import OptOut
+from shared.domain.phones import parse_phone
+from shared.domain.spreadsheets import unescape_formula
 from shared.logging.log_config import mask
 
 log = structlog.get_logger()
@@ -182,13 +183,13 @@ def _chunks(
         try:
             if row.fault is not None:
                 raise ValueError(row.fault)
-            phone = int(read_phone(cells[at_phone]))
+            phone = int(parse_phone(cells[at_phone]))
         except ValueError as error:
             counts["rejected"] += 1
             if len(faults) < TOLD:
                 faults.append({"line": row.line, "detail": str(error)})
             continue
-        given = plain(cells[at_source].strip())[:64] if at_source is not None else ""
+        given = unescape_formula(cells[at_source].strip())[:64] if at_source is not None else ""
         chunk.setdefault(given or source, set()).add(phone)
         size += 1
         if size == CHUNK:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from shared.domain.attributes import MAX_VALUE, is_name
+from shared.domain.phones import InvalidPhone, parse_phone
+from shared.domain.spreadsheets import unescape_formula
 from shared.domain.time_zones import ZONES
 
 # What a header may call a column, in lower case.
@@ -29,20 +31,7 @@ COLUMNS = ("phone", "operator_code", "tag", "timezone")
 EXPORTED = frozenset({"id", "created_at", "updated_at", "line", "reason"})
 MAX_TAG = 64
 
-PHONE = re.compile(r"7[0-9]{10}")
 OPERATOR_CODE = re.compile(r"[0-9]{3}")
-# What a spreadsheet makes of a number that is too long for its column.
-SCIENTIFIC = re.compile(r"\+?[0-9]+([.,][0-9]*)?[eеEЕ][+]?[0-9]+")
-# What people put between a phone's digits, spaces of all kinds and an apostrophe before it.
-SEPARATORS = str.maketrans("", "", " \t\u00a0\u2007\u2009\u202f().-\u2010\u2011\u2012\u2013\u2014'")
-# An apostrophe keeps a spreadsheet from running a cell as a formula; our exports write it.
-FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-
-PHONE_DETAIL = "phone must be 11 digits and start with 7, for example 79161234567"
-SCIENTIFIC_DETAIL = (
-    "phone was shortened by a spreadsheet (as in 7,9E+10): format the column as text, "
-    "enter the phones again and export"
-)
 CODE_DETAIL = "operator_code must be exactly 3 digits, for example 916, or empty"
 TAG_DETAIL = f"tag must be at most {MAX_TAG} characters"
 ZONE_DETAIL = "timezone must be an IANA time zone, for example Europe/Moscow"
@@ -98,12 +87,12 @@ class Rules:
                 if cell and ("\n" in cell or "\r" in cell):
                     raise Unfit("line_break", BREAK_DETAIL.format(column))
                 return reader(cell)
-            except Unfit as error:
+            except (Unfit, InvalidPhone) as error:
                 faults.append(Fault(column, str(error), error.code))
                 return None
 
         row = ClientRow(
-            attempt("phone", read_phone, phone) or "",
+            attempt("phone", lambda cell: parse_phone(cell or ""), phone) or "",
             attempt("operator_code", read_code, code),
             attempt("tag", self.read_tag, tag),
             attempt("timezone", self.read_zone, zone),
@@ -112,7 +101,7 @@ class Rules:
 
     def read_tag(self, cell: str | None) -> str | None:
         """The tag; None to leave it as it is (or empty, for a new client)."""
-        tag = plain(cell.strip()) if cell is not None else ""
+        tag = unescape_formula(cell.strip()) if cell is not None else ""
         if len(tag) > MAX_TAG:
             raise Unfit("tag_length", TAG_DETAIL)
         return tag or (self._tag if self._tag is not None or cell is None else "")
@@ -140,7 +129,7 @@ def read_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[Faul
     """The attributes in these cells, by name, and what is wrong with them; an empty one is none."""
     attributes, faults = {}, []
     for name, cell in cells.items():
-        value = plain(cell.strip())
+        value = unescape_formula(cell.strip())
         if len(value) > MAX_VALUE:
             detail = f"{name} must be at most {MAX_VALUE} characters"
             faults.append(Fault(name, detail, "value_length"))
@@ -151,33 +140,8 @@ def read_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[Faul
     return attributes, faults
 
 
-def read_phone(cell: str | None) -> str:
-    """The phone in eleven digits, however it is written; ValueError says what to do."""
-    phone = cell or ""
-    if PHONE.fullmatch(phone):
-        return phone
-    digits = phone.translate(SEPARATORS)
-    if PHONE.fullmatch(digits.removeprefix("+")):
-        return digits.removeprefix("+")
-    if digits[:1] == "8" and PHONE.fullmatch("7" + digits[1:]):
-        return "7" + digits[1:]
-    if SCIENTIFIC.fullmatch(phone.strip().lstrip("'")):
-        raise Unfit("phone_shortened", SCIENTIFIC_DETAIL)
-    raise Unfit("phone_format", PHONE_DETAIL)
-
-
 def read_code(cell: str | None) -> str | None:
     code = cell.strip().lstrip("'") if cell else ""
     if code and OPERATOR_CODE.fullmatch(code) is None:
         raise Unfit("operator_code_format", CODE_DETAIL)
     return code or None
-
-
-def plain(cell: str) -> str:
-    """A cell as it was before it was made harmless."""
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
-
-
-def harmless(cell: str) -> str:
-    """A cell that no spreadsheet runs as a formula."""
-    return "'" + cell if cell.startswith(FORMULA) else cell

@@ -8,7 +8,6 @@ instant audience = pending + sent + failed + expired + cancelled.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import NamedTuple
@@ -31,35 +30,6 @@ class MinuteKey(NamedTuple):
     shard: int
     status: str
 
-
-@dataclass(frozen=True)
-class Totals:
-    """How many of a mailing's messages are in each state. The pending ones are split four ways."""
-
-    pending: int
-    sent: int
-    failed: int
-    expired: int
-    cancelled: int
-    in_doubt: int
-    in_progress: int
-    due: int
-    retrying: int
-    waiting: int
-
-
-TOTALS = """
-SELECT coalesce(sum(pending), 0)::bigint, coalesce(sum(sent), 0)::bigint,
-    coalesce(sum(failed), 0)::bigint, coalesce(sum(expired), 0)::bigint,
-    coalesce(sum(cancelled), 0)::bigint, coalesce(sum(in_doubt), 0)::bigint,
-    coalesce(sum(pending) FILTER (WHERE leased_until > now()), 0)::bigint,
-    coalesce(sum(pending) FILTER (WHERE free AND due_at <= now()), 0)::bigint,
-    coalesce(sum(pending) FILTER (WHERE free AND due_at > now() AND retry_at > now()), 0)::bigint,
-    coalesce(sum(pending) FILTER (
-        WHERE free AND due_at > now() AND retry_at > now() IS NOT TRUE), 0)::bigint
-FROM batches CROSS JOIN LATERAL (SELECT leased_until > now() IS NOT TRUE AS free) AS lease
-WHERE mailing_id = %s
-"""
 
 MINUTES = """
 INSERT INTO minutes (mailing_id, minute, shard, status, count)
@@ -158,12 +128,6 @@ UPDATE batches b SET due_at = greatest(t.opens, b.retry_at)
 FROM unnest(%s::text[], %s::timestamptz[]) AS t (zone, opens)
 WHERE b.mailing_id = %s AND b.due_at IS NOT NULL AND b.timezone = t.zone
 """
-
-
-def totals(cursor: Cursor, mailing_id: int) -> Totals:
-    """The sums over a mailing's batches, in one statement."""
-    cursor.execute(TOTALS, (mailing_id,))
-    return Totals(*one_row(cursor))
 
 
 def count_minutes(cursor: Cursor, changes: Counter[MinuteKey]) -> None:

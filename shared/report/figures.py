@@ -9,6 +9,7 @@ from datetime import date, datetime
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.mailing_counts import COUNTS
 from shared.db.rows import one_row
 from shared.domain.send_windows import Window, opens_at
 from shared.report.days import bounds
@@ -16,14 +17,14 @@ from shared.report.days import bounds
 MOST_REASONS = 5
 COUNTED = ("sent", "failed", "expired", "cancelled")
 
-ACTIVE = """
-SELECT id, name, text, start_at, end_at, status, audience, window_from, window_to,
-    deleted_at IS NOT NULL, settled, in_doubt
-FROM mailings
+ACTIVE = f"""
+SELECT m.id, name, text, start_at, end_at, status, audience, window_from, window_to,
+    deleted_at IS NOT NULL, counts.in_doubt
+FROM mailings m {COUNTS}
 WHERE started_at < %(until)s AND coalesce(finished_at, 'infinity') >= %(since)s
-    OR id IN (SELECT mailing_id FROM minutes WHERE minute >= %(since)s AND minute < %(until)s)
-ORDER BY id
-"""
+    OR m.id IN (SELECT mailing_id FROM minutes WHERE minute >= %(since)s AND minute < %(until)s)
+ORDER BY m.id
+"""  # noqa: S608 (constants)
 CHANGES = """
 SELECT mailing_id, status, sum(count) FROM minutes
 WHERE minute >= %(since)s AND minute < %(until)s GROUP BY 1, 2
@@ -32,7 +33,6 @@ ENDED = """
 SELECT mailing_id, sum(count) FROM minutes
 WHERE mailing_id = ANY (%(ids)s) AND minute < %(until)s GROUP BY 1
 """
-IN_DOUBT = "SELECT coalesce(sum(in_doubt), 0)::bigint FROM batches WHERE mailing_id = %s"
 MADE = "SELECT DISTINCT timezone, created_at FROM batches WHERE mailing_id = %s"
 # From when a message could have left (its batch written, its window open) to when it was accepted.
 WAITS = """
@@ -63,24 +63,22 @@ GROUP BY 1 ORDER BY 2 DESC, 1
 """
 # What will not have left by the mailing's end: its window opens too late (sure), it is paused
 # (unless resumed), or it is due and the pace of the last ten minutes does not suffice.
-LATE = """
-SELECT m.id, m.end_at, m.status, b.never, b.due, coalesce(p.pace, 0)::float8
-FROM mailings m
+LATE = f"""
+SELECT m.id, m.end_at, m.status, never, in_progress + due, coalesce(pace, 0)::float8
+FROM mailings m {COUNTS}
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(pending), 0)::bigint AS pending,
-        coalesce(sum(pending) FILTER (WHERE due_at >= m.end_at), 0)::bigint AS never,
-        coalesce(sum(pending) FILTER (WHERE due_at <= now()), 0)::bigint AS due
-    FROM batches WHERE mailing_id = m.id
+    SELECT coalesce(sum(batches.pending), 0)::bigint AS never
+    FROM batches WHERE mailing_id = m.id AND due_at >= m.end_at
 ) b
 CROSS JOIN LATERAL (
     SELECT sum(count) / 10.0 AS pace FROM minutes
     WHERE mailing_id = m.id AND minute >= now() - interval '10 minutes'
 ) p
-WHERE NOT m.settled AND m.status IN ('running', 'paused') AND m.end_at > now() AND b.pending > 0
-    AND (m.status = 'paused' OR b.never > 0
-        OR b.due > coalesce(p.pace, 0) * extract(epoch FROM m.end_at - now()) / 60)
+WHERE NOT m.settled AND m.status IN ('running', 'paused') AND m.end_at > now() AND pending > 0
+    AND (m.status = 'paused' OR never > 0
+        OR in_progress + due > coalesce(pace, 0) * extract(epoch FROM m.end_at - now()) / 60)
 ORDER BY m.end_at, m.id
-"""
+"""  # noqa: S608 (constants)
 
 
 @dataclass
@@ -165,7 +163,7 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
     ended = {mailing_id: int(n) for mailing_id, n in cursor.fetchall()}
     result = DayFigures(day, zone, [])
     reasons: dict[str, int] = {}
-    for id_, name, text, start, end, status, audience, opens, closes, gone, settled, doubt in rows:
+    for id_, name, text, start, end, status, audience, opens, closes, gone, doubt in rows:
         mailing = MailingDay(
             id_,
             name,
@@ -177,7 +175,7 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             gone,
             **{state: changes.get((id_, state), 0) for state in COUNTED},
             pending=audience - ended.get(id_, 0),
-            in_doubt=doubt if settled else _in_doubt(cursor, id_),
+            in_doubt=doubt,
         )
         if mailing.sent > 0:
             window = Window(opens, closes) if opens is not None else None
@@ -193,11 +191,6 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
     cursor.execute(LATE)
     result.late = [Late(*row) for row in cursor.fetchall()]
     return result
-
-
-def _in_doubt(cursor: Cursor, mailing_id: int) -> int:
-    cursor.execute(IN_DOUBT, (mailing_id,))
-    return int(one_row(cursor)[0])
 
 
 def _waits(

@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 
+from shared.domain.spreadsheets import escape_formula
 from shared.report.figures import DayFigures, MailingDay
 from shared.report.html import as_html
 from shared.report.phrases import COUNTS, attention, facts, title
 from shared.report.wording import WORDS
 
-# A cell that begins so would be run as a formula by a spreadsheet.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # What any mail server takes: seven bits, short lines.
 POLICY = SMTP.clone(cte_type="7bit")
 
@@ -88,12 +87,13 @@ def _row(figures: DayFigures, m: MailingDay) -> list[object]:
         at.astimezone(UTC).isoformat().replace("+00:00", "Z") for at in (m.start_at, m.end_at)
     )
     return [
-        *(figures.day.isoformat(), m.id, _harmless(m.name or ""), _harmless(m.first_line)),
+        *(
+            figures.day.isoformat(),
+            m.id,
+            escape_formula(m.name or ""),
+            escape_formula(m.first_line),
+        ),
         *(*instants, m.status, "yes" if m.deleted else "no"),
         *(getattr(m, name) for name in COUNTS),
         *("" if x is None else f"{x:.3f}" for x in (m.share, m.median, m.p95)),
     ]
-
-
-def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA) else cell

@@ -13,6 +13,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
+from shared.db.mailing_counts import read_mailing_counts
 from shared.db.on_commit import note_messages
 from shared.db.rows import one_row
 from shared.domain.send_windows import Window, opens_at
@@ -188,7 +189,7 @@ def settle_mailing(db: Database, mailing_id: int) -> str | None:
         (unfinished,) = one_row(cursor)
         if unfinished:
             return None
-        t = status_changes.totals(cursor, mailing_id)
+        t = read_mailing_counts(cursor, mailing_id)
         cursor.execute(SETTLE, (t.sent, t.failed, t.expired, t.cancelled, t.in_doubt, mailing_id))
         (status,) = one_row(cursor)
     log.info(

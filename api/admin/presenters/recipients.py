@@ -1,6 +1,5 @@
 """The recipients of a mailing: a page of them, one found by phone, and each one's attempts."""
 
-import re
 from typing import Any
 
 from flask_babel import gettext as _
@@ -10,6 +9,7 @@ from werkzeug.datastructures import MultiDict
 from api.db import rows
 from api.http.pagination import MAX_ID
 from api.mailings.messages import ALL, BY_STATUS
+from shared.domain.phones import InvalidPhone, parse_phone
 from shared.domain.statuses import MessageStatus
 
 PAGE = 25
@@ -29,12 +29,10 @@ WHERE mailing_id = :mailing_id AND message_id = ANY (:ids) ORDER BY at DESC LIMI
 
 def read_phone(given: str) -> int | None:
     """A phone as people write it: +7 (916) 123-45-67, 8 916 123 45 67, 9161234567."""
-    digits = re.sub(r"[\s()+\-.]", "", given)
-    if re.fullmatch(r"9[0-9]{9}", digits):
-        digits = "7" + digits
-    if re.fullmatch(r"8[0-9]{10}", digits):
-        digits = "7" + digits[1:]
-    return int(digits) if re.fullmatch(r"7[0-9]{10}", digits) else None
+    try:
+        return int(parse_phone(given, prefix_optional=True))
+    except InvalidPhone:
+        return None
 
 
 def recipients_of(

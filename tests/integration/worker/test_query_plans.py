@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.clients.routes import CREATE, GET
-from shared.db import status_changes
+from shared.db import mailing_counts, status_changes
 from shared.db.prepared_statements import Prepared
 from tests.support.fleet import TAKEOVER, Fleet
 from worker.dispatch import claim_queries
@@ -175,7 +175,7 @@ def test_ending_and_doubting(plans: Plans) -> None:
 
 
 def test_totals(plans: Plans) -> None:
-    plans.check(status_changes.TOTALS, (plans.mailing_id,))
+    plans.check(mailing_counts.ONE_MAILING, {"mailing": plans.mailing_id})
 
 
 @pytest.mark.parametrize("statement", [GET, CREATE], ids=lambda each: each.name)

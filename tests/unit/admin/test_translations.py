@@ -68,6 +68,7 @@ def test_every_code_is_said_in_words() -> None:
     readers = source("shared/client_import/row_rules.py")
     codes = {
         *re.findall(r'Unfit\("([a-z_]+)"', readers),
+        *re.findall(r'InvalidPhone\("([a-z_]+)"', source("shared/domain/phones.py")),
         *re.findall(r'Fault\(name, .*"([a-z_]+)"\)', readers),
         *re.findall(r'Fault\("", \w+, "([a-z_]+)"\)', source("api/clients/import_upload.py")),
     }

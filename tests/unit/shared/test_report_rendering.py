@@ -182,6 +182,13 @@ def test_the_table_is_harmless_in_a_spreadsheet() -> None:
     assert row["p95_wait_s"] == "700.000"
 
 
+@pytest.mark.parametrize("sign", "=+-@\t\r＝＋－＠")
+def test_every_formula_sign_is_escaped_in_the_table(sign: str) -> None:
+    figures = day(mailing(name=f"{sign}1+1", first_line=f"{sign}1+1"))
+    (row,) = csv.DictReader(io.StringIO(as_csv(figures), newline=""))
+    assert row["name"] == row["text"] == f"'{sign}1+1"
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_mail_is_one_that_every_server_and_program_takes(language: str) -> None:
     mail = make_mail(

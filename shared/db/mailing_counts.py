@@ -1,0 +1,76 @@
+"""The counts of a mailing's messages: one definition for statistics, live figures and metrics.
+
+A settled mailing's counts are frozen on its row, and its batches are not read; those of others are
+sums over their batches. All counts of one statement belong to one instant, at which
+audience = pending + sent + failed + expired + cancelled and
+pending = in_progress + due + retrying + waiting.
+"""
+
+from typing import NamedTuple
+
+from psycopg2.extensions import cursor as Cursor
+
+from shared.db.rows import one_row
+
+
+FROZEN = ",\n".join(
+    f"CASE WHEN m.settled THEN m.{name} ELSE coalesce(sum({name}), 0)::bigint END AS {name}"
+    for name in ("sent", "failed", "expired", "cancelled", "in_doubt")
+)
+PENDING = ",\n".join(
+    f"coalesce(sum(pending) FILTER (WHERE state = '{name}'), 0)::bigint AS {name}"
+    for name in ("in_progress", "due", "retrying", "waiting")
+)
+
+
+def counts_join(mailing_id: str = "m.id") -> str:
+    """Return SQL that joins the row `counts` to `mailings m`.
+
+    Its columns are those of MailingCounts, and of the batches that a dispatcher could claim if the
+    mailing is running: their number `due_batches`, and `oldest_due_at`.
+    (worker/dispatch/claim_queries.py waits a little longer after PostgreSQL's own start.)
+    `mailing_id` is an expression for m.id; a constant lets PostgreSQL plan for one partition.
+    """
+    return f"""
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(pending), 0)::bigint AS pending, {FROZEN}, {PENDING},
+            count(*) FILTER (WHERE state = 'due') AS due_batches,
+            min(due_at) FILTER (WHERE state = 'due') AS oldest_due_at
+        FROM batches CROSS JOIN LATERAL (
+            SELECT CASE WHEN leased_until > now() THEN 'in_progress' WHEN due_at <= now() THEN 'due'
+                WHEN retry_at > now() THEN 'retrying' ELSE 'waiting' END AS state
+        ) AS classified
+        WHERE mailing_id = {mailing_id} AND NOT m.settled
+    ) AS counts
+    """  # noqa: S608 (constants)
+
+
+class MailingCounts(NamedTuple):
+    """How many of a mailing's messages are in each status; the pending ones are split four ways.
+
+    `in_doubt` messages are counted in their status as well.
+    """
+
+    pending: int
+    sent: int
+    failed: int
+    expired: int
+    cancelled: int
+    in_doubt: int
+    in_progress: int  # in a batch that a dispatcher has leased
+    due: int  # in a batch that a dispatcher may claim
+    retrying: int  # in a batch that waits after failed attempts
+    waiting: int  # in a batch that waits for its window
+
+
+COUNTS = counts_join()
+ONE_MAILING = f"""
+SELECT {", ".join(f"counts.{name}" for name in MailingCounts._fields)}
+FROM mailings m {counts_join("%(mailing)s")} WHERE m.id = %(mailing)s
+"""  # noqa: S608 (constants)
+
+
+def read_mailing_counts(cursor: Cursor, mailing_id: int) -> MailingCounts:
+    """Read the counts of one mailing in one statement."""
+    cursor.execute(ONE_MAILING, {"mailing": mailing_id})
+    return MailingCounts(*one_row(cursor))
