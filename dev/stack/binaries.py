@@ -19,7 +19,7 @@ from dev.stack.processes import Account, as_account
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise StackError(f"the package {name} is not installed (requirements-dev.txt lists it)")
+        raise StackError(f"the package {name} is not installed (requirements-local.txt lists it)")
     return Path(spec.origin).parent
 
 

@@ -1,4 +1,4 @@
-"""What is installed is pinned to the byte, completely, and is what requirements*.txt ask for."""
+"""The lock files pin every package with hashes and agree with requirements*.txt."""
 
 import importlib.metadata
 import re
@@ -12,14 +12,19 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 LOCKS = {
     "requirements.lock.txt": ["requirements.txt"],
-    "requirements-dev.lock.txt": ["requirements.txt", "requirements-dev.txt"],
+    "requirements-local.lock.txt": ["requirements.txt", "requirements-local.txt"],
+    "requirements-dev.lock.txt": [
+        "requirements.txt",
+        "requirements-local.txt",
+        "requirements-dev.txt",
+    ],
 }
 PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\]+?))?(?: \\)?")
-AGAIN = "run `make lock`, and commit what it writes"
+RERUN = "run `make lock` and commit the result"
 
 
-def asked(name: str) -> dict[str, str]:
-    """A requirements file's packages with their versions; they must be exact."""
+def read_requirements(name: str) -> dict[str, str]:
+    """Return a requirements file's packages with their exact versions."""
     lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
     pins = {}
     for line in lines:
@@ -31,8 +36,8 @@ def asked(name: str) -> dict[str, str]:
     return pins
 
 
-def locked(name: str) -> dict[str, tuple[str, Marker | None]]:
-    """A lock's packages: version, and where they are wanted; each must have a hash."""
+def read_lock(name: str) -> dict[str, tuple[str, Marker | None]]:
+    """Return a lock file's packages with version and marker; each must have a hash."""
     pins = {}
     for block in re.split(r"\n(?=\S)", (ROOT / name).read_text()):
         if block.startswith("#"):
@@ -48,23 +53,24 @@ def locked(name: str) -> dict[str, tuple[str, Marker | None]]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_holds_what_is_asked_for(lock: str) -> None:
-    pins = locked(lock)
+def test_lock_contains_the_direct_requirements(lock: str) -> None:
+    pins = read_lock(lock)
     for source in LOCKS[lock]:
-        for package, version in asked(source).items():
+        for package, version in read_requirements(source).items():
             got = pins.get(package, ("nothing", None))[0]
             assert got == version, (
-                f"{source} asks for {package} {version}, {lock} has {got}: {AGAIN}"
+                f"{source} asks for {package} {version}, {lock} has {got}: {RERUN}"
             )
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_holds_what_those_need_in_turn_and_nothing_else(lock: str) -> None:
-    """By what the installed packages themselves say, followed from what is asked for."""
-    pins = locked(lock)
+def test_lock_contains_the_indirect_requirements_and_nothing_else(lock: str) -> None:
+    """Follow the metadata of the installed packages from the direct requirements."""
+    pins = read_lock(lock)
     here = {name for name, (_, marker) in pins.items() if marker is None or marker.evaluate()}
     reached: set[str] = set()
-    waiting = [(package, frozenset[str]()) for source in LOCKS[lock] for package in asked(source)]
+    direct = {package for source in LOCKS[lock] for package in read_requirements(source)}
+    waiting = [(package, frozenset[str]()) for package in direct]
     seen = set()
     while waiting:
         package, extras = waiting.pop()
@@ -72,7 +78,7 @@ def test_a_lock_holds_what_those_need_in_turn_and_nothing_else(lock: str) -> Non
             continue
         seen.add((package, extras))
         reached.add(package)
-        assert package in here, f"{lock} lacks {package}: {AGAIN}"
+        assert package in here, f"{lock} lacks {package}: {RERUN}"
         for line in importlib.metadata.requires(package) or ():
             need = Requirement(line)
             wanted = need.marker is None or any(
@@ -82,12 +88,12 @@ def test_a_lock_holds_what_those_need_in_turn_and_nothing_else(lock: str) -> Non
                 name = canonicalize_name(need.name)
                 version = pins.get(name, ("0", None))[0]
                 assert need.specifier.contains(version, prereleases=True), (
-                    f"{package} needs {need}, {lock} has {version}: {AGAIN}"
+                    f"{package} needs {need}, {lock} has {version}: {RERUN}"
                 )
                 waiting.append((name, frozenset(need.extras)))
-    assert here == reached, f"{lock} holds what nobody needs: {here - reached}: {AGAIN}"
+    assert here == reached, f"{lock} contains unneeded packages: {here - reached}: {RERUN}"
 
 
-def test_both_locks_pin_the_same() -> None:
-    product, everything = (locked(name) for name in LOCKS)
-    assert product.items() <= everything.items(), AGAIN
+def test_each_lock_pins_the_same_versions_as_the_smaller_one() -> None:
+    product, local, development = (read_lock(name) for name in LOCKS)
+    assert product.items() <= local.items() <= development.items(), RERUN
