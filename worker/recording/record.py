@@ -1,6 +1,6 @@
-"""Records what became of messages: the transaction that keeps the books true."""
+"""Record the outcomes of messages in one transaction, which keeps every mailing's totals true."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from shared.db.status_changes import MinuteKey, count_minutes
@@ -10,30 +10,27 @@ from worker.runtime.database import Database
 
 
 def record_reports(
-    db: Database, flushes: Sequence[BatchReport], lease_seconds: float, max_attempts: int
+    db: Database, reports: Sequence[BatchReport], lease_seconds: float, max_attempts: int
 ) -> dict[tuple[int, int], RecordedBatch]:
-    """Apply the flushes in one transaction; return each batch's state by (mailing, batch) id.
+    """Apply the reports in one transaction; return each batch's state by (mailing, batch) id.
 
-    Raises DatabaseError: then either nothing or all of it was applied, and repeating is right.
+    Raises DatabaseError if all or none of it was applied; the same reports can then be repeated.
     """
-    plans: dict[int, LockPlan] = {}
-    by_mailing: dict[int, list[BatchReport]] = {}
-    for flush in flushes:
-        by_mailing.setdefault(flush.mailing_id, []).append(flush)
+    by_mailing: dict[int, list[BatchReport]] = defaultdict(list)
+    for report in reports:
+        by_mailing[report.mailing_id].append(report)
+    plans = {mailing_id: LockPlan() for mailing_id in by_mailing}
     while True:
         try:
             with db.transaction() as cursor:
                 results: dict[tuple[int, int], RecordedBatch] = {}
                 minutes: Counter[MinuteKey] = Counter()
                 for mailing_id in sorted(by_mailing):
-                    page = MailingRecorder(
-                        cursor, mailing_id, plans.get(mailing_id, LockPlan()), minutes
+                    recorder = MailingRecorder(cursor, mailing_id, plans[mailing_id], minutes)
+                    results |= recorder.apply_reports(
+                        by_mailing[mailing_id], lease_seconds, max_attempts
                     )
-                    results |= page.apply(by_mailing[mailing_id], lease_seconds, max_attempts)
                 count_minutes(cursor, minutes)
             return results
-        except NeedsFullLock as redo:
-            plan = plans.setdefault(redo.mailing_id, LockPlan())
-            plan.careful = True
-            plan.batches |= redo.batches
-            plan.lock_mailing |= redo.lock_mailing
+        except NeedsFullLock as needed:
+            needed.extend(plans[needed.mailing_id])

@@ -12,7 +12,7 @@ from shared.db import mailing_counts, status_changes
 from shared.db.prepared_statements import Prepared
 from tests.support.fleet import TAKEOVER, Fleet
 from worker.dispatch import claim_queries
-from worker.recording import transaction
+from worker.recording import queries
 
 BIG = 20_000
 
@@ -112,31 +112,31 @@ def test_reading_a_batch(plans: Plans, statement: Prepared) -> None:
 
 def test_locking_batches(plans: Plans) -> None:
     ids = f"{{{plans.worker.batch_id}}}"
-    plans.check(transaction.LOCK, {"mailing": plans.mailing_id, "ids": ids})
+    plans.check(queries.LOCK_BATCHES, {"mailing": plans.mailing_id, "ids": ids})
 
 
 def test_accepting(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
     plans.check(
-        transaction.ACCEPT,
+        queries.ACCEPT_MESSAGES,
         {
             "mailing": plans.mailing_id,
             "first": min(ids),
             "last": max(ids),
             "batch": plans.worker.batch_id,
-            "ats": f"{{{','.join([str(time.time())] * len(ids))}}}",
+            "times": f"{{{','.join([str(time.time())] * len(ids))}}}",
         },
     )
 
 
 def test_reading_and_writing_with_care(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
-    plans.check(transaction.READ, (plans.mailing_id, ids))
+    plans.check(queries.READ_MESSAGES, (plans.mailing_id, ids))
     n = len(ids)
     nothing = [None] * n
     where = (plans.mailing_id, min(ids), max(ids))
     plans.check(
-        transaction.WRITE,
+        queries.UPDATE_MESSAGES,
         (ids, ["failed"] * n, [1] * n, [False] * n, ["x"] * n, nothing, *where),
     )
 
@@ -144,13 +144,13 @@ def test_reading_and_writing_with_care(plans: Plans) -> None:
 def test_counting_batches(plans: Plans) -> None:
     zero = "{0}"
     plans.check(
-        transaction.BATCHES,
+        queries.UPDATE_BATCHES,
         {
             "mailing": plans.mailing_id,
             "lease": 20,
             "id": f"{{{plans.worker.batch_id}}}",
             **dict.fromkeys(
-                ("pending", "sent", "failed", "expired", "cancelled", "in_doubt", "flush"), zero
+                ("pending", "sent", "failed", "expired", "cancelled", "in_doubt", "number"), zero
             ),
             **dict.fromkeys(("has_attempts", "held", "released", "backoff"), "{false}"),
             "delay": "{0}",

@@ -170,19 +170,19 @@ def test_the_same_message_accepted_twice_in_one_flush(fleet: Fleet) -> None:
 # --- attempts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("between", "careful"), [(2, 0), (transaction.MOST_HOLES + 5, 1)])
+@pytest.mark.parametrize(("between", "careful"), [(2, 0), (transaction.MAX_MISSING_IDS + 5, 1)])
 def test_accepted_messages_with_others_between_them(
     fleet: Fleet, between: int, careful: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a batch that clients moved to, or of one where others are still out."""
-    reconsider = transaction.MailingRecorder._reconsider
+    reconsider = transaction.MailingRecorder._apply_rules
     reconsidered = []
 
     def watched(page: transaction.MailingRecorder, flushes: list[BatchReport], most: int) -> None:
         reconsidered.append(len(flushes))
         reconsider(page, flushes, most)
 
-    monkeypatch.setattr(transaction.MailingRecorder, "_reconsider", watched)
+    monkeypatch.setattr(transaction.MailingRecorder, "_apply_rules", watched)
     count = between + 2
     mailing_id = fleet.new_mailing(count, batch_size=count)
     worker = fleet.claim(mailing_id)
