@@ -1,7 +1,8 @@
-"""Applies a mailing's state to its batches, one by one: expiry, cancellation, retry of failures.
+"""Apply a mailing's state to its batches: expiry, cancellation, retry of failures, settling.
 
-Such changes are committed as a state of the mailing at once; here that state reaches the messages.
-A batch under a live lease is left to its worker, which notices the state and gives it back.
+Such changes are committed at once as a state of the mailing; this module carries that state to the
+messages, some batches at a time. A batch under a live lease is left to its worker, which notices
+the state and gives the batch back.
 """
 
 import time
@@ -18,188 +19,174 @@ from shared.db.on_commit import note_messages
 from shared.db.rows import one_row
 from shared.domain.send_windows import Window, opens_at
 from shared.domain.statuses import MessageStatus, Reason
+from worker.recording.queries import COUNTS
 from worker.runtime.database import Database
 from worker.runtime.leases import FREE
 
 log = structlog.get_logger()
 
-# Batches a transaction: long enough to be quick, short enough to hold nobody up.
-BATCHES_AT_ONCE = 20
+# Batches per transaction: large enough for throughput, small enough not to block other writers.
+BATCHES_PER_TRANSACTION = 20
 
-STATE = """
+READ_STATE = """
 SELECT status, end_at <= now(), start_at, end_at, window_from, window_to, deleted_at
 FROM mailings WHERE id = %s
 """
-# A retry revives what has ended, so the mailing must not be settled until that is committed.
-SHARE_RETRY = """
+# A retry makes ended messages pending, so the mailing must not be settled before it is committed.
+SHARE_RETRY_VERSION = """
 SELECT retry_version FROM mailings
 WHERE id = %s AND NOT settled AND status IN ('running', 'paused') AND end_at > now() FOR SHARE
 """
-OPEN = f"""
+LOCK_OPEN_BATCHES = f"""
 SELECT id, first_id, last_id, timezone, created_at, leased_until IS NOT NULL FROM batches
 WHERE mailing_id = %(mailing)s AND due_at IS NOT NULL AND {FREE}
-ORDER BY id LIMIT {BATCHES_AT_ONCE} FOR NO KEY UPDATE SKIP LOCKED
+ORDER BY id LIMIT {BATCHES_PER_TRANSACTION} FOR NO KEY UPDATE SKIP LOCKED
 """  # noqa: S608
 DROP_LEASE = """
 UPDATE batches SET token = token + 1, leased_until = NULL WHERE mailing_id = %s AND id = %s
 """
-# What failed before retry-failed was asked for. The worker of a leased batch finds more to send.
-FAILED = f"""
+# Batches with failures from before the retry. The worker of a leased batch finds more to send.
+LOCK_FAILED_BATCHES = f"""
 SELECT id, first_id, last_id FROM batches
 WHERE mailing_id = %s AND failed > 0 AND retry_version < %s
-ORDER BY id LIMIT {BATCHES_AT_ONCE} FOR NO KEY UPDATE SKIP LOCKED
+ORDER BY id LIMIT {BATCHES_PER_TRANSACTION} FOR NO KEY UPDATE SKIP LOCKED
 """  # noqa: S608
-RETRY = """
+RETRY_BATCH = """
 WITH retried AS (
     UPDATE messages SET status = 'pending', reason = NULL, attempts = 0
-    WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
-        AND batch_id = %(batch)s AND status = 'failed'
+    WHERE mailing_id = %(mailing_id)s AND id BETWEEN %(first)s AND %(last)s
+        AND batch_id = %(batch_id)s AND status = 'failed'
     RETURNING id, client_id
 ), counted AS (
     SELECT count(*)::int AS n, array_agg(id) AS ids, array_agg(client_id) AS clients FROM retried
 )
 UPDATE batches SET pending = pending + n, failed = failed - n, retry_version = %(version)s,
     attempt = 0, retry_at = NULL, due_at = coalesce(due_at, now())
-FROM counted WHERE mailing_id = %(mailing)s AND id = %(batch)s
+FROM counted WHERE mailing_id = %(mailing_id)s AND id = %(batch_id)s
 RETURNING n, now(), ids, clients
 """
-LOCK = """
-SELECT status, settled, audience, audience_complete, retry_version, end_at > now()
+LOCK_MAILING = """
+SELECT status, settled, audience_complete, retry_version, end_at > now()
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
 """
-UNFINISHED = """
+HAS_OPEN_BATCHES = """
 SELECT EXISTS (SELECT 1 FROM batches WHERE mailing_id = %(mailing)s AND due_at IS NOT NULL)
     OR (%(retrying)s AND EXISTS (SELECT 1 FROM batches
         WHERE mailing_id = %(mailing)s AND failed > 0 AND retry_version < %(version)s))
 """
-SETTLE = """
+SETTLE_MAILING = """
 UPDATE mailings SET settled = true, finished_at = coalesce(finished_at, now()), updated_at = now(),
     status = CASE WHEN status = 'cancelled' THEN status ELSE 'finished' END,
-    sent = %s, failed = %s, expired = %s, cancelled = %s, in_doubt = %s
-WHERE id = %s
+    sent = %(sent)s, failed = %(failed)s, expired = %(expired)s, cancelled = %(cancelled)s,
+    in_doubt = %(in_doubt)s
+WHERE id = %(mailing)s
 RETURNING status
 """
 
 
-def apply_mailing_state(db: Database, mailing_id: int, lease_seconds: float, seconds: float) -> int:
-    """Apply what the mailing's state asks for, for up to `seconds`; return how many messages."""
-    started, total = time.monotonic(), 0
+def apply_mailing_state(
+    db: Database, mailing_id: int, lease_seconds: float, max_seconds: float
+) -> int:
+    """Apply the mailing's state for up to `max_seconds`; return the number of changed messages."""
+    deadline, total = time.monotonic() + max_seconds, 0
     while True:
         with db.transaction() as cursor:
-            moved = _apply_some(cursor, mailing_id, lease_seconds)
-        total += moved or 0
-        if moved is None or time.monotonic() - started > seconds:
+            changed = _change_some_batches(cursor, mailing_id, lease_seconds)
+        total += changed or 0
+        if changed is None or time.monotonic() > deadline:
             if total:
                 log.info("mailing.state_applied", mailing_id=mailing_id, messages=total)
             return total
 
 
-def _apply_some(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | None:
-    """Apply the state to the next batches; None if there is none to apply it to."""
-    cursor.execute(STATE, (mailing_id,))
-    status, ended, start_at, end_at, start, end, deleted_at = one_row(cursor)
+def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | None:
+    """Apply the state to the next batches; return None if there are none."""
+    cursor.execute(READ_STATE, (mailing_id,))
+    status, ended, start_at, end_at, window_from, window_to, deleted_at = one_row(cursor)
     if status == "cancelled":
         reason = Reason.MAILING_DELETED if deleted_at else Reason.MAILING_CANCELLED
-        return _end_open(
-            cursor, mailing_id, lease_seconds, MessageStatus.CANCELLED, lambda *_: reason
-        )
-    if status in ("running", "paused") and ended:
-        window = Window(start, end) if start is not None else None
-
-        def why(zone: str, created_at: datetime) -> Reason:
-            # A batch may have been made after the end, by a launch that was held up.
-            since = created_at if created_at < end_at else start_at
-            return Reason.WINDOW if opens_at(window, zone, since) >= end_at else Reason.END
-
-        return _end_open(cursor, mailing_id, lease_seconds, MessageStatus.EXPIRED, why)
-    if status in ("running", "paused"):
+        cancelled = MessageStatus.CANCELLED
+        return _end_batches(cursor, mailing_id, lease_seconds, cancelled, lambda *_: reason)
+    if status not in ("running", "paused"):
+        return None
+    if not ended:
         return _retry_failed(cursor, mailing_id)
-    return None
+    window = Window(window_from, window_to) if window_from is not None else None
+
+    def expiry_reason(zone: str, created_at: datetime) -> Reason:
+        # A delayed launch may have created the batch after the end.
+        since = created_at if created_at < end_at else start_at
+        return Reason.WINDOW if opens_at(window, zone, since) >= end_at else Reason.END
+
+    return _end_batches(cursor, mailing_id, lease_seconds, MessageStatus.EXPIRED, expiry_reason)
 
 
-def _end_open(
+def _end_batches(
     cursor: Cursor,
     mailing_id: int,
     lease_seconds: float,
     status: MessageStatus,
-    why: Callable[[str, datetime], Reason],
+    reason_for: Callable[[str, datetime], Reason],
 ) -> int | None:
-    cursor.execute(OPEN, {"mailing": mailing_id, "lease": lease_seconds})
+    """End what is pending in the next free batches; `reason_for` gets zone and creation time."""
+    cursor.execute(LOCK_OPEN_BATCHES, {"mailing": mailing_id, "lease": lease_seconds})
     batches = cursor.fetchall()
-    moved = 0
+    changed = 0
     minutes: Counter[status_changes.MinuteKey] = Counter()
     for batch_id, first_id, last_id, zone, created_at, leased in batches:
         span = (first_id, last_id)
         if leased:
             status_changes.mark_in_doubt(cursor, mailing_id, batch_id, span, None)
             cursor.execute(DROP_LEASE, (mailing_id, batch_id))
-        moved += status_changes.end_pending(
-            cursor, minutes, mailing_id, batch_id, span, status, why(zone, created_at)
+        changed += status_changes.end_pending(
+            cursor, minutes, mailing_id, batch_id, span, status, reason_for(zone, created_at)
         )
     status_changes.count_minutes(cursor, minutes)
-    return moved if batches else None
+    return changed if batches else None
 
 
 def _retry_failed(cursor: Cursor, mailing_id: int) -> int | None:
-    cursor.execute(SHARE_RETRY, (mailing_id,))
+    """Make failed messages of the next batches pending again, if a retry was requested."""
+    cursor.execute(SHARE_RETRY_VERSION, (mailing_id,))
     row = cursor.fetchone()
     if row is None:
         return None
     (version,) = row
-    cursor.execute(FAILED, (mailing_id, version))
+    cursor.execute(LOCK_FAILED_BATCHES, (mailing_id, version))
     batches = cursor.fetchall()
-    moved = 0
+    changed = 0
     minutes: Counter[status_changes.MinuteKey] = Counter()
-    for batch_id, first_id, last_id in batches:
-        cursor.execute(
-            RETRY,
-            {
-                "mailing": mailing_id,
-                "batch": batch_id,
-                "first": first_id,
-                "last": last_id,
-                "version": version,
-            },
-        )
-        n, now, ids, clients = one_row(cursor)
+    for batch_id, first, last in batches:
         place = {"mailing_id": mailing_id, "batch_id": batch_id}
+        cursor.execute(RETRY_BATCH, place | {"first": first, "last": last, "version": version})
+        n, now, ids, clients = one_row(cursor)
         note_messages(cursor, "message.reopened", ids or (), clients or (), **place)
         minutes.update(
             status_changes.minute_moves(mailing_id, batch_id, now, "failed", "pending", n)
         )
-        moved += n
+        changed += n
     status_changes.count_minutes(cursor, minutes)
-    return moved if batches else None
+    return changed if batches else None
 
 
 def settle_mailing(db: Database, mailing_id: int) -> str | None:
-    """Close the mailing's books if nothing is left to do; return its status if that was done now.
+    """Freeze the mailing's totals if nothing is left to do; return its status if that was done now.
 
     The mailing's row is locked first, and what depends on it is read in a second statement.
     """
     with db.transaction() as cursor:
-        cursor.execute(LOCK, (mailing_id,))
-        status, settled, _, complete, version, before_end = one_row(cursor)
+        cursor.execute(LOCK_MAILING, (mailing_id,))
+        status, settled, complete, version, before_end = one_row(cursor)
         if settled or status == "scheduled" or (status != "cancelled" and not complete):
             return None
         retrying = status != "cancelled" and before_end
-        cursor.execute(
-            UNFINISHED, {"mailing": mailing_id, "retrying": retrying, "version": version}
-        )
-        (unfinished,) = one_row(cursor)
-        if unfinished:
+        values = {"mailing": mailing_id, "retrying": retrying, "version": version}
+        cursor.execute(HAS_OPEN_BATCHES, values)
+        if one_row(cursor)[0]:
             return None
-        t = read_mailing_counts(cursor, mailing_id)
-        cursor.execute(SETTLE, (t.sent, t.failed, t.expired, t.cancelled, t.in_doubt, mailing_id))
+        totals = read_mailing_counts(cursor, mailing_id)
+        counts = {name: getattr(totals, name) for name in COUNTS}
+        cursor.execute(SETTLE_MAILING, counts | {"mailing": mailing_id})
         (status,) = one_row(cursor)
-    log.info(
-        "mailing.settled",
-        mailing_id=mailing_id,
-        status=status,
-        sent=t.sent,
-        failed=t.failed,
-        expired=t.expired,
-        cancelled=t.cancelled,
-        in_doubt=t.in_doubt,
-    )
+    log.info("mailing.settled", mailing_id=mailing_id, status=status, **counts)
     return str(status)

@@ -5,6 +5,9 @@ from datetime import datetime
 
 from shared.db.prepared_statements import Prepared
 
+# The counts that a settled mailing's row holds, in the order of UPDATE_TOTALS.
+COUNTS = ("sent", "failed", "expired", "cancelled", "in_doubt")
+
 LOCK_MAILING = "SELECT settled FROM mailings WHERE id = %s FOR NO KEY UPDATE"
 SHARE_WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s FOR SHARE"
 LOCK_BATCHES = Prepared(

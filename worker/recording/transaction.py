@@ -21,10 +21,9 @@ from shared.domain.send_windows import Window, opens_at
 from shared.domain.statuses import MessageStatus
 from worker.recording import queries
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
-from worker.recording.queries import format_array
+from worker.recording.queries import COUNTS, format_array
 from worker.recording.state_machine import AttemptRecord, MessageReport, MessageState, transition
 
-COUNTS = ("sent", "failed", "expired", "cancelled", "in_doubt")
 # A range of accepted ids with more ids missing than this is read before it is written.
 MAX_MISSING_IDS = 1_000
 

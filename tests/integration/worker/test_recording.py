@@ -635,7 +635,7 @@ def test_what_fails_after_retry_failed_was_asked_for_is_not_retried(fleet: Fleet
 
 def test_retry_failed_waits_for_a_finish_that_came_first(fleet: Fleet) -> None:
     mailing_id = failed_mailing(fleet)
-    finishing = PausingDatabase(fleet.url, before=mailing_state.UNFINISHED)
+    finishing = PausingDatabase(fleet.url, before=mailing_state.HAS_OPEN_BATCHES)
     with threads() as run:
         finish = run(mailing_state.settle_mailing, finishing, mailing_id)
         finishing.wait_until_reached()
@@ -684,7 +684,7 @@ def test_a_retry_that_comes_too_late_revives_nothing(fleet: Fleet, event: str) -
     """The mailing is cancelled, or ends, and is settled between a retry's look and its act."""
     mailing_id = failed_mailing(fleet)
     fleet.retry_failed(mailing_id)
-    applying = PausingDatabase(fleet.url, before=mailing_state.FAILED)
+    applying = PausingDatabase(fleet.url, before=mailing_state.LOCK_FAILED_BATCHES)
 
     def close() -> str | None:
         with Database(fleet.url, "closing").transaction() as cursor:
