@@ -1,20 +1,22 @@
 """The form of a mailing: what it proposes, how it shows a mailing, what mailing it describes."""
 
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from flask import request
 from flask_babel import get_timezone
-from flask_babel import gettext as _
 
 from api.admin.forms.field_errors import text_of
+from api.admin.forms.text_fields import (
+    attribute_lines,
+    read_attribute_lines,
+    read_phones,
+    split_list,
+)
 from api.admin.presenters.formatting import instant_field
-from api.admin.presenters.recipients import read_phone
 from api.schemas.responses import present_mailing
-from shared.client_import.row_rules import attribute_name
 from shared.db.models import Mailing
 from shared.domain.time_zones import ZONES
 
@@ -82,7 +84,7 @@ def read_form(mailing: Mailing | None = None) -> Filled:
     fields["text"] = fields["text"].replace("\r\n", "\n")
     # Ticked from a list, and written beside it.
     chosen = ",".join(request.form.getlist("exclude_mailing_ids"))
-    fields["exclude_mailing_ids"] = ", ".join(dict.fromkeys(listed(chosen)))
+    fields["exclude_mailing_ids"] = ", ".join(dict.fromkeys(split_list(chosen)))
     faults: dict[str, str] = {}
     document: dict[str, Any] = {
         "name": fields["name"] or None,
@@ -116,64 +118,20 @@ def _times(fields: dict[str, str], mailing: Mailing | None) -> dict[str, str]:
 
 
 def _filter(fields: dict[str, str], faults: dict[str, str]) -> dict[str, Any]:
-    attributes, wrong = read_attribute_lines(fields["attributes"])
-    if wrong is not None:
-        faults["attributes"] = says_of_line(wrong)
-    phones, stranger = read_phones(fields["phones"])
-    if stranger is not None:
-        faults["phones"] = says_of_phone(stranger)
+    attributes, problem = read_attribute_lines(fields["attributes"])
+    if problem is not None:
+        faults["attributes"] = problem
+    phones, problem = read_phones(fields["phones"])
+    if problem is not None:
+        faults["phones"] = problem
     return {
-        "operator_codes": listed(fields["operator_codes"]),
-        "tags": listed(fields["tags"]),
-        "timezones": listed(fields["timezones"]),
+        "operator_codes": split_list(fields["operator_codes"]),
+        "tags": split_list(fields["tags"]),
+        "timezones": split_list(fields["timezones"]),
         "attributes": attributes,
-        "exclude_mailing_ids": [_whole(each) for each in listed(fields["exclude_mailing_ids"])],
+        "exclude_mailing_ids": [_whole(each) for each in split_list(fields["exclude_mailing_ids"])],
         "phones": phones,
     }
-
-
-def listed(given: str) -> list[str]:
-    """What stands between commas, semicolons or line ends."""
-    return [each.strip() for each in re.split(r"[,;\n]", given) if each.strip()]
-
-
-def read_phones(given: str) -> tuple[list[str], str | None]:
-    """Phones as people list them, and the first of them that is none."""
-    phones: list[str] = []
-    for each in listed(given):
-        phone = read_phone(each)
-        if phone is None:
-            return phones, each
-        phones.append(str(phone))
-    return list(dict.fromkeys(phones)), None
-
-
-def says_of_phone(stranger: str) -> str:
-    says: str = _("A phone has 11 digits, for example +7 916 123-45-67.")
-    return f"{stranger[:30]}: {says}"
-
-
-def read_attribute_lines(given: str) -> tuple[dict[str, str], str | None]:
-    """Attributes written as `name = value`, one to a line, and the first line that is not so."""
-    found: dict[str, str] = {}
-    for line in filter(None, map(str.strip, given.splitlines())):
-        name, sign, value = line.partition("=")
-        known = attribute_name(name)
-        if not sign or known is None or not value.strip():
-            return found, line
-        found[known] = value.strip()
-    return found, None
-
-
-def says_of_line(wrong: str) -> str:
-    says: str = _(
-        "“%(line)s” is not understood: write name = value, one to a line.", line=wrong[:60]
-    )
-    return says
-
-
-def attribute_lines(attributes: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"{name} = {value}" for name, value in attributes)
 
 
 def _whole(given: str) -> int | str:

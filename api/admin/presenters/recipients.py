@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from flask_babel import gettext as _
 from sqlalchemy import text
 from werkzeug.datastructures import MultiDict
 
+from api.admin.forms.text_fields import phone_expected, read_phone
 from api.db import rows
 from api.http.pagination import MAX_ID
 from api.mailings.messages import ALL, BY_STATUS
-from shared.domain.phones import InvalidPhone, parse_phone
 from shared.domain.statuses import MessageStatus
 
 PAGE = 25
@@ -27,14 +26,6 @@ WHERE mailing_id = :mailing_id AND message_id = ANY (:ids) ORDER BY at DESC LIMI
 """)
 
 
-def read_phone(given: str) -> int | None:
-    """A phone as people write it: +7 (916) 123-45-67, 8 916 123 45 67, 9161234567."""
-    try:
-        return int(parse_phone(given, prefix_optional=True))
-    except InvalidPhone:
-        return None
-
-
 def recipients_of(
     mailing_id: int, status: str | None, args: MultiDict[str, str]
 ) -> tuple[list[dict[str, Any]], int | None, str | None]:
@@ -44,8 +35,8 @@ def recipients_of(
     if given:
         phone = read_phone(given)
         if phone is None:
-            return [], None, _("A phone has 11 digits, for example +7 916 123-45-67.")
-        found = rows(BY_PHONE, mailing_id=mailing_id, phone=phone)
+            return [], None, phone_expected()
+        found = rows(BY_PHONE, mailing_id=mailing_id, phone=int(phone))
     else:
         after = args.get("after", "")
         start = int(after) if after.isdecimal() and int(after) <= MAX_ID else 0

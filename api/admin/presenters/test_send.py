@@ -8,7 +8,7 @@ from flask_babel import ngettext
 from pydantic import ValidationError
 
 from api.admin.forms.field_errors import from_schema
-from api.admin.forms.mailing_form import read_phones, says_of_phone
+from api.admin.forms.text_fields import read_phones
 from api.db import db
 from api.errors import InvalidFields, RateLimited, Unavailable
 from api.mailings.test_sends import MOST_PHONES, NewTestSend, Unanswered
@@ -26,9 +26,9 @@ class Tried(NamedTuple):
 
 def try_text(text: str, phones: str) -> Tried:
     """Send this text to these phones, as people write them."""
-    read, stranger = read_phones(phones)
-    if stranger is not None:
-        return _nothing(says_of_phone(stranger))
+    read, problem = read_phones(phones)
+    if problem is not None:
+        return _nothing(problem)
     if not text:
         return _nothing(_("Write the text first."))
     if not read:
@@ -41,9 +41,9 @@ def try_text(text: str, phones: str) -> Tried:
         return _nothing(next(iter(from_schema(error).values())))
     except InvalidFields:
         return _nothing(_("So many test messages are never permitted. Give fewer phones."))
-    except RateLimited as problem:
+    except RateLimited as error:
         db.session.rollback()
-        seconds = problem.seconds
+        seconds = error.seconds
         return _nothing(
             ngettext(
                 "Enough test messages for this minute. Try again in %(num)s second.",

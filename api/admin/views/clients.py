@@ -20,8 +20,12 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from api.admin.auth import needs
 from api.admin.forms.field_errors import from_resource, from_schema, text_of
-from api.admin.forms.mailing_form import attribute_lines, read_attribute_lines, says_of_line
-from api.admin.presenters.recipients import read_phone
+from api.admin.forms.text_fields import (
+    attribute_lines,
+    phone_expected,
+    read_attribute_lines,
+    read_phone,
+)
 from api.clients.routes import change_client, create_client, delete_client, get_client
 from api.db import db, rows
 from api.errors import Conflict, InvalidFields
@@ -65,8 +69,8 @@ def index() -> str:
     if wanted["phone"]:
         phone = read_phone(wanted["phone"])
         if phone is None:
-            problem = _("A phone has 11 digits, for example +7 916 123-45-67.")
-        found = found.where(Client.phone == phone)
+            problem = phone_expected()
+        found = found.where(Client.phone == int(phone or 0))
     for name in ("operator_code", "tag", "timezone"):
         if wanted[name]:
             found = found.where(getattr(Client, name) == wanted[name])
@@ -155,12 +159,12 @@ def export_recipients(mailing_id: int) -> Response:
 def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
     fields = {name: text_of(request.form, name) for name in FORM}
     known = get(client_id)["attributes"] if client_id is not None else {}
-    attributes, wrong = read_attribute_lines(fields["attributes"])
-    if wrong is not None:
-        return _form(fields, client_id, {"attributes": says_of_line(wrong)}), 422
+    attributes, problem = read_attribute_lines(fields["attributes"])
+    if problem is not None:
+        return _form(fields, client_id, {"attributes": problem}), 422
     phone = read_phone(fields["phone"])
     document = {
-        "phone": str(phone) if phone else fields["phone"],
+        "phone": phone or fields["phone"],
         "operator_code": fields["operator_code"] or None,
         "tag": fields["tag"],
         "timezone": fields["timezone"],
@@ -177,8 +181,8 @@ def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
             flash(_("The changes are saved."), "success")
     except ValidationError as error:
         return _form(fields, client_id, from_schema(error)), 422
-    except InvalidFields as problem:
-        return _form(fields, client_id, from_resource(problem)), 422
+    except InvalidFields as error:
+        return _form(fields, client_id, from_resource(error)), 422
     except Conflict:
         db.session.rollback()
         return _form(fields, client_id, {"phone": _("Another client has this phone.")}), 409

@@ -12,7 +12,8 @@ from werkzeug.wrappers import Response
 
 from api.admin.auth import needs
 from api.admin.forms.field_errors import from_resource, from_schema
-from api.admin.forms.mailing_form import RARER, Filled, fields_of, listed, proposal, read_form
+from api.admin.forms.mailing_form import RARER, Filled, fields_of, proposal, read_form
+from api.admin.forms.text_fields import split_list
 from api.admin.presenters.audience_preview import preview
 from api.admin.presenters.test_send import Tried, try_text
 from api.admin.views.mailings import titles
@@ -189,7 +190,7 @@ def _form(
     test: Tried | None = None,
 ) -> str:
     placed = {PLACES.get(name, name): says for name, says in (faults or {}).items()}
-    chosen = [int(each) for each in listed(fields["exclude_mailing_ids"]) if each.isdecimal()]
+    chosen = [int(each) for each in split_list(fields["exclude_mailing_ids"]) if each.isdecimal()]
     recent = _mailings(chosen)
     return render_template(
         "admin/mailing_form.html",

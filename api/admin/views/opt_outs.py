@@ -10,7 +10,7 @@ from sqlalchemy import select
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.admin.forms.field_errors import text_of
-from api.admin.presenters.recipients import read_phone
+from api.admin.forms.text_fields import phone_expected, read_phone, read_phones
 from api.db import db
 from api.errors import NotFound
 from api.http.csv_response import CsvQuery
@@ -35,16 +35,13 @@ def index() -> str:
 def make() -> BaseResponse | tuple[str, int]:
     """Add the phones of a text, one to a line."""
     given = text_of(request.form, "phones")
-    lines = [line.strip() for line in given.replace(",", "\n").splitlines() if line.strip()]
-    phones = {line: read_phone(line) for line in lines}
-    wrong = [line for line, phone in phones.items() if phone is None]
-    if wrong or not lines:
-        says = _("A phone has 11 digits, for example +7 916 123-45-67.")
-        return _page(given, f"{wrong[0][:30]}: {says}" if wrong else says), 422
+    phones, problem = read_phones(given)
+    if problem or not phones:
+        return _page(given, problem or phone_expected()), 422
     try:
         body = NewOptOuts.model_validate(
             {
-                "phones": [str(phone) for phone in phones.values()],
+                "phones": phones,
                 "source": text_of(request.form, "source")[:64] or "admin",
             }
         )
@@ -83,8 +80,8 @@ def _page(given: str = "", fault: str | None = None) -> str:
     if wanted:
         phone = read_phone(wanted)
         if phone is None:
-            problem = _("A phone has 11 digits, for example +7 916 123-45-67.")
-        found = found.where(OptOut.phone == phone)
+            problem = phone_expected()
+        found = found.where(OptOut.phone == int(phone or 0))
     if after.isdecimal() and len(after) < 19:
         found = found.where(OptOut.phone > int(after))
     listed = db.session.scalars(found.order_by(OptOut.phone).limit(PAGE + 1)).all()
