@@ -58,7 +58,7 @@ def end_to_end(rig: Rig, messages: int) -> Iterator[Figure]:
     """The whole path, with one worker and with two, beside bare loops."""
     bare = {n: bare_loop(rig, n, messages) for n in (1, 2)}
     for workers, target in ((1, 15_000), (2, 20_000)):
-        rig.provider.forget()
+        rig.provider.clear_requests()
         with rig.dispatchers(workers) as pids:
             before = [cpu_seconds(pid) for pid in pids]
             database, wal = rig.postgres_cpu(), rig.wal_bytes()
@@ -85,7 +85,7 @@ def end_to_end(rig: Rig, messages: int) -> Iterator[Figure]:
 
 def slow_provider(rig: Rig, messages: int) -> Iterator[Figure]:
     """A provider that takes its time: workers add up, and one keeps a thousand in flight."""
-    rig.provider.forget()
+    rig.provider.clear_requests()
     rig.provider.set(latency=0.05)
     rates = []
     for workers in (1, 2):
@@ -107,7 +107,7 @@ def slow_provider(rig: Rig, messages: int) -> Iterator[Figure]:
 
 def launch(rig: Rig, clients: int) -> Iterator[Figure]:
     """How fast an audience is written, how soon the first message leaves, who waits for whom."""
-    rig.provider.forget()
+    rig.provider.clear_requests()
     rig.add_clients(10, "ten")
     with rig.dispatchers(2):
         for tag, size in (("ten", "10"), ("half", f"{clients // 2:,}")):
@@ -124,7 +124,7 @@ def launch(rig: Rig, clients: int) -> Iterator[Figure]:
                     "a mailing of 10 beside a large one", time.time() - posted, "s", 1.5, True
                 )
             rig.wait_finished(mailing)
-            rig.provider.forget()
+            rig.provider.clear_requests()
     mailing = rig.create_mailing("half")
     posted = time.monotonic()
     statement = "SELECT 1 FROM mailings WHERE id = %s AND audience_complete"

@@ -13,8 +13,6 @@ import socket
 import time
 from collections import deque
 
-from dev.provider.request_log import IdSet
-
 _POST = b"POST /v1/send/"
 _BODY = b'{"code":0,"message":"OK"}'
 _OK = (
@@ -37,11 +35,11 @@ class Stub:
         self._partial: dict[int, bytes] = {}
         self._late: deque[tuple[float, int, bytes]] = deque()
         self._latency = 0.0
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._received = self._refused = 0
-        self._ids = IdSet()
+        self._ids: set[int] = set()
         self._first_at: float | None = None
 
     def run(self) -> None:
@@ -111,7 +109,7 @@ class Stub:
         if method == b"PUT":
             self._latency = json.loads(body)["latency"]
         elif method == b"DELETE" and path == b"/control/requests":
-            self._forget()
+            self._clear()
         state = {
             "received": self._received,
             "refused": self._refused,

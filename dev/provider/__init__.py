@@ -1,7 +1,6 @@
-"""The simulated provider: it speaks the real one's contract, misbehaves on demand, and is the
-witness that tests question afterwards about what it received.
+"""The simulated provider: implements the real one's contract, fails on demand, logs requests.
 
-A request's way: `http1` reads it, `connection` carries it, `provider` judges and records it
-(`witness`), `faults` says how the answer goes wrong, `control` is the door for tests, and
-`client` is the other side of that door.
+`http1` parses requests and renders responses, `connection` serves one client, `provider` checks and
+records each message (`request_log`), `faults` defines the ways an answer can go wrong, `control` is
+the HTTP interface for tests and `client` its client.
 """

@@ -1,4 +1,4 @@
-"""Runs the simulated provider: `python -m dev.provider --port 8090 --token TOKEN`."""
+"""Run the simulated provider: `python -m dev.provider --port 8090 --token TOKEN`."""
 
 import argparse
 import asyncio
@@ -16,31 +16,38 @@ from dev.provider.connection import Connection
 from dev.provider.provider import Provider
 from dev.provider.settings import Settings, SettingsError
 
-_REPORT_EVERY = 5.0
+_REPORT_INTERVAL = 5.0  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
+    host, port = arguments.host, arguments.port
     try:
-        settings = Settings.parse(_initial_values(arguments))
+        provider = Provider(Settings.parse(_initial_settings(arguments)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(provider, host, port))
     except SettingsError as error:
-        return _fail(str(error))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(Provider(settings), arguments.host, arguments.port))
+        message = str(error)
+    except OSError as error:
+        message = f"cannot listen on {host}:{port}: {error.strerror or error}"
+    else:
+        return 0
+    print(f"dev.provider: {message}", file=sys.stderr)
+    return 1
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m dev.provider",
-        description="A provider that keeps what it receives and fails as it is told to. "
-        "Everything here, and more, can be changed while it runs: PUT /control.",
+        description="A provider that logs what it receives and fails on demand. "
+        "All settings can be changed while it runs: PUT /control.",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8090, help="0 takes a free one (8090)")
     parser.add_argument(
         "--token",
         default=os.environ.get("PROVIDER_TOKEN"),
-        help="the bearer token it demands (PROVIDER_TOKEN from the environment)",
+        help="the bearer token it requires (PROVIDER_TOKEN from the environment)",
     )
     parser.add_argument("--latency", metavar="SECONDS", default="0", help="0.05, or 0.01-0.2")
     parser.add_argument(
@@ -54,71 +61,60 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _initial_values(arguments: argparse.Namespace) -> dict[str, Any]:
+def _initial_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.token:
         raise SettingsError("token: give --token, or PROVIDER_TOKEN in the environment")
-    try:
-        least, _, most = arguments.latency.partition("-")
-        latency = {"min": float(least), "max": float(most or least)}
-    except ValueError:
-        raise SettingsError("latency: must be like 0.05 or 0.01-0.2") from None
-    faults = {}
-    for fault in arguments.fault:
-        kind, _, fraction = fault.partition("=")
-        try:
-            faults[kind] = float(fraction)
-        except ValueError:
-            raise SettingsError(f"fault {fault}: must be like error_500=0.02") from None
+    least, _, most = arguments.latency.partition("-")
+    faults = dict(fault.partition("=")[::2] for fault in arguments.fault)
     return {
         "token": arguments.token,
-        "latency": latency,
-        "faults": faults,
+        "latency": {
+            "min": _parse_number("latency", least),
+            "max": _parse_number("latency", most or least),
+        },
+        "faults": {kind: _parse_number(f"fault {kind}", text) for kind, text in faults.items()},
         "seed": arguments.seed,
     }
 
 
-async def _serve(provider: Provider, host: str, port: int) -> int:
+def _parse_number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingsError(f"{name}: {text!r} is no number (see --help)") from None
+
+
+async def _serve(provider: Provider, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    try:
-        server = await loop.create_server(
-            lambda: Connection(provider, loop), host, port, backlog=4096
-        )
-    except OSError as error:
-        return _fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
-    # The port is the machine-readable part: with --port 0 nobody knows it before.
-    _say(event="provider.listening", port=server.sockets[0].getsockname()[1], host=host)
-    reporter = asyncio.create_task(_report(provider))
+    server = await loop.create_server(lambda: Connection(provider, loop), host, port, backlog=4096)
+    # For programs that start this one: with --port 0, the port is only known from here.
+    _log(event="provider.listening", port=server.sockets[0].getsockname()[1], host=host)
+    reporter = asyncio.create_task(_report_traffic(provider))
     await stop.wait()
     reporter.cancel()
-    server.close()  # and not waited for: whoever hangs on a connection is cut off by our exit
-    return 0
+    server.close()  # without wait_closed: the end of the process cuts hanging connections
 
 
-async def _report(provider: Provider) -> None:
-    """One line while there is traffic, none when there is not."""
+async def _report_traffic(provider: Provider) -> None:
+    """Log one line per interval in which messages arrived."""
     before = 0
     while True:
-        await asyncio.sleep(_REPORT_EVERY)
-        received = provider.witness.received
-        new = received - before if received >= before else received  # forgotten in between
+        await asyncio.sleep(_REPORT_INTERVAL)
+        received, accepted = provider.request_log.received, provider.request_log.accepted
+        new = received - before if received >= before else received  # cleared in between
         before = received
         if new:
-            accepted = provider.witness.accepted
-            rate = round(new / _REPORT_EVERY, 1)
-            _say(event="provider.traffic", received=received, accepted=accepted, rate=rate)
+            rate = round(new / _REPORT_INTERVAL, 1)
+            _log(event="provider.traffic", received=received, accepted=accepted, rate=rate)
 
 
-def _say(**fields: Any) -> None:
-    with suppress(OSError):  # nobody listening to our words is no reason to stop serving
+def _log(**fields: Any) -> None:
+    with suppress(OSError):  # a closed pipe must not stop the service
         print(orjson.dumps(fields).decode(), flush=True)
-
-
-def _fail(message: str) -> int:
-    print(f"dev.provider: {message}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tests' side of the control door: sets the provider's behaviour and questions the witness."""
+"""A client of the control interface: set the provider's behaviour and read its request log."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -10,13 +10,13 @@ from requests import Response, Session
 
 
 class ProviderControl:
-    """Talks to one running simulated provider."""
+    """A client of one running simulated provider."""
 
     def __init__(self, base_url: str, timeout: float = 30.0) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout = timeout
         self._session = Session()
-        self._session.trust_env = False  # no proxy between a test and its own machine
+        self._session.trust_env = False  # no proxy between a test and 127.0.0.1
 
     def __enter__(self) -> Self:
         return self
@@ -33,40 +33,40 @@ class ProviderControl:
         self._session.close()
 
     def set(self, **settings: Any) -> dict[str, Any]:
-        """Changes the settings given and no others; returns the state as `stats` does."""
+        """Change the given settings and no others; return the state as `stats` does."""
         return self._json(
             "PUT", "/control", data=orjson.dumps(settings, option=orjson.OPT_NON_STR_KEYS)
         )
 
     def reset(self) -> None:
-        """Back to the settings at start, with nothing received."""
+        """Restore the settings at start and clear the request log."""
         self._json("DELETE", "/control")
-        self.forget()
+        self.clear_requests()
 
-    def forget(self) -> None:
-        """Forgets what was received; the settings stay."""
+    def clear_requests(self) -> None:
+        """Clear the request log; the settings stay."""
         self._call("DELETE", "/control/requests").close()
 
     def stats(self) -> dict[str, Any]:
-        """The counters and, under `settings`, the settings."""
+        """Return the counters and, under `settings`, the settings."""
         return self._json("GET", "/control")
 
     def summary(self) -> dict[str, Any]:
-        """The counters by answer, first and last arrival, and the digest of the accepted ids."""
+        """Return the counters by answer, first and last arrival, and the digest of accepted ids."""
         return self._json("GET", "/control/summary")
 
     def requests(self, after: int = 0, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """The witnessed requests numbered above `after`, in order of arrival."""
+        """Yield the logged requests numbered above `after`, in order of arrival."""
         query = {"after": after} if limit is None else {"after": after, "limit": limit}
         for line in self._lines("/control/requests", params=query):
             yield orjson.loads(line)
 
     def accepted_ids(self) -> frozenset[int]:
-        """The distinct ids of the accepted messages."""
+        """Return the distinct ids of the accepted messages."""
         return frozenset(map(int, self._lines("/control/accepted")))
 
     def duplicates(self) -> dict[int, int]:
-        """The ids accepted more than once, and how many times."""
+        """Return the ids accepted more than once, and how many times."""
         rows = map(orjson.loads, self._lines("/control/duplicates"))
         return {row["id"]: row["times"] for row in rows}
 
@@ -92,7 +92,7 @@ class ProviderControl:
 
 
 def ids_sha(ids: Iterable[int]) -> str:
-    """The digest that `summary` gives as `accepted_ids_sha`, for a set of ids known otherwise."""
+    """Compute the digest that `summary` returns as `accepted_ids_sha`."""
     digest = hashlib.sha256()
     for number in sorted(set(ids)):
         digest.update(b"%d\n" % number)

@@ -1,7 +1,4 @@
-"""One client's connection: takes its requests in order, one at a time, and carries out reactions.
-
-A request pipelined behind another is looked at once that one is answered.
-"""
+"""One client's connection: answer its requests in order, one at a time."""
 
 import asyncio
 import socket
@@ -10,18 +7,18 @@ from collections.abc import Iterator
 from typing import cast
 
 from dev.provider import control
-from dev.provider.faults import Reaction, Then, plain
-from dev.provider.http1 import CONTINUE, UNREADABLE, Head, RequestError, RequestReader
-from dev.provider.provider import Provider, read_message_id
+from dev.provider.faults import ConnectionEnd, Reaction, error_response
+from dev.provider.http1 import CONTINUE, Request, RequestReader
+from dev.provider.provider import Provider, parse_message_id
 
-_SEND = b"/v1/send/"
-_NOT_FOUND = Reaction(plain(404, "no such path"))
-_NOT_ALLOWED = Reaction(plain(405, "only POST is allowed", ("Allow", "POST")))
-_LINGER_NOT = struct.pack("ii", 1, 0)
+_SEND_PATH = b"/v1/send/"
+_NOT_FOUND = Reaction(error_response(404, "no such path"))
+_NOT_ALLOWED = Reaction(error_response(405, "only POST is allowed", ("Allow", "POST")))
+_LINGER_NOT = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
 
 class Connection(asyncio.Protocol):
-    """An asyncio protocol; all connections share the one `Provider`."""
+    """An asyncio protocol; all connections share one `Provider`."""
 
     def __init__(self, provider: Provider, loop: asyncio.AbstractEventLoop) -> None:
         self._provider = provider
@@ -29,170 +26,170 @@ class Connection(asyncio.Protocol):
         self._reader = RequestReader()
         self._transport: asyncio.Transport
         self._timer: asyncio.Handle | None = None
-        # While occupied, nothing is read out of the buffer: an answer is owed, or all is said.
-        self._occupied = False
-        self._paused = False
-        self._stalled = False
+        self._busy = False  # an answer is pending, or nothing more will be answered
+        self._writing_paused = False
+        self._pieces: Iterator[bytes] = iter(())  # of a raw reaction under way
+        self._stalled: tuple[Reaction, Request] | None = None  # its next piece waits for the client
         # About the request under way.
-        self._message_id: int | None = None
-        self._drawn: str | None = None
+        self._begun: Request | None = None
         self._is_control = False
-        self._continued = False
-        self._pieces: Iterator[bytes] = iter(())
-        self._pumped: tuple[Reaction, Head]
+        self._message_id: int | None = None
+        self._fault: str | None = None
         self.has_sent = False
 
     @property
     def in_flight(self) -> bool:
-        return self._occupied and self._message_id is not None and not self._is_control
+        return self._busy and self._message_id is not None and not self._is_control
+
+    # --- callbacks of asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._provider.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._occupied = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop()
         self._provider.connections.discard(self)
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self._writing_paused = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self._writing_paused = False
         if not self._transport.is_closing():
             self._transport.resume_reading()
-        if self._stalled:
-            self._stalled = False
-            self._pump()
+        if self._stalled is not None:
+            stalled, self._stalled = self._stalled, None
+            self._write_pieces(*stalled)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
-        if not self._occupied:
-            self._advance()
+        if not self._busy:
+            self._serve_requests()
+
+    # --- requests
 
     def reset(self) -> None:
-        """Ends the connection the hard way: the client sees a reset, not an end."""
-        self._occupied = True
-        if self._timer is not None:
-            self._timer.cancel()
+        """End the connection with a TCP reset."""
+        self._stop()
         if not self._transport.is_closing():
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             self._transport.abort()
 
-    def _advance(self) -> None:
-        """Serves the requests that have wholly arrived, until an answer has to wait."""
-        reader = self._reader
-        try:
-            while not self._occupied:
-                head = reader.head
-                if head is None:
-                    head = reader.next_head()
-                    if head is None:
-                        return
-                    if not self._begin(head):
-                        return
-                body = reader.take_body()
-                if body is None:
-                    if head.expects_continue and not self._continued:
-                        self._continued = True
-                        self._transport.write(CONTINUE)
-                    return
-                self._serve(head, body)
-        except RequestError as error:
-            if self._provider.settings.down:
-                self.reset()
-                return
-            self._provider.witness.stray["malformed"] += 1
-            self._occupied = True
-            self._transport.write(plain(error.status, error.message).render(UNREADABLE))
-            self._transport.close()
+    def _stop(self) -> None:
+        self._busy = True
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _begin(self, head: Head) -> bool:
-        """Looks at a request whose body may still be on its way; says whether to wait for it."""
-        target = self._reader.target
-        self._continued = False
-        self._message_id = self._drawn = None
-        self._is_control = control.owns(target)
+    def _serve_requests(self) -> None:
+        """Answer the requests that have arrived completely, until an answer has to wait."""
+        requests = self._reader.requests
+        while requests and not self._busy:
+            request = requests[0]
+            if request is not self._begun and not self._begin(request):
+                return
+            if not request.complete:
+                if request.expects_continue:
+                    request.expects_continue = False
+                    self._transport.write(CONTINUE)
+                return
+            requests.popleft()
+            self._serve(request)
+        if self._reader.error is not None and not self._busy:
+            self._refuse_malformed()
+
+    def _refuse_malformed(self) -> None:
+        error = self._reader.error
+        if error is None or self._provider.settings.down:
+            self.reset()
+            return
+        self._provider.request_log.stray["malformed"] += 1
+        self._busy = True
+        self._transport.write(error_response(error.status, error.message).render(Request()))
+        self._transport.close()
+
+    def _begin(self, request: Request) -> bool:
+        """Look at a request's head; return False if its body need not be read."""
+        target = request.target
+        self._begun = request
+        self._message_id = self._fault = None
+        self._is_control = control.is_control_target(target)
         if self._is_control:
             return True
         if self._provider.settings.down:
             self.reset()
             return False
         self.has_sent = True
-        if target.startswith(_SEND):
-            self._message_id = message_id = read_message_id(target[len(_SEND) :])
-            if message_id is not None and head.method == b"POST":
-                self._drawn = self._provider.draw(message_id)
-                if self._drawn == "reset_before":
-                    self._perform(self._provider.cut_off(message_id, head), head)
+        if target.startswith(_SEND_PATH):
+            self._message_id = message_id = parse_message_id(target[len(_SEND_PATH) :])
+            if message_id is not None and request.method == b"POST":
+                self._fault = self._provider.choose_fault(message_id)
+                if self._fault == "reset_before":
+                    self._perform(self._provider.reset_before_body(message_id, request), request)
                     return False
         return True
 
-    def _serve(self, head: Head, body: bytes) -> None:
+    def _serve(self, request: Request) -> None:
         provider = self._provider
         if self._is_control:
-            self._perform(control.handle(provider, head, self._reader.target, body), head)
+            self._perform(control.handle_request(provider, request), request)
         elif self._message_id is None:
-            provider.witness.stray["not_found"] += 1
-            self._perform(_NOT_FOUND, head)
-        elif head.method != b"POST":
-            provider.witness.stray["method_not_allowed"] += 1
-            self._perform(_NOT_ALLOWED, head)
+            provider.request_log.stray["not_found"] += 1
+            self._perform(_NOT_FOUND, request)
+        elif request.method != b"POST":
+            provider.request_log.stray["method_not_allowed"] += 1
+            self._perform(_NOT_ALLOWED, request)
         else:
-            reaction = provider.receive(self._message_id, head, body, self._drawn)
-            delay = provider.latency() + reaction.delay
+            reaction = provider.receive(self._message_id, request, self._fault)
+            delay = provider.choose_latency() + reaction.delay
             if delay > 0:
-                self._occupied = True
-                self._timer = self._loop.call_later(delay, self._perform_late, reaction, head)
+                self._busy = True
+                self._timer = self._loop.call_later(delay, self._perform_late, reaction, request)
             else:
-                self._perform(reaction, head)
+                self._perform(reaction, request)
 
-    def _perform_late(self, reaction: Reaction, head: Head) -> None:
-        self._occupied = False
-        self._perform(reaction, head)
-        self._advance()
+    # --- reactions
 
-    def _perform(self, reaction: Reaction, head: Head) -> None:
+    def _perform_late(self, reaction: Reaction, request: Request) -> None:
+        self._busy = False
+        self._perform(reaction, request)
+        self._serve_requests()
+
+    def _perform(self, reaction: Reaction, request: Request) -> None:
         if reaction.response is not None:
-            self._transport.write(reaction.response.render(head))
-            self._finish(reaction.then, head)
+            self._transport.write(reaction.response.render(request))
         elif reaction.raw:
-            self._occupied = True
+            self._busy = True
             self._pieces = iter(reaction.raw)
-            self._pumped = (reaction, head)
-            self._pump()
-        else:
-            self._finish(reaction.then, head)
-
-    def _pump(self) -> None:
-        """Writes the next piece of a long or slow answer, and comes back for the one after it."""
-        if self._paused:
-            self._stalled = True
+            self._write_pieces(reaction, request)
             return
-        reaction, head = self._pumped
+        self._finish(reaction.end, request)
+
+    def _write_pieces(self, reaction: Reaction, request: Request) -> None:
+        """Write the next piece of a long or slow answer and schedule the one after it."""
+        if self._writing_paused:
+            self._stalled = (reaction, request)
+            return
         piece = next(self._pieces, None)
         if piece is None:
-            self._occupied = False
-            self._finish(reaction.then, head)
-            self._advance()
+            self._busy = False
+            self._finish(reaction.end, request)
+            self._serve_requests()
             return
         if piece:
             self._transport.write(piece)
-        if reaction.interval:
-            self._timer = self._loop.call_later(reaction.interval, self._pump)
-        else:
-            self._timer = self._loop.call_soon(self._pump)
+        self._timer = self._loop.call_later(
+            reaction.interval, self._write_pieces, reaction, request
+        )
 
-    def _finish(self, then: Then, head: Head) -> None:
-        if then is Then.KEEP and head.keep_alive:
+    def _finish(self, end: ConnectionEnd, request: Request) -> None:
+        if end is ConnectionEnd.KEEP and request.keep_alive:
             return
-        self._occupied = True
-        if then is Then.RESET:
+        self._busy = True
+        if end is ConnectionEnd.RESET:
             self.reset()
-        elif then is not Then.STAY:
+        elif end is not ConnectionEnd.HANG:
             self._transport.close()

@@ -1,6 +1,6 @@
-"""The control door: settings, counters and the witnessed requests over HTTP, for tests.
+"""The control interface: settings, counters and the request log over HTTP, for tests.
 
-It stays open whatever else the provider refuses, and asks for no token: keep it on 127.0.0.1.
+It works whatever else the provider refuses, and needs no token: keep it on 127.0.0.1.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,72 +8,72 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from dev.provider.faults import Reaction, plain
-from dev.provider.http1 import Head, Response, render_stream
+from dev.provider.faults import Reaction, error_response
+from dev.provider.http1 import Request, Response, render_stream
 from dev.provider.provider import Provider
 from dev.provider.settings import SettingsError
 
 _ROOT = b"/control"
-_LINES = "application/jsonl"
+_JSON_LINES = "application/jsonl"
 
 _LISTINGS: dict[bytes, tuple[str, Callable[[Provider], Iterator[bytes]]]] = {
-    b"/control/summary": ("application/json", lambda provider: provider.witness.summary()),
-    b"/control/accepted": ("text/plain", lambda provider: provider.witness.accepted_ids()),
-    b"/control/duplicates": (_LINES, lambda provider: provider.witness.duplicates()),
+    b"/control/summary": ("application/json", lambda provider: provider.request_log.summary()),
+    b"/control/accepted": ("text/plain", lambda provider: provider.request_log.accepted_ids()),
+    b"/control/duplicates": (_JSON_LINES, lambda provider: provider.request_log.duplicates()),
 }
 
 
-def owns(target: bytes) -> bool:
-    """Whether a request to this target is for this door."""
+def is_control_target(target: bytes) -> bool:
+    """Return whether a request's target belongs to the control interface."""
     return target.startswith(_ROOT) and target[len(_ROOT) :][:1] in (b"", b"/", b"?")
 
 
-def handle(provider: Provider, head: Head, target: bytes, body: bytes) -> Reaction:
-    """Answers one control request."""
-    path, _, query = target.partition(b"?")
+def handle_request(provider: Provider, request: Request) -> Reaction:
+    """Answer one control request."""
+    path, _, query = request.target.partition(b"?")
     try:
         if path == _ROOT:
-            return _settings(provider, head, body)
+            return _handle_settings(provider, request)
         if path == b"/control/requests":
-            return _requests(provider, head, query.decode("latin-1"))
+            return _handle_requests(provider, request, query.decode("latin-1"))
         if path in _LISTINGS:
-            if head.method != b"GET":
-                return _not_allowed("GET")
+            if request.method != b"GET":
+                return _refuse_method("GET")
             content_type, listing = _LISTINGS[path]
-            return _stream(listing(provider), head, content_type)
+            return Reaction(raw=render_stream(listing(provider), request, content_type))
     except SettingsError as error:
         return Reaction(Response(400, orjson.dumps({"code": 400, "message": str(error)})))
-    return Reaction(plain(404, "no such path"))
+    return Reaction(error_response(404, "no such path"))
 
 
-def _settings(provider: Provider, head: Head, body: bytes) -> Reaction:
-    if head.method == b"PUT":
+def _handle_settings(provider: Provider, request: Request) -> Reaction:
+    if request.method == b"PUT":
         try:
-            values = orjson.loads(body)
+            values = orjson.loads(request.body)
         except orjson.JSONDecodeError as error:
             raise SettingsError(f"the body is no JSON: {error}") from None
         if not isinstance(values, dict):
             raise SettingsError("the body must be a JSON object")
-        provider.change(provider.settings.changed(values), reseed="seed" in values)
-    elif head.method == b"DELETE":
-        provider.restore()
-    elif head.method != b"GET":
-        return _not_allowed("GET, PUT, DELETE")
+        provider.change_settings(provider.settings.replace(values), reseed="seed" in values)
+    elif request.method == b"DELETE":
+        provider.restore_settings()
+    elif request.method != b"GET":
+        return _refuse_method("GET, PUT, DELETE")
     state = {
         "settings": provider.settings.model_dump(mode="json"),
-        **provider.witness.counters(),
-        "in_flight": provider.in_flight(),
+        **provider.request_log.counters(),
+        "in_flight": provider.count_in_flight(),
         "connections": len(provider.connections),
     }
     return Reaction(Response(200, orjson.dumps(state)))
 
 
-def _requests(provider: Provider, head: Head, query: str) -> Reaction:
-    if head.method == b"DELETE":
-        provider.witness.forget()
+def _handle_requests(provider: Provider, request: Request, query: str) -> Reaction:
+    if request.method == b"DELETE":
+        provider.request_log.clear()
         return Reaction(Response(204))
-    if head.method != b"GET":
-        return _not_allowed("GET, DELETE")
+    if request.method != b"GET":
+        return _refuse_method("GET, DELETE")
     numbers = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in ("after", "limit"):
@@ -81,13 +81,9 @@ def _requests(provider: Provider, head: Head, query: str) -> Reaction:
         if not value.isascii() or not value.isdigit():
             raise SettingsError(f"{name}: must be a number from 0 up")
         numbers[name] = int(value)
-    rows = provider.witness.rows(numbers.get("after", 0), numbers.get("limit"))
-    return _stream(rows, head, _LINES)
+    rows = provider.request_log.rows(numbers.get("after", 0), numbers.get("limit"))
+    return Reaction(raw=render_stream(rows, request, _JSON_LINES))
 
 
-def _stream(parts: Iterator[bytes], head: Head, content_type: str) -> Reaction:
-    return Reaction(raw=render_stream(parts, head, content_type))
-
-
-def _not_allowed(methods: str) -> Reaction:
-    return Reaction(plain(405, f"only {methods}", ("Allow", methods)))
+def _refuse_method(allowed: str) -> Reaction:
+    return Reaction(error_response(405, f"only {allowed}", ("Allow", allowed)))

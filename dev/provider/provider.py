@@ -1,4 +1,4 @@
-"""The provider's mind: judges each message by the contract and the settings, and records it."""
+"""The provider's logic: check each message against the contract and the settings, and record it."""
 
 import time
 from collections import deque
@@ -6,16 +6,17 @@ from typing import Protocol
 
 import orjson
 
-from dev.provider.faults import ACCEPT, ANSWERS, Dice, Reaction, plain
-from dev.provider.http1 import Head
-from dev.provider.request_log import Witness
+from dev.provider.faults import ACCEPT, ANSWERS, FaultSelector, Reaction, error_response
+from dev.provider.http1 import Request
+from dev.provider.request_log import RequestLog
 from dev.provider.settings import Settings
 
 _INT64_MAX = 2**63 - 1
+_FIELDS = {"id", "phone", "text"}
 
 
 class OpenConnection(Protocol):
-    """What the provider needs to know of a connection."""
+    """What the provider uses of a connection."""
 
     @property
     def has_sent(self) -> bool: ...
@@ -24,83 +25,86 @@ class OpenConnection(Protocol):
     def reset(self) -> None: ...
 
 
+class ContractError(ValueError):
+    """A message's body violates the contract; the text says how."""
+
+
 class Provider:
     """The state that all connections share."""
 
     def __init__(self, settings: Settings) -> None:
         self._initial = settings
-        self.witness = Witness()
+        self.request_log = RequestLog()
         self.connections: set[OpenConnection] = set()
-        self._admitted: deque[float] = deque()
-        self.settings = settings
-        self.restore()
+        self._admitted: deque[float] = deque()  # instants, for the rate limit
+        self.restore_settings()
 
-    def restore(self) -> None:
-        """Back to the settings it was started with."""
-        self._dice = Dice(self._initial.seed)
+    def restore_settings(self) -> None:
+        """Go back to the settings at start."""
         self._admitted.clear()
-        self._apply(self._initial)
+        self.change_settings(self._initial, reseed=True)
 
-    def change(self, settings: Settings, *, reseed: bool) -> None:
+    def change_settings(self, settings: Settings, *, reseed: bool) -> None:
         if reseed:
-            self._dice = Dice(settings.seed)
-        self._apply(settings)
-
-    def _apply(self, settings: Settings) -> None:
+            self._selector = FaultSelector(settings.seed)
         self.settings = settings
         self._authorization = b"Bearer " + settings.token.encode()
         self._latency = settings.latency
         self._faulty = bool(settings.faults or settings.poison_ids)
-        self._dice.set_fractions(settings.faults)
+        self._selector.set_fractions(settings.faults)
         if settings.down:
-            # Going down cuts what is connected; who only ever asked the control door may stay.
-            for connection in [one for one in self.connections if one.has_sent]:
+            # Connections that have only used the control interface stay.
+            for connection in [each for each in self.connections if each.has_sent]:
                 connection.reset()
 
-    def in_flight(self) -> int:
-        """Messages received whose answer is still owed to somebody who waits for it."""
+    def count_in_flight(self) -> int:
+        """Count the received messages whose answer a client still waits for."""
         return sum(1 for connection in self.connections if connection.in_flight)
 
-    def draw(self, message_id: int) -> str | None:
-        """The fault, if any, that this arrival of the message gets."""
+    def choose_fault(self, message_id: int) -> str | None:
+        """Return the fault, if any, for this arrival of the message."""
         if not self._faulty:
             return None
-        drawn = self._dice.fault()
-        return self.settings.poison_ids.get(message_id, drawn)
+        chosen = self._selector.choose_fault()
+        return self.settings.poison_ids.get(message_id, chosen)
 
-    def latency(self) -> float:
-        """Seconds until this answer."""
+    def choose_latency(self) -> float:
+        """Return the seconds until this answer."""
         latency = self._latency
-        return self._dice.latency(latency.min, latency.max) if latency.max else 0.0
+        return self._selector.choose_latency(latency.min, latency.max) if latency.max else 0.0
 
-    def cut_off(self, message_id: int, head: Head) -> Reaction:
-        """Judges a message that is refused before its body is read."""
-        self.witness.record(message_id, None, "reset_before", head.request_id)
+    def reset_before_body(self, message_id: int, request: Request) -> Reaction:
+        """Record a message whose connection is reset before its body is read."""
+        self.request_log.record(message_id, None, "reset_before", request.request_id)
         return ANSWERS["reset_before"].react(self.settings)
 
-    def receive(self, message_id: int, head: Head, body: bytes, drawn: str | None) -> Reaction:
-        """Judges a whole message and records it. A breach of the contract outweighs a fault."""
-        content = _read(message_id, body)
-        if head.authorization != self._authorization:
+    def receive(self, message_id: int, request: Request, fault: str | None) -> Reaction:
+        """Check a complete message and record it. A contract violation outweighs a fault."""
+        content, violation = None, ""
+        try:
+            content = parse_message(message_id, request.body)
+        except ContractError as error:
+            violation = str(error)
+        if request.authorization != self._authorization:
             answer = "unauthorized"
         elif content is None:
             answer = "bad_request"
-        elif self.settings.rate_limit is not None and not self._admits(self.settings.rate_limit):
+        elif self.settings.rate_limit is not None and not self._admit(self.settings.rate_limit):
             answer = "rate_limited"
         else:
-            answer = drawn or "accepted"
+            answer = fault or "accepted"
             phones = self.settings.phones
             if phones and message_id not in self.settings.poison_ids:
                 answer = phones.get(content[0], answer)
-        self.witness.record(message_id, content, answer, head.request_id)
+        self.request_log.record(message_id, content, answer, request.request_id)
         if answer == "accepted":
             return ACCEPT
         if answer == "bad_request":
-            return Reaction(plain(400, _breach(message_id, body)))
+            return Reaction(error_response(400, violation))
         return ANSWERS[answer].react(self.settings)
 
-    def _admits(self, limit: int) -> bool:
-        """Whether the provider's own limit leaves room in the second that ends now."""
+    def _admit(self, limit: int) -> bool:
+        """Count this message if fewer than `limit` came in the last second."""
         now = time.monotonic()
         admitted = self._admitted
         while admitted and admitted[0] <= now - 1:
@@ -111,45 +115,29 @@ class Provider:
         return True
 
 
-def read_message_id(segment: bytes) -> int | None:
-    """The message id in the path, or None where there cannot be one."""
+def parse_message_id(segment: bytes) -> int | None:
+    """Return the message id in the path, or None if it is not one."""
     if not segment.isdigit() or len(segment) > 19:
         return None
     number = int(segment)
     return number if number <= _INT64_MAX else None
 
 
-def _read(message_id: int, body: bytes) -> tuple[int, str] | None:
-    """Phone and text of a message, or None where anything breaks the contract."""
-    try:
-        message = orjson.loads(body)
-        phone, text = message["phone"], message["text"]
-        # Exact types, as bool is an int to Python; orjson reads no integer below 64 bits.
-        if (
-            type(message["id"]) is int
-            and message["id"] == message_id
-            and type(phone) is int
-            and phone <= _INT64_MAX
-            and type(text) is str
-            and len(message) == 3
-        ):
-            return phone, text
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        pass
-    return None
-
-
-def _breach(message_id: int, body: bytes) -> str:
-    """What is wrong with a body that `_read` refused."""
+def parse_message(message_id: int, body: bytes) -> tuple[int, str]:
+    """Return a message's phone and text; raise ContractError if the body is not valid."""
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return "the body is no JSON"
-    if type(message) is not dict or message.keys() != {"id", "phone", "text"}:
-        return "the body must be an object of id, phone and text"
+        raise ContractError("the body is no JSON") from None
+    if type(message) is not dict or message.keys() != _FIELDS:
+        raise ContractError("the body must be an object of id, phone and text")
+    phone, text = message["phone"], message["text"]
+    # Exact types, as bool is a subclass of int; orjson reads no integer below 64 bits.
     for key in ("id", "phone"):
         if type(message[key]) is not int or message[key] > _INT64_MAX:
-            return f"{key} must be a 64-bit integer"
-    if type(message["text"]) is not str:
-        return "text must be a string"
-    return "the ids in path and body differ"
+            raise ContractError(f"{key} must be a 64-bit integer")
+    if type(text) is not str:
+        raise ContractError("text must be a string")
+    if message["id"] != message_id:
+        raise ContractError("the ids in path and body differ")
+    return phone, text

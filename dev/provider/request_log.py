@@ -1,4 +1,4 @@
-"""The provider's memory: every send request in order of arrival, at some 30 bytes each."""
+"""The provider's log of requests: every message in order of arrival, in compact columns."""
 
 import hashlib
 import time
@@ -13,56 +13,18 @@ from dev.provider.faults import ANSWERS
 _NAMES = tuple(ANSWERS)
 _CODES = {name: code for code, name in enumerate(_NAMES)}
 _ACCEPTS = tuple(answer.accepts for answer in ANSWERS.values())
-_BITS = tuple(tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256))
 
 _ROWS_PER_PART = 500
 
 
-class IdSet:
-    """A set of ids kept as bitmap pages, small because ids are given out in blocks."""
-
-    _PAGE_BITS = 12
-
-    def __init__(self) -> None:
-        self._pages: dict[int, bytearray] = {}
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def add(self, number: int) -> bool:
-        """Adds it; says whether it is new."""
-        page = self._pages.get(number >> self._PAGE_BITS)
-        if page is None:
-            page = self._pages[number >> self._PAGE_BITS] = bytearray(1 << self._PAGE_BITS - 3)
-        at = number & (1 << self._PAGE_BITS) - 1
-        bit = 1 << (at & 7)
-        if page[at >> 3] & bit:
-            return False
-        page[at >> 3] |= bit
-        self._size += 1
-        return True
-
-    def pages(self) -> Iterator[list[int]]:
-        """The ids in ascending order, a page at a time."""
-        for number in sorted(self._pages):
-            base = number << self._PAGE_BITS
-            yield [
-                base + offset * 8 + bit
-                for offset, byte in enumerate(self._pages[number])
-                if byte
-                for bit in _BITS[byte]
-            ]
-
-
-class Witness:
+class RequestLog:
     """What arrived and what was answered. A row is written once, on arrival, and never changed."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        # New columns, not emptied ones: a listing under way goes on reading those it began with.
+    def clear(self) -> None:
+        # New columns, not emptied ones: a listing under way goes on with those it began with.
         self._at = array("d")
         self._ids = array("q")
         self._phones = array("q")
@@ -73,10 +35,10 @@ class Witness:
         self._text_of: list[str | None] = [None]
         self._text_number: dict[str | None, int] = {None: 0}
         self._counts = [0] * len(_NAMES)
-        self._accepted = 0
-        self._accepted_ids = IdSet()
-        self._times_accepted: dict[int, int] = {}
-        self.stray: Counter[str] = Counter()
+        self._accepted_ids: set[int] = set()
+        self._times_accepted: dict[int, int] = {}  # of the ids accepted more than once
+        self.received = self.accepted = 0
+        self.stray: Counter[str] = Counter()  # requests that are not messages
 
     def record(
         self,
@@ -85,14 +47,14 @@ class Witness:
         answer: str,
         request_id: str | None,
     ) -> None:
-        """Notes a send request that has just arrived; `content` is its phone and text."""
+        """Add a message that has just arrived; `content` is its phone and text."""
         phone, text = content if content is not None else (0, None)
         number = self._text_number.get(text)
         if number is None:
             number = self._text_number[text] = len(self._text_of)
             self._text_of.append(text)
         if request_id is not None:
-            self._request_ids[len(self._at)] = request_id
+            self._request_ids[self.received] = request_id
         code = _CODES[answer]
         self._at.append(time.time())
         self._ids.append(message_id)
@@ -100,26 +62,20 @@ class Witness:
         self._texts.append(number)
         self._answers.append(code)
         self._counts[code] += 1
+        self.received += 1
         if _ACCEPTS[code]:
-            self._accepted += 1
-            if not self._accepted_ids.add(message_id):
+            self.accepted += 1
+            if message_id in self._accepted_ids:
                 self._times_accepted[message_id] = self._times_accepted.get(message_id, 1) + 1
-
-    @property
-    def received(self) -> int:
-        return len(self._at)
-
-    @property
-    def accepted(self) -> int:
-        return self._accepted
+            self._accepted_ids.add(message_id)
 
     def counters(self) -> dict[str, object]:
-        """The totals; `refused` are those not accepted, by what was answered instead."""
+        """Return the totals; `refused` counts the others by what was answered instead."""
         return {
             "received": self.received,
-            "accepted": self._accepted,
+            "accepted": self.accepted,
             "distinct": len(self._accepted_ids),
-            "duplicates": self._accepted - len(self._accepted_ids),
+            "duplicates": self.accepted - len(self._accepted_ids),
             "refused": {
                 name: count
                 for name, count, accepts in zip(_NAMES, self._counts, _ACCEPTS, strict=True)
@@ -129,10 +85,10 @@ class Witness:
         }
 
     def rows(self, after: int, limit: int | None) -> Iterator[bytes]:
-        """The requests numbered above `after`, as JSON lines, some at a time."""
+        """Yield the requests numbered above `after` as JSON lines, some at a time."""
         columns = (self._at, self._ids, self._phones, self._texts, self._answers)
         text_of, request_ids = self._text_of, self._request_ids
-        end = len(self._at) if limit is None else min(len(self._at), after + limit)
+        end = self.received if limit is None else min(self.received, after + limit)
         for start in range(after, end, _ROWS_PER_PART):
             stop = min(start + _ROWS_PER_PART, end)
             lines = []
@@ -154,18 +110,19 @@ class Witness:
             yield b"".join(lines)
 
     def accepted_ids(self) -> Iterator[bytes]:
-        """The distinct accepted ids, ascending, one a line, some at a time."""
-        for page in self._accepted_ids.pages():
-            yield "".join(f"{number}\n" for number in page).encode()
+        """Yield the distinct accepted ids, ascending, one a line, some at a time."""
+        ids = sorted(self._accepted_ids)
+        for start in range(0, len(ids), _ROWS_PER_PART):
+            yield "".join(f"{number}\n" for number in ids[start : start + _ROWS_PER_PART]).encode()
 
     def duplicates(self) -> Iterator[bytes]:
-        """The ids accepted more than once and how often, as JSON lines."""
+        """Yield the ids accepted more than once and how often, as JSON lines."""
         for message_id, times in sorted(self._times_accepted.items()):
             row = {"id": message_id, "times": times}
             yield orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
     def summary(self) -> Iterator[bytes]:
-        """The totals with what takes longer to work out; empty parts mark the way there."""
+        """Yield empty parts while the digest of the ids is computed, then the totals."""
         digest = hashlib.sha256()
         for part in self.accepted_ids():
             digest.update(part)

@@ -137,7 +137,7 @@ class Witness:
     # --- watching ------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self.system.provider.forget()
+        self.system.provider.clear_requests()
         self._thread.start()
         return self
 

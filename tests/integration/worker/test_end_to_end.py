@@ -112,7 +112,7 @@ def test_a_mailing_reaches_its_audience_once_and_on_time(system: System) -> None
 
 
 def test_ten_thousand_are_through_in_seconds(system: System) -> None:
-    system.provider.forget()
+    system.provider.clear_requests()
     system.add_clients(10_000, tag="crowd")
     mailing = system.create_mailing(filter={"operator_codes": [], "tags": ["crowd"]})
     statistics = system.wait_finished(mailing, 15)

@@ -129,7 +129,7 @@ def test_narrower_audiences(quiet: System) -> None:
     base = {"tags": ["narrow"]}
 
     def reached(**chosen: Any) -> set[str]:
-        quiet.provider.forget()
+        quiet.provider.clear_requests()
         mailing = quiet.create_mailing(filter={**base, **chosen})
         quiet.wait_finished(mailing)
         found = [phone for phone, _ in received(quiet)]
