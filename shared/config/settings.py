@@ -1,7 +1,7 @@
 """The settings of every process, read once from the environment and checked at start.
 
 A missing or malformed variable stops the process with one line that names it. Secrets may be given
-by file (shared/config/secret_files.py). Each setting is documented in the README's table.
+by file (shared/config/secret_files.py). docs/configuration.md lists every setting.
 """
 
 import os
@@ -224,7 +224,7 @@ def load_settings(kind: type[S]) -> S:
             problem = "is not set"
         else:
             problem = first["msg"].removeprefix("Value error, ")
-        sys.exit(f"setting {name}: {problem} (the README documents every setting)")
+        sys.exit(f"setting {name}: {problem} (docs/configuration.md lists every setting)")
     _refuse_known_secrets(settings)
     values = [value for _, value in settings]
     keep_secret(v.get_secret_value() for v in values if isinstance(v, SecretStr))

@@ -1,6 +1,6 @@
-"""What the documentation names is there: links, files, tests, commands, settings, operations.
+"""Check that links, files, tests, commands, settings and operations named in the docs exist.
 
-And its two READMEs say the same, and the version stands in one place.
+Also: pages in two languages have the same content, and the version is written in one place.
 """
 
 import re
@@ -25,14 +25,16 @@ from api.openapi.operation import spec
 from shared import __version__
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+# English pages that have a Russian version beside them.
+TRANSLATED = ("README.md", "docs/assignment.md", "docs/configuration.md")
 FENCE = re.compile(r"^( *)```\w*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
-ROOMS = "api|worker|shared|dev|tests|docs|deploy|k8s"
-FILE = re.compile(rf"(?<![\w/.])(?:{ROOMS})/[\w./-]+\w")
-NAME = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+DIRECTORIES = "api|worker|shared|dev|tests|docs|deploy|k8s"
+FILE = re.compile(rf"(?<![\w/.])(?:{DIRECTORIES})/[\w./-]+\w")
+SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 COMMANDS = click.Group(
     commands=[log_commands, client_commands, report_commands, token_commands, migration_commands]
 )
@@ -43,15 +45,17 @@ def page_id(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
+    """Return the page without its fenced blocks."""
     return FENCE.sub("", page.read_text())
 
 
 def blocks(page: Path) -> list[str]:
+    """Return the contents of the page's fenced blocks."""
     return [found[1] for found in FENCE.findall(page.read_text())]
 
 
-def code(page: Path) -> Iterator[str]:
-    """All that is meant literally: spans in the text, and lines of blocks with continuations."""
+def literals(page: Path) -> Iterator[str]:
+    """Yield code spans, and lines of fenced blocks with continued lines joined."""
     yield from CODE.findall(prose(page))
     for block in blocks(page):
         yield from re.sub(r"\\\n\s*|\|\n\s*", " ", block).splitlines()
@@ -59,15 +63,15 @@ def code(page: Path) -> Iterator[str]:
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """The headings' addresses, as GitLab makes them."""
+    """Return the anchors of the page's headings, as GitLab generates them."""
     titles = (title for _, title in HEADING.findall(prose(page)))
     plain = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
     return frozenset(title.replace(" ", "-") for title in plain)
 
 
 @cache
-def tracked() -> str:
-    """All code and configuration, for asking whether a name is known there."""
+def source_text() -> str:
+    """Return all code and configuration, to look up whether a name occurs in it."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
@@ -81,97 +85,113 @@ def tracked() -> str:
     return "\n".join(file.read_text() for file in files if file.is_file())
 
 
+def make_targets() -> set[str]:
+    makefile = (ROOT / "Makefile").read_text()
+    return set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+
+
+def linked_pages(page: Path) -> set[Path]:
+    targets = (unquote(target).partition("#")[0] for target in LINK.findall(prose(page)))
+    return {(page.parent / target).resolve() for target in targets if target.endswith(".md")}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
     for target in LINK.findall(prose(page)):
         if target.startswith(("http://", "https://", "mailto:")):
             continue
         path, _, anchor = unquote(target).partition("#")
-        there = (page.parent / path).resolve() if path else page
-        assert there.exists(), f"{page_id(page)} links to {target}, which is not there"
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page_id(page)} links to {target}, which does not exist"
         if anchor:
-            assert anchor in anchors(there), f"{page_id(page)}: {target}: no such heading there"
+            assert anchor in anchors(linked), f"{page_id(page)}: {target}: no such heading"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+def test_pages_contain_no_unfinished_passages(page: Path) -> None:
     plain = CODE.sub("", prose(page))
     assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX)\b|^[A-Z]{4,}$", plain, re.MULTILINE)
 
 
-def test_every_page_can_be_found_from_the_readme() -> None:
-    linked = set(LINK.findall((ROOT / "README.md").read_text()))
+def test_every_page_is_linked_from_the_readme_or_an_index() -> None:
+    reachable = linked_pages(ROOT / "README.md") | linked_pages(ROOT / "docs/adr/README.md")
+    reachable |= {(ROOT / page).with_suffix(".ru.md") for page in TRANSLATED}
     for page in PAGES:
-        name = page_id(page)
-        assert name in linked or name == "README.md", f"README.md does not lead to {name}"
+        assert page in reachable or page == ROOT / "README.md", (
+            f"{page_id(page)} is linked from neither README.md nor docs/adr/README.md: add a link"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_files_and_tests_that_are_named_exist(page: Path) -> None:
+def test_named_files_and_tests_exist(page: Path) -> None:
     for span in CODE.findall(prose(page)):
         for name in FILE.findall(span):
             found = list(ROOT.glob(name)) if "*" in name else [ROOT / name]
-            assert found, name
-            assert all(path.exists() for path in found), f"{page_id(page)} names {name}"
+            assert found, f"{page_id(page)} names {name}, which matches no file"
+            assert all(path.exists() for path in found), (
+                f"{page_id(page)} names {name}, which does not exist: name its new place"
+            )
         if re.fullmatch(r"test_\w+", span):
-            assert f"def {span}(" in tracked(), f"{page_id(page)} names {span}, which is no test"
+            assert f"def {span}(" in source_text(), (
+                f"{page_id(page)} names the test {span}, which does not exist: name its new name"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_doors_and_settings_that_are_named_exist(page: Path) -> None:
-    doors = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for line in code(page):
-        for door in re.findall(r"(?:^|\s)make ([a-z-]+)", line):
-            assert door in doors, f"{page_id(page)}: there is no `make {door}`"
-        for name in NAME.findall(line):
+def test_named_make_targets_and_settings_exist(page: Path) -> None:
+    for line in literals(page):
+        for target in re.findall(r"(?:^|\s)make ([a-z-]+)", line):
+            assert target in make_targets(), f"{page_id(page)}: there is no `make {target}`"
+        for name in SETTING.findall(line):
             plain = name.removesuffix("_FILE")
-            known = re.search(rf"\b(?:{name}|{plain}|{plain.lower()})\b", tracked())
-            assert known, f"{page_id(page)} names {name}, which nothing knows"
+            known = re.search(rf"\b(?:{name}|{plain}|{plain.lower()})\b", source_text())
+            assert known, f"{page_id(page)} names {name}, which occurs nowhere in the code"
 
 
-def test_the_readme_names_every_door() -> None:
-    doors = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
-    # `make` alone lists them, and each makes the environment that it needs.
-    assert doors - {"help", "venv"} <= named
+def test_every_make_target_is_documented() -> None:
+    page = ROOT / "docs/contributing.md"
+    named = set(re.findall(r"\bmake ([a-z-]+)", page.read_text()))
+    missing = make_targets() - {"help", "venv"} - named
+    assert not missing, f"docs/contributing.md does not name: make {', '.join(sorted(missing))}"
 
 
-def test_the_readme_names_what_the_local_stack_reads() -> None:
+def test_every_variable_of_the_local_stack_is_documented() -> None:
     plan = (ROOT / "dev/stack/plan.py").read_text()
     read = set(re.findall(r'environment(?:\.get\(|, )"([A-Z_]+)"', plan))
     assert "LOCAL_DIR" in read
-    assert read <= set(re.findall(r"[A-Z_]+", (ROOT / "README.md").read_text()))
+    missing = read - set(re.findall(r"[A-Z_]+", (ROOT / "docs/configuration.md").read_text()))
+    assert not missing, f"docs/configuration.md does not name {', '.join(sorted(missing))}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_commands_that_are_named_exist(page: Path) -> None:
+def test_named_commands_exist(page: Path) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    for line in code(page):
+    for line in literals(page):
         for words in re.findall(r"flask --app api ([^|;>#)]*)", line):
             check_command(page, words.split())
         for module in re.findall(r"python -m ((?:worker|dev|tests)[\w.]*)", line):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
         for names in re.findall(r"docker-compose (?:stop|exec(?: -T)?) ([a-z ]+)", line):
-            asked = names.split() if " stop " in line else names.split()[:1]
-            assert set(asked) <= set(services), f"{page_id(page)}: {line}"
+            named = names.split() if " stop " in line else names.split()[:1]
+            assert set(named) <= set(services), f"{page_id(page)}: {line}"
 
 
 def check_command(page: Path, words: list[str]) -> None:
     command: click.Command = COMMANDS
     while isinstance(command, click.Group) and words and words[0].isalpha():
         where = f"{page_id(page)}: flask --app api {' '.join(words)}"
-        assert words[0] in command.commands, f"{where}: there is no {words[0]}"
+        assert words[0] in command.commands, f"{where}: there is no command {words[0]}"
         command = command.commands[words.pop(0)]
     options = {option for parameter in command.params for option in parameter.opts}
     for word in words:
         if word.startswith("--"):
-            assert word in options, f"{page_id(page)}: {command.name} has no {word}"
+            assert word in options, f"{page_id(page)}: {command.name} has no option {word}"
 
 
-def test_operations_that_are_named_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_operations_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none",
+        "DATABASE_URL": "postgresql://unused@127.0.0.1:9/unused",
         "REDIS_URL": "redis://127.0.0.1:9/0",
         "API_BOOTSTRAP_TOKEN": "0123456789abcdef",
         "SECRET_KEY": "0123456789abcdef",
@@ -183,40 +203,40 @@ def test_operations_that_are_named_exist(monkeypatch: pytest.MonkeyPatch) -> Non
         for rule in create_app().url_map.iter_rules()
         for method in rule.methods or ()
     }
-    named = 0
+    checked = 0
     for page in PAGES:
         for span in CODE.findall(prose(page)):
-            asked = re.fullmatch(r"((?:[A-Z]+(?:, )?)+) (/[^\s?]*)(?:\?.*)?", span)
-            if asked is None or asked[2].startswith("/v1/send"):  # which is the provider's
+            named = re.fullmatch(r"((?:[A-Z]+(?:, )?)+) (/[^\s?]*)(?:\?.*)?", span)
+            if named is None or named[2].startswith("/v1/send"):  # the provider's operation
                 continue
-            path = re.sub(r"\{[^}]+\}|(?<=/)\d+", "{}", asked[2])
+            path = re.sub(r"\{[^}]+\}|(?<=/)\d+", "{}", named[2])
             path = path if path.startswith("/api/v1") else f"/api/v1{path}"
-            for method in asked[1].split(", "):
+            for method in named[1].split(", "):
                 of_one = (method, f"{path}/{{}}")  # named together: `POST, DELETE /clients`
                 assert (method, path) in served or of_one in served, f"{page_id(page)}: {span}"
-                named += 1
-    assert named > 20
+                checked += 1
+    assert checked > 20
 
 
-def test_the_readmes_say_the_same() -> None:
-    english, russian = ROOT / "README.md", ROOT / "README.ru.md"
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_a_translated_page_has_the_same_content(name: str) -> None:
+    english = ROOT / name
+    russian = english.with_suffix(".ru.md")
     assert blocks(english) == blocks(russian)
-    assert shape(english) == shape(russian)
-    for number, (ours, theirs) in enumerate(zip(rows(english), rows(russian), strict=True)):
-        assert ours == theirs, f"row {number} of the tables"
-    targets = [
-        [t for t in LINK.findall(page.read_text()) if not t.startswith(("#", "README"))]
-        for page in (english, russian)
-    ]
-    assert targets[0] == targets[1]
+    assert heading_levels(english) == heading_levels(russian)
+    for number, (ours, theirs) in enumerate(
+        zip(table_rows(english), table_rows(russian), strict=True)
+    ):
+        assert ours == theirs, f"{name}: row {number} of the tables differs from the Russian page"
+    assert link_targets(english) == link_targets(russian)
 
 
-def shape(page: Path) -> list[int]:
+def heading_levels(page: Path) -> list[int]:
     return [len(level) for level, _ in HEADING.findall(prose(page))]
 
 
-def rows(page: Path) -> list[tuple[int, list[str]]]:
-    """Each row of the tables: its cells' number, and what in it is no word of a language."""
+def table_rows(page: Path) -> list[tuple[int, list[str]]]:
+    """Return for each table row the number of its cells and its code spans."""
     found = []
     for line in prose(page).splitlines():
         if line.startswith("|"):
@@ -225,7 +245,15 @@ def rows(page: Path) -> list[tuple[int, list[str]]]:
     return found
 
 
-def test_the_version_is_in_one_place() -> None:
+def link_targets(page: Path) -> list[str]:
+    """Return the links to other pages, without their language, and without heading anchors."""
+    other_language = {page.name, page.name.replace(".ru.md", ".md"), f"{page.stem}.ru.md"}
+    targets = (target for target in LINK.findall(page.read_text()) if not target.startswith("#"))
+    plain = [target.replace(".ru.md", ".md") for target in targets if target not in other_language]
+    return [re.sub(r"(README\.md)#.*", r"\1", target) for target in plain]
+
+
+def test_the_version_is_written_in_one_place() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[:2] == ["Unreleased", __version__], (
         "CHANGELOG.md must begin with the headings Unreleased and the version of shared/__init__.py"
@@ -235,8 +263,8 @@ def test_the_version_is_in_one_place() -> None:
     assert __version__ == spec.config.VERSION
     places = [
         page_id(path)
-        for room in ("api", "worker", "shared", "dev")
-        for path in (ROOT / room).rglob("*.py")
+        for directory in ("api", "worker", "shared", "dev")
+        for path in (ROOT / directory).rglob("*.py")
         if f'"{__version__}"' in path.read_text()
     ]
     assert places == ["shared/__init__.py"]

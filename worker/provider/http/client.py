@@ -1,8 +1,8 @@
 """Hands requests to the provider and reports what became of each: thousands in flight, one thread.
 
-HTTP/1.1 over kept-alive connections and an epoll of the engine's own (docs/decisions.md says why
-no library does this). It returns outcomes; it decides nothing, retries nothing and knows no
-database.
+HTTP/1.1 over kept-alive connections and an epoll loop of its own; why no library does this is in
+docs/adr/0021-http-client-for-the-provider.md. It returns outcomes; it decides nothing, retries
+nothing and knows no database.
 
 What makes the outcomes true:
 
