@@ -12,7 +12,6 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.db.rows import one_row
 
-
 FROZEN = ",\n".join(
     f"CASE WHEN m.settled THEN m.{name} ELSE coalesce(sum({name}), 0)::bigint END AS {name}"
     for name in ("sent", "failed", "expired", "cancelled", "in_doubt")

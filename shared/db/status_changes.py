@@ -8,38 +8,15 @@ instant audience = pending + sent + failed + expired + cancelled.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from itertools import groupby
-from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.minute_counts import MinuteKey, count_minutes, minute_moves
 from shared.db.on_commit import note_messages
 from shared.db.rows import one_row
 from shared.domain.send_windows import Window, opens_at
 from shared.domain.statuses import MessageStatus, Reason
-
-SHARDS = 16
-
-
-class MinuteKey(NamedTuple):
-    """Where a change of status is counted; `minute` is an instant within it."""
-
-    mailing_id: int
-    minute: datetime
-    shard: int
-    status: str
-
-
-MINUTES = """
-INSERT INTO minutes (mailing_id, minute, shard, status, count)
-SELECT mailing_id, date_trunc('minute', minute), shard, status::message_status, sum(count)
-FROM unnest(%s::bigint[], %s::timestamptz[], %s::smallint[], %s::text[], %s::int[])
-    AS t (mailing_id, minute, shard, status, count)
-GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-ON CONFLICT (mailing_id, minute, shard, status)
-DO UPDATE SET count = minutes.count + excluded.count
-"""
 
 LOCK_BATCH = """
 SELECT first_id, last_id, leased_until < now() FROM batches
@@ -130,13 +107,6 @@ WHERE b.mailing_id = %s AND b.due_at IS NOT NULL AND b.timezone = t.zone
 """
 
 
-def count_minutes(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
-    """Add to the minutes; last in a transaction, since a busy mailing's rows are contended."""
-    if changes:
-        columns = zip(*((*key, n) for key, n in changes.items()), strict=True)
-        cursor.execute(MINUTES, tuple(list(column) for column in columns))
-
-
 def lock_batch(cursor: Cursor, mailing_id: int, batch_id: int) -> tuple[int, int, bool | None]:
     """Lock a batch; return its first and last message id and whether its lease is dead.
 
@@ -187,19 +157,6 @@ def end_pending(
         note_messages(cursor, f"message.{status}", message_ids, clients, **place)
         minutes.update(minute_moves(mailing_id, batch_id, now, "pending", status, ended))
     return ended
-
-
-def minute_moves(
-    mailing_id: int, batch_id: int, at: datetime, previous: str, status: str, n: int = 1
-) -> Counter[MinuteKey]:
-    """The minutes' part of moving `n` messages of a batch; nothing is counted for `pending`."""
-    moves: Counter[MinuteKey] = Counter()
-    shard = batch_id % SHARDS
-    if status != "pending":
-        moves[MinuteKey(mailing_id, at, shard, str(status))] += n
-    if previous != "pending":
-        moves[MinuteKey(mailing_id, at, shard, str(previous))] -= n
-    return moves
 
 
 def cancel_client_messages(cursor: Cursor, client_id: int) -> int:

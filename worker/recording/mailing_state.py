@@ -13,7 +13,7 @@ from datetime import datetime
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db import status_changes
+from shared.db import minute_counts, status_changes
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.on_commit import note_messages
 from shared.db.rows import one_row
@@ -132,7 +132,7 @@ def _end_batches(
     cursor.execute(LOCK_OPEN_BATCHES, {"mailing": mailing_id, "lease": lease_seconds})
     batches = cursor.fetchall()
     changed = 0
-    minutes: Counter[status_changes.MinuteKey] = Counter()
+    minutes: Counter[minute_counts.MinuteKey] = Counter()
     for batch_id, first_id, last_id, zone, created_at, leased in batches:
         span = (first_id, last_id)
         if leased:
@@ -141,7 +141,7 @@ def _end_batches(
         changed += status_changes.end_pending(
             cursor, minutes, mailing_id, batch_id, span, status, reason_for(zone, created_at)
         )
-    status_changes.count_minutes(cursor, minutes)
+    minute_counts.count_minutes(cursor, minutes)
     return changed if batches else None
 
 
@@ -155,17 +155,17 @@ def _retry_failed(cursor: Cursor, mailing_id: int) -> int | None:
     cursor.execute(LOCK_FAILED_BATCHES, (mailing_id, version))
     batches = cursor.fetchall()
     changed = 0
-    minutes: Counter[status_changes.MinuteKey] = Counter()
+    minutes: Counter[minute_counts.MinuteKey] = Counter()
     for batch_id, first, last in batches:
         place = {"mailing_id": mailing_id, "batch_id": batch_id}
         cursor.execute(RETRY_BATCH, place | {"first": first, "last": last, "version": version})
         n, now, ids, clients = one_row(cursor)
         note_messages(cursor, "message.reopened", ids or (), clients or (), **place)
         minutes.update(
-            status_changes.minute_moves(mailing_id, batch_id, now, "failed", "pending", n)
+            minute_counts.minute_moves(mailing_id, batch_id, now, "failed", "pending", n)
         )
         changed += n
-    status_changes.count_minutes(cursor, minutes)
+    minute_counts.count_minutes(cursor, minutes)
     return changed if batches else None
 
 

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from shared.db.status_changes import MinuteKey, count_minutes
+from shared.db.minute_counts import MinuteKey, count_minutes
 from worker.recording.batch_report import BatchReport, RecordedBatch
 from worker.recording.transaction import LockPlan, MailingRecorder, NeedsFullLock
 from worker.runtime.database import Database

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.minute_counts import SHARDS, MinuteKey, minute_moves
 from shared.db.on_commit import note_messages
 from shared.db.rows import one_row
-from shared.db.status_changes import SHARDS, MinuteKey, minute_moves
 from shared.domain.send_windows import Window, opens_at
 from shared.domain.statuses import MessageStatus
 from worker.recording import queries

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import psycopg2
 import pytest
 
-from shared.db import status_changes
+from shared.db import minute_counts, status_changes
 from shared.domain.send_windows import Window, opens_at
 from tests.support.fleet import (
     LEASE,
@@ -667,7 +667,7 @@ def test_a_finish_sees_the_retry_failed_it_waited_for(fleet: Fleet) -> None:
 def test_a_finish_while_a_retry_is_being_applied(fleet: Fleet) -> None:
     mailing_id = failed_mailing(fleet)
     fleet.retry_failed(mailing_id)
-    applying = PausingDatabase(fleet.url, before=status_changes.MINUTES)
+    applying = PausingDatabase(fleet.url, before=minute_counts.MINUTES)
     with threads() as run:
         applied = run(mailing_state.apply_mailing_state, applying, mailing_id, 0.5, 5)
         applying.wait_until_reached()
@@ -747,7 +747,7 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
     erased = MessageReport(0, final_status="cancelled", reason="client deleted")
     flushes = [w.flush(others=[erased._replace(message_id=w.ids[1])]) for w in workers]
     deleting = PausingDatabase(fleet.url, before=status_changes.END_PENDING, nth=2)
-    recording = PausingDatabase(fleet.url, before=status_changes.MINUTES)
+    recording = PausingDatabase(fleet.url, before=minute_counts.MINUTES)
 
     def delete() -> int:
         with deleting.transaction() as cursor:
