@@ -95,7 +95,7 @@ def create_app() -> Flask:
     if os.environ.get("FLASK_RUN_FROM_CLI") == "true":
         return _command_app()
     settings = load_settings(ApiSettings)
-    log_config.configure("api", settings.log_level, settings.log_format)
+    log_config.configure_logging("api", settings.log_level, settings.log_format)
     app = Application("api", static_folder=None)
     app.secret_key = settings.secret_key.get_secret_value()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -127,7 +127,7 @@ def _command_app() -> Flask:
     if "logs" in sys.argv[1:4]:
         return app  # whoever reads logs need not have the service's settings
     settings = load_settings(CommandSettings)
-    log_config.configure("api.command", settings.log_level, settings.log_format)
+    log_config.configure_logging("api.command", settings.log_level, settings.log_format)
     _configure(app, settings)
     init_database(app, settings.database_url, limited=False)
     app.cli.add_command(client_commands)

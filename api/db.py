@@ -26,8 +26,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.db import on_commit
 from shared.db.models import Base
-from shared.db.prepared_statements import GENERIC, PreparingConnection
-from shared.db.schema import MIGRATIONS
+from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
+from shared.db.schema import MIGRATIONS_PATH
 
 # A request that waits for PostgreSQL longer than this is answered with 503 rather than left
 # hanging. Commands (migrations) may take as long as they need.
@@ -79,7 +79,7 @@ migrate = Migrate()
 
 def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
     """Connect `app` to PostgreSQL; `limited` bounds how long a statement may take."""
-    options = f"-c timezone=UTC {GENERIC}"
+    options = f"-c timezone=UTC {GENERIC_PLAN_OPTION}"
     if limited:
         options += f" -c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT}"
 
@@ -100,11 +100,15 @@ def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {**POOL, "creator": connect}
     db.init_app(app)
     with app.app_context():
-        event.listen(db.engine, "commit", lambda c: on_commit.tell(_driver_connection(c)))
-        event.listen(db.engine, "rollback", lambda c: on_commit.forget(_driver_connection(c)))
+        event.listen(
+            db.engine, "commit", lambda c: on_commit.flush_after_commit(_driver_connection(c))
+        )
+        event.listen(
+            db.engine, "rollback", lambda c: on_commit.discard_after_rollback(_driver_connection(c))
+        )
         event.listen(db.engine, "connect", _mark_new)
         event.listen(db.engine, "checkout", _refuse_dead)
-    migrate.init_app(app, db, directory=str(MIGRATIONS))
+    migrate.init_app(app, db, directory=str(MIGRATIONS_PATH))
 
 
 def _driver_connection(connection: Any) -> Connection:

@@ -16,7 +16,7 @@ from shared.config.settings import ApiSettings, load_settings
 from shared.logging import log_config
 
 settings = load_settings(ApiSettings)  # here too, so that a bad one stops everything in one line
-log_config.configure("api", settings.log_level, settings.log_format)
+log_config.configure_logging("api", settings.log_level, settings.log_format)
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 own_metrics = METRICS not in os.environ

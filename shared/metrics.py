@@ -16,7 +16,7 @@ class Metric(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-ALL = (
+ALL_METRICS = (
     # Read from PostgreSQL
     Metric(
         "notification_messages_total",
@@ -100,10 +100,10 @@ ALL = (
     ),
     Metric("notification_build_info", "gauge", "Always 1; the labels tell.", ("version", "python")),
 )
-METRICS = {metric.name: metric for metric in ALL}
+METRICS = {metric.name: metric for metric in ALL_METRICS}
 
 # Upper edges, in seconds, of the histogram's buckets; the last one is without.
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 # A hash of counters: "attempt:<outcome>", "bucket:<index>", "seconds", "late".
 COUNTERS_KEY = "notification:metrics"

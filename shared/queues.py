@@ -22,17 +22,17 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq_scheduler import Scheduler
 
-CONTROL = "control"
-DISPATCH = "dispatch"
+CONTROL_QUEUE = "control"
+DISPATCH_QUEUE = "dispatch"
 
 # The only functions a job may name: Redis holds hints, not code.
-JOBS = {
-    "worker.jobs.launch": CONTROL,
-    "worker.jobs.merge_import": CONTROL,
-    "worker.jobs.send_daily_report": CONTROL,
-    "worker.jobs.send_test": CONTROL,
-    "worker.jobs.sweep": CONTROL,
-    "worker.jobs.dispatch": DISPATCH,
+JOB_QUEUES = {
+    "worker.jobs.launch": CONTROL_QUEUE,
+    "worker.jobs.merge_import": CONTROL_QUEUE,
+    "worker.jobs.send_daily_report": CONTROL_QUEUE,
+    "worker.jobs.send_test": CONTROL_QUEUE,
+    "worker.jobs.sweep": CONTROL_QUEUE,
+    "worker.jobs.dispatch": DISPATCH_QUEUE,
 }
 LAUNCH_ID = re.compile(rb"launch-(\d+)-[0-9a-f]+")
 WAKE_KEY = "notification:wake:{}"
@@ -81,12 +81,12 @@ class NotificationJob(Job):
 
     @property
     def func(self) -> Any:
-        if self.func_name not in JOBS:
+        if self.func_name not in JOB_QUEUES:
             raise UnknownJob(f"no job is called {self.func_name}")
         return super().func
 
 
-def patient_client(redis_url: str) -> Redis:
+def retrying_client(redis_url: str) -> Redis:
     """A client that outlasts a minute's outage: for workers and schedulers."""
     return Redis.from_url(
         redis_url,
@@ -96,7 +96,7 @@ def patient_client(redis_url: str) -> Redis:
     )
 
 
-def quick_client(redis_url: str, timeout: float = 0.3) -> Redis:
+def fail_fast_client(redis_url: str, timeout: float = 0.3) -> Redis:
     """A client that gives up at once: for whoever has something better to do than to wait."""
     return Redis.from_url(
         redis_url,
@@ -106,7 +106,7 @@ def quick_client(redis_url: str, timeout: float = 0.3) -> Redis:
     )
 
 
-def queue(name: str, connection: Redis) -> Queue:
+def make_queue(name: str, connection: Redis) -> Queue:
     return Queue(
         name,
         connection=connection,
@@ -120,12 +120,14 @@ class Queues:
 
     def __init__(self, connection: Redis):
         self.connection = connection
-        self._queues = {name: queue(name, connection) for name in (CONTROL, DISPATCH)}
+        self._queues = {
+            name: make_queue(name, connection) for name in (CONTROL_QUEUE, DISPATCH_QUEUE)
+        }
         self._scheduler = Scheduler(connection=connection, job_class=NotificationJob)
 
     @classmethod
     def connect(cls, redis_url: str, timeout: float = 0.3) -> "Queues":
-        return cls(quick_client(redis_url, timeout))
+        return cls(fail_fast_client(redis_url, timeout))
 
     def launch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
@@ -140,7 +142,7 @@ class Queues:
         wait twice.
         """
         try:
-            job_ids: list[Any] = self.connection.lrange(self._queues[CONTROL].key, 0, -1)
+            job_ids: list[Any] = self.connection.lrange(self._queues[CONTROL_QUEUE].key, 0, -1)
         except RedisError as error:
             log.warning("queue.unavailable", job="worker.jobs.launch", error=str(error))
             return
@@ -160,7 +162,7 @@ class Queues:
                 if not self.connection.set(key, 1, nx=True, px=WAKE_DAMPING_MS):
                     return True
                 # A job for each dispatcher, and no more: they serve whatever is due.
-                target = self._queues[DISPATCH]
+                target = self._queues[DISPATCH_QUEUE]
                 missing = Worker.count(queue=target) - target.count
                 return all(
                     self._enqueue("worker.jobs.dispatch", ids, None, request_id)
@@ -194,7 +196,7 @@ class Queues:
         self, name: str, ids: Mapping[str, int | str], at: datetime | None, request_id: str | None
     ) -> bool:
         kwargs = {**ids, "request_id": request_id}
-        target = self._queues[JOBS[name]]
+        target = self._queues[JOB_QUEUES[name]]
         # Never the same one twice, or a job that enqueues its successor would be in its way.
         job_id = "-".join((name.rpartition(".")[2], *map(str, ids.values()), secrets.token_hex(8)))
         try:

@@ -12,16 +12,16 @@ def main(role: str) -> None:
         from worker.runtime.scheduler import FleetScheduler
 
         settings = load_settings(Settings)
-        log_config.configure(role, settings.log_level, settings.log_format)
-        FleetScheduler(queues.patient_client(settings.redis_url)).run()
+        log_config.configure_logging(role, settings.log_level, settings.log_format)
+        FleetScheduler(queues.retrying_client(settings.redis_url)).run()
         return
     from worker.jobs import Tools
     from worker.runtime.rq_worker import FleetWorker
 
     settings = load_settings(WorkerSettings)
-    log_config.configure(role, settings.log_level, settings.log_format)
+    log_config.configure_logging(role, settings.log_level, settings.log_format)
     Tools.settings = settings
-    Tools.connection = queues.patient_client(settings.redis_url)
+    Tools.connection = queues.retrying_client(settings.redis_url)
     Tools.worker = FleetWorker(role, Tools.connection, settings.redis_url)
     Tools.worker.work(logging_level="WARNING")
 

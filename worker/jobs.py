@@ -10,7 +10,7 @@ from redis import Redis
 from shared.config.settings import WorkerSettings
 from shared.metrics import SWEPT_KEY
 from shared.queues import Queues
-from shared.report.daily import waiting_days
+from shared.report.daily import find_due_days
 from worker.dispatch import test_send
 from worker.dispatch.counters import Tally
 from worker.dispatch.db_thread import complain
@@ -117,7 +117,7 @@ def sweep() -> None:
             retention.drop_old(_database(0), Tools.settings.retention_days)
         if time.monotonic() > Tools.report_at:
             Tools.report_at = time.monotonic() + REPORT_SECONDS
-            for day in waiting_days(_database(0).transaction, Tools.settings):
+            for day in find_due_days(_database(0).transaction, Tools.settings):
                 Tools.queues().send_daily_report(day)
         sweeping.sweep(_database(0), Tools.queues(), Tools.settings.lease_seconds)
         Tools.connection.set(SWEPT_KEY, time.time())

@@ -4,7 +4,7 @@ from flask import Blueprint, redirect, request
 from werkzeug.wrappers import Response
 
 from api.admin.auth import public
-from shared.domain.time_zones import ZONES
+from shared.domain.time_zones import TIME_ZONES
 
 preferences = Blueprint("preferences", __name__)
 
@@ -21,7 +21,7 @@ def choose_language() -> str:
 
 def choose_zone() -> str:
     kept = request.cookies.get("admin_zone", "").replace("%2F", "/")
-    return kept if kept in ZONES else "UTC"
+    return kept if kept in TIME_ZONES else "UTC"
 
 
 @preferences.get("/language/<language>")

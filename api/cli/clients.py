@@ -15,13 +15,18 @@ from flask.cli import AppGroup
 from api.actor import COMMAND
 from api.clients.import_upload import receive
 from api.db import db, transaction
-from shared.client_import.csv_reader import BadFile, Sheet
+from shared.client_import.csv_reader import BadFile, CsvReader
 from shared.client_import.merge import merge_chunk
-from shared.client_import.row_rules import MAX_TAG, NAMES, Rules, attribute_name
+from shared.client_import.row_rules import (
+    COLUMN_NAMES,
+    MAX_TAG_LENGTH,
+    RowParser,
+    parse_attribute_name,
+)
 from shared.db.import_models import Import, RejectedRow
 from shared.domain.attributes import MAX_ATTRIBUTES
 from shared.domain.statuses import ImportStatus
-from shared.domain.time_zones import ZONES
+from shared.domain.time_zones import TIME_ZONES
 
 client_commands = AppGroup("clients", help="Work on the directory of clients.")
 
@@ -29,14 +34,14 @@ SHOWN_ERRORS = 20
 
 
 def _check_zone(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
-    if given is not None and given not in ZONES:
+    if given is not None and given not in TIME_ZONES:
         raise click.BadParameter("must be an IANA time zone, for example Europe/Moscow")
     return given
 
 
 def _check_tag(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
-    if given is not None and len(given) > MAX_TAG:
-        raise click.BadParameter(f"must be at most {MAX_TAG} characters")
+    if given is not None and len(given) > MAX_TAG_LENGTH:
+        raise click.BadParameter(f"must be at most {MAX_TAG_LENGTH} characters")
     return given
 
 
@@ -50,7 +55,7 @@ def import_(file: BinaryIO, tag: str | None, timezone: str | None) -> None:
     Works on the database directly; no other process needs to run.
     """
     default_timezone = current_app.config["DEFAULT_TIMEZONE"]
-    rules = Rules(tag, timezone, default_timezone is not None)
+    rules = RowParser(tag, timezone, default_timezone is not None)
     try:
         import_id = _read(file, rules, default_timezone)
     except BadFile as error:
@@ -59,10 +64,12 @@ def import_(file: BinaryIO, tag: str | None, timezone: str | None) -> None:
     _report(import_id)
 
 
-def _read(file: BinaryIO, rules: Rules, default_timezone: str | None) -> int:
+def _read(file: BinaryIO, rules: RowParser, default_timezone: str | None) -> int:
     size = os.fstat(file.fileno()).st_size if file.seekable() else 0
     limit = current_app.config["IMPORT_MAX_BYTES"]
-    sheet = Sheet(file.read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
+    sheet = CsvReader(
+        file.read, COLUMN_NAMES, ("phone",), limit, parse_attribute_name, MAX_ATTRIBUTES
+    )
     with _bar(size, "Reading") as bar:
         return receive(
             sheet,

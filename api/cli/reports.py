@@ -8,10 +8,10 @@ import click
 from flask.cli import AppGroup
 
 from api.db import transaction
-from shared.config.settings import ADDRESS, ReportSettings, load_settings
-from shared.report.daily import NotOver, read_figures, send_copy, send_report
+from shared.config.settings import MAIL_ADDRESS, ReportSettings, load_settings
+from shared.report.daily import DayNotOver, read_figures, send_report, send_report_copy
 from shared.report.html import as_html
-from shared.report.mail import NotSent, PerhapsSent
+from shared.report.mail import NotSent, SentInDoubt
 
 report_commands = AppGroup("report", help="Look at the daily report, or send it.")
 
@@ -27,7 +27,7 @@ OUTCOMES = {
 def _addresses(_: click.Context, __: click.Parameter, given: str | None) -> list[str]:
     addresses = [part.strip() for part in (given or "").split(",") if part.strip()]
     for address in addresses:
-        if not re.fullmatch(ADDRESS, address):
+        if not re.fullmatch(MAIL_ADDRESS, address):
             raise click.BadParameter(f"{address} is not a mail address")
     return addresses
 
@@ -60,7 +60,7 @@ def send(day: date | None, to: list[str]) -> None:
         raise click.ClickException("REPORT_RECIPIENTS is not set: set it, or give --to")
     try:
         outcome = send_report(transaction, settings, day, asked=True)
-    except NotOver:
+    except DayNotOver:
         raise click.ClickException(f"{day} is not over; --to sends what there is so far") from None
     click.echo(f"report of {day}: {OUTCOMES[outcome]}")
     if outcome != "sent":
@@ -78,10 +78,10 @@ def preview(day: date | None) -> None:
 
 def _send_copy(settings: ReportSettings, day: date, to: list[str]) -> None:
     try:
-        refused = send_copy(transaction, settings, day, to)
+        refused = send_report_copy(transaction, settings, day, to)
     except NotSent as error:
         raise click.ClickException(f"not sent: {error}") from None
-    except PerhapsSent as error:
+    except SentInDoubt as error:
         raise click.ClickException(f"perhaps sent: {error}") from None
     for address, why in refused.items():
         click.echo(f"{address} was refused: {why}", err=True)

@@ -15,10 +15,16 @@ from psycopg2 import Error as DatabaseError
 from api import audit_log
 from api.actor import Actor
 from api.db import transaction
-from shared.client_import.csv_reader import BadFile, Row, Sheet
-from shared.client_import.merge import drop_waiting, statement
-from shared.client_import.row_rules import COLUMNS, ClientRow, Fault, Rules, read_attributes
-from shared.db.rows import one_row
+from shared.client_import.csv_reader import BadFile, CsvReader, CsvRow
+from shared.client_import.merge import drop_waiting_rows, import_statement
+from shared.client_import.row_rules import (
+    COLUMNS,
+    CellError,
+    ClientRow,
+    RowParser,
+    parse_attributes,
+)
+from shared.db.rows import fetch_one_row
 from shared.domain.phones import PHONE
 
 # A flush is due after so many rows, or so many seconds, so that it shows that the file is coming.
@@ -64,8 +70,8 @@ GIVEN_UP = "The file came in too slowly and was given up: send it again."
 
 
 def receive(
-    sheet: Sheet,
-    rules: Rules,
+    sheet: CsvReader,
+    rules: RowParser,
     actor: Actor,
     default_timezone: str | None = None,
     progress: Callable[[], object] = lambda: None,
@@ -76,8 +82,8 @@ def receive(
     """
     with transaction() as cursor:
         cursor.execute(BEGIN, (default_timezone, actor.request_id))
-        (import_id,) = one_row(cursor)
-        cursor.execute(statement(MAKE_WAITING, import_id))
+        (import_id,) = fetch_one_row(cursor)
+        cursor.execute(import_statement(MAKE_WAITING, import_id))
     try:
         _Intake(import_id, sheet, rules).run(progress)
         with transaction() as cursor:
@@ -95,7 +101,7 @@ def receive(
 def _forget(import_id: int) -> None:
     with transaction() as cursor:
         cursor.execute(FORGET, (import_id,))
-        drop_waiting(cursor, import_id)
+        drop_waiting_rows(cursor, import_id)
         cursor.execute(FORGET_REJECTED, (import_id,))
 
 
@@ -110,7 +116,7 @@ def _copied(attributes: Mapping[str, str]) -> str:
 class _Intake:
     """Rows on their way from the file to PostgreSQL, some thousands at a time."""
 
-    def __init__(self, import_id: int, sheet: Sheet, rules: Rules):
+    def __init__(self, import_id: int, sheet: CsvReader, rules: RowParser):
         self._import_id = import_id
         self._sheet = sheet
         self._rules = rules
@@ -166,10 +172,10 @@ class _Intake:
     def _read_attributes(self, cells: Sequence[str]) -> str:
         """The attributes as COPY takes them; nothing if they are wrong."""
         values = {name: cells[index] for name, index in self._sheet.extras.items()}
-        attributes, faults = read_attributes(values)
+        attributes, faults = parse_attributes(values)
         return "" if faults else _copied(attributes)
 
-    def _read(self, row: Row) -> None:
+    def _read(self, row: CsvRow) -> None:
         """Read a row that is not made of cells that were met before."""
         width, places = self._sheet.width, self._sheet.columns
         line, cells, fault = row
@@ -177,13 +183,13 @@ class _Intake:
         given = [cells[places[name]] if name in places else "" for name in COLUMNS]
         extra = {name: cells[index] for name, index in self._sheet.extras.items()}
         if fault is not None:
-            self._reject(line, given, extra, [Fault("", fault, "quotes")])
+            self._reject(line, given, extra, [CellError("", fault, "quotes")])
         elif any(cell.strip() for cell in cells[width:]):
-            self._reject(line, given, extra, [Fault("", EXTRA_DETAIL, "too_many_cells")])
+            self._reject(line, given, extra, [CellError("", EXTRA_DETAIL, "too_many_cells")])
         elif any(cell.strip() for cell in cells):
             phone, code, tag, zone = given
             read = self._rules.read(phone, code, tag if "tag" in places else None, zone)
-            attributes, faults = read_attributes(extra)
+            attributes, faults = parse_attributes(extra)
             if isinstance(read, ClientRow) and not faults:
                 self._accept(line, given, read, attributes)
             else:
@@ -203,7 +209,7 @@ class _Intake:
                 memory[cell] = field
 
     def _reject(
-        self, line: int, given: Sequence[str], extra: Mapping[str, str], faults: list[Fault]
+        self, line: int, given: Sequence[str], extra: Mapping[str, str], faults: list[CellError]
     ) -> None:
         kept = {name: cell[:KEPT] for name, cell in extra.items()}
         cells = (cell[:KEPT].translate(ESCAPED) for cell in given)
@@ -219,7 +225,7 @@ class _Intake:
             if not cursor.rowcount:
                 raise BadFile(GIVEN_UP, "given_up")
             if self._accepted:
-                copy = statement(COPY_ROWS, self._import_id)
+                copy = import_statement(COPY_ROWS, self._import_id)
                 cursor.copy_expert(copy, BytesIO("".join(self._accepted).encode()))
             if self._rejected:
                 cursor.copy_expert(COPY_REJECTED, BytesIO("".join(self._rejected).encode()))

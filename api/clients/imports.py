@@ -27,8 +27,8 @@ from api.schemas import examples
 from api.schemas.fields import Tag, Timezone
 from api.schemas.requests import PageQuery, Query
 from api.schemas.responses import Answer, instant
-from shared.client_import.csv_reader import BadFile, BadHeader, Sheet, TooLarge
-from shared.client_import.row_rules import COLUMNS, NAMES, Rules, attribute_name
+from shared.client_import.csv_reader import BadFile, BadHeader, CsvReader, FileTooLarge
+from shared.client_import.row_rules import COLUMN_NAMES, COLUMNS, RowParser, parse_attribute_name
 from shared.db.import_models import Import, RejectedRow
 from shared.domain.attributes import MAX_ATTRIBUTES
 from shared.domain.statuses import ImportStatus
@@ -123,7 +123,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     limit = current_app.config["IMPORT_MAX_BYTES"]
     try:
         import_id = take_in(upload_reader(limit), query)
-    except TooLarge as error:
+    except FileTooLarge as error:
         raise ContentTooLarge(str(error)) from None
     except BadFile as error:
         discard_body(request, limit)
@@ -139,9 +139,9 @@ def take_in(read: Callable[[int], bytes], query: ImportQuery) -> int:
     actor = current_actor()
     started = time.monotonic()
     default_timezone = current_app.config["DEFAULT_TIMEZONE"]
-    rules = Rules(query.tag, query.timezone, default_timezone is not None)
+    rules = RowParser(query.tag, query.timezone, default_timezone is not None)
     limit = current_app.config["IMPORT_MAX_BYTES"]
-    sheet = Sheet(read, NAMES, ("phone",), limit, attribute_name, MAX_ATTRIBUTES)
+    sheet = CsvReader(read, COLUMN_NAMES, ("phone",), limit, parse_attribute_name, MAX_ATTRIBUTES)
     import_id = receive(sheet, rules, actor, default_timezone)
     log.info(
         "import.received",

@@ -20,8 +20,8 @@ from api.schemas.requests import ClientChanges, ClientFilter, ClientQuery, NewCl
 from api.schemas.responses import ClientAnswer, ClientPage, present_client
 from shared.db import status_changes
 from shared.db.models import Client
-from shared.db.prepared_statements import Prepared
-from shared.logging.log_config import mask
+from shared.db.prepared_statements import PreparedStatement
+from shared.logging.log_config import mask_phone
 
 log = structlog.get_logger()
 clients = Blueprint("clients", __name__)
@@ -30,12 +30,12 @@ NO_CLIENT = "There is no such client."
 FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 
 COLUMNS = "id, phone, operator_code, tag, timezone, attributes, created_at, updated_at"
-GET = Prepared(
+GET = PreparedStatement(
     "get_client",
     f"SELECT {COLUMNS} FROM clients WHERE id = %(id)s AND deleted_at IS NULL",  # noqa: S608 (constants)
 )
 # Of a phone that is taken, nothing is made and nothing returned.
-CREATE = Prepared(
+CREATE = PreparedStatement(
     "create_client",
     f"""
 WITH made AS (
@@ -98,7 +98,7 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
     if made is None:
         _refuse_phone(phone)
     structlog.contextvars.bind_contextvars(client_id=made.id)
-    log.info("client.created", phone=mask(phone))
+    log.info("client.created", phone=mask_phone(phone))
     return present_client(made), 201, {"Location": f"/api/v1/clients/{made.id}"}
 
 

@@ -15,13 +15,13 @@ from api.openapi.operation import operation
 from api.schemas import examples
 from api.schemas.requests import NewMailing
 from api.schemas.responses import Answer, instant
-from shared.db.audience import FILTER, MATCHES, match_values
+from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
-from shared.db.rows import one_row
+from shared.db.rows import fetch_one_row
 from shared.domain.scopes import Scope
-from shared.domain.segments import segment
-from shared.domain.send_windows import Window, opens_at
-from shared.domain.templates import MAX_RENDERED, compile_text
+from shared.domain.segments import measure_segments
+from shared.domain.send_windows import Window, next_opening
+from shared.domain.templates import MAX_RENDERED_LENGTH, compile_template
 
 preview = Blueprint("preview", __name__)
 
@@ -30,12 +30,12 @@ SHOWN_TAGS = 20
 # Counted once by all three, and summed up from there: the clients are read a single time.
 AUDIENCE = f"""
 WITH counted AS MATERIALIZED (
-    SELECT operator_code, timezone, tag, count(*) AS n FROM clients WHERE {MATCHES} GROUP BY 1, 2, 3
+    SELECT operator_code, timezone, tag, count(*) AS n FROM clients WHERE {AUDIENCE_CONDITION} GROUP BY 1, 2, 3
 )
 SELECT 'operator_code', operator_code, sum(n)::bigint FROM counted GROUP BY 2
 UNION ALL SELECT 'timezone', timezone, sum(n)::bigint FROM counted GROUP BY 2
 UNION ALL (SELECT 'tag', tag, sum(n)::bigint FROM counted GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT %(tags_shown)s)
-"""  # noqa: S608, E501 (MATCHES is a constant)
+"""  # noqa: S608, E501 (AUDIENCE_CONDITION is a constant)
 # A big directory may take its time; nobody waits for it.
 PATIENCE = "SET LOCAL statement_timeout = '30s'"
 
@@ -166,7 +166,7 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
     audience = sum(zone.clients for zone in zones)
     reachable = sum(zone.clients for zone in zones if zone.opens)
     opening = [zone.name for zone in zones if zone.opens]
-    texts = render_for(compile_text(mailing.text), match(mailing), opening)
+    texts = render_for(compile_template(mailing.text), match(mailing), opening)
     longest = texts.longest or mailing.text
     price: Decimal | None = current_app.config["SEGMENT_PRICE"]
     rate = _rate(body.rate_limit)
@@ -184,7 +184,7 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
         "lacking": texts.lacking,
         "missing_attributes": _present(texts.missing),
         "examples": [example._asdict() for example in texts.examples],
-        "text": {"length": len(longest), **segment(longest)._asdict()},
+        "text": {"length": len(longest), **measure_segments(longest)._asdict()},
         "segments_total": texts.segments,
         "segments_exact": texts.exact,
         "cost": None if price is None else f"{price * texts.segments:f}",
@@ -199,8 +199,8 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
 
 
 def match(mailing: Mailing) -> dict[str, object]:
-    """The values of MATCHES for this mailing."""
-    return match_values(*(getattr(mailing, name) for name in FILTER))
+    """The AUDIENCE_CONDITION's values for this mailing."""
+    return audience_parameters(*(getattr(mailing, name) for name in FILTER_COLUMNS))
 
 
 def _audience(mailing: Mailing) -> dict[str, list[tuple[str, int]]]:
@@ -217,7 +217,7 @@ def _audience(mailing: Mailing) -> dict[str, list[tuple[str, int]]]:
 
 
 def _zone(name: str, n: int, window: Window | None, begins: datetime, end: datetime) -> Zone:
-    opens = opens_at(window, name, begins)
+    opens = next_opening(window, name, begins)
     return Zone(name, n, opens if opens < end else None)
 
 
@@ -229,7 +229,7 @@ def _rate(rate_limit: int | None) -> float | None:
     reader = cursor()
     reader.execute(MEASURED_RATE)
     rate: float | None
-    (rate,) = one_row(reader)
+    (rate,) = fetch_one_row(reader)
     return rate or None
 
 
@@ -276,8 +276,8 @@ def _warnings_of_texts(texts: Renderings) -> Iterable[dict[str, str]]:
     if texts.unfit:
         yield _warning(
             "unfit_texts",
-            f"For {texts.unfit} clients the text would be empty or longer than {MAX_RENDERED} "
-            "characters: they will not be sent to.",
+            f"For {texts.unfit} clients the text would be empty or longer than "
+            f"{MAX_RENDERED_LENGTH} characters: they will not be sent to.",
         )
 
 

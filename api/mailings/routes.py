@@ -23,7 +23,7 @@ from api.schemas.requests import (
 )
 from api.schemas.responses import MailingAnswer, MailingPage, present_mailing
 from shared.db import status_changes
-from shared.db.audience import FILTER
+from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing, MailingText
 from shared.domain.statuses import MailingStatus
 
@@ -34,7 +34,7 @@ ENDED = {MailingStatus.FINISHED, MailingStatus.CANCELLED}
 # Which columns a field of the API stands for.
 COLUMNS = {
     "start_at": ("start_at",),
-    "filter": FILTER,
+    "filter": FILTER_COLUMNS,
     "name": ("name",),
     "text": ("text",),
     "end_at": ("end_at",),
@@ -138,7 +138,7 @@ def change_mailing(mailing_id: int, body: MailingChanges) -> dict[str, Any]:
         )
         db.session.add(version)
     if "window" in changed and mailing.started_at is not None:
-        status_changes.reschedule(cursor(), mailing_id)
+        status_changes.reschedule_batches(cursor(), mailing_id)
     if changed:
         changes = audit_log.changes(audited, _audited(mailing))
         audit_log.record(current_actor(), "updated", "mailing", mailing_id, changes)

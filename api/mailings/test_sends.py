@@ -21,7 +21,7 @@ from api.schemas.fields import Phone
 from api.schemas.personalisation import MailingText
 from api.schemas.requests import Body
 from api.schemas.responses import Answer
-from shared.logging.log_config import mask
+from shared.logging.log_config import mask_phone
 
 log = structlog.get_logger()
 test_sends = Blueprint("test_sends", __name__)
@@ -122,7 +122,10 @@ def send_test(body: NewTestSend) -> dict[str, Any]:
     _demand_room(len(phones))
     values = {"n": len(phones), "text": body.text, "phones": phones, "actor": g.actor}
     (made,) = rows(BEGIN, seconds=CLAIM_SECONDS, **values)
-    changes = {"phones": [mask(phone) for phone in phones], "text": {"length": len(body.text)}}
+    changes = {
+        "phones": [mask_phone(phone) for phone in phones],
+        "text": {"length": len(body.text)},
+    }
     audit_log.record(current_actor(), "sent", "test_send", made["id"], changes)
     db.session.commit()
     log.info("test_send.created", test_send_id=made["id"], messages=len(phones))

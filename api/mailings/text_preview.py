@@ -8,35 +8,35 @@ from typing import Any, NamedTuple, cast
 from psycopg2.extensions import cursor as Cursor
 
 from api.db import cursor, db
-from shared.db.audience import MATCHES
-from shared.db.rows import one_row
-from shared.domain.attributes import values_of
-from shared.domain.segments import segment
-from shared.domain.templates import MissingAttribute, Template, Unrenderable
+from shared.db.audience import AUDIENCE_CONDITION
+from shared.db.rows import fetch_one_row
+from shared.domain.attributes import placeholder_values
+from shared.domain.segments import measure_segments
+from shared.domain.templates import MissingAttribute, RenderingError, Template
 
 EXAMPLES = 5
 # Up to so many messages are rendered one by one; of more, an even sample of about that many.
 RENDERED = 100_000
 
-VALUES = values_of("clients")
+VALUES = placeholder_values("clients")
 LACKING = f"""
 SELECT lacked, count(*) FROM clients CROSS JOIN unnest(%(required)s::text[]) AS lacked
-WHERE NOT attributes ? lacked AND {MATCHES} GROUP BY 1
+WHERE NOT attributes ? lacked AND {AUDIENCE_CONDITION} GROUP BY 1
 """  # noqa: S608 (constants, here and below)
 LACKING_ANY = f"""
-SELECT count(*) FROM clients WHERE NOT attributes ?& %(required)s::text[] AND {MATCHES}
+SELECT count(*) FROM clients WHERE NOT attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION}
 """  # noqa: S608
 SHOWN = f"""
 SELECT id, {VALUES} FROM clients
-WHERE attributes ?& %(required)s::text[] AND {MATCHES} ORDER BY id LIMIT %(shown)s
+WHERE attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION} ORDER BY id LIMIT %(shown)s
 """  # noqa: S608
 OPTED_OUT = f"""
 SELECT count(*) FROM clients
-WHERE {MATCHES} AND EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
+WHERE {AUDIENCE_CONDITION} AND EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
 """  # noqa: S608
 # Those who can be written to.
 WRITTEN_TO = f"""
-{MATCHES} AND timezone = ANY (%(zones)s::text[])
+{AUDIENCE_CONDITION} AND timezone = ANY (%(zones)s::text[])
     AND NOT EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
 """
 REACHED = f"SELECT count(*) FROM clients WHERE {WRITTEN_TO}"  # noqa: S608
@@ -85,11 +85,11 @@ class _Drawn:
             text = template.render(values)
         except MissingAttribute:
             return
-        except Unrenderable:
+        except RenderingError:
             self.unfit += 1
             return
         self.messages += 1
-        self.segments += segment(text).segments
+        self.segments += measure_segments(text).segments
         if len(text) > len(self.longest):
             self.longest = text
 
@@ -97,7 +97,7 @@ class _Drawn:
 def render_for(
     template: Template, chosen: Mapping[str, object], zones: Iterable[str]
 ) -> Renderings:
-    """Render for whoever `chosen` (the values of MATCHES) finds; `zones` are those that open."""
+    """Render for whoever `chosen` (its values) finds; `zones` are those that open."""
     values = {
         **chosen,
         "zones": list(zones),
@@ -110,7 +110,7 @@ def render_for(
     lacking, missing = _missing(reader, template, values)
     examples = _examples(reader, template, values)
     if template.plain is not None:
-        each = segment(template.plain).segments
+        each = measure_segments(template.plain).segments
         drawn = _Drawn(reached, reached, reached * each, 0, template.plain)
     else:
         drawn = _draw(template, {**values, "step": -(-reached // RENDERED) or 1})
@@ -130,7 +130,7 @@ def render_for(
 
 def _count(reader: Cursor, statement: str, values: Mapping[str, object]) -> int:
     reader.execute(statement, values)
-    (count,) = one_row(reader)
+    (count,) = fetch_one_row(reader)
     return int(count)
 
 
@@ -148,7 +148,7 @@ def _examples(reader: Cursor, template: Template, values: Mapping[str, object]) 
     reader.execute(SHOWN, values)
     examples = []
     for client_id, fields in reader.fetchall():
-        with suppress(Unrenderable):
+        with suppress(RenderingError):
             examples.append(Example(client_id, template.render(fields)))
     return examples
 

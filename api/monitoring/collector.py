@@ -26,7 +26,7 @@ from api.db import db
 from shared import __version__, metrics
 from shared.domain.statuses import MailingStatus, MessageStatus
 from shared.metrics import METRICS
-from shared.queues import CONTROL, DISPATCH, quick_client
+from shared.queues import CONTROL_QUEUE, DISPATCH_QUEUE, fail_fast_client
 
 log = structlog.get_logger()
 
@@ -104,7 +104,7 @@ class FleetCollector(Collector):
 
     def __init__(self, app: Flask, redis_url: str):
         self._app = app
-        self._redis = quick_client(redis_url)
+        self._redis = fail_fast_client(redis_url)
 
     def describe(self) -> Iterable[Metric]:
         """Known without asking anybody."""
@@ -143,15 +143,15 @@ class FleetCollector(Collector):
         pipeline.hmget(metrics.BREAKER_KEY, "until", "reason")
         pipeline.get(metrics.HOLD_KEY)
         pipeline.zcard(SCHEDULED_KEY)
-        for queue in (CONTROL, DISPATCH):
+        for queue in (CONTROL_QUEUE, DISPATCH_QUEUE):
             pipeline.llen(f"rq:queue:{queue}")
             pipeline.smembers(f"rq:workers:{queue}")
         time_, counters, senders, swept, breaker, hold, scheduled, *queues = pipeline.execute()
         now = time_[0] + time_[1] / 1e6
-        members = {CONTROL: queues[1], DISPATCH: queues[3]}
+        members = {CONTROL_QUEUE: queues[1], DISPATCH_QUEUE: queues[3]}
         jobs: Samples = {
-            (CONTROL,): queues[0],
-            (DISPATCH,): queues[2],
+            (CONTROL_QUEUE,): queues[0],
+            (DISPATCH_QUEUE,): queues[2],
             ("scheduled",): scheduled,
         }
         # Without a moment of a sweep there is no age: absent() says so.
@@ -210,7 +210,7 @@ def _connections(connection: Connection) -> Iterator[Metric]:
 def _counters(counted: dict[str, float]) -> Iterator[Metric]:
     attempts: Samples = {(o,): counted.get(f"attempt:{o}", 0.0) for o in OUTCOMES}
     yield counter("notification_attempts_total", attempts)
-    edges = [*map(str, metrics.BUCKETS), "+Inf"]
+    edges = [*map(str, metrics.LATENCY_BUCKETS), "+Inf"]
     below, buckets = 0.0, []
     for i, edge in enumerate(edges):
         below += counted.get(f"bucket:{i}", 0.0)

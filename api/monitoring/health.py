@@ -71,6 +71,6 @@ def readyz() -> dict[str, Any]:
 
 def _migrated() -> bool:
     try:
-        return schema.is_applied(db.session.scalar(text(schema.APPLIED)))
+        return schema.is_schema_applied(db.session.scalar(text(schema.APPLIED)))
     except ProgrammingError:  # there is no such table yet
         return False

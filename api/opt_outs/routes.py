@@ -32,7 +32,7 @@ from shared.db import opt_outs as opt_out_records
 from shared.db.opt_outs import OptOut
 from shared.domain.phones import parse_phone
 from shared.domain.spreadsheets import unescape_formula
-from shared.logging.log_config import mask
+from shared.logging.log_config import mask_phone
 
 log = structlog.get_logger()
 opt_outs = Blueprint("opt_outs", __name__)
@@ -104,10 +104,13 @@ def remove_opt_out(phone: int) -> tuple[str, int]:
     if source is None:
         raise NotFound("This phone is not opted out.")
     audit_log.record(
-        current_actor(), "removed", "opt_out", changes={"phone": mask(phone), "source": source}
+        current_actor(),
+        "removed",
+        "opt_out",
+        changes={"phone": mask_phone(phone), "source": source},
     )
     db.session.commit()
-    log.info("opt_out.removed", phone=mask(phone))
+    log.info("opt_out.removed", phone=mask_phone(phone))
     return "", 204
 
 
@@ -129,7 +132,7 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
     counts = {"rows": 0, "added": 0, "existing": 0, "rejected": 0, "messages_cancelled": 0}
     faults: list[dict[str, Any]] = []
     try:
-        sheet = csv_reader.Sheet(upload_reader(MAX_FILE), COLUMNS, ("phone",), MAX_FILE)
+        sheet = csv_reader.CsvReader(upload_reader(MAX_FILE), COLUMNS, ("phone",), MAX_FILE)
         for chunk in _chunks(sheet, query.source, counts, faults):
             for source, phones in sorted(chunk.items()):
                 added, cancelled = _add(phones, source)
@@ -137,7 +140,7 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
                 counts["existing"] += len(phones) - added
                 counts["messages_cancelled"] += cancelled
                 db.session.commit()
-    except csv_reader.TooLarge as error:
+    except csv_reader.FileTooLarge as error:
         raise ContentTooLarge(str(error)) from None
     except csv_reader.BadFile as error:
         discard_body(request, MAX_FILE)
@@ -165,13 +168,13 @@ def export_opt_outs(query: CsvQuery) -> Response:
 def _add(phones: set[int], source: str) -> tuple[int, int]:
     """Add opt-outs; how many are new, and how many messages were cancelled."""
     added, cancelled = opt_out_records.add_opt_outs(cursor(), sorted(phones), source)
-    noted = [(None, {"phone": mask(phone), "source": source}) for phone in added]
+    noted = [(None, {"phone": mask_phone(phone), "source": source}) for phone in added]
     audit_log.record_many(current_actor(), "added", "opt_out", noted)
     return len(added), cancelled
 
 
 def _chunks(
-    sheet: csv_reader.Sheet, source: str, counts: dict[str, int], faults: list[dict[str, Any]]
+    sheet: csv_reader.CsvReader, source: str, counts: dict[str, int], faults: list[dict[str, Any]]
 ) -> Iterator[dict[str, set[int]]]:
     """Readable rows some at a time, by source; what is wrong with others goes to `faults`."""
     chunk: dict[str, set[int]] = {}

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.http.pagination import MAX_LIMIT, decode_cursor
-from shared.domain.time_zones import ZONES
+from shared.domain.time_zones import TIME_ZONES
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
 
 
 def _known_zone(name: str) -> str:
-    if name not in ZONES:
+    if name not in TIME_ZONES:
         raise PydanticCustomError(
             "timezone_unknown", "must be an IANA time zone, for example Europe/Moscow"
         )

@@ -7,46 +7,48 @@ from pydantic_core import PydanticCustomError
 
 from api.errors import FieldError, InvalidFields
 from shared.domain.attributes import (
-    FIELDS,
-    LETTER,
+    CLIENT_FIELDS,
     MAX_ATTRIBUTES,
-    MAX_VALUE,
+    MAX_VALUE_LENGTH,
     NAME_DETAIL,
+    NAME_LETTERS,
     RESERVED_DETAIL,
-    is_name,
+    is_attribute_name,
 )
-from shared.domain.templates import Malformed, compile_text
+from shared.domain.templates import MalformedTemplate, compile_template
 
 # What a text may be, in the words of JSON Schema.
-PATTERN = rf"^([^{{}}]|\{{\{{|\}}\}}|\{{[{LETTER}][{LETTER}0-9]{{0,31}}(\|[^{{}}]*)?\}})*$"
+PATTERN = (
+    rf"^([^{{}}]|\{{\{{|\}}\}}|\{{[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}(\|[^{{}}]*)?\}})*$"
+)
 
 
 def _check_name(name: str) -> str:
-    if not is_name(name):
-        detail = RESERVED_DETAIL if name in FIELDS else NAME_DETAIL
+    if not is_attribute_name(name):
+        detail = RESERVED_DETAIL if name in CLIENT_FIELDS else NAME_DETAIL
         raise PydanticCustomError("attribute_name", detail)
     return name
 
 
 def _check_text(text: str) -> str:
     try:
-        compile_text(text)
-    except Malformed as fault:
+        compile_template(text)
+    except MalformedTemplate as fault:
         # A detail with braces in it is no template of pydantic's, as there are no values for it.
         raise PydanticCustomError("placeholder", str(fault)) from None
     return text
 
 
 def _schema(value_type: str | list[str]) -> WithJsonSchema:
-    value = {"type": value_type, "minLength": 1, "maxLength": MAX_VALUE}
+    value = {"type": value_type, "minLength": 1, "maxLength": MAX_VALUE_LENGTH}
     return WithJsonSchema(
         {
             "type": "object",
             "additionalProperties": value,
             "maxProperties": MAX_ATTRIBUTES,
             "propertyNames": {
-                "pattern": f"^[{LETTER}][{LETTER}0-9]{{0,31}}$",
-                "not": {"enum": sorted(FIELDS)},
+                "pattern": f"^[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}$",
+                "not": {"enum": sorted(CLIENT_FIELDS)},
             },
             "examples": [{"name": "Anna"}],
         }
@@ -54,7 +56,7 @@ def _schema(value_type: str | list[str]) -> WithJsonSchema:
 
 
 _Name = Annotated[str, AfterValidator(_check_name)]
-_Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE)]
+_Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_LENGTH)]
 Attributes = Annotated[dict[_Name, _Value], Field(max_length=MAX_ATTRIBUTES), _schema("string")]
 AttributeChanges = Annotated[
     dict[_Name, _Value | None], Field(max_length=MAX_ATTRIBUTES), _schema(["string", "null"])

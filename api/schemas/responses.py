@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas import examples
-from shared.db.audience import FILTER
+from shared.db.audience import FILTER_COLUMNS
 from shared.db.auth_models import ApiToken
 from shared.db.models import Client, Mailing
 from shared.domain.scopes import Scope
@@ -287,7 +287,7 @@ def present_mailing(mailing: Mailing) -> dict[str, Any]:
         "text": mailing.text,
         "start_at": instant(mailing.start_at),
         "end_at": instant(mailing.end_at),
-        "filter": {name: getattr(mailing, name) for name in FILTER}
+        "filter": {name: getattr(mailing, name) for name in FILTER_COLUMNS}
         | {"phones": [str(phone) for phone in mailing.phones]},
         "window": _window(mailing.window_from, mailing.window_to),
         "rate_limit": mailing.rate_limit,

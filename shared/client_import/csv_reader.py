@@ -11,22 +11,22 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-CHUNK = 128 * 1024
+READ_BYTES = 128 * 1024
 # Nothing that a person means by a line or a row is longer; what is holds memory for nothing.
-MAX_LINE = 64 * 1024
+MAX_LINE_LENGTH = 64 * 1024
 MAX_ROW_LINES = 200
 DELIMITERS = ",;\t"
 # Of the columns that nobody knows, so many are named in a report, by so much of their names.
-MAX_IGNORED = 20
-SHOWN_NAME = 64
+MAX_REPORTED_COLUMNS = 20
+MAX_REPORTED_NAME_LENGTH = 64
 
-SAVE_AS = "save it as CSV (in Excel: CSV UTF-8) and send that"
-FOREIGN = {
-    b"PK\x03\x04": f"The file is an Excel workbook or an archive: {SAVE_AS}.",
-    b"\xd0\xcf\x11\xe0": f"The file is an Excel workbook: {SAVE_AS}.",
+SAVE_AS_CSV = "save it as CSV (in Excel: CSV UTF-8) and send that"
+OTHER_FORMATS = {
+    b"PK\x03\x04": f"The file is an Excel workbook or an archive: {SAVE_AS_CSV}.",
+    b"\xd0\xcf\x11\xe0": f"The file is an Excel workbook: {SAVE_AS_CSV}.",
     b"\x1f\x8b": "The file is compressed: unpack it and send what is inside.",
-    b"\xff\xfe": f"The file is UTF-16: {SAVE_AS}.",
-    b"\xfe\xff": f"The file is UTF-16: {SAVE_AS}.",
+    b"\xff\xfe": f"The file is UTF-16: {SAVE_AS_CSV}.",
+    b"\xfe\xff": f"The file is UTF-16: {SAVE_AS_CSV}.",
 }
 
 
@@ -41,11 +41,11 @@ class BadFile(Exception):
         self.code, self.values = code, values
 
 
-class Unreadable(BadFile):
+class UnreadableFile(BadFile):
     """It is not text, or not text in an encoding that is known here."""
 
 
-class TooLarge(BadFile):
+class FileTooLarge(BadFile):
     """It is longer than it may be."""
 
 
@@ -53,7 +53,7 @@ class BadHeader(BadFile):
     """It does not begin with the names of its columns."""
 
 
-class Row(NamedTuple):
+class CsvRow(NamedTuple):
     """One row: the line it begins in, and its cells, or what is wrong with its quotes."""
 
     line: int
@@ -61,7 +61,7 @@ class Row(NamedTuple):
     fault: str | None = None
 
 
-class Sheet:
+class CsvReader:
     """A CSV file whose header has been read; iterate over it for its rows. Blank ones are left out.
 
     `read(n)` returns up to n bytes, none at the end. `names` maps what a header may say, in lower
@@ -80,7 +80,7 @@ class Sheet:
     ):
         self._source = _Source(read, limit)
         self._text = io.TextIOWrapper(
-            io.BufferedReader(self._source, CHUNK), encoding="utf-8", newline=""
+            io.BufferedReader(self._source, READ_BYTES), encoding="utf-8", newline=""
         )
         self._line = 0
         self._row_begins = 1
@@ -98,19 +98,19 @@ class Sheet:
         """How many bytes have been read."""
         return self._source.size
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[CsvRow]:
         new = tuple.__new__  # half the time of Row(…), and there are millions
         while True:
             try:
                 for cells in self._reader:
                     line, self._row_begins = self._row_begins, self._line + 1
                     if cells:
-                        yield new(Row, (line, cells, None))
+                        yield new(CsvRow, (line, cells, None))
                 return
             except csv.Error:
                 line, self._row_begins = self._row_begins, self._line + 1
                 fault = 'quotes must enclose a whole cell; write a quote inside of one as ""'
-                yield Row(line, [], fault)
+                yield CsvRow(line, [], fault)
 
     def _header(self) -> tuple[list[str], str]:
         lines = self._lines()
@@ -145,7 +145,7 @@ class Sheet:
                 column, found = self._extra(cell), self.extras
             if column is None or (found is self.extras and len(found) == self._most):
                 if name:
-                    ignored.append(cell.strip()[:SHOWN_NAME])
+                    ignored.append(cell.strip()[:MAX_REPORTED_NAME_LENGTH])
             elif column in found:
                 raise BadHeader(
                     f"The header names the column {column} twice: leave one of them.",
@@ -162,21 +162,21 @@ class Sheet:
                     "column_missing",
                     column=column,
                 )
-        return columns, ignored[:MAX_IGNORED]
+        return columns, ignored[:MAX_REPORTED_COLUMNS]
 
     def _lines(self) -> Iterator[str]:
         readline = self._text.readline
         try:
-            while line := readline(MAX_LINE):
+            while line := readline(MAX_LINE_LENGTH):
                 self._line = at = self._line + 1
-                if len(line) == MAX_LINE and line[-1] not in "\r\n":
-                    raise Unreadable(
-                        f"Line {at} is longer than {MAX_LINE // 1024} KiB: this is no CSV.",
+                if len(line) == MAX_LINE_LENGTH and line[-1] not in "\r\n":
+                    raise UnreadableFile(
+                        f"Line {at} is longer than {MAX_LINE_LENGTH // 1024} KiB: this is no CSV.",
                         "line_length",
                         line=at,
                     )
                 if at - self._row_begins > MAX_ROW_LINES:
-                    raise Unreadable(
+                    raise UnreadableFile(
                         f"In line {self._row_begins} a quote is opened and not closed: "
                         'close it, or write a quote inside of a cell as "".',
                         "quote_open",
@@ -184,7 +184,7 @@ class Sheet:
                     )
                 yield line
         except UnicodeDecodeError:
-            raise Unreadable(
+            raise UnreadableFile(
                 f"Somewhere after line {self._line} the file is neither UTF-8 nor Windows-1251: "
                 "save it as CSV UTF-8 and send that.",
                 "encoding",
@@ -222,26 +222,26 @@ class _Source(io.RawIOBase):
 
     def _next(self) -> bytes:
         first = not self.size
-        chunk = self._read(CHUNK)
+        chunk = self._read(READ_BYTES)
         # Enough to know it by; a mark alone would look like the end.
-        while first and 0 < len(chunk) < 4 and (more := self._read(CHUNK)):
+        while first and 0 < len(chunk) < 4 and (more := self._read(READ_BYTES)):
             chunk += more
         self.size += len(chunk)
         if self._limit is not None and self.size > self._limit:
-            raise TooLarge(
+            raise FileTooLarge(
                 f"The file is larger than {self._limit} bytes: split it and send the parts.",
                 "file_too_large",
                 megabytes=self._limit // 2**20,
             )
         if first:
-            for magic, detail in FOREIGN.items():
+            for magic, detail in OTHER_FORMATS.items():
                 if chunk.startswith(magic):
-                    raise Unreadable(detail, "not_csv")
+                    raise UnreadableFile(detail, "not_csv")
             if chunk.startswith(codecs.BOM_UTF8):
                 self._encoding = "utf-8"
                 chunk = chunk[len(codecs.BOM_UTF8) :]
         if b"\x00" in chunk:
-            raise Unreadable(f"The file is not text, or is UTF-16: {SAVE_AS}.", "not_csv")
+            raise UnreadableFile(f"The file is not text, or is UTF-16: {SAVE_AS_CSV}.", "not_csv")
         return chunk
 
     def _recode(self, chunk: bytes) -> bytes:

@@ -13,8 +13,8 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.sql import SQL, Composed, Identifier
 
 from shared.db import status_changes
-from shared.db.on_commit import note_clients
-from shared.db.rows import one_row
+from shared.db.on_commit import log_clients_on_commit
+from shared.db.rows import fetch_one_row
 
 CHUNK_ROWS = 10_000
 
@@ -139,7 +139,7 @@ END_PARTS = "DELETE FROM import_parts WHERE import_id = %s"
 DROP = "DROP TABLE IF EXISTS {waiting}"
 
 
-class Merged(NamedTuple):
+class MergedRows(NamedTuple):
     """What became of the rows of one chunk."""
 
     rows: int
@@ -150,10 +150,10 @@ class Merged(NamedTuple):
     moved: int
 
 
-NOTHING = Merged(0, 0, 0, 0, 0, 0)
+NOTHING = MergedRows(0, 0, 0, 0, 0, 0)
 
 
-def statement(template: str, import_id: int) -> Composed:
+def import_statement(template: str, import_id: int) -> Composed:
     """A statement on the table in which the import's rows wait."""
     return SQL(template).format(
         waiting=Identifier(f"import_rows_{import_id}"),
@@ -161,7 +161,7 @@ def statement(template: str, import_id: int) -> Composed:
     )
 
 
-def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merged | None:
+def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> MergedRows | None:
     """Merge the next rows; None if the import is finished, or others are at all of it.
 
     Nothing is merged by the step that prepares it and by the one that ends a part.
@@ -179,8 +179,8 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
         return None
     part, after, last = row
     span = {"after": after, "last": last, "skip": size - 1}
-    cursor.execute(statement(UNTIL, import_id), span)
-    (until,) = one_row(cursor)
+    cursor.execute(import_statement(UNTIL, import_id), span)
+    (until,) = fetch_one_row(cursor)
     if until is None:
         cursor.execute(END_PART, (import_id, part))
         return NOTHING
@@ -197,68 +197,70 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
     return merged
 
 
-def fail(cursor: Cursor, import_id: int, reason: str) -> None:
+def fail_import(cursor: Cursor, import_id: int, reason: str) -> None:
     """End an import that cannot be merged; what was merged stays."""
     cursor.execute(END_PARTS, (import_id,))
     cursor.execute(FAIL, (reason, import_id))
-    drop_waiting(cursor, import_id)
+    drop_waiting_rows(cursor, import_id)
 
 
-def _begin_or_finish(cursor: Cursor, import_id: int) -> Merged | None:
+def _begin_or_finish(cursor: Cursor, import_id: int) -> MergedRows | None:
     """Divide an import into parts, or finish it when they are merged."""
     cursor.execute(LOCK_IMPORT, (import_id,))
     if cursor.fetchone() is None:
         return None
     # Looked at again under the lock: somebody else may have divided it a moment ago.
     cursor.execute(RUNNING, (import_id,))
-    _, divided = one_row(cursor)
+    _, divided = fetch_one_row(cursor)
     cursor.execute(LEFT, (import_id,))
-    (left,) = one_row(cursor)
+    (left,) = fetch_one_row(cursor)
     if left and not divided:
-        cursor.execute(statement(INDEX, import_id))
+        cursor.execute(import_statement(INDEX, import_id))
         sizes = {"import": import_id, "rows": left, "part_rows": PART_ROWS}
-        cursor.execute(statement(DIVIDE, import_id), sizes)
+        cursor.execute(import_statement(DIVIDE, import_id), sizes)
     if left:
         return NOTHING
     cursor.execute(FINISH, (import_id,))
-    drop_waiting(cursor, import_id)
+    drop_waiting_rows(cursor, import_id)
     return None
 
 
-def drop_waiting(cursor: Cursor, import_id: int) -> None:
-    cursor.execute(statement(DROP, import_id))
+def drop_waiting_rows(cursor: Cursor, import_id: int) -> None:
+    cursor.execute(import_statement(DROP, import_id))
 
 
-def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> Merged:
+def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedRows:
     created = updated = moved = 0
     while True:
         cursor.execute("SAVEPOINT inserting")
         try:
-            cursor.execute(statement(INSERT, import_id), values)
+            cursor.execute(import_statement(INSERT, import_id), values)
         except UniqueViolation:  # somebody made one of them a moment ago: now it is known
             cursor.execute("ROLLBACK TO inserting")
             continue
-        rows, wanted, made = one_row(cursor)
-        note_clients(cursor, "client.imported", made, import_id=import_id, change="created")
+        rows, wanted, made = fetch_one_row(cursor)
+        log_clients_on_commit(
+            cursor, "client.imported", made, import_id=import_id, change="created"
+        )
         created += len(made)
         if len(made) == wanted:
             break
-        cursor.execute(statement(COMPARE, import_id), values)
-        known, changed = one_row(cursor)
+        cursor.execute(import_statement(COMPARE, import_id), values)
+        known, changed = fetch_one_row(cursor)
         # All are known now, unless one was deleted a moment ago: then it is inserted after all.
         if known == wanted:
             if changed:
                 updated, moved = _update(cursor, import_id, values)
             break
-    return Merged(rows, created, updated, wanted - created - updated, rows - wanted, moved)
+    return MergedRows(rows, created, updated, wanted - created - updated, rows - wanted, moved)
 
 
 def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[int, int]:
-    cursor.execute(statement(LOCK_CHANGED, import_id), values)
+    cursor.execute(import_statement(LOCK_CHANGED, import_id), values)
     changed = cursor.fetchall()
     ids = [client_id for client_id, _ in changed]
-    note_clients(cursor, "client.imported", ids, import_id=import_id, change="updated")
-    cursor.execute(statement(UPDATE, import_id), values)
+    log_clients_on_commit(cursor, "client.imported", ids, import_id=import_id, change="updated")
+    cursor.execute(import_statement(UPDATE, import_id), values)
     updated = cursor.rowcount
     zones = {client_id: zone for client_id, zone in changed if zone is not None}
     return updated, status_changes.move_messages(cursor, zones) if zones else 0

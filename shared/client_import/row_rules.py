@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from shared.domain.attributes import MAX_VALUE, is_name
+from shared.domain.attributes import MAX_VALUE_LENGTH, is_attribute_name
 from shared.domain.phones import InvalidPhone, parse_phone
 from shared.domain.spreadsheets import unescape_formula
-from shared.domain.time_zones import ZONES
+from shared.domain.time_zones import TIME_ZONES
 
 # What a header may call a column, in lower case.
-NAMES = {
+COLUMN_NAMES = {
     name: column
     for column, names in {
         "phone": "phone|phone number|mobile|mobile phone|msisdn|tel|телефон|номер|номер телефона|"
@@ -28,20 +28,20 @@ NAMES = {
 }
 COLUMNS = ("phone", "operator_code", "tag", "timezone")
 # Columns of our own exports, which mean nothing when they come back.
-EXPORTED = frozenset({"id", "created_at", "updated_at", "line", "reason"})
-MAX_TAG = 64
+EXPORT_ONLY_COLUMNS = frozenset({"id", "created_at", "updated_at", "line", "reason"})
+MAX_TAG_LENGTH = 64
 
 OPERATOR_CODE = re.compile(r"[0-9]{3}")
 CODE_DETAIL = "operator_code must be exactly 3 digits, for example 916, or empty"
-TAG_DETAIL = f"tag must be at most {MAX_TAG} characters"
+TAG_DETAIL = f"tag must be at most {MAX_TAG_LENGTH} characters"
 ZONE_DETAIL = "timezone must be an IANA time zone, for example Europe/Moscow"
 ZONE_MISSING = "timezone is missing: fill it in, or send the file with ?timezone=Europe/Moscow"
 BREAK_DETAIL = "{} must not hold a line break; look for a quote that is not closed"
 
-_ZONES = {zone.lower(): zone for zone in ZONES}
+_ZONES = {zone.lower(): zone for zone in TIME_ZONES}
 
 
-class Unfit(ValueError):
+class InvalidCell(ValueError):
     """A cell that cannot be used: what to do, and a code for whoever says it in other words."""
 
     def __init__(self, code: str, detail: str):
@@ -49,7 +49,7 @@ class Unfit(ValueError):
         self.code = code
 
 
-class Fault(NamedTuple):
+class CellError(NamedTuple):
     """What is wrong with a row: in which column, what to do, and its code."""
 
     column: str
@@ -66,7 +66,7 @@ class ClientRow(NamedTuple):
     timezone: str | None
 
 
-class Rules:
+class RowParser:
     """Reads cells, with what fills the gaps: `tag` and `timezone` stand for an empty or missing
     cell. `zone_optional` says that a new client without a zone will be given one later.
     """
@@ -76,24 +76,26 @@ class Rules:
         self._timezone = timezone
         self._zone_optional = zone_optional
 
-    def read(self, phone: str, code: str, tag: str | None, zone: str) -> ClientRow | list[Fault]:
+    def read(
+        self, phone: str, code: str, tag: str | None, zone: str
+    ) -> ClientRow | list[CellError]:
         """The row, or all that is wrong with it. A tag of None says there is no such column."""
-        faults: list[Fault] = []
+        faults: list[CellError] = []
 
         def attempt(
             column: str, reader: Callable[[str | None], str | None], cell: str | None
         ) -> str | None:
             try:
                 if cell and ("\n" in cell or "\r" in cell):
-                    raise Unfit("line_break", BREAK_DETAIL.format(column))
+                    raise InvalidCell("line_break", BREAK_DETAIL.format(column))
                 return reader(cell)
-            except (Unfit, InvalidPhone) as error:
-                faults.append(Fault(column, str(error), error.code))
+            except (InvalidCell, InvalidPhone) as error:
+                faults.append(CellError(column, str(error), error.code))
                 return None
 
         row = ClientRow(
             attempt("phone", lambda cell: parse_phone(cell or ""), phone) or "",
-            attempt("operator_code", read_code, code),
+            attempt("operator_code", parse_operator_code, code),
             attempt("tag", self.read_tag, tag),
             attempt("timezone", self.read_zone, zone),
         )
@@ -102,46 +104,46 @@ class Rules:
     def read_tag(self, cell: str | None) -> str | None:
         """The tag; None to leave it as it is (or empty, for a new client)."""
         tag = unescape_formula(cell.strip()) if cell is not None else ""
-        if len(tag) > MAX_TAG:
-            raise Unfit("tag_length", TAG_DETAIL)
+        if len(tag) > MAX_TAG_LENGTH:
+            raise InvalidCell("tag_length", TAG_DETAIL)
         return tag or (self._tag if self._tag is not None or cell is None else "")
 
     def read_zone(self, cell: str | None) -> str | None:
         """The zone's IANA name; None to leave it as it is."""
         name = cell.strip() if cell else ""
         if name:
-            zone = name if name in ZONES else _ZONES.get(name.lower())
+            zone = name if name in TIME_ZONES else _ZONES.get(name.lower())
             if zone is None:
-                raise Unfit("timezone_unknown", ZONE_DETAIL)
+                raise InvalidCell("timezone_unknown", ZONE_DETAIL)
             return zone
         if self._timezone is None and not self._zone_optional:
-            raise Unfit("timezone_missing", ZONE_MISSING)
+            raise InvalidCell("timezone_missing", ZONE_MISSING)
         return self._timezone
 
 
-def attribute_name(header: str) -> str | None:
+def parse_attribute_name(header: str) -> str | None:
     """The attribute that a column of another name stands for; None if it can be none."""
     name = "_".join(header.replace("-", " ").split())
-    return name if is_name(name) and name.lower() not in EXPORTED else None
+    return name if is_attribute_name(name) and name.lower() not in EXPORT_ONLY_COLUMNS else None
 
 
-def read_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[Fault]]:
+def parse_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[CellError]]:
     """The attributes in these cells, by name, and what is wrong with them; an empty one is none."""
     attributes, faults = {}, []
     for name, cell in cells.items():
         value = unescape_formula(cell.strip())
-        if len(value) > MAX_VALUE:
-            detail = f"{name} must be at most {MAX_VALUE} characters"
-            faults.append(Fault(name, detail, "value_length"))
+        if len(value) > MAX_VALUE_LENGTH:
+            detail = f"{name} must be at most {MAX_VALUE_LENGTH} characters"
+            faults.append(CellError(name, detail, "value_length"))
         elif "\n" in value or "\r" in value:
-            faults.append(Fault(name, BREAK_DETAIL.format(name), "line_break"))
+            faults.append(CellError(name, BREAK_DETAIL.format(name), "line_break"))
         elif value:
             attributes[name] = value
     return attributes, faults
 
 
-def read_code(cell: str | None) -> str | None:
+def parse_operator_code(cell: str | None) -> str | None:
     code = cell.strip().lstrip("'") if cell else ""
     if code and OPERATOR_CODE.fullmatch(code) is None:
-        raise Unfit("operator_code_format", CODE_DETAIL)
+        raise InvalidCell("operator_code_format", CODE_DETAIL)
     return code or None

@@ -11,27 +11,29 @@ from typing import Any, get_args
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-SUFFIX = "_FILE"
+FILE_SUFFIX = "_FILE"
 # No secret is this long; /dev/zero is no secret.
-LONGEST = 64 * 1024
+MAX_SECRET_BYTES = 64 * 1024
 # Addresses that hold a password, though not typed as secrets.
-ADDRESSES = frozenset({"database_url", "redis_url"})
+URL_SETTINGS = frozenset({"database_url", "redis_url"})
 
 
-class UnreadableSecret(Exception):
+class UnreadableSecretFile(Exception):
     """A secret's file cannot be used; `str()` is the line to end the process with."""
 
 
-def may_be_a_file(name: str, field: FieldInfo) -> bool:
-    return name in ADDRESSES or SecretStr in _types(field.annotation)
+def accepts_secret_file(name: str, field: FieldInfo) -> bool:
+    return name in URL_SETTINGS or SecretStr in _types(field.annotation)
 
 
-def read_secrets(fields: Mapping[str, FieldInfo], environment: Mapping[str, str]) -> dict[str, str]:
+def read_secret_files(
+    fields: Mapping[str, FieldInfo], environment: Mapping[str, str]
+) -> dict[str, str]:
     """The values of those of the fields that the environment names a file for."""
     return {
         name: _read(name.upper(), environment)
         for name, field in fields.items()
-        if may_be_a_file(name, field) and environment.get(name.upper() + SUFFIX)
+        if accepts_secret_file(name, field) and environment.get(name.upper() + FILE_SUFFIX)
     }
 
 
@@ -42,19 +44,21 @@ def _types(annotation: Any) -> Iterable[Any]:
 
 
 def _read(name: str, environment: Mapping[str, str]) -> str:
-    by_file = name + SUFFIX
+    by_file = name + FILE_SUFFIX
     if environment.get(name):
-        raise UnreadableSecret(f"settings {name} and {by_file}: both are set; give one of them")
+        raise UnreadableSecretFile(f"settings {name} and {by_file}: both are set; give one of them")
     path = Path(environment[by_file])
     try:
         with path.open("rb") as file:
-            content = file.read(LONGEST + 1)
+            content = file.read(MAX_SECRET_BYTES + 1)
         text = content.decode().rstrip("\r\n")
     except OSError as error:
-        raise UnreadableSecret(f"setting {by_file}: cannot read {path}: {error.strerror}") from None
+        raise UnreadableSecretFile(
+            f"setting {by_file}: cannot read {path}: {error.strerror}"
+        ) from None
     except ValueError:  # no UTF-8, or a null in the path
-        raise UnreadableSecret(f"setting {by_file}: {path} is not UTF-8 text") from None
-    if not text or len(content) > LONGEST:
-        problem = "is empty" if not text else f"is longer than {LONGEST} bytes"
-        raise UnreadableSecret(f"setting {by_file}: {path} {problem}")
+        raise UnreadableSecretFile(f"setting {by_file}: {path} is not UTF-8 text") from None
+    if not text or len(content) > MAX_SECRET_BYTES:
+        problem = "is empty" if not text else f"is longer than {MAX_SECRET_BYTES} bytes"
+        raise UnreadableSecretFile(f"setting {by_file}: {path} {problem}")
     return text

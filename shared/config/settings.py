@@ -24,29 +24,29 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.config.secret_files import SUFFIX, UnreadableSecret, read_secrets
-from shared.logging.redaction import keep_secret
+from shared.config.secret_files import FILE_SUFFIX, UnreadableSecretFile, read_secret_files
+from shared.logging.redaction import register_secrets
 
 
-def _known_zone(name: str) -> str:
+def _check_time_zone(name: str) -> str:
     if name not in zoneinfo.available_timezones():
         raise ValueError("must be an IANA time zone, for example Europe/Moscow")
     return name
 
 
-def _postgresql_url(url: str) -> str:
+def _check_postgresql_url(url: str) -> str:
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError("must start with postgresql://")
     return "postgresql://" + url.split("://", 1)[1]
 
 
-def _redis_url(url: str) -> str:
+def _check_redis_url(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must start with redis://, rediss:// or unix://")
     return url
 
 
-def _issuer(url: str) -> str:
+def _check_https_url(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or ""
     # Names below .localhost are this machine's too (RFC 6761).
@@ -56,11 +56,11 @@ def _issuer(url: str) -> str:
     return url
 
 
-def _public_url(url: str) -> str:
-    return _issuer(url).rstrip("/")
+def _check_public_url(url: str) -> str:
+    return _check_https_url(url).rstrip("/")
 
 
-def _http_url(url: str) -> str:
+def _check_http_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError("must start with http:// or https://")
     try:
@@ -73,7 +73,7 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _smtp_url(url: SecretStr) -> SecretStr:
+def _check_smtp_url(url: SecretStr) -> SecretStr:
     try:
         parts = urlsplit(url.get_secret_value())
         port_is_right = parts.port != 0
@@ -87,27 +87,27 @@ def _smtp_url(url: SecretStr) -> SecretStr:
 
 
 # Of plain ASCII: not every mail server takes others.
-ADDRESS = r"[A-Za-z0-9_.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9.-]+"
+MAIL_ADDRESS = r"[A-Za-z0-9_.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9.-]+"
 
 
-def _addresses(text: object) -> object:
+def _parse_mail_addresses(text: object) -> object:
     if not isinstance(text, str):
         return text
     addresses = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(re.fullmatch(ADDRESS, address) for address in addresses):
+    if not all(re.fullmatch(MAIL_ADDRESS, address) for address in addresses):
         raise ValueError("must be mail addresses with commas between them")
     # Nobody is to get two.
     return list({address.lower(): address for address in addresses}.values())
 
 
-def _time_of_day(text: object) -> object:
+def _check_time_of_day(text: object) -> object:
     if isinstance(text, str) and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
         raise ValueError("must be a time of day such as 09:00")
     return text
 
 
-def _sender(text: str) -> str:
-    if not re.fullmatch(rf"{ADDRESS}|[^<>\r\n\",@]+ <{ADDRESS}>", text):
+def _check_sender(text: str) -> str:
+    if not re.fullmatch(rf"{MAIL_ADDRESS}|[^<>\r\n\",@]+ <{MAIL_ADDRESS}>", text):
         raise ValueError("must be a mail address, or a name and the address in <>")
     return text
 
@@ -117,7 +117,7 @@ class DatabaseSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
-    database_url: Annotated[str, AfterValidator(_postgresql_url)]
+    database_url: Annotated[str, AfterValidator(_check_postgresql_url)]
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
 
@@ -125,14 +125,14 @@ class DatabaseSettings(BaseSettings):
 class CommandSettings(DatabaseSettings):
     """What commands on clients need besides."""
 
-    default_timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
+    default_timezone: Annotated[str, AfterValidator(_check_time_zone)] | None = None
     import_max_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
 
 
 class Settings(DatabaseSettings):
     """What every process needs."""
 
-    redis_url: Annotated[str, AfterValidator(_redis_url)]
+    redis_url: Annotated[str, AfterValidator(_check_redis_url)]
 
 
 class RateSettings(Settings):
@@ -144,13 +144,13 @@ class RateSettings(Settings):
 class ReportSettings(DatabaseSettings):
     """What the daily report needs. It is on where there are recipients and a mail server."""
 
-    smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
-    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_addresses)] = []
-    report_from: Annotated[str, AfterValidator(_sender)] = "notifications@localhost"
-    report_time: Annotated[time, BeforeValidator(_time_of_day)] = time(9)
-    report_timezone: Annotated[str, AfterValidator(_known_zone)] = "Europe/Moscow"
+    smtp_url: Annotated[SecretStr, AfterValidator(_check_smtp_url)] | None = None
+    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_parse_mail_addresses)] = []
+    report_from: Annotated[str, AfterValidator(_check_sender)] = "notifications@localhost"
+    report_time: Annotated[time, BeforeValidator(_check_time_of_day)] = time(9)
+    report_timezone: Annotated[str, AfterValidator(_check_time_zone)] = "Europe/Moscow"
     report_language: Annotated[str, Field(pattern="^(en|ru)$")] = "en"
-    public_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    public_url: Annotated[str, AfterValidator(_check_http_url)] | None = None
 
 
 class ApiSettings(RateSettings, CommandSettings, ReportSettings):
@@ -162,12 +162,12 @@ class ApiSettings(RateSettings, CommandSettings, ReportSettings):
     test_sends_per_minute: Annotated[int, Field(ge=0)] = 10
     segment_price: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
     # The admin UI is on where there is an issuer.
-    oidc_issuer: Annotated[str, AfterValidator(_issuer)] | None = None
+    oidc_issuer: Annotated[str, AfterValidator(_check_https_url)] | None = None
     oidc_client_id: str | None = Field(default=None, validate_default=True)
     oidc_client_secret: SecretStr | None = None
     oidc_scopes: Annotated[str, Field(pattern=r"(^|\s)openid(\s|$)")] = "openid profile email"
     oidc_role_claim: Annotated[str, Field(min_length=1)] = "roles"
-    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -187,7 +187,7 @@ class ApiSettings(RateSettings, CommandSettings, ReportSettings):
 class WorkerSettings(RateSettings, ReportSettings):
     """What the fleet needs besides."""
 
-    provider_url: Annotated[str, AfterValidator(_http_url)]
+    provider_url: Annotated[str, AfterValidator(_check_http_url)]
     provider_token: SecretStr
     provider_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
     provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
@@ -211,37 +211,39 @@ S = TypeVar("S", bound=DatabaseSettings)
 def load_settings(kind: type[S]) -> S:
     """Read `kind` from the environment, or end the process with a line that names what is wrong."""
     try:
-        by_file = read_secrets(kind.model_fields, os.environ)
-    except UnreadableSecret as error:
+        by_file = read_secret_files(kind.model_fields, os.environ)
+    except UnreadableSecretFile as error:
         sys.exit(str(error))
     try:
         settings = kind(**by_file)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = str(first["loc"][0])
-        name = field.upper() + (SUFFIX if field in by_file else "")
+        name = field.upper() + (FILE_SUFFIX if field in by_file else "")
         if first["type"] == "missing":
             problem = "is not set"
         else:
             problem = first["msg"].removeprefix("Value error, ")
         sys.exit(f"setting {name}: {problem} (docs/configuration.md lists every setting)")
-    _refuse_known_secrets(settings)
+    _reject_demo_secrets(settings)
     values = [value for _, value in settings]
-    keep_secret(v.get_secret_value() for v in values if isinstance(v, SecretStr))
-    keep_secret(v for v in values if isinstance(v, str) and "://" in v)
+    register_secrets(v.get_secret_value() for v in values if isinstance(v, SecretStr))
+    register_secrets(v for v in values if isinstance(v, str) and "://" in v)
     return settings
 
 
 # What the secrets in docker-compose.yml begin with that a first start is made with.
-KNOWN = "demo-"
+DEMO_PREFIX = "demo-"
 # Where one of these is https, real people are at the other end.
-REAL_WORLD = ("PROVIDER_URL", "PUBLIC_URL", "OIDC_ISSUER")
+PRODUCTION_URLS = ("PROVIDER_URL", "PUBLIC_URL", "OIDC_ISSUER")
 
 
-def _refuse_known_secrets(settings: DatabaseSettings) -> None:
+def _reject_demo_secrets(settings: DatabaseSettings) -> None:
     """End the process if it meets the real world with secrets that everybody knows."""
-    real = [name for name in REAL_WORLD if os.environ.get(name, "").startswith("https://")]
-    known = [name.upper() for name, value in settings if _secret_in(value).startswith(KNOWN)]
+    real = [name for name in PRODUCTION_URLS if os.environ.get(name, "").startswith("https://")]
+    known = [
+        name.upper() for name, value in settings if _extract_secret(value).startswith(DEMO_PREFIX)
+    ]
     if real and known:
         sys.exit(
             f"settings {', '.join(known)}: the demonstration's secrets, which everybody knows, do "
@@ -249,7 +251,7 @@ def _refuse_known_secrets(settings: DatabaseSettings) -> None:
         )
 
 
-def _secret_in(value: object) -> str:
+def _extract_secret(value: object) -> str:
     """A secret, or the password in an address."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()

@@ -4,14 +4,21 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-# A mailing's columns that MATCHES takes, in the order of `match_values`.
-FILTER = ("operator_codes", "tags", "timezones", "attributes", "exclude_mailing_ids", "phones")
-COLUMNS = ", ".join(FILTER)
+# A mailing's columns that AUDIENCE_CONDITION uses, in the order of `audience_parameters`.
+FILTER_COLUMNS = (
+    "operator_codes",
+    "tags",
+    "timezones",
+    "attributes",
+    "exclude_mailing_ids",
+    "phones",
+)
+FILTER_COLUMN_LIST = ", ".join(FILTER_COLUMNS)
 
 # On `clients`; what is empty means "any". PostgreSQL folds the constant comparisons away, so that
 # the indexes on phone, operator code, tag and zone serve, and the messages of nobody's mailings
 # are not looked at. Their ids stand in the statement, so that it is planned for their partitions.
-MATCHES = """
+AUDIENCE_CONDITION = """
 deleted_at IS NULL
     AND (%(operator_codes)s::text[] = '{}' OR operator_code = ANY (%(operator_codes)s::text[]))
     AND (%(tags)s::text[] = '{}' OR tag = ANY (%(tags)s::text[]))
@@ -25,7 +32,7 @@ deleted_at IS NULL
 """
 
 
-def match_values(
+def audience_parameters(
     operator_codes: Sequence[str],
     tags: Sequence[str],
     timezones: Sequence[str],
@@ -33,7 +40,7 @@ def match_values(
     exclude_mailing_ids: Sequence[int],
     phones: Sequence[int],
 ) -> dict[str, object]:
-    """The values that MATCHES takes."""
+    """Return the parameters of AUDIENCE_CONDITION."""
     return {
         "operator_codes": list(operator_codes),
         "tags": list(tags),

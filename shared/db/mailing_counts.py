@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.rows import one_row
+from shared.db.rows import fetch_one_row
 
 FROZEN = ",\n".join(
     f"CASE WHEN m.settled THEN m.{name} ELSE coalesce(sum({name}), 0)::bigint END AS {name}"
@@ -72,4 +72,4 @@ FROM mailings m {counts_join("%(mailing)s")} WHERE m.id = %(mailing)s
 def read_mailing_counts(cursor: Cursor, mailing_id: int) -> MailingCounts:
     """Read the counts of one mailing in one statement."""
     cursor.execute(ONE_MAILING, {"mailing": mailing_id})
-    return MailingCounts(*one_row(cursor))
+    return MailingCounts(*fetch_one_row(cursor))

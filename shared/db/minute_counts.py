@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 SHARDS = 16
 
 
-MINUTES = """
+ADD_MINUTE_COUNTS = """
 INSERT INTO minutes (mailing_id, minute, shard, status, count)
 SELECT mailing_id, date_trunc('minute', minute), shard, status::message_status, sum(count)
 FROM unnest(%s::bigint[], %s::timestamptz[], %s::smallint[], %s::text[], %s::int[])
@@ -34,14 +34,14 @@ class MinuteKey(NamedTuple):
     status: str
 
 
-def count_minutes(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
+def add_minute_counts(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
     """Add to the minutes; last in a transaction, since a busy mailing's rows are contended."""
     if changes:
         columns = zip(*((*key, n) for key, n in changes.items()), strict=True)
-        cursor.execute(MINUTES, tuple(list(column) for column in columns))
+        cursor.execute(ADD_MINUTE_COUNTS, tuple(list(column) for column in columns))
 
 
-def minute_moves(
+def minute_changes(
     mailing_id: int, batch_id: int, at: datetime, previous: str, status: str, n: int = 1
 ) -> Counter[MinuteKey]:
     """The minutes' part of moving `n` messages of a batch; nothing is counted for `pending`."""

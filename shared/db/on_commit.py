@@ -17,15 +17,15 @@ IDS_PER_LINE = 500
 
 log = structlog.get_logger()
 
-_noted: "WeakKeyDictionary[Connection, list[dict[str, Any]]]" = WeakKeyDictionary()
+_pending_lines: "WeakKeyDictionary[Connection, list[dict[str, Any]]]" = WeakKeyDictionary()
 
 
-def note(cursor: Cursor, event: str, **fields: Any) -> None:
+def log_on_commit(cursor: Cursor, event: str, **fields: Any) -> None:
     """Have this logged when the cursor's transaction is committed."""
-    _noted.setdefault(cursor.connection, []).append({"event": event, **fields})
+    _pending_lines.setdefault(cursor.connection, []).append({"event": event, **fields})
 
 
-def note_messages(
+def log_messages_on_commit(
     cursor: Cursor,
     event: str,
     message_ids: Sequence[int],
@@ -36,21 +36,23 @@ def note_messages(
     for at in range(0, len(message_ids), IDS_PER_LINE):
         part = slice(at, at + IDS_PER_LINE)
         clients = {} if client_ids is None else {"client_ids": list(client_ids[part])}
-        note(cursor, event, **fields, message_ids=list(message_ids[part]), **clients)
+        log_on_commit(cursor, event, **fields, message_ids=list(message_ids[part]), **clients)
 
 
-def note_clients(cursor: Cursor, event: str, client_ids: Sequence[int], **fields: Any) -> None:
+def log_clients_on_commit(
+    cursor: Cursor, event: str, client_ids: Sequence[int], **fields: Any
+) -> None:
     """Note what happened to many clients."""
     for at in range(0, len(client_ids), IDS_PER_LINE):
-        note(cursor, event, **fields, client_ids=list(client_ids[at : at + IDS_PER_LINE]))
+        log_on_commit(cursor, event, **fields, client_ids=list(client_ids[at : at + IDS_PER_LINE]))
 
 
-def tell(connection: Connection) -> None:
+def flush_after_commit(connection: Connection) -> None:
     """It is committed."""
-    for line in _noted.pop(connection, ()):
+    for line in _pending_lines.pop(connection, ()):
         log.info(**line)
 
 
-def forget(connection: Connection) -> None:
+def discard_after_rollback(connection: Connection) -> None:
     """It was rolled back."""
-    _noted.pop(connection, None)
+    _pending_lines.pop(connection, None)

@@ -7,7 +7,7 @@ one. There is no default partition: it would block detaching and later creation.
 
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.rows import one_row
+from shared.db.rows import fetch_one_row
 
 MIN_WIDTH = 16
 
@@ -48,9 +48,9 @@ def ensure_partition(cursor: Cursor, mailing_id: int) -> bool:
     if cursor.fetchone():
         return False
     cursor.execute(LAST)
-    (first,) = one_row(cursor)
+    (first,) = fetch_one_row(cursor)
     cursor.execute(WEEK)
-    (week,) = one_row(cursor)
+    (week,) = fetch_one_row(cursor)
     until = max(first + max(MIN_WIDTH, week), mailing_id + 1)
     for table, storage in STORAGE.items():
         cursor.execute(CREATE.format(table=table, first=first, until=until, storage=storage))

@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg2.extensions import connection, cursor
 
-GENERIC = "-c plan_cache_mode=force_generic_plan"
+GENERIC_PLAN_OPTION = "-c plan_cache_mode=force_generic_plan"
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
@@ -25,7 +25,7 @@ class PreparingConnection(connection):
         self.prepared: set[str] = set()
 
 
-class Prepared:
+class PreparedStatement:
     """A statement with `%(name)s` placeholders; `name` is unique among those of a connection."""
 
     def __init__(self, name: str, statement: str) -> None:

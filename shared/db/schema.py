@@ -1,7 +1,7 @@
 """Whether the database has the schema that this version needs; run as a program, it waits for it.
 
-    python -m shared.schema database      ends when PostgreSQL lets us in
-    python -m shared.schema migrations    ends when they are applied, by whoever applies them
+    python -m shared.db.schema database      ends when PostgreSQL lets us in
+    python -m shared.db.schema migrations    ends when they are applied, by whoever applies them
 
 What must not start earlier is started behind it.
 """
@@ -17,15 +17,15 @@ from alembic.script import ScriptDirectory
 
 import shared.migrations
 from shared.config.settings import DatabaseSettings, load_settings
-from shared.logging.redaction import clean
+from shared.logging.redaction import redact
 
-MIGRATIONS = Path(shared.migrations.__file__).parent
+MIGRATIONS_PATH = Path(shared.migrations.__file__).parent
 
 APPLIED = "SELECT version_num FROM alembic_version"
 POLL_SECONDS = 1.0
 
 
-def is_applied(revision: str | None) -> bool:
+def is_schema_applied(revision: str | None) -> bool:
     """Whether a database at `revision` will do: it has this version's schema, or a newer one's.
 
     A newer version may just be taking this one's place, or was taken back: a migration leaves the
@@ -35,7 +35,7 @@ def is_applied(revision: str | None) -> bool:
     return revision is not None and (revision == head or revision not in known)
 
 
-def is_newer(revision: str | None) -> bool:
+def is_schema_newer(revision: str | None) -> bool:
     """Whether `revision` was made by a version after this one."""
     return revision is not None and revision not in _revisions()[0]
 
@@ -43,7 +43,7 @@ def is_newer(revision: str | None) -> bool:
 @cache
 def _revisions() -> tuple[frozenset[str], str | None]:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS_PATH).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
     return frozenset(s.revision for s in scripts.walk_revisions()), scripts.get_current_head()
 
@@ -53,7 +53,7 @@ def _missing(database_url: str, step: str) -> str | None:
     try:
         connection = psycopg2.connect(database_url, connect_timeout=5)
     except psycopg2.Error as error:
-        return f"PostgreSQL: {clean(str(error)).strip().splitlines()[0]}"
+        return f"PostgreSQL: {redact(str(error)).strip().splitlines()[0]}"
     try:
         if step == "database":
             return None
@@ -63,10 +63,10 @@ def _missing(database_url: str, step: str) -> str | None:
     except psycopg2.errors.UndefinedTable:
         return "the migrations"
     except psycopg2.Error as error:
-        return f"PostgreSQL: {clean(str(error)).strip().splitlines()[0]}"
+        return f"PostgreSQL: {redact(str(error)).strip().splitlines()[0]}"
     finally:
         connection.close()
-    return None if row and is_applied(row[0]) else "the migrations"
+    return None if row and is_schema_applied(row[0]) else "the migrations"
 
 
 def main(step: str) -> None:
@@ -81,5 +81,5 @@ def main(step: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] not in (["database"], ["migrations"]):
-        sys.exit("usage: python -m shared.schema database | migrations")
+        sys.exit("usage: python -m shared.db.schema database | migrations")
     main(sys.argv[1])

@@ -12,10 +12,10 @@ from itertools import groupby
 
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.minute_counts import MinuteKey, count_minutes, minute_moves
-from shared.db.on_commit import note_messages
-from shared.db.rows import one_row
-from shared.domain.send_windows import Window, opens_at
+from shared.db.minute_counts import MinuteKey, add_minute_counts, minute_changes
+from shared.db.on_commit import log_messages_on_commit
+from shared.db.rows import fetch_one_row
+from shared.domain.send_windows import Window, next_opening
 from shared.domain.statuses import MessageStatus, Reason
 
 LOCK_BATCH = """
@@ -23,7 +23,7 @@ SELECT first_id, last_id, leased_until < now() FROM batches
 WHERE mailing_id = %s AND id = %s FOR NO KEY UPDATE
 """
 
-DOUBT = """
+MARK_IN_DOUBT = """
 WITH doubted AS (
     UPDATE messages SET in_doubt = true
     WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
@@ -36,7 +36,7 @@ WHERE mailing_id = %(mailing)s AND id = %(batch)s
 RETURNING (SELECT array_agg(id) FROM doubted), (SELECT array_agg(client_id) FROM doubted)
 """
 
-END_PENDING = """
+END_PENDING_MESSAGES = """
 WITH ended AS (
     UPDATE messages SET status = %(status)s, reason = %(reason)s
     WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
@@ -58,7 +58,7 @@ RETURNING n, now(), ids, clients
 """
 
 # Messages of some clients that may still be sent, in every mailing that is not settled.
-CLIENTS_PENDING = """
+PENDING_MESSAGES_OF_CLIENTS = """
 SELECT m.mailing_id, m.batch_id, m.id, m.client_id
 FROM mailings g CROSS JOIN LATERAL (
     SELECT mailing_id, batch_id, id, client_id FROM messages
@@ -67,7 +67,7 @@ FROM mailings g CROSS JOIN LATERAL (
 WHERE NOT g.settled ORDER BY 1, 2, 3
 """
 
-MOVE = """
+MOVE_MESSAGES = """
 WITH source AS (
     SELECT * FROM batches WHERE mailing_id = %(mailing)s AND id = %(batch)s
 ), moved AS (
@@ -100,7 +100,7 @@ LOCK_OPEN_BATCHES = """
 SELECT id, timezone FROM batches WHERE mailing_id = %s AND due_at IS NOT NULL
 ORDER BY id FOR NO KEY UPDATE
 """
-RESCHEDULE = """
+RESCHEDULE_BATCHES = """
 UPDATE batches b SET due_at = greatest(t.opens, b.retry_at)
 FROM unnest(%s::text[], %s::timestamptz[]) AS t (zone, opens)
 WHERE b.mailing_id = %s AND b.due_at IS NOT NULL AND b.timezone = t.zone
@@ -113,7 +113,7 @@ def lock_batch(cursor: Cursor, mailing_id: int, batch_id: int) -> tuple[int, int
     None for the latter says that there is no lease.
     """
     cursor.execute(LOCK_BATCH, (mailing_id, batch_id))
-    first_id, last_id, dead = one_row(cursor)
+    first_id, last_id, dead = fetch_one_row(cursor)
     return first_id, last_id, dead
 
 
@@ -125,13 +125,13 @@ def mark_in_doubt(
     ids: list[int] | None,
 ) -> None:
     """Say of a locked batch's pending messages (all, or `ids`) that they may have been sent."""
-    cursor.execute(DOUBT, _where(mailing_id, batch_id, span, ids))
-    doubted, clients = one_row(cursor)
+    cursor.execute(MARK_IN_DOUBT, _where(mailing_id, batch_id, span, ids))
+    doubted, clients = fetch_one_row(cursor)
     place = {"mailing_id": mailing_id, "batch_id": batch_id}
-    note_messages(cursor, "message.in_doubt", doubted or (), clients or (), **place)
+    log_messages_on_commit(cursor, "message.in_doubt", doubted or (), clients or (), **place)
 
 
-def end_pending(
+def end_pending_messages(
     cursor: Cursor,
     minutes: Counter[MinuteKey],
     mailing_id: int,
@@ -149,13 +149,13 @@ def end_pending(
         "status": str(status),
         "reason": reason,
     }
-    cursor.execute(END_PENDING, values)
+    cursor.execute(END_PENDING_MESSAGES, values)
     ended: int
-    ended, now, message_ids, clients = one_row(cursor)
+    ended, now, message_ids, clients = fetch_one_row(cursor)
     if ended:
         place = {"mailing_id": mailing_id, "batch_id": batch_id, "reason": reason}
-        note_messages(cursor, f"message.{status}", message_ids, clients, **place)
-        minutes.update(minute_moves(mailing_id, batch_id, now, "pending", status, ended))
+        log_messages_on_commit(cursor, f"message.{status}", message_ids, clients, **place)
+        minutes.update(minute_changes(mailing_id, batch_id, now, "pending", status, ended))
     return ended
 
 
@@ -171,7 +171,7 @@ def cancel_clients_messages(cursor: Cursor, client_ids: list[int], reason: Reaso
     """Cancel what is still pending for these clients, for this reason; return how many messages."""
     if not client_ids:
         return 0
-    cursor.execute(CLIENTS_PENDING, (client_ids,))
+    cursor.execute(PENDING_MESSAGES_OF_CLIENTS, (client_ids,))
     return cancel_messages(cursor, [row[:3] for row in cursor.fetchall()], reason)
 
 
@@ -184,7 +184,7 @@ def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reaso
         first, last, dead = lock_batch(cursor, mailing_id, batch_id)
         if dead:
             mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
-        cancelled += end_pending(
+        cancelled += end_pending_messages(
             cursor,
             minutes,
             mailing_id,
@@ -194,7 +194,7 @@ def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reaso
             reason,
             ids,
         )
-    count_minutes(cursor, minutes)
+    add_minute_counts(cursor, minutes)
     return cancelled
 
 
@@ -211,39 +211,39 @@ def move_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
     """
     moved = 0
     groups: dict[tuple[int, int], dict[str, list[int]]] = {}
-    cursor.execute(CLIENTS_PENDING, (list(zones),))
+    cursor.execute(PENDING_MESSAGES_OF_CLIENTS, (list(zones),))
     for mailing_id, batch_id, message_id, client_id in cursor.fetchall():
         by_zone = groups.setdefault((mailing_id, batch_id), {})
         by_zone.setdefault(zones[client_id], []).append(message_id)
     for (mailing_id, batch_id), by_zone in groups.items():
         # The window stays as it is until this is committed: a change of it finds the new batches.
         cursor.execute(SHARE_WINDOW, (mailing_id,))
-        start, end, now = one_row(cursor)
+        start, end, now = fetch_one_row(cursor)
         window = Window(start, end) if start is not None else None
         first, last, dead = lock_batch(cursor, mailing_id, batch_id)
         for zone, ids in by_zone.items():
             if dead is not None:
                 mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
             cursor.execute("SELECT take_ids('batch_ids', 1)")
-            (new,) = one_row(cursor)
+            (new,) = fetch_one_row(cursor)
             place = {"mailing": mailing_id, "batch": batch_id, "ids": ids, "new": new, "zone": zone}
-            cursor.execute(MOVE, place | {"opens": opens_at(window, zone, now)})
+            cursor.execute(MOVE_MESSAGES, place | {"opens": next_opening(window, zone, now)})
             moved += sum(n for (n,) in cursor.fetchall())
     return moved
 
 
-def reschedule(cursor: Cursor, mailing_id: int) -> None:
+def reschedule_batches(cursor: Cursor, mailing_id: int) -> None:
     """Recompute when each batch is due, after the mailing's window has changed.
 
     The caller holds the mailing's row lock.
     """
     cursor.execute(WINDOW, (mailing_id,))
-    start, end, now = one_row(cursor)
+    start, end, now = fetch_one_row(cursor)
     window = Window(start, end) if start is not None else None
     cursor.execute(LOCK_OPEN_BATCHES, (mailing_id,))
     zones = sorted({zone for _, zone in cursor.fetchall()})
-    opens = [opens_at(window, zone, now) for zone in zones]
-    cursor.execute(RESCHEDULE, (zones, opens, mailing_id))
+    opens = [next_opening(window, zone, now) for zone in zones]
+    cursor.execute(RESCHEDULE_BATCHES, (zones, opens, mailing_id))
 
 
 def _where(

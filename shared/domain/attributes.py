@@ -7,12 +7,12 @@ and none of those that mean the client's own fields there.
 import re
 
 MAX_ATTRIBUTES = 20
-MAX_VALUE = 200
+MAX_VALUE_LENGTH = 200
 
-LETTER = "A-Za-zА-Яа-яЁё_"
-NAME = re.compile(f"[{LETTER}][{LETTER}0-9]{{0,31}}")
+NAME_LETTERS = "A-Za-zА-Яа-яЁё_"
+ATTRIBUTE_NAME = re.compile(f"[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}")
 # The fields of a client that a text may use besides the attributes.
-FIELDS = frozenset({"phone", "tag", "operator_code", "timezone"})
+CLIENT_FIELDS = frozenset({"phone", "tag", "operator_code", "timezone"})
 
 NAME_DETAIL = (
     "must be 1 to 32 letters (Latin or Cyrillic), digits or underscores, and not begin with a digit"
@@ -20,12 +20,12 @@ NAME_DETAIL = (
 RESERVED_DETAIL = "is the name of a field of every client and cannot be an attribute"
 
 
-def is_name(name: str) -> bool:
+def is_attribute_name(name: str) -> bool:
     """Whether an attribute may be called so."""
-    return NAME.fullmatch(name) is not None and name not in FIELDS
+    return ATTRIBUTE_NAME.fullmatch(name) is not None and name not in CLIENT_FIELDS
 
 
-def values_of(table: str) -> str:
+def placeholder_values(table: str) -> str:
     """SQL: what a text's placeholders stand for, as a JSON object, by a row of clients."""
     return (
         f"{table}.attributes || jsonb_build_object('phone', {table}.phone::text,"

@@ -8,12 +8,12 @@ two units, as does one outside of the basic plane in UCS-2, and neither is split
 from collections.abc import Sequence
 from typing import NamedTuple
 
-BASIC = frozenset(
+GSM_BASIC = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
     "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
 )
-EXTENSION = frozenset("\f^{}\\[~]|€")
-GSM_ALPHABET = BASIC | EXTENSION
+GSM_EXTENSION = frozenset("\f^{}\\[~]|€")
+GSM_ALPHABET = GSM_BASIC | GSM_EXTENSION
 
 GSM_7 = "GSM-7"
 UCS_2 = "UCS-2"
@@ -21,7 +21,7 @@ UCS_2 = "UCS-2"
 CAPACITY = {GSM_7: (160, 153), UCS_2: (70, 67)}
 
 
-class Segmented(NamedTuple):
+class SegmentedText(NamedTuple):
     """A text as it is sent: `units` are septets of GSM-7, or 16-bit words of UCS-2."""
 
     encoding: str
@@ -29,20 +29,20 @@ class Segmented(NamedTuple):
     segments: int
 
 
-def segment(text: str) -> Segmented:
+def measure_segments(text: str) -> SegmentedText:
     """How many segments `text` takes; an empty one still takes one."""
     if GSM_ALPHABET.issuperset(text):
-        encoding, even = GSM_7, EXTENSION.isdisjoint(text)
+        encoding, even = GSM_7, GSM_EXTENSION.isdisjoint(text)
     else:
         encoding, even = UCS_2, max(text) <= "\uffff"
     single, several = CAPACITY[encoding]
     if even:  # a unit for each character, as in nearly every text
         units = len(text)
-        return Segmented(encoding, units, 1 if units <= single else -(-units // several))
+        return SegmentedText(encoding, units, 1 if units <= single else -(-units // several))
     gsm = encoding == GSM_7
-    widths = [2 if c > "\uffff" or (gsm and c in EXTENSION) else 1 for c in text]
+    widths = [2 if c > "\uffff" or (gsm and c in GSM_EXTENSION) else 1 for c in text]
     units = sum(widths)
-    return Segmented(encoding, units, 1 if units <= single else _pack(widths, several))
+    return SegmentedText(encoding, units, 1 if units <= single else _pack(widths, several))
 
 
 def _pack(widths: Sequence[int], capacity: int) -> int:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 # A window opens every day. Four days outlast a missing day and any shift of the clock.
 HORIZON_DAYS = 4
-SAMPLE = timedelta(hours=3)
+SAMPLING_STEP = timedelta(hours=3)
 
 
 class Window(NamedTuple):
@@ -34,19 +34,23 @@ def is_open(window: Window | None, zone: str, at: datetime) -> bool:
     return window is None or window.contains(at.astimezone(ZoneInfo(zone)).time())
 
 
-def opens_at(window: Window | None, zone: str, at: datetime) -> datetime:
+def next_opening(window: Window | None, zone: str, at: datetime) -> datetime:
     """The first instant not before `at` at which the window is open: `at` itself if it is."""
     if window is None or is_open(window, zone, at):
         return at
-    return next(e for e in _edges(window, zone, _day(at)) if e > at and is_open(window, zone, e))
+    return next(
+        e for e in _possible_edges(window, zone, _day(at)) if e > at and is_open(window, zone, e)
+    )
 
 
-def closes_at(window: Window | None, zone: str, at: datetime) -> datetime | None:
+def next_closing(window: Window | None, zone: str, at: datetime) -> datetime | None:
     """When the window, open at `at`, shuts next; None if it never does."""
     if window is None:
         return None
     return next(
-        e for e in _edges(window, zone, _day(at)) if e > at and not is_open(window, zone, e)
+        e
+        for e in _possible_edges(window, zone, _day(at))
+        if e > at and not is_open(window, zone, e)
     )
 
 
@@ -55,7 +59,7 @@ def _day(at: datetime) -> datetime:
 
 
 @lru_cache(maxsize=4096)
-def _edges(window: Window, zone_name: str, day: datetime) -> list[datetime]:
+def _possible_edges(window: Window, zone_name: str, day: datetime) -> list[datetime]:
     """Every instant around `day` at which the window may open or shut, in order.
 
     These are its two times on each local date, in both readings where a fold gives two, and the
@@ -63,7 +67,7 @@ def _edges(window: Window, zone_name: str, day: datetime) -> list[datetime]:
     """
     zone = ZoneInfo(zone_name)
     date = day.astimezone(zone).date() - timedelta(days=1)
-    edges = set(_shifts(zone, day - timedelta(days=1), HORIZON_DAYS + 2))
+    edges = set(_offset_changes(zone, day - timedelta(days=1), HORIZON_DAYS + 2))
     for days in range(HORIZON_DAYS + 2):
         for wall in window:
             local = datetime.combine(date + timedelta(days=days), wall, zone)
@@ -71,12 +75,12 @@ def _edges(window: Window, zone_name: str, day: datetime) -> list[datetime]:
     return sorted(edges)
 
 
-def _shifts(zone: ZoneInfo, start: datetime, days: int) -> list[datetime]:
+def _offset_changes(zone: ZoneInfo, start: datetime, days: int) -> list[datetime]:
     """The instants within `days` of `start` at which the zone's offset from UTC changes."""
     shifts = []
     before, until = start, start + timedelta(days=days)
     while before < until:
-        after = before + SAMPLE
+        after = before + SAMPLING_STEP
         if _offset(zone, before) != _offset(zone, after):
             low, high = before, after
             while high - low > timedelta(seconds=1):

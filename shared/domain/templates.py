@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from shared.domain.attributes import FIELDS, NAME
+from shared.domain.attributes import ATTRIBUTE_NAME, CLIENT_FIELDS
 
 # Values may make a text much longer than it was written. Longer than this, it is not sent.
-MAX_RENDERED = 4000
+MAX_RENDERED_LENGTH = 4000
 
 
-class Malformed(Exception):
+class MalformedTemplate(Exception):
     """A text with a brace that makes no sense, at `position` (the first character is 1)."""
 
     def __init__(self, position: int, detail: str):
@@ -22,11 +22,11 @@ class Malformed(Exception):
         self.position, self.detail = position, detail
 
 
-class Unrenderable(Exception):
+class RenderingError(Exception):
     """The text cannot be made for this client. The error's text is the message's reason."""
 
 
-class MissingAttribute(Unrenderable):
+class MissingAttribute(RenderingError):
     """The client lacks a value that the text needs."""
 
     def __init__(self, name: str):
@@ -34,11 +34,11 @@ class MissingAttribute(Unrenderable):
         self.name = name
 
 
-class TooLong(Unrenderable):
+class RenderedTextTooLong(RenderingError):
     """The values make the text too long."""
 
     def __init__(self, length: int):
-        super().__init__(f"text too long: {length} characters, at most {MAX_RENDERED}")
+        super().__init__(f"text too long: {length} characters, at most {MAX_RENDERED_LENGTH}")
 
 
 class Placeholder(NamedTuple):
@@ -64,13 +64,13 @@ class Template(NamedTuple):
     def required(self) -> list[str]:
         """The attributes that a client must have, in the order of their first mention."""
         placeholders = (part for part in self.parts if isinstance(part, Placeholder))
-        names = (p.name for p in placeholders if p.default is None and p.name not in FIELDS)
+        names = (p.name for p in placeholders if p.default is None and p.name not in CLIENT_FIELDS)
         return list(dict.fromkeys(names))
 
     def render(self, values: Mapping[str, str]) -> str:
         """The text for a client with these values, fields and attributes alike.
 
-        An empty value gives way to a default. Raises Unrenderable.
+        An empty value gives way to a default. Raises RenderingError.
         """
         pieces = []
         for part in self.parts:
@@ -86,14 +86,14 @@ class Template(NamedTuple):
                 pieces.append(value)
         text = "".join(pieces)
         if not text:
-            raise Unrenderable("the text is empty for this client")
-        if len(text) > MAX_RENDERED:
-            raise TooLong(len(text))
+            raise RenderingError("the text is empty for this client")
+        if len(text) > MAX_RENDERED_LENGTH:
+            raise RenderedTextTooLong(len(text))
         return text
 
 
 @lru_cache(maxsize=256)
-def compile_text(text: str) -> Template:
+def compile_template(text: str) -> Template:
     """The template that a mailing's text is. Raises Malformed."""
     parts: list[str | Placeholder] = []
     literal: list[str] = []
@@ -107,9 +107,9 @@ def compile_text(text: str) -> Template:
             literal.append(character)
             at += 2
         elif character == "}":
-            raise Malformed(at + 1, "a } that closes nothing; write }} for a brace")
+            raise MalformedTemplate(at + 1, "a } that closes nothing; write }} for a brace")
         else:
-            placeholder, after = _read_placeholder(text, at)
+            placeholder, after = _parse_placeholder(text, at)
             parts += ["".join(literal), placeholder] if literal else [placeholder]
             literal.clear()
             at = after
@@ -118,26 +118,26 @@ def compile_text(text: str) -> Template:
     return Template(tuple(parts))
 
 
-def compile_stored(text: str) -> Template:
+def compile_stored_template(text: str) -> Template:
     """The template of a text that is to be sent by now.
 
     One that an older release took in with a lone brace is sent the way it was written.
     """
     try:
-        return compile_text(text)
-    except Malformed:
+        return compile_template(text)
+    except MalformedTemplate:
         return Template((text,))
 
 
-def _read_placeholder(text: str, at: int) -> tuple[Placeholder, int]:
+def _parse_placeholder(text: str, at: int) -> tuple[Placeholder, int]:
     """The placeholder that begins at `at`, and where what follows it begins."""
     end = text.find("}", at)
     again = text.find("{", at + 1)
     if end < 0 or 0 <= again < end:
-        raise Malformed(at + 1, "a { that is not closed; write {{ for a brace")
+        raise MalformedTemplate(at + 1, "a { that is not closed; write {{ for a brace")
     name, bar, default = text[at + 1 : end].partition("|")
-    if NAME.fullmatch(name) is None:
-        raise Malformed(
+    if ATTRIBUTE_NAME.fullmatch(name) is None:
+        raise MalformedTemplate(
             at + 1,
             "a placeholder must be an attribute's name, as in {name} or {name|dear client}; "
             "write {{ for a brace",

@@ -3,4 +3,4 @@
 import zoneinfo
 
 # Names that depend on the machine, or that stand for no zone at all, mean nothing to a mailing.
-ZONES = frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})
+TIME_ZONES = frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})

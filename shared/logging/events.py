@@ -93,4 +93,4 @@ EVENTS = {
 }
 
 # Libraries' own lines: `event` is this and the library's logger, `message` what it says.
-LIBRARY = "library."
+LIBRARY_EVENT_PREFIX = "library."

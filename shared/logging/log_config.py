@@ -18,13 +18,13 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from shared.logging.redaction import clean
-from shared.logging.redaction import mask as mask
+from shared.logging.redaction import mask_phone as mask_phone
+from shared.logging.redaction import redact
 
-_console: Processor | None = None
+_console_renderer: Processor | None = None
 
 # Libraries that say at INFO what a person need not read, or say it with addresses and values.
-QUIET = {
+LIBRARY_LEVELS = {
     "rq.worker": "WARNING",
     "rq.queue": "WARNING",
     "rq_scheduler": "ERROR",
@@ -46,7 +46,7 @@ class _Stdout(io.TextIOBase):
 STDOUT = cast(TextIO, _Stdout())
 
 
-def timestamp(at: float | None = None) -> str:
+def format_timestamp(at: float | None = None) -> str:
     """An instant (seconds since the epoch; now if None) as the logs write it: UTC, milliseconds."""
     second, milliseconds = divmod(int((time.time() if at is None else at) * 1000), 1000)
     return f"{_second(second)}.{milliseconds:03}Z"
@@ -57,12 +57,12 @@ def _second(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def configure(service: str, level: str = "INFO", log_format: str = "json") -> None:
+def configure_logging(service: str, level: str = "INFO", log_format: str = "json") -> None:
     """Set up structlog and the standard library's logging for this process."""
 
     def stamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         return {
-            "ts": timestamp(),
+            "ts": format_timestamp(),
             "level": event.pop("level", "info"),
             "event": event.pop("event", None),
             **event,
@@ -73,7 +73,7 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.format_exc_info,
-        _clean,
+        _redact_event,
         stamp,
     ]
     renderer: Processor = (
@@ -98,35 +98,35 @@ def configure(service: str, level: str = "INFO", log_format: str = "json") -> No
         )
     )
     global _console
-    _console = renderer if log_format == "console" else None
+    _console_renderer = renderer if log_format == "console" else None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name, least in QUIET.items():
+    for name, least in LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(least)
 
 
-def write_lines(events: Iterable[dict[str, Any] | bytes]) -> None:
+def write_log_lines(events: Iterable[dict[str, Any] | bytes]) -> None:
     """Write many ready-made events at once, past the logging stack: for the sending loop.
 
     One that is bytes is a line of JSON already.
     """
     sys.stdout.flush()
-    if _console is None:
+    if _console_renderer is None:
         lines = [event if isinstance(event, bytes) else _json(event) for event in events]
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
     else:
         for event in events:
             fields = orjson.loads(event) if isinstance(event, bytes) else event
-            line = str(_console(None, "", fields))
+            line = str(_console_renderer(None, "", fields))
             sys.stdout.buffer.write(line.encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
-def _clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Ids stay as they are: eleven of their digits are no phone."""
     return {
-        name: value if name == "event" or name.endswith(("_id", "_ids")) else clean(value)
+        name: value if name == "event" or name.endswith(("_id", "_ids")) else redact(value)
         for name, value in event.items()
     }
 

@@ -11,15 +11,15 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-SHORTEST_SECRET = 8
+MIN_SECRET_LENGTH = 8
 # So many characters of a message's text, found in an answer, are taken for a repetition of it.
-REPEATED = 12
+MIN_REPEATED_LENGTH = 12
 
 PHONE = re.compile(r"(?<![\w.])7\d{10}(?!\w)")
-BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
-JWT = re.compile(r"\beyJ[\w-]{6,}\.[\w-]+\.[\w-]*")
+BEARER_TOKEN = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
+JSON_WEB_TOKEN = re.compile(r"\beyJ[\w-]{6,}\.[\w-]+\.[\w-]*")
 # PostgreSQL and its drivers quote the row, the statement or its values below an error's first line.
-QUOTED = re.compile(
+QUOTED_ROW = re.compile(
     r"\n(?:DETAIL|CONTEXT|QUERY|STATEMENT|LINE \d+): .*?(?=\n\n|\nTraceback|\n\[SQL|\Z)"
     r"|\[parameters: .*?\](?=\n|\Z)",
     re.DOTALL,
@@ -28,55 +28,55 @@ QUOTED = re.compile(
 _secrets: list[str] = []
 
 
-def mask(phone: int | str) -> str:
+def mask_phone(phone: int | str) -> str:
     """A phone as the logs may show it: 79161234567 becomes 7916***4567."""
     digits = str(phone)
     return f"{digits[:4]}***{digits[-4:]}"
 
 
-def keep_secret(values: Iterable[str]) -> None:
+def register_secrets(values: Iterable[str]) -> None:
     """Never show these. Of an address, the password in it is meant."""
     for value in values:
         secret = urlsplit(value).password if "://" in value else value
         for form in {secret or "", unquote(secret or "")}:
-            if len(form) >= SHORTEST_SECRET and form not in _secrets:
+            if len(form) >= MIN_SECRET_LENGTH and form not in _secrets:
                 _secrets.append(form)
 
 
-def clean(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """The value, and whatever is in it, with nothing to hide left in its strings."""
     if isinstance(value, str):
-        return _clean(value) if len(value) >= SHORTEST_SECRET else value
+        return _redact_text(value) if len(value) >= MIN_SECRET_LENGTH else value
     if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
+        return {key: redact(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
+        return [redact(item) for item in value]
     return value
 
 
-def _clean(text: str) -> str:
+def _redact_text(text: str) -> str:
     for secret in _secrets:
         if secret in text:
             text = text.replace(secret, "[secret]")
     if "\n" in text or "[param" in text:
-        text = QUOTED.sub("", text)
+        text = QUOTED_ROW.sub("", text)
     if "earer" in text or "EARER" in text:
-        text = BEARER.sub(r"\1[secret]", text)
+        text = BEARER_TOKEN.sub(r"\1[secret]", text)
     if "eyJ" in text:
-        text = JWT.sub("[secret]", text)
-    return PHONE.sub(lambda match: mask(match[0]), text)
+        text = JSON_WEB_TOKEN.sub("[secret]", text)
+    return PHONE.sub(lambda match: mask_phone(match[0]), text)
 
 
 @lru_cache(4096)
-def clean_answer(answer: str, text: str) -> str:
+def redact_answer(answer: str, text: str) -> str:
     """A provider's answer as the logs may show it: withheld if it repeats the message's text."""
     plain = " ".join(text.split())
     if not plain:
-        return str(clean(answer))
+        return str(redact(answer))
     haystack = f"{plain}\n{json.dumps(plain)[1:-1]}"
-    if len(plain) < REPEATED:
+    if len(plain) < MIN_REPEATED_LENGTH:
         repeats = plain in answer or json.dumps(plain)[1:-1] in answer
     else:
-        windows = range(max(1, len(answer) - REPEATED + 1))
-        repeats = any(answer[at : at + REPEATED] in haystack for at in windows if answer)
-    return "[withheld: it repeats the message's text]" if repeats else str(clean(answer))
+        windows = range(max(1, len(answer) - MIN_REPEATED_LENGTH + 1))
+        repeats = any(answer[at : at + MIN_REPEATED_LENGTH] in haystack for at in windows if answer)
+    return "[withheld: it repeats the message's text]" if repeats else str(redact(answer))

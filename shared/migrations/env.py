@@ -5,7 +5,7 @@ from alembic import context
 from flask import current_app
 
 from shared.db.models import Base
-from shared.db.schema import is_newer
+from shared.db.schema import is_schema_newer
 
 
 def run_migrations() -> None:
@@ -23,7 +23,9 @@ def run_migrations() -> None:
 def _taken_back() -> bool:
     """Whether an upgrade meets a newer schema: this version was put back in a newer one's place."""
     here = context.get_context()
-    if here.opts.get("destination_rev") != "head" or not is_newer(here.get_current_revision()):
+    if here.opts.get("destination_rev") != "head" or not is_schema_newer(
+        here.get_current_revision()
+    ):
         return False
     click.echo("the schema is a newer version's: left as it is", err=True)
     return True

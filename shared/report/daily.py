@@ -10,10 +10,10 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.config.settings import ReportSettings
-from shared.db.rows import one_row
-from shared.report.days import bounds, due_days
-from shared.report.figures import DayFigures, figures
-from shared.report.mail import NotSent, PerhapsSent, deliver
+from shared.db.rows import fetch_one_row
+from shared.report.days import day_bounds, due_days
+from shared.report.figures import DayFigures, read_day_figures
+from shared.report.mail import NotSent, SentInDoubt, deliver_mail
 from shared.report.rendering import make_mail
 
 log = structlog.get_logger()
@@ -70,15 +70,15 @@ WHERE status = 'handing_over' AND due_at <= now() RETURNING day
 """
 
 
-class NotOver(Exception):
+class DayNotOver(Exception):
     """The day asked for has not ended yet."""
 
 
-class _Overtaken(Exception):
+class _ClaimLost(Exception):
     """Another process has claimed the report meanwhile."""
 
 
-def waiting_days(transaction: Transaction, settings: ReportSettings) -> list[date]:
+def find_due_days(transaction: Transaction, settings: ReportSettings) -> list[date]:
     """The days whose report is to be sent now, by PostgreSQL's clock; oldest first."""
     if not (settings.report_recipients and settings.smtp_url):
         return []
@@ -98,13 +98,13 @@ def send_report(
     """Send a day's report, unless somebody has or does; say what became of it.
 
     "sent", "failed" (it is tried again), "in doubt" (only the mail server knows), or "not due".
-    `asked`: a person wants it now. Raises NotOver.
+    `asked`: a person wants it now. Raises DayNotOver.
     """
     with transaction() as cursor:
         _begin(cursor, settings)
-        cursor.execute("SELECT now() < %s", (bounds(day, settings.report_timezone)[1],))
-        if one_row(cursor)[0]:
-            raise NotOver
+        cursor.execute("SELECT now() < %s", (day_bounds(day, settings.report_timezone)[1],))
+        if fetch_one_row(cursor)[0]:
+            raise DayNotOver
     # Before the claim, which may then be short; reading a day of millions takes its time.
     day_figures = read_figures(transaction, settings, day)
     with transaction() as cursor:
@@ -120,7 +120,7 @@ def send_report(
         with transaction() as cursor:
             cursor.execute(HAND_OVER, (CLAIM_SECONDS, day, attempt))
             if cursor.fetchone() is None:
-                raise _Overtaken
+                raise _ClaimLost
 
     def wait(served: list[str], error: str) -> str:
         with transaction() as cursor:
@@ -130,12 +130,12 @@ def send_report(
 
     mail = _mail(day_figures, settings, settings.report_recipients)
     try:
-        refused = deliver(_smtp_url(settings), mail, recipients, before_data)
-    except _Overtaken:
+        refused = deliver_mail(_smtp_url(settings), mail, recipients, before_data)
+    except _ClaimLost:
         return "not due"
     except NotSent as error:
         return wait([], str(error))
-    except PerhapsSent as error:
+    except SentInDoubt as error:
         with transaction() as cursor:
             cursor.execute(DOUBT, (str(error), day, attempt))
         bound.error("report.in_doubt", error=str(error))
@@ -150,18 +150,18 @@ def send_report(
     return "sent"
 
 
-def send_copy(
+def send_report_copy(
     transaction: Transaction, settings: ReportSettings, day: date, recipients: list[str]
 ) -> dict[str, str]:
     """Send a day's report to these, whoever else has it; the refused ones with the answers.
 
-    Raises NotSent or PerhapsSent.
+    Raises NotSent or SentInDoubt.
     """
-    mail = compose(transaction, settings, day, recipients)
+    mail = compose_report(transaction, settings, day, recipients)
     # Who has the report already is to see the copy as well.
     del mail["Message-ID"]
     mail["Message-ID"] = make_msgid("report", settings.report_from.rpartition("@")[2].rstrip(">"))
-    return deliver(_smtp_url(settings), mail, recipients)
+    return deliver_mail(_smtp_url(settings), mail, recipients)
 
 
 def read_figures(transaction: Transaction, settings: ReportSettings, day: date) -> DayFigures:
@@ -169,10 +169,10 @@ def read_figures(transaction: Transaction, settings: ReportSettings, day: date) 
     with transaction() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SET LOCAL statement_timeout = '10min'")
-        return figures(cursor, day, settings.report_timezone)
+        return read_day_figures(cursor, day, settings.report_timezone)
 
 
-def compose(
+def compose_report(
     transaction: Transaction, settings: ReportSettings, day: date, recipients: list[str]
 ) -> EmailMessage:
     """A day's report as an e-mail to `recipients`."""
@@ -193,6 +193,6 @@ def _smtp_url(settings: ReportSettings) -> str:
 def _begin(cursor: Cursor, settings: ReportSettings) -> list[date]:
     """The days whose report should be out by now; if there never was one, they are skipped."""
     cursor.execute("SELECT now()")
-    days = due_days(one_row(cursor)[0], settings.report_time, settings.report_timezone)
+    days = due_days(fetch_one_row(cursor)[0], settings.report_time, settings.report_timezone)
     cursor.execute(BEGIN, (days,))
     return days

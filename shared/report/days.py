@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 CATCH_UP_DAYS = 7
 
 
-def instant(day: date, at: time, zone: str) -> datetime:
+def local_instant(day: date, at: time, zone: str) -> datetime:
     """When the wall clock of `zone` shows `at` on `day`, in UTC.
 
     Where the clock shows it twice, the first time; where it never does, the moment it would have
@@ -15,9 +15,9 @@ def instant(day: date, at: time, zone: str) -> datetime:
     return datetime.combine(day, at, ZoneInfo(zone)).astimezone(UTC)
 
 
-def bounds(day: date, zone: str) -> tuple[datetime, datetime]:
+def day_bounds(day: date, zone: str) -> tuple[datetime, datetime]:
     """The first instant of a local day, and the first one after it."""
-    return instant(day, time(), zone), instant(day + timedelta(days=1), time(), zone)
+    return local_instant(day, time(), zone), local_instant(day + timedelta(days=1), time(), zone)
 
 
 def due_days(now: datetime, at: time, zone: str) -> list[date]:
@@ -27,4 +27,4 @@ def due_days(now: datetime, at: time, zone: str) -> list[date]:
     """
     today = now.astimezone(ZoneInfo(zone)).date()
     days = [today - timedelta(days=n) for n in range(CATCH_UP_DAYS, 0, -1)]
-    return [day for day in days if instant(day + timedelta(days=1), at, zone) <= now]
+    return [day for day in days if local_instant(day + timedelta(days=1), at, zone) <= now]

@@ -10,12 +10,12 @@ from datetime import date, datetime
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.mailing_counts import COUNTS
-from shared.db.rows import one_row
-from shared.domain.send_windows import Window, opens_at
-from shared.report.days import bounds
+from shared.db.rows import fetch_one_row
+from shared.domain.send_windows import Window, next_opening
+from shared.report.days import day_bounds
 
-MOST_REASONS = 5
-COUNTED = ("sent", "failed", "expired", "cancelled")
+MAX_REASONS = 5
+COUNTED_STATUSES = ("sent", "failed", "expired", "cancelled")
 
 ACTIVE = f"""
 SELECT m.id, name, text, start_at, end_at, status, audience, window_from, window_to,
@@ -109,11 +109,11 @@ class MailingDay:
     @property
     def share(self) -> float | None:
         """The accepted ones' share of what ended that day; None if nothing did."""
-        return share_of(self.sent, self.failed, self.expired, self.cancelled)
+        return accepted_share(self.sent, self.failed, self.expired, self.cancelled)
 
 
 @dataclass
-class Late:
+class LateMailing:
     """A mailing that, as things are, ends with messages left: `never` for want of a window."""
 
     id: int
@@ -133,7 +133,7 @@ class DayFigures:
     mailings: list[MailingDay]
     reasons: list[tuple[str, int]] = field(default_factory=list)
     openings: list[tuple[str, int]] = field(default_factory=list)
-    late: list[Late] = field(default_factory=list)
+    late: list[LateMailing] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """A column's sum over the mailings."""
@@ -142,18 +142,18 @@ class DayFigures:
     @property
     def share(self) -> float | None:
         """As a mailing's, over all of them."""
-        return share_of(*(self.total(name) for name in COUNTED))
+        return accepted_share(*(self.total(name) for name in COUNTED_STATUSES))
 
 
-def share_of(sent: int, *others: int) -> float | None:
+def accepted_share(sent: int, *others: int) -> float | None:
     """The part of `sent` in all; a negative number (they are tried again) is no part of it."""
     ended = max(0, sent) + sum(max(0, n) for n in others)
     return max(0, sent) / ended if ended else None
 
 
-def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
+def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
     """Read a local day's figures; the caller's transaction should see one instant."""
-    since, until = bounds(day, zone)
+    since, until = day_bounds(day, zone)
     span = {"since": since, "until": until}
     cursor.execute(ACTIVE, span)
     rows = cursor.fetchall()
@@ -173,7 +173,7 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             status,
             audience,
             gone,
-            **{state: changes.get((id_, state), 0) for state in COUNTED},
+            **{state: changes.get((id_, state), 0) for state in COUNTED_STATUSES},
             pending=audience - ended.get(id_, 0),
             in_doubt=doubt,
         )
@@ -185,11 +185,11 @@ def figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             for reason, n in cursor.fetchall():
                 reasons[reason or ""] = reasons.get(reason or "", 0) + n
         result.mailings.append(mailing)
-    result.reasons = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:MOST_REASONS]
+    result.reasons = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:MAX_REASONS]
     cursor.execute(OPENINGS, span)
     result.openings = [(reason, int(n)) for reason, n in cursor.fetchall()]
     cursor.execute(LATE)
-    result.late = [Late(*row) for row in cursor.fetchall()]
+    result.late = [LateMailing(*row) for row in cursor.fetchall()]
     return result
 
 
@@ -202,9 +202,9 @@ def _waits(
     values = {
         "zones": [zone for zone, _ in made],
         "made": [at for _, at in made],
-        "dues": [opens_at(window, zone, at) for zone, at in made],
+        "dues": [next_opening(window, zone, at) for zone, at in made],
         "mailing": mailing_id,
     }
     cursor.execute(WAITS, values | span)
-    (waits,) = one_row(cursor)
+    (waits,) = fetch_one_row(cursor)
     return (waits[0], waits[1]) if waits else (None, None)

@@ -11,7 +11,7 @@ from email.utils import parseaddr
 from urllib.parse import unquote, urlsplit
 
 # How long one answer of the server may take, and everything before the message itself.
-TIMEOUT = 30.0
+ANSWER_TIMEOUT = 30.0
 APPROACH_SECONDS = 180.0
 
 
@@ -19,11 +19,11 @@ class NotSent(Exception):
     """The server has not taken the message: trying again later is right."""
 
 
-class PerhapsSent(Exception):
+class SentInDoubt(Exception):
     """The connection broke while the server had the message: it may have taken it."""
 
 
-def deliver(
+def deliver_mail(
     smtp_url: str,
     mail: EmailMessage,
     recipients: list[str],
@@ -34,29 +34,29 @@ def deliver(
     `smtp://` upgrades to TLS by STARTTLS (`?starttls=never` for a server on a closed network does
     not), `smtps://` begins with it. `before_data` is called right before the message itself goes
     out; what it raises calls it off. Returns the recipients that the server refused, with its
-    answers; the others are served. Raises NotSent or PerhapsSent.
+    answers; the others are served. Raises NotSent or SentInDoubt.
     """
-    content = _stuffed(mail.as_bytes())
+    content = _encode_data(mail.as_bytes())
     until = time.monotonic() + APPROACH_SECONDS
     given = False
     try:
         server = _connect(smtp_url)
         try:
-            refused = _address(server, mail, recipients, until)
+            refused = _send_envelope(server, mail, recipients, until)
             before_data()
-            _expect(server.docmd("data"), 354)
+            _check_answer(server.docmd("data"), 354)
             given = True
             server.send(content)
             answer = server.getreply()
             given = False
-            _expect(answer, 250)
+            _check_answer(answer, 250)
             with contextlib.suppress(OSError, smtplib.SMTPException):
                 server.quit()
         finally:
             server.close()
     except (OSError, smtplib.SMTPException) as error:
         problem = f"{type(error).__name__}: {error}"[:500]
-        raise (PerhapsSent if given else NotSent)(problem) from error
+        raise (SentInDoubt if given else NotSent)(problem) from error
     return refused
 
 
@@ -66,10 +66,10 @@ def _connect(smtp_url: str) -> smtplib.SMTP:
     context = ssl.create_default_context()
     if parts.scheme == "smtps":
         server: smtplib.SMTP = smtplib.SMTP_SSL(
-            host, parts.port or 465, timeout=TIMEOUT, context=context
+            host, parts.port or 465, timeout=ANSWER_TIMEOUT, context=context
         )
     else:
-        server = smtplib.SMTP(host, parts.port or 587, timeout=TIMEOUT)
+        server = smtplib.SMTP(host, parts.port or 587, timeout=ANSWER_TIMEOUT)
     try:
         server.ehlo_or_helo_if_needed()
         if parts.scheme == "smtp" and parts.query != "starttls=never":
@@ -83,11 +83,11 @@ def _connect(smtp_url: str) -> smtplib.SMTP:
     return server
 
 
-def _address(
+def _send_envelope(
     server: smtplib.SMTP, mail: EmailMessage, recipients: list[str], until: float
 ) -> dict[str, str]:
     """Say from whom and to whom it is; the refused recipients with the server's answers."""
-    _expect(server.mail(parseaddr(str(mail["From"]))[1]), 250)
+    _check_answer(server.mail(parseaddr(str(mail["From"]))[1]), 250)
     refused = {}
     for recipient in recipients:
         if time.monotonic() > until:
@@ -100,12 +100,12 @@ def _address(
     return refused
 
 
-def _stuffed(content: bytes) -> bytes:
+def _encode_data(content: bytes) -> bytes:
     """A message as it goes over the wire: dots doubled at the start of lines, a dot at the end."""
     body = re.sub(rb"(?m)^\.", b"..", content)
     return body + (b"" if body.endswith(b"\r\n") else b"\r\n") + b".\r\n"
 
 
-def _expect(answer: tuple[int, bytes], code: int) -> None:
+def _check_answer(answer: tuple[int, bytes], code: int) -> None:
     if answer[0] != code:
         raise NotSent(f"the server answered {answer[0]} {answer[1].decode(errors='replace')[:300]}")

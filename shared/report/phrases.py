@@ -1,6 +1,6 @@
 """What the report says of a mailing and of the day, in one language: the same in text and HTML."""
 
-from shared.report.figures import DayFigures, Late, MailingDay
+from shared.report.figures import DayFigures, LateMailing, MailingDay
 from shared.report.wording import Words
 
 COUNTS = ("audience", "sent", "failed", "expired", "cancelled", "pending", "in_doubt")
@@ -55,7 +55,7 @@ def attention(figures: DayFigures, words: Words) -> list[str]:
     return points or [words.nothing]
 
 
-def _late(late: Late, zone: str, words: Words) -> str:
+def _late(late: LateMailing, zone: str, words: Words) -> str:
     end = words.time(late.end_at, zone)
     if late.status == "paused":
         return words.paused.format(id=late.id, end=end)

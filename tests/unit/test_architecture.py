@@ -74,14 +74,14 @@ def roles() -> set[str]:
     return {role.strip() for role in usage[1].split("|")}
 
 
-@pytest.mark.parametrize("function", queues.JOBS)
+@pytest.mark.parametrize("function", queues.JOB_QUEUES)
 def test_every_job_exists_and_its_queue_has_a_worker(function: str) -> None:
     module, _, attribute = function.rpartition(".")
     assert callable(getattr(importlib.import_module(module), attribute, None)), (
         f"shared/queues.py knows a job {function} that does not exist: write it or remove it"
     )
-    assert queues.JOBS[function] in roles(), (
-        f"nobody works on the queue {queues.JOBS[function]!r}, which {function} goes to: "
+    assert queues.JOB_QUEUES[function] in roles(), (
+        f"nobody works on the queue {queues.JOB_QUEUES[function]!r}, which {function} goes to: "
         "let `python -m worker` take it as a role, in worker/__main__.py"
     )
 
@@ -93,9 +93,9 @@ def test_every_job_of_the_worker_is_known() -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }
-    assert functions == set(queues.JOBS), (
-        "the public functions of worker/jobs.py are the jobs: name each in shared.queues.JOBS, "
-        "or it cannot be enqueued; begin others with an underscore"
+    assert functions == set(queues.JOB_QUEUES), (
+        "the public functions of worker/jobs.py are the jobs: name each in "
+        "shared.queues.JOB_QUEUES, or it cannot be enqueued; begin others with an underscore"
     )
 
 
@@ -103,9 +103,9 @@ def test_periodic_jobs_are_jobs() -> None:
     from worker.runtime.scheduler import PERIODIC
 
     for function, _ in PERIODIC.values():
-        assert function in queues.JOBS, (
+        assert function in queues.JOB_QUEUES, (
             f"worker/runtime/scheduler.py registers {function}, "
-            "which shared.queues.JOBS does not know"
+            "which shared.queues.JOB_QUEUES does not know"
         )
 
 

@@ -24,7 +24,7 @@ MADE_UP: dict[str, set[str]] = {
     "f'message.{status}'": {f"message.{status}" for status in MessageStatus},
     "f'admin.sign_in_{what}'": {"admin.sign_in_refused", "admin.sign_in_provider_away"},
 }
-NOTES = {"note", "note_messages", "note_clients"}
+NOTES = {"log_on_commit", "log_messages_on_commit", "log_clients_on_commit"}
 
 
 def read(name: str) -> str:
@@ -96,7 +96,7 @@ def described() -> dict[str, tuple[str, str]]:
 
 def test_docs_describe_every_metric_one_by_one() -> None:
     expected = {
-        m.name: (m.kind, ", ".join(f"`{label}`" for label in m.labels)) for m in metrics.ALL
+        m.name: (m.kind, ", ".join(f"`{label}`" for label in m.labels)) for m in metrics.ALL_METRICS
     }
     assert described() == expected
 

@@ -7,8 +7,8 @@ holds it against what the logging of everything else would have made of it.
 from collections.abc import Callable
 from typing import Any
 
-from shared.logging.log_config import timestamp, write_lines
-from shared.logging.redaction import clean_answer
+from shared.logging.log_config import format_timestamp, write_log_lines
+from shared.logging.redaction import redact_answer
 from worker.dispatch.leased_batch import HeldBatch, Outgoing
 from worker.provider.http.client import Result
 from worker.provider.outcomes import Outcome
@@ -22,7 +22,7 @@ _ACCEPTED = (
 class AttemptLog:
     """Collects lines until `write`."""
 
-    def __init__(self, write: Callable[[list[Any]], None] = write_lines) -> None:
+    def __init__(self, write: Callable[[list[Any]], None] = write_log_lines) -> None:
         self._write = write
         self._lines: list[dict[str, Any] | bytes] = []
         self._at = 0.0
@@ -32,7 +32,7 @@ class AttemptLog:
         """Note a request that has ended; `not_sent` ones are not worth a line."""
         at = result.finished_at
         if at != self._at:  # the same for all that ended together
-            self._at, self._ts = at, timestamp(at).encode()
+            self._at, self._ts = at, format_timestamp(at).encode()
         if result.outcome is Outcome.ACCEPTED and not request.probe:
             row = request.row
             self._lines.append(
@@ -59,7 +59,7 @@ class AttemptLog:
 def describe(batch: HeldBatch, request: Outgoing, result: Result) -> dict[str, Any]:
     """The line's fields."""
     line = {
-        "ts": timestamp(result.finished_at),
+        "ts": format_timestamp(result.finished_at),
         "level": "info" if result.outcome is Outcome.ACCEPTED else "warning",
         "event": "message.attempt",
         **batch.ids,
@@ -73,7 +73,7 @@ def describe(batch: HeldBatch, request: Outgoing, result: Result) -> dict[str, A
     }
     if result.outcome is not Outcome.ACCEPTED:
         text = batch.plain if request.text is None else request.text
-        line |= {"reason": result.reason, "answer": clean_answer(result.excerpt, text or "")}
+        line |= {"reason": result.reason, "answer": redact_answer(result.excerpt, text or "")}
     if request.probe:
         line["probe"] = True
     return line

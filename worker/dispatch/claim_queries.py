@@ -12,11 +12,11 @@ from typing import NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
-from shared.db.prepared_statements import Prepared
-from shared.db.rows import one_row
-from shared.domain.attributes import values_of
+from shared.db.prepared_statements import PreparedStatement
+from shared.db.rows import fetch_one_row
+from shared.domain.attributes import placeholder_values
 from shared.domain.send_windows import Window
-from shared.domain.templates import Template, compile_stored
+from shared.domain.templates import Template, compile_stored_template
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
 from worker.runtime.leases import FREE
@@ -30,7 +30,7 @@ WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
 # The choice is materialized, for it must be made once: a plan that looked again for each batch it
 # tries would find the first one changed and lock the next, and so lease them all.
 # What fails from now on failed after the last retry-failed, which is not to revive it.
-CLAIM = Prepared(
+CLAIM = PreparedStatement(
     "claim",
     f"""
 WITH c AS MATERIALIZED (
@@ -75,13 +75,15 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
 ORDER BY m.id
 """
 NOTHING = "NULL"
-VALUES = values_of("c")
+VALUES = placeholder_values("c")
 # By whether they have attempts, and whether the text has placeholders.
 ROWS = {
-    (False, False): Prepared("rows", _ROWS.format(values=NOTHING)),
-    (True, False): Prepared("rows_with_attempts", _ROWS_WITH_ATTEMPTS.format(values=NOTHING)),
-    (False, True): Prepared("personal_rows", _ROWS.format(values=VALUES)),
-    (True, True): Prepared(
+    (False, False): PreparedStatement("rows", _ROWS.format(values=NOTHING)),
+    (True, False): PreparedStatement(
+        "rows_with_attempts", _ROWS_WITH_ATTEMPTS.format(values=NOTHING)
+    ),
+    (False, True): PreparedStatement("personal_rows", _ROWS.format(values=VALUES)),
+    (True, True): PreparedStatement(
         "personal_rows_with_attempts", _ROWS_WITH_ATTEMPTS.format(values=VALUES)
     ),
 }
@@ -195,7 +197,7 @@ def claim(
         clock.observe(instant, lease_start, boottime())
         if taken_over:
             status_changes.mark_in_doubt(cursor, mailing_id, batch_id, (first_id, last_id), None)
-        template = compile_stored(text)
+        template = compile_stored_template(text)
         personal = template.plain is None
         rows = _read(cursor, mailing_id, batch_id, first_id, last_id, has_attempts, personal)
     return Claim(
@@ -246,7 +248,7 @@ def watch(
             for id_, status, end_at, start, end, rate_limit in cursor.fetchall()
         }
         cursor.execute(THROTTLE)
-        (throttled_until,) = one_row(cursor)
+        (throttled_until,) = fetch_one_row(cursor)
     return watched, throttled_until
 
 

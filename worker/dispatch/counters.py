@@ -15,7 +15,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from shared.metrics import BUCKETS, COUNTERS_KEY, SENDERS_KEY
+from shared.metrics import COUNTERS_KEY, LATENCY_BUCKETS, SENDERS_KEY
 from worker.dispatch.db_thread import Clerk
 from worker.provider.outcomes import Outcome
 from worker.runtime.database import Database, DatabaseError
@@ -80,7 +80,7 @@ class Tally:
     def _collect(self) -> int:
         """Move the counts to where the clerk takes them from; return the hand-offs."""
         latencies, self._latencies = sorted(self._latencies), []
-        edges = [bisect_right(latencies, edge) for edge in BUCKETS]
+        edges = [bisect_right(latencies, edge) for edge in LATENCY_BUCKETS]
         buckets = [after - before for before, after in pairwise([0, *edges, len(latencies)])]
         outcomes, self._outcomes = self._outcomes, {}
         waiting = self._waiting.copy()

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from shared.db.on_commit import IDS_PER_LINE
-from shared.logging.log_config import timestamp
+from shared.logging.log_config import format_timestamp
 from worker.dispatch.db_thread import Clerk, complain, ignore
 from worker.dispatch.leased_batch import Hand, HeldBatch
 from worker.provider.circuit_breaker import Breaker
@@ -126,7 +126,7 @@ class Recorder:
         place: dict[str, Any] = {"mailing_id": batch.mailing_id, "batch_id": flush.batch_id}
         if batch.claim.request_id:
             place["request_id"] = batch.claim.request_id
-        due_at = recorded.due_at and timestamp(recorded.due_at.timestamp())
+        due_at = recorded.due_at and format_timestamp(recorded.due_at.timestamp())
         why = batch.draining or ("retry" if batch.retries else "done")
         pending = recorded.pending
         log.info("batch.released", **place, why=why, pending=pending, due_at=due_at)

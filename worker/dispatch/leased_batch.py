@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import orjson
 
-from shared.domain.send_windows import closes_at, is_open
+from shared.domain.send_windows import is_open, next_closing
 from worker.dispatch.claim_queries import Claim, Row, Watched
 from worker.provider.http.client import Request
 from worker.recording.batch_report import BatchRelease, BatchReport
@@ -92,7 +92,7 @@ class HeldBatch:
         now = clock.earliest_now()
         if not is_open(mailing.window, self.claim.timezone, now):
             self._close_deadline = 0.0
-        elif (closes := closes_at(mailing.window, self.claim.timezone, now)) is not None:
+        elif (closes := next_closing(mailing.window, self.claim.timezone, now)) is not None:
             self._close_deadline = clock.deadline(closes)
         self._set_deadline()
 
@@ -123,7 +123,7 @@ class HeldBatch:
     def text_for(self, row: Row) -> tuple[str | None, bytes]:
         """The text for this row (None: the one that all get), and its end of a request.
 
-        Raises Unrenderable.
+        Raises RenderingError.
         """
         text = row.first_text
         if text is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from shared.domain.statuses import MessageStatus, Reason
-from shared.domain.templates import Unrenderable
+from shared.domain.templates import RenderingError
 from worker.dispatch.attempt_log import AttemptLog
 from worker.dispatch.counters import Tally
 from worker.dispatch.leased_batch import Hand, HeldBatch, Outgoing
@@ -163,7 +163,7 @@ class Sender:
             return False
         try:
             text, tail = batch.text_for(row)
-        except Unrenderable as why:
+        except RenderingError as why:
             batch.report(
                 MessageReport(row.message_id, final_status=MessageStatus.FAILED, reason=str(why))
             )

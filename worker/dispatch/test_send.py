@@ -13,8 +13,8 @@ import orjson
 import structlog
 
 from shared.config.settings import WorkerSettings
-from shared.domain.templates import Unrenderable, compile_stored
-from shared.logging.log_config import mask
+from shared.domain.templates import RenderingError, compile_stored_template
+from shared.logging.log_config import mask_phone
 from worker.dispatch.claim_queries import VALUES
 from worker.dispatch.leased_batch import text_tail
 from worker.provider.http.client import Engine, Request, Result
@@ -109,7 +109,7 @@ def run(db: Database, settings: WorkerSettings, test_id: int, request_id: str | 
     for message_id, phone in enumerate(phones, first_id):
         end = _describe(ends.get(message_id, NO_TURN))
         shown = {name: value for name, value in end.items() if name != "excerpt"}
-        log.info("test_send.message", message_id=message_id, phone=mask(phone), **shown)
+        log.info("test_send.message", message_id=message_id, phone=mask_phone(phone), **shown)
         results.append({"message_id": message_id, "phone": str(phone), **end})
     with db.transaction() as cursor:
         cursor.execute(FINISH, (orjson.dumps(results).decode(), test_id))
@@ -127,10 +127,10 @@ def _make(
         return Unsent(OPTED_OUT, OPTED_OUT)
     digits = str(phone)
     try:
-        rendered = compile_stored(text).render(
+        rendered = compile_stored_template(text).render(
             values or {"phone": digits, "operator_code": digits[1:4]}
         )
-    except Unrenderable as why:
+    except RenderingError as why:
         return Unsent(str(Outcome.NOT_SENT), str(why))
     return Turn(
         message_id, b'{"id":%d,"phone":%d%b' % (message_id, phone, text_tail(rendered)), request_id

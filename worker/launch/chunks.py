@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
-from shared.db.audience import MATCHES, match_values
-from shared.db.rows import one_row
-from shared.domain.send_windows import Window, opens_at
+from shared.db.audience import AUDIENCE_CONDITION, audience_parameters
+from shared.db.rows import fetch_one_row
+from shared.domain.send_windows import Window, next_opening
 from shared.domain.statuses import Reason
 from worker.runtime.database import Database
 
@@ -35,7 +35,7 @@ FROM mailings WHERE id = %s FOR NO KEY UPDATE
 FILL = f"""
 WITH chosen AS MATERIALIZED (
     SELECT id AS client_id, timezone FROM clients
-    WHERE id > %(after)s AND id <= %(until)s AND {MATCHES}
+    WHERE id > %(after)s AND id <= %(until)s AND {AUDIENCE_CONDITION}
     ORDER BY id LIMIT %(most)s
 ), counted AS (
     SELECT timezone, count(*) AS size, (count(*) - 1) / %(batch_size)s + 1 AS parts,
@@ -77,7 +77,7 @@ WITH chosen AS MATERIALIZED (
     SELECT message + 1, message + recipients, %(mailing)s FROM taken WHERE recipients > 0
 )
 SELECT recipients, last_client, batch + 1, batch + batches FROM taken
-"""  # noqa: S608 (MATCHES is a constant)
+"""  # noqa: S608 (AUDIENCE_CONDITION is a constant)
 ADVANCE = """
 UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
 WHERE id = %s
@@ -170,24 +170,24 @@ def _write(
             "until": until,
             "first_message": first_message,
             "most": CHUNK_RECIPIENTS,
-            **match_values(*audience.filter),
+            **audience_parameters(*audience.filter),
         },
     )
-    recipients, reached, first_batch, last_batch = one_row(cursor)
+    recipients, reached, first_batch, last_batch = fetch_one_row(cursor)
     seconds = time.monotonic() - started
     if recipients == CHUNK_RECIPIENTS:
         until = reached
     if before is not None and before.result() is None:
         raise NotWanted
     cursor.execute(LOCK, (mailing_id,))
-    status, complete, checkpoint, window_from, window_to, now = one_row(cursor)
+    status, complete, checkpoint, window_from, window_to, now = fetch_one_row(cursor)
     if complete or checkpoint != after or status not in ("running", "paused"):
         raise NotWanted
     if recipients and window_from is not None:
         window = Window(window_from, window_to)
         cursor.execute(NEW_ZONES, (mailing_id, first_batch, last_batch))
         zones = [zone for (zone,) in cursor.fetchall()]
-        opens = [opens_at(window, zone, now) for zone in zones]
+        opens = [next_opening(window, zone, now) for zone in zones]
         cursor.execute(WAIT_FOR_WINDOW, (zones, opens, mailing_id, first_batch, last_batch))
     complete = until >= audience.last_client_id
     cursor.execute(ADVANCE, (recipients, until, complete, mailing_id))

@@ -18,9 +18,9 @@ from typing import Any
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.audience import COLUMNS
+from shared.db.audience import FILTER_COLUMN_LIST
 from shared.db.partitions import ensure_partition
-from shared.db.rows import one_row
+from shared.db.rows import fetch_one_row
 from worker.launch.chunks import (
     CHUNK_RECIPIENTS,
     Audience,
@@ -48,7 +48,7 @@ ANALYZE_GROWTH = 4
 ALONE = "SELECT pg_try_advisory_xact_lock(hashtext('launch'), hashint8(%s))"
 TAKE_IDS = "SELECT take_ids('message_ids', %s)"
 BEGIN = f"""
-SELECT status, start_at <= now(), end_at <= now(), started_at IS NOT NULL, {COLUMNS}
+SELECT status, start_at <= now(), end_at <= now(), started_at IS NOT NULL, {FILTER_COLUMN_LIST}
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
 """  # noqa: S608 (COLUMNS is a constant)
 FREEZE = """
@@ -167,7 +167,7 @@ def launch(
     """
     with guard.transaction() as cursor:
         cursor.execute(ALONE, (mailing_id,))
-        if not one_row(cursor)[0]:
+        if not fetch_one_row(cursor)[0]:
             return False
         with connections[0].transaction() as beginning:
             begun = _begin(beginning, mailing_id)
@@ -178,7 +178,7 @@ def launch(
 
         def take_ids(n: int) -> int:
             cursor.execute(TAKE_IDS, (n,))
-            return int(one_row(cursor)[0])
+            return int(fetch_one_row(cursor)[0])
 
         audience, after, size = begun
         with ExitStack() as stack:
@@ -239,7 +239,7 @@ def _begin(cursor: Cursor, mailing_id: int) -> tuple[Audience, int, int] | None:
     else:
         return None
     cursor.execute(PROGRESS, (mailing_id,))
-    complete, after, last = one_row(cursor)
+    complete, after, last = fetch_one_row(cursor)
     if complete:
         return None
     size = NEXT_TURN_SPAN if launched else FIRST_SPAN
@@ -256,7 +256,7 @@ def _analyze(db: Database, mailing_id: int) -> None:
     """Refresh the planner's picture of partitions that were filled in bulk."""
     with db.transaction() as cursor:
         cursor.execute(PARTITION, (mailing_id,))
-        (first,) = one_row(cursor)
+        (first,) = fetch_one_row(cursor)
         # A tenth of the usual sample: that is enough to choose between an index and a scan, and
         # the full one would cost as much as launching 100,000 recipients.
         cursor.execute("SET LOCAL default_statistics_target = 10")

@@ -7,7 +7,7 @@ from datetime import date
 import structlog
 
 from shared.config.settings import WorkerSettings
-from shared.report.daily import NotOver, send_report
+from shared.report.daily import DayNotOver, send_report
 from worker.runtime.database import Database, DatabaseError
 from worker.runtime.rq_worker import stopping
 
@@ -40,7 +40,7 @@ def _run(settings: WorkerSettings, day: date, request_id: str | None) -> None:
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         try:
             send_report(db.transaction, settings, day)
-        except NotOver:
+        except DayNotOver:
             log.warning("report.failed", day=day.isoformat(), error="the day is not over")
         except DatabaseError as error:
             log.warning("database.unavailable", what="report", error=str(error).strip())

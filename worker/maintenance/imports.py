@@ -11,8 +11,8 @@ from contextvars import copy_context
 import structlog
 from psycopg2 import InterfaceError, OperationalError
 
-from shared.client_import.merge import drop_waiting, fail, merge_chunk
-from shared.db.rows import one_row
+from shared.client_import.merge import drop_waiting_rows, fail_import, merge_chunk
+from shared.db.rows import fetch_one_row
 from shared.queues import Queues
 from worker.runtime.database import Database, DatabaseError
 
@@ -83,7 +83,7 @@ def merge(db: Database, import_id: int, beside: Database | None = None) -> bool:
             "import.failed", error=error.diag.message_primary, error_class=type(error).__name__
         )
         with db.transaction() as cursor:
-            fail(cursor, import_id, FAILURE)
+            fail_import(cursor, import_id, FAILURE)
         return False
 
 
@@ -95,7 +95,7 @@ def sweep(db: Database, queues: Queues) -> None:
         cursor.execute(ABANDONED)
         abandoned = [import_id for (import_id,) in cursor.fetchall()]
         for import_id in abandoned:
-            drop_waiting(cursor, import_id)
+            drop_waiting_rows(cursor, import_id)
             log.info("import.abandoned", import_id=import_id)
         if abandoned:
             cursor.execute(FORGET_ORPHANS, (abandoned,))
@@ -126,7 +126,7 @@ def _merge(db: Database, import_id: int) -> bool:
 def _is_divided(db: Database, import_id: int) -> bool:
     with db.transaction() as cursor:
         cursor.execute("SELECT count(*) > 1 FROM import_parts WHERE import_id = %s", (import_id,))
-        return bool(one_row(cursor)[0])
+        return bool(fetch_one_row(cursor)[0])
 
 
 def _ended(db: Database, import_id: int) -> bool:

@@ -9,7 +9,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.partitions import ensure_partition
-from shared.db.rows import one_row
+from shared.db.rows import fetch_one_row
 from shared.queues import Queues
 from worker.maintenance import imports
 from worker.recording import mailing_state
@@ -71,6 +71,6 @@ def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
 def _make_partitions(cursor: Cursor) -> None:
     """The next mailing's partitions exist before it does."""
     cursor.execute(AHEAD)
-    (next_id,) = one_row(cursor)
+    (next_id,) = fetch_one_row(cursor)
     if ensure_partition(cursor, next_id):
         log.info("partition.made", first_mailing_id=next_id)

@@ -15,9 +15,9 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.db import minute_counts, status_changes
 from shared.db.mailing_counts import read_mailing_counts
-from shared.db.on_commit import note_messages
-from shared.db.rows import one_row
-from shared.domain.send_windows import Window, opens_at
+from shared.db.on_commit import log_messages_on_commit
+from shared.db.rows import fetch_one_row
+from shared.domain.send_windows import Window, next_opening
 from shared.domain.statuses import MessageStatus, Reason
 from worker.recording.queries import COUNTS
 from worker.runtime.database import Database
@@ -102,7 +102,7 @@ def apply_mailing_state(
 def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | None:
     """Apply the state to the next batches; return None if there are none."""
     cursor.execute(READ_STATE, (mailing_id,))
-    status, ended, start_at, end_at, window_from, window_to, deleted_at = one_row(cursor)
+    status, ended, start_at, end_at, window_from, window_to, deleted_at = fetch_one_row(cursor)
     if status == "cancelled":
         reason = Reason.MAILING_DELETED if deleted_at else Reason.MAILING_CANCELLED
         cancelled = MessageStatus.CANCELLED
@@ -116,7 +116,7 @@ def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) 
     def expiry_reason(zone: str, created_at: datetime) -> Reason:
         # A delayed launch may have created the batch after the end.
         since = created_at if created_at < end_at else start_at
-        return Reason.WINDOW if opens_at(window, zone, since) >= end_at else Reason.END
+        return Reason.WINDOW if next_opening(window, zone, since) >= end_at else Reason.END
 
     return _end_batches(cursor, mailing_id, lease_seconds, MessageStatus.EXPIRED, expiry_reason)
 
@@ -138,10 +138,10 @@ def _end_batches(
         if leased:
             status_changes.mark_in_doubt(cursor, mailing_id, batch_id, span, None)
             cursor.execute(DROP_LEASE, (mailing_id, batch_id))
-        changed += status_changes.end_pending(
+        changed += status_changes.end_pending_messages(
             cursor, minutes, mailing_id, batch_id, span, status, reason_for(zone, created_at)
         )
-    minute_counts.count_minutes(cursor, minutes)
+    minute_counts.add_minute_counts(cursor, minutes)
     return changed if batches else None
 
 
@@ -159,13 +159,13 @@ def _retry_failed(cursor: Cursor, mailing_id: int) -> int | None:
     for batch_id, first, last in batches:
         place = {"mailing_id": mailing_id, "batch_id": batch_id}
         cursor.execute(RETRY_BATCH, place | {"first": first, "last": last, "version": version})
-        n, now, ids, clients = one_row(cursor)
-        note_messages(cursor, "message.reopened", ids or (), clients or (), **place)
+        n, now, ids, clients = fetch_one_row(cursor)
+        log_messages_on_commit(cursor, "message.reopened", ids or (), clients or (), **place)
         minutes.update(
-            minute_counts.minute_moves(mailing_id, batch_id, now, "failed", "pending", n)
+            minute_counts.minute_changes(mailing_id, batch_id, now, "failed", "pending", n)
         )
         changed += n
-    minute_counts.count_minutes(cursor, minutes)
+    minute_counts.add_minute_counts(cursor, minutes)
     return changed if batches else None
 
 
@@ -176,17 +176,17 @@ def settle_mailing(db: Database, mailing_id: int) -> str | None:
     """
     with db.transaction() as cursor:
         cursor.execute(LOCK_MAILING, (mailing_id,))
-        status, settled, complete, version, before_end = one_row(cursor)
+        status, settled, complete, version, before_end = fetch_one_row(cursor)
         if settled or status == "scheduled" or (status != "cancelled" and not complete):
             return None
         retrying = status != "cancelled" and before_end
         values = {"mailing": mailing_id, "retrying": retrying, "version": version}
         cursor.execute(HAS_OPEN_BATCHES, values)
-        if one_row(cursor)[0]:
+        if fetch_one_row(cursor)[0]:
             return None
         totals = read_mailing_counts(cursor, mailing_id)
         counts = {name: getattr(totals, name) for name in COUNTS}
         cursor.execute(SETTLE_MAILING, counts | {"mailing": mailing_id})
-        (status,) = one_row(cursor)
+        (status,) = fetch_one_row(cursor)
     log.info("mailing.settled", mailing_id=mailing_id, status=status, **counts)
     return str(status)

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from shared.db.prepared_statements import Prepared
+from shared.db.prepared_statements import PreparedStatement
 
 # The counts that a settled mailing's row holds, in the order of UPDATE_TOTALS.
 COUNTS = ("sent", "failed", "expired", "cancelled", "in_doubt")
 
 LOCK_MAILING = "SELECT settled FROM mailings WHERE id = %s FOR NO KEY UPDATE"
 SHARE_WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s FOR SHARE"
-LOCK_BATCHES = Prepared(
+LOCK_BATCHES = PreparedStatement(
     "lock_batches",
     """
 SELECT id, token, flush, timezone, pending FROM batches
@@ -19,7 +19,7 @@ WHERE mailing_id = %(mailing)s AND id = ANY (%(ids)s) ORDER BY id FOR NO KEY UPD
 )
 # A batch's accepted messages, by a range of ids: `times` has an instant for each id of the range, 0
 # for an id that is not reported. It costs PostgreSQL a quarter less than a join with a list of ids.
-ACCEPT_MESSAGES = Prepared(
+ACCEPT_MESSAGES = PreparedStatement(
     "accept_messages",
     """
 UPDATE messages m SET status = 'sent', attempts = attempts + 1,
@@ -67,7 +67,7 @@ BATCH_COLUMNS = {
     "delay": "float8",
     "opens": "timestamptz",
 }
-UPDATE_BATCHES = Prepared(
+UPDATE_BATCHES = PreparedStatement(
     "update_batches",
     f"""
 UPDATE batches b SET pending = b.pending + r.pending, sent = b.sent + r.sent,

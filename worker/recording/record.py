@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from shared.db.minute_counts import MinuteKey, count_minutes
+from shared.db.minute_counts import MinuteKey, add_minute_counts
 from worker.recording.batch_report import BatchReport, RecordedBatch
 from worker.recording.transaction import LockPlan, MailingRecorder, NeedsFullLock
 from worker.runtime.database import Database
@@ -30,7 +30,7 @@ def record_reports(
                     results |= recorder.apply_reports(
                         by_mailing[mailing_id], lease_seconds, max_attempts
                     )
-                count_minutes(cursor, minutes)
+                add_minute_counts(cursor, minutes)
             return results
         except NeedsFullLock as needed:
             needed.extend(plans[needed.mailing_id])

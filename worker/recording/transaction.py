@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.minute_counts import SHARDS, MinuteKey, minute_moves
-from shared.db.on_commit import note_messages
-from shared.db.rows import one_row
-from shared.domain.send_windows import Window, opens_at
+from shared.db.minute_counts import SHARDS, MinuteKey, minute_changes
+from shared.db.on_commit import log_messages_on_commit
+from shared.db.rows import fetch_one_row
+from shared.domain.send_windows import Window, next_opening
 from shared.domain.statuses import MessageStatus
 from worker.recording import queries
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
@@ -77,7 +77,7 @@ class MailingRecorder:
         settled = False
         if self.plan.lock_mailing:
             self.cursor.execute(queries.LOCK_MAILING, (self.mailing_id,))
-            (settled,) = one_row(self.cursor)
+            (settled,) = fetch_one_row(self.cursor)
         window, now = self._read_window(reports)
         new_reports = self._lock_batches(reports)
         read_first = [r for r in new_reports if not self._accept_unread(r)]
@@ -92,7 +92,7 @@ class MailingRecorder:
         if not any(r.release and r.release.wait_for_window for r in reports):
             return None, datetime.now(UTC)
         self.cursor.execute(queries.SHARE_WINDOW, (self.mailing_id,))
-        start, end, now = one_row(self.cursor)
+        start, end, now = fetch_one_row(self.cursor)
         return (Window(start, end) if start is not None else None), now
 
     def _lock_batches(self, reports: list[BatchReport]) -> list[BatchReport]:
@@ -204,7 +204,9 @@ class MailingRecorder:
             delta[old.status] -= 1
             delta[new.status] += 1
             at = now if new.sent_at is None else datetime.fromtimestamp(new.sent_at, UTC)
-            self.minutes.update(minute_moves(self.mailing_id, batch_id, at, old.status, new.status))
+            self.minutes.update(
+                minute_changes(self.mailing_id, batch_id, at, old.status, new.status)
+            )
             # The log line of its attempt reports that a pending message was accepted.
             if (old.status, new.status) != ("pending", "sent"):
                 key = batch_id, new.status, new.reason
@@ -212,7 +214,7 @@ class MailingRecorder:
         for (batch_id, status, reason), pairs in ended.items():
             place = {"mailing_id": self.mailing_id, "batch_id": batch_id, "reason": reason}
             ids, clients = zip(*pairs, strict=True)
-            note_messages(self.cursor, f"message.{status}", ids, clients, **place)
+            log_messages_on_commit(self.cursor, f"message.{status}", ids, clients, **place)
         rows = [
             (id_, str(s.status), s.attempts, s.in_doubt, s.reason and str(s.reason), s.sent_at)
             for id_, s in changed.items()
@@ -258,7 +260,7 @@ class MailingRecorder:
                     release is not None,
                     backoff,
                     delay,
-                    opens_at(window, self.zones[batch_id], now) if wait_for_window else None,
+                    next_opening(window, self.zones[batch_id], now) if wait_for_window else None,
                 )
             )
         if not rows:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.rows import one_row
+from shared.db.rows import fetch_one_row
 
 
 def boottime() -> float:
@@ -31,7 +31,7 @@ class DatabaseClock:
         """Read both clocks: one round trip."""
         before = boottime()
         cursor.execute("SELECT clock_timestamp()")
-        (instant,) = one_row(cursor)
+        (instant,) = fetch_one_row(cursor)
         self.observe(instant, before, boottime())
 
     def observe(self, instant: datetime, before: float, after: float) -> None:

@@ -7,7 +7,7 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import on_commit
-from shared.db.prepared_statements import GENERIC, PreparingConnection
+from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
 
 # A server that is gone without a word is noticed by the kernel within these, not after hours.
 TCP = {
@@ -18,7 +18,10 @@ TCP = {
     "tcp_user_timeout": 10_000,
 }
 # Whatever waits longer than this for a row or a plan is better repeated than waited for.
-OPTIONS = f"-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s {GENERIC}"
+OPTIONS = (
+    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s "
+    f"{GENERIC_PLAN_OPTION}"
+)
 
 DatabaseError = psycopg2.Error
 # Of these, what passes with time: the server is away, or somebody was in the way.
@@ -44,12 +47,12 @@ class Database:
         try:
             with connection, connection.cursor() as cursor:
                 yield cursor
-            on_commit.tell(connection)
+            on_commit.flush_after_commit(connection)
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
             self.close()
             raise
         finally:
-            on_commit.forget(connection)
+            on_commit.discard_after_rollback(connection)
 
     @contextmanager
     def autocommit(self) -> Iterator[Cursor]:

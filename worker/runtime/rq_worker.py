@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker, WorkerStatus
 from rq.worker_registration import register
 
-from shared.queues import JOBS, NotificationJob, quick_client
+from shared.queues import JOB_QUEUES, NotificationJob, fail_fast_client
 from worker.runtime import heartbeat
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class FleetWorker(SimpleWorker):
             log_job_description=False,
             worker_ttl=WORKER_TTL,
         )
-        self._pulse = quick_client(redis_url, timeout=0.1)
+        self._pulse = fail_fast_client(redis_url, timeout=0.1)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         stopping.set()
@@ -89,7 +89,7 @@ class FleetWorker(SimpleWorker):
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Said once, with the ids that the job is about."""
-        arguments = job.kwargs if job.func_name in JOBS else {}
+        arguments = job.kwargs if job.func_name in JOB_QUEUES else {}
         ids = {name: value for name, value in arguments.items() if name.endswith("_id")}
         log.error("job.failed", job=job.func_name, **ids, exc_info=exc_info)
 

@@ -8,7 +8,7 @@ import structlog
 from redis import Redis
 from rq_scheduler import Scheduler
 
-from shared.queues import CONTROL, NotificationJob
+from shared.queues import CONTROL_QUEUE, NotificationJob
 from worker.runtime import heartbeat
 
 log = structlog.get_logger()
@@ -47,7 +47,11 @@ class FleetScheduler(Scheduler):
             if job_id not in self:
                 log.info("scheduler.registered", job=function, seconds=seconds)
                 self.schedule(
-                    datetime.now(UTC), function, id=job_id, interval=seconds, queue_name=CONTROL
+                    datetime.now(UTC),
+                    function,
+                    id=job_id,
+                    interval=seconds,
+                    queue_name=CONTROL_QUEUE,
                 )
 
     def _install_signal_handlers(self) -> None:

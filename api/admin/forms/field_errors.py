@@ -8,7 +8,7 @@ from flask_babel import gettext as _
 from pydantic import ValidationError
 
 from api.errors import InvalidFields
-from shared.domain.templates import Malformed, compile_text
+from shared.domain.templates import MalformedTemplate, compile_template
 
 # By the codes that the API gives its errors.
 SAYS: dict[str, LazyString] = {
@@ -62,8 +62,8 @@ def from_schema(error: ValidationError) -> dict[str, str]:
 def _of_placeholder(text: str) -> str:
     """What is wrong with a text's braces, and where."""
     try:
-        compile_text(text)
-    except Malformed as fault:
+        compile_template(text)
+    except MalformedTemplate as fault:
         says: str = _(
             "The brace at character %(n)s makes no sense: a placeholder is written %(one)s or "
             "%(other)s, and a mere brace twice: %(brace)s.",

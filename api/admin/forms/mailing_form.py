@@ -18,7 +18,7 @@ from api.admin.forms.text_fields import (
 from api.admin.presenters.formatting import instant_field
 from api.schemas.responses import present_mailing
 from shared.db.models import Mailing
-from shared.domain.time_zones import ZONES
+from shared.domain.time_zones import TIME_ZONES
 
 FIELDS = (
     *("name", "text", "operator_codes", "tags", "timezones", "attributes"),
@@ -102,7 +102,7 @@ def read_form(mailing: Mailing | None = None) -> Filled:
 
 
 def _times(fields: dict[str, str], mailing: Mailing | None) -> dict[str, str]:
-    zone = fields["zone"] if fields["zone"] in ZONES else str(get_timezone())
+    zone = fields["zone"] if fields["zone"] in TIME_ZONES else str(get_timezone())
     starts_now = fields["starts"] == "now" and mailing is None
     now = datetime.now(UTC).isoformat()
     found = {

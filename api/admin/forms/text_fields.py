@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from flask_babel import gettext as _
 
-from shared.client_import.row_rules import attribute_name
+from shared.client_import.row_rules import parse_attribute_name
 from shared.domain.phones import InvalidPhone, parse_phone
 
 
@@ -40,7 +40,7 @@ def read_attribute_lines(text: str) -> tuple[dict[str, str], str | None]:
     attributes: dict[str, str] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         name, sign, value = line.partition("=")
-        known = attribute_name(name)
+        known = parse_attribute_name(name)
         if not sign or known is None or not value.strip():
             message = _(
                 "“%(line)s” is not understood: write name = value, one to a line.", line=line[:60]

@@ -6,7 +6,7 @@ from typing import Any
 from redis import Redis
 
 from shared import metrics
-from shared.queues import CONTROL, DISPATCH
+from shared.queues import CONTROL_QUEUE, DISPATCH_QUEUE
 
 # Without a sweep for so long, nobody finds what lost jobs left undone.
 STALE_SWEEP = 60.0
@@ -22,7 +22,7 @@ def read_vitals(redis: Redis) -> dict[str, Any]:
     pipeline.hmget(metrics.BREAKER_KEY, "until", "opened_at", "reason")
     pipeline.get(metrics.HOLD_KEY)
     pipeline.get(metrics.SWEPT_KEY)
-    for queue in (DISPATCH, CONTROL):
+    for queue in (DISPATCH_QUEUE, CONTROL_QUEUE):
         pipeline.smembers(f"rq:workers:{queue}")
     time_, counters, senders, breaker, hold, swept, *workers = pipeline.execute()
     now = time_[0] + time_[1] / 1e6
@@ -77,7 +77,7 @@ def _counted(counted: Mapping[str, float]) -> dict[str, Any]:
         for name, value in counted.items()
         if name.startswith("attempt:") and value >= 1
     }
-    buckets = [counted.get(f"bucket:{n}", 0.0) for n in range(len(metrics.BUCKETS) + 1)]
+    buckets = [counted.get(f"bucket:{n}", 0.0) for n in range(len(metrics.LATENCY_BUCKETS) + 1)]
     return {
         "answers": sum(outcomes.values()),
         "accepted": outcomes.pop("accepted", 0),
@@ -92,7 +92,9 @@ def quantile(buckets: list[float], share: float) -> float | None:
     wanted, below, lower = sum(buckets) * share, 0.0, 0.0
     if not wanted:
         return None
-    for count, upper in zip(buckets, (*metrics.BUCKETS, metrics.BUCKETS[-1]), strict=True):
+    for count, upper in zip(
+        buckets, (*metrics.LATENCY_BUCKETS, metrics.LATENCY_BUCKETS[-1]), strict=True
+    ):
         if below + count >= wanted:
             return 1000 * (lower + (upper - lower) * (wanted - below) / count)
         below, lower = below + count, upper

@@ -36,7 +36,7 @@ from api.schemas.requests import ClientChanges, NewClient
 from shared.db.models import Client
 from shared.domain.scopes import Scope
 from shared.domain.statuses import MessageStatus
-from shared.domain.time_zones import ZONES
+from shared.domain.time_zones import TIME_ZONES
 
 clients = Blueprint("clients", __name__)
 
@@ -197,5 +197,5 @@ def _form(
         fields=fields,
         faults=faults or {},
         client_id=client_id,
-        zones=sorted(ZONES),
+        zones=sorted(TIME_ZONES),
     )

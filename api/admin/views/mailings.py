@@ -23,7 +23,7 @@ from api.mailings.actions import (
     start_mailing,
 )
 from api.mailings.routes import delete_mailing, find_mailing
-from shared.domain.send_windows import Window, is_open, opens_at
+from shared.domain.send_windows import Window, is_open, next_opening
 from shared.domain.statuses import MailingStatus
 
 mailings = Blueprint("mailings", __name__)
@@ -261,5 +261,5 @@ def _zones(mailing: Any) -> list[dict[str, Any]]:
     found = rows(ZONES, id=mailing.id)
     for row in found:
         row["open"] = is_open(window, row["timezone"], now)
-        row["opens_at"] = opens_at(window, row["timezone"], now)
+        row["opens_at"] = next_opening(window, row["timezone"], now)
     return found

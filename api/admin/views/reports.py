@@ -23,7 +23,7 @@ from api.audit_log import record
 from api.db import db, transaction
 from shared.config.settings import ApiSettings, ReportSettings
 from shared.domain.scopes import Scope
-from shared.report.daily import NotOver, read_figures, send_report
+from shared.report.daily import DayNotOver, read_figures, send_report
 from shared.report.html import as_html
 from shared.report.models import DailyReport
 
@@ -76,7 +76,7 @@ def send(day: str) -> Response:
     }
     try:
         outcome = send_report(transaction, _settings(), _day(day), asked=True)
-    except NotOver:
+    except DayNotOver:
         abort(404)
     record(current_actor(), "sent", "report", changes={"day": day, "outcome": outcome})
     db.session.commit()

@@ -12,7 +12,7 @@ from redis import Redis
 from rq_scheduler import Scheduler
 
 from api.schemas.responses import MailingAnswer, MailingPage
-from shared.queues import CONTROL, NotificationJob, queue
+from shared.queues import CONTROL_QUEUE, NotificationJob, make_queue
 from tests.integration.conftest import ahead, mailing_body
 
 URL = "/api/v1/mailings"
@@ -46,7 +46,7 @@ def jobs_for(redis_url: str, mailing_id: int) -> tuple[list[str], list[datetime]
     connection = Redis.from_url(redis_url)
     now = [
         str(job.func_name).rsplit(".")[-1]
-        for job in queue(CONTROL, connection).jobs
+        for job in make_queue(CONTROL_QUEUE, connection).jobs
         if job.kwargs["mailing_id"] == mailing_id
     ]
     later = [

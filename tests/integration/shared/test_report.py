@@ -18,8 +18,8 @@ from click.testing import Result
 from api.cli.reports import report_commands
 from shared.config.settings import ReportSettings, WorkerSettings
 from shared.report import mail as mailing_out
-from shared.report.daily import NotOver, read_figures, send_report, waiting_days
-from shared.report.figures import COUNTED as STATES
+from shared.report.daily import DayNotOver, find_due_days, read_figures, send_report
+from shared.report.figures import COUNTED_STATUSES as STATES
 from tests.integration.conftest import make_app
 from tests.support.fleet import Fleet, rejected
 from tests.support.mail_server import MailServer
@@ -214,14 +214,14 @@ def test_a_report_is_sent_once_to_everybody(
     fleet: Fleet, server: MailServer, yesterday: date
 ) -> None:
     asked = settings(fleet, server.url, ANNA, OLEG)
-    days = waiting_days(fleet.db.transaction, asked)
+    days = find_due_days(fleet.db.transaction, asked)
     assert days == [yesterday - timedelta(days=n) for n in range(6, -1, -1)]
     mailing_id = fleet.new_mailing(2, name="=Привет")
     accept(fleet, mailing_id, DAY, DAY)
     assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
     assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "not due"
-    assert yesterday not in waiting_days(fleet.db.transaction, asked)
+    assert yesterday not in find_due_days(fleet.db.transaction, asked)
     ((recipients, mail),) = server.kept
     assert recipients == [ANNA, OLEG]
     assert mail["message-id"] == f"<report-{yesterday}@example.com>"
@@ -253,14 +253,14 @@ def test_doubled_jobs_send_once(fleet: Fleet, server: MailServer, yesterday: dat
 def test_a_new_installation_owes_none(fleet: Fleet, server: MailServer, yesterday: date) -> None:
     fleet.query("TRUNCATE daily_reports")
     asked = settings(fleet, server.url)
-    assert waiting_days(fleet.db.transaction, asked) == []
+    assert find_due_days(fleet.db.transaction, asked) == []
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
     assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "sent"
-    assert waiting_days(fleet.db.transaction, asked) == []
+    assert find_due_days(fleet.db.transaction, asked) == []
 
 
 def test_a_day_that_is_not_over_is_not_told(fleet: Fleet, server: MailServer, today: date) -> None:
-    with pytest.raises(NotOver):
+    with pytest.raises(DayNotOver):
         send_report(fleet.db.transaction, settings(fleet, server.url), today, asked=True)
 
 
@@ -268,7 +268,7 @@ def test_nothing_is_due_without_recipients_or_a_server(fleet: Fleet) -> None:
     for missing in ("smtp_url", "report_recipients"):
         asked = settings(fleet, "smtp://127.0.0.1:1")
         setattr(asked, missing, None)
-        assert waiting_days(fleet.db.transaction, asked) == []
+        assert find_due_days(fleet.db.transaction, asked) == []
 
 
 # --- when the mail server is not well ----------------------------------------------------------
@@ -282,7 +282,7 @@ def test_refused_connections_are_tried_again_later(fleet: Fleet, yesterday: date
     for attempt in range(1, 9):
         assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
         assert row(fleet, yesterday) == ("waiting", attempt, [], False)
-        assert yesterday not in waiting_days(fleet.db.transaction, asked)
+        assert yesterday not in find_due_days(fleet.db.transaction, asked)
         waits.append(
             fleet.value(
                 "SELECT extract(epoch FROM due_at - now())::int FROM daily_reports WHERE day = %s",
@@ -343,7 +343,7 @@ def test_a_connection_dropped_after_the_message_is_in_doubt_and_not_sent_twice(
     server.answers = ["drop"]
     assert send_report(fleet.db.transaction, asked, yesterday) == "in doubt"
     make_due(fleet, yesterday)
-    assert yesterday not in waiting_days(fleet.db.transaction, asked)
+    assert yesterday not in find_due_days(fleet.db.transaction, asked)
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
     assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "not due"
     assert server.seen == 1
@@ -362,10 +362,10 @@ def test_a_sender_that_died(
         stage,
     )
     asked = settings(fleet, server.url)
-    assert yesterday not in waiting_days(fleet.db.transaction, asked)
+    assert yesterday not in find_due_days(fleet.db.transaction, asked)
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
     make_due(fleet, yesterday)
-    assert (yesterday in waiting_days(fleet.db.transaction, asked)) == (again == "sent")
+    assert (yesterday in find_due_days(fleet.db.transaction, asked)) == (again == "sent")
     assert send_report(fleet.db.transaction, asked, yesterday) == again
     assert row(fleet, yesterday)[0] == ("sent" if again == "sent" else "in_doubt")
 
@@ -394,7 +394,7 @@ def silent() -> Iterator[str]:
 def test_a_server_that_hangs_is_given_up(
     fleet: Fleet, silent: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailing_out, "TIMEOUT", 0.3)
+    monkeypatch.setattr(mailing_out, "ANSWER_TIMEOUT", 0.3)
     began = time.monotonic()
     assert send_report(fleet.db.transaction, settings(fleet, silent), yesterday) == "failed"
     assert time.monotonic() - began < 2
@@ -403,7 +403,7 @@ def test_a_server_that_hangs_is_given_up(
 def test_the_worker_does_not_wait_for_the_mail_server(
     fleet: Fleet, silent: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailing_out, "TIMEOUT", 1.0)
+    monkeypatch.setattr(mailing_out, "ANSWER_TIMEOUT", 1.0)
     more = {"redis_url": "redis://x", "provider_url": "http://x", "provider_token": "x"}
     asked = WorkerSettings.model_validate(settings(fleet, silent).model_dump() | more)
     began = time.monotonic()

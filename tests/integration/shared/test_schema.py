@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from shared.db.schema import is_applied
+from shared.db.schema import is_schema_applied
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +118,6 @@ def test_whoever_waits_says_for_what(database: Database) -> None:
 
 
 def test_which_schema_will_do() -> None:
-    assert not is_applied(None)
-    assert not is_applied("0001")
-    assert is_applied("of a version that is yet to come")
+    assert not is_schema_applied(None)
+    assert not is_schema_applied("0001")
+    assert is_schema_applied("of a version that is yet to come")

@@ -13,8 +13,8 @@ import pytest
 from redis import Redis
 
 from shared.db.partitions import ensure_partition
-from shared.domain.send_windows import Window, opens_at
-from shared.queues import CONTROL, Queues, queue
+from shared.domain.send_windows import Window, next_opening
+from shared.queues import CONTROL_QUEUE, Queues, make_queue
 from tests.support.fleet import TAKEOVER, Fleet
 from tests.support.interleaving import PausingDatabase, threads, wait_until_blocked
 from tests.support.waiting import wait_for
@@ -84,7 +84,7 @@ def turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
 
 
 def waiting_launches(redis: Redis, mailing_id: int) -> int:
-    waiting = [job.kwargs for job in queue(CONTROL, redis).jobs]
+    waiting = [job.kwargs for job in make_queue(CONTROL_QUEUE, redis).jobs]
     return sum(job.get("mailing_id") == mailing_id for job in waiting)
 
 
@@ -316,7 +316,7 @@ def test_sweeps_leave_one_launch_of_a_mailing_in_the_queue(
     _, mailing_id = new_mailing(fleet, tag, 100)
     assert turn(fleet, mailing_id)
     assert [swept(fleet, redis, mailing_id) for _ in range(3)] == [1, 1, 1]
-    taken = queue(CONTROL, redis).pop_job_id()  # by a worker that dies
+    taken = make_queue(CONTROL_QUEUE, redis).pop_job_id()  # by a worker that dies
     assert taken is not None
     assert swept(fleet, redis, mailing_id) == 1
     redis.flushdb()
@@ -336,7 +336,7 @@ def test_a_launch_that_was_asked_for_twice_goes_on_once(
     for _ in range(2):
         Queues(redis).launch(mailing_id)
     for _ in range(3):
-        assert queue(CONTROL, redis).pop_job_id() is not None
+        assert make_queue(CONTROL_QUEUE, redis).pop_job_id() is not None
         jobs.launch(mailing_id)
         assert waiting_launches(redis, mailing_id) == 1
     fleet.launch(mailing_id)
@@ -517,7 +517,7 @@ def test_windows_put_it_off_zone_by_zone(fleet: Fleet, tag: str) -> None:
     started = fleet.mailing(mailing_id)["started_at"]
     now = datetime.now(UTC)
     assert started <= due.pop("Europe/Moscow") <= now
-    assert due == {zone: opens_at(window, zone, now) for zone in zones[1:]}
+    assert due == {zone: next_opening(window, zone, now) for zone in zones[1:]}
     assert all(opening > now for opening in due.values())
 
 

@@ -21,7 +21,7 @@ from redis import Redis
 
 from api.cli.log_search import Question, Story
 from shared.domain.statuses import Reason
-from shared.logging.events import EVENTS, LIBRARY
+from shared.logging.events import EVENTS, LIBRARY_EVENT_PREFIX
 from shared.metrics import METRICS
 from tests.support.prometheus import Prometheus
 from tests.support.system import PROVIDER_TOKEN, ROOT, TOKEN, System
@@ -293,7 +293,7 @@ def test_every_line_speaks_the_vocabulary(run: Run) -> None:
     for path in run.logs:
         for line in lines_of(path):
             assert {"ts", "level", "event", "service"} <= line.keys(), line
-            assert line["event"] in EVENTS or line["event"].startswith(LIBRARY), line
+            assert line["event"] in EVENTS or line["event"].startswith(LIBRARY_EVENT_PREFIX), line
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["ts"]), line
 
 

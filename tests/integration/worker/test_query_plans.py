@@ -9,7 +9,7 @@ import pytest
 
 from api.clients.routes import CREATE, GET
 from shared.db import mailing_counts, status_changes
-from shared.db.prepared_statements import Prepared
+from shared.db.prepared_statements import PreparedStatement
 from tests.support.fleet import TAKEOVER, Fleet
 from worker.dispatch import claim_queries
 from worker.recording import queries
@@ -54,10 +54,10 @@ class Plans:
         fleet.launch(mailing_id)
         return mailing_id
 
-    def check(self, statement: str | Prepared, values: Any) -> None:
+    def check(self, statement: str | PreparedStatement, values: Any) -> None:
         """No partition but the mailing's is touched, and no partition is read as a whole."""
         with self.fleet.db.transaction() as cursor:
-            if isinstance(statement, Prepared):
+            if isinstance(statement, PreparedStatement):
                 statement.run(cursor, values)
                 statement = statement.execute
             cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", values)
@@ -97,7 +97,7 @@ def test_claim(plans: Plans) -> None:
 @pytest.mark.parametrize(
     "statement", claim_queries.ROWS.values(), ids=lambda statement: statement.name
 )
-def test_reading_a_batch(plans: Plans, statement: Prepared) -> None:
+def test_reading_a_batch(plans: Plans, statement: PreparedStatement) -> None:
     claimed = plans.worker.claim
     plans.check(
         statement,
@@ -170,8 +170,8 @@ def test_ending_and_doubting(plans: Plans) -> None:
         "status": "expired",
         "reason": "",
     }
-    plans.check(status_changes.END_PENDING, values)
-    plans.check(status_changes.DOUBT, values)
+    plans.check(status_changes.END_PENDING_MESSAGES, values)
+    plans.check(status_changes.MARK_IN_DOUBT, values)
 
 
 def test_totals(plans: Plans) -> None:
@@ -179,7 +179,7 @@ def test_totals(plans: Plans) -> None:
 
 
 @pytest.mark.parametrize("statement", [GET, CREATE], ids=lambda each: each.name)
-def test_clients_are_found_by_index(plans: Plans, statement: Prepared) -> None:
+def test_clients_are_found_by_index(plans: Plans, statement: PreparedStatement) -> None:
     """They are planned once per connection, so what was best for an empty table is not enough."""
     person = {"id": 1, "phone": 79990000000, "operator_code": "999", "operator_code_given": False}
     person |= {"tag": "", "timezone": "Europe/Moscow", "attributes": "{}"}

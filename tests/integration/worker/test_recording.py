@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 
 from shared.db import minute_counts, status_changes
-from shared.domain.send_windows import Window, opens_at
+from shared.domain.send_windows import Window, next_opening
 from tests.support.fleet import (
     LEASE,
     Fleet,
@@ -285,7 +285,7 @@ def test_a_parked_batch_waits_for_the_window_of_its_zone(fleet: Fleet) -> None:
     )
     worker.say(release=BatchRelease(0, wait_for_window=True))
     batch = fleet.batch(mailing_id, worker.batch_id)
-    assert batch["due_at"] == opens_at(window, "Europe/Moscow", datetime.now(UTC))
+    assert batch["due_at"] == next_opening(window, "Europe/Moscow", datetime.now(UTC))
     assert (batch["retry_at"], batch["attempt"]) == (None, 0)
 
 
@@ -300,8 +300,8 @@ def test_a_changed_window_keeps_a_backoff_that_lasts_longer(fleet: Fleet) -> Non
     )
     with fleet.db.transaction() as cursor:
         cursor.execute("SELECT 1 FROM mailings WHERE id = %s FOR NO KEY UPDATE", (mailing_id,))
-        status_changes.reschedule(cursor, mailing_id)
-    opening = opens_at(window, "Europe/Moscow", datetime.now(UTC))
+        status_changes.reschedule_batches(cursor, mailing_id)
+    opening = next_opening(window, "Europe/Moscow", datetime.now(UTC))
     assert fleet.batch(mailing_id, other)["due_at"] == opening
     late = fleet.batch(mailing_id, backing_off.batch_id)
     assert late["due_at"] == late["retry_at"] > opening
@@ -500,7 +500,7 @@ def test_a_moved_message_waits_for_the_window_of_its_new_zone(fleet: Fleet) -> N
     id_ = first_message(fleet, mailing_id)
     move_client(fleet, client_of(fleet, mailing_id, id_), "Pacific/Honolulu")
     home = fleet.batch(mailing_id, fleet.message(mailing_id, id_)["batch_id"])
-    assert home["due_at"] == opens_at(window, "Pacific/Honolulu", datetime.now(UTC))
+    assert home["due_at"] == next_opening(window, "Pacific/Honolulu", datetime.now(UTC))
     assert home["in_doubt"] == 0
 
 
@@ -532,11 +532,11 @@ def test_a_window_that_changes_while_a_client_moves(fleet: Fleet) -> None:
         )
         moving = run(move_client, fleet, client_id, "Asia/Omsk")
         wait_until_blocked(fleet.url, [moving])
-        status_changes.reschedule(cursor, mailing_id)
+        status_changes.reschedule_batches(cursor, mailing_id)
         cursor.connection.commit()
         assert moving.result() == 1
     home = fleet.batch(mailing_id, fleet.message(mailing_id, id_)["batch_id"])
-    assert home["due_at"] == opens_at(window, "Asia/Omsk", datetime.now(UTC)), window
+    assert home["due_at"] == next_opening(window, "Asia/Omsk", datetime.now(UTC)), window
 
 
 def test_a_client_is_deleted_while_its_message_is_out(fleet: Fleet) -> None:
@@ -667,7 +667,7 @@ def test_a_finish_sees_the_retry_failed_it_waited_for(fleet: Fleet) -> None:
 def test_a_finish_while_a_retry_is_being_applied(fleet: Fleet) -> None:
     mailing_id = failed_mailing(fleet)
     fleet.retry_failed(mailing_id)
-    applying = PausingDatabase(fleet.url, before=minute_counts.MINUTES)
+    applying = PausingDatabase(fleet.url, before=minute_counts.ADD_MINUTE_COUNTS)
     with threads() as run:
         applied = run(mailing_state.apply_mailing_state, applying, mailing_id, 0.5, 5)
         applying.wait_until_reached()
@@ -723,7 +723,10 @@ def test_two_that_expire_the_same_mailing_do_not_deadlock(fleet: Fleet) -> None:
     """The minutes come last and in order: each has 20 batches, over all 16 shards."""
     mailing_id = fleet.new_mailing(40, batch_size=1)
     fleet.end(mailing_id)
-    both = [PausingDatabase(fleet.url, before=status_changes.END_PENDING, nth=5) for _ in range(2)]
+    both = [
+        PausingDatabase(fleet.url, before=status_changes.END_PENDING_MESSAGES, nth=5)
+        for _ in range(2)
+    ]
     with threads() as run:
         applied = []
         for db in both:
@@ -746,8 +749,8 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
         workers.append(fleet.claim(mailing_id))
     erased = MessageReport(0, final_status="cancelled", reason="client deleted")
     flushes = [w.flush(others=[erased._replace(message_id=w.ids[1])]) for w in workers]
-    deleting = PausingDatabase(fleet.url, before=status_changes.END_PENDING, nth=2)
-    recording = PausingDatabase(fleet.url, before=minute_counts.MINUTES)
+    deleting = PausingDatabase(fleet.url, before=status_changes.END_PENDING_MESSAGES, nth=2)
+    recording = PausingDatabase(fleet.url, before=minute_counts.ADD_MINUTE_COUNTS)
 
     def delete() -> int:
         with deleting.transaction() as cursor:

@@ -67,10 +67,10 @@ def test_every_code_is_said_in_words() -> None:
     """Whatever the books, the provider's exchange and an import's reader keep as a code."""
     readers = source("shared/client_import/row_rules.py")
     codes = {
-        *re.findall(r'Unfit\("([a-z_]+)"', readers),
+        *re.findall(r'InvalidCell\("([a-z_]+)"', readers),
         *re.findall(r'InvalidPhone\("([a-z_]+)"', source("shared/domain/phones.py")),
-        *re.findall(r'Fault\(name, .*"([a-z_]+)"\)', readers),
-        *re.findall(r'Fault\("", \w+, "([a-z_]+)"\)', source("api/clients/import_upload.py")),
+        *re.findall(r'CellError\(name, .*"([a-z_]+)"\)', readers),
+        *re.findall(r'CellError\("", \w+, "([a-z_]+)"\)', source("api/clients/import_upload.py")),
     }
     assert len(codes) >= 10
     assert codes == set(ROWS)

@@ -99,9 +99,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the logs have written since, as JSON lines."""
     output = io.StringIO()
     monkeypatch.setattr(log_config, "STDOUT", output)
-    redaction.keep_secret([SECRET, "postgresql://u:pass%40word9@h/d"])
+    redaction.register_secrets([SECRET, "postgresql://u:pass%40word9@h/d"])
     handlers = logging.getLogger().handlers[:]
-    log_config.configure("test")
+    log_config.configure_logging("test")
     yield lambda: [json.loads(each) for each in output.getvalue().splitlines()]
     logging.getLogger().handlers[:] = handlers
     structlog.reset_defaults()
@@ -140,7 +140,7 @@ TEXT = 'Ваш код 12345, "никому"\n не говорите'
     ],
 )
 def test_an_answer_that_repeats_the_text_is_withheld(answer: str, shown: str | None) -> None:
-    assert redaction.clean_answer(answer, TEXT) == (
+    assert redaction.redact_answer(answer, TEXT) == (
         shown or "[withheld: it repeats the message's text]"
     )
 

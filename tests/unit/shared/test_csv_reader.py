@@ -6,24 +6,30 @@ from collections.abc import Callable
 import pytest
 
 from shared.client_import import csv_reader
-from shared.client_import.csv_reader import BadFile, BadHeader, Sheet, TooLarge, Unreadable
+from shared.client_import.csv_reader import (
+    BadFile,
+    BadHeader,
+    CsvReader,
+    FileTooLarge,
+    UnreadableFile,
+)
 from shared.client_import.row_rules import (
-    NAMES,
+    COLUMN_NAMES,
     ZONE_DETAIL,
     ZONE_MISSING,
     ClientRow,
-    Rules,
+    RowParser,
 )
 from shared.domain.phones import PHONE_DETAIL, SHORTENED_DETAIL
 
 
-def sheet(data: bytes, at_once: int | None = None, limit: int | None = None) -> Sheet:
+def sheet(data: bytes, at_once: int | None = None, limit: int | None = None) -> CsvReader:
     """The file, which comes in pieces of so many bytes."""
     stream = io.BytesIO(data)
     read: Callable[[int], bytes] = stream.read
     if at_once is not None:
-        return Sheet(lambda n: read(min(n, at_once)), NAMES, ("phone",), limit)
-    return Sheet(read, NAMES, ("phone",), limit)
+        return CsvReader(lambda n: read(min(n, at_once)), COLUMN_NAMES, ("phone",), limit)
+    return CsvReader(read, COLUMN_NAMES, ("phone",), limit)
 
 
 def rows(data: bytes, at_once: int | None = None) -> list[tuple[int, list[str]]]:
@@ -96,16 +102,16 @@ def test_unknown_columns_are_named() -> None:
         (b"name,tag\nIvan,vip\n", BadHeader, "phone must be among them"),
         ("phone,телефон\n1,2".encode(), BadHeader, "column phone twice"),
         (b'"phone\n1', BadHeader, "quotes are wrong"),
-        (b"PK\x03\x04\x14\x00xl/workbook", Unreadable, "Excel workbook"),
-        (b"\xd0\xcf\x11\xe0\xa1", Unreadable, "Excel workbook"),
-        ("phone\n1".encode("utf-16"), Unreadable, "UTF-16"),
-        ("phone\n1".encode("utf-16-le"), Unreadable, "not text"),
-        (b"phone\n7916\x001234567\n", Unreadable, "not text"),
-        ("phone,tag\n1,друг\n".encode() + b"2,\xff\xfe\n", Unreadable, "neither UTF-8"),
-        ("phone,tag\n1,друг\n".encode("cp1251") + b"2,\x98\n", Unreadable, "neither UTF-8"),
-        ("phone,tag\n1,Пётр".encode("cp1251") + b"\x98", Unreadable, "neither UTF-8"),
-        (b"phone\n" + b"1" * 70_000, Unreadable, "Line 2 is longer"),
-        (b'phone,tag\n1,"open\n' + b"2,b\n" * 1_000, Unreadable, "In line 2 a quote"),
+        (b"PK\x03\x04\x14\x00xl/workbook", UnreadableFile, "Excel workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1", UnreadableFile, "Excel workbook"),
+        ("phone\n1".encode("utf-16"), UnreadableFile, "UTF-16"),
+        ("phone\n1".encode("utf-16-le"), UnreadableFile, "not text"),
+        (b"phone\n7916\x001234567\n", UnreadableFile, "not text"),
+        ("phone,tag\n1,друг\n".encode() + b"2,\xff\xfe\n", UnreadableFile, "neither UTF-8"),
+        ("phone,tag\n1,друг\n".encode("cp1251") + b"2,\x98\n", UnreadableFile, "neither UTF-8"),
+        ("phone,tag\n1,Пётр".encode("cp1251") + b"\x98", UnreadableFile, "neither UTF-8"),
+        (b"phone\n" + b"1" * 70_000, UnreadableFile, "Line 2 is longer"),
+        (b'phone,tag\n1,"open\n' + b"2,b\n" * 1_000, UnreadableFile, "In line 2 a quote"),
     ],
 )
 def test_bad_files(data: bytes, kind: type[BadFile], says: str) -> None:
@@ -116,7 +122,7 @@ def test_bad_files(data: bytes, kind: type[BadFile], says: str) -> None:
 def test_a_file_over_the_limit() -> None:
     data = b"phone\n" + b"79161234567\n" * 100
     assert len(list(sheet(data, limit=len(data)))) == 100
-    with pytest.raises(TooLarge, match="larger than 1205 bytes"):
+    with pytest.raises(FileTooLarge, match="larger than 1205 bytes"):
         list(sheet(data, limit=len(data) - 1))
 
 
@@ -131,9 +137,9 @@ def test_memory_stays_flat_whatever_is_sent(endless: bytes) -> None:
         sent += n
         return pieces.pop() if pieces else endless * (n // len(endless))
 
-    with pytest.raises(Unreadable):
-        list(Sheet(read, NAMES))
-    assert sent < 4 * csv_reader.CHUNK
+    with pytest.raises(UnreadableFile):
+        list(CsvReader(read, COLUMN_NAMES))
+    assert sent < 4 * csv_reader.READ_BYTES
 
 
 def test_a_row_with_wrong_quotes_spoils_no_other() -> None:
@@ -146,7 +152,7 @@ def test_lines_are_counted_through_cells_with_line_breaks() -> None:
     assert [line for line, _ in rows(b'phone,note\n1,"a\nb\r\nc"\n\n2,d\n')] == [2, 6]
 
 
-RULES = Rules(None, None, zone_optional=False)
+RULES = RowParser(None, None, zone_optional=False)
 
 
 def test_a_row() -> None:
@@ -176,15 +182,15 @@ def test_a_cell_with_a_line_break_points_at_the_quote() -> None:
     ("rules", "tag", "zone", "row"),
     [
         # (tag, zone) of the row: None is what is left open.
-        (Rules("new", "UTC", False), "", "", ("new", "UTC")),
-        (Rules("new", "UTC", False), None, "", ("new", "UTC")),
-        (Rules("new", "UTC", False), "own", "Asia/Omsk", ("own", "Asia/Omsk")),
-        (Rules(None, None, True), "", "", ("", None)),
-        (Rules(None, None, True), None, "", (None, None)),
+        (RowParser("new", "UTC", False), "", "", ("new", "UTC")),
+        (RowParser("new", "UTC", False), None, "", ("new", "UTC")),
+        (RowParser("new", "UTC", False), "own", "Asia/Omsk", ("own", "Asia/Omsk")),
+        (RowParser(None, None, True), "", "", ("", None)),
+        (RowParser(None, None, True), None, "", (None, None)),
     ],
 )
 def test_gaps_are_filled(
-    rules: Rules, tag: str | None, zone: str, row: tuple[str | None, str | None]
+    rules: RowParser, tag: str | None, zone: str, row: tuple[str | None, str | None]
 ) -> None:
     read = rules.read("79161234567", "", tag, zone)
     assert isinstance(read, ClientRow)

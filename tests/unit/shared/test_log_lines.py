@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[3]
 WRITE = """
 import logging, structlog
 from shared.logging import log_config
-log_config.configure("test")
+log_config.configure_logging("test")
 structlog.get_logger().info("client.created", client_id=1)
 logging.getLogger("somebody").info("said something")
-log_config.write_lines([{"event": "message.sent", "message_id": n} for n in (1, 2)])
+log_config.write_log_lines([{"event": "message.sent", "message_id": n} for n in (1, 2)])
 """
 
 

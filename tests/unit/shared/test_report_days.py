@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 
-from shared.report.days import bounds, due_days, instant
+from shared.report.days import day_bounds, due_days, local_instant
 
 BERLIN = "Europe/Berlin"
 NINE = time(9)
@@ -20,14 +20,14 @@ NINE = time(9)
     ],
 )
 def test_a_day_is_as_long_as_the_clock_says(day: date, hours: int) -> None:
-    since, until = bounds(day, BERLIN)
+    since, until = day_bounds(day, BERLIN)
     assert until - since == timedelta(hours=hours)
-    assert bounds(day + timedelta(days=1), BERLIN)[0] == until
+    assert day_bounds(day + timedelta(days=1), BERLIN)[0] == until
 
 
 def test_a_day_whose_midnight_does_not_exist_begins_when_the_clock_was_moved() -> None:
     day = date(2018, 11, 4)  # from 00:00 to 01:00 in Brazil
-    assert bounds(day, "America/Sao_Paulo")[0] == datetime(2018, 11, 4, 3, tzinfo=UTC)
+    assert day_bounds(day, "America/Sao_Paulo")[0] == datetime(2018, 11, 4, 3, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_a_day_whose_midnight_does_not_exist_begins_when_the_clock_was_moved() -
     ],
 )
 def test_the_clock_of_the_zone_counts(day: date, at: time, utc: str) -> None:
-    assert instant(day, at, BERLIN) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
+    assert local_instant(day, at, BERLIN) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize("change", [date(2026, 3, 29), date(2026, 10, 25)])
 def test_a_day_is_due_at_its_time_and_not_before(change: date) -> None:
-    due = instant(change, NINE, BERLIN)
+    due = local_instant(change, NINE, BERLIN)
     told = change - timedelta(days=1)
     assert told in due_days(due, NINE, BERLIN)
     assert told not in due_days(due - timedelta(seconds=1), NINE, BERLIN)

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from shared.domain.statuses import MailingStatus
-from shared.report.figures import DayFigures, Late, MailingDay
+from shared.report.figures import DayFigures, LateMailing, MailingDay
 from shared.report.html import MOST_CARDS, as_html
 from shared.report.phrases import attention
 from shared.report.rendering import as_csv, as_text, make_mail
@@ -150,9 +150,9 @@ def test_what_needs_attention_is_said_in_the_readers_words(language: str) -> Non
     figures = day(mailing())
     end = datetime(2026, 11, 23, 18, tzinfo=UTC)
     figures.late = [
-        Late(1, end, "running", 0, 5000, 12.4),
-        Late(2, end, "paused", 0, 0, 0.0),
-        Late(3, end, "running", 77, 0, 0.0),
+        LateMailing(1, end, "running", 0, 5000, 12.4),
+        LateMailing(2, end, "paused", 0, 0, 0.0),
+        LateMailing(3, end, "running", 77, 0, 0.0),
     ]
     figures.openings = [("unavailable", 3)]
     figures.reasons = [("attempts exhausted", 17), ("rejected: no such phone", 4)]

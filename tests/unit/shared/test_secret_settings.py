@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.config.secret_files import may_be_a_file
+from shared.config.secret_files import accepts_secret_file
 from shared.config.settings import (
     ApiSettings,
     DatabaseSettings,
@@ -65,7 +65,7 @@ def test_every_secret_can_be_given_by_file_and_is_documented() -> None:
         name.upper()
         for kind in KINDS
         for name, field in kind.model_fields.items()
-        if may_be_a_file(name, field)
+        if accepts_secret_file(name, field)
     }
     assert by_file == SECRETS
     page = (Path(__file__).parents[3] / "docs/configuration.md").read_text()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.domain.segments import segment
+from shared.domain.segments import measure_segments
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ from shared.domain.segments import segment
     ],
 )
 def test_segments(text: str, encoding: str, units: int, segments: int) -> None:
-    assert segment(text) == (encoding, units, segments)
+    assert measure_segments(text) == (encoding, units, segments)

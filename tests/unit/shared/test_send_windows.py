@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from shared.domain.send_windows import Window, closes_at, is_open, opens_at
+from shared.domain.send_windows import Window, is_open, next_closing, next_opening
 
 MINUTE = timedelta(minutes=1)
 MICROSECOND = timedelta(microseconds=1)
@@ -43,8 +43,8 @@ def check(window: Window, zone: str, at: datetime) -> None:
     says = f"{window}, {zone}, {at}"
     assert is_open(window, zone, at) is plainly_open(window, zone, at), says
     opening = first(window, zone, at, True)
-    assert opens_at(window, zone, at) == opening, says
-    assert closes_at(window, zone, opening) == first(window, zone, opening, False), says
+    assert next_opening(window, zone, at) == opening, says
+    assert next_closing(window, zone, opening) == first(window, zone, opening, False), says
 
 
 def some_window(chance: random.Random) -> Window:
@@ -91,8 +91,8 @@ def test_is_open_from_its_opening_to_its_close_and_never_between(zone: str, day:
     at, until = utc(day) - timedelta(days=1), utc(day) + timedelta(days=1)
     seen = []
     while at < until:
-        opened = opens_at(window, zone, at)
-        closed = closes_at(window, zone, opened)
+        opened = next_opening(window, zone, at)
+        closed = next_closing(window, zone, opened)
         assert closed is not None
         seen.append((opened, closed))
         at = closed
@@ -106,8 +106,8 @@ def test_is_open_from_its_opening_to_its_close_and_never_between(zone: str, day:
 def test_no_window_is_always_open_and_never_shuts() -> None:
     at = utc("2026-03-29T01:00")
     assert is_open(None, "Europe/Berlin", at)
-    assert opens_at(None, "Europe/Berlin", at) == at
-    assert closes_at(None, "Europe/Berlin", at) is None
+    assert next_opening(None, "Europe/Berlin", at) == at
+    assert next_closing(None, "Europe/Berlin", at) is None
 
 
 def test_from_is_inside_and_to_is_outside_to_the_microsecond() -> None:
@@ -117,12 +117,12 @@ def test_from_is_inside_and_to_is_outside_to_the_microsecond() -> None:
     assert is_open(OFFICE, zone, opening)
     assert is_open(OFFICE, zone, closing - MICROSECOND)
     assert not is_open(OFFICE, zone, closing)
-    assert opens_at(OFFICE, zone, opening - MICROSECOND) == opening
-    assert opens_at(OFFICE, zone, opening) == opening
-    assert opens_at(OFFICE, zone, closing - MICROSECOND) == closing - MICROSECOND
-    assert opens_at(OFFICE, zone, closing) == opening + timedelta(days=1)
-    assert closes_at(OFFICE, zone, opening) == closing
-    assert closes_at(OFFICE, zone, closing - MICROSECOND) == closing
+    assert next_opening(OFFICE, zone, opening - MICROSECOND) == opening
+    assert next_opening(OFFICE, zone, opening) == opening
+    assert next_opening(OFFICE, zone, closing - MICROSECOND) == closing - MICROSECOND
+    assert next_opening(OFFICE, zone, closing) == opening + timedelta(days=1)
+    assert next_closing(OFFICE, zone, opening) == closing
+    assert next_closing(OFFICE, zone, closing - MICROSECOND) == closing
 
 
 def test_across_midnight() -> None:
@@ -131,75 +131,81 @@ def test_across_midnight() -> None:
     assert not is_open(NIGHT, zone, opening - MICROSECOND)
     for inside in (opening, utc("2026-06-01T21:00"), utc("2026-06-02T00:00")):
         assert is_open(NIGHT, zone, inside)
-        assert closes_at(NIGHT, zone, inside) == closing
+        assert next_closing(NIGHT, zone, inside) == closing
     assert not is_open(NIGHT, zone, closing)
-    assert opens_at(NIGHT, zone, closing) == opening + timedelta(days=1)
+    assert next_opening(NIGHT, zone, closing) == opening + timedelta(days=1)
 
 
 def test_berlin_loses_an_hour() -> None:
     zone = "Europe/Berlin"
     early = Window(time(2, 30), time(4))  # its start falls into the gap: it opens when that ends
-    assert opens_at(early, zone, utc("2026-03-29T00:00")) == utc("2026-03-29T01:00")
-    assert closes_at(early, zone, utc("2026-03-29T01:00")) == utc("2026-03-29T02:00")
+    assert next_opening(early, zone, utc("2026-03-29T00:00")) == utc("2026-03-29T01:00")
+    assert next_closing(early, zone, utc("2026-03-29T01:00")) == utc("2026-03-29T02:00")
     late = Window(time(1), time(2, 30))  # its end falls into the gap: it shuts when that begins
-    assert closes_at(late, zone, utc("2026-03-29T00:30")) == utc("2026-03-29T01:00")
+    assert next_closing(late, zone, utc("2026-03-29T00:30")) == utc("2026-03-29T01:00")
 
 
 def test_a_window_wholly_inside_a_gap_does_not_open_that_day() -> None:
     gap = Window(time(2, 15), time(2, 45))
-    assert opens_at(gap, "Europe/Berlin", utc("2026-03-28T12:00")) == utc("2026-03-30T00:15")
+    assert next_opening(gap, "Europe/Berlin", utc("2026-03-28T12:00")) == utc("2026-03-30T00:15")
     midnight = Window(time(0), time(1))
-    opening = opens_at(midnight, "America/Sao_Paulo", utc("2018-11-03T12:00"))
+    opening = next_opening(midnight, "America/Sao_Paulo", utc("2018-11-03T12:00"))
     assert opening == utc("2018-11-05T02:00")
 
 
 def test_berlin_gains_an_hour() -> None:
     twice = Window(time(2, 15), time(2, 45))
     zone = "Europe/Berlin"
-    assert opens_at(twice, zone, utc("2026-10-25T00:00")) == utc("2026-10-25T00:15")
-    assert closes_at(twice, zone, utc("2026-10-25T00:15")) == utc("2026-10-25T00:45")
-    assert opens_at(twice, zone, utc("2026-10-25T00:45")) == utc("2026-10-25T01:15")
-    assert closes_at(twice, zone, utc("2026-10-25T01:15")) == utc("2026-10-25T01:45")
+    assert next_opening(twice, zone, utc("2026-10-25T00:00")) == utc("2026-10-25T00:15")
+    assert next_closing(twice, zone, utc("2026-10-25T00:15")) == utc("2026-10-25T00:45")
+    assert next_opening(twice, zone, utc("2026-10-25T00:45")) == utc("2026-10-25T01:15")
+    assert next_closing(twice, zone, utc("2026-10-25T01:15")) == utc("2026-10-25T01:45")
 
 
 def test_sao_paulo_begins_its_day_at_one() -> None:
     zone = "America/Sao_Paulo"
     before = Window(time(22), time(0, 30))  # shuts in the gap, which begins at midnight
-    assert closes_at(before, zone, utc("2018-11-04T02:00")) == utc("2018-11-04T03:00")
+    assert next_closing(before, zone, utc("2018-11-04T02:00")) == utc("2018-11-04T03:00")
     after = Window(time(0, 30), time(5))
-    assert opens_at(after, zone, utc("2018-11-04T02:00")) == utc("2018-11-04T03:00")
+    assert next_opening(after, zone, utc("2018-11-04T02:00")) == utc("2018-11-04T03:00")
 
 
 def test_kathmandu_is_three_quarters_off() -> None:
-    assert opens_at(OFFICE, "Asia/Kathmandu", utc("2026-06-01T00:00")) == utc("2026-06-01T03:15")
-    assert closes_at(OFFICE, "Asia/Kathmandu", utc("2026-06-01T03:15")) == utc("2026-06-01T15:15")
+    assert next_opening(OFFICE, "Asia/Kathmandu", utc("2026-06-01T00:00")) == utc(
+        "2026-06-01T03:15"
+    )
+    assert next_closing(OFFICE, "Asia/Kathmandu", utc("2026-06-01T03:15")) == utc(
+        "2026-06-01T15:15"
+    )
 
 
 def test_apia_skips_a_day() -> None:
     """After the 29th at UTC − 10 comes the 31st at UTC + 14, with no instant in between."""
     zone = "Pacific/Apia"
     evening = utc("2011-12-30T07:00")  # the 29th, 21:00
-    assert closes_at(OFFICE, zone, evening - MINUTE) == evening
-    assert opens_at(OFFICE, zone, evening) == utc("2011-12-30T19:00")  # the 31st, 9:00
+    assert next_closing(OFFICE, zone, evening - MINUTE) == evening
+    assert next_opening(OFFICE, zone, evening) == utc("2011-12-30T19:00")  # the 31st, 9:00
     # A night window goes on from the one day into the other.
-    assert closes_at(NIGHT, zone, evening) == utc("2011-12-30T19:00")
+    assert next_closing(NIGHT, zone, evening) == utc("2011-12-30T19:00")
 
 
 def test_lord_howe_moves_by_half_an_hour() -> None:
     zone = "Australia/Lord_Howe"
     fold = Window(time(1, 30), time(1, 45))  # 2026-04-05: 02:00 at + 11 becomes 01:30 at + 10:30
-    assert opens_at(fold, zone, utc("2026-04-04T14:00")) == utc("2026-04-04T14:30")
-    assert opens_at(fold, zone, utc("2026-04-04T14:45")) == utc("2026-04-04T15:00")
+    assert next_opening(fold, zone, utc("2026-04-04T14:00")) == utc("2026-04-04T14:30")
+    assert next_opening(fold, zone, utc("2026-04-04T14:45")) == utc("2026-04-04T15:00")
     gap = Window(time(2, 5), time(2, 25))  # 2026-10-04: 02:00 becomes 02:30
-    assert opens_at(gap, zone, utc("2026-10-03T12:00")) == utc("2026-10-04T15:05")
+    assert next_opening(gap, zone, utc("2026-10-03T12:00")) == utc("2026-10-04T15:05")
 
 
 def test_odd_seconds_count() -> None:
     window = Window(time(9, 0, 0, 1), time(9, 0, 0, 3))
     zone, nine = "Europe/Moscow", utc("2026-06-01T06:00")
-    assert opens_at(window, zone, nine) == nine + MICROSECOND
-    assert closes_at(window, zone, nine + MICROSECOND) == nine + 3 * MICROSECOND
+    assert next_opening(window, zone, nine) == nine + MICROSECOND
+    assert next_closing(window, zone, nine + MICROSECOND) == nine + 3 * MICROSECOND
     all_day_but_one = Window(time(0), time(23, 59, 59, 999999))
     midnight = utc("2026-06-01T21:00")
-    assert closes_at(all_day_but_one, zone, midnight - timedelta(hours=1)) == midnight - MICROSECOND
-    assert opens_at(all_day_but_one, zone, midnight - MICROSECOND) == midnight
+    assert (
+        next_closing(all_day_but_one, zone, midnight - timedelta(hours=1)) == midnight - MICROSECOND
+    )
+    assert next_opening(all_day_but_one, zone, midnight - MICROSECOND) == midnight

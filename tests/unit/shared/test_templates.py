@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.schemas.personalisation import PATTERN
-from shared.domain.attributes import FIELDS, NAME, is_name
+from shared.domain.attributes import ATTRIBUTE_NAME, CLIENT_FIELDS, is_attribute_name
 from shared.domain.templates import (
-    MAX_RENDERED,
-    Malformed,
+    MAX_RENDERED_LENGTH,
+    MalformedTemplate,
     MissingAttribute,
     Placeholder,
+    RenderedTextTooLong,
+    RenderingError,
     Template,
-    TooLong,
-    Unrenderable,
-    compile_stored,
-    compile_text,
+    compile_stored_template,
+    compile_template,
 )
 
 ANNA = {
@@ -29,7 +29,7 @@ ANNA = {
     "Имя": "Анна",
 }
 
-names = st.from_regex(NAME, fullmatch=True)
+names = st.from_regex(ATTRIBUTE_NAME, fullmatch=True)
 literals = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), max_size=20)
 written = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 placeholders = st.builds(Placeholder, names, st.none() | literals)
@@ -65,7 +65,7 @@ def as_written(part: str | Placeholder) -> str:
     ],
 )
 def test_what_a_client_gets(text: str, rendered: str) -> None:
-    assert compile_text(text).render(ANNA) == rendered
+    assert compile_template(text).render(ANNA) == rendered
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,16 @@ def test_what_a_client_gets(text: str, rendered: str) -> None:
     ],
 )
 def test_where_it_is_malformed(text: str, position: int) -> None:
-    with pytest.raises(Malformed) as raised:
-        compile_text(text)
+    with pytest.raises(MalformedTemplate) as raised:
+        compile_template(text)
     assert raised.value.position == position
     assert str(raised.value).startswith(f"character {position}: ")
-    assert compile_stored(text).plain == text  # an older release took it in as it is
+    assert compile_stored_template(text).plain == text  # an older release took it in as it is
 
 
 @given(st.lists(st.text(min_size=1, max_size=20) | placeholders, max_size=8), st.data())
 def test_a_text_means_what_was_written(parts: list[str | Placeholder], data: st.DataObject) -> None:
-    template = compile_text("".join(map(as_written, parts)))
+    template = compile_template("".join(map(as_written, parts)))
     needed = {part.name for part in parts if isinstance(part, Placeholder)}
     values = {name: data.draw(written) for name in sorted(needed)}
     expected = "".join(part if isinstance(part, str) else values[part.name] for part in parts)
@@ -110,20 +110,20 @@ def test_a_text_means_what_was_written(parts: list[str | Placeholder], data: st.
         with pytest.raises(MissingAttribute) as raised:
             template.render({})
         assert raised.value.name == without[0].name
-    assert set(template.required) == {p.name for p in without} - FIELDS
+    assert set(template.required) == {p.name for p in without} - CLIENT_FIELDS
 
 
 @given(written)
 def test_an_escaped_text_is_plain(text: str) -> None:
-    assert compile_text(escaped(text)).plain == text
+    assert compile_template(escaped(text)).plain == text
 
 
 @given(braces | st.lists(literals | placeholders.map(as_written) | braces).map("".join))
 def test_the_schema_and_the_parser_take_the_same(text: str) -> None:
     try:
-        compile_text(text)
+        compile_template(text)
         fault = None
-    except Malformed as raised:
+    except MalformedTemplate as raised:
         fault = raised
     assert (re.fullmatch(PATTERN[1:-1], text) is not None) == (fault is None)
     assert fault is None or text[fault.position - 1] in "{}"
@@ -131,28 +131,28 @@ def test_the_schema_and_the_parser_take_the_same(text: str) -> None:
 
 def test_a_client_that_lacks_something() -> None:
     with pytest.raises(MissingAttribute, match=r"^missing attribute: surname$"):
-        compile_text("{name} {surname}").render(ANNA)
+        compile_template("{name} {surname}").render(ANNA)
 
 
 def test_texts_that_cannot_be_sent() -> None:
-    with pytest.raises(Unrenderable, match="empty"):
-        compile_text("{tag}").render(ANNA)
-    fits = compile_text("{a}" * 20)
-    assert len(fits.render({"a": "x" * (MAX_RENDERED // 20)})) == MAX_RENDERED
-    with pytest.raises(TooLong, match=f"{MAX_RENDERED + 20} characters"):
-        fits.render({"a": "x" * (MAX_RENDERED // 20 + 1)})
+    with pytest.raises(RenderingError, match="empty"):
+        compile_template("{tag}").render(ANNA)
+    fits = compile_template("{a}" * 20)
+    assert len(fits.render({"a": "x" * (MAX_RENDERED_LENGTH // 20)})) == MAX_RENDERED_LENGTH
+    with pytest.raises(RenderedTextTooLong, match=f"{MAX_RENDERED_LENGTH + 20} characters"):
+        fits.render({"a": "x" * (MAX_RENDERED_LENGTH // 20 + 1)})
 
 
 def test_it_is_compiled_once() -> None:
-    assert compile_text("Hi, {name}") is compile_text("Hi, {name}")
-    assert compile_text("Hi, {name}") == Template(("Hi, ", Placeholder("name", None)))
+    assert compile_template("Hi, {name}") is compile_template("Hi, {name}")
+    assert compile_template("Hi, {name}") == Template(("Hi, ", Placeholder("name", None)))
 
 
 @given(names)
 def test_names_of_attributes(name: str) -> None:
-    assert is_name(name) == (name not in FIELDS)
+    assert is_attribute_name(name) == (name not in CLIENT_FIELDS)
 
 
 @pytest.mark.parametrize("name", ["", "1st", "first name", "é", "a-b", "n" * 33, "phone", "a\n"])
 def test_what_is_no_name(name: str) -> None:
-    assert not is_name(name)
+    assert not is_attribute_name(name)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.domain.templates import compile_stored
+from shared.domain.templates import compile_stored_template
 from shared.logging import log_config
 from worker.dispatch.attempt_log import AttemptLog, describe
 from worker.dispatch.claim_queries import Claim, Row
@@ -22,8 +22,9 @@ AT = 1_795_000_000.9996
 def make(request_id: str | None, outcome: Outcome, latency: float) -> tuple[Any, Any, Any]:
     row = Row(99001, 42, 79161234567, 2, None, None, False, None)
     claim = Claim(
-        17, 5, 1, 0, 99001, 99001, "Europe/Moscow", False, 1, "Hello", compile_stored("Hello"),
-        datetime.now(UTC) + timedelta(hours=1), None, None, request_id, 0.0, [row],
+        17, 5, 1, 0, 99001, 99001, "Europe/Moscow", False, 1, "Hello",
+        compile_stored_template("Hello"), datetime.now(UTC) + timedelta(hours=1), None, None,
+        request_id, 0.0, [row],
     )  # fmt: skip
     batch = HeldBatch(claim, DatabaseClock(), 60.0, 11.0)
     batch.rows = deque()
@@ -61,4 +62,4 @@ def test_what_was_not_accepted_says_why() -> None:
 def test_instants_are_cut_to_milliseconds() -> None:
     for at in (0.0, AT, 1_795_000_000.0, 1_795_000_000.001, 1_795_000_059.9999):
         expected = datetime.fromtimestamp(int(at * 1000) / 1000, UTC)
-        assert datetime.fromisoformat(log_config.timestamp(at)) == expected
+        assert datetime.fromisoformat(log_config.format_timestamp(at)) == expected

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 
 from shared.domain.send_windows import Window
-from shared.domain.templates import compile_text
+from shared.domain.templates import compile_template
 from worker.dispatch.claim_queries import Claim, Watched
 from worker.dispatch.leased_batch import HeldBatch
 from worker.runtime.clock import DatabaseClock, boottime
@@ -37,7 +37,7 @@ def hold(
         has_attempts=False,
         text_version=1,
         text="Hello",
-        template=compile_text("Hello"),
+        template=compile_template("Hello"),
         end_at=end_at,
         window=window,
         rate_limit=None,

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared.domain.templates import compile_text
+from shared.domain.templates import compile_template
 from worker.dispatch.claim_queries import Claim
 from worker.dispatch.db_thread import Clerk
 from worker.dispatch.flusher import GATHER_SECONDS, Recorder
@@ -49,7 +49,7 @@ class OpenDoor:
 def hold(hand: Hand, mailing_id: int, batch_id: int, now: float) -> HeldBatch:
     end = datetime.now(UTC) + timedelta(hours=1)
     claim = Claim(
-        mailing_id, batch_id, 1, 0, 1, 1, "UTC", False, 1, "Hello", compile_text("Hello"),
+        mailing_id, batch_id, 1, 0, 1, 1, "UTC", False, 1, "Hello", compile_template("Hello"),
         end, None, None, None, now, [],
     )  # fmt: skip
     batch = hand.held[mailing_id, batch_id, 1] = HeldBatch(claim, DatabaseClock(), 20.0, 11.0)
