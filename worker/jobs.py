@@ -19,9 +19,9 @@ from worker.launch.launcher import launch as launch_mailing
 from worker.maintenance import daily_report, retention
 from worker.maintenance import sweep as sweeping
 from worker.maintenance.imports import merge
-from worker.provider.circuit_breaker import Breaker
+from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.rate_limiter import RateLimiter
-from worker.provider.redis_client import HotRedis, hot_client
+from worker.provider.redis_client import FailFastRedis, fail_fast_client
 from worker.runtime.database import Database, DatabaseError
 from worker.runtime.rq_worker import FleetWorker, stopping
 
@@ -75,13 +75,13 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
 def dispatch(mailing_id: int, request_id: str | None = None) -> None:
     """Send whatever is due; the mailing is only a hint."""
     settings = Tools.settings
-    redis = HotRedis(hot_client(settings.redis_url))
+    redis = FailFastRedis(fail_fast_client(settings.redis_url))
     Dispatcher(
         settings,
         Database(settings.database_url, "notification-dispatch"),
-        Breaker(redis, probe_timeout=settings.provider_timeout + 2),
+        CircuitBreaker(redis, probe_timeout=settings.provider_timeout + 2),
         RateLimiter(redis, settings.provider_rate),
-        Tally(hot_client(settings.redis_url), settings.provider_rate),
+        Tally(fail_fast_client(settings.redis_url), settings.provider_rate),
         stopping,
         Tools.worker.pulse,
     ).run()

@@ -28,7 +28,7 @@ class AttemptLog:
         self._at = 0.0
         self._ts = b""
 
-    def add(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
+    def add(self, batch: HeldBatch, request: Outgoing, result: Result[Outgoing]) -> None:
         """Note a request that has ended; `not_sent` ones are not worth a line."""
         at = result.finished_at
         if at != self._at:  # the same for all that ended together
@@ -56,7 +56,7 @@ class AttemptLog:
             self._write(lines)
 
 
-def describe(batch: HeldBatch, request: Outgoing, result: Result) -> dict[str, Any]:
+def describe(batch: HeldBatch, request: Outgoing, result: Result[Outgoing]) -> dict[str, Any]:
     """The line's fields."""
     line = {
         "ts": format_timestamp(result.finished_at),

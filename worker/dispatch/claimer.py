@@ -9,7 +9,7 @@ from shared.config.settings import WorkerSettings
 from worker.dispatch import claim_queries
 from worker.dispatch.db_thread import Clerk, complain
 from worker.dispatch.leased_batch import Hand, HeldBatch
-from worker.provider.circuit_breaker import Breaker
+from worker.provider.circuit_breaker import CircuitBreaker
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import DatabaseError
 
@@ -30,7 +30,7 @@ class Claimer:
         clerk: Clerk,
         clock: DatabaseClock,
         hand: Hand,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
     ):
         self.settings, self.clerk, self.clock = settings, clerk, clock
         self.hand, self.breaker = hand, breaker
@@ -47,7 +47,7 @@ class Claimer:
             return
         state = self.breaker.state
         if state == "closed":
-            if self.breaker.allow(now) == 0:
+            if self.breaker.allowance(now) == 0:
                 return
         elif state == "open" or self.hand.held:
             return  # one batch is enough to probe with
@@ -154,4 +154,4 @@ class Claimer:
         if throttled_until is not None:
             until = self.clock.start_time(throttled_until)
             if until > boottime():
-                self.breaker.hold(until)
+                self.breaker.hold_until(until)

@@ -14,10 +14,10 @@ from worker.dispatch.claimer import Claimer
 from worker.dispatch.counters import Tally
 from worker.dispatch.db_thread import Clerk, ignore
 from worker.dispatch.flusher import Recorder
-from worker.dispatch.leased_batch import Hand
-from worker.dispatch.sender import Sender, make_permit
-from worker.provider.circuit_breaker import Breaker
-from worker.provider.http.client import Engine
+from worker.dispatch.leased_batch import Hand, Outgoing
+from worker.dispatch.sender import Sender, make_send_check
+from worker.provider.circuit_breaker import CircuitBreaker
+from worker.provider.http.client import HttpClient
 from worker.provider.rate_limiter import RateLimiter
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
@@ -37,7 +37,7 @@ class Dispatcher:
         self,
         settings: WorkerSettings,
         db: Database,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         limiter: RateLimiter,
         tally: Tally,
         stopping: threading.Event,
@@ -46,20 +46,20 @@ class Dispatcher:
         self.stopping, self.pulse, self.breaker, self.tally = stopping, pulse, breaker, tally
         self._slots = settings.provider_concurrency
         self.hand = Hand()
-        self.engine = Engine(
+        self.client: HttpClient[Outgoing] = HttpClient(
             base_url=settings.provider_url,
             token=settings.provider_token.get_secret_value(),
             concurrency=settings.provider_concurrency,
             timeout=settings.provider_timeout,
-            permit=make_permit(breaker),
+            may_send=make_send_check(breaker),
         )
-        self.clerk = Clerk(db, self.engine.wake)
+        self.clerk = Clerk(db, self.client.wake)
         self.recorder = Recorder(
             self.clerk, self.hand, breaker, settings.lease_seconds, settings.max_attempts
         )
         self.claimer = Claimer(settings, self.clerk, DatabaseClock(), self.hand, breaker)
         self.sender = Sender(
-            self.engine,
+            self.client,
             self.hand,
             breaker,
             limiter,
@@ -78,7 +78,7 @@ class Dispatcher:
         finally:
             self.tally.say_goodbye(self.clerk)
             self.clerk.close()
-            self.engine.close()
+            self.client.close()
 
     def _turn(self) -> bool:
         """One turn of the loop; say whether it was the last one."""
@@ -89,21 +89,21 @@ class Dispatcher:
             self.hand.drain("stopping")
         recording = self.recorder.works(now)
         self.breaker.sync(now, self.sender.probes_wanted(now) if recording else 0)
-        while self.breaker.openings:
-            self.clerk.ask(ignore, claim_queries.note_opening, self.breaker.openings.pop())
+        while self.breaker.unsaved_openings:
+            self.clerk.ask(ignore, claim_queries.note_opening, self.breaker.unsaved_openings.pop())
         if recording:
             self.sender.hand_off(now)
             if not self.stopping.is_set():
                 self.claimer.claim(now)
         self.claimer.watch(now)
         self.recorder.flush(now, last=now > self._stop_by)
-        self.tally.tell(self.clerk, now, self._slots - self.engine.free)
+        self.tally.tell(self.clerk, now, self._slots - self.client.free_slots)
         if now - self._pulsed_at > PULSE_SECONDS:
             self._pulsed_at = now
             self.pulse()
         if self._finished(now):
             return True
-        results = self.engine.poll(self._patience())
+        results = self.client.poll(self._patience())
         if results:
             self.hand.busy_at = boottime()
             self.sender.take(results)
@@ -112,7 +112,7 @@ class Dispatcher:
     def _patience(self) -> float:
         """How long to wait for answers before the next turn, in seconds."""
         held = self.hand.held.values()
-        if self.engine.free and any(b.rows and not b.draining for b in held):
+        if self.client.free_slots and any(b.rows and not b.draining for b in held):
             return 0.005
         return 0.05
 

@@ -12,7 +12,7 @@ from shared.db.on_commit import IDS_PER_LINE
 from shared.logging.log_config import format_timestamp
 from worker.dispatch.db_thread import Clerk, complain, ignore
 from worker.dispatch.leased_batch import Hand, HeldBatch
-from worker.provider.circuit_breaker import Breaker
+from worker.provider.circuit_breaker import CircuitBreaker
 from worker.recording.batch_report import BatchReport, RecordedBatch
 from worker.recording.mailing_state import apply_mailing_state, settle_mailing
 from worker.recording.record import record_reports
@@ -36,7 +36,12 @@ class Recorder:
     """The part of a dispatcher that writes down what happened."""
 
     def __init__(
-        self, clerk: Clerk, hand: Hand, breaker: Breaker, lease_seconds: float, max_attempts: int
+        self,
+        clerk: Clerk,
+        hand: Hand,
+        breaker: CircuitBreaker,
+        lease_seconds: float,
+        max_attempts: int,
     ):
         self.clerk, self.hand, self.breaker = clerk, hand, breaker
         self.lease, self.max_attempts = lease_seconds, max_attempts
@@ -83,7 +88,7 @@ class Recorder:
     def _give_back(self, now: float) -> float:
         """Drain what cannot be handed off for a while; return for how long, in seconds."""
         wait = 0.0
-        if self.breaker.allow(now) == 0:
+        if self.breaker.allowance(now) == 0:
             wait = max(0.0, self.breaker.retry_at - now)
         for batch in self.hand.held.values():
             if batch.in_flight == 0 and now - batch.progress_at > STARVED_SECONDS:

@@ -26,7 +26,7 @@ class Outgoing(Request):
     `read_at` is when its row was read; `text` is set if it is not the batch's plain text.
     """
 
-    __slots__ = ("expires", "phone", "probe", "read_at", "row", "text")
+    __slots__ = ("batch", "expires", "phone", "probe", "read_at", "row", "text")
 
     batch: "HeldBatch"
     row: Row

@@ -15,8 +15,8 @@ from shared.domain.templates import RenderingError
 from worker.dispatch.attempt_log import AttemptLog
 from worker.dispatch.counters import Tally
 from worker.dispatch.leased_batch import Hand, HeldBatch, Outgoing
-from worker.provider.circuit_breaker import Breaker
-from worker.provider.http.client import Engine, Request, Result
+from worker.provider.circuit_breaker import CircuitBreaker
+from worker.provider.http.client import HttpClient, Result
 from worker.provider.outcomes import Outcome
 from worker.provider.rate_limiter import RateLimiter
 from worker.recording.state_machine import AttemptRecord, MessageReport
@@ -32,11 +32,10 @@ PORTION = 8
 THROTTLE_SECONDS = 5.0
 
 
-def make_permit(breaker: Breaker) -> Callable[[Request], bool]:
+def make_send_check(breaker: CircuitBreaker) -> Callable[[Outgoing], bool]:
     """The question asked right before a request leaves: may it, still?"""
 
-    def permit(request: Request) -> bool:
-        assert isinstance(request, Outgoing)  # noqa: S101
+    def may_send(request: Outgoing) -> bool:
         batch = request.batch
         now = boottime()
         return (
@@ -44,10 +43,10 @@ def make_permit(breaker: Breaker) -> Callable[[Request], bool]:
             and now < request.expires
             and batch.draining is None
             and not batch.lost
-            and (request.probe or breaker.allow(now) is None)
+            and (request.probe or breaker.allowance(now) is None)
         )
 
-    return permit
+    return may_send
 
 
 class Sender:
@@ -58,18 +57,18 @@ class Sender:
 
     def __init__(
         self,
-        engine: Engine,
+        client: HttpClient[Outgoing],
         hand: Hand,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         limiter: RateLimiter,
         tally: Tally,
         reread: Callable[[HeldBatch], None],
         throttle: Callable[[float], None],
     ):
-        self.engine, self.hand = engine, hand
+        self.client, self.hand = client, hand
         self.breaker, self.limiter, self.tally = breaker, limiter, tally
         self._reread, self._throttle_fleet = reread, throttle
-        self._slots = engine.free
+        self._slots = client.free_slots
         self._log = AttemptLog()
 
     def probes_wanted(self, now: float) -> int:
@@ -80,9 +79,9 @@ class Sender:
 
     def hand_off(self, now: float) -> None:
         """Fill the free slots with what may leave now."""
-        if not self.hand.held or not self.engine.free:
+        if not self.hand.held or not self.client.free_slots:
             return
-        probes = self.breaker.allow(now)
+        probes = self.breaker.allowance(now)
         if probes == 0:
             return
         ready: dict[int, list[HeldBatch]] = {}
@@ -106,9 +105,9 @@ class Sender:
         for batch in self.hand.held.values():
             busy[batch.mailing_id] = busy.get(batch.mailing_id, 0) + batch.in_flight
         queue = sorted(ready, key=lambda m: self.hand.served.get(m, 0.0))
-        while queue and self.engine.free:
+        while queue and self.client.free_slots:
             for mailing_id in list(queue):
-                room = min(PORTION, cap - busy[mailing_id], self.engine.free)
+                room = min(PORTION, cap - busy[mailing_id], self.client.free_slots)
                 sent = self._portion(ready[mailing_id], int(room), now) if room > 0 else 0
                 busy[mailing_id] += sent
                 if sent < PORTION:
@@ -129,7 +128,7 @@ class Sender:
         sent = 0
         for batch in batches:
             while batch.rows and sent < most:
-                expires = self.limiter.take(batch.mailing_id, batch.rate_limit, now)
+                expires = self.limiter.acquire(batch.mailing_id, batch.rate_limit, now)
                 if not expires:
                     return sent
                 self.hand.served[batch.mailing_id] = batch.progress_at = now
@@ -141,16 +140,16 @@ class Sender:
         batches = [batch for batches in ready.values() for batch in batches]
         for i in range(probes):
             batch = batches[(int(now * 1000) + i) % len(batches)]
-            if not batch.rows or not self.engine.free:
+            if not batch.rows or not self.client.free_slots:
                 continue
-            if not self.limiter.ready(batch.mailing_id, batch.rate_limit, now):
+            if not self.limiter.has_slot(batch.mailing_id, batch.rate_limit, now):
                 continue
-            if not self.breaker.probe(now):
+            if not self.breaker.acquire_probe(now):
                 return
-            expires = self.limiter.take(batch.mailing_id, batch.rate_limit, now)
+            expires = self.limiter.acquire(batch.mailing_id, batch.rate_limit, now)
             batch.rows.rotate(-(int(now * 7919) % len(batch.rows)))
             if not self._submit(batch, expires, probe=True):
-                self.breaker.record(Outcome.NOT_SENT, probe=True)
+                self.breaker.record_outcome(Outcome.NOT_SENT, probe=True)
 
     def _submit(self, batch: HeldBatch, expires: float, *, probe: bool) -> bool:
         row = batch.rows.popleft()
@@ -170,33 +169,33 @@ class Sender:
             return False
         phone = row.first_phone or row.phone
         body = b'{"id":%d,"phone":%d%b' % (row.message_id, phone, tail)
-        request = Outgoing(row.message_id, body, batch.claim.request_id, batch)
+        request = Outgoing(row.message_id, body, batch.claim.request_id)
+        request.batch = batch
         request.row = row
         request.phone = phone
         request.text = text
         request.expires = expires
         request.read_at = batch.read_at
         request.probe = probe
-        self.engine.submit(request)
+        self.client.submit(request)
         batch.in_flight += 1
         return True
 
     # --- answers -------------------------------------------------------------------------------
 
-    def take(self, results: list[Result]) -> None:
+    def take(self, results: list[Result[Outgoing]]) -> None:
         """Turn finished requests into reports and log lines."""
         booted_at = time.time() - boottime()
         for result in results:
             request = result.request
-            assert isinstance(request, Outgoing)  # noqa: S101
             batch, row, outcome = request.batch, request.row, result.outcome
             batch.in_flight -= 1
             if outcome is Outcome.NOT_SENT:
                 batch.take_back(row, request.read_at)
                 if request.probe:
-                    self.breaker.record(outcome, probe=True)
+                    self.breaker.record_outcome(outcome, probe=True)
                 continue
-            self.breaker.record(outcome, probe=request.probe)
+            self.breaker.record_outcome(outcome, probe=request.probe)
             latency = result.latency
             self.tally.count(outcome, latency)
             if latency and result.finished_at - latency - booted_at > batch.late_after:
@@ -208,15 +207,15 @@ class Sender:
             self._log.add(batch, request, result)
         self._log.write()
 
-    def _not_accepted(self, batch: HeldBatch, request: Outgoing, result: Result) -> None:
+    def _not_accepted(self, batch: HeldBatch, request: Outgoing, result: Result[Outgoing]) -> None:
         outcome = result.outcome
         rejected = outcome.final
-        counts_attempt = rejected or (outcome.burns_attempt and not request.probe)
+        counts_attempt = rejected or (outcome.counts_attempt and not request.probe)
         if not rejected:
             batch.unaccepted[request.message_id] = request.row.attempts + counts_attempt
         if outcome is Outcome.THROTTLED:
             self._throttle(THROTTLE_SECONDS if result.retry_after is None else result.retry_after)
-        elif outcome.burns_attempt and not (rejected or request.probe):
+        elif outcome.counts_attempt and not (rejected or request.probe):
             batch.retries = True
             batch.retry_after = max(batch.retry_after, result.retry_after or 0.0)
         batch.report(
@@ -241,7 +240,7 @@ class Sender:
 
     def _throttle(self, seconds: float) -> None:
         now = boottime()
-        if self.breaker.allow(now) != 0:
+        if self.breaker.allowance(now) != 0:
             log.warning("provider.throttled", seconds=round(seconds, 3))
             self._throttle_fleet(seconds)
-        self.breaker.hold(now + seconds)
+        self.breaker.hold_until(now + seconds)

@@ -1,4 +1,4 @@
-"""Sends a test: a text to a few phones at once, through the same engine, outside of every mailing.
+"""Sends a test: a text to a few phones at once, through the same client, outside of every mailing.
 
 A test is wanted most when something is wrong, so the breaker is not asked; the provider's rate is,
 and everything is bounded in time. A test is claimed before it is sent, so none is sent twice.
@@ -17,10 +17,10 @@ from shared.domain.templates import RenderingError, compile_stored_template
 from shared.logging.log_config import mask_phone
 from worker.dispatch.claim_queries import VALUES
 from worker.dispatch.leased_batch import text_tail
-from worker.provider.http.client import Engine, Request, Result
+from worker.provider.http.client import HttpClient, Request, Result
 from worker.provider.outcomes import Outcome
 from worker.provider.rate_limiter import RateLimiter
-from worker.provider.redis_client import HotRedis, hot_client
+from worker.provider.redis_client import FailFastRedis, fail_fast_client
 from worker.runtime.clock import boottime
 from worker.runtime.database import Database, DatabaseError
 
@@ -97,7 +97,7 @@ def run(db: Database, settings: WorkerSettings, test_id: int, request_id: str | 
         cursor.execute(KNOWN, (phones,))
         known = {phone: (opted_out, values) for phone, opted_out, values in cursor.fetchall()}
     turns: deque[Turn] = deque()
-    ends: dict[int, Result | Unsent] = {}
+    ends: dict[int, Result[Turn] | Unsent] = {}
     for message_id, phone in enumerate(phones, first_id):
         made = _make(text, message_id, phone, *known[phone], request_id)
         if isinstance(made, Turn):
@@ -137,37 +137,41 @@ def _make(
     )
 
 
-def _exchange(settings: WorkerSettings, waiting: deque[Turn], timeout: float) -> Iterator[Result]:
+def _exchange(
+    settings: WorkerSettings, waiting: deque[Turn], timeout: float
+) -> Iterator[Result[Turn]]:
     """The results of those that found their turn in time."""
     if not waiting:
         return
-    limiter = RateLimiter(HotRedis(hot_client(settings.redis_url)), settings.provider_rate)
-    engine = Engine(
+    limiter = RateLimiter(
+        FailFastRedis(fail_fast_client(settings.redis_url)), settings.provider_rate
+    )
+    client: HttpClient[Turn] = HttpClient(
         base_url=settings.provider_url,
         token=settings.provider_token.get_secret_value(),
         concurrency=len(waiting),
         timeout=timeout,
-        permit=lambda request: boottime() < request.expires,  # type: ignore[attr-defined]
+        may_send=lambda request: boottime() < request.expires,
     )
     latest = boottime() + TURN_SECONDS
     try:
-        while engine.in_flight or (waiting and boottime() < latest):
+        while client.in_flight or (waiting and boottime() < latest):
             now = boottime()
             limiter.refill({0: (None, len(waiting))}, now)
-            while waiting and now < latest and (expires := limiter.take(0, None, now)):
+            while waiting and now < latest and (expires := limiter.acquire(0, None, now)):
                 turn = waiting.popleft()
                 turn.expires = min(expires, latest)
-                engine.submit(turn)
-            for result in engine.poll(0.02):
-                if result.outcome is Outcome.NOT_SENT and isinstance(result.request, Turn):
+                client.submit(turn)
+            for result in client.poll(0.02):
+                if result.outcome is Outcome.NOT_SENT:
                     waiting.append(result.request)
                 else:
                     yield result
     finally:
-        engine.close()
+        client.close()
 
 
-def _describe(end: Result | Unsent) -> dict[str, Any]:
+def _describe(end: Result[Turn] | Unsent) -> dict[str, Any]:
     sent = end if isinstance(end, Result) else None
     return {
         "outcome": str(end.outcome),

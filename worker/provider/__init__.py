@@ -1,1 +1,1 @@
-"""Everything that knows the provider: handing messages over and reading what it answers."""
+"""Everything specific to the provider: requests, outcomes, rate limit, circuit breaker."""

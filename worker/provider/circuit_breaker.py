@@ -1,19 +1,21 @@
-"""Whether the provider may be bothered at all: the fleet's circuit breaker, and its pauses.
+"""The fleet's circuit breaker and the pauses that the provider requests, as one worker sees them.
 
-Each worker tells the breaker every outcome; ten times a second what it saw goes to Redis and the
-fleet's state comes back, in one round trip. breaker_rules.py says when it opens and closes. Here
-is the worker's side: it stops at once by itself when it sees what would open the breaker, asks,
-and then does as the fleet does. While Redis is away it keeps a breaker of its own; when Redis
-has lost everything the breaker is closed and counts from nothing.
+A worker records every outcome here. Ten times a second it reports what it observed to Redis and
+receives the fleet's state, in one round trip. circuit_breaker_rules.py has the rules. A worker
+that observes what would open the breaker stops at once, reports, and then follows the fleet's
+state. While Redis is unavailable the worker keeps a breaker of its own; when Redis has lost its
+data the breaker is closed and counts from zero.
 
-* SYNC_EVERY 100 ms: another worker's open breaker is known within 200 ms, as outcomes take up to
-  one sync to get to Redis and one to come back. SYNC_URGENT 50 ms if this worker has stopped.
-* PROBE_IDLE 1 s: a probe that finds nothing to send for so long is left to another worker.
+Why these values:
 
-Keys: `notification:breaker`, a hash, kept for 10 minutes after the last outcome;
-`notification:hold`, the moment (server's clock) until which the fleet waits as the provider told
-it to (429), gone when that moment has come. The hold is a short cut only: who must not forget it
-keeps it in PostgreSQL as well.
+* SYNC_SECONDS 0.1: an outcome takes up to one sync to reach Redis and one to reach the others, so
+  an open breaker is known to all within 200 ms. STOPPED_SYNC_SECONDS 0.05 while this worker waits
+  for the fleet's decision.
+* UNUSED_PROBE_SECONDS 1: a probe for which this worker finds no message is returned after that.
+
+Keys: BREAKER_KEY, a hash kept for 10 minutes after the last outcome; HOLD_KEY, the instant (server
+clock) until which the fleet waits because the provider answered 429 with Retry-After. HOLD_KEY
+only spreads the pause quickly; the dispatcher also stores it in PostgreSQL.
 """
 
 import random
@@ -23,119 +25,123 @@ import structlog
 
 from shared.metrics import BREAKER_KEY, HOLD_KEY
 from worker.provider.circuit_breaker_rules import (
-    PROBES,
-    THRESHOLD,
-    TRANSITION,
+    FAILURE_THRESHOLD,
+    FIRST_WAIT_SECONDS,
+    MAX_PROBES,
+    MAX_WAIT_SECONDS,
+    RECENT_SECONDS,
     UNAUTHORIZED,
-    Change,
-    Report,
-    State,
-    transition,
+    BreakerState,
+    Transition,
+    WorkerReport,
+    apply_report,
 )
 from worker.provider.outcomes import Outcome
-from worker.provider.redis_client import HotRedis
+from worker.provider.redis_client import FailFastRedis, read_lua_script
 
-KEY = BREAKER_KEY
-SYNC_EVERY = 0.1
-SYNC_URGENT = 0.05
-PROBE_IDLE = 1.0
+SYNC_SECONDS = 0.1
+STOPPED_SYNC_SECONDS = 0.05
+UNUSED_PROBE_SECONDS = 1.0
+
+SCRIPT = read_lua_script(
+    "circuit_breaker",
+    FAILURE_THRESHOLD=FAILURE_THRESHOLD,
+    MAX_PROBES=MAX_PROBES,
+    RECENT_SECONDS=RECENT_SECONDS,
+    FIRST_WAIT_SECONDS=FIRST_WAIT_SECONDS,
+    MAX_WAIT_SECONDS=MAX_WAIT_SECONDS,
+)
 
 log = structlog.get_logger()
 
 
-class Breaker:
-    """The fleet's breaker as one worker sees it. Everything but `sync` is local and cheap.
+class CircuitBreaker:
+    """One worker's view of the fleet's breaker. Only `sync` does I/O.
 
-    `probe_timeout`: after that many seconds a probe without an answer is taken for lost; longer
-    than any request may last. All moments are of `redis.clock`.
+    `probe_timeout`: seconds after which an unanswered probe counts as lost; longer than any
+    request may take. All instants are those of `redis.clock`.
     """
 
-    def __init__(self, redis: HotRedis, probe_timeout: float = 30.0) -> None:
+    def __init__(self, redis: FailFastRedis, probe_timeout: float = 30.0) -> None:
         self._redis = redis
-        self._script = redis.script(TRANSITION)
+        self._script = redis.register_script(SCRIPT)
         self._probe_timeout = probe_timeout
         self._worker = uuid.uuid4().hex[:12]
-        self._fleet = State()
-        self._report = Report()
+        self._fleet = BreakerState()
+        self._report = WorkerReport()
         self._probes = 0
         self._probes_until = 0.0
         self._held_until = 0.0
-        self._hold = 0.0  # to be told to the others
+        self._unreported_hold = 0.0
         self._next_sync = 0.0
-        self._next_urgent = 0.0
-        # Why it opened, once per outage that this worker's report made known: to be kept.
-        self.openings: list[str] = []
+        self._next_stopped_sync = 0.0
+        # The reasons of outages that this worker's reports opened and that are not stored yet.
+        self.unsaved_openings: list[str] = []
 
-    # --- what the loop asks before each hand-off -----------------------------------------------
-
-    def allow(self, now: float) -> int | None:
-        """How many messages may go now: None is no limit; n is that many, each after `probe`."""
+    def allowance(self, now: float) -> int | None:
+        """How many messages may be sent now: None is no limit; else each needs `acquire_probe`."""
         if now < self._held_until or self._stopped():
             return 0
         if not self._fleet.until:
             return None
         return self._probes if now < self._probes_until else 0
 
-    def probe(self, now: float) -> bool:
-        """Take one of the probes that `allow` tells of. Its outcome is recorded as a probe's."""
+    def acquire_probe(self, now: float) -> bool:
+        """Use one of the granted probes; its outcome is then recorded with `probe=True`."""
         if not self._probes or now >= self._probes_until or now < self._held_until:
             return False
         self._probes -= 1
         return True
 
-    # --- what the loop tells -------------------------------------------------------------------
-
-    def record(self, outcome: Outcome, probe: bool = False) -> None:
-        """Note an outcome; also of requests that went out before the breaker opened."""
+    def record_outcome(self, outcome: Outcome, probe: bool = False) -> None:
+        """Count an outcome, also of a request that was sent before the breaker opened."""
         report = self._report
         if outcome.provider_works:
-            report.worked, report.tail = True, 0
+            report.provider_worked, report.trailing_failures = True, 0
             report.probe_worked |= probe
         elif outcome.trips_breaker:
-            report.tail += 1
-            report.reason = outcome.value
+            report.trailing_failures += 1
+            report.failure_reason = outcome.value
             if probe:
-                report.probe_failed = outcome.value
+                report.probe_failure = outcome.value
         elif outcome is Outcome.UNAUTHORIZED:
             report.unauthorized = True
             if probe:
-                report.probe_failed = UNAUTHORIZED
-        elif probe:  # throttled or not sent: it showed nothing, another may try
-            report.probes_returned += 1
+                report.probe_failure = UNAUTHORIZED
+        elif probe:  # throttled or not sent: inconclusive, another worker may try
+            report.returned_probes += 1
 
-    def hold(self, until: float) -> None:
-        """Have the whole fleet wait until then, because the provider said so."""
+    def hold_until(self, until: float) -> None:
+        """Make the whole fleet wait until then, at the provider's request."""
         self._held_until = max(self._held_until, until)
-        self._hold = max(self._hold, until)
+        self._unreported_hold = max(self._unreported_hold, until)
 
-    def sync(self, now: float, probes_wanted: int = PROBES) -> None:
-        """Report and learn, if it is time to. Call it every turn of the loop; it never raises.
+    def sync(self, now: float, wanted_probes: int = MAX_PROBES) -> None:
+        """Report and receive the fleet's state if a sync is due. Call it in every cycle.
 
-        `probes_wanted`: how many messages this worker could hand off soon, should the breaker be
-        half open; a worker that has nothing to send should say 0.
+        `wanted_probes`: how many messages this worker could send soon if the breaker were half
+        open; 0 for a worker that has nothing to send.
         """
-        if now < (self._next_urgent if self._stopped() else self._next_sync):
+        if now < (self._next_stopped_sync if self._stopped() else self._next_sync):
             return
         if self._probes and now >= self._probes_until:
-            self._report.probes_returned += self._probes
+            self._report.returned_probes += self._probes
             self._probes = 0
-        report, self._report = self._report, Report()
-        report.probes_wanted = max(0, min(probes_wanted, PROBES) - self._probes)
-        change = self._transition(report, now)
+        report, self._report = self._report, WorkerReport()
+        report.wanted_probes = max(0, min(wanted_probes, MAX_PROBES) - self._probes)
+        transition = self._exchange(report, now)
         now = self._redis.clock()
-        self._next_sync, self._next_urgent = now + SYNC_EVERY, now + SYNC_URGENT
+        self._next_sync, self._next_stopped_sync = now + SYNC_SECONDS, now + STOPPED_SYNC_SECONDS
         if not self._fleet.until or now < self._fleet.until:
             self._probes = 0
-        elif change.granted:
-            self._probes += change.granted
-            self._probes_until = now + PROBE_IDLE
-        self._say(change)
-
-    # --- what may be shown ---------------------------------------------------------------------
+        elif transition.granted_probes:
+            self._probes += transition.granted_probes
+            self._probes_until = now + UNUSED_PROBE_SECONDS
+        self._log_transition(transition)
 
     @property
     def reason(self) -> str:
-        """Why it is not closed: unavailable, unknown or unauthorized."""
+        """Why the breaker is not closed: unavailable, unknown or unauthorized; else empty."""
         return self._fleet.reason if self._fleet.until else ""
 
     @property
@@ -147,63 +153,58 @@ class Breaker:
 
     @property
     def retry_at(self) -> float:
-        """When to look again, while `allow` says 0: the end of the wait, or the next sync."""
-        sync_at = self._next_urgent if self._stopped() else self._next_sync
+        """While `allowance` is 0: the end of the wait, or the next sync."""
+        sync_at = self._next_stopped_sync if self._stopped() else self._next_sync
         return max(self._fleet.until, self._held_until, sync_at)
 
-    # --- inside --------------------------------------------------------------------------------
-
     def _stopped(self) -> bool:
-        """This worker has seen what would open the breaker, and not yet asked the fleet."""
-        report = self._report
-        return report.tail >= THRESHOLD or report.unauthorized
+        """Whether this worker observed what would open the breaker and has not reported it yet."""
+        return self._report.trailing_failures >= FAILURE_THRESHOLD or self._report.unauthorized
 
-    def _transition(self, report: Report, now: float) -> Change:
-        stretch = random.uniform(1.0, 1.1)  # noqa: S311 (no secret)
-        hold = max(0.0, self._hold - now)
-        answer = self._redis.run(
+    def _exchange(self, report: WorkerReport, now: float) -> Transition:
+        """Report to Redis and adopt the fleet's state; without Redis apply the rules locally."""
+        wait_factor = random.uniform(1.0, 1.1)  # noqa: S311 (no secret)
+        hold = max(0.0, self._unreported_hold - now)
+        reply = self._redis.run_script(
             self._script,
-            [KEY, HOLD_KEY],
+            [BREAKER_KEY, HOLD_KEY],
             [
-                self._worker, int(report.worked), report.tail, report.reason,
-                int(report.unauthorized), int(report.probe_worked), report.probe_failed,
-                report.probes_returned, report.probes_wanted, self._probe_timeout, stretch, hold,
+                self._worker, int(report.provider_worked), report.trailing_failures,
+                report.failure_reason, int(report.unauthorized), int(report.probe_worked),
+                report.probe_failure, report.returned_probes, report.wanted_probes,
+                self._probe_timeout, wait_factor, hold,
             ],
         )  # fmt: skip
         now = self._redis.clock()
-        if answer is None:
-            return transition(self._fleet, report, self._worker, now, self._probe_timeout, stretch)
-        self._hold = 0.0
-        if held := float(answer[8]):
-            self._held_until = max(self._held_until, now + held)
-        return self._adopt(answer, now)
-
-    def _adopt(self, answer: list[bytes], now: float) -> Change:
-        """Make the fleet's state this worker's, in local time."""
-        event, wait, granted, until, opened_at, opens, reason, run = answer[:8]
-        self._fleet = State(
+        if reply is None:
+            return apply_report(
+                self._fleet, report, self._worker, now, self._probe_timeout, wait_factor
+            )
+        event, wait, granted, until, opened_at, opens, reason, run, held_for = reply
+        self._unreported_hold = 0.0
+        if float(held_for):
+            self._held_until = max(self._held_until, now + float(held_for))
+        self._fleet = BreakerState(
             until=now + float(until) if until else 0.0,
             opened_at=now + float(opened_at) if until else 0.0,
             opens=int(opens),
             reason=reason.decode(),
             run=int(run),
         )
-        return Change(event.decode(), float(wait), int(granted))
+        return Transition(event.decode(), float(wait), int(granted))
 
-    def _say(self, change: Change) -> None:
-        """Once per change and fleet: the worker whose report caused it says it."""
-        scope = "fleet" if self._redis.available else "worker"
-        if change.event == "opened":
+    def _log_transition(self, transition: Transition) -> None:
+        """Log a change of state, in the one worker whose report caused it."""
+        fields = {
+            "reason": self._fleet.reason,
+            "scope": "fleet" if self._redis.available else "worker",
+        }
+        if transition.event == "opened":
             if self._fleet.opens == 1:
-                self.openings.append(self._fleet.reason)
-            log.warning(
-                "breaker.opened",
-                reason=self._fleet.reason,
-                wait=round(change.wait, 3),
-                opens=self._fleet.opens,
-                scope=scope,
-            )
-        elif change.event == "probing":
-            log.info("breaker.probing", reason=self._fleet.reason, scope=scope)
-        elif change.event == "closed":
-            log.info("breaker.closed", reason=self._fleet.reason, scope=scope)
+                self.unsaved_openings.append(self._fleet.reason)
+            wait = round(transition.wait, 3)
+            log.warning("breaker.opened", wait=wait, opens=self._fleet.opens, **fields)
+        elif transition.event == "probing":
+            log.info("breaker.probing", **fields)
+        elif transition.event == "closed":
+            log.info("breaker.closed", **fields)

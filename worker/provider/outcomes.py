@@ -1,7 +1,7 @@
-"""What became of one hand-off: an answer, or the failure to get one, in; an outcome out.
+"""Classifies the end of a request: a response or a failure in, an outcome out.
 
-Pure, and the only place that reads the provider's answers. An answer is judged by its status
-alone, save for 200, where only the body tells acceptance from anything else.
+Pure functions, and the only place that interprets the provider's responses. A response is
+classified by its status alone, except that a 200 is accepted only if its body says so.
 """
 
 import re
@@ -12,12 +12,12 @@ from enum import StrEnum
 
 import orjson
 
-MAX_RETRY_AFTER = 3600.0
+MAX_RETRY_AFTER_SECONDS = 3600.0
 EXCERPT_LENGTH = 200
 
 
 class Outcome(StrEnum):
-    """How one attempt ended. What follows from it is the dispatcher's decision."""
+    """How one attempt ended; the dispatcher decides what follows."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -29,83 +29,83 @@ class Outcome(StrEnum):
     NOT_SENT = "not_sent"
 
     @property
-    def burns_attempt(self) -> bool:
-        """It counts against the message's attempts."""
-        return self not in _BURNS_NO_ATTEMPT
+    def counts_attempt(self) -> bool:
+        """It counts towards the message's attempts."""
+        return self not in _NOT_COUNTED
 
     @property
     def in_doubt(self) -> bool:
-        """The provider may have the message although it did not say so."""
+        """The provider may have the message although it did not confirm that."""
         return self is Outcome.UNKNOWN
 
     @property
     def provider_works(self) -> bool:
-        """The provider answered as one that is well: the breaker may close."""
+        """The provider answered normally: the circuit breaker may close."""
         return self in _PROVIDER_WORKS
 
     @property
     def final(self) -> bool:
-        """The message is not to be handed over again."""
+        """The message must not be sent again."""
         return self in _FINAL
 
     @property
     def trips_breaker(self) -> bool:
-        """A run of these means that the provider is not well."""
+        """A run of these opens the circuit breaker."""
         return self in _TRIPS_BREAKER
 
 
-_BURNS_NO_ATTEMPT = frozenset({Outcome.THROTTLED, Outcome.UNAUTHORIZED, Outcome.NOT_SENT})
+_NOT_COUNTED = frozenset({Outcome.THROTTLED, Outcome.UNAUTHORIZED, Outcome.NOT_SENT})
 _PROVIDER_WORKS = frozenset({Outcome.ACCEPTED, Outcome.REJECTED, Outcome.DECLINED})
 _FINAL = frozenset({Outcome.ACCEPTED, Outcome.REJECTED})
 _TRIPS_BREAKER = frozenset({Outcome.UNAVAILABLE, Outcome.UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """An outcome and what there is to say about it."""
+class Classification:
+    """An outcome and its details."""
 
     outcome: Outcome
     http_status: int | None
-    retry_after: float | None  # seconds from now, within [0, MAX_RETRY_AFTER]
-    excerpt: str  # the beginning of the answer, fit for a log line and a database
+    retry_after: float | None  # seconds from now, within [0, MAX_RETRY_AFTER_SECONDS]
+    excerpt: str  # the beginning of the response, fit for a log line and a database
     reason: str  # short and machine-readable: http_422, timeout, not_json
 
 
-# Providers say the same few things a million times, so what a 200's body means is remembered.
-_KNOWN_BODIES: dict[bytes, Verdict] = {}
-_KNOWN_BODIES_MAX = 1024
-_KNOWN_BODY_LENGTH = 256
+# Providers repeat a few bodies a million times, so the classification of a 200's body is cached.
+_BODY_CACHE: dict[bytes, Classification] = {}
+_MAX_CACHED_BODIES = 1024
+_MAX_CACHED_BODY_LENGTH = 256
 
 
-def classify_answer(
+def classify_response(
     status: int, body: bytes, retry_after_header: str | None, too_long: bool, now: float
-) -> Verdict:
-    """Judge a complete answer, or one that was cut because it was `too_long`."""
+) -> Classification:
+    """Classify a complete response, or one that was cut because it was `too_long`."""
     if status == 200 and not too_long:
-        known = _KNOWN_BODIES.get(body)
-        if known is not None:
-            return known
-        outcome, reason = _judge_body(body)
-        verdict = Verdict(outcome, 200, None, make_excerpt(body), reason)
-        if len(body) <= _KNOWN_BODY_LENGTH:
-            if len(_KNOWN_BODIES) >= _KNOWN_BODIES_MAX:
-                _KNOWN_BODIES.clear()
-            _KNOWN_BODIES[body] = verdict
-        return verdict
+        cached = _BODY_CACHE.get(body)
+        if cached is not None:
+            return cached
+        outcome, reason = _classify_body(body)
+        classification = Classification(outcome, 200, None, make_excerpt(body), reason)
+        if len(body) <= _MAX_CACHED_BODY_LENGTH:
+            if len(_BODY_CACHE) >= _MAX_CACHED_BODIES:
+                _BODY_CACHE.clear()
+            _BODY_CACHE[body] = classification
+        return classification
     retry_after = parse_retry_after(retry_after_header, now)
-    outcome = _judge_status(status, told_to_wait=retry_after is not None)
+    outcome = _classify_status(status, has_retry_after=retry_after is not None)
     reason = f"http_{status}"
     if 300 <= status < 400:
         reason = "redirect"
     elif too_long and outcome is Outcome.UNKNOWN:
         reason = "too_long"
-    return Verdict(outcome, status, retry_after, make_excerpt(body), reason)
+    return Classification(outcome, status, retry_after, make_excerpt(body), reason)
 
 
-def _judge_status(status: int, *, told_to_wait: bool) -> Outcome:
+def _classify_status(status: int, *, has_retry_after: bool) -> Outcome:
     if status in (401, 403):
         return Outcome.UNAUTHORIZED
-    if status == 429 or (status == 503 and told_to_wait):
+    if status == 429 or (status == 503 and has_retry_after):
         return Outcome.THROTTLED
     if status in (408, 425) or 500 <= status < 600:
         return Outcome.UNAVAILABLE
@@ -114,26 +114,26 @@ def _judge_status(status: int, *, told_to_wait: bool) -> Outcome:
     return Outcome.UNKNOWN
 
 
-def _judge_body(body: bytes) -> tuple[Outcome, str]:
-    """Read a 200's body. Only an object with an integer `code` is an answer."""
+def _classify_body(body: bytes) -> tuple[Outcome, str]:
+    """Classify a 200's body. Only an object with an integer `code` is a valid response."""
     try:
-        answer = orjson.loads(body)
+        response = orjson.loads(body)
     except orjson.JSONDecodeError:
         return Outcome.UNKNOWN, "not_json"
-    if type(answer) is not dict:
+    if type(response) is not dict:
         return Outcome.UNKNOWN, "not_object"
-    if "code" not in answer:
+    if "code" not in response:
         return Outcome.UNKNOWN, "code_missing"
-    code = answer["code"]
+    code = response["code"]
     if type(code) is not int:  # not isinstance: to Python, True and False are integers
         return Outcome.UNKNOWN, "code_not_integer"
     return (Outcome.ACCEPTED if code == 0 else Outcome.DECLINED), f"code_{code}"
 
 
 class Failure(StrEnum):
-    """Why there is no complete answer; the values are reasons, as logs and attempts have them."""
+    """Why there is no complete response; the values are the reasons in logs and attempts."""
 
-    NOT_PERMITTED = "not_permitted"  # by our own side, in the last moment
+    NOT_PERMITTED = "not_permitted"  # by this side, right before sending
     DNS = "dns"
     CONNECTION_REFUSED = "connection_refused"
     UNREACHABLE = "unreachable"
@@ -146,46 +146,48 @@ class Failure(StrEnum):
 
 
 def classify_failure(
-    failure: Failure, handed_off: bool, *, http_status: int | None = None, detail: str = ""
-) -> Verdict:
-    """Judge an exchange that ended without a complete answer.
+    failure: Failure, sent: bool, *, http_status: int | None = None, detail: str = ""
+) -> Classification:
+    """Classify a request that ended without a complete response.
 
-    Once handed off, a request may have been read whatever went wrong afterwards. Before that
-    nothing can have been.
+    Once sent, a request may have reached the provider whatever failed afterwards; before that it
+    cannot have.
     """
-    if handed_off:
+    if sent:
         outcome = Outcome.UNKNOWN
     elif failure is Failure.NOT_PERMITTED:
         outcome = Outcome.NOT_SENT
     else:
         outcome = Outcome.UNAVAILABLE
     excerpt = make_excerpt(detail.encode("utf-8", "replace"))
-    return Verdict(outcome, http_status, None, excerpt, str(failure))
+    return Classification(outcome, http_status, None, excerpt, str(failure))
 
 
 def parse_retry_after(header: str | None, now: float) -> float | None:
-    """Read `Retry-After`, seconds or an HTTP date, into bounded seconds from `now`.
+    """Convert `Retry-After`, seconds or an HTTP date, into bounded seconds from `now`.
 
-    What cannot be read tells nothing, so it is as good as absent.
+    An invalid header is treated as absent.
     """
     if header is None:
         return None
     text = header.strip()
     if re.fullmatch(r"[0-9]+", text):
-        # Measured by its length first: Python refuses to read integers of thousands of digits.
+        # Compare the length first: Python refuses to parse integers of thousands of digits.
         digits = text.lstrip("0")
-        return min(float(digits or 0), MAX_RETRY_AFTER) if len(digits) < 10 else MAX_RETRY_AFTER
+        if len(digits) >= 10:
+            return MAX_RETRY_AFTER_SECONDS
+        return min(float(digits or 0), MAX_RETRY_AFTER_SECONDS)
     try:
         date = parsedate_to_datetime(text)
-        # HTTP dates are UTC, also in the forms that Python reads as having no zone.
+        # HTTP dates are UTC, also in the forms that Python parses as having no zone.
         seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def make_excerpt(body: bytes) -> str:
-    """The beginning of an answer as one line of printable characters."""
+    """Return the beginning of a response as one line of printable characters."""
     text = body[: EXCERPT_LENGTH * 4].decode("utf-8", "replace")
     text = "".join(char for char in " ".join(text.split()) if char.isprintable())
     return text[:EXCERPT_LENGTH]

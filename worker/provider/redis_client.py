@@ -1,11 +1,12 @@
-"""The sending loop's own way to Redis: one short round trip, or none at all.
+"""Redis client of the sending loop, which fails fast instead of waiting.
 
-The loop that keeps thousands of requests in flight must not wait for Redis. So its client gives
-up after 100 ms, retries nothing, and once Redis has failed it is left alone for a while: even a
-Redis that swallows every packet then costs the loop a seventh of its time, not all of it.
+The loop keeps thousands of requests in flight and must not block on Redis. The client gives up
+after 100 ms, never retries, and pauses after a failure. A Redis that drops every packet therefore
+costs the loop a seventh of its time.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,55 +19,61 @@ from redis.retry import Retry
 
 from worker.runtime.clock import boottime
 
-TIMEOUT = 0.1  # seconds for connecting, and for each answer
-PAUSE = 0.6  # seconds without a try after a failure
+TIMEOUT_SECONDS = 0.1  # for connecting, and for each reply
+PAUSE_SECONDS = 0.6  # without an attempt after a failure
 
 log = structlog.get_logger()
 
 
-def hot_client(redis_url: str) -> Redis:
-    """A client for one thread that fails within 100 ms instead of waiting."""
+def fail_fast_client(redis_url: str) -> Redis:
+    """Return a client for one thread whose calls fail within 100 ms."""
     return Redis.from_url(
         redis_url,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
-        # Each of these would be a round trip of its own on every new connection.
+        # Each of these would add a round trip to every new connection.
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 
 
-class HotRedis:
-    """Runs Lua scripts, and knows whether Redis answers. It never raises for Redis' sake.
+def read_lua_script(name: str, **constants: float) -> str:
+    """Return the text of `<name>.lua` beside this module, with `constants` defined above it."""
+    definitions = "".join(f"local {constant} = {value}\n" for constant, value in constants.items())
+    return definitions + Path(__file__).with_name(f"{name}.lua").read_text()
 
-    The rate and the breaker share one, so that they do not each find out that Redis is away.
-    After a failure nothing is tried before `next_try`.
+
+class FailFastRedis:
+    """Runs Lua scripts and tracks whether Redis is available; never raises on its failure.
+
+    The rate limiter and the circuit breaker share an instance, so that each outage is detected
+    once. After a failure nothing is attempted before `next_attempt_at`.
     """
 
     def __init__(self, client: Redis, clock: Callable[[], float] = boottime) -> None:
         self.clock = clock
         self.available = True
+        self.next_attempt_at = 0.0
         self._client = client
-        self.next_try = 0.0
 
-    def script(self, lua: str) -> Script:
-        """Prepare a script; talks to nobody."""
+    def register_script(self, lua: str) -> Script:
+        """Prepare a script for `run_script`, without a round trip."""
         return self._client.register_script(lua)
 
-    def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any | None:
-        """The script's answer, or None while Redis is away."""
-        if not self.available and self.clock() < self.next_try:
+    def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any | None:
+        """Return the script's reply, or None while Redis is unavailable."""
+        if not self.available and self.clock() < self.next_attempt_at:
             return None
         try:
-            answer = script(keys=keys, args=args)
+            reply = script(keys=keys, args=args)
         except (RedisError, OSError) as error:
             if self.available:
                 log.warning("redis.away", error=f"{type(error).__name__}: {error}")
             self.available = False
-            self.next_try = self.clock() + PAUSE
+            self.next_attempt_at = self.clock() + PAUSE_SECONDS
             return None
         if not self.available:
             log.info("redis.back")
         self.available = True
-        return answer
+        return reply

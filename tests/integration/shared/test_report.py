@@ -27,10 +27,10 @@ from tests.support.raw_server import write_certificate
 from tests.support.waiting import wait_for
 from worker.dispatch import claim_queries
 from worker.maintenance import daily_report
-from worker.provider.circuit_breaker import Breaker
+from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.circuit_breaker_rules import THRESHOLD
 from worker.provider.outcomes import Outcome
-from worker.provider.redis_client import HotRedis, hot_client
+from worker.provider.redis_client import FailFastRedis, fail_fast_client
 from worker.recording.batch_report import BatchReport
 from worker.runtime.database import Database
 
@@ -172,7 +172,7 @@ def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date
 
 def an_outage() -> list[str]:
     """What a breaker tells of a provider that is away, and still is when it is tried again."""
-    breaker = Breaker(HotRedis(hot_client("redis://127.0.0.1:1")))
+    breaker = CircuitBreaker(FailFastRedis(fail_fast_client("redis://127.0.0.1:1")))
     for now in (1e9, 2e9):  # the second time, every wait is over
         for _ in range(THRESHOLD):
             breaker.record(Outcome.UNAVAILABLE)

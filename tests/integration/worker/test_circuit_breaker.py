@@ -1,4 +1,4 @@
-"""The fleet's breaker against a real Valkey: several workers, each with a client of its own."""
+"""The fleet's circuit breaker on a real Valkey: several workers, each with its own client."""
 
 import os
 import re
@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from dev.stack.services import Valkey
+from shared.metrics import BREAKER_KEY, HOLD_KEY
 from tests.support.waiting import wait_for
 from worker.provider import circuit_breaker as module
-from worker.provider.circuit_breaker import HOLD_KEY, KEY, Breaker
+from worker.provider.circuit_breaker import SCRIPT, CircuitBreaker
 from worker.provider.circuit_breaker_rules import (
-    PROBES,
-    THRESHOLD,
-    TRANSITION,
-    Report,
-    State,
-    transition,
+    FAILURE_THRESHOLD,
+    MAX_PROBES,
+    BreakerState,
+    WorkerReport,
+    apply_report,
 )
 from worker.provider.outcomes import Outcome
-from worker.provider.redis_client import HotRedis, hot_client
+from worker.provider.redis_client import FailFastRedis, fail_fast_client
 from worker.runtime.clock import boottime
 
 
@@ -48,17 +48,17 @@ def valkey(server: Valkey) -> Valkey:
 
 
 @pytest.fixture
-def make(valkey: Valkey) -> Callable[[], Breaker]:
-    def make() -> Breaker:
-        breaker = Breaker(HotRedis(hot_client(valkey.url)), probe_timeout=2.0)
+def make(valkey: Valkey) -> Callable[[], CircuitBreaker]:
+    def make() -> CircuitBreaker:
+        breaker = CircuitBreaker(FailFastRedis(fail_fast_client(valkey.url)), probe_timeout=2.0)
         breaker.sync(boottime())
         return breaker
 
     return make
 
 
-def run(seconds: float, *breakers: Breaker) -> None:
-    """Turn the workers' loops for a while."""
+def run(seconds: float, *breakers: CircuitBreaker) -> None:
+    """Run the workers' sync loops for some seconds."""
     until = boottime() + seconds
     while boottime() < until:
         for breaker in breakers:
@@ -66,45 +66,47 @@ def run(seconds: float, *breakers: Breaker) -> None:
         time.sleep(0.002)
 
 
-def run_until(condition: Callable[[], bool], *breakers: Breaker, seconds: float = 5.0) -> float:
-    """Turn the loops until something is so; how long it took."""
+def run_until(
+    condition: Callable[[], bool], *breakers: CircuitBreaker, seconds: float = 5.0
+) -> float:
+    """Run the loops until a condition holds; return the seconds it took."""
     began = boottime()
 
-    def turn() -> bool:
+    def sync_and_check() -> bool:
         for breaker in breakers:
             breaker.sync(boottime())
         return condition()
 
-    wait_for(turn, seconds, every=0.002)
+    wait_for(sync_and_check, seconds, every=0.002)
     return boottime() - began
 
 
-def fail(breaker: Breaker, times: int = THRESHOLD) -> None:
+def fail(breaker: CircuitBreaker, times: int = FAILURE_THRESHOLD) -> None:
     for _ in range(times):
-        breaker.record(Outcome.UNAVAILABLE)
+        breaker.record_outcome(Outcome.UNAVAILABLE)
 
 
-def allowed(breaker: Breaker) -> int | None:
-    return breaker.allow(boottime())
+def allowed(breaker: CircuitBreaker) -> int | None:
+    return breaker.allowance(boottime())
 
 
-def is_open(breaker: Breaker) -> bool:
+def is_open(breaker: CircuitBreaker) -> bool:
     return breaker.state == "open"
 
 
-def test_it_is_closed_at_first_and_neutral_outcomes_leave_it_so(
-    make: Callable[[], Breaker],
+def test_it_starts_closed_and_neutral_outcomes_keep_it_closed(
+    make: Callable[[], CircuitBreaker],
 ) -> None:
     breaker = make()
     for _ in range(100):
-        breaker.record(Outcome.THROTTLED)
-        breaker.record(Outcome.NOT_SENT)
+        breaker.record_outcome(Outcome.THROTTLED)
+        breaker.record_outcome(Outcome.NOT_SENT)
     run(0.15, breaker)
     assert (breaker.state, breaker.reason, allowed(breaker)) == ("closed", "", None)
 
 
-def test_who_sees_it_stops_at_once_and_the_others_within_200_ms(
-    make: Callable[[], Breaker],
+def test_the_observing_worker_stops_at_once_and_the_others_within_200_ms(
+    make: Callable[[], CircuitBreaker],
 ) -> None:
     a, b, c = make(), make(), make()
     run(0.1, a, b, c)
@@ -115,21 +117,21 @@ def test_who_sees_it_stops_at_once_and_the_others_within_200_ms(
     assert 0.5 < b.retry_at - boottime() < 1.2
 
 
-def test_runs_add_up_over_workers_and_a_refused_token_opens_at_once(
-    make: Callable[[], Breaker],
+def test_failures_add_up_over_workers_and_a_rejected_token_opens_it_at_once(
+    make: Callable[[], CircuitBreaker],
 ) -> None:
     a, b = make(), make()
-    fail(a, THRESHOLD // 2)
-    fail(b, THRESHOLD // 2)
+    fail(a, FAILURE_THRESHOLD // 2)
+    fail(b, FAILURE_THRESHOLD // 2)
     run_until(lambda: is_open(a) and is_open(b), a, b)
-    run_until(lambda: a.allow(boottime()), a)
-    assert a.probe(boottime())
-    a.record(Outcome.UNAUTHORIZED, probe=True)
+    run_until(lambda: a.allowance(boottime()), a)
+    assert a.acquire_probe(boottime())
+    a.record_outcome(Outcome.UNAUTHORIZED, probe=True)
     assert allowed(a) == 0
     run_until(lambda: b.reason == "unauthorized", a, b)
 
 
-def test_the_fleet_sends_so_many_probes_and_no_more(make: Callable[[], Breaker]) -> None:
+def test_the_fleet_sends_exactly_max_probes(make: Callable[[], CircuitBreaker]) -> None:
     fleet = [make() for _ in range(5)]
     fail(fleet[0])
     run_until(lambda: all(map(is_open, fleet)), *fleet)
@@ -138,75 +140,77 @@ def test_the_fleet_sends_so_many_probes_and_no_more(make: Callable[[], Breaker])
     while boottime() < until:
         for breaker in fleet:
             breaker.sync(boottime())
-            while breaker.probe(boottime()):
+            while breaker.acquire_probe(boottime()):
                 sent += 1
         time.sleep(0.002)
-    assert sent == PROBES
-    fleet[1].record(Outcome.DECLINED, probe=True)
+    assert sent == MAX_PROBES
+    fleet[1].record_outcome(Outcome.DECLINED, probe=True)
     assert run_until(lambda: all(b.state == "closed" for b in fleet), *fleet) < 0.3
 
 
-def test_failing_probes_double_the_wait(make: Callable[[], Breaker]) -> None:
+def test_failing_probes_double_the_wait(make: Callable[[], CircuitBreaker]) -> None:
     breaker = make()
     fail(breaker)
     run_until(lambda: is_open(breaker), breaker)
-    run_until(lambda: breaker.allow(boottime()), breaker)
-    assert breaker.probe(boottime())
-    breaker.record(Outcome.UNKNOWN, probe=True)
+    run_until(lambda: breaker.allowance(boottime()), breaker)
+    assert breaker.acquire_probe(boottime())
+    breaker.record_outcome(Outcome.UNKNOWN, probe=True)
     run_until(lambda: is_open(breaker), breaker)
     assert 1.8 < breaker.retry_at - boottime() < 2.3
     assert breaker.reason == "unknown"
 
 
-def test_probes_of_a_killed_worker_and_unused_ones_wedge_nothing(
-    make: Callable[[], Breaker],
+def test_probes_of_a_killed_worker_and_unused_probes_are_granted_again(
+    make: Callable[[], CircuitBreaker],
 ) -> None:
     killed, idle, other = make(), make(), make()
     fail(killed)
     run_until(lambda: is_open(other), killed, idle, other)
-    run_until(lambda: killed.allow(boottime()), killed)
-    assert [killed.probe(boottime()) for _ in range(PROBES)] == [True] * PROBES
-    assert run_until(lambda: idle.allow(boottime()), idle) > 1.5  # the probe timeout
+    run_until(lambda: killed.allowance(boottime()), killed)
+    assert [killed.acquire_probe(boottime()) for _ in range(MAX_PROBES)] == [True] * MAX_PROBES
+    assert run_until(lambda: idle.allowance(boottime()), idle) > 1.5  # the probe timeout
     assert allowed(other) == 0
-    # `idle` has nothing to send; within a second or so they are `other`'s.
-    idle_sync = lambda: idle.sync(boottime(), probes_wanted=0)  # noqa: E731
-    assert run_until(lambda: (idle_sync(), other.allow(boottime()))[1], other) < 1.5
+    # `idle` has nothing to send; after about a second `other` gets its probes.
+    idle_sync = lambda: idle.sync(boottime(), wanted_probes=0)  # noqa: E731
+    assert run_until(lambda: (idle_sync(), other.allowance(boottime()))[1], other) < 1.5
 
 
-def test_one_sick_worker_slows_itself_and_nobody_else(make: Callable[[], Breaker]) -> None:
-    well, sick = make(), make()
-    well.record(Outcome.ACCEPTED)
-    run(0.15, well, sick)
+def test_a_worker_with_a_broken_network_slows_only_itself(
+    make: Callable[[], CircuitBreaker],
+) -> None:
+    healthy, broken = make(), make()
+    healthy.record_outcome(Outcome.ACCEPTED)
+    run(0.15, healthy, broken)
     attempts, until = 0, boottime() + 1.0
     while boottime() < until:
-        well.record(Outcome.ACCEPTED)
-        well.sync(boottime())
-        sick.sync(boottime())
-        while allowed(sick) is None:
-            sick.record(Outcome.UNAVAILABLE)
+        healthy.record_outcome(Outcome.ACCEPTED)
+        healthy.sync(boottime())
+        broken.sync(boottime())
+        while allowed(broken) is None:
+            broken.record_outcome(Outcome.UNAVAILABLE)
             attempts += 1
-        assert allowed(well) is None
+        assert allowed(healthy) is None
         time.sleep(0.002)
-    assert THRESHOLD <= attempts <= 25 * THRESHOLD
+    assert FAILURE_THRESHOLD <= attempts <= 25 * FAILURE_THRESHOLD
 
 
-def test_losing_redis_contents_closes_it_with_a_fresh_count(
-    make: Callable[[], Breaker], valkey: Valkey
+def test_losing_redis_data_closes_it_and_resets_the_count(
+    make: Callable[[], CircuitBreaker], valkey: Valkey
 ) -> None:
     a, b = make(), make()
     fail(a)
     run_until(lambda: is_open(b), a, b)
     Redis.from_url(valkey.url).flushall()
     run_until(lambda: a.state == b.state == "closed", a, b)
-    fail(b, THRESHOLD - 1)
+    fail(b, FAILURE_THRESHOLD - 1)
     run(0.2, a, b)
     assert b.state == "closed"
     fail(b, 1)
     run_until(lambda: is_open(a), a, b)
 
 
-def test_without_redis_each_worker_goes_on_by_itself(
-    make: Callable[[], Breaker], valkey: Valkey
+def test_without_redis_each_worker_keeps_its_own_breaker(
+    make: Callable[[], CircuitBreaker], valkey: Valkey
 ) -> None:
     a, b = make(), make()
     valkey.kill()
@@ -214,23 +218,25 @@ def test_without_redis_each_worker_goes_on_by_itself(
     fail(b, 1)
     run(0.3, a, b)
     assert (a.state, b.state) == ("open", "closed")
-    run_until(lambda: a.allow(boottime()), a, b)
-    assert a.probe(boottime())
-    a.record(Outcome.ACCEPTED, probe=True)
+    run_until(lambda: a.allowance(boottime()), a, b)
+    assert a.acquire_probe(boottime())
+    a.record_outcome(Outcome.ACCEPTED, probe=True)
     run_until(lambda: a.state == "closed", a, b)
-    # Redis comes back with nothing; from the next failures on the breaker is the fleet's again.
+    # Redis returns empty; from the next failures on the breaker is shared again.
     valkey.start()
     fleet = Redis.from_url(valkey.url)
 
     def is_shared() -> bool:
         fail(a, 1)
         fail(b, 1)
-        return bool(fleet.hget(KEY, "opens")) and is_open(a) and is_open(b)
+        return bool(fleet.hget(BREAKER_KEY, "opens")) and is_open(a) and is_open(b)
 
     run_until(is_shared, a, b)
 
 
-def test_a_silent_redis_costs_the_loop_little(make: Callable[[], Breaker], valkey: Valkey) -> None:
+def test_an_unresponsive_redis_blocks_the_loop_for_less_than_a_third(
+    make: Callable[[], CircuitBreaker], valkey: Valkey
+) -> None:
     breaker = make()
     assert valkey.pid
     os.kill(valkey.pid, signal.SIGSTOP)
@@ -245,15 +251,15 @@ def test_a_silent_redis_costs_the_loop_little(make: Callable[[], Breaker], valke
         os.kill(valkey.pid, signal.SIGCONT)
 
 
-def test_the_whole_fleet_waits_as_told_and_forgets_nothing_earlier(
-    make: Callable[[], Breaker],
+def test_the_whole_fleet_waits_until_the_latest_hold(
+    make: Callable[[], CircuitBreaker],
 ) -> None:
     a, b = make(), make()
     until = boottime() + 1.0
-    a.hold(until)
+    a.hold_until(until)
     assert allowed(a) == 0
     assert run_until(lambda: allowed(b) == 0, a, b) < 0.25
-    b.hold(boottime() + 0.1)
+    b.hold_until(boottime() + 0.1)
     run(0.3, a, b)
     assert allowed(a) == allowed(b) == 0
     assert b.retry_at == pytest.approx(until, abs=0.1)
@@ -261,47 +267,47 @@ def test_the_whole_fleet_waits_as_told_and_forgets_nothing_earlier(
     assert boottime() >= until
 
 
-def test_keys_do_not_stay_for_ever(make: Callable[[], Breaker], valkey: Valkey) -> None:
+def test_keys_expire(make: Callable[[], CircuitBreaker], valkey: Valkey) -> None:
     breaker = make()
     fail(breaker)
-    breaker.hold(boottime() + 2)
+    breaker.hold_until(boottime() + 2)
     client = Redis.from_url(valkey.url)
-    run_until(lambda: bool(client.exists(KEY)), breaker)
-    assert {name.decode() for name in client.keys("*")} == {KEY, HOLD_KEY}
-    assert 500_000 < client.pttl(KEY) <= 600_000
+    run_until(lambda: bool(client.exists(BREAKER_KEY)), breaker)
+    assert {name.decode() for name in client.keys("*")} == {BREAKER_KEY, HOLD_KEY}
+    assert 500_000 < client.pttl(BREAKER_KEY) <= 600_000
     assert 0 < client.pttl(HOLD_KEY) <= 2000
 
 
-def test_each_change_is_said_once_by_who_caused_it(
-    make: Callable[[], Breaker], monkeypatch: pytest.MonkeyPatch
+def test_each_change_is_logged_once_by_the_worker_that_caused_it(
+    make: Callable[[], CircuitBreaker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = structlog.testing.CapturingLogger()
-    monkeypatch.setattr(module, "log", said)
+    logger = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(module, "log", logger)
     a, b = make(), make()
     fail(a)
     run_until(lambda: is_open(b), a, b)
-    run_until(lambda: a.allow(boottime()) or b.allow(boottime()), a, b)
-    prober = a if a.allow(boottime()) else b
-    prober.probe(boottime())
-    prober.record(Outcome.ACCEPTED, probe=True)
+    run_until(lambda: a.allowance(boottime()) or b.allowance(boottime()), a, b)
+    prober = a if a.allowance(boottime()) else b
+    prober.acquire_probe(boottime())
+    prober.record_outcome(Outcome.ACCEPTED, probe=True)
     run_until(lambda: a.state == b.state == "closed", a, b)
-    assert [call.args[0] for call in said.calls] == [
+    assert [call.args[0] for call in logger.calls] == [
         "breaker.opened", "breaker.probing", "breaker.closed",
     ]  # fmt: skip
-    assert said.calls[0].kwargs["reason"] == "unavailable"
-    assert 1.0 <= said.calls[0].kwargs["wait"] <= 1.1
+    assert logger.calls[0].kwargs["reason"] == "unavailable"
+    assert 1.0 <= logger.calls[0].kwargs["wait"] <= 1.1
 
 
 REPORTS = st.builds(
-    Report,
-    worked=st.booleans(),
-    tail=st.integers(0, THRESHOLD + 1),
-    reason=st.sampled_from(["unavailable", "unknown"]),
+    WorkerReport,
+    provider_worked=st.booleans(),
+    trailing_failures=st.integers(0, FAILURE_THRESHOLD + 1),
+    failure_reason=st.sampled_from(["unavailable", "unknown"]),
     unauthorized=st.sampled_from([False] * 9 + [True]),
     probe_worked=st.just(False),
-    probe_failed=st.sampled_from(["", "", "unknown", "unauthorized"]),
-    probes_returned=st.integers(0, 2),
-    probes_wanted=st.integers(0, PROBES),
+    probe_failure=st.sampled_from(["", "", "unknown", "unauthorized"]),
+    returned_probes=st.integers(0, 2),
+    wanted_probes=st.integers(0, MAX_PROBES),
 )
 
 
@@ -313,28 +319,31 @@ REPORTS = st.builds(
         max_size=30,
     )
 )  # fmt: skip
-def test_redis_and_the_local_copy_follow_the_same_rules(
-    server: Valkey, steps: list[tuple[Report, bool, str, float]]
+def test_redis_and_python_apply_the_same_rules(
+    server: Valkey, steps: list[tuple[WorkerReport, bool, str, float]]
 ) -> None:
     client = Redis.from_url(server.url)
     client.flushall()
-    # The very script, but told the time.
-    lua, changed = re.subn(r"redis\.call\('TIME'\)", "{ARGV[13], ARGV[14]}", TRANSITION)
+    # The same script, with the time as two more arguments.
+    lua, changed = re.subn(r"redis\.call\('TIME'\)", "{ARGV[13], ARGV[14]}", SCRIPT)
     assert changed == 1
     script = client.register_script(lua)
-    state, now = State(), 1_700_000_000.0
-    for report, probe_worked, worker, passes in steps:
-        now += passes
-        report.probe_worked = report.worked and probe_worked
-        answer = script(
-            [KEY, HOLD_KEY],
-            [worker, int(report.worked), report.tail, report.reason, int(report.unauthorized),
-             int(report.probe_worked), report.probe_failed, report.probes_returned,
-             report.probes_wanted, 15, 1.0, 0, int(now), int(now % 1 * 1e6)],
+    state, now = BreakerState(), 1_700_000_000.0
+    for report, probe_worked, worker, seconds in steps:
+        now += seconds
+        report.probe_worked = report.provider_worked and probe_worked
+        reply = script(
+            [BREAKER_KEY, HOLD_KEY],
+            [
+                worker, int(report.provider_worked), report.trailing_failures,
+                report.failure_reason, int(report.unauthorized), int(report.probe_worked),
+                report.probe_failure, report.returned_probes, report.wanted_probes,
+                15, 1.0, 0, int(now), int(now % 1 * 1e6),
+            ],
         )  # fmt: skip
-        change = transition(state, report, worker, now, 15, 1.0)
-        event, wait, granted, until, _, opens, reason, run_length, _ = answer
-        assert (event.decode(), float(wait), int(granted)) == tuple(asdict(change).values())
+        result = apply_report(state, report, worker, now, 15, 1.0)
+        event, wait, granted, until, _, opens, reason, run_length, _ = reply
+        assert (event.decode(), float(wait), int(granted)) == tuple(asdict(result).values())
         assert (now + float(until) if until else 0.0) == state.until
         assert (int(opens), reason.decode(), int(run_length)) == (
             state.opens, state.reason, state.run,

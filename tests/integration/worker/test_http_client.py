@@ -1,4 +1,4 @@
-"""The engine against real sockets that do what providers and networks do on bad days."""
+"""The client against real sockets that do what providers and networks do on bad days."""
 
 import gzip
 import os
@@ -24,10 +24,10 @@ from tests.support.raw_server import (
     reset,
     write_certificate,
 )
-from worker.provider.http import client as engine_module
+from worker.provider.http import client as client_module
 from worker.provider.http import dns as resolver_module
-from worker.provider.http.client import Engine, Request, Result
-from worker.provider.http.response_parser import MAX_ANSWER_BYTES
+from worker.provider.http.client import HttpClient, Request, Result
+from worker.provider.http.response_parser import MAX_RESPONSE_BYTES
 from worker.provider.outcomes import Outcome
 
 TOKEN = "head.payload.signature"
@@ -36,51 +36,52 @@ BODY = b'{"id":1,"phone":79001234567,"text":"hello"}'
 
 
 @contextmanager
-def make_engine(
+def make_client(
     url: str,
     *,
-    permit: Callable[[Request], bool] = lambda request: True,
+    may_send: Callable[[Request], bool] = lambda request: True,
     concurrency: int = 4,
     timeout: float = 5.0,
-) -> Iterator[Engine]:
-    engine = Engine(
-        base_url=url, token=TOKEN, concurrency=concurrency, timeout=timeout, permit=permit
+) -> Iterator[HttpClient[Request]]:
+    client: HttpClient[Request] = HttpClient(
+        base_url=url, token=TOKEN, concurrency=concurrency, timeout=timeout, may_send=may_send
     )
     try:
-        yield engine
+        yield client
     finally:
-        engine.close()
+        client.close()
 
 
-def drain(engine: Engine, seconds: float = 15.0) -> list[Result]:
+def drain(client: HttpClient[Request], seconds: float = 15.0) -> list[Result[Request]]:
     deadline = time.monotonic() + seconds
-    results: list[Result] = []
-    while engine.in_flight:
-        results += engine.poll(0.2)
+    results: list[Result[Request]] = []
+    while client.in_flight:
+        results += client.poll(0.2)
         assert time.monotonic() < deadline, "transfers never ended"
     return results
 
 
-def send(engine: Engine, message_id: int = 1) -> Result:
-    engine.submit(Request(message_id, BODY))
-    (result,) = drain(engine)
+def send(client: HttpClient[Request], message_id: int = 1) -> Result[Request]:
+    client.submit(Request(message_id, BODY))
+    (result,) = drain(client)
     return result
 
 
-def ask(script: Callable[[socket.socket, RawServer], None], **options: float) -> Result:
-    with RawServer(script) as server, make_engine(server.url, **options) as engine:
-        return send(engine)
+def ask(script: Callable[[socket.socket, RawServer], None], **options: float) -> Result[Request]:
+    with RawServer(script) as server, make_client(server.url, **options) as client:
+        return send(client)
 
 
-def seen(result: Result) -> tuple[str, int | None, str]:
+def seen(result: Result[Request]) -> tuple[str, int | None, str]:
     return result.outcome.value, result.http_status, result.reason
 
 
 def test_a_request_is_what_the_contract_says() -> None:
-    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+    with RawServer(answering(OK)) as server, make_client(server.url) as client:
         before = time.time()
-        engine.submit(Request(9_000_000_000, BODY, request_id="req-1", batch="mine"))
-        (result,) = drain(engine)
+        request = Request(9_000_000_000, BODY, request_id="req-1")
+        client.submit(request)
+        (result,) = drain(client)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines[0] == "POST /v1/send/9000000000 HTTP/1.1"
@@ -96,33 +97,33 @@ def test_a_request_is_what_the_contract_says() -> None:
     }
     assert body == BODY
     assert seen(result) == ("accepted", 200, "code_0")
-    assert result.request.batch == "mine"
-    assert result.handed_off
+    assert result.request is request
+    assert result.sent
     assert 0 < result.latency < 5
     assert before <= result.finished_at <= time.time()
 
 
 def test_a_base_path_is_kept() -> None:
-    with RawServer(answering(OK)) as server, make_engine(f"{server.url}/sms/") as engine:
-        send(engine, 5)
+    with RawServer(answering(OK)) as server, make_client(f"{server.url}/sms/") as client:
+        send(client, 5)
     assert server.requests[0].startswith(b"POST /sms/v1/send/5 HTTP/1.1\r\n")
 
 
 def test_request_ids_follow_their_requests() -> None:
-    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=1) as engine:
+    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=1) as client:
         for request_id in ("a", "b", None, None, "c"):
-            engine.submit(Request(1, BODY, request_id=request_id))
-            drain(engine)
+            client.submit(Request(1, BODY, request_id=request_id))
+            drain(client)
     ids = [r.partition(b"X-Request-ID: ")[2].partition(b"\r\n")[0] for r in server.requests]
     assert ids == [b"a", b"b", b"", b"", b"c"]
 
 
 def test_a_request_id_cannot_smuggle_a_header() -> None:
-    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
+    with RawServer(answering(OK)) as server, make_client(server.url) as client:
         with pytest.raises(ValueError, match="printable"):
-            engine.submit(Request(1, BODY, request_id="a\r\nX-Evil: 1"))
-        assert engine.in_flight == 0
-        assert send(engine).outcome is Outcome.ACCEPTED
+            client.submit(Request(1, BODY, request_id="a\r\nX-Evil: 1"))
+        assert client.in_flight == 0
+        assert send(client).outcome is Outcome.ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -157,10 +158,10 @@ def test_a_request_id_cannot_smuggle_a_header() -> None:
     ],
 )
 def test_answers(raw: bytes, expected: tuple[str, int, str]) -> None:
-    with RawServer(answering(raw)) as server, make_engine(server.url) as engine:
-        assert seen(send(engine)) == expected
+    with RawServer(answering(raw)) as server, make_client(server.url) as client:
+        assert seen(send(client)) == expected
         # The slot and its connection serve the next request as if nothing had happened.
-        assert seen(send(engine)) == expected
+        assert seen(send(client)) == expected
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_answers(raw: bytes, expected: tuple[str, int, str]) -> None:
 def test_answers_that_are_none(raw: bytes, reason: str | None) -> None:
     result = ask(answering_once(raw))
     assert result.outcome is Outcome.UNKNOWN
-    assert result.handed_off
+    assert result.sent
     assert reason in (None, result.reason)
 
 
@@ -200,9 +201,9 @@ def test_a_ten_megabyte_answer_is_not_read(announced: bool) -> None:
             connection.sendall(b" " * 1000)
             sent += 1000
 
-    with RawServer(script) as server, make_engine(server.url) as engine:
-        assert seen(send(engine)) == ("unknown", 200, "too_long")
-        assert not engine._connections
+    with RawServer(script) as server, make_client(server.url) as client:
+        assert seen(send(client)) == ("unknown", 200, "too_long")
+        assert not client._connections
     assert sent < 9_000_000  # the rest of it met a closed connection
 
 
@@ -213,12 +214,12 @@ def test_a_ten_megabyte_answer_is_not_read(announced: bool) -> None:
 def test_a_long_answer_is_judged_by_its_status_where_that_says_all(
     status: str, outcome: str
 ) -> None:
-    result = ask(answering(answer(status, b"x" * (MAX_ANSWER_BYTES + 1))))
+    result = ask(answering(answer(status, b"x" * (MAX_RESPONSE_BYTES + 1))))
     assert result.outcome == outcome
 
 
 def test_an_answer_just_short_enough_is_read() -> None:
-    body = b'{"code":0}'.ljust(MAX_ANSWER_BYTES)
+    body = b'{"code":0}'.ljust(MAX_RESPONSE_BYTES)
     assert ask(answering(answer("200 OK", body))).outcome is Outcome.ACCEPTED
 
 
@@ -287,9 +288,9 @@ def test_the_environments_proxy_and_cookies_are_not_used(monkeypatch: pytest.Mon
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
         raw = answer("200 OK", b'{"code":0}', "Set-Cookie: a=b")
-        with RawServer(answering(raw)) as server, make_engine(server.url) as engine:
-            assert send(engine).outcome is Outcome.ACCEPTED
-            assert send(engine).outcome is Outcome.ACCEPTED
+        with RawServer(answering(raw)) as server, make_client(server.url) as client:
+            assert send(client).outcome is Outcome.ACCEPTED
+            assert send(client).outcome is Outcome.ACCEPTED
         assert b"cookie" not in server.requests[1].lower()
         assert proxy.connections == 0
 
@@ -304,7 +305,7 @@ def test_resets(moment: str) -> None:
         reset(connection)
 
     result = ask(script)
-    if moment == "before" and not result.handed_off:  # it was quick enough to fail the connecting
+    if moment == "before" and not result.sent:  # it was quick enough to fail the connecting
         assert seen(result) == ("unavailable", None, "connection_refused")
     else:
         assert result.outcome is Outcome.UNKNOWN
@@ -314,35 +315,35 @@ def test_resets(moment: str) -> None:
 def test_connection_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    with make_engine(f"http://127.0.0.1:{port}") as engine:
+    with make_client(f"http://127.0.0.1:{port}") as client:
         for _ in range(2):
-            result = send(engine)
+            result = send(client)
             assert seen(result) == ("unavailable", None, "connection_refused")
-            assert not result.handed_off
+            assert not result.sent
             assert result.latency == 0
             assert TOKEN not in result.excerpt
 
 
 def test_dns_failure_neither_blocks_nor_sends() -> None:
-    with make_engine("http://name.invalid") as engine:
+    with make_client("http://name.invalid") as client:
         started = time.monotonic()
-        engine.submit(Request(1, BODY))
-        engine.poll(0.0)
+        client.submit(Request(1, BODY))
+        client.poll(0.0)
         assert time.monotonic() - started < 1
-        (result,) = drain(engine)
+        (result,) = drain(client)
     assert seen(result) == ("unavailable", None, "dns")
-    assert not result.handed_off
+    assert not result.sent
 
 
 def test_a_host_name_is_resolved() -> None:
     with (
         RawServer(answering(OK)) as server,
-        make_engine(f"http://localhost:{server.port}", concurrency=70) as engine,
+        make_client(f"http://localhost:{server.port}", concurrency=70) as client,
     ):
         for _ in range(5):
             for message_id in range(70):
-                engine.submit(Request(message_id, BODY))
-            assert {r.outcome for r in drain(engine)} == {Outcome.ACCEPTED}
+                client.submit(Request(message_id, BODY))
+            assert {r.outcome for r in drain(client)} == {Outcome.ACCEPTED}
 
 
 def test_tls_to_a_plain_port() -> None:
@@ -350,24 +351,24 @@ def test_tls_to_a_plain_port() -> None:
         connection.recv(100)
         connection.sendall(answer("400 Bad Request", b"plain HTTP here"))
 
-    with RawServer(script) as server, make_engine(f"https://127.0.0.1:{server.port}") as engine:
-        result = send(engine)
+    with RawServer(script) as server, make_client(f"https://127.0.0.1:{server.port}") as client:
+        result = send(client)
     assert seen(result) == ("unavailable", None, "tls")
-    assert not result.handed_off
+    assert not result.sent
 
 
 def test_a_certificate_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = write_certificate(tmp_path)
     with RawServer(answering(OK), tls=certificate) as server:
-        with make_engine(server.url) as engine:
-            result = send(engine)
+        with make_client(server.url) as client:
+            result = send(client)
             assert seen(result) == ("unavailable", None, "tls")
-            assert not result.handed_off
+            assert not result.sent
         assert server.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", certificate)
-        with make_engine(server.url) as engine:
-            assert seen(send(engine)) == ("accepted", 200, "code_0")
-            assert seen(send(engine)) == ("accepted", 200, "code_0")
+        with make_client(server.url) as client:
+            assert seen(send(client)) == ("accepted", 200, "code_0")
+            assert seen(send(client)) == ("accepted", 200, "code_0")
         assert len(server.requests) == 2
 
 
@@ -404,15 +405,15 @@ def test_retry_after_as_a_date() -> None:
 def test_what_is_not_permitted_does_not_leave() -> None:
     asked: list[int] = []
 
-    def permit(request: Request) -> bool:
+    def may_send(request: Request) -> bool:
         asked.append(request.message_id)
         return request.message_id % 2 == 0
 
-    with RawServer(answering(OK)) as server, make_engine(server.url, permit=permit) as engine:
-        outcomes = {n: send(engine, n) for n in range(1, 7)}
+    with RawServer(answering(OK)) as server, make_client(server.url, may_send=may_send) as client:
+        outcomes = {n: send(client, n) for n in range(1, 7)}
     assert asked == [1, 2, 3, 4, 5, 6]
     assert [seen(outcomes[n]) for n in (1, 3, 5)] == [("not_sent", None, "not_permitted")] * 3
-    assert [outcomes[n].handed_off for n in (1, 2)] == [False, True]
+    assert [outcomes[n].sent for n in (1, 2)] == [False, True]
     assert [r.split(b" ")[1] for r in server.requests] == [b"/v1/send/%d" % n for n in (2, 4, 6)]
 
 
@@ -421,11 +422,11 @@ def test_the_permit_is_asked_at_the_hand_off_not_at_submit() -> None:
 
     with (
         RawServer(answering(OK)) as server,
-        make_engine(server.url, permit=lambda request: allowed) as engine,
+        make_client(server.url, may_send=lambda request: allowed) as client,
     ):
-        engine.submit(Request(1, BODY))
+        client.submit(Request(1, BODY))
         allowed = False
-        (result,) = drain(engine)
+        (result,) = drain(client)
     assert result.outcome is Outcome.NOT_SENT
     assert server.requests == []
 
@@ -433,45 +434,45 @@ def test_the_permit_is_asked_at_the_hand_off_not_at_submit() -> None:
 def test_a_refusal_on_a_kept_connection_is_told_at_once() -> None:
     with (
         RawServer(answering(OK)) as server,
-        make_engine(server.url, permit=lambda request: request.message_id == 1) as engine,
+        make_client(server.url, may_send=lambda request: request.message_id == 1) as client,
     ):
-        assert send(engine, 1).outcome is Outcome.ACCEPTED
+        assert send(client, 1).outcome is Outcome.ACCEPTED
         started = time.monotonic()
-        engine.submit(Request(2, BODY))
-        (result,) = engine.poll(5)
+        client.submit(Request(2, BODY))
+        (result,) = client.poll(5)
         assert result.outcome is Outcome.NOT_SENT
         assert time.monotonic() - started < 1
 
 
 def test_a_permit_that_fails_permits_nothing_and_is_heard() -> None:
-    def permit(request: Request) -> bool:
+    def may_send(request: Request) -> bool:
         raise LookupError("no lease known")
 
-    with RawServer(answering(OK)) as server, make_engine(server.url, permit=permit) as engine:
-        engine.submit(Request(1, BODY))
-        (result,) = engine.poll(5.0)
+    with RawServer(answering(OK)) as server, make_client(server.url, may_send=may_send) as client:
+        client.submit(Request(1, BODY))
+        (result,) = client.poll(5.0)
         assert result.outcome is Outcome.NOT_SENT
         with pytest.raises(LookupError, match="no lease known"):
-            engine.poll(0.0)
+            client.poll(0.0)
     assert server.requests == []
 
 
 def test_a_process_stopped_past_the_deadline_sends_nothing_afterwards(tmp_path: Path) -> None:
     code = """
         import os, signal, sys, time
-        from worker.provider.engine import Engine, Request
+        from worker.provider.http.client import HttpClient, Request
         end = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.5
-        engine = Engine(
+        client = HttpClient(
             base_url=sys.argv[1], token="t", concurrency=4, timeout=5,
-            permit=lambda request: time.clock_gettime(time.CLOCK_BOOTTIME) < end,
+            may_send=lambda request: time.clock_gettime(time.CLOCK_BOOTTIME) < end,
         )
         for message_id in range(4):
-            engine.submit(Request(message_id, b"{}"))
+            client.submit(Request(message_id, b"{}"))
         print("queued", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
         results = []
-        while engine.in_flight:
-            results += engine.poll(1)
+        while client.in_flight:
+            results += client.poll(1)
         print(*(result.outcome for result in results))
     """
     with RawServer(answering(OK)) as server:
@@ -493,11 +494,11 @@ def test_a_process_stopped_past_the_deadline_sends_nothing_afterwards(tmp_path: 
 
 
 def test_connections_are_kept() -> None:
-    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=3) as engine:
+    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=3) as client:
         for _ in range(20):
             for message_id in range(3):
-                engine.submit(Request(message_id, BODY))
-            drain(engine)
+                client.submit(Request(message_id, BODY))
+            drain(client)
     assert len(server.requests) == 60
     assert server.connections == 3
 
@@ -508,20 +509,20 @@ def test_a_request_is_never_sent_twice() -> None:
         connection.sendall(OK)
         server.receive(connection)  # and close without an answer: many clients would try again
 
-    with RawServer(script) as server, make_engine(server.url) as engine:
-        assert send(engine, 1).outcome is Outcome.ACCEPTED
-        result = send(engine, 2)
+    with RawServer(script) as server, make_client(server.url) as client:
+        assert send(client, 1).outcome is Outcome.ACCEPTED
+        result = send(client, 2)
     assert seen(result) == ("unknown", None, "reset")
-    assert result.handed_off
+    assert result.sent
     assert [r.split(b" ")[1] for r in server.requests] == [b"/v1/send/1", b"/v1/send/2"]
 
 
 def test_a_connection_that_died_while_idle_costs_nothing() -> None:
-    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=8) as engine:
+    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=8) as client:
         for round_ in range(5):
             for message_id in range(8):
-                engine.submit(Request(round_ * 8 + message_id, BODY))
-            assert {r.outcome for r in drain(engine)} == {Outcome.ACCEPTED}
+                client.submit(Request(round_ * 8 + message_id, BODY))
+            assert {r.outcome for r in drain(client)} == {Outcome.ACCEPTED}
             server.drop_connections()
             # The FINs are in our sockets once the server's threads have seen them closed.
             server.wait_for(lambda: not server._open)
@@ -539,21 +540,21 @@ def test_an_answer_to_no_question_is_not_taken_for_the_next_ones() -> None:
             connection.sendall(OK)
         server.stopped.wait(10)
 
-    with RawServer(script) as server, make_engine(server.url, concurrency=1) as engine:
-        assert send(engine, 1).outcome is Outcome.REJECTED
+    with RawServer(script) as server, make_client(server.url, concurrency=1) as client:
+        assert send(client, 1).outcome is Outcome.REJECTED
         time.sleep(0.3)  # the dispatcher is busy elsewhere, and the answer to no question comes in
-        assert send(engine, 2).outcome is Outcome.REJECTED
+        assert send(client, 2).outcome is Outcome.REJECTED
         assert server.connections == 2
 
 
 def test_a_connection_idle_for_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.1)
-    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
-        assert send(engine, 1).outcome is Outcome.ACCEPTED
-        assert send(engine, 2).outcome is Outcome.ACCEPTED
+    monkeypatch.setattr(client_module, "IDLE_CONNECTION_SECONDS", 0.1)
+    with RawServer(answering(OK)) as server, make_client(server.url) as client:
+        assert send(client, 1).outcome is Outcome.ACCEPTED
+        assert send(client, 2).outcome is Outcome.ACCEPTED
         assert server.connections == 1
         time.sleep(0.15)  # the idling itself
-        assert send(engine, 3).outcome is Outcome.ACCEPTED
+        assert send(client, 3).outcome is Outcome.ACCEPTED
         assert server.connections == 2
 
 
@@ -583,10 +584,10 @@ def test_the_next_address_is_tried_and_the_one_that_works_remembered(
     asked = resolving(monkeypatch, ["127.0.0.2", "127.0.0.1"])
     with (
         RawServer(answering_once(LAST)) as server,
-        make_engine(f"http://provider.test:{server.port}") as engine,
+        make_client(f"http://provider.test:{server.port}") as client,
     ):
-        assert [send(engine, n).outcome for n in range(3)] == [Outcome.ACCEPTED] * 3
-        assert engine._connector._resolver.addresses() == [
+        assert [send(client, n).outcome for n in range(3)] == [Outcome.ACCEPTED] * 3
+        assert client._connector._resolver.addresses() == [
             (socket.AF_INET, ("127.0.0.1", server.port)),
             (socket.AF_INET, ("127.0.0.2", server.port)),
         ]
@@ -596,14 +597,14 @@ def test_the_next_address_is_tried_and_the_one_that_works_remembered(
 def test_a_name_server_that_goes_away_does_not_take_the_provider_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resolver_module, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(resolver_module, "CACHE_SECONDS", 0.0)
     asked = resolving(monkeypatch, ["127.0.0.1"], socket.gaierror("no name server"))
     with (
         RawServer(answering_once(LAST)) as server,
-        make_engine(f"http://provider.test:{server.port}") as engine,
+        make_client(f"http://provider.test:{server.port}") as client,
     ):
         for n in range(5):
-            assert send(engine, n).outcome is Outcome.ACCEPTED
+            assert send(client, n).outcome is Outcome.ACCEPTED
     assert len(asked) > 1
 
 
@@ -612,11 +613,11 @@ def test_a_name_server_that_goes_away_does_not_take_the_provider_with_it(
 
 def test_a_request_longer_than_the_sockets_buffers_arrives_whole() -> None:
     body = b"x" * 8_000_000
-    with RawServer(answering(OK)) as server, make_engine(server.url) as engine:
-        engine.submit(Request(1, body))
-        (result,) = drain(engine)
+    with RawServer(answering(OK)) as server, make_client(server.url) as client:
+        client.submit(Request(1, body))
+        (result,) = drain(client)
         assert result.outcome is Outcome.ACCEPTED
-        assert send(engine, 2).outcome is Outcome.ACCEPTED
+        assert send(client, 2).outcome is Outcome.ACCEPTED
         assert server.connections == 1
     assert server.requests[0].endswith(b"\r\n\r\n" + body)
 
@@ -628,50 +629,50 @@ def test_an_answer_before_the_request_was_read_ends_the_connection() -> None:
         if server.connections % 2:
             server.stopped.wait(10)  # else it closes: the answer is there, and sending fails
 
-    with RawServer(script) as server, make_engine(server.url) as engine:
+    with RawServer(script) as server, make_client(server.url) as client:
         for n in (1, 2, 3, 4):
-            engine.submit(Request(n, b"x" * 8_000_000))
-            (result,) = drain(engine)
+            client.submit(Request(n, b"x" * 8_000_000))
+            (result,) = drain(client)
             assert seen(result) == ("rejected", 413, "http_413")
         assert server.connections == 4
 
 
-# --- the engine as its user sees it ------------------------------------------------------------
+# --- the client as its user sees it ------------------------------------------------------------
 
 
 def test_slots() -> None:
-    with RawServer(answering(OK)) as server, make_engine(server.url, concurrency=2) as engine:
-        assert (engine.in_flight, engine.free) == (0, 2)
-        engine.submit(Request(1, BODY))
-        engine.submit(Request(2, BODY))
-        assert (engine.in_flight, engine.free) == (2, 0)
+    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=2) as client:
+        assert (client.in_flight, client.free_slots) == (0, 2)
+        client.submit(Request(1, BODY))
+        client.submit(Request(2, BODY))
+        assert (client.in_flight, client.free_slots) == (2, 0)
         with pytest.raises(RuntimeError, match="no free slot"):
-            engine.submit(Request(3, BODY))
-        assert len(drain(engine)) == 2
-        assert (engine.in_flight, engine.free) == (0, 2)
+            client.submit(Request(3, BODY))
+        assert len(drain(client)) == 2
+        assert (client.in_flight, client.free_slots) == (0, 2)
 
 
 def test_poll_waits_no_longer_than_told() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         server.stopped.wait(10)
 
-    with RawServer(script) as server, make_engine(server.url) as engine:
-        engine.submit(Request(1, BODY))
+    with RawServer(script) as server, make_client(server.url) as client:
+        client.submit(Request(1, BODY))
         started = time.monotonic()
-        assert engine.poll(0.2) == []
+        assert client.poll(0.2) == []
         assert 0.15 < time.monotonic() - started < 1
 
 
 def test_wake_ends_a_poll_from_another_thread() -> None:
-    with make_engine("http://127.0.0.1:1") as engine:
-        timer = threading.Timer(0.1, engine.wake)
+    with make_client("http://127.0.0.1:1") as client:
+        timer = threading.Timer(0.1, client.wake)
         timer.start()
         started = time.monotonic()
-        assert engine.poll(10) == []
+        assert client.poll(10) == []
         assert time.monotonic() - started < 2
         timer.join()
         started = time.monotonic()
-        engine.poll(0.1)  # woken once, not for ever
+        client.poll(0.1)  # woken once, not for ever
         assert time.monotonic() - started > 0.05
 
 
@@ -685,16 +686,16 @@ def test_a_thousand_in_flight() -> None:
 
     with (
         RawServer(script) as server,
-        make_engine(server.url, concurrency=1000, timeout=20) as engine,
+        make_client(server.url, concurrency=1000, timeout=20) as client,
     ):
         for message_id in range(1000):
-            engine.submit(Request(message_id, BODY))
+            client.submit(Request(message_id, BODY))
         deadline = time.monotonic() + 15
         while len(server.requests) < 1000:
-            assert engine.poll(0.05) == []
+            assert client.poll(0.05) == []
             assert time.monotonic() < deadline
         gate.set()
-        results = drain(engine)
+        results = drain(client)
         assert {r.outcome for r in results} == {Outcome.ACCEPTED}
         assert len({r.request.message_id for r in results}) == 1000
 
@@ -720,16 +721,16 @@ def test_faults_leave_nothing_behind() -> None:
         return None
 
     with RawServer(script) as server:
-        permit = lambda request: request.message_id % 5 > 0  # noqa: E731
-        with make_engine(server.url, concurrency=20, timeout=0.2, permit=permit) as engine:
-            results: list[Result] = []
+        may_send = lambda request: request.message_id % 5 > 0  # noqa: E731
+        with make_client(server.url, concurrency=20, timeout=0.2, may_send=may_send) as client:
+            results: list[Result[Request]] = []
             for message_id in range(600):
-                while not engine.free:
-                    results += engine.poll(0.2)
-                engine.submit(Request(message_id, BODY))
-            results += drain(engine)
+                while not client.free_slots:
+                    results += client.poll(0.2)
+                client.submit(Request(message_id, BODY))
+            results += drain(client)
             assert sorted(r.request.message_id for r in results) == list(range(600))
-            assert engine.free == 20
+            assert client.free_slots == 20
             by_id = {r.request.message_id: r for r in results}
             assert all((by_id[n].outcome is Outcome.NOT_SENT) == (n % 5 == 0) for n in range(600))
     ids = [int(r.split(b" ")[1].rpartition(b"/")[2]) for r in server.requests]
@@ -740,29 +741,29 @@ def test_close_frees_every_file() -> None:
     def files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    with make_engine("http://127.0.0.1:1") as engine:
-        send(engine)
+    with make_client("http://127.0.0.1:1") as client:
+        send(client)
     before = files()
-    with make_engine("http://127.0.0.1:1", concurrency=200) as engine:
-        send(engine)
-    engine.close()  # twice does no harm
+    with make_client("http://127.0.0.1:1", concurrency=200) as client:
+        send(client)
+    client.close()  # twice does no harm
     assert files() == before
 
 
 def test_a_stall_longer_than_the_timeout_loses_no_answer_that_is_there() -> None:
     with (
         RawServer(answering(OK)) as server,
-        make_engine(server.url, concurrency=1100, timeout=30) as engine,
+        make_client(server.url, concurrency=1100, timeout=30) as client,
     ):
         for message_id in range(1100):
-            engine.submit(Request(message_id, BODY))
-        results: list[Result] = []
-        while len(server.requests) < 1100 and engine.in_flight:
-            results += engine.poll(0.0)
+            client.submit(Request(message_id, BODY))
+        results: list[Result[Request]] = []
+        while len(server.requests) < 1100 and client.in_flight:
+            results += client.poll(0.0)
         time.sleep(0.5)  # the whole process was stopped, and every answer came in meanwhile
-        for connection in engine._connections.values():
-            connection.ends_by = 0.0
-        results += drain(engine)
+        for connection in client._connections.values():
+            connection.deadline = 0.0
+        results += drain(client)
     assert {r.outcome for r in results} == {Outcome.ACCEPTED}
 
 
@@ -770,23 +771,27 @@ def test_an_engine_that_cannot_be_made_leaves_nothing_behind() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(ValueError, match="ort"):
-            Engine(
+            HttpClient(
                 base_url="http://x:99999", token=TOKEN, concurrency=1, timeout=1,
-                permit=lambda request: True,
+                may_send=lambda request: True,
             )  # fmt: skip
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "x", "http://", "file:///etc/passwd", "http://x?a=b"])
 def test_addresses_that_are_none(url: str) -> None:
-    with pytest.raises(ValueError, match="provider's address"), make_engine(url):
+    with pytest.raises(ValueError, match="provider's address"), make_client(url):
         pass
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\r\nX-Evil: 1", "пароль"])
 def test_tokens_that_are_none(token: str) -> None:
     with pytest.raises(ValueError, match="token") as caught:
-        Engine(
-            base_url="http://x", token=token, concurrency=1, timeout=1, permit=lambda request: True
+        HttpClient(
+            base_url="http://x",
+            token=token,
+            concurrency=1,
+            timeout=1,
+            may_send=lambda request: True,
         )
     assert not token or token not in str(caught.value)

@@ -28,7 +28,8 @@ def make(request_id: str | None, outcome: Outcome, latency: float) -> tuple[Any,
     )  # fmt: skip
     batch = HeldBatch(claim, DatabaseClock(), 60.0, 11.0)
     batch.rows = deque()
-    request = Outgoing(99001, b"{}", request_id, batch)
+    request = Outgoing(99001, b"{}", request_id)
+    request.batch = batch
     request.row, request.text, request.probe = row, None, False
     result = Result(request, outcome, 200, latency, None, '{"code":0}', "code_0", True, AT)
     return batch, request, result

@@ -12,7 +12,7 @@ from worker.dispatch.claim_queries import Claim
 from worker.dispatch.db_thread import Clerk
 from worker.dispatch.flusher import GATHER_SECONDS, Recorder
 from worker.dispatch.leased_batch import Hand, HeldBatch
-from worker.provider.circuit_breaker import Breaker
+from worker.provider.circuit_breaker import CircuitBreaker
 from worker.recording.batch_report import BatchReport, RecordedBatch
 from worker.recording.record import record_reports
 from worker.runtime.clock import DatabaseClock
@@ -42,7 +42,7 @@ class OpenDoor:
 
     retry_at = 0.0
 
-    def allow(self, now: float) -> None:
+    def allowance(self, now: float) -> None:
         return None
 
 
@@ -59,7 +59,7 @@ def hold(hand: Hand, mailing_id: int, batch_id: int, now: float) -> HeldBatch:
 @pytest.mark.parametrize("done_every", [0.02, 0.1, 0.3, 0.39, 2.0])
 def test_a_batch_at_work_is_recorded_while_others_get_done(done_every: float) -> None:
     clerk, hand = SlowClerk(), Hand()
-    recorder = Recorder(cast(Clerk, clerk), hand, cast(Breaker, OpenDoor()), 20.0, 5)
+    recorder = Recorder(cast(Clerk, clerk), hand, cast(CircuitBreaker, OpenDoor()), 20.0, 5)
     slow = hold(hand, 1, 1, clerk.now)
     slow.in_flight = 1  # something of it is out all the time
     next_done, others, ends = clerk.now, 100, clerk.now + 10
@@ -79,7 +79,7 @@ def test_a_batch_at_work_is_recorded_while_others_get_done(done_every: float) ->
 
 def test_batches_that_are_done_are_given_back_together_but_the_last_one_at_once() -> None:
     clerk, hand = SlowClerk(), Hand()
-    recorder = Recorder(cast(Clerk, clerk), hand, cast(Breaker, OpenDoor()), 20.0, 5)
+    recorder = Recorder(cast(Clerk, clerk), hand, cast(CircuitBreaker, OpenDoor()), 20.0, 5)
     hold(hand, 1, 1, clerk.now).in_flight = 1
     recorder.flush(clerk.now)
     clerk.now += 0.04

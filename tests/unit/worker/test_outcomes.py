@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.provider.outcomes import (
-    _KNOWN_BODIES,
-    _KNOWN_BODIES_MAX,
+    _BODY_CACHE,
+    _MAX_CACHED_BODIES,
     EXCERPT_LENGTH,
-    MAX_RETRY_AFTER,
+    MAX_RETRY_AFTER_SECONDS,
+    Classification,
     Failure,
     Outcome,
-    Verdict,
-    classify_answer,
     classify_failure,
+    classify_response,
     make_excerpt,
     parse_retry_after,
 )
@@ -27,8 +27,8 @@ NOW = 1_800_000_000.0
 
 def judge(
     status: int, body: bytes = b"", retry_after: str | None = None, too_long: bool = False
-) -> Verdict:
-    return classify_answer(status, body, retry_after, too_long, NOW)
+) -> Classification:
+    return classify_response(status, body, retry_after, too_long, NOW)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def judge(
 )
 def test_a_200_is_judged_by_its_body(body: bytes, outcome: str, reason: str) -> None:
     for _ in range(2):  # read, then remembered
-        verdict = judge(200, body)
-        assert (verdict.outcome.value, verdict.reason) == (outcome, reason)
-        assert verdict.http_status == 200
-        assert verdict.retry_after is None
+        result = judge(200, body)
+        assert (result.outcome.value, result.reason) == (outcome, reason)
+        assert result.http_status == 200
+        assert result.retry_after is None
 
 
 def expected(status: int) -> Outcome:
@@ -99,10 +99,10 @@ def expected(status: int) -> Outcome:
 @pytest.mark.parametrize("body", [b"", b'{"code": 0, "message": "OK"}'])
 def test_every_other_status_is_judged_by_itself(body: bytes) -> None:
     for status in (0, *range(100, 200), *range(201, 700), 999):
-        verdict = judge(status, body)
-        assert verdict.outcome is expected(status), status
-        assert verdict.reason == ("redirect" if 300 <= status < 400 else f"http_{status}")
-        assert verdict.http_status == status
+        result = judge(status, body)
+        assert result.outcome is expected(status), status
+        assert result.reason == ("redirect" if 300 <= status < 400 else f"http_{status}")
+        assert result.http_status == status
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_every_other_status_is_judged_by_itself(body: bytes) -> None:
 def test_a_503_that_says_when_to_return_is_throttling(
     header: str | None, outcome: Outcome, retry_after: float | None
 ) -> None:
-    verdict = judge(503, b"busy", header)
-    assert (verdict.outcome, verdict.retry_after) == (outcome, retry_after)
+    result = judge(503, b"busy", header)
+    assert (result.outcome, result.retry_after) == (outcome, retry_after)
 
 
 def test_other_statuses_pass_the_wait_on_but_do_not_become_throttling() -> None:
@@ -184,20 +184,20 @@ def test_a_date_without_zone_is_utc_whatever_the_machines_zone(
 @given(st.text(), st.floats(min_value=0, max_value=4e9))
 def test_any_retry_after_is_bounded_or_ignored(header: str, now: float) -> None:
     seconds = parse_retry_after(header, now)
-    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
+    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_SECONDS
 
 
 @given(st.integers(0, 999), st.binary(max_size=600), st.one_of(st.none(), st.text()), st.booleans())
 def test_any_answer_gets_a_verdict_fit_for_storage(
     status: int, body: bytes, header: str | None, too_long: bool
 ) -> None:
-    verdict = judge(status, body, header, too_long)
-    assert verdict.outcome is not Outcome.NOT_SENT
-    assert len(verdict.excerpt) <= EXCERPT_LENGTH
-    assert verdict.excerpt.isprintable()
-    verdict.excerpt.encode()  # no lone surrogates
-    assert verdict.reason.isascii()
-    assert len(verdict.reason) <= 40
+    result = judge(status, body, header, too_long)
+    assert result.outcome is not Outcome.NOT_SENT
+    assert len(result.excerpt) <= EXCERPT_LENGTH
+    assert result.excerpt.isprintable()
+    result.excerpt.encode()  # no lone surrogates
+    assert result.reason.isascii()
+    assert len(result.reason) <= 40
 
 
 JSON = st.recursive(
@@ -212,9 +212,9 @@ def test_only_an_object_with_integer_code_0_is_accepted(value: object) -> None:
     body = orjson.dumps(value)
     code = value.get("code") if isinstance(value, dict) else None
     is_integer = isinstance(code, int) and not isinstance(code, bool)
-    verdict = judge(200, body)
-    assert (verdict.outcome is Outcome.ACCEPTED) == (is_integer and code == 0)
-    assert (verdict.outcome is Outcome.DECLINED) == (is_integer and code != 0)
+    result = judge(200, body)
+    assert (result.outcome is Outcome.ACCEPTED) == (is_integer and code == 0)
+    assert (result.outcome is Outcome.DECLINED) == (is_integer and code != 0)
 
 
 def test_excerpts() -> None:
@@ -227,18 +227,18 @@ def test_excerpts() -> None:
 
 
 def test_what_is_remembered_of_bodies_is_bounded() -> None:
-    for number in range(3 * _KNOWN_BODIES_MAX):
+    for number in range(3 * _MAX_CACHED_BODIES):
         assert judge(200, b'{"code":0,"id":%d}' % number).outcome is Outcome.ACCEPTED
-    assert len(_KNOWN_BODIES) <= _KNOWN_BODIES_MAX
-    before = len(_KNOWN_BODIES)
+    assert len(_BODY_CACHE) <= _MAX_CACHED_BODIES
+    before = len(_BODY_CACHE)
     judge(200, b'{"code":0}'.ljust(1000))
-    assert len(_KNOWN_BODIES) == before
+    assert len(_BODY_CACHE) == before
 
 
 @pytest.mark.parametrize("failure", sorted(set(Failure) - {Failure.NOT_PERMITTED}))
 def test_a_failure_is_judged_by_whether_the_request_had_left(failure: Failure) -> None:
-    before = classify_failure(failure, handed_off=False)
-    after = classify_failure(failure, handed_off=True)
+    before = classify_failure(failure, sent=False)
+    after = classify_failure(failure, sent=True)
     assert (before.outcome, before.reason) == (Outcome.UNAVAILABLE, failure.value)
     assert (after.outcome, after.reason) == (Outcome.UNKNOWN, failure.value)
     assert after.outcome.in_doubt
@@ -246,19 +246,19 @@ def test_a_failure_is_judged_by_whether_the_request_had_left(failure: Failure) -
 
 
 def test_the_gate() -> None:
-    verdict = classify_failure(Failure.NOT_PERMITTED, handed_off=False)
-    assert (verdict.outcome, verdict.reason) == (Outcome.NOT_SENT, "not_permitted")
+    result = classify_failure(Failure.NOT_PERMITTED, sent=False)
+    assert (result.outcome, result.reason) == (Outcome.NOT_SENT, "not_permitted")
 
 
 def test_a_failures_detail_is_kept_short_and_clean() -> None:
     detail = "Failed\x00 to \udcff" + "x" * 500
-    verdict = classify_failure(Failure.RESET, handed_off=False, detail=detail)
-    assert len(verdict.excerpt) <= EXCERPT_LENGTH
-    assert verdict.excerpt.isprintable()
+    result = classify_failure(Failure.RESET, sent=False, detail=detail)
+    assert len(result.excerpt) <= EXCERPT_LENGTH
+    assert result.excerpt.isprintable()
 
 
 @pytest.mark.parametrize(
-    ("outcome", "burns_attempt", "in_doubt", "provider_works", "final", "trips_breaker"),
+    ("outcome", "counts_attempt", "in_doubt", "provider_works", "final", "trips_breaker"),
     [
         ("accepted", True, False, True, True, False),
         ("rejected", True, False, True, True, False),
@@ -272,14 +272,14 @@ def test_a_failures_detail_is_kept_short_and_clean() -> None:
 )
 def test_what_an_outcome_means(
     outcome: str,
-    burns_attempt: bool,
+    counts_attempt: bool,
     in_doubt: bool,
     provider_works: bool,
     final: bool,
     trips_breaker: bool,
 ) -> None:
     it = Outcome(outcome)
-    assert it.burns_attempt is burns_attempt
+    assert it.counts_attempt is counts_attempt
     assert it.in_doubt is in_doubt
     assert it.provider_works is provider_works
     assert it.final is final

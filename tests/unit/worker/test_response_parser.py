@@ -7,23 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.provider.http.response_parser import (
-    MAX_ANSWER_BYTES,
-    Answer,
-    AnswerReader,
-    Malformed,
-    TooLong,
-    known_heads,
-    read_head,
+    MAX_RESPONSE_BYTES,
+    MalformedResponse,
+    Response,
+    ResponseParser,
+    ResponseTooLong,
+    head_cache,
+    parse_head,
 )
 
 
-def read(*pieces: bytes, ended: bool = False) -> Answer | None:
-    reader = AnswerReader()
+def read(*pieces: bytes, ended: bool = False) -> Response | None:
+    reader = ResponseParser()
     for piece in pieces:
         answer = reader.feed(piece)
         if answer is not None:
             return answer
-    return reader.end() if ended else None
+    return reader.feed_eof() if ended else None
 
 
 PLAIN = b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"code":0}'
@@ -58,9 +58,9 @@ def test_any_bytes_are_an_answer_or_none_or_refused(raw: bytes, under_a_head: bo
         raw = b"HTTP/1.1 200 OK\r\n" + raw
     try:
         answer = read(raw, ended=True)
-    except (Malformed, TooLong):
+    except (MalformedResponse, ResponseTooLong):
         return
-    assert answer is None or len(answer.body) <= MAX_ANSWER_BYTES
+    assert answer is None or len(answer.body) <= MAX_RESPONSE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_any_bytes_are_an_answer_or_none_or_refused(raw: bytes, under_a_head: bo
     ],
 )
 def test_what_is_malformed(raw: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedResponse):
         read(raw)
 
 
@@ -99,13 +99,13 @@ def test_what_is_malformed(raw: bytes) -> None:
     ],
 )
 def test_whether_the_connection_stays(head: bytes, keep_alive: bool) -> None:
-    assert read_head(head).keep_alive is keep_alive
+    assert parse_head(head).keep_alive is keep_alive
 
 
 def test_old_and_odd_ways_to_write_a_head() -> None:
-    folded = read_head(b"HTTP/1.1 503 Busy\r\nContent-Length: 10, 10\r\nRetry-After:\r\n  7")
+    folded = parse_head(b"HTTP/1.1 503 Busy\r\nContent-Length: 10, 10\r\nRetry-After:\r\n  7")
     assert (folded.length, folded.retry_after, folded.keep_alive) == (10, "7", True)
-    both = read_head(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nTransfer-Encoding: chunked")
+    both = parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nTransfer-Encoding: chunked")
     assert not both.keep_alive
 
 
@@ -129,30 +129,30 @@ def test_an_answer_that_ends_with_the_connection() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"Content-Length: %d\r\n\r\n" % (MAX_ANSWER_BYTES + 1),
+        b"Content-Length: %d\r\n\r\n" % (MAX_RESPONSE_BYTES + 1),
         b"Content-Length: 99999999999999999999999999\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFF\r\n",
-        b"\r\n" + b" " * (MAX_ANSWER_BYTES + 1),
+        b"\r\n" + b" " * (MAX_RESPONSE_BYTES + 1),
     ],
 )
 def test_too_long_a_body_is_cut(head: bytes) -> None:
     answer = read(b"HTTP/1.1 422 No\r\n" + head)
     assert answer is not None
     assert (answer.status, answer.too_long, answer.reusable) == (422, True, False)
-    assert len(answer.body) <= MAX_ANSWER_BYTES
+    assert len(answer.body) <= MAX_RESPONSE_BYTES
 
 
 def test_heads_without_end_are_refused() -> None:
     for unending in (
-        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * MAX_ANSWER_BYTES,
-        b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_ANSWER_BYTES,
-        CHUNKED[:-2] + b"X: y\r\n" * MAX_ANSWER_BYTES,
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * MAX_RESPONSE_BYTES,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_RESPONSE_BYTES,
+        CHUNKED[:-2] + b"X: y\r\n" * MAX_RESPONSE_BYTES,
     ):
-        with pytest.raises(TooLong):
+        with pytest.raises(ResponseTooLong):
             read(*(unending[i : i + 8192] for i in range(0, len(unending), 8192)))
 
 
 def test_what_is_remembered_of_heads_is_bounded() -> None:
     for number in range(1000):
-        read_head(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nX-Request-ID: %d" % number)
-    assert len(known_heads) <= 256
+        parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nX-Request-ID: %d" % number)
+    assert len(head_cache) <= 256

@@ -1,17 +1,17 @@
-"""Hands requests to the provider and reports what became of each: thousands in flight, one thread.
+"""Sends requests to the provider and reports their results: thousands in flight on one thread.
 
 HTTP/1.1 over kept-alive connections and an epoll loop of its own; why no library does this is in
-docs/adr/0021-http-client-for-the-provider.md. It returns outcomes; it decides nothing, retries
-nothing and knows no database.
+docs/adr/0021-http-client-for-the-provider.md. The client returns outcomes; it makes no decisions,
+retries nothing and does not use the database.
 
-What makes the outcomes true:
+What makes the outcomes reliable:
 
-* The permit is asked in the last moment, with the connection ready, and the request's bytes leave
-  in the same breath. From then on it is handed off, whatever happens.
-* A request is sent once. Only when the kernel took not a single byte of it, since the kept-alive
-  connection had ended, another connection is used.
-* An idle connection that says something ended, or answers a question nobody asked: it is closed.
-  So is one that was idle for so long that something in between may have forgotten it.
+* `may_send` is called at the last moment, with the connection ready, and the request's first bytes
+  are sent immediately afterwards. From then on the request counts as sent, whatever happens.
+* A request is sent once. Another connection is used only if the kernel took not a single byte
+  because the kept-alive connection had ended.
+* An idle connection that ends or receives data is closed. So is one that was idle for so long that
+  a device on the way may have dropped it.
 """
 
 import contextlib
@@ -19,29 +19,29 @@ import os
 import select
 from collections.abc import Callable
 from time import monotonic, time
+from typing import Generic
 from urllib.parse import urlsplit
 
-from worker.provider.http.connection import Broken, Connection
+from worker.provider.http.connection import Connection, ConnectionBroken
 from worker.provider.http.connector import Connector
-from worker.provider.http.exchange import Request, Result
-from worker.provider.http.request_encoder import Wire
-from worker.provider.http.response_parser import AnswerReader, Malformed, TooLong, known_heads
-from worker.provider.outcomes import Failure, Verdict, classify_answer, classify_failure
+from worker.provider.http.exchange import Request, RequestT, Result
+from worker.provider.http.request_encoder import RequestEncoder
+from worker.provider.outcomes import Classification, Failure, classify_failure
 
-__all__ = ["Engine", "Request", "Result"]
+__all__ = ["HttpClient", "Request", "Result"]
 
-IDLE_SECONDS = 60.0
-REAP_SECONDS = 0.05  # how often deadlines are looked at
+IDLE_CONNECTION_SECONDS = 60.0
+DEADLINE_CHECK_SECONDS = 0.05
 
-_NOT_PERMITTED = classify_failure(Failure.NOT_PERMITTED, handed_off=False)
+_NOT_PERMITTED = classify_failure(Failure.NOT_PERMITTED, sent=False)
 
 
-class Engine:
+class HttpClient(Generic[RequestT]):
     """Up to `concurrency` exchanges at once with the provider at `base_url`.
 
-    `permit` is asked right before each request leaves; False keeps it here (outcome not_sent).
-    `timeout` is for a whole exchange, connecting included. Everything but `wake` belongs to one
-    thread.
+    `may_send` is called right before each request is sent; False keeps the request (outcome
+    not_sent). `timeout` covers a whole exchange, connecting included. Only `wake` may be called
+    from another thread. Raises ValueError for an invalid `base_url` or `token`.
     """
 
     def __init__(
@@ -51,300 +51,226 @@ class Engine:
         token: str,
         concurrency: int,
         timeout: float,
-        permit: Callable[[Request], bool],
+        may_send: Callable[[RequestT], bool],
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        url = urlsplit(base_url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.query:
             raise ValueError("the provider's address must be an http:// or https:// URL")
-        self._wire = Wire(parts, token)
+        self._encoder = RequestEncoder(url, token)
         self.in_flight = 0
-        self.free = concurrency
-        self._permit = permit
-        self._permit_error: Exception | None = None
+        self.free_slots = concurrency
+        self._may_send = may_send
+        self._may_send_error: Exception | None = None
         self._timeout = timeout
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._most_events = concurrency + 1  # all there can be: a deadline is judged after them
-        self._queue: list[Request] = []
-        self._connections: dict[int, Connection] = {}
-        self._idle: list[Connection] = []
-        self._results: list[Result] = []
-        self._reap_at = 0.0
+        # All events there can be: deadlines are checked after every response that has arrived.
+        self._max_events = concurrency + 1
+        self._queue: list[RequestT] = []
+        self._connections: dict[int, Connection[RequestT]] = {}
+        self._idle: list[Connection[RequestT]] = []
+        self._results: list[Result[RequestT]] = []
+        self._next_deadline_check = 0.0
         try:
-            self._connector = Connector(
-                parts,
+            self._connector: Connector[RequestT] = Connector(
+                url,
                 timeout,
                 self._epoll,
                 self._connections,
                 self.wake,
-                self._hand_off_first,
-                self._report_failed,
+                self._send_first_request,
+                self._report_unsent,
             )
         except BaseException:
             self.close()
             raise
 
-    # --- what the dispatcher calls -------------------------------------------------------------
+    def submit(self, request: RequestT) -> None:
+        """Queue a request; it is sent during the next poll, if it may then be sent.
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; it leaves during the next poll, if it is then permitted."""
-        if not self.free:
-            raise RuntimeError("no free slot: submit only while `free` is above 0")
-        self._wire.check(request)
+        Raises RuntimeError without a free slot, ValueError for an invalid request id.
+        """
+        if not self.free_slots:
+            raise RuntimeError("no free slot: submit only while `free_slots` is above 0")
+        self._encoder.validate(request)
         self._queue.append(request)
         self.in_flight += 1
-        self.free -= 1
+        self.free_slots -= 1
 
-    def poll(self, timeout: float) -> list[Result]:
-        """Drive the exchanges until some are finished, at most `timeout` seconds."""
-        if self._permit_error is not None:
-            error, self._permit_error = self._permit_error, None
+    def poll(self, timeout: float) -> list[Result[RequestT]]:
+        """Drive the exchanges until some are finished, at most `timeout` seconds.
+
+        Raises the exception that `may_send` raised since the last poll.
+        """
+        if self._may_send_error is not None:
+            error, self._may_send_error = self._may_send_error, None
             raise error
         deadline = monotonic() + timeout
-        heard = woken = False
+        polled = woken = False
         if self._queue:
-            # What idle connections have said by now must be known before one of them is used.
-            heard, woken = True, self._hear(0.0)
+            # Events of idle connections must be handled before one of them is used.
+            polled, woken = True, self._handle_events(0.0)
             queue, self._queue = self._queue, []
             for request in queue:
-                self._assign(request, monotonic())
-        while not heard or not (self._results or woken or monotonic() >= deadline):
-            until = min(deadline, self._reap_at) if self.in_flight else deadline
-            heard, woken = True, self._hear(max(until - monotonic(), 0.0))
+                self._send_or_connect(request, monotonic())
+        while not polled or not (self._results or woken or monotonic() >= deadline):
+            until = min(deadline, self._next_deadline_check) if self.in_flight else deadline
+            polled, woken = True, self._handle_events(max(until - monotonic(), 0.0))
         results, self._results = self._results, []
         return results
 
-    def _hear(self, patience: float) -> bool:
-        """Attend to what sockets have to say; whether somebody wants this poll to end."""
-        woken = False
-        connections = self._connections
-        events = self._epoll.poll(patience, self._most_events)
-        now, wall = monotonic(), time()
-        for fd, event in events:
-            connection = connections.get(fd)
-            if connection is not None:
-                self._attend(connection, event, now, wall)
-            elif fd == self._wake_fd:
-                os.eventfd_read(fd)
-                woken = True
-        self._connector.resolve(now)
-        if now >= self._reap_at:
-            self._reap(now)
-        return woken
-
     def wake(self) -> None:
-        """End a running poll early, or the next one. Safe from any thread and signal handler."""
+        """End a running poll early, or the next one. Safe in any thread and signal handler."""
         with contextlib.suppress(OSError):  # closed by now
             os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
-        """Drop every connection, and whatever is still in flight, unreported."""
+        """Close every connection; requests in flight are dropped without a result."""
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
         self._idle.clear()
         self._queue.clear()
-        self.in_flight = self.free = 0
+        self.in_flight = self.free_slots = 0
         if not self._epoll.closed:
             self._epoll.close()
-            fd, self._wake_fd = self._wake_fd, -1  # before its number can be another's
+            fd, self._wake_fd = self._wake_fd, -1  # before the number can be reused
             os.close(fd)
 
-    # --- handing off ---------------------------------------------------------------------------
+    def _handle_events(self, timeout: float) -> bool:
+        """Wait for socket events and handle them; return whether `wake` was called."""
+        woken = False
+        connections = self._connections
+        events = self._epoll.poll(timeout, self._max_events)
+        now, wall = monotonic(), time()
+        for fd, event in events:
+            connection = connections.get(fd)
+            if connection is None:
+                if fd == self._wake_fd:
+                    os.eventfd_read(fd)
+                    woken = True
+            elif connection.sent_at:
+                was_sending = connection.unsent
+                result = connection.read_response(event, wall)
+                if was_sending and not connection.unsent:
+                    self._epoll.modify(fd, connection.event_mask)
+                if result is not None:
+                    self._finish(connection, result, now, wall)
+            elif connection.ready:
+                self._handle_idle_event(connection)
+            else:
+                self._connector.continue_connecting(connection, event, now)
+        self._connector.resolve(now)
+        if now >= self._next_deadline_check:
+            self._check_deadlines(now)
+        return woken
 
-    def _assign(self, request: Request, now: float) -> None:
-        """Hand a request to an idle connection, or to a new one."""
+    def _send_or_connect(self, request: RequestT, now: float) -> None:
+        """Send a request on an idle connection, or open a new one for it."""
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since > IDLE_SECONDS:
-                self._drop(connection)
+            if now - connection.idle_since > IDLE_CONNECTION_SECONDS:
+                self._close_connection(connection)
             else:
-                connection.ends_by = now + self._timeout
-                if self._hand_off(connection, request):
+                connection.deadline = now + self._timeout
+                if self._send(connection, request):
                     return
         self._connector.connect(request, now)
 
-    def _hand_off(self, connection: Connection, request: Request) -> bool:
-        """The last word on a request, and its first byte. False: another connection, please."""
+    def _send(self, connection: Connection[RequestT], request: RequestT) -> bool:
+        """Call `may_send` and send; return False to retry on another connection."""
         try:
-            permitted = self._permit(request)
-        except Exception as error:  # heard at the next poll
-            self._permit_error = error
+            permitted = self._may_send(request)
+        except Exception as error:  # raised by the next poll
+            self._may_send_error = error
             permitted = False
         now = monotonic()
         if not permitted:
-            self._rest(connection, connection.idle_since or now)
-            self._report(request, _NOT_PERMITTED, 0.0, now, time())
+            connection.idle_since = connection.idle_since or now
+            self._idle.append(connection)
+            self._add_result(request, _NOT_PERMITTED, 0.0, now, time())
             return True
-        connection.request = request
-        connection.handed_off_at = now
         try:
-            started = connection.start(self._wire.write(request))
-        except Broken as why:
-            self._fail(connection, why.failure, why.detail, now, time())
+            alive = connection.send_request(request, self._encoder.encode(request), now)
+        except ConnectionBroken as error:
+            failed = connection.classify_failure(error.failure, error.detail)
+            self._finish(connection, failed, now, time())
             return True
-        if not started:
-            self._drop(connection)
+        if not alive:
+            self._close_connection(connection)
             return False
         if connection.unsent:
-            self._epoll.modify(connection.fd, connection.wants)
+            self._epoll.modify(connection.fd, connection.event_mask)
         return True
 
-    def _hand_off_first(self, connection: Connection) -> None:
-        """A new connection is ready for the request that it was made for."""
-        if not self._hand_off(connection, connection.request):
-            self._report_failed(
-                connection.request, Failure.RESET, "the connection broke", monotonic()
-            )
+    def _send_first_request(self, connection: Connection[RequestT]) -> None:
+        """Send the request for which a new connection was opened."""
+        request = connection.request
+        if not self._send(connection, request):
+            self._report_unsent(request, Failure.RESET, "the connection broke", monotonic())
 
-    def _rest(self, connection: Connection, since: float) -> None:
-        connection.handed_off_at = 0.0
-        connection.reader = None
-        connection.idle_since = since
-        self._idle.append(connection)
+    def _finish(
+        self, connection: Connection[RequestT], result: Classification, now: float, wall: float
+    ) -> None:
+        """End the exchange of a request that was sent."""
+        sent_at = connection.sent_at
+        if connection.reusable:
+            connection.sent_at, connection.idle_since = 0.0, now
+            self._idle.append(connection)
+        else:
+            self._close_connection(connection)
+        self._add_result(connection.request, result, sent_at, now, wall)
 
-    # --- answers -------------------------------------------------------------------------------
-
-    def _attend(self, connection: Connection, events: int, now: float, wall: float) -> None:
-        """Do what a socket's events call for."""
-        if not connection.handed_off_at:
-            if not connection.ready:
-                self._connector.go_on(connection, events, now)
-            else:
-                self._hear_idle(connection)
-            return
-        broken: Broken | None = None
-        if connection.unsent and events & select.EPOLLOUT:
-            try:
-                connection.send_more()
-            except Broken as why:
-                broken = why  # though the answer may be there: it is read first
-            if not connection.unsent:
-                self._epoll.modify(connection.fd, connection.wants)
+    def _handle_idle_event(self, connection: Connection[RequestT]) -> None:
+        """Close an idle connection that ended or received data other than TLS records."""
         try:
             data = connection.receive()
-        except Broken as why:
-            data, broken = None, broken or why
-        if data is None:
-            if broken is not None:
-                self._fail(connection, broken.failure, broken.detail, now, wall)
-            return
-        if connection.reader is None:
-            # Nearly always: the whole answer at once, under a head like the last one's.
-            end = data.find(b"\r\n\r\n")
-            head = known_heads.get(data[:end]) if end > 0 else None
-            if (
-                head is not None
-                and head.length == len(data) - end - 4
-                and head.keep_alive
-                and head.status >= 200
-                and not connection.unsent
-                and not events & select.EPOLLRDHUP
-            ):
-                verdict = classify_answer(
-                    head.status, data[end + 4 :], head.retry_after, False, wall
-                )
-                started = connection.handed_off_at
-                self._rest(connection, now)
-                self._report(connection.request, verdict, started, now, wall)
-                return
-            connection.reader = AnswerReader()
-        ended = bool(events & select.EPOLLRDHUP)
-        self._read_on(connection, connection.reader, data, ended, now, wall)
-
-    def _read_on(
-        self,
-        connection: Connection,
-        reader: AnswerReader,
-        data: bytes,
-        ended: bool,
-        now: float,
-        wall: float,
-    ) -> None:
-        """Take in a piece of an answer, or the connection's end."""
-        try:
-            answer = reader.feed(data) if data else reader.end()
-        except Malformed as why:
-            self._fail(connection, Failure.NOT_HTTP, str(why), now, wall)
-            return
-        except TooLong as why:
-            self._fail(connection, Failure.TOO_LONG, str(why), now, wall)
-            return
-        if answer is not None:
-            verdict = classify_answer(
-                answer.status, answer.body, answer.retry_after, answer.too_long, wall
-            )
-            started = connection.handed_off_at
-            if answer.reusable and not connection.unsent and not ended:
-                self._rest(connection, now)
-            else:
-                self._drop(connection)
-            self._report(connection.request, verdict, started, now, wall)
-        elif not data:
-            failure = Failure.TRUNCATED if reader.begun else Failure.RESET
-            self._fail(connection, failure, "the provider closed the connection", now, wall)
-
-    def _hear_idle(self, connection: Connection) -> None:
-        """What an idle connection has to say is no answer; under TLS it may be mere protocol."""
-        try:
-            said = connection.receive()
-        except Broken:
-            said = b""
-        if said is not None:
+        except ConnectionBroken:
+            data = b""
+        if data is not None:
             self._idle.remove(connection)
-            self._drop(connection)
+            self._close_connection(connection)
 
-    def _fail(
-        self, connection: Connection, failure: Failure, detail: str, now: float, wall: float
-    ) -> None:
-        """An exchange has ended without a complete answer."""
-        status = connection.reader.status if connection.reader else None
-        verdict = classify_failure(failure, True, http_status=status, detail=detail)
-        started = connection.handed_off_at
-        self._drop(connection)
-        self._report(connection.request, verdict, started, now, wall)
+    def _report_unsent(self, request: RequestT, failure: Failure, detail: str, now: float) -> None:
+        """End an exchange that was not sent."""
+        self._add_result(request, classify_failure(failure, False, detail=detail), 0.0, now, time())
 
-    def _report_failed(self, request: Request, failure: Failure, detail: str, now: float) -> None:
-        """A request has not left, and will not."""
-        self._report(request, classify_failure(failure, False, detail=detail), 0.0, now, time())
-
-    def _report(
-        self, request: Request, verdict: Verdict, started: float, now: float, wall: float
+    def _add_result(
+        self, request: RequestT, result: Classification, sent_at: float, now: float, wall: float
     ) -> None:
         self.in_flight -= 1
-        self.free += 1
+        self.free_slots += 1
         self._results.append(
             Result(
                 request,
-                verdict.outcome,
-                verdict.http_status,
-                now - started if started else 0.0,
-                verdict.retry_after,
-                verdict.excerpt,
-                verdict.reason,
-                started > 0.0,
+                result.outcome,
+                result.http_status,
+                now - sent_at if sent_at else 0.0,
+                result.retry_after,
+                result.excerpt,
+                result.reason,
+                sent_at > 0.0,
                 wall,
             )
         )
 
-    # --- ends ----------------------------------------------------------------------------------
-
-    def _drop(self, connection: Connection) -> None:
-        del self._connections[connection.fd]  # closing takes it out of the epoll
+    def _close_connection(self, connection: Connection[RequestT]) -> None:
+        del self._connections[connection.fd]  # closing removes it from the epoll
         connection.close()
 
-    def _reap(self, now: float) -> None:
-        """End what has taken too long, and what has been idle for too long."""
-        self._reap_at = now + REAP_SECONDS
+    def _check_deadlines(self, now: float) -> None:
+        """End exchanges that have timed out and close connections idle for too long."""
+        self._next_deadline_check = now + DEADLINE_CHECK_SECONDS
         idle = self._idle
-        while idle and now - idle[0].idle_since > IDLE_SECONDS:
-            self._drop(idle.pop(0))
+        while idle and now - idle[0].idle_since > IDLE_CONNECTION_SECONDS:
+            self._close_connection(idle.pop(0))
         for connection in list(self._connections.values()):
-            if connection.handed_off_at:
-                if now >= connection.ends_by:
-                    self._fail(connection, Failure.TIMEOUT, "no answer in time", now, time())
-            elif not connection.ready and now >= connection.connect_by:
-                self._connector.give_up(
+            if connection.sent_at:
+                if now >= connection.deadline:
+                    timeout = connection.classify_failure(Failure.TIMEOUT, "no answer in time")
+                    self._finish(connection, timeout, now, time())
+            elif not connection.ready and now >= connection.connect_deadline:
+                self._connector.try_next_address(
                     connection, Failure.TIMEOUT, "connecting took too long", now
                 )

@@ -1,171 +1,235 @@
-"""One connection to the provider: connects, speaks TLS, sends and receives, and never blocks."""
+"""One non-blocking connection to the provider: connects, establishes TLS, sends and receives."""
 
 import errno
 import select
 import socket
 import ssl
-from typing import Any
+from typing import Any, Generic
 
 from worker.provider.http.dns import Address
-from worker.provider.http.exchange import Request
-from worker.provider.http.response_parser import AnswerReader
-from worker.provider.outcomes import Failure
+from worker.provider.http.exchange import RequestT
+from worker.provider.http.response_parser import (
+    MalformedResponse,
+    ResponseParser,
+    ResponseTooLong,
+    head_cache,
+)
+from worker.provider.outcomes import (
+    Classification,
+    Failure,
+    classify_failure,
+    classify_response,
+)
 
-READ_SIZE = 16 * 1024
-# Bytes that may be taken in at one go; more waits for its turn.
-READ_MOST = 256 * 1024
+READ_BYTES = 16 * 1024
+# The most that one `receive` returns; more is read after the next event.
+MAX_READ_BYTES = 256 * 1024
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP
 _TRY_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET}
 
 
-class Broken(Exception):
-    """The connection is of no more use."""
+class ConnectionBroken(Exception):
+    """The connection can no longer be used."""
 
     def __init__(self, failure: Failure, detail: str) -> None:
         super().__init__(detail)
         self.failure, self.detail = failure, detail
 
 
-class Connection:
-    """A socket and the request it carries, if any.
+class Connection(Generic[RequestT]):
+    """A socket and the request that it was opened for or carries now.
 
-    `wants` is the epoll mask to watch it with. Moments are of `monotonic`.
+    `event_mask` is the epoll mask to watch it with. Instants are of `monotonic`.
     """
 
     __slots__ = (
+        "_parser",
         "address",
-        "connect_by",
-        "ends_by",
+        "connect_deadline",
+        "deadline",
+        "event_mask",
         "fd",
-        "handed_off_at",
         "idle_since",
-        "reader",
         "ready",
         "recv",
         "request",
+        "reusable",
         "secure",
         "send",
+        "sent_at",
         "sock",
         "unsent",
-        "untried",
-        "wants",
+        "untried_addresses",
     )
 
-    request: Request
     sock: Any  # a socket, or TLS over one
 
-    def __init__(self, address: Address, untried: list[Address]) -> None:
-        """Begin to connect; `untried` are the addresses to go on with should this one fail."""
-        self.address, self.untried = address, untried
-        self.reader: AnswerReader | None = None
-        self.ready = self.secure = False
+    def __init__(self, request: RequestT, address: Address, untried: list[Address]) -> None:
+        """Start connecting; `untried` are the addresses to try if this one fails."""
+        self.request = request
+        self.address, self.untried_addresses = address, untried
+        self._parser: ResponseParser | None = None
+        self.ready = self.secure = self.reusable = False
         self.unsent = b""
-        self.handed_off_at = 0.0  # 0: nothing of the request has left
-        self.ends_by = self.connect_by = self.idle_since = 0.0
-        self.wants = _READ | select.EPOLLOUT
+        self.sent_at = 0.0  # 0: nothing of the request has been sent
+        self.deadline = self.connect_deadline = self.idle_since = 0.0
+        self.event_mask = _READ | select.EPOLLOUT
         try:
             sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as why:
-            raise _broken_connect(why.errno or 0) from None
+        except OSError as error:
+            raise _connect_error(error.errno or 0) from None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        error = sock.connect_ex(address.sockaddr)
-        if error not in (0, errno.EINPROGRESS):
+        code = sock.connect_ex(address.sockaddr)
+        if code not in (0, errno.EINPROGRESS):
             sock.close()
-            raise _broken_connect(error)
-        self._use(sock)
+            raise _connect_error(code)
+        self._set_socket(sock)
 
-    def _use(self, sock: Any) -> None:
+    def _set_socket(self, sock: Any) -> None:
         self.sock, self.fd = sock, sock.fileno()
         self.send, self.recv = sock.send, sock.recv  # bound once: called for every message
 
-    def go_on(self, events: int, tls: ssl.SSLContext | None, host: str) -> None:
-        """Take the next step towards `ready`, after epoll has said something."""
+    def continue_connecting(self, events: int, tls: ssl.SSLContext | None, host: str) -> None:
+        """Take the next step towards `ready` after an epoll event."""
         if tls is None or not self.secure:
-            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise _broken_connect(error)
+            code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise _connect_error(code)
             if events & ~select.EPOLLOUT and tls is None:
-                self._refuse_chatter()
+                self._reject_early_data()
         if tls is not None:
-            if not self.secure:
-                try:
-                    self._use(tls.wrap_socket(
-                        self.sock, server_hostname=host, do_handshake_on_connect=False
-                    ))  # fmt: skip
-                except OSError as why:
-                    raise Broken(Failure.TLS, str(why)) from None
-                self.secure = True
             try:
+                if not self.secure:
+                    self._set_socket(
+                        tls.wrap_socket(
+                            self.sock, server_hostname=host, do_handshake_on_connect=False
+                        )
+                    )
+                    self.secure = True
                 self.sock.do_handshake()
             except ssl.SSLWantReadError:
-                self.wants = select.EPOLLIN
+                self.event_mask = select.EPOLLIN
                 return
             except ssl.SSLWantWriteError:
-                self.wants = select.EPOLLOUT
+                self.event_mask = select.EPOLLOUT
                 return
-            except OSError as why:  # SSLError is one
-                raise Broken(Failure.TLS, str(why)) from None
-        self.ready, self.wants = True, _READ
+            except OSError as error:  # SSLError is one
+                raise ConnectionBroken(Failure.TLS, str(error)) from None
+        self.ready, self.event_mask = True, _READ
 
-    def _refuse_chatter(self) -> None:
-        """Who ends the connection, or speaks, before anything was asked, is not asked."""
+    def _reject_early_data(self) -> None:
+        """Refuse a server that closes the connection or sends data before any request."""
         try:
-            said = self.sock.recv(200, socket.MSG_PEEK)
+            data = self.sock.recv(200, socket.MSG_PEEK)
         except BlockingIOError:
             return
-        except OSError as why:
-            raise Broken(Failure.RESET, str(why)) from None
-        if said:
-            raise Broken(Failure.NOT_HTTP, said.decode("latin-1"))
-        raise Broken(Failure.RESET, "the provider closed the connection at once")
+        except OSError as error:
+            raise ConnectionBroken(Failure.RESET, str(error)) from None
+        if data:
+            raise ConnectionBroken(Failure.NOT_HTTP, data.decode("latin-1"))
+        raise ConnectionBroken(Failure.RESET, "the provider closed the connection at once")
 
-    def start(self, data: bytes) -> bool:
-        """Send a request's first bytes. False: nothing has left, and nothing can any more."""
+    def send_request(self, request: RequestT, data: bytes, now: float) -> bool:
+        """Send a request's first bytes. False: nothing was sent, and the connection is dead."""
+        self.request, self.sent_at = request, now
+        self._parser, self.reusable = None, False
         try:
             sent = self.send(data)
         except _TRY_LATER:
             sent = 0
         except OSError:
-            # Under TLS a part of it may have left before.
+            # Under TLS a part of it may have been sent before.
             if self.secure:
-                raise Broken(Failure.RESET, "the connection broke") from None
+                raise ConnectionBroken(Failure.RESET, "the connection broke") from None
             return False
         if sent != len(data):
             self.unsent = data[sent:]
-            self.wants = _READ | select.EPOLLOUT
+            self.event_mask = _READ | select.EPOLLOUT
         return True
 
-    def send_more(self) -> None:
-        """Send what is left of the request, as far as the provider takes it."""
+    def read_response(self, events: int, now: float) -> Classification | None:
+        """Send and receive after epoll events; return the result once the exchange has ended.
+
+        `now` is in seconds since 1970. `reusable` tells whether the connection can stay open.
+        """
+        broken: ConnectionBroken | None = None
+        if self.unsent and events & select.EPOLLOUT:
+            try:
+                self._send_rest()
+            except ConnectionBroken as error:
+                broken = error  # the response may have arrived: it is read first
+        try:
+            data = self.receive()
+        except ConnectionBroken as error:
+            data, broken = None, broken or error
+        if data is None:
+            return None if broken is None else self.classify_failure(broken.failure, broken.detail)
+        open_ = not events & select.EPOLLRDHUP and not self.unsent
+        if self._parser is None:
+            # The usual case: the whole response at once, with a cached head.
+            end = data.find(b"\r\n\r\n")
+            head = head_cache.get(data[:end]) if end > 0 else None
+            if (
+                head is not None
+                and head.length == len(data) - end - 4
+                and head.keep_alive
+                and head.status >= 200
+                and open_
+            ):
+                self.reusable = True
+                return classify_response(head.status, data[end + 4 :], head.retry_after, False, now)
+            self._parser = ResponseParser()
+        try:
+            response = self._parser.feed(data) if data else self._parser.feed_eof()
+        except MalformedResponse as error:
+            return self.classify_failure(Failure.NOT_HTTP, str(error))
+        except ResponseTooLong as error:
+            return self.classify_failure(Failure.TOO_LONG, str(error))
+        if response is not None:
+            status, body, retry_after, too_long, reusable = response
+            self.reusable = reusable and open_
+            return classify_response(status, body, retry_after, too_long, now)
+        if data:
+            return None
+        failure = Failure.TRUNCATED if self._parser.started else Failure.RESET
+        return self.classify_failure(failure, "the provider closed the connection")
+
+    def classify_failure(self, failure: Failure, detail: str) -> Classification:
+        """Return the result of a request that was sent and gets no complete response."""
+        status = self._parser.status if self._parser else None
+        return classify_failure(failure, True, http_status=status, detail=detail)
+
+    def _send_rest(self) -> None:
+        """Send as much of the rest of the request as the socket takes."""
         try:
             self.unsent = self.unsent[self.send(self.unsent) :]
         except _TRY_LATER:
             return
-        except OSError as why:
-            raise Broken(Failure.RESET, str(why)) from None
+        except OSError as error:
+            raise ConnectionBroken(Failure.RESET, str(error)) from None
         if not self.unsent:
-            self.wants = _READ
+            self.event_mask = _READ
 
     def receive(self) -> bytes | None:
-        """What has arrived: None is nothing yet, no bytes are the connection's end."""
+        """Return what has arrived: None is nothing yet, empty is the end of the connection."""
         try:
-            data: bytes = self.recv(READ_SIZE)
-            # TLS may hold more than epoll knows of.
-            while self.secure and data and len(data) < READ_MOST and self.sock.pending():
-                data += self.recv(READ_SIZE)
+            data: bytes = self.recv(READ_BYTES)
+            # TLS may buffer more than epoll reports.
+            while self.secure and data and len(data) < MAX_READ_BYTES and self.sock.pending():
+                data += self.recv(READ_BYTES)
         except _TRY_LATER:
             return None
-        except OSError as why:
-            raise Broken(Failure.RESET, str(why)) from None
+        except OSError as error:
+            raise ConnectionBroken(Failure.RESET, str(error)) from None
         return data
 
     def close(self) -> None:
         self.sock.close()
 
 
-def _broken_connect(error: int) -> Broken:
-    failure = Failure.CONNECTION_REFUSED if error in _REFUSED else Failure.UNREACHABLE
-    return Broken(failure, errno.errorcode.get(error, str(error)))
+def _connect_error(code: int) -> ConnectionBroken:
+    failure = Failure.CONNECTION_REFUSED if code in _REFUSED else Failure.UNREACHABLE
+    return ConnectionBroken(failure, errno.errorcode.get(code, str(code)))

@@ -1,113 +1,126 @@
-"""Makes connections to the provider for requests that found no idle one.
+"""Opens connections to the provider for requests that found no idle one.
 
-It looks the name up, tries each address for its share of the time, and brings TLS up. What comes
-of it is told by two calls: `ready` with a connection, or `failed` with a request that has not left.
+It resolves the name, tries each address for its share of the time, and establishes TLS. The result
+is reported by one of two callbacks: `on_ready` with a connection, or `on_failed` with a request
+that was not sent.
 """
 
 import select
 import ssl
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import SplitResult
 
 import certifi
 
-from worker.provider.http.connection import Broken, Connection
+from worker.provider.http.connection import Connection, ConnectionBroken
 from worker.provider.http.dns import Address, Resolver
-from worker.provider.http.exchange import Request
+from worker.provider.http.exchange import Request, RequestT
 from worker.provider.outcomes import Failure
 
 MAX_CONNECT_SECONDS = 5.0
 
-
-class Failed(Protocol):
-    def __call__(self, request: Request, failure: Failure, detail: str, now: float) -> None: ...
+FailedT = TypeVar("FailedT", bound=Request, contravariant=True)
 
 
-class Connector:
-    """`connections` is the engine's, by descriptor; all that connect are in it too."""
+class OnFailed(Protocol[FailedT]):
+    """Callback for a request that was not sent."""
+
+    def __call__(self, request: FailedT, failure: Failure, detail: str, now: float) -> None: ...
+
+
+class Connector(Generic[RequestT]):
+    """Connects for one HTTP client. `connections` is the client's dict, by file descriptor.
+
+    Connections that are being established are in it too. `wake` ends the client's poll.
+    """
 
     def __init__(
         self,
-        address: SplitResult,
+        base_url: SplitResult,
         timeout: float,
         epoll: select.epoll,
-        connections: dict[int, Connection],
+        connections: dict[int, Connection[RequestT]],
         wake: Callable[[], None],
-        ready: Callable[[Connection], None],
-        failed: Failed,
+        on_ready: Callable[[Connection[RequestT]], None],
+        on_failed: OnFailed[RequestT],
     ) -> None:
-        https = address.scheme == "https"
-        self._host = address.hostname or ""
+        https = base_url.scheme == "https"
+        self._host = base_url.hostname or ""
         self._tls = ssl.create_default_context(cafile=_ca_file()) if https else None
         self._timeout, self._connect_timeout = timeout, min(timeout, MAX_CONNECT_SECONDS)
         self._epoll, self._connections = epoll, connections
-        self._ready, self._failed = ready, failed
-        self._resolver = Resolver(self._host, address.port or (443 if https else 80), wake)
-        self._unresolved: list[tuple[Request, float]] = []  # and since when
+        self._on_ready, self._on_failed = on_ready, on_failed
+        self._resolver = Resolver(self._host, base_url.port or (443 if https else 80), wake)
+        self._unresolved: list[tuple[RequestT, float]] = []  # requests, and since when they wait
 
-    def connect(self, request: Request, now: float) -> None:
-        """Begin to make a connection for a request."""
+    def connect(self, request: RequestT, now: float) -> None:
+        """Start connecting for a request."""
         first = not self._unresolved
         self._unresolved.append((request, now))
-        if first:  # the others' turn comes with the next round of the engine's
+        if first:  # later ones are resolved in the next round of the client's loop
             self.resolve(now)
 
     def resolve(self, now: float) -> None:
-        """Begin to connect for those who waited for an address."""
+        """Start connecting for the requests that waited for an address."""
         if not self._unresolved:
             return
         addresses = self._resolver.addresses()
         waiting, self._unresolved = self._unresolved, []
         for request, since in waiting:
             if addresses:
-                self._try(request, addresses, since, now)
+                self._try_addresses(request, addresses, since, now)
             elif addresses is not None:
-                self._failed(request, Failure.DNS, self._resolver.error, now)
+                self._on_failed(request, Failure.DNS, self._resolver.error, now)
             elif now - since >= self._connect_timeout:
-                self._failed(request, Failure.TIMEOUT, "looking up the name", now)
+                self._on_failed(request, Failure.TIMEOUT, "looking up the name", now)
             else:
                 self._unresolved.append((request, since))
 
-    def go_on(self, connection: Connection, events: int, now: float) -> None:
-        """The next step of a connection that is not ready yet."""
-        wanted = connection.wants
+    def continue_connecting(
+        self, connection: Connection[RequestT], events: int, now: float
+    ) -> None:
+        """Take the next step of a connection that is not ready yet."""
+        previous_mask = connection.event_mask
         try:
-            connection.go_on(events, self._tls, self._host)
-        except Broken as why:
-            self.give_up(connection, why.failure, why.detail, now)
+            connection.continue_connecting(events, self._tls, self._host)
+        except ConnectionBroken as error:
+            self.try_next_address(connection, error.failure, error.detail, now)
             return
-        if connection.wants != wanted:
-            self._epoll.modify(connection.fd, connection.wants)
+        if connection.event_mask != previous_mask:
+            self._epoll.modify(connection.fd, connection.event_mask)
         if connection.ready:
             self._resolver.prefer(connection.address)
-            self._ready(connection)
+            self._on_ready(connection)
 
-    def give_up(self, connection: Connection, failure: Failure, detail: str, now: float) -> None:
-        """This address is no good: try the others, if there are any."""
+    def try_next_address(
+        self, connection: Connection[RequestT], failure: Failure, detail: str, now: float
+    ) -> None:
+        """Close a connection that failed and try the remaining addresses, if any."""
         del self._connections[connection.fd]
         connection.close()
-        request, since = connection.request, connection.ends_by - self._timeout
-        if connection.untried and now - since < self._connect_timeout:
-            self._try(request, connection.untried, since, now)
+        request, since = connection.request, connection.deadline - self._timeout
+        if connection.untried_addresses and now - since < self._connect_timeout:
+            self._try_addresses(request, connection.untried_addresses, since, now)
         else:
-            self._failed(request, failure, detail, now)
+            self._on_failed(request, failure, detail, now)
 
-    def _try(self, request: Request, addresses: list[Address], since: float, now: float) -> None:
-        """Begin to connect to the first of `addresses` that does not fail at once."""
+    def _try_addresses(
+        self, request: RequestT, addresses: list[Address], since: float, now: float
+    ) -> None:
+        """Start connecting to the first address that does not fail at once."""
         for n, address in enumerate(addresses, 1):
             try:
-                connection = Connection(address, addresses[n:])
-            except Broken as why:
+                connection = Connection(request, address, addresses[n:])
+            except ConnectionBroken as error:
                 if n == len(addresses):
-                    self._failed(request, why.failure, why.detail, now)
+                    self._on_failed(request, error.failure, error.detail, now)
                 continue
-            connection.request = request
-            connection.ends_by = since + self._timeout
-            left = since + self._connect_timeout - now
-            connection.connect_by = now + left / (len(addresses) - n + 1)
+            connection.deadline = since + self._timeout
+            remaining = since + self._connect_timeout - now
+            connection.connect_deadline = now + remaining / (len(addresses) - n + 1)
             self._connections[connection.fd] = connection
-            self._epoll.register(connection.fd, connection.wants)
+            self._epoll.register(connection.fd, connection.event_mask)
             return
 
 

@@ -1,33 +1,36 @@
-"""One exchange with the provider: the request that goes out, and what became of it."""
+"""One exchange with the provider: the request to send, and its result."""
 
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from worker.provider.outcomes import Outcome
 
 
 class Request:
-    """One message on its way to the provider. `batch` is the caller's own, never looked at."""
+    """One message to send. Callers subclass it with the context they need with its result.
 
-    __slots__ = ("batch", "body", "message_id", "request_id")
+    `body` is the complete JSON body; `request_id` is sent as X-Request-ID if set.
+    """
 
-    def __init__(
-        self, message_id: int, body: bytes, request_id: str | None = None, batch: Any = None
-    ) -> None:
+    __slots__ = ("body", "message_id", "request_id")
+
+    def __init__(self, message_id: int, body: bytes, request_id: str | None = None) -> None:
         self.message_id = message_id
         self.body = body
         self.request_id = request_id
-        self.batch = batch
 
 
-class Result(NamedTuple):
-    """What became of one request."""
+RequestT = TypeVar("RequestT", bound=Request)
 
-    request: Request
+
+class Result(NamedTuple, Generic[RequestT]):
+    """The end of one request."""
+
+    request: RequestT
     outcome: Outcome
     http_status: int | None
-    latency: float  # seconds since the hand-off; 0 if there was none
-    retry_after: float | None
+    latency: float  # seconds since the request was sent; 0 if it was not
+    retry_after: float | None  # seconds
     excerpt: str
     reason: str
-    handed_off: bool
-    finished_at: float
+    sent: bool
+    finished_at: float  # seconds since 1970

@@ -1,35 +1,35 @@
-"""Reads HTTP/1.x answers out of a stream, however it is cut and whatever is in it.
+"""Parses HTTP/1.x responses from a stream, however it is cut and whatever it contains.
 
-An answer's length is bounded, head and body alike, and so is what a chunk or an informational
-answer may add. What is no HTTP/1.x is told as soon as it can be known.
+The length of a response is bounded, head and body alike, and so is what chunk sizes, trailers and
+informational responses may add. Bytes that are not HTTP/1.x are rejected as early as possible.
 """
 
 import re
 from typing import NamedTuple
 
-MAX_ANSWER_BYTES = 64 * 1024  # of the body, and of everything before it
+MAX_RESPONSE_BYTES = 64 * 1024  # of the body, and of everything before it
 
 _CHUNKED = -1
 _UNTIL_CLOSED = -2
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\n]*)?")
-_HEAD_END = re.compile(rb"\n\r?\n")  # and the carriage return before it
+_HEAD_END = re.compile(rb"\n\r?\n")  # without the carriage return before it
 _FOLD = re.compile(rb"\r?\n[ \t]+")
-_LISTS = (b"connection", b"transfer-encoding", b"content-length")
-_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LIST_HEADERS = (b"connection", b"transfer-encoding", b"content-length")
+_HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?")
-_MAX_CHUNK_LINE = 1024
+_MAX_CHUNK_LINE_BYTES = 1024
 
 
-class Malformed(Exception):
-    """The bytes are no HTTP/1.x answer."""
+class MalformedResponse(Exception):
+    """The bytes are not an HTTP/1.x response."""
 
 
-class TooLong(Exception):
-    """What comes around the body is longer than anything sensible."""
+class ResponseTooLong(Exception):
+    """The head or the trailers exceed MAX_RESPONSE_BYTES."""
 
 
-class Answer(NamedTuple):
-    """A complete answer, or the beginning of one that is `too_long`."""
+class Response(NamedTuple):
+    """A complete response, or the beginning of one that is `too_long`."""
 
     status: int
     body: bytes
@@ -38,92 +38,92 @@ class Answer(NamedTuple):
     reusable: bool  # the connection may carry another request
 
 
-class Head(NamedTuple):
-    """What an answer's head says: its body's length in bytes, or how its end is found."""
+class ResponseHead(NamedTuple):
+    """The parts of a response's head that matter here."""
 
     status: int
-    length: int
+    length: int  # of the body in bytes, or _CHUNKED or _UNTIL_CLOSED
     keep_alive: bool
     retry_after: str | None
 
 
-# A provider's heads are all alike within a second, so what they say is remembered.
-known_heads: dict[bytes, Head] = {}
-_KNOWN_HEADS_MAX = 256
+# A provider's heads are identical within a second, so parsed heads are cached.
+head_cache: dict[bytes, ResponseHead] = {}
+MAX_CACHED_HEADS = 256
 
 
-def read_head(head: bytes) -> Head:
-    """Read a head without the blank line that ends it."""
-    known = known_heads.get(head)
-    if known is None:
-        known = _parse_head(head)
-        if len(known_heads) >= _KNOWN_HEADS_MAX:
-            known_heads.clear()
-        known_heads[head] = known
-    return known
+def parse_head(head: bytes) -> ResponseHead:
+    """Parse a head without the blank line that ends it. Raises MalformedResponse."""
+    cached = head_cache.get(head)
+    if cached is None:
+        cached = _parse_new_head(head)
+        if len(head_cache) >= MAX_CACHED_HEADS:
+            head_cache.clear()
+        head_cache[head] = cached
+    return cached
 
 
-def _parse_head(head: bytes) -> Head:
+def _parse_new_head(head: bytes) -> ResponseHead:
     lines = [line.rstrip(b"\r") for line in _FOLD.sub(b" ", head).split(b"\n")]
     status_line = _STATUS_LINE.fullmatch(lines[0])
     if status_line is None:
-        raise Malformed(lines[0][:200].decode("latin-1"))
+        raise MalformedResponse(lines[0][:200].decode("latin-1"))
     status = int(status_line[2])
-    values: dict[bytes, bytes] = {}
+    headers: dict[bytes, bytes] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon or not _FIELD_NAME.fullmatch(name):
-            raise Malformed("a header line is malformed")
+        if not colon or not _HEADER_NAME.fullmatch(name):
+            raise MalformedResponse("a header line is malformed")
         name, value = name.lower(), value.strip(b" \t")
-        if name in _LISTS and name in values:
-            value = values[name] + b"," + value
-        values[name] = value
-    options = [word.strip() for word in values.get(b"connection", b"").lower().split(b",")]
-    length = _body_length(status, values)
+        if name in _LIST_HEADERS and name in headers:
+            value = headers[name] + b"," + value
+        headers[name] = value
+    options = [word.strip() for word in headers.get(b"connection", b"").lower().split(b",")]
+    length = _body_length(status, headers)
     keep_alive = b"close" not in options and (status_line[1] == b"1" or b"keep-alive" in options)
-    # Two ways to tell the length: this one is read, but the next may not be trusted.
-    confused = b"transfer-encoding" in values and (
-        b"content-length" in values or status_line[1] == b"0"
+    # With two declarations of the length the next response could be misread.
+    ambiguous = b"transfer-encoding" in headers and (
+        b"content-length" in headers or status_line[1] == b"0"
     )
-    retry_after = values.get(b"retry-after")
-    return Head(
+    retry_after = headers.get(b"retry-after")
+    return ResponseHead(
         status,
         length,
-        keep_alive and length != _UNTIL_CLOSED and status != 101 and not confused,
+        keep_alive and length != _UNTIL_CLOSED and status != 101 and not ambiguous,
         None if retry_after is None else retry_after.decode("latin-1"),
     )
 
 
-def _body_length(status: int, values: dict[bytes, bytes]) -> int:
+def _body_length(status: int, headers: dict[bytes, bytes]) -> int:
     if status < 200 or status in (204, 304):
         return 0
-    coding = values.get(b"transfer-encoding")
+    coding = headers.get(b"transfer-encoding")
     if coding is not None:
         if coding.lower() != b"chunked":
-            raise Malformed("Transfer-Encoding is not known")
+            raise MalformedResponse("Transfer-Encoding is not known")
         return _CHUNKED
-    lengths = values.get(b"content-length")
+    lengths = headers.get(b"content-length")
     if lengths is None:
         return _UNTIL_CLOSED
     length, *others = {each.strip(b" \t") for each in lengths.split(b",")}
     if others:
-        raise Malformed("Content-Length contradicts itself")
+        raise MalformedResponse("Content-Length contradicts itself")
     if not length.isdigit():
-        raise Malformed("Content-Length is no number")
-    # Measured by its digits first: Python refuses to read integers of thousands of them.
+        raise MalformedResponse("Content-Length is no number")
+    # Compare the number of digits first: Python refuses to parse integers of thousands of digits.
     return int(length) if len(length) < 19 else 10**18
 
 
-class AnswerReader:
-    """One answer, fed piece by piece until it is whole."""
+class ResponseParser:
+    """Parses one response, fed piece by piece until it is complete."""
 
-    __slots__ = ("_before", "_body", "_buffer", "_head")
+    __slots__ = ("_body", "_buffer", "_head", "_skipped")
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._before = 0  # bytes of informational answers
-        self._body = b""  # of a chunked one, as far as it is decoded
-        self._head: Head | None = None
+        self._skipped = 0  # bytes of informational responses
+        self._body = b""  # decoded chunks
+        self._head: ResponseHead | None = None
 
     @property
     def status(self) -> int | None:
@@ -131,89 +131,90 @@ class AnswerReader:
         return self._head.status if self._head else None
 
     @property
-    def begun(self) -> bool:
-        """Something has arrived."""
-        return bool(self._buffer or self._head or self._before)
+    def started(self) -> bool:
+        """Whether anything has arrived."""
+        return bool(self._buffer or self._head or self._skipped)
 
-    def feed(self, data: bytes) -> Answer | None:
-        """Take some more in. The answer once it is whole, or known to be too long."""
+    def feed(self, data: bytes) -> Response | None:
+        """Add received bytes; return the response once it is complete or known to be too long.
+
+        Raises MalformedResponse or ResponseTooLong.
+        """
         self._buffer += data
         while self._head is None:
-            if not self._take_head():
-                if self._before + len(self._buffer) > MAX_ANSWER_BYTES:
-                    raise TooLong
+            if not self._parse_head():
+                if self._skipped + len(self._buffer) > MAX_RESPONSE_BYTES:
+                    raise ResponseTooLong
                 return None
         length = self._head.length
         if length == _CHUNKED:
-            return self._take_chunks()
+            return self._parse_chunks()
         size = len(self._buffer)
-        if size > MAX_ANSWER_BYTES or length > MAX_ANSWER_BYTES:
-            return self._answer(self._buffer[:MAX_ANSWER_BYTES], False, too_long=True)
+        if size > MAX_RESPONSE_BYTES or length > MAX_RESPONSE_BYTES:
+            return self._finish(self._buffer, too_long=True)
         if length == _UNTIL_CLOSED or size < length:
             return None
-        return self._answer(self._buffer[:length], size == length)
+        return self._finish(self._buffer[:length], exact=size == length)
 
-    def end(self) -> Answer | None:
-        """The connection has ended: the answer if that was its end, None if it is cut off."""
+    def feed_eof(self) -> Response | None:
+        """The connection has ended: return the response if that completes it, None if it is cut."""
         if self._head is None or self._head.length != _UNTIL_CLOSED:
             return None
-        return self._answer(self._buffer, False)
+        return self._finish(self._buffer)
 
-    def _take_head(self) -> bool:
-        """Read the head once it is there; informational answers before it are passed over."""
+    def _parse_head(self) -> bool:
+        """Parse the head once it is complete, skipping informational responses before it."""
         buffer = self._buffer
         start = b"HTTP/1."
         if not buffer.startswith(start[: len(buffer)]):
-            raise Malformed(buffer[:200].decode("latin-1"))
+            raise MalformedResponse(buffer[:200].decode("latin-1"))
         end = _HEAD_END.search(buffer)
-        if end is None or self._before + end.start() > MAX_ANSWER_BYTES:
+        if end is None or self._skipped + end.start() > MAX_RESPONSE_BYTES:
             return False
-        head = read_head(buffer[: end.start()].removesuffix(b"\r"))
+        head = parse_head(buffer[: end.start()].removesuffix(b"\r"))
         self._buffer = buffer[end.end() :]
         if head.status < 200 and head.status != 101:
-            self._before += end.end()
+            self._skipped += end.end()
             return bool(self._buffer)
         self._head = head
         return True
 
-    def _take_chunks(self) -> Answer | None:
+    def _parse_chunks(self) -> Response | None:
         buffer = self._buffer
         while True:
-            line_end = buffer.find(b"\n", 0, _MAX_CHUNK_LINE)
-            if line_end < 0:
-                if len(buffer) >= _MAX_CHUNK_LINE:
-                    raise Malformed("a chunk's size is malformed")
+            line_end = buffer.find(b"\n", 0, _MAX_CHUNK_LINE_BYTES)
+            if line_end < 0 and len(buffer) < _MAX_CHUNK_LINE_BYTES:
                 return None
             match = _CHUNK_SIZE.fullmatch(buffer[:line_end].rstrip(b"\r"))
-            if match is None:
-                raise Malformed("a chunk's size is malformed")
-            size = int(match[1], 16)
+            if line_end < 0 or match is None:
+                raise MalformedResponse("a chunk's size is malformed")
+            size, begin = int(match[1], 16), line_end + 1
+            end = begin + size
             if size == 0:
-                return self._take_trailers(line_end + 1)
-            if len(self._body) + size > MAX_ANSWER_BYTES:
-                piece = buffer[line_end + 1 : line_end + 1 + size]
-                return self._answer((self._body + piece)[:MAX_ANSWER_BYTES], False, too_long=True)
-            end = line_end + 1 + size
+                return self._parse_trailers(begin)
+            if len(self._body) + size > MAX_RESPONSE_BYTES:
+                return self._finish(self._body + buffer[begin:end], too_long=True)
             if len(buffer) < end + 2:
                 return None
             if buffer[end : end + 2] != b"\r\n":
-                raise Malformed("a chunk does not end where it should")
-            self._body += buffer[line_end + 1 : end]
+                raise MalformedResponse("a chunk does not end where it should")
+            self._body += buffer[begin:end]
             self._buffer = buffer = buffer[end + 2 :]
 
-    def _take_trailers(self, at: int) -> Answer | None:
-        """Fields after the last chunk, which say nothing here, and the blank line after them."""
+    def _parse_trailers(self, at: int) -> Response | None:
+        """Skip the headers after the last chunk and the blank line after them."""
         buffer = self._buffer
         while (line_end := buffer.find(b"\n", at)) >= 0:
             if not buffer[at:line_end].rstrip(b"\r"):
-                return self._answer(self._body, line_end + 1 == len(buffer))
+                return self._finish(self._body, exact=line_end + 1 == len(buffer))
             at = line_end + 1
-        if len(buffer) > MAX_ANSWER_BYTES:
-            raise TooLong
+        if len(buffer) > MAX_RESPONSE_BYTES:
+            raise ResponseTooLong
         return None
 
-    def _answer(self, body: bytes, exact: bool, *, too_long: bool = False) -> Answer:
+    def _finish(self, body: bytes, *, exact: bool = False, too_long: bool = False) -> Response:
+        """Return the response; `exact`: nothing follows it on the connection."""
         head = self._head
         assert head is not None  # noqa: S101
-        reusable = exact and head.keep_alive and not too_long
-        return Answer(head.status, body, head.retry_after, too_long, reusable)
+        body = body[:MAX_RESPONSE_BYTES]
+        return Response(head.status, body, head.retry_after, too_long, exact and head.keep_alive)
