@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.batch_conditions import DUE, LEASED
 from shared.db.rows import fetch_one_row
 
 FROZEN = ",\n".join(
@@ -36,7 +37,7 @@ def counts_join(mailing_id: str = "m.id") -> str:
             count(*) FILTER (WHERE state = 'due') AS due_batches,
             min(due_at) FILTER (WHERE state = 'due') AS oldest_due_at
         FROM batches CROSS JOIN LATERAL (
-            SELECT CASE WHEN leased_until > now() THEN 'in_progress' WHEN due_at <= now() THEN 'due'
+            SELECT CASE WHEN {LEASED} THEN 'in_progress' WHEN {DUE} THEN 'due'
                 WHEN retry_at > now() THEN 'retrying' ELSE 'waiting' END AS state
         ) AS classified
         WHERE mailing_id = {mailing_id} AND NOT m.settled

@@ -12,16 +12,17 @@ from itertools import groupby
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.batch_conditions import LEASED
 from shared.db.minute_counts import MinuteKey, add_minute_counts, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import Window, next_opening
 from shared.domain.statuses import MessageStatus, Reason
 
-LOCK_BATCH = """
-SELECT first_id, last_id, leased_until < now() FROM batches
+LOCK_BATCH = f"""
+SELECT first_id, last_id, NOT {LEASED} FROM batches
 WHERE mailing_id = %s AND id = %s FOR NO KEY UPDATE
-"""
+"""  # noqa: S608 (LEASED is a constant)
 
 MARK_IN_DOUBT = """
 WITH doubted AS (

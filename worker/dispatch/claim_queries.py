@@ -12,6 +12,7 @@ from typing import NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
+from shared.db.batch_conditions import DUE, FREE
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.rows import fetch_one_row
 from shared.domain.attributes import placeholder_values
@@ -19,12 +20,11 @@ from shared.domain.send_windows import Window
 from shared.domain.templates import Template, compile_stored_template
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
-from worker.runtime.leases import FREE
 
-DUE = f"""
+DUE_MAILINGS = f"""
 SELECT m.id, m.rate_limit FROM mailings m
 WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
-    SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at <= now() AND {FREE})
+    SELECT 1 FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE})
 """  # noqa: S608 (FREE is a constant)
 
 # The choice is materialized, for it must be made once: a plan that looked again for each batch it
@@ -35,7 +35,7 @@ CLAIM = PreparedStatement(
     f"""
 WITH c AS MATERIALIZED (
     SELECT id, leased_until IS NOT NULL AS taken_over FROM batches
-    WHERE mailing_id = %(mailing)s AND due_at <= now() AND {FREE}
+    WHERE mailing_id = %(mailing)s AND {DUE} AND {FREE}
     ORDER BY due_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE batches b SET token = b.token + 1, flush = 0,
@@ -162,7 +162,7 @@ class Watched(NamedTuple):
 def due_mailings(db: Database, lease_seconds: float) -> list[Due]:
     """The running mailings that have a batch to claim now."""
     with db.transaction() as cursor:
-        cursor.execute(DUE, {"lease": lease_seconds})
+        cursor.execute(DUE_MAILINGS, {"lease": lease_seconds})
         return [Due(*row) for row in cursor.fetchall()]
 
 

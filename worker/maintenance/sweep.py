@@ -8,13 +8,13 @@ import time
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.batch_conditions import DUE, FREE
 from shared.db.partitions import ensure_partition
 from shared.db.rows import fetch_one_row
 from shared.queues import Queues
 from worker.maintenance import imports
 from worker.recording import mailing_state
 from worker.runtime.database import Database
-from worker.runtime.leases import FREE
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ SELECT m.id, m.status, m.started_at IS NULL, m.end_at <= now(), m.audience_compl
     m.status IN ('running', 'paused') AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
         WHERE mailing_id = m.id AND failed > 0 AND retry_version < m.retry_version),
     m.status = 'running' AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
-        WHERE mailing_id = m.id AND due_at <= now() AND {FREE}),
+        WHERE mailing_id = m.id AND {DUE} AND {FREE}),
     EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at IS NOT NULL)
 FROM mailings m
 WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())

@@ -14,6 +14,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import minute_counts, status_changes
+from shared.db.batch_conditions import FREE
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
@@ -21,7 +22,6 @@ from shared.domain.send_windows import Window, next_opening
 from shared.domain.statuses import MessageStatus, Reason
 from worker.recording.queries import COUNTS
 from worker.runtime.database import Database
-from worker.runtime.leases import FREE
 
 log = structlog.get_logger()
 
