@@ -5,9 +5,10 @@ from typing import Any
 
 from flask import Blueprint, Response
 from pydantic import Field
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from api.clients.routes import conditions
+from api.clients.routes import search_of
+from api.clients.service import ClientSearch, iter_client_pages, list_attribute_names
 from api.db import db, rows
 from api.http.csv_response import CsvQuery, answer_csv
 from api.mailings.messages import ALL, BY_STATUS
@@ -59,8 +60,7 @@ def export_clients(query: ClientCsvQuery) -> Response:
     a column. The file may be imported again.
     A text that a spreadsheet would run as a formula begins with an apostrophe.
     """
-    names = attribute_names(query)
-    return answer_csv("clients.csv", (*CLIENT_COLUMNS, *names), _clients(query, names), query.excel)
+    return clients_csv(search_of(query), excel=query.excel)
 
 
 @exports.get("/mailings/<id:mailing_id>/messages.csv")
@@ -77,28 +77,27 @@ def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
 
     By id. The phone is the client's present one, and empty for a client who was deleted.
     """
+    return messages_csv(mailing_id, query.status, excel=query.excel)
+
+
+def clients_csv(search: ClientSearch, *, excel: bool) -> Response:
+    """Respond with the found clients as a CSV file, one column for each attribute among them."""
+    names = list_attribute_names(search)
+    pages = _client_rows(iter_client_pages(search, (*CLIENT_COLUMNS, "attributes")), names)
+    return answer_csv("clients.csv", (*CLIENT_COLUMNS, *names), pages, excel)
+
+
+def messages_csv(mailing_id: int, status: MessageStatus | None, *, excel: bool) -> Response:
+    """Respond with a mailing's messages, or those in one status, as a CSV file."""
     find_mailing(mailing_id)
-    pages = _messages(mailing_id, query.status)
-    return answer_csv(f"mailing-{mailing_id}-messages.csv", MESSAGE_COLUMNS, pages, query.excel)
+    pages = _messages(mailing_id, status)
+    return answer_csv(f"mailing-{mailing_id}-messages.csv", MESSAGE_COLUMNS, pages, excel)
 
 
-def attribute_names(query: ClientFilter) -> list[str]:
-    """The attributes that some of the clients have, in the order of their names."""
-    found = select(func.jsonb_object_keys(Client.attributes)).distinct()
-    return sorted(db.session.scalars(found.where(Client.attributes != {}, *conditions(query))))
-
-
-def _clients(query: ClientFilter, names: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
-    columns = (getattr(Client, name) for name in CLIENT_COLUMNS)
-    chosen = (
-        select(*columns, Client.attributes)
-        .where(*conditions(query))
-        .order_by(Client.id)
-        .limit(PAGE)
-    )
-    after = 0
-    while found := db.session.execute(chosen.where(Client.id > after)).all():
-        after = found[-1].id
+def _client_rows(
+    pages: Iterator[Sequence[Any]], names: Sequence[str]
+) -> Iterator[list[tuple[Any, ...]]]:
+    for page in pages:
         yield [
             (
                 *row[:-3],
@@ -106,7 +105,7 @@ def _clients(query: ClientFilter, names: Sequence[str]) -> Iterator[list[tuple[A
                 instant(row.updated_at),
                 *(row.attributes.get(name) for name in names),
             )
-            for row in found
+            for row in page
         ]
 
 

@@ -1,6 +1,5 @@
-"""The directory of clients: searched, made, changed, deleted, exported."""
+"""Pages of clients: search, show, create, change, delete and export them."""
 
-from inspect import unwrap
 from typing import Any
 
 from flask import (
@@ -15,9 +14,9 @@ from flask import (
 )
 from flask_babel import gettext as _
 from pydantic import ValidationError
-from sqlalchemy import select, text
 from werkzeug.wrappers import Response as BaseResponse
 
+from api.actor import current_actor
 from api.admin.auth import needs
 from api.admin.forms.field_errors import from_resource, from_schema, text_of
 from api.admin.forms.text_fields import (
@@ -26,170 +25,158 @@ from api.admin.forms.text_fields import (
     read_attribute_lines,
     read_phone,
 )
-from api.clients.routes import change_client, create_client, delete_client, get_client
-from api.db import db, rows
+from api.admin.pagination import PAGE_SIZE, requested_start, split_page
+from api.clients import service
 from api.errors import Conflict, InvalidFields
-from api.exports import ClientCsvQuery, MessageCsvQuery
-from api.exports import export_clients as api_export_clients
-from api.exports import export_messages as api_export_messages
+from api.exports import clients_csv, messages_csv
 from api.schemas.requests import ClientChanges, NewClient
-from shared.db.models import Client
 from shared.domain.scopes import Scope
 from shared.domain.statuses import MessageStatus
 from shared.domain.time_zones import TIME_ZONES
 
 clients = Blueprint("clients", __name__)
 
-create = unwrap(create_client)
-get = unwrap(get_client)
-change = unwrap(change_client)
-remove = unwrap(delete_client)
-export_clients = unwrap(api_export_clients)
-export_messages = unwrap(api_export_messages)
-
-PAGE = 25
-FIELDS = ("phone", "operator_code", "tag", "timezone")
-FORM = (*FIELDS, "attributes")
-HISTORY = text("""
-SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
-    m.in_doubt, g.start_at
-FROM mailings g CROSS JOIN LATERAL (
-    SELECT * FROM messages WHERE mailing_id = g.id AND client_id = :client_id
-) m
-WHERE g.deleted_at IS NULL AND g.audience > 0 ORDER BY g.id DESC LIMIT 50
-""")
+SEARCH_FIELDS = service.ClientSearch._fields
+FORM_FIELDS = (*SEARCH_FIELDS, "attributes")
 
 
 @clients.get("/clients")
-def index() -> str:
-    wanted = {name: text_of(request.args, name) for name in FIELDS}
-    problem = None
-    after = request.args.get("after", "")
-    found = select(Client).where(Client.deleted_at.is_(None))
-    if wanted["phone"]:
-        phone = read_phone(wanted["phone"])
-        if phone is None:
-            problem = phone_expected()
-        found = found.where(Client.phone == int(phone or 0))
-    for name in ("operator_code", "tag", "timezone"):
-        if wanted[name]:
-            found = found.where(getattr(Client, name) == wanted[name])
-    if after.isdecimal() and len(after) < 19:
-        found = found.where(Client.id > int(after))
-    listed = db.session.scalars(found.order_by(Client.id).limit(PAGE + 1)).all()
+def list_clients() -> str:
+    wanted = _submitted_search()
+    search, after = _search_for(wanted), requested_start()
+    found = service.list_clients(search, after=after, limit=PAGE_SIZE + 1) if search else []
+    shown, last = split_page(found)
     return render_template(
         "admin/clients.html",
-        clients=listed[:PAGE],
-        following=listed[PAGE - 1].id if len(listed) > PAGE else None,
+        clients=shown,
+        following=last and last.id,
         wanted=wanted,
         searched=any(wanted.values()),
-        problem=problem,
+        problem=None if search else phone_expected(),
         paged=bool(after),
     )
 
 
 @clients.get("/clients/new")
 @needs(Scope.WRITE)
-def new() -> str:
+def new_client() -> str:
     zone = current_app.config["DEFAULT_TIMEZONE"] or "Europe/Moscow"
-    return _form(dict.fromkeys(FORM, "") | {"timezone": zone})
+    return _render_form(dict.fromkeys(FORM_FIELDS, "") | {"timezone": zone})
 
 
 @clients.post("/clients/new")
-def make() -> BaseResponse | tuple[str, int]:
+def create_client() -> BaseResponse | tuple[str, int]:
     return _save(None)
 
 
 @clients.get("/clients/<id:client_id>")
-def show(client_id: int) -> str:
+def show_client(client_id: int) -> str:
     return render_template(
-        "admin/client.html", client=get(client_id), history=rows(HISTORY, client_id=client_id)
+        "admin/client.html",
+        client=service.get_client(client_id),
+        history=service.list_client_messages(client_id),
     )
 
 
 @clients.get("/clients/<id:client_id>/edit")
 @needs(Scope.WRITE)
-def edit(client_id: int) -> str:
-    client = get(client_id)
-    follows = client["operator_code"] == client["phone"][1:4]
-    shown = {
-        "operator_code": "" if follows else client["operator_code"],
-        "attributes": attribute_lines(client["attributes"].items()),
-    }
-    return _form(client | shown, client_id)
+def edit_client(client_id: int) -> str:
+    client = service.get_client(client_id)
+    derived = client.operator_code == str(client.phone)[1:4]
+    return _render_form(
+        {
+            "phone": client.phone,
+            "operator_code": "" if derived else client.operator_code,
+            "tag": client.tag,
+            "timezone": client.timezone,
+            "attributes": attribute_lines(client.attributes.items()),
+        },
+        client_id,
+    )
 
 
 @clients.post("/clients/<id:client_id>/edit")
-def save(client_id: int) -> BaseResponse | tuple[str, int]:
+def update_client(client_id: int) -> BaseResponse | tuple[str, int]:
     return _save(client_id)
 
 
 @clients.get("/clients/<id:client_id>/delete")
 @needs(Scope.WRITE)
-def ask(client_id: int) -> str:
-    return render_template("admin/client_delete.html", client=get(client_id))
+def confirm_delete(client_id: int) -> str:
+    return render_template("admin/client_delete.html", client=service.get_client(client_id))
 
 
 @clients.post("/clients/<id:client_id>/delete")
-def delete(client_id: int) -> BaseResponse:
-    remove(client_id)
+def delete_client(client_id: int) -> BaseResponse:
+    service.delete_client(client_id, current_actor())
     flash(_("The client is deleted, and the personal data erased."), "success")
-    return redirect(url_for("admin.clients.index"), 303)
+    return redirect(url_for(".list_clients"), 303)
 
 
 @clients.get("/clients.csv")
-def export() -> Response:
-    query = ClientCsvQuery.model_validate(
-        {name: text_of(request.args, name) for name in FIELDS if text_of(request.args, name)}
-        | {"excel": "true"}
-    )
-    answer: Response = export_clients(query)
-    return answer
+def export_clients() -> BaseResponse:
+    wanted = _submitted_search()
+    search = _search_for(wanted)
+    if search is None:
+        return redirect(url_for(".list_clients", **wanted))
+    return clients_csv(search, excel=True)
 
 
 @clients.get("/mailings/<id:mailing_id>/messages.csv")
 def export_recipients(mailing_id: int) -> Response:
     status = request.args.get("status")
     known = MessageStatus(status) if status in list(MessageStatus) else None
-    query = MessageCsvQuery.model_validate({"excel": "true"} | ({"status": known} if known else {}))
-    answer: Response = export_messages(mailing_id, query)
-    return answer
+    return messages_csv(mailing_id, known, excel=True)
+
+
+def _submitted_search() -> dict[str, Any]:
+    return {name: text_of(request.args, name) for name in SEARCH_FIELDS}
+
+
+def _search_for(wanted: dict[str, Any]) -> service.ClientSearch | None:
+    """Return the search for the values of the search form; None if its phone is not a phone."""
+    given = {name: value for name, value in wanted.items() if value}
+    if "phone" in given:
+        given["phone"] = read_phone(wanted["phone"])
+        if given["phone"] is None:
+            return None
+    return service.ClientSearch(**given)
 
 
 def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
-    fields = {name: text_of(request.form, name) for name in FORM}
-    known = get(client_id)["attributes"] if client_id is not None else {}
+    """Create a client, or change one, from the submitted form."""
+    fields = {name: text_of(request.form, name) for name in FORM_FIELDS}
+    known = service.get_client(client_id).attributes if client_id is not None else {}
     attributes, problem = read_attribute_lines(fields["attributes"])
     if problem is not None:
-        return _form(fields, client_id, {"attributes": problem}), 422
-    phone = read_phone(fields["phone"])
+        return _render_form(fields, client_id, {"attributes": problem}), 422
     document = {
-        "phone": phone or fields["phone"],
+        "phone": read_phone(fields["phone"]) or fields["phone"],
         "operator_code": fields["operator_code"] or None,
         "tag": fields["tag"],
         "timezone": fields["timezone"],
-        # What is no longer written is removed.
+        # An attribute whose line was deleted is removed.
         "attributes": dict.fromkeys(known) | attributes,
     }
     try:
         if client_id is None:
-            made, _status, _headers = create(NewClient.model_validate(document))
-            client_id = made["id"]
+            new = NewClient.model_validate(document)
+            client_id = service.create_client(new, current_actor()).id
             flash(_("The client is added."), "success")
         else:
-            change(client_id, ClientChanges.model_validate(document))
+            changes = ClientChanges.model_validate(document)
+            service.change_client(client_id, changes, current_actor())
             flash(_("The changes are saved."), "success")
     except ValidationError as error:
-        return _form(fields, client_id, from_schema(error)), 422
+        return _render_form(fields, client_id, from_schema(error)), 422
     except InvalidFields as error:
-        return _form(fields, client_id, from_resource(error)), 422
+        return _render_form(fields, client_id, from_resource(error)), 422
     except Conflict:
-        db.session.rollback()
-        return _form(fields, client_id, {"phone": _("Another client has this phone.")}), 409
-    return redirect(url_for("admin.clients.show", client_id=client_id), 303)
+        return _render_form(fields, client_id, {"phone": _("Another client has this phone.")}), 409
+    return redirect(url_for(".show_client", client_id=client_id), 303)
 
 
-def _form(
+def _render_form(
     fields: dict[str, Any], client_id: int | None = None, faults: dict[str, str] | None = None
 ) -> str:
     return render_template(

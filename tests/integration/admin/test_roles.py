@@ -27,9 +27,9 @@ LEAST: dict[str, str | None] = {
     "compose.send_test": "operator",
     "compose.save": "operator",
     "mailings.act": "operator",
-    "clients.make": "operator",
-    "clients.save": "operator",
-    "clients.delete": "operator",
+    "clients.create_client": "operator",
+    "clients.update_client": "operator",
+    "clients.delete_client": "operator",
     "imports.upload": "operator",
     "opt_outs.make": "operator",
     "opt_outs.end": "operator",
@@ -39,8 +39,10 @@ LEAST: dict[str, str | None] = {
 }
 # Pages of which a look is not for everybody.
 LOOKS: dict[str, str] = {
-    **dict.fromkeys(("compose.new", "compose.edit", "clients.new", "clients.edit"), "operator"),
-    **dict.fromkeys(("clients.ask", "imports.choose_file"), "operator"),
+    **dict.fromkeys(
+        ("compose.new", "compose.edit", "clients.new_client", "clients.edit_client"), "operator"
+    ),
+    **dict.fromkeys(("clients.confirm_delete", "imports.choose_file"), "operator"),
     **dict.fromkeys(("tokens.index", "reports.index", "reports.preview", "audit.index"), "admin"),
 }
 OPEN = {"signin.welcome", "signin.come_back", "preferences.set_language"}

@@ -19,6 +19,7 @@ from tests.support.fleet import Fleet, rejected
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many pages for few rows. (In the package, the blueprint hides its module.)"""
     monkeypatch.setattr(sys.modules["api.exports"], "PAGE", 3)
+    monkeypatch.setattr("api.clients.service.EXPORT_PAGE_ROWS", 3)
 
 
 def download(client: FlaskClient, path: str) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.clients.routes import CREATE, GET
+from api.clients.service import CREATE, GET
 from shared.db import mailing_counts, status_changes
 from shared.db.prepared_statements import PreparedStatement
 from tests.support.fleet import TAKEOVER, Fleet

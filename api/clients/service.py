@@ -1,0 +1,247 @@
+"""Clients: create, find, change and delete them. REST routes and admin views call this module."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn, cast
+
+import structlog
+from psycopg2 import errors
+from psycopg2.extras import Json
+from sqlalchemy import ColumnElement, Select, func, select, text
+from sqlalchemy.exc import IntegrityError
+
+from api import audit_log
+from api.actor import Actor
+from api.db import autocommit, cursor, database_now, db, rows
+from api.errors import Conflict, NotFound
+from api.schemas.personalisation import merge
+from api.schemas.requests import ClientChanges, NewClient
+from shared.db import status_changes
+from shared.db.models import Client
+from shared.db.prepared_statements import PreparedStatement
+from shared.logging.log_config import mask_phone
+
+log = structlog.get_logger()
+
+NO_CLIENT = "There is no such client."
+FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
+EXPORT_PAGE_ROWS = 5_000
+
+# Creating and getting a client are the most frequent requests. Each is one prepared statement on an
+# autocommit connection: a single round trip, without the session.
+COLUMNS = "id, phone, operator_code, tag, timezone, attributes, created_at, updated_at"
+GET = PreparedStatement(
+    "get_client",
+    f"SELECT {COLUMNS} FROM clients WHERE id = %(id)s AND deleted_at IS NULL",  # noqa: S608 (constants)
+)
+# Inserts and returns nothing if the phone is taken.
+CREATE = PreparedStatement(
+    "create_client",
+    f"""
+WITH made AS (
+    INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone, attributes)
+    VALUES (
+        %(phone)s, %(operator_code)s, %(operator_code_given)s, %(tag)s, %(timezone)s,
+        %(attributes)s
+    )
+    ON CONFLICT (phone) DO NOTHING
+    RETURNING {COLUMNS}
+), recorded AS ({audit_log.RECORD_MADE})
+SELECT * FROM made
+""",  # noqa: S608 (constants)
+)
+
+# Attempts keep the phone and text that were sent, so that a retry repeats them exactly.
+ERASE_ATTEMPTS = """
+UPDATE attempts a SET phone = NULL, text = NULL
+FROM (
+    SELECT g.id AS mailing_id, m.id AS message_id
+    FROM mailings g
+    CROSS JOIN LATERAL (
+        SELECT id FROM messages WHERE mailing_id = g.id AND client_id = %s
+    ) m
+    WHERE g.audience > 0
+) found
+WHERE a.mailing_id = found.mailing_id AND a.message_id = found.message_id
+    AND num_nonnulls(a.phone, a.text) > 0
+"""
+MESSAGES_OF_CLIENT = text("""
+SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
+    m.in_doubt, g.start_at
+FROM mailings g CROSS JOIN LATERAL (
+    SELECT * FROM messages WHERE mailing_id = g.id AND client_id = :client_id
+) m
+WHERE g.deleted_at IS NULL AND g.audience > 0 ORDER BY g.id DESC LIMIT 50
+""")
+
+
+class ClientSearch(NamedTuple):
+    """Values that the clients found must have; None means any. `phone` is its 11 digits."""
+
+    phone: str | None = None
+    operator_code: str | None = None
+    tag: str | None = None
+    timezone: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the SQL conditions of this search; deleted clients are never found."""
+        conditions: list[ColumnElement[bool]] = [Client.deleted_at.is_(None)]
+        if self.phone is not None:
+            conditions.append(Client.phone == int(self.phone))
+        for name in ("operator_code", "tag", "timezone"):
+            value = getattr(self, name)
+            if value is not None:
+                conditions.append(getattr(Client, name) == value)
+        return conditions
+
+
+def create_client(new: NewClient, actor: Actor) -> Client:
+    """Create a client and return its row, a named tuple of COLUMNS. Raise Conflict if the phone
+    belongs to another client.
+    """
+    phone = int(new.phone)
+    values = {
+        "phone": phone,
+        "operator_code": new.operator_code or new.phone[1:4],
+        "operator_code_given": new.operator_code is not None,
+        "tag": new.tag,
+        "timezone": new.timezone,
+        "attributes": Json(new.attributes),
+    }
+    with autocommit() as direct:
+        CREATE.run(direct, {**values, **audit_log.actor_columns(actor), "entity": "client"})
+        created: Any = direct.fetchone()
+    if created is None:
+        _raise_phone_conflict(phone)
+    structlog.contextvars.bind_contextvars(client_id=created.id)
+    log.info("client.created", phone=mask_phone(phone))
+    return cast(Client, created)
+
+
+def get_client(client_id: int) -> Client:
+    """Return the client's row, a named tuple of COLUMNS. Raise NotFound if there is none."""
+    with autocommit() as direct:
+        GET.run(direct, {"id": client_id})
+        found: Any = direct.fetchone()
+    if found is None:
+        raise NotFound(NO_CLIENT)
+    return cast(Client, found)
+
+
+def list_clients(search: ClientSearch, *, after: int, limit: int) -> Sequence[Client]:
+    """Return up to `limit` clients with ids greater than `after`, in the order of their ids."""
+    found = select(Client).where(Client.id > after, *search.conditions())
+    return db.session.scalars(found.order_by(Client.id).limit(limit)).all()
+
+
+def list_attribute_names(search: ClientSearch) -> list[str]:
+    """Return the names of all attributes that the found clients have, sorted."""
+    names = select(func.jsonb_object_keys(Client.attributes)).distinct()
+    return sorted(db.session.scalars(names.where(Client.attributes != {}, *search.conditions())))
+
+
+def iter_client_pages(search: ClientSearch, columns: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Yield all found clients in pages of rows with these columns, in the order of their ids."""
+    page: Select[Any] = (
+        select(*(getattr(Client, name) for name in columns))
+        .where(*search.conditions())
+        .order_by(Client.id)
+        .limit(EXPORT_PAGE_ROWS)
+    )
+    after = 0
+    while found := db.session.execute(page.where(Client.id > after)).all():
+        yield found
+        after = found[-1].id
+
+
+def list_client_messages(client_id: int) -> list[dict[str, Any]]:
+    """Return the client's 50 latest messages by mailing, each with the mailing's name and text."""
+    return rows(MESSAGES_OF_CLIENT, client_id=client_id)
+
+
+def replace_client(client_id: int, new: NewClient, actor: Actor) -> Client:
+    """Replace all data of a client. Raise NotFound or Conflict (the phone is taken)."""
+    return _change(client_id, new.model_dump(), {}, actor)
+
+
+def change_client(client_id: int, changes: ClientChanges, actor: Actor) -> Client:
+    """Change the given fields of a client; attributes are merged, and None removes one.
+
+    Raise NotFound, Conflict (the phone is taken) or InvalidFields (too many attributes).
+    """
+    given = changes.given()
+    return _change(client_id, given, given.pop("attributes", {}), actor)
+
+
+def delete_client(client_id: int, actor: Actor) -> None:
+    """Erase a client's personal data and cancel its pending messages. Raise NotFound."""
+    client = _lock_client(client_id)
+    client.phone = client.operator_code = client.tag = client.timezone = None
+    client.operator_code_given = False
+    client.attributes = {}
+    client.deleted_at = client.updated_at = database_now()
+    session_cursor = cursor()
+    cancelled = status_changes.cancel_client_messages(session_cursor, client_id)
+    session_cursor.execute(ERASE_ATTEMPTS, (client_id,))
+    audit_log.record(actor, "deleted", "client", client_id)
+    db.session.commit()
+    log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
+
+
+def _lock_client(client_id: int) -> Client:
+    found = select(Client).where(Client.id == client_id, Client.deleted_at.is_(None))
+    client = db.session.scalar(found.with_for_update(key_share=True))
+    if client is None:
+        raise NotFound(NO_CLIENT)
+    return client
+
+
+def _change(
+    client_id: int, changes: dict[str, Any], attributes: dict[str, str | None], actor: Actor
+) -> Client:
+    """Apply changes and commit; `attributes` are merged into those that the client has."""
+    client = _lock_client(client_id)
+    before = {name: getattr(client, name) for name in FIELDS}
+    _set_fields(client, changes)
+    if attributes:
+        client.attributes = merge(client.attributes, attributes)
+    changed = [name for name in FIELDS if getattr(client, name) != before[name]]
+    if changed:
+        client.updated_at = database_now()
+        _flush_client(client)
+        if "timezone" in changed:
+            status_changes.move_client_messages(cursor(), client_id, str(client.timezone))
+        audit_log.record(actor, "updated", "client", client_id, audit_log.names(changed))
+    db.session.commit()
+    if changed:
+        log.info("client.updated", client_id=client_id, changed=changed)
+    return client
+
+
+def _set_fields(client: Client, changes: dict[str, Any]) -> None:
+    """Set the fields in `changes`; an operator code that was not given follows the phone."""
+    if "phone" in changes:
+        client.phone = int(changes["phone"])
+    if "operator_code" in changes:
+        client.operator_code = changes["operator_code"]
+        client.operator_code_given = client.operator_code is not None
+    if not client.operator_code_given:
+        client.operator_code = str(client.phone)[1:4]
+    for name in ("tag", "timezone", "attributes"):
+        if name in changes:
+            setattr(client, name, changes[name])
+
+
+def _flush_client(client: Client) -> None:
+    phone = client.phone
+    try:
+        db.session.flush()
+    except IntegrityError as error:
+        if not isinstance(error.orig, errors.UniqueViolation):
+            raise
+        db.session.rollback()
+        _raise_phone_conflict(phone)
+
+
+def _raise_phone_conflict(phone: int | None) -> NoReturn:
+    owner = db.session.scalar(select(Client.id).where(Client.phone == phone))
+    raise Conflict(f"phone already belongs to {f'client {owner}' if owner else 'another client'}")
