@@ -35,8 +35,7 @@ CONNECT_TIMEOUT = 2
 STATEMENT_TIMEOUT = "10s"
 LOCK_TIMEOUT = "5s"
 
-# A gunicorn process serves two requests at a time, and up to 16 where some are held up (crew.py),
-# each with at most one connection; started with more threads, it still finds some.
+# At most one connection per thread of a gunicorn process; with more threads, overflow connections.
 POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2}
 
 

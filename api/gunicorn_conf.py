@@ -36,9 +36,9 @@ class PlainLogger(Logger):
 
 bind = os.environ.get("API_BIND") or "127.0.0.1:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "api.crew.CrewWorker"
-# At the most, in each process: see crew.py.
-threads = 16
+worker_class = "gthread"
+# Per process. A slow client occupies one of them, so put a buffering proxy in front.
+threads = 8
 keepalive = 15
 timeout = 30
 limit_request_line = 8190  # filters in an address may be long

@@ -20,7 +20,7 @@ VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 SETTINGS = {name.upper() for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
 # What api/gunicorn_conf.py reads besides.
 GUNICORN = {"API_BIND", "WEB_CONCURRENCY"}
-OFFICIAL = {"docker", "grafana/grafana", "postgres", "prom/prometheus", "python", "redis"}
+OFFICIAL = {"docker", "grafana/grafana", "nginx", "postgres", "prom/prometheus", "python", "redis"}
 # What our services read, by the command they run.
 READS = {
     "migrations": Settings,
@@ -186,7 +186,7 @@ def test_the_demo_signs_people_in_and_catches_mails_and_is_never_real(
         command = services["openid"]["command"]
         assert command[command.index("--issuer") + 1] == issuer
         assert issuer == f"http://{services['openid']['networks']['public']['aliases'][0]}:8070"
-        assert settings.public_url == f"http://{services['api']['ports'][0].rpartition(':')[0]}"
+        assert settings.public_url == f"http://{services['proxy']['ports'][0].rpartition(':')[0]}"
     if isinstance(settings, ApiSettings | WorkerSettings):
         assert settings.smtp_url is not None
         port = services["mail"]["command"][services["mail"]["command"].index("--port") + 1]
@@ -215,9 +215,9 @@ def test_the_demos_secrets_are_refused_where_the_provider_is_real(
     load_settings(READS[name])
 
 
-def test_only_the_api_is_published_and_only_to_this_machine() -> None:
+def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.pop("api") == ["127.0.0.1:8000:8000"]
+    assert published.pop("proxy") == ["127.0.0.1:8000:8080"]
     assert published == {
         "openid": ["127.0.0.1:8070:8070"],
         "mail": ["127.0.0.1:8025:8025"],
@@ -241,6 +241,20 @@ def test_our_containers_are_confined(name: str) -> None:
     assert {"mem_limit", "pids_limit", "stop_grace_period", "logging"} <= set(service)
     assert isinstance(service.get("command", []), list), "a shell would keep signals to itself"
     assert not {"user", "privileged", "cap_add"} & set(service)
+
+
+def test_the_proxy_is_confined_and_reaches_nothing_but_the_api() -> None:
+    proxy = SERVICES["proxy"]
+    assert proxy["user"] == "101:101"
+    assert proxy["read_only"] is True
+    assert proxy["cap_drop"] == ["ALL"]
+    assert proxy["security_opt"] == ["no-new-privileges:true"]
+    assert proxy["networks"] == ["public"]
+    assert [volume.rpartition(":")[0] for volume in proxy["volumes"]] == [
+        "./deploy/nginx/nginx.conf:/etc/nginx/notifications.conf",
+        "proxy-buffers",
+    ]
+    assert proxy["volumes"][0].endswith(":ro")
 
 
 @pytest.mark.parametrize("name", ["api", "scheduler", "control", "dispatch"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import requests
+from psycopg2.extensions import cursor as Cursor
 
-from api.crew import QUICK
 from dev.bench.environment import children
-from tests.integration.conftest import TOKEN
+from tests.integration.conftest import TOKEN, value
 from tests.support.api_server import COMMAND, Server, running, settings_of
 from tests.support.system import ROOT, free_port
 from tests.support.waiting import wait_for
@@ -86,32 +87,70 @@ def test_more_connections_than_threads_are_all_served(server: Server) -> None:
         connection.close()
 
 
-def sockets_of(process: int) -> int:
-    links = (os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir())
-    return sum(link.startswith("socket:") for link in links)
-
-
-def has_crew(process: int) -> bool:
-    return len(list(Path(f"/proc/{process}/task").iterdir())) > QUICK
-
-
-def test_connections_that_come_at_once_are_shared_by_the_processes(server: Server) -> None:
-    """Each stays with the process that took it in, and so does its load."""
+def test_a_killed_process_is_replaced(server: Server) -> None:
     assert server.process.popen
-    processes = children(server.process.popen.pid)
-    wait_for(lambda: all(map(has_crew, processes)), 20, "both processes")
-    before = [sockets_of(each) for each in processes]
-    connections = [HTTPConnection(server.address, timeout=5) for _ in range(32)]
-    for connection in connections:
-        connection.connect()
-    for connection in connections:
-        connection.request("GET", "/healthz")
-        assert connection.getresponse().status == 200
-    taken = [sockets_of(each) - n for each, n in zip(processes, before, strict=True)]
-    for connection in connections:
-        connection.close()
-    assert len(taken) == 2
-    assert min(taken) >= 12, taken
+    killed, *_ = children(server.process.popen.pid)
+    os.kill(killed, signal.SIGKILL)
+    wait_for(
+        lambda: len(present := children(server.process.popen.pid)) == 2 and killed not in present,
+        20,
+        "another process",
+    )
+    wait_for(server.ready, 20, "the API")
+
+
+def test_an_interrupted_import_imports_nothing(server: Server, database: Cursor) -> None:
+    rows = b"phone,timezone\r\n79310000001,Europe/Moscow\r\n"
+    head = (
+        f"POST /api/v1/clients/import HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {TOKEN}\r\nContent-Type: text/csv\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    )
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(rows), rows))
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(65536)
+    assert not answer or answer.startswith(b"HTTP/1.1 400 ")
+
+    def is_forgotten() -> bool:
+        database.execute("SELECT count(*) FROM imports")
+        return bool(value(database) == 0)
+
+    wait_for(is_forgotten, 5, "the end of the import")
+    database.execute("SELECT count(*) FROM clients WHERE phone = 79310000001")
+    assert value(database) == 0
+
+
+def test_a_request_in_progress_is_answered_before_the_server_stops(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    with running({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path) as server:
+        body = b'{"phone": "79320000001", "timezone": "Europe/Moscow"}'
+        head = (
+            f"POST /api/v1/clients HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+        )
+        host, port = server.address.split(":")
+        idle = HTTPConnection(server.address, timeout=10)
+        idle.request("GET", "/healthz")
+        idle.getresponse().read()
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(head.encode())
+            assert b"100 Continue" in connection.recv(65536)
+            connection.sendall(body[:10])
+            assert server.process.popen
+            server.process.popen.terminate()
+            assert idle.sock.recv(1) == b"", "the process has not noticed the signal"
+            connection.sendall(body[10:])
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+        head_received, _, document = answer.partition(b"\r\n\r\n")
+        assert head_received.startswith(b"HTTP/1.1 201 ")
+        assert json.loads(document)["phone"] == "79320000001"
+        assert server.process.popen.wait(10) == 0
 
 
 def test_requests_sent_together_are_answered_in_turn(server: Server) -> None:
