@@ -83,7 +83,7 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
         RateLimiter(redis, settings.provider_rate),
         Tally(fail_fast_client(settings.redis_url), settings.provider_rate),
         stopping,
-        Tools.worker.pulse,
+        Tools.worker.extend_heartbeat,
     ).run()
 
 

@@ -1,10 +1,10 @@
-"""PostgreSQL's clock, carried on by one that cannot stop or jump.
+"""PostgreSQL's clock, continued between queries by CLOCK_BOOTTIME, which cannot stop or jump.
 
-Ends, windows and leases are instants of the database's clock. CLOCK_BOOTTIME runs on while this
-process is stopped and while the machine sleeps, and nobody sets it; so a deadline is converted to
-it once and compared with it before each hand-off. Asking the database takes a moment during which
-its answer ages: what must not happen too late is judged by the latest time it can be there, what
-must not happen too early by the earliest.
+Ends, windows and leases are instants of the database's clock. CLOCK_BOOTTIME continues while this
+process is stopped and while the machine sleeps, and cannot be set; so an instant is converted to
+boottime once and compared with it before each request. A query takes a moment, during which its
+answer ages: what must not happen too late is judged by the latest possible time in the database,
+what must not happen too early by the earliest.
 """
 
 import time
@@ -16,7 +16,7 @@ from shared.db.rows import fetch_one_row
 
 
 def boottime() -> float:
-    """Seconds since the machine booted, sleep included."""
+    """Return the seconds since the machine booted, sleep included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -24,7 +24,7 @@ class DatabaseClock:
     """Converts instants of the database into boottime, from the newest reading of both clocks."""
 
     def __init__(self) -> None:
-        # One value, so that a thread never sees half of another one's reading.
+        # One tuple, so that another thread never sees half of a new reading.
         self._reading = (0.0, 0.0, 0.0)
 
     def read(self, cursor: Cursor) -> None:
@@ -35,20 +35,20 @@ class DatabaseClock:
         self.observe(instant, before, boottime())
 
     def observe(self, instant: datetime, before: float, after: float) -> None:
-        """Take `instant` as read from the database at some moment between two boottimes."""
+        """Store `instant`, which was read from the database between these two boottimes."""
         self._reading = instant.timestamp(), before, after
 
     def deadline(self, instant: datetime) -> float:
-        """The boottime from which it may be `instant` in the database, or later."""
+        """Return the boottime from which the database's clock may have reached `instant`."""
         read, before, _ = self._reading
         return before + (instant.timestamp() - read)
 
     def start_time(self, instant: datetime) -> float:
-        """The boottime from which it is certainly `instant` in the database, or later."""
+        """Return the boottime from which the database's clock has certainly reached `instant`."""
         read, _, after = self._reading
         return after + (instant.timestamp() - read)
 
     def earliest_now(self) -> datetime:
-        """The instant that it certainly is in the database by now."""
+        """Return the instant that the database's clock has certainly reached by now."""
         read, _, after = self._reading
         return datetime.fromtimestamp(read + boottime() - after, UTC)

@@ -1,7 +1,10 @@
-"""The fleet's connection to PostgreSQL: one per thread, dropped when it fails, opened anew."""
+"""The worker's connection to PostgreSQL: one per thread, reopened after a failure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, Self
 
 import psycopg2
 from psycopg2.extensions import cursor as Cursor
@@ -9,7 +12,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db import on_commit
 from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
 
-# A server that is gone without a word is noticed by the kernel within these, not after hours.
+# The kernel detects a server that has vanished within seconds, not hours.
 TCP = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -17,19 +20,16 @@ TCP = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# Whatever waits longer than this for a row or a plan is better repeated than waited for.
-OPTIONS = (
-    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s "
-    f"{GENERIC_PLAN_OPTION}"
-)
+# A statement that waits longer than this for a lock fails and is repeated by its caller.
+OPTIONS = f"-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s {GENERIC_PLAN_OPTION}"
 
 DatabaseError = psycopg2.Error
-# Of these, what passes with time: the server is away, or somebody was in the way.
+# The database errors that pass with time: an outage, or a lock held by another transaction.
 TRANSIENT_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class Database:
-    """A connection that comes back by itself: whoever meets an error tries again later."""
+    """A connection that is reopened at the next use after an error; callers repeat their work."""
 
     def __init__(self, url: str, name: str, statement_timeout: float = 30.0):
         self._url = url
@@ -39,16 +39,16 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Cursor]:
-        """A cursor whose work is committed at the end, or rolled back if anything is raised.
+        """Yield a cursor; commit at the end, or roll back if anything is raised.
 
-        Raises DatabaseError; after one that says nothing of the connection it is opened anew.
+        Raises DatabaseError. After an error of the connection itself, it is reopened at next use.
         """
         connection = self._open()
         try:
             with connection, connection.cursor() as cursor:
                 yield cursor
             on_commit.flush_after_commit(connection)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        except TRANSIENT_ERRORS:
             self.close()
             raise
         finally:
@@ -56,7 +56,7 @@ class Database:
 
     @contextmanager
     def autocommit(self) -> Iterator[Cursor]:
-        """A cursor each of whose statements stands alone: for ANALYZE and advisory locks."""
+        """Yield a cursor that commits each statement: for ANALYZE and session-level locks."""
         connection = self._open()
         try:
             connection.autocommit = True
@@ -83,3 +83,21 @@ class Database:
             )
             self._connection = connection
         return self._connection
+
+
+class ConnectionThread:
+    """A thread that runs functions of one database connection, one after the other."""
+
+    def __init__(self, db: Database):
+        self._db = db
+        self._executor = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Run `function(db, *args)` on the thread; its log lines carry the caller's ids."""
+        return self._executor.submit(copy_context().run, function, self._db, *args)

@@ -1,8 +1,8 @@
-"""A file that says when this process last went round its loop, for whoever may restart it.
+"""A file whose age tells a supervisor whether this process still goes round its loop.
 
-A supervisor sees by itself that a process has died; that one hangs, it sees by the age of this
-file: <temporary folder>/notifications-<process id>.alive. It costs a system call, and is as true
-while Redis and PostgreSQL are away, when a restart would help nobody.
+A supervisor notices by itself that a process has ended; that one hangs it detects by the age of
+<temporary folder>/notifications-<process id>.alive. Touching the file costs one system call and
+does not depend on Redis or PostgreSQL, whose outage a restart would not end.
 """
 
 import atexit
@@ -12,17 +12,17 @@ import tempfile
 from pathlib import Path
 
 
-def sign() -> Path:
+def heartbeat_path() -> Path:
     return Path(tempfile.gettempdir()) / f"notifications-{os.getpid()}.alive"
 
 
-def beat() -> None:
-    """Say that the loop goes round. Where nothing can be written, nobody looks."""
+def touch_heartbeat() -> None:
+    """Update the file's time. Ignore write errors: the file is optional."""
     with contextlib.suppress(OSError):
-        sign().touch()
+        heartbeat_path().touch()
 
 
 @atexit.register
-def _leave() -> None:
+def _remove_heartbeat() -> None:
     with contextlib.suppress(OSError):
-        sign().unlink(missing_ok=True)
+        heartbeat_path().unlink(missing_ok=True)

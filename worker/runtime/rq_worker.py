@@ -1,4 +1,4 @@
-"""The fleet's processes: RQ workers on one queue each, which never fork and stop gracefully."""
+"""An RQ worker on one queue that never forks and stops gracefully."""
 
 import signal
 import threading
@@ -16,24 +16,24 @@ from rq.worker import SimpleWorker, WorkerStatus
 from rq.worker_registration import register
 
 from shared.queues import JOB_QUEUES, NotificationJob, fail_fast_client
-from worker.runtime import heartbeat
+from worker.runtime.heartbeat import touch_heartbeat
 
 log = structlog.get_logger()
 
-# Read by long loops; set by SIGTERM and SIGINT.
+# Set by SIGTERM and SIGINT; long-running jobs check it.
 stopping = threading.Event()
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# A worker that was killed is missed after this many seconds and a minute; RQ's own is 420.
-WORKER_TTL = 60
+# RQ forgets a killed worker this many seconds and a minute after its heartbeat (RQ's default: 420).
+WORKER_TTL_SECONDS = 60
 
 
 class FleetWorker(SimpleWorker):
-    """Runs jobs in its own process, so that connections stay warm; its supervisor restarts it.
+    """Runs jobs in its own process, so that connections stay open; its supervisor restarts it.
 
-    SIGTERM sets `stopping`, which the running job reads; an idle worker ends at once. Unlike the
-    base class it asks Redis nothing on that way, so that a stop works while Redis is away.
+    SIGTERM sets `stopping`, which the running job checks; an idle worker exits at once. Unlike the
+    base class, stopping sends no command to Redis, so that it works while Redis is unavailable.
     """
 
     def __init__(self, queue_name: str, connection: Redis, redis_url: str):
@@ -43,52 +43,52 @@ class FleetWorker(SimpleWorker):
             job_class=NotificationJob,
             serializer=JSONSerializer,
             log_job_description=False,
-            worker_ttl=WORKER_TTL,
+            worker_ttl=WORKER_TTL_SECONDS,
         )
-        self._pulse = fail_fast_client(redis_url, timeout=0.1)
+        self._fail_fast_client = fail_fast_client(redis_url, timeout=0.1)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         stopping.set()
         self._stop_requested = True
         if self.get_state() != WorkerStatus.BUSY:
-            # Not RQ's StopRequested: that is an Exception, and the Redis client, which this breaks
-            # in upon, takes some of those for its own and goes on.
+            # Not RQ's StopRequested: it is an Exception, and the interrupted Redis client handles
+            # some of those as its own and continues.
             raise SystemExit(0)
 
     def subscribe(self) -> None:
-        """Starts the thread that listens for commands; signals are none of its business.
+        """Start the thread that listens for commands, with the stop signals blocked in it.
 
-        One that it took would not wake the main thread, which waits in Redis for most of a minute.
+        A signal delivered to that thread would not wake the main thread, which waits for a job.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             super().subscribe()  # type: ignore[no-untyped-call]
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Also registers anew: a Redis that lost everything knows no workers."""
-        heartbeat.beat()
+        """Refresh this worker's keys; register again, in case Redis has lost its data."""
+        touch_heartbeat()
         super().heartbeat(timeout, pipeline)
-        known: dict[Any, Any] = {"queues": ",".join(self.queue_names()), "state": self.get_state()}
-        (self.connection if pipeline is None else pipeline).hset(self.key, mapping=known)
+        fields: dict[Any, Any] = {"queues": ",".join(self.queue_names()), "state": self.get_state()}
+        (self.connection if pipeline is None else pipeline).hset(self.key, mapping=fields)
         register(self, pipeline)
 
-    def pulse(self) -> None:
-        """Say that this worker lives, from within a long job."""
-        heartbeat.beat()
+    def extend_heartbeat(self) -> None:
+        """Keep this worker registered during a long job."""
+        touch_heartbeat()
         try:
-            self._pulse.expire(self.key, self.worker_ttl + 60)
+            self._fail_fast_client.expire(self.key, self.worker_ttl + 60)
         except RedisError as error:
             log.warning("worker.pulse_failed", error=str(error))
 
     def perform_job(self, job: Job, *args: Any, **kwargs: Any) -> bool:
-        """Whatever the job logs carries its id."""
+        """Run the job with its id bound to its log lines."""
         with structlog.contextvars.bound_contextvars(job_id=job.id):
             return bool(super().perform_job(job, *args, **kwargs))
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Said once, with the ids that the job is about."""
+        """Log the failure once, with the ids among the job's arguments."""
         arguments = job.kwargs if job.func_name in JOB_QUEUES else {}
         ids = {name: value for name, value in arguments.items() if name.endswith("_id")}
         log.error("job.failed", job=job.func_name, **ids, exc_info=exc_info)

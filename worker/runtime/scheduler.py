@@ -1,4 +1,4 @@
-"""Moves delayed jobs into their queues when due, and keeps the periodic ones registered."""
+"""Move delayed jobs into their queues when due, and keep the periodic jobs registered."""
 
 import signal
 from datetime import UTC, datetime
@@ -9,24 +9,24 @@ from redis import Redis
 from rq_scheduler import Scheduler
 
 from shared.queues import CONTROL_QUEUE, NotificationJob
-from worker.runtime import heartbeat
+from worker.runtime.heartbeat import touch_heartbeat
 
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 1
-# Name of the job → (function, seconds between runs).
+# Job id → (function, seconds between runs).
 PERIODIC = {"notification-sweep": ("worker.jobs.sweep", SWEEP_SECONDS)}
 
 
 class FleetScheduler(Scheduler):
-    """rq-scheduler, polling twice a second; several may run, its lock lets one work at a time."""
+    """rq-scheduler that polls twice a second. Several may run; its lock lets one work at a time."""
 
     def __init__(self, connection: Redis):
         super().__init__(connection=connection, interval=POLL_SECONDS, job_class=NotificationJob)
 
     def heartbeat(self) -> None:
-        heartbeat.beat()
+        touch_heartbeat()
         super().heartbeat()
 
     def enqueue_jobs(self) -> object:
@@ -34,7 +34,7 @@ class FleetScheduler(Scheduler):
         return super().enqueue_jobs()
 
     def enqueue_job(self, job: NotificationJob) -> None:
-        """A periodic job that still waits in its queue is not queued a second time."""
+        """Enqueue a due job, unless it is a periodic one that still waits in its queue."""
         if job.id in PERIODIC and job.get_position() is not None:
             self.connection.zadd(
                 self.scheduled_jobs_key, {job.id: datetime.now(UTC).timestamp() + SWEEP_SECONDS}
