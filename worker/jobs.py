@@ -15,7 +15,7 @@ from worker.dispatch import test_send
 from worker.dispatch.counters import Tally
 from worker.dispatch.db_thread import complain
 from worker.dispatch.dispatcher import Dispatcher
-from worker.launch.launcher import launch as launch_mailing
+from worker.launch.launcher import launch_slice
 from worker.maintenance import daily_report, retention
 from worker.maintenance import sweep as sweeping
 from worker.maintenance.imports import merge
@@ -58,7 +58,7 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
     with structlog.contextvars.bound_contextvars(request_id=request_id, mailing_id=mailing_id):
         queues = Tools.queues()
         try:
-            more = launch_mailing(
+            more = launch_slice(
                 _database(2),
                 (_database(0), _database(1)),
                 mailing_id,

@@ -104,7 +104,7 @@ class Fleet:
         return mailing_id
 
     def launch(self, mailing_id: int, batch_size: int = 500) -> None:
-        while launcher.launch(self.guard, self.lanes, mailing_id, batch_size, lambda: None):
+        while launcher.launch_slice(self.guard, self.lanes, mailing_id, batch_size, lambda: None):
             pass
 
     def new_mailing(self, count: int = 3, batch_size: int = 500, **more: Any) -> int:

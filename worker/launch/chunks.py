@@ -1,8 +1,8 @@
-"""Writes one chunk of a mailing's audience: its messages, their batches, and the checkpoint.
+"""Write one chunk of a mailing's audience: its messages, their batches, and the checkpoint.
 
 A chunk is one short transaction. It writes first and locks the mailing afterwards, so that two
-chunks can be written at once and whoever changes the mailing hardly waits; what was written is
-rolled back unless the mailing still wants it and everybody before it is written and committed.
+chunks can be written at once and a change of the mailing hardly waits. What was written is rolled
+back unless the mailing still needs it and every earlier chunk is committed.
 """
 
 import time
@@ -20,23 +20,23 @@ from worker.runtime.database import Database
 
 CHUNK_RECIPIENTS = 50_000
 
-# A chunk is sorted in memory; compiling its statement would take longer than running it.
-TUNE = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
-# A chunk need not be on disk before the next is begun: should PostgreSQL crash, it is gone together
-# with its checkpoint, and done again. Whoever claims a batch of it has it flushed by that commit.
-# The last one is waited for, and all before it with it.
-DO_NOT_WAIT = "SET LOCAL synchronous_commit = off"
-LOCK = """
+# Sort a chunk in memory; compiling its statement would take longer than running it.
+SET_PLANNER_OPTIONS = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
+# A chunk need not be on disk before the next one: if PostgreSQL crashes, it is lost together with
+# its checkpoint and is written again. The commit that claims one of its batches flushes it as well,
+# and so does the commit of the last chunk, which waits for the disk.
+SET_ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off"
+LOCK_MAILING = """
 SELECT status, audience_complete, launched_client_id, window_from, window_to, now()
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
 """
-# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. How many
-# there are in each zone tells everybody's batch by division, and numbers sort faster than names.
-FILL = f"""
+# Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. The sizes
+# of the zones give each recipient's batch by division, and numbers sort faster than names.
+WRITE_CHUNK = f"""
 WITH chosen AS MATERIALIZED (
     SELECT id AS client_id, timezone FROM clients
     WHERE id > %(after)s AND id <= %(until)s AND {AUDIENCE_CONDITION}
-    ORDER BY id LIMIT %(most)s
+    ORDER BY id LIMIT %(limit)s
 ), counted AS (
     SELECT timezone, count(*) AS size, (count(*) - 1) / %(batch_size)s + 1 AS parts,
         max(client_id) AS last_client, (row_number() OVER (ORDER BY timezone))::int AS zone
@@ -47,7 +47,8 @@ WITH chosen AS MATERIALIZED (
     FROM counted
     WINDOW earlier AS (ORDER BY zone ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), taken AS MATERIALIZED (
-    SELECT *, %(first_message)s::bigint - 1 AS message, take_ids('batch_ids', batches) - 1 AS batch
+    SELECT *, %(first_message_id)s::bigint - 1 AS message,
+        take_ids('batch_ids', batches) - 1 AS batch
     FROM (
         SELECT coalesce(sum(size), 0)::bigint AS recipients,
             coalesce(sum(parts), 0)::bigint AS batches, max(last_client) AS last_client
@@ -78,12 +79,12 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT recipients, last_client, batch + 1, batch + batches FROM taken
 """  # noqa: S608 (AUDIENCE_CONDITION is a constant)
-ADVANCE = """
+ADVANCE_CHECKPOINT = """
 UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
 WHERE id = %s
 """
-# Who has opted out is of the audience all the same, and cancelled at once: it waits for no window.
-OPTED_OUT = """
+# Opted-out clients count towards the audience and are cancelled immediately, whatever the window.
+FIND_OPTED_OUT = """
 WITH opted_out AS MATERIALIZED (
     SELECT c.id FROM clients c JOIN opt_outs o ON o.phone = c.phone
     WHERE c.id > %(after)s AND c.id <= %(until)s
@@ -91,110 +92,103 @@ WITH opted_out AS MATERIALIZED (
 SELECT m.mailing_id, m.batch_id, m.id FROM opted_out
 JOIN messages m ON m.mailing_id = %(mailing)s AND m.client_id = opted_out.id ORDER BY 1, 2, 3
 """
-NEW_ZONES = "SELECT DISTINCT timezone FROM batches WHERE mailing_id = %s AND id BETWEEN %s AND %s"
-WAIT_FOR_WINDOW = """
+READ_ZONES = "SELECT DISTINCT timezone FROM batches WHERE mailing_id = %s AND id BETWEEN %s AND %s"
+SCHEDULE_FOR_WINDOW = """
 UPDATE batches b SET due_at = t.opens FROM unnest(%s::text[], %s::timestamptz[]) AS t (zone, opens)
 WHERE b.mailing_id = %s AND b.id BETWEEN %s AND %s AND b.timezone = t.zone
 """
 
 
-class Audience(NamedTuple):
-    """Whom a launched mailing is for; none of it changes any more."""
+class Launch(NamedTuple):
+    """A mailing being launched: its audience, which does not change after its start."""
 
     mailing_id: int
+    batch_size: int
     last_client_id: int
-    filter: tuple[Any, ...]  # the values of shared.audience.COLUMNS
+    filter: tuple[Any, ...]  # the values of shared.db.audience.FILTER_COLUMNS
 
     @property
     def listed(self) -> bool:
-        """Whether its clients are listed one by one, by their phones."""
+        """Whether the clients are given as a list of phones."""
         return bool(self.filter[-1])
 
 
-class Span(NamedTuple):
-    """What a chunk is to be of: clients, and ids for their messages."""
+class ClientRange(NamedTuple):
+    """The range of client ids that a chunk covers, and the first id for its messages."""
 
-    after: int  # clients with ids above this one
-    until: int  # and up to this one
-    first_message_id: int  # as many as there may be recipients are taken
+    after: int  # exclusive
+    until: int  # inclusive
+    first_message_id: int  # reserved: as many as there may be recipients
 
 
 class Chunk(NamedTuple):
-    """What one chunk did."""
+    """A committed chunk."""
 
     recipients: int
-    after: int  # clients with ids above this one
-    until: int  # and up to this one; earlier than asked for if they were many
+    after: int  # exclusive
+    until: int  # inclusive; less than requested if CHUNK_RECIPIENTS was reached
     audience_complete: bool
     seconds: float
     first_message_id: int | None  # None if there are no recipients
     last_message_id: int | None
 
 
-# A chunk that is being written; None if it turned out to be unwanted and was rolled back.
-Writing = Future[Chunk | None]
+# A chunk that is being written; None if it was superseded and rolled back.
+PendingChunk = Future[Chunk | None]
 
 
-class NotWanted(Exception):
-    """The mailing does not want this chunk (any more): it is rolled back."""
+class ChunkSuperseded(Exception):
+    """The chunk is rolled back: the mailing does not need it, or an earlier one is missing."""
 
 
 def write_chunk(
-    db: Database, audience: Audience, batch_size: int, span: Span, before: Writing | None
+    db: Database, launch: Launch, client_range: ClientRange, previous: PendingChunk | None
 ) -> Chunk | None:
-    """Write the messages of a span's clients or, if they are many, of the first of them.
+    """Write the messages of a range's clients, of the first CHUNK_RECIPIENTS at most.
 
-    Waits for the chunk `before` this one, if there is one, to be committed. None says that nothing
-    was written: the mailing wants no more, or everybody before is not written. Raises
-    DatabaseError; nothing is written then either.
+    Waits until the `previous` chunk is committed. Returns None if the chunk was superseded. Raises
+    DatabaseError. In both cases nothing is written.
     """
     try:
         with db.transaction() as cursor:
-            return _write(cursor, audience, batch_size, span, before)
-    except NotWanted:
+            return _write_chunk(cursor, launch, client_range, previous)
+    except ChunkSuperseded:
         return None
 
 
-def _write(
-    cursor: Cursor, audience: Audience, batch_size: int, span: Span, before: Writing | None
+def _write_chunk(
+    cursor: Cursor, launch: Launch, client_range: ClientRange, previous: PendingChunk | None
 ) -> Chunk:
-    mailing_id, (after, until, first_message) = audience.mailing_id, span
+    mailing_id, (after, until, first_message) = launch.mailing_id, client_range
     started = time.monotonic()
-    cursor.execute(TUNE)
-    cursor.execute(
-        FILL,
-        {
-            "mailing": mailing_id,
-            "batch_size": batch_size,
-            "after": after,
-            "until": until,
-            "first_message": first_message,
-            "most": CHUNK_RECIPIENTS,
-            **audience_parameters(*audience.filter),
-        },
-    )
-    recipients, reached, first_batch, last_batch = fetch_one_row(cursor)
+    cursor.execute(SET_PLANNER_OPTIONS)
+    sizes = {"batch_size": launch.batch_size, "limit": CHUNK_RECIPIENTS}
+    values = client_range._asdict() | audience_parameters(*launch.filter) | sizes
+    cursor.execute(WRITE_CHUNK, values | {"mailing": mailing_id})
+    recipients, last_client, first_batch, last_batch = fetch_one_row(cursor)
     seconds = time.monotonic() - started
     if recipients == CHUNK_RECIPIENTS:
-        until = reached
-    if before is not None and before.result() is None:
-        raise NotWanted
-    cursor.execute(LOCK, (mailing_id,))
+        until = last_client
+    if previous is not None and previous.result() is None:
+        raise ChunkSuperseded
+    cursor.execute(LOCK_MAILING, (mailing_id,))
     status, complete, checkpoint, window_from, window_to, now = fetch_one_row(cursor)
     if complete or checkpoint != after or status not in ("running", "paused"):
-        raise NotWanted
+        raise ChunkSuperseded
+    batches = mailing_id, first_batch, last_batch
     if recipients and window_from is not None:
         window = Window(window_from, window_to)
-        cursor.execute(NEW_ZONES, (mailing_id, first_batch, last_batch))
+        cursor.execute(READ_ZONES, batches)
         zones = [zone for (zone,) in cursor.fetchall()]
         opens = [next_opening(window, zone, now) for zone in zones]
-        cursor.execute(WAIT_FOR_WINDOW, (zones, opens, mailing_id, first_batch, last_batch))
-    complete = until >= audience.last_client_id
-    cursor.execute(ADVANCE, (recipients, until, complete, mailing_id))
+        cursor.execute(SCHEDULE_FOR_WINDOW, (zones, opens, *batches))
+    complete = until >= launch.last_client_id
+    cursor.execute(ADVANCE_CHECKPOINT, (recipients, until, complete, mailing_id))
     if not complete:
-        cursor.execute(DO_NOT_WAIT)
-    if recipients:
-        cursor.execute(OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
-        status_changes.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
-    first, last = (first_message, first_message + recipients - 1) if recipients else (None, None)
-    return Chunk(recipients, after, until, complete, seconds, first, last)
+        cursor.execute(SET_ASYNCHRONOUS_COMMIT)
+    if not recipients:
+        return Chunk(0, after, until, complete, seconds, None, None)
+    cursor.execute(FIND_OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
+    status_changes.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
+    last_message = first_message + recipients - 1
+    return Chunk(recipients, after, until, complete, seconds, first_message, last_message)

@@ -1,19 +1,18 @@
-"""Launches a mailing: freezes its audience and has its messages and batches written.
+"""Launch a mailing: freeze its audience and write its messages and batches.
 
-The audience is the clients with an id up to the highest one at the launch's beginning, judged by
-the filter once, chunk by chunk. Chunks are written at once, one on each connection, and committed
-in the order of the clients' ids, each with the mailing's checkpoint; so a launch may die anywhere,
-be repeated, or run twice. Sending begins after the first chunk.
+The audience is the clients up to the highest id at the launch's beginning. The filter judges each
+client once, chunk by chunk. Several chunks are written at once, one on each connection, and
+committed in the order of the clients' ids, each with the mailing's checkpoint; so a launch may be
+interrupted anywhere, be repeated, or run twice. Sending begins after the first chunk.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
-from contextvars import copy_context
+from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
 
 import structlog
 from psycopg2.extensions import cursor as Cursor
@@ -23,241 +22,211 @@ from shared.db.partitions import ensure_partition
 from shared.db.rows import fetch_one_row
 from worker.launch.chunks import (
     CHUNK_RECIPIENTS,
-    Audience,
     Chunk,
-    Span,
-    Writing,
+    ClientRange,
+    Launch,
+    PendingChunk,
     write_chunk,
 )
-from worker.runtime.database import Database
+from worker.runtime.database import ConnectionThread, Database
 
 log = structlog.get_logger()
 
-# The first chunk is small, so that the first message leaves at once; then chunks grow while they
-# stay short.
-FIRST_SPAN = 2_000
-NEXT_TURN_SPAN = 20_000
+# A launch longer than this gives way to the other jobs of its queue and continues after them.
+SLICE_SECONDS = 0.5
+# Client ids in the first chunk of a launch, which is small so that the first message leaves at
+# once, and of a later slice. The sizes of the other chunks follow CHUNK_SECONDS.
+FIRST_CHUNK_IDS = 2_000
+NEXT_SLICE_CHUNK_IDS = 20_000
 CHUNK_SECONDS = 0.2
-# A launch longer than this gives way to the other jobs of its queue and goes on after them.
-TURN_SECONDS = 0.5
-# Between two turns, statistics are refreshed when the rows have grown by this factor.
+# Within a slice, statistics are refreshed when the rows have grown by this factor.
 ANALYZE_GROWTH = 4
 
-# One launch of a mailing at a time, however many jobs ask for it. The books do not depend on it: a
-# chunk that finds the checkpoint elsewhere comes to nothing.
-ALONE = "SELECT pg_try_advisory_xact_lock(hashtext('launch'), hashint8(%s))"
-TAKE_IDS = "SELECT take_ids('message_ids', %s)"
-BEGIN = f"""
+# One launch of a mailing at a time, however many jobs request it. This saves work; the totals do
+# not depend on it, since a chunk that does not begin at the checkpoint is rolled back.
+TRY_LOCK_LAUNCH = "SELECT pg_try_advisory_xact_lock(hashtext('launch'), hashint8(%s))"
+TAKE_MESSAGE_IDS = "SELECT take_ids('message_ids', %s)"
+LOCK_MAILING = f"""
 SELECT status, start_at <= now(), end_at <= now(), started_at IS NOT NULL, {FILTER_COLUMN_LIST}
 FROM mailings WHERE id = %s FOR NO KEY UPDATE
-"""  # noqa: S608 (COLUMNS is a constant)
-FREEZE = """
+"""  # noqa: S608 (FILTER_COLUMN_LIST is a constant)
+FREEZE_AUDIENCE = """
 UPDATE mailings SET started_at = now(), updated_at = now(),
     status = CASE status WHEN 'scheduled' THEN 'running' ELSE status END,
     launch_last_client_id = (SELECT coalesce(max(id), 0) FROM clients)
 WHERE id = %s
 """
-PROGRESS = """
+READ_CHECKPOINT = """
 SELECT audience_complete, launched_client_id, launch_last_client_id FROM mailings WHERE id = %s
 """
-PARTITION = """
+FIND_PARTITION = """
 SELECT first_mailing_id FROM partition_ranges
 WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1
 """
 
 
-class Lane:
-    """A connection with a thread of its own, which does what it is given one after the other."""
+@dataclass
+class LaunchSlice:
+    """Writes chunks in the order of their clients' ids, on all threads at once, for a short time.
 
-    def __init__(self, db: Database):
-        self._db = db
-        self._thread = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> "Lane":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
-
-    def do(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Have `work` done with this connection; it logs with the caller's ids."""
-        return self._thread.submit(copy_context().run, work, self._db, *args)
-
-
-class Turn:
-    """One turn of a launch: chunks in the order of their clients' ids, on all lanes at once."""
-
-    def __init__(
-        self,
-        lanes: Sequence[Lane],
-        audience: Audience,
-        batch_size: int,
-        after: int,
-        size: int,
-        take_ids: Callable[[int], int],
-    ):
-        self._lanes = cycle(lanes)
-        self._room = len(lanes)
-        self._audience = audience
-        self._batch_size = batch_size
-        self._size = size
-        self._take_ids = take_ids
-        self._ends_at = time.monotonic() + TURN_SECONDS
-        # Up to which client's id chunks were begun; those not yet seen through, each with the id
-        # that it should reach; and the latest.
-        self._reached = after
-        self._writing: deque[tuple[int, Writing]] = deque()
-        self._latest: Writing | None = None
-
-    def chunks(self) -> Iterator[Chunk | None]:
-        """Write chunks while the turn lasts; yields each when it is committed.
-
-        None, the last then, says that no more is wanted. Raises DatabaseError.
-        """
-        # The first one is alone: nothing slows it down, and it shows how long they take.
-        self._begin_chunk()
-        while self._writing:
-            until, writing = self._writing.popleft()
-            chunk = writing.result()
-            yield chunk
-            if chunk is None:
-                return
-            if chunk.until < until:
-                # Those begun after it will see that it fell short, and come to nothing.
-                self._writing.clear()
-                self._reached, self._latest = chunk.until, writing
-            self._size = _next_size(chunk)
-            while len(self._writing) < self._room and self._may_begin():
-                self._begin_chunk()
-
-    def _may_begin(self) -> bool:
-        left = self._reached < self._audience.last_client_id
-        return left and time.monotonic() < self._ends_at
-
-    def _begin_chunk(self) -> None:
-        after, last = self._reached, self._audience.last_client_id
-        # Clients who are listed one by one are few, and are found by their phones in one go.
-        until = last if self._audience.listed else min(after + self._size, last)
-        # Messages' ids are taken here, so that they grow with each commit: whoever reads a mailing
-        # from id to id finds what comes later behind what was there. What is left over is not used.
-        first_message_id = self._take_ids(max(1, min(until - after, CHUNK_RECIPIENTS)))
-        self._latest = next(self._lanes).do(
-            write_chunk,
-            self._audience,
-            self._batch_size,
-            Span(after, until, first_message_id),
-            self._latest,
-        )
-        self._writing.append((until, self._latest))
-        self._reached = until
-
-
-def launch(
-    guard: Database,
-    connections: Sequence[Database],
-    mailing_id: int,
-    batch_size: int,
-    wake: Callable[[], object],
-) -> bool:
-    """Launch for up to TURN_SECONDS; return whether something is left to do.
-
-    As many chunks are written at once as there are `connections`; `guard` keeps other launches of
-    the mailing away meanwhile: False if there is one already. `wake` is called when batches are
-    ready to be sent. Raises DatabaseError; nothing is lost then.
+    `reached` is the highest client id of the chunks that were started, `size` the number of client
+    ids in the next one. `take_message_ids(count)` returns the first of `count` reserved ids.
     """
-    with guard.transaction() as cursor:
-        cursor.execute(ALONE, (mailing_id,))
-        if not fetch_one_row(cursor)[0]:
-            return False
-        with connections[0].transaction() as beginning:
-            begun = _begin(beginning, mailing_id)
-            if begun is None:
-                return False
-        with connections[0].transaction() as beginning:
-            ensure_partition(beginning, mailing_id)
 
-        def take_ids(n: int) -> int:
-            cursor.execute(TAKE_IDS, (n,))
-            return int(fetch_one_row(cursor)[0])
+    launch: Launch
+    threads: Sequence[ConnectionThread]
+    reached: int
+    size: int
+    take_message_ids: Callable[[int], int]
 
-        audience, after, size = begun
-        with ExitStack() as stack:
-            lanes = [stack.enter_context(Lane(db)) for db in connections]
-            return _follow(
-                Turn(lanes, audience, batch_size, after, size, take_ids), lanes[0], mailing_id, wake
-            )
+    def __post_init__(self) -> None:
+        self._ends_at = time.monotonic() + SLICE_SECONDS
+        self._next_thread = cycle(self.threads)
+        # The chunks whose result is not yet read, each with its highest client id; and the latest.
+        self._pending: deque[tuple[int, PendingChunk]] = deque()
+        self._latest: PendingChunk | None = None
 
+    def run(self, on_batches_ready: Callable[[], object]) -> bool:
+        """Write chunks until the slice ends; return whether something is left to do.
 
-def _follow(turn: Turn, lane: Lane, mailing_id: int, wake: Callable[[], object]) -> bool:
-    """Say what a turn writes, as it does; return whether something is left to do."""
-    filled, analyzed, more = 0, 0, True
-    analyses: list[Future[None]] = []
-    for chunk in turn.chunks():
-        if chunk is None:
-            more = False
-            break
-        filled += chunk.recipients
+        Logs each chunk when it is committed. Raises DatabaseError.
+        """
+        written = analyzed = 0
+        analyses: list[Future[None]] = []
+        # The first one is written alone: nothing slows it, and its duration sets the next size.
+        self._start_chunk()
+        more = True
+        while self._pending:
+            until, pending = self._pending.popleft()
+            chunk = pending.result()
+            if chunk is None:
+                more = False
+                break
+            more = not chunk.audience_complete
+            if chunk.until < until:
+                # The chunk is shorter than requested: those started after it roll back.
+                self._pending.clear()
+                self.reached, self._latest = chunk.until, pending
+            self.size = _next_size(chunk)
+            self._log_chunk(chunk)
+            if chunk.recipients:
+                on_batches_ready()
+            written += chunk.recipients
+            if written > analyzed * ANALYZE_GROWTH:
+                mailing_id = self.launch.mailing_id
+                analyses.append(self.threads[0].submit(_analyze_partitions, mailing_id))
+                analyzed = written
+            while len(self._pending) < len(self.threads) and self._may_start():
+                self._start_chunk()
+        for analysis in analyses:
+            analysis.result()
+        return more
+
+    def _may_start(self) -> bool:
+        return self.reached < self.launch.last_client_id and time.monotonic() < self._ends_at
+
+    def _start_chunk(self) -> None:
+        after, last = self.reached, self.launch.last_client_id
+        # A list of phones is short and found by an index, in one chunk.
+        until = last if self.launch.listed else min(after + self.size, last)
+        # Message ids are taken here, so that they grow with each commit: a reader that pages by id
+        # finds later messages after the earlier ones. Ids that are left over are not used.
+        first_message_id = self.take_message_ids(max(1, min(until - after, CHUNK_RECIPIENTS)))
+        client_range = ClientRange(after, until, first_message_id)
+        thread = next(self._next_thread)
+        self._latest = thread.submit(write_chunk, self.launch, client_range, self._latest)
+        self._pending.append((until, self._latest))
+        self.reached = until
+
+    def _log_chunk(self, chunk: Chunk) -> None:
         log.info(
             "launch.chunk",
-            mailing_id=mailing_id,
+            mailing_id=self.launch.mailing_id,
             recipients=chunk.recipients,
             first_message_id=chunk.first_message_id,
             last_message_id=chunk.last_message_id,
             seconds=round(chunk.seconds, 3),
             audience_complete=chunk.audience_complete,
         )
-        if chunk.recipients:
-            wake()
-        if filled > analyzed * ANALYZE_GROWTH:
-            analyses.append(lane.do(_analyze, mailing_id))
-            analyzed = filled
-        more = not chunk.audience_complete
-    for analysis in analyses:
-        analysis.result()
-    return more
 
 
-def _begin(cursor: Cursor, mailing_id: int) -> tuple[Audience, int, int] | None:
-    """Freeze the audience if the mailing's time has come.
+def launch_slice(
+    guard: Database,
+    connections: Sequence[Database],
+    mailing_id: int,
+    batch_size: int,
+    on_batches_ready: Callable[[], object],
+) -> bool:
+    """Launch for up to SLICE_SECONDS; return whether something is left to do.
 
-    Returns it, the client's id up to which it is written, and the first chunk's size; None
-    says that there is nothing to write.
+    As many chunks are written at once as there are `connections`. `guard` holds a lock against
+    other launches of the mailing; if one is under way, returns False. `on_batches_ready` is called
+    when batches can be sent. Raises DatabaseError; nothing is lost then.
     """
-    cursor.execute(BEGIN, (mailing_id,))
+    with guard.transaction() as cursor:
+        cursor.execute(TRY_LOCK_LAUNCH, (mailing_id,))
+        if not fetch_one_row(cursor)[0]:
+            return False
+        with connections[0].transaction() as beginning:
+            begun = _begin_launch(beginning, mailing_id, batch_size)
+        if begun is None:
+            return False
+        with connections[0].transaction() as beginning:
+            ensure_partition(beginning, mailing_id)
+
+        def take_message_ids(count: int) -> int:
+            cursor.execute(TAKE_MESSAGE_IDS, (count,))
+            return int(fetch_one_row(cursor)[0])
+
+        with ExitStack() as stack:
+            threads = [stack.enter_context(ConnectionThread(db)) for db in connections]
+            launch, after, size = begun
+            return LaunchSlice(launch, threads, after, size, take_message_ids).run(on_batches_ready)
+
+
+def _begin_launch(
+    cursor: Cursor, mailing_id: int, batch_size: int
+) -> tuple[Launch, int, int] | None:
+    """Freeze the audience if the mailing is due.
+
+    Returns the launch, the last client id that is written, and the size of the next chunk in
+    client ids; None if there is nothing to write.
+    """
+    cursor.execute(LOCK_MAILING, (mailing_id,))
     row = cursor.fetchone()
     if row is None:
         return None
-    status, due, ended, launched, *columns = row
-    if launched:
+    status, due, ended, started, *columns = row
+    if started:
         if status not in ("running", "paused"):
             return None
-    # One that was paused until its end never started; its audience is written all the same, so
-    # that the books say who was not reached.
+    # A mailing that was paused until its end never started; its audience is written nevertheless,
+    # so that its messages are counted as expired.
     elif (status == "scheduled" and due) or (status == "paused" and ended):
-        cursor.execute(FREEZE, (mailing_id,))
+        cursor.execute(FREEZE_AUDIENCE, (mailing_id,))
         log.info("mailing.started", mailing_id=mailing_id)
     else:
         return None
-    cursor.execute(PROGRESS, (mailing_id,))
+    cursor.execute(READ_CHECKPOINT, (mailing_id,))
     complete, after, last = fetch_one_row(cursor)
     if complete:
         return None
-    size = NEXT_TURN_SPAN if launched else FIRST_SPAN
-    return Audience(mailing_id, last, tuple(columns)), after, size
+    size = NEXT_SLICE_CHUNK_IDS if started else FIRST_CHUNK_IDS
+    return Launch(mailing_id, batch_size, last, tuple(columns)), after, size
 
 
 def _next_size(chunk: Chunk) -> int:
-    """How many clients' ids the next chunk spans: as many as fit CHUNK_SECONDS."""
+    """Return how many client ids the next chunk spans, so that it takes CHUNK_SECONDS."""
     growth = min(16.0, max(0.25, CHUNK_SECONDS / max(chunk.seconds, 0.001)))
-    return max(FIRST_SPAN // 10, int((chunk.until - chunk.after) * growth))
+    return max(FIRST_CHUNK_IDS // 10, int((chunk.until - chunk.after) * growth))
 
 
-def _analyze(db: Database, mailing_id: int) -> None:
-    """Refresh the planner's picture of partitions that were filled in bulk."""
+def _analyze_partitions(db: Database, mailing_id: int) -> None:
+    """Refresh the planner's statistics of partitions that were filled in bulk."""
     with db.transaction() as cursor:
-        cursor.execute(PARTITION, (mailing_id,))
+        cursor.execute(FIND_PARTITION, (mailing_id,))
         (first,) = fetch_one_row(cursor)
-        # A tenth of the usual sample: that is enough to choose between an index and a scan, and
-        # the full one would cost as much as launching 100,000 recipients.
+        # A tenth of the usual sample suffices to choose between an index and a scan; the full one
+        # would cost as much as launching 100,000 recipients.
         cursor.execute("SET LOCAL default_statistics_target = 10")
         cursor.execute(f"ANALYZE (SKIP_LOCKED) messages_p{first}, batches_p{first}")

@@ -33,4 +33,4 @@ def record_reports(
                 add_minute_counts(cursor, minutes)
             return results
         except NeedsFullLock as needed:
-            needed.extend(plans[needed.mailing_id])
+            plans[needed.mailing_id] = needed.plan

@@ -7,8 +7,7 @@ another state, the transaction is repeated with a LockPlan that reads first.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -28,25 +27,19 @@ from worker.recording.state_machine import AttemptRecord, MessageReport, Message
 MAX_MISSING_IDS = 1_000
 
 
-@dataclass(slots=True)
-class LockPlan:
-    """What a repeated transaction does differently: read before writing, lock more rows."""
+class LockPlan(NamedTuple):
+    """Whether to read messages before writing, and what to lock besides the reported batches."""
 
     read_first: bool = False
-    batches: set[int] = field(default_factory=set)
+    batches: frozenset[int] = frozenset()
     lock_mailing: bool = False
 
 
 class NeedsFullLock(Exception):
-    """The transaction must be repeated: read before writing, and lock these rows as well."""
+    """The transaction must be repeated with another plan for this mailing."""
 
-    def __init__(self, mailing_id: int, batches: Iterable[int] = (), lock_mailing: bool = False):
-        self.mailing_id, self.batches, self.lock_mailing = mailing_id, batches, lock_mailing
-
-    def extend(self, plan: LockPlan) -> None:
-        plan.read_first = True
-        plan.batches.update(self.batches)
-        plan.lock_mailing |= self.lock_mailing
+    def __init__(self, mailing_id: int, plan: LockPlan):
+        self.mailing_id, self.plan = mailing_id, plan
 
 
 class StoredMessage(NamedTuple):
@@ -132,7 +125,7 @@ class MailingRecorder:
         values = {"first": first, "last": last, "times": format_array(times)}
         queries.ACCEPT_MESSAGES.run(self.cursor, place | values)
         if self.cursor.rowcount != count:
-            raise NeedsFullLock(self.mailing_id)
+            raise NeedsFullLock(self.mailing_id, self.plan._replace(read_first=True))
         self.deltas[report.batch_id].update({"pending": -count, "sent": count})
         for minute, n in Counter(int(at) // 60 for _, at in report.accepted).items():
             instant = datetime.fromtimestamp(minute * 60, UTC)
@@ -184,7 +177,8 @@ class MailingRecorder:
             for report in reports
         )
         if unlocked or (late and not self.plan.lock_mailing):
-            raise NeedsFullLock(self.mailing_id, unlocked, late)
+            plan = LockPlan(True, self.plan.batches | unlocked, self.plan.lock_mailing or late)
+            raise NeedsFullLock(self.mailing_id, plan)
         return stored
 
     def _update_messages(

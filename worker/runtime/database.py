@@ -21,7 +21,10 @@ TCP = {
     "tcp_user_timeout": 10_000,
 }
 # A statement that waits longer than this for a lock fails and is repeated by its caller.
-OPTIONS = f"-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s {GENERIC_PLAN_OPTION}"
+OPTIONS = (
+    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s "
+    f"{GENERIC_PLAN_OPTION}"
+)
 
 DatabaseError = psycopg2.Error
 # The database errors that pass with time: an outage, or a lock held by another transaction.

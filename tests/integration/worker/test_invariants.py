@@ -164,7 +164,9 @@ class Books(RuleBasedStateMachine):
     def go_on(self, mailing_id: int, turns: int) -> None:
         """Each turn is one chunk of a few clients; who lives by then is in the audience."""
         for _ in range(turns):
-            more = launcher.launch(self.fleet.guard, self.fleet.lanes, mailing_id, 4, lambda: None)
+            more = launcher.launch_slice(
+                self.fleet.guard, self.fleet.lanes, mailing_id, 4, lambda: None
+            )
             mailing = self.fleet.mailing(mailing_id)
             done = self.audiences.setdefault(mailing_id, set())
             last = max((id_ for id_ in done), default=self.ids[0] - 1)
@@ -337,9 +339,9 @@ def test_the_books_add_up_whatever_happens(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Books, "url", database_url)
-    monkeypatch.setattr(launcher, "TURN_SECONDS", -1.0)
-    monkeypatch.setattr(launcher, "FIRST_SPAN", 8)
-    monkeypatch.setattr(launcher, "NEXT_TURN_SPAN", 8)
+    monkeypatch.setattr(launcher, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(launcher, "FIRST_CHUNK_IDS", 8)
+    monkeypatch.setattr(launcher, "NEXT_SLICE_CHUNK_IDS", 8)
     run_state_machine_as_test(
         Books,
         settings=settings(

@@ -59,15 +59,15 @@ def tag() -> str:
 @pytest.fixture
 def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each turn of a launch is one chunk, and each chunk a few clients."""
-    monkeypatch.setattr(launcher, "TURN_SECONDS", -1.0)
-    monkeypatch.setattr(launcher, "FIRST_SPAN", 7)
-    monkeypatch.setattr(launcher, "NEXT_TURN_SPAN", 7)
+    monkeypatch.setattr(launcher, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(launcher, "FIRST_CHUNK_IDS", 7)
+    monkeypatch.setattr(launcher, "NEXT_SLICE_CHUNK_IDS", 7)
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks are of a few clients each, but turns last as long as ever."""
-    monkeypatch.setattr(launcher, "FIRST_SPAN", 7)
+    monkeypatch.setattr(launcher, "FIRST_CHUNK_IDS", 7)
     monkeypatch.setattr(launcher, "_next_size", lambda chunk: 7)
 
 
@@ -80,7 +80,7 @@ def new_mailing(
 
 
 def turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
-    return launcher.launch(fleet.guard, fleet.lanes, mailing_id, batch_size, lambda: None)
+    return launcher.launch_slice(fleet.guard, fleet.lanes, mailing_id, batch_size, lambda: None)
 
 
 def waiting_launches(redis: Redis, mailing_id: int) -> int:
@@ -154,7 +154,7 @@ def test_batches_are_of_one_zone_and_of_consecutive_messages(
     fleet: Fleet, tag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In one chunk, whatever ids the clients of other tests have used up: each chunk has its own.
-    monkeypatch.setattr("worker.launch.launcher.FIRST_SPAN", 1_000_000)
+    monkeypatch.setattr("worker.launch.launcher.FIRST_CHUNK_IDS", 1_000_000)
     fleet.add_clients(1003, ZONES, tag)
     mailing_id = fleet.add_mailing(tags=[tag])
     fleet.launch(mailing_id, batch_size=100)
@@ -188,7 +188,7 @@ def test_a_crowd_behind_a_desert_is_written_in_short_chunks(
     """Where nobody matches, chunks grow; one of them must not take in all who come after."""
     fleet.add_clients(500, ZONES, f"not {tag}")
     fleet.add_clients(500, ZONES, tag)
-    monkeypatch.setattr(launcher, "FIRST_SPAN", 7)
+    monkeypatch.setattr(launcher, "FIRST_CHUNK_IDS", 7)
     monkeypatch.setattr(chunks, "CHUNK_RECIPIENTS", 60)
     mailing_id = fleet.add_mailing(tags=[tag])
     fleet.launch(mailing_id, batch_size=50)
@@ -215,7 +215,9 @@ def test_a_chunk_that_falls_short_is_gone_on_with_where_it_ends(
 def test_an_empty_audience_finishes(fleet: Fleet, tag: str) -> None:
     mailing_id = fleet.add_mailing(tags=[tag])
     woken: list[int] = []
-    assert not launcher.launch(fleet.guard, fleet.lanes, mailing_id, 500, lambda: woken.append(1))
+    assert not launcher.launch_slice(
+        fleet.guard, fleet.lanes, mailing_id, 500, lambda: woken.append(1)
+    )
     assert not woken
     mailing = fleet.mailing(mailing_id)
     assert (mailing["audience"], mailing["audience_complete"]) == (0, True)
@@ -271,9 +273,9 @@ def test_it_goes_on_where_it_stopped(fleet: Fleet, tag: str, small_turns: None) 
 
 def test_one_that_dies_in_mid_chunk_leaves_nothing_behind(fleet: Fleet, tag: str) -> None:
     _, mailing_id = new_mailing(fleet, tag, 10)
-    dying = PausingDatabase(fleet.url, before=chunks.ADVANCE)
+    dying = PausingDatabase(fleet.url, before=chunks.ADVANCE_CHECKPOINT)
     with threads() as run:
-        launched = run(launcher.launch, fleet.guard, [dying], mailing_id, 500, lambda: None)
+        launched = run(launcher.launch_slice, fleet.guard, [dying], mailing_id, 500, lambda: None)
         dying.wait_until_reached()
         kill(fleet, "pausing", dying, launched)
     assert fleet.mailing(mailing_id)["audience"] == 0
@@ -290,12 +292,12 @@ def test_many_launches_at_once_write_everybody_once(
     monkeypatch: pytest.MonkeyPatch,
     turn_seconds: float,
 ) -> None:
-    monkeypatch.setattr(launcher, "TURN_SECONDS", turn_seconds)
+    monkeypatch.setattr(launcher, "SLICE_SECONDS", turn_seconds)
     ids, mailing_id = new_mailing(fleet, tag, 150, ZONES)
 
     def whole() -> None:
         guard, *lanes = databases = [Database(fleet.url, "launching") for _ in range(3)]
-        while launcher.launch(guard, lanes, mailing_id, 3, lambda: None):
+        while launcher.launch_slice(guard, lanes, mailing_id, 3, lambda: None):
             pass
         for db in databases:
             db.close()
@@ -344,10 +346,10 @@ def test_a_launch_that_was_asked_for_twice_goes_on_once(
 
 def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
     _, mailing_id = new_mailing(fleet, tag, 5)
-    writing = PausingDatabase(fleet.url, before=chunks.LOCK)
+    writing = PausingDatabase(fleet.url, before=chunks.LOCK_MAILING)
     guard = Database(fleet.url, "guard")
     with threads() as run:
-        launched = run(launcher.launch, guard, [writing], mailing_id, 500, lambda: None)
+        launched = run(launcher.launch_slice, guard, [writing], mailing_id, 500, lambda: None)
         writing.wait_until_reached()
         assert not turn(fleet, mailing_id)
         assert fleet.mailing(mailing_id)["audience"] == 0
@@ -359,9 +361,12 @@ def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
 
 def test_one_whose_guard_dies_keeps_its_books(fleet: Fleet, tag: str, small_chunks: None) -> None:
     ids, mailing_id = new_mailing(fleet, tag, 30)
-    guard, writing = Database(fleet.url, "guard"), PausingDatabase(fleet.url, before=chunks.LOCK)
+    guard, writing = (
+        Database(fleet.url, "guard"),
+        PausingDatabase(fleet.url, before=chunks.LOCK_MAILING),
+    )
     with threads() as run:
-        launched = run(launcher.launch, guard, [writing], mailing_id, 3, lambda: None)
+        launched = run(launcher.launch_slice, guard, [writing], mailing_id, 3, lambda: None)
         writing.wait_until_reached()
         kill(fleet, "guard", writing, launched)
     fleet.check_books()
@@ -376,7 +381,7 @@ def test_one_that_comes_to_its_turn_late_goes_on_from_there(
     _, mailing_id = new_mailing(fleet, tag, 20)
     late = PausingDatabase(fleet.url, before="pg_try_advisory_xact_lock(hashtext('launch')")
     with threads() as run:
-        launched = run(launcher.launch, late, fleet.lanes, mailing_id, 3, lambda: None)
+        launched = run(launcher.launch_slice, late, fleet.lanes, mailing_id, 3, lambda: None)
         late.wait_until_reached()
         turn(fleet, mailing_id)
         late.go_on.set()
@@ -386,9 +391,14 @@ def test_one_that_comes_to_its_turn_late_goes_on_from_there(
 def test_ids_of_messages_grow_with_each_commit(fleet: Fleet, tag: str, small_chunks: None) -> None:
     """The second chunk is slow; the third is written meanwhile, and committed after it."""
     ids, mailing_id = new_mailing(fleet, tag, 21)
-    slow, beside = PausingDatabase(fleet.url, before=chunks.FILL), Database(fleet.url, "beside")
+    slow, beside = (
+        PausingDatabase(fleet.url, before=chunks.WRITE_CHUNK),
+        Database(fleet.url, "beside"),
+    )
     with threads() as run:
-        launched = run(launcher.launch, fleet.guard, [beside, slow], mailing_id, 3, lambda: None)
+        launched = run(
+            launcher.launch_slice, fleet.guard, [beside, slow], mailing_id, 3, lambda: None
+        )
         slow.wait_until_reached()
         wait_for(lambda: fleet.value(WAITING), 10, "the third chunk waits for the second")
         slow.go_on.set()
@@ -403,9 +413,14 @@ def test_a_chunk_waits_for_the_one_before_and_falls_with_it(
 ) -> None:
     """The first chunk is committed, the second dies, the third was written beside it."""
     ids, mailing_id = new_mailing(fleet, tag, 60, ZONES)
-    dying, beside = PausingDatabase(fleet.url, before=chunks.LOCK), Database(fleet.url, "beside")
+    dying, beside = (
+        PausingDatabase(fleet.url, before=chunks.LOCK_MAILING),
+        Database(fleet.url, "beside"),
+    )
     with threads() as run:
-        launched = run(launcher.launch, fleet.guard, [beside, dying], mailing_id, 3, lambda: None)
+        launched = run(
+            launcher.launch_slice, fleet.guard, [beside, dying], mailing_id, 3, lambda: None
+        )
         dying.wait_until_reached()
         wait_for(lambda: fleet.value(WAITING), 10, "the third chunk waits for the second")
         assert fleet.mailing(mailing_id)["audience"] == 7
@@ -435,9 +450,9 @@ def test_one_that_is_cancelled_stops(
 def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
     """The cancel waits for the chunk, whose messages it then finds; nothing is written after it."""
     _, mailing_id = new_mailing(fleet, tag, 5)
-    filling = PausingDatabase(fleet.url, before=chunks.ADVANCE)
+    filling = PausingDatabase(fleet.url, before=chunks.ADVANCE_CHECKPOINT)
     with threads() as run:
-        launched = run(launcher.launch, fleet.guard, [filling], mailing_id, 500, lambda: None)
+        launched = run(launcher.launch_slice, fleet.guard, [filling], mailing_id, 500, lambda: None)
         filling.wait_until_reached()
         cancelled = run(fleet.cancel, mailing_id)
         wait_until_blocked(fleet.url, [cancelled])
@@ -452,9 +467,9 @@ def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
 def test_a_cancel_does_not_wait_while_a_chunk_is_written(fleet: Fleet, tag: str) -> None:
     """The chunk locks the mailing only when all is written, and then comes to nothing."""
     _, mailing_id = new_mailing(fleet, tag, 5)
-    writing = PausingDatabase(fleet.url, before=chunks.LOCK)
+    writing = PausingDatabase(fleet.url, before=chunks.LOCK_MAILING)
     with threads() as run:
-        launched = run(launcher.launch, fleet.guard, [writing], mailing_id, 500, lambda: None)
+        launched = run(launcher.launch_slice, fleet.guard, [writing], mailing_id, 500, lambda: None)
         writing.wait_until_reached()
         fleet.cancel(mailing_id)
         writing.go_on.set()
