@@ -1,4 +1,4 @@
-"""The Flask application: its classes, and the factories for the web server and for commands."""
+"""The Flask application: its classes, and its factory for the web server and for commands."""
 
 import os
 import sys
@@ -10,47 +10,40 @@ from flask import Flask, Request
 from flask.json.provider import JSONProvider
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
+from api import audit_log, exports
 from api.admin import init_admin
-from api.audit_log import audit_log
 from api.cli.clients import client_commands
 from api.cli.logs import log_commands
 from api.cli.reports import report_commands
 from api.cli.tokens import token_commands
-from api.clients.imports import imports
-from api.clients.routes import clients
+from api.clients import imports as client_imports
+from api.clients import routes as clients
 from api.db import init_database
-from api.enqueue import init_wake
-from api.exports import exports
-from api.http.bearer_auth import init_auth
+from api.enqueue import init_queues
+from api.http.bearer_auth import init_bearer_auth
 from api.http.problems import init_problems
-from api.http.request_id import init_tracing
-from api.http.security_headers import init_headers
-from api.mailings.actions import lifecycle
-from api.mailings.messages import messages
-from api.mailings.preview import preview
-from api.mailings.routes import mailings
-from api.mailings.statistics import statistics
-from api.mailings.test_sends import test_sends
-from api.monitoring.health import health
+from api.http.request_id import init_request_ids
+from api.http.security_headers import init_security_headers
+from api.mailings import actions as mailing_actions
+from api.mailings import messages, preview, statistics, test_sends
+from api.mailings import routes as mailings
+from api.monitoring import health
 from api.monitoring.metrics import init_metrics
 from api.openapi.operation import init_openapi
-from api.openapi.swagger_ui import init_docs
-from api.opt_outs.routes import opt_outs
-from api.tokens.routes import tokens
+from api.openapi.swagger_ui import init_swagger_ui
+from api.opt_outs import routes as opt_outs
+from api.tokens import routes as tokens
 from shared.config.settings import ApiSettings, CommandSettings, load_settings
 from shared.logging import log_config
 
-PEOPLE = "/admin"
-
-
-MAX_BODY = 1024 * 1024
+MAX_BODY_BYTES = 1024 * 1024
 RESOURCES = (
     clients,
-    imports,
+    client_imports,
     exports,
     mailings,
     preview,
-    lifecycle,
+    mailing_actions,
     messages,
     statistics,
     tokens,
@@ -61,7 +54,7 @@ RESOURCES = (
 
 
 class OrjsonProvider(JSONProvider):
-    """JSON by orjson. Instants are strings already: see answers.py."""
+    """Serialise JSON with orjson. Instants are strings already (see `format_instant`)."""
 
     def dumps(self, obj: Any, **_: Any) -> str:
         return orjson.dumps(obj).decode()
@@ -70,62 +63,62 @@ class OrjsonProvider(JSONProvider):
         return orjson.loads(s)
 
 
-class PeoplesSessions(SecureCookieSessionInterface):
-    """Sessions where people sign in. Programs send a token, and have none."""
+class AdminSessions(SecureCookieSessionInterface):
+    """Open a session for requests of the admin UI only; the REST API authenticates by token."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        if not request.path.startswith(PEOPLE):
+        if not request.path.startswith("/admin"):
             return None
         return super().open_session(app, request)
 
 
 class Application(Flask):
-    """The web process's application."""
+    """The Flask application of a web process."""
 
     json_provider_class = OrjsonProvider
-    session_interface = PeoplesSessions()
+    session_interface = AdminSessions()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """As it is: no view here is a coroutine, so none is asked whether it is."""
+        """Return the view unchanged: none is a coroutine, so the check per request is skipped."""
         return func
 
 
 def create_app() -> Flask:
-    """The application: the whole of it for a web server, the database alone for a command."""
+    """Create the application: complete for a web server, with the database alone for commands."""
     if os.environ.get("FLASK_RUN_FROM_CLI") == "true":
-        return _command_app()
+        return _create_command_app()
     settings = load_settings(ApiSettings)
     log_config.configure_logging("api", settings.log_level, settings.log_format)
     app = Application("api", static_folder=None)
     app.secret_key = settings.secret_key.get_secret_value()
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["PROVIDER_RATE"] = settings.provider_rate
     app.config["TEST_SENDS_PER_MINUTE"] = settings.test_sends_per_minute
     app.config["SEGMENT_PRICE"] = settings.segment_price
     _configure(app, settings)
-    # An address is right or wrong; nothing is redirected to what it may have meant.
+    # Do not redirect an address with doubled slashes to the merged one.
     app.url_map.merge_slashes = False
-    init_headers(app, settings.public_url)
+    init_security_headers(app, settings.public_url)
     init_problems(app)
-    init_tracing(app)
+    init_request_ids(app)
     init_metrics(app, settings.redis_url, settings.metrics_token)
-    init_auth(app, settings.api_bootstrap_token.get_secret_value())
+    init_bearer_auth(app, settings.api_bootstrap_token.get_secret_value())
     init_database(app, settings.database_url)
-    init_wake(app, settings.redis_url)
+    init_queues(app, settings.redis_url)
     init_openapi(app)
-    app.register_blueprint(health)
+    app.register_blueprint(health.blueprint)
     for resource in RESOURCES:
-        app.register_blueprint(resource, url_prefix="/api/v1")
-    init_docs(app)
+        app.register_blueprint(resource.blueprint, url_prefix="/api/v1")
+    init_swagger_ui(app)
     init_admin(app, settings)
     return app
 
 
-def _command_app() -> Flask:
+def _create_command_app() -> Flask:
     app = Flask("api", static_folder=None)
     app.cli.add_command(log_commands)
     if "logs" in sys.argv[1:4]:
-        return app  # whoever reads logs need not have the service's settings
+        return app  # reading logs requires none of the service's settings
     settings = load_settings(CommandSettings)
     log_config.configure_logging("api.command", settings.log_level, settings.log_format)
     _configure(app, settings)

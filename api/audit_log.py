@@ -16,25 +16,25 @@ from sqlalchemy import insert, select
 
 from api.actor import Actor
 from api.db import db
-from api.http.pagination import MAX_ID, page
+from api.http.pagination import MAX_ID, build_page
 from api.openapi.operation import operation
+from api.schemas.base import PageQuery
 from api.schemas.fields import Instant
-from api.schemas.requests import PageQuery
-from api.schemas.responses import Answer, instant
+from api.schemas.responses import ResponseModel, format_instant
 from shared.db.audit_models import AuditEntry
 from shared.domain.scopes import Scope
 
-audit_log = Blueprint("audit_log", __name__)
+blueprint = Blueprint("audit_log", __name__)
 
 
 # The same as `record`, of a thing that a statement has just made, as a part of that statement.
-RECORD_MADE = """
+RECORD_CREATED = """
 INSERT INTO audit_log (actor, request_id, action, entity, entity_id)
 SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id FROM made
 """
 
 
-def record(
+def record_change(
     actor: Actor,
     action: str,
     entity: str,
@@ -42,10 +42,10 @@ def record(
     changes: Mapping[str, Any] | None = None,
 ) -> None:
     """Add an entry to the audit log, in the transaction of the change."""
-    record_many(actor, action, entity, [(entity_id, changes or {})])
+    record_changes(actor, action, entity, [(entity_id, changes or {})])
 
 
-def record_many(
+def record_changes(
     actor: Actor, action: str, entity: str, objects: Iterable[tuple[int | None, Mapping[str, Any]]]
 ) -> None:
     """Add one entry for each object, given as its id and its changes."""
@@ -60,7 +60,7 @@ def actor_columns(actor: Actor) -> dict[str, str | None]:
     return {"actor": actor.name, "request_id": actor.request_id}
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def diff_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """How the log writes the fields that differ, which are JSON already."""
     return {
         name: {"old": old.get(name), "new": value}
@@ -69,7 +69,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def names(fields: Iterable[str]) -> dict[str, Any]:
+def hide_values(fields: Iterable[str]) -> dict[str, Any]:
     """How the log writes fields whose values are personal."""
     return dict.fromkeys(fields)
 
@@ -88,7 +88,7 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-class AuditEntryAnswer(Answer):
+class AuditEntryAnswer(ResponseModel):
     """Something that was done."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
@@ -106,7 +106,7 @@ class AuditEntryAnswer(Answer):
     request_id: str | None
 
 
-class AuditPage(Answer):
+class AuditPage(ResponseModel):
     """A page of the audit log, the newest first."""
 
     model_config = ConfigDict(
@@ -145,11 +145,11 @@ class AuditQuery(PageQuery):
     until: Instant | None = Field(default=None, description="Before this instant.")
 
 
-@audit_log.get("/audit")
+@blueprint.get("/audit")
 @operation(
     "audit",
-    answer=AuditPage,
-    says="A page of the audit log.",
+    response=AuditPage,
+    description="A page of the audit log.",
     query=AuditQuery,
     scope=Scope.ADMIN,
 )
@@ -168,9 +168,9 @@ def list_audit(query: AuditQuery) -> dict[str, Any]:
     if query.until is not None:
         found = found.where(AuditEntry.at < query.until)
     rows = db.session.scalars(found.order_by(AuditEntry.id.desc()).limit(query.limit + 1)).all()
-    return page(rows, query.limit, present_entry, lambda entry: entry.id)
+    return build_page(rows, query.limit, present_entry, lambda entry: entry.id)
 
 
 def present_entry(entry: AuditEntry) -> dict[str, Any]:
     kept = ("id", "actor", "action", "entity", "entity_id", "changes", "request_id")
-    return {"at": instant(entry.at)} | {name: getattr(entry, name) for name in kept}
+    return {"at": format_instant(entry.at)} | {name: getattr(entry, name) for name in kept}

@@ -132,7 +132,7 @@ def _refuse_dead(connection: Connection, entry: ConnectionPoolEntry, _: object) 
 
 
 @contextmanager
-def autocommit() -> Iterator[Cursor]:
+def autocommit_cursor() -> Iterator[Cursor]:
     """A cursor whose every statement is a transaction by itself, in one round trip."""
     pooled = db.engine.raw_connection()
     connection = cast(Connection, pooled.driver_connection)
@@ -148,7 +148,7 @@ def autocommit() -> Iterator[Cursor]:
         pooled.close()
 
 
-def cursor() -> Cursor:
+def session_cursor() -> Cursor:
     """A psycopg2 cursor in the session's transaction, for the ledger's statements."""
     db.session.flush()
     return cast(Cursor, db.session.connection().connection.cursor())
@@ -158,7 +158,7 @@ def cursor() -> Cursor:
 def transaction() -> Iterator[Cursor]:
     """A cursor whose work is committed at the end, or rolled back: for work in many short steps."""
     try:
-        yield cursor()
+        yield session_cursor()
         db.session.commit()
     except BaseException:
         db.session.rollback()
@@ -170,11 +170,11 @@ def database_now() -> datetime:
     return cast(datetime, db.session.scalar(sql_select(func.clock_timestamp())))
 
 
-def see_one_instant() -> None:
+def use_one_snapshot() -> None:
     """Let every later statement of this request see the same instant: its numbers add up."""
     g.isolation_level = "REPEATABLE READ"
 
 
-def rows(statement: Any, **values: Any) -> list[dict[str, Any]]:
+def fetch_all(statement: Any, **values: Any) -> list[dict[str, Any]]:
     """The rows of a textual statement, by column name."""
     return [dict(row) for row in db.session.execute(statement, values).mappings()]

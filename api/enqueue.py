@@ -1,28 +1,32 @@
-"""Tells the fleet, after a commit, that a mailing has something to do. Never fails, nor waits."""
+"""Enqueue jobs after a commit. An unreachable Redis neither raises an error nor causes a wait."""
 
-from flask import Flask, current_app, g
+from flask import Flask, current_app
 
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus
 from shared.queues import Queues
 
 
-def init_wake(app: Flask, redis_url: str) -> None:
+def init_queues(app: Flask, redis_url: str) -> None:
     app.extensions["queues"] = Queues.connect(redis_url)
 
 
-def queues() -> Queues:
-    found: Queues = current_app.extensions["queues"]
-    return found
+def job_queues() -> Queues:
+    """Return the application's connection to the job queues."""
+    queues: Queues = current_app.extensions["queues"]
+    return queues
 
 
-def launch(mailing: Mailing) -> None:
-    """Have a scheduled mailing launched at its start; at once if that has come."""
-    queues().launch(mailing.id, at=mailing.start_at, request_id=g.request_id)
+def enqueue_launch(mailing: Mailing, request_id: str | None) -> None:
+    """Enqueue the launch of a scheduled mailing for its start; at once if that has passed."""
+    job_queues().launch(mailing.id, at=mailing.start_at, request_id=request_id)
 
 
-def wake(mailing: Mailing) -> None:
-    """Have the fleet look at a mailing whose state has changed."""
+def enqueue_dispatch(mailing: Mailing, request_id: str | None) -> None:
+    """Enqueue the jobs that act on a mailing's changed state.
+
+    A running mailing whose audience is incomplete also gets a launch job.
+    """
     if mailing.status == MailingStatus.RUNNING and not mailing.audience_complete:
-        queues().launch(mailing.id, request_id=g.request_id)
-    queues().dispatch(mailing.id, request_id=g.request_id)
+        job_queues().launch(mailing.id, request_id=request_id)
+    job_queues().dispatch(mailing.id, request_id=request_id)

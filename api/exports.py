@@ -8,18 +8,19 @@ from pydantic import Field
 from sqlalchemy import select
 
 from api.clients.routes import search_of
+from api.clients.schemas import ClientFilter
 from api.clients.service import ClientSearch, iter_client_pages, list_attribute_names
-from api.db import db, rows
-from api.http.csv_response import CsvQuery, answer_csv
+from api.db import db, fetch_all
+from api.http.csv_response import stream_csv
 from api.mailings.messages import ALL, BY_STATUS
 from api.mailings.routes import find_mailing
 from api.openapi.operation import operation
-from api.schemas.requests import ClientFilter
-from api.schemas.responses import instant
+from api.schemas.csv_query import CsvQuery
+from api.schemas.responses import format_instant
 from shared.db.models import Client
 from shared.domain.statuses import MessageStatus
 
-exports = Blueprint("exports", __name__)
+blueprint = Blueprint("exports", __name__)
 
 PAGE = 5_000
 CLIENT_COLUMNS = ("id", "phone", "operator_code", "tag", "timezone", "created_at", "updated_at")
@@ -45,11 +46,11 @@ class MessageCsvQuery(CsvQuery):
     status: MessageStatus | None = Field(default=None, description="Messages in this status.")
 
 
-@exports.get("/clients.csv")
+@blueprint.get("/clients.csv")
 @operation(
     "clients",
-    answer=None,
-    says="The clients.",
+    response=None,
+    description="The clients.",
     query=ClientCsvQuery,
     csv=CLIENTS_EXAMPLE,
 )
@@ -63,11 +64,11 @@ def export_clients(query: ClientCsvQuery) -> Response:
     return clients_csv(search_of(query), excel=query.excel)
 
 
-@exports.get("/mailings/<id:mailing_id>/messages.csv")
+@blueprint.get("/mailings/<id:mailing_id>/messages.csv")
 @operation(
     "messages",
-    answer=None,
-    says="The messages.",
+    response=None,
+    description="The messages.",
     query=MessageCsvQuery,
     csv=MESSAGES_EXAMPLE,
     problems=(404,),
@@ -84,14 +85,14 @@ def clients_csv(search: ClientSearch, *, excel: bool) -> Response:
     """Respond with the found clients as a CSV file, one column for each attribute among them."""
     names = list_attribute_names(search)
     pages = _client_rows(iter_client_pages(search, (*CLIENT_COLUMNS, "attributes")), names)
-    return answer_csv("clients.csv", (*CLIENT_COLUMNS, *names), pages, excel)
+    return stream_csv("clients.csv", (*CLIENT_COLUMNS, *names), pages, excel)
 
 
 def messages_csv(mailing_id: int, status: MessageStatus | None, *, excel: bool) -> Response:
     """Respond with a mailing's messages, or those in one status, as a CSV file."""
     find_mailing(mailing_id)
     pages = _messages(mailing_id, status)
-    return answer_csv(f"mailing-{mailing_id}-messages.csv", MESSAGE_COLUMNS, pages, excel)
+    return stream_csv(f"mailing-{mailing_id}-messages.csv", MESSAGE_COLUMNS, pages, excel)
 
 
 def _client_rows(
@@ -101,8 +102,8 @@ def _client_rows(
         yield [
             (
                 *row[:-3],
-                instant(row.created_at),
-                instant(row.updated_at),
+                format_instant(row.created_at),
+                format_instant(row.updated_at),
                 *(row.attributes.get(name) for name in names),
             )
             for row in page
@@ -113,7 +114,7 @@ def _messages(mailing_id: int, status: MessageStatus | None) -> Iterator[list[tu
     statement = ALL if status is None else BY_STATUS[status]
     after = 0
     while True:
-        found = rows(statement, mailing_id=mailing_id, after=after, n=PAGE)
+        found = fetch_all(statement, mailing_id=mailing_id, after=after, n=PAGE)
         # With a status, a page may be short and tell from which id on there is more.
         until = found[0].get("until") if found else None
         messages = [row for row in found if row["id"] is not None]
@@ -140,8 +141,8 @@ def _with_phones(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
             message["reason"],
             message["attempts"],
             "true" if message["in_doubt"] else "false",
-            instant(message["created_at"]),
-            instant(message["sent_at"]),
+            format_instant(message["created_at"]),
+            format_instant(message["sent_at"]),
         )
         for message in messages
     ]

@@ -11,27 +11,46 @@ from flask import Blueprint, Flask, abort, render_template
 from flask_babel import Babel
 from flask_wtf.csrf import CSRFProtect
 
-from api.admin import error_pages
-from api.admin.auth import demand_person, public, secure_headers, settle_host
-from api.admin.preferences import choose_language, choose_zone, preferences
+from api.admin import error_pages, preferences, sign_in
+from api.admin.auth import (
+    public,
+    redirect_to_public_host,
+    require_sign_in,
+    set_security_headers,
+)
+from api.admin.preferences import choose_language, choose_zone
 from api.admin.presenters import formatting
-from api.admin.sign_in import init_signin, signin
-from api.admin.views.audit import audit
-from api.admin.views.clients import clients
+from api.admin.sign_in import init_signin
+from api.admin.views import (
+    audit,
+    clients,
+    imports,
+    live_updates,
+    mailing_editor,
+    mailings,
+    opt_outs,
+    reports,
+    tokens,
+)
 from api.admin.views.dashboard import dashboard, init_dashboard
-from api.admin.views.imports import allow_upload, imports
-from api.admin.views.live_updates import init_live, live
-from api.admin.views.mailing_editor import compose
-from api.admin.views.mailings import mailings
-from api.admin.views.opt_outs import opt_outs
-from api.admin.views.reports import init_reports, reports
-from api.admin.views.tokens import tokens
+from api.admin.views.imports import allow_upload
+from api.admin.views.live_updates import init_live
+from api.admin.views.reports import init_reports
 from shared.config.settings import ApiSettings
 
 csrf = CSRFProtect()
-PARTS = (
-    *(signin, preferences, mailings, compose, clients, imports),
-    *(opt_outs, tokens, audit, reports, live),
+VIEWS = (
+    sign_in,
+    preferences,
+    mailings,
+    mailing_editor,
+    clients,
+    imports,
+    opt_outs,
+    tokens,
+    audit,
+    reports,
+    live_updates,
 )
 TRANSLATIONS = Path(__file__).parent / "translations"
 
@@ -57,12 +76,12 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         admin.get("/")(dashboard)
         admin.add_url_rule("/<path:_rest>", view_func=nowhere)
         _configure(app, settings)
-        admin.before_request(settle_host)
-        admin.before_request(demand_person)
+        admin.before_request(redirect_to_public_host)
+        admin.before_request(require_sign_in)
         admin.before_request(allow_upload)
         admin.before_request(csrf.protect)
-        for part in PARTS:
-            admin.register_blueprint(part)
+        for views in VIEWS:
+            admin.register_blueprint(views.blueprint)
         init_signin(app, settings)
         init_live(app)
         init_dashboard(app)
@@ -70,7 +89,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
     else:
         admin.get("/")(off)
         admin.get("/<path:_rest>")(off)
-    admin.after_request(secure_headers)
+    admin.after_request(set_security_headers)
     error_pages.init_errors(admin)
     Babel(
         app,

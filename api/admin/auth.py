@@ -12,8 +12,8 @@ from flask import Response, abort, current_app, g, redirect, request, session, u
 from redis.exceptions import RedisError
 from werkzeug.wrappers import Response as BaseResponse
 
-from api import enqueue
 from api.actor import Actor
+from api.enqueue import job_queues
 from shared.domain.scopes import Scope
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ def public(view: View) -> View:
     return view
 
 
-def needs(scope: Scope) -> Callable[[View], View]:
+def require_scope(scope: Scope) -> Callable[[View], View]:
     """Mark a view that takes more than the default: read to look, write to change."""
 
     def mark(view: View) -> View:
@@ -68,13 +68,13 @@ def needs(scope: Scope) -> Callable[[View], View]:
     return mark
 
 
-def actor_of(person: Person) -> Actor:
+def person_actor(person: Person) -> Actor:
     """Return the signed-in person as the actor of this request."""
     name = f"person:{person.email or person.subject}"
     return Actor(name, person.scope, request_id=g.request_id)
 
 
-def begin_session(person: Person, id_token: str) -> None:
+def start_session(person: Person, id_token: str) -> None:
     """A session of its own for each sign-in, so that one known beforehand is worth nothing."""
     session.clear()
     session.permanent = True
@@ -91,7 +91,7 @@ def end_session() -> None:
     if "id" in session:
         left = max(1, session["until"] - int(time.time()))
         try:
-            enqueue.queues().connection.set(ENDED.format(session["id"]), 1, ex=left)
+            job_queues().connection.set(ENDED.format(session["id"]), 1, ex=left)
         except RedisError as error:
             log.warning("admin.end_not_kept", error_class=type(error).__name__)
     session.clear()
@@ -103,14 +103,14 @@ def current_person() -> Person | None:
     if not isinstance(kept, list) or session.get("until", 0) <= time.time():
         return None
     try:
-        if enqueue.queues().connection.exists(ENDED.format(session["id"])):
+        if job_queues().connection.exists(ENDED.format(session["id"])):
             return None
     except RedisError:
         pass  # the signature and the time have been checked; without Redis that must do
     return Person(*kept)
 
 
-def settle_host() -> BaseResponse | None:
+def redirect_to_public_host() -> BaseResponse | None:
     """On one's own machine, go on under the name that the provider sends people back to."""
     here, there = urlsplit(request.host_url), urlsplit(current_app.config["PUBLIC_URL"])
     local = {here.hostname, there.hostname} <= LOOPBACK and here.port == there.port
@@ -119,10 +119,10 @@ def settle_host() -> BaseResponse | None:
     return None
 
 
-def demand_person() -> BaseResponse | None:
+def require_sign_in() -> BaseResponse | None:
     g.person = current_person()
     if g.person is not None:
-        g.actor = actor_of(g.person)
+        g.actor = person_actor(g.person)
         structlog.contextvars.bind_contextvars(actor=g.actor.name)
     endpoint = request.endpoint or ""
     view = current_app.view_functions.get(endpoint)
@@ -139,7 +139,7 @@ def demand_person() -> BaseResponse | None:
     return None
 
 
-def secure_headers(response: Response) -> Response:
+def set_security_headers(response: Response) -> Response:
     # A form may lead to the provider, which Chromium counts as this page's form action.
     provider = current_app.config.get("OIDC_ORIGINS", "")
     # A page may have a stricter one of its own.

@@ -6,7 +6,7 @@ from werkzeug.wrappers import Response
 from api.admin.auth import public
 from shared.domain.time_zones import TIME_ZONES
 
-preferences = Blueprint("preferences", __name__)
+blueprint = Blueprint("preferences", __name__)
 
 LANGUAGES = {"en": "English", "ru": "Русский"}
 YEAR = 365 * 24 * 3600
@@ -24,7 +24,7 @@ def choose_zone() -> str:
     return kept if kept in TIME_ZONES else "UTC"
 
 
-@preferences.get("/language/<language>")
+@blueprint.get("/language/<language>")
 @public
 def set_language(language: str) -> Response:
     target = request.args.get("next", "")

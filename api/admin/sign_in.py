@@ -26,18 +26,18 @@ from api.admin.auth import (
     LIFE,
     ROLES,
     Person,
-    actor_of,
-    begin_session,
     current_person,
     end_session,
+    person_actor,
     public,
+    start_session,
 )
-from api.audit_log import record
+from api.audit_log import record_change
 from api.db import db
 from shared.config.settings import ApiSettings
 
 log = structlog.get_logger()
-signin = Blueprint("signin", __name__)
+blueprint = Blueprint("signin", __name__)
 
 # Only signatures that nobody but the provider can make.
 ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"}
@@ -91,7 +91,7 @@ def _provider() -> Any:
     return client
 
 
-@signin.get("/sign-in")
+@blueprint.get("/sign-in")
 @public
 def welcome() -> Response | str:
     if current_person() is not None:
@@ -99,7 +99,7 @@ def welcome() -> Response | str:
     return render_template("admin/signin.html", next=_inside(request.args.get("next")))
 
 
-@signin.post("/sign-in")
+@blueprint.post("/sign-in")
 @public
 def leave_for_provider() -> Response | tuple[str, int]:
     onward = _inside(request.form.get("next"))
@@ -118,7 +118,7 @@ def leave_for_provider() -> Response | tuple[str, int]:
     return found
 
 
-@signin.get("/sign-in/callback")
+@blueprint.get("/sign-in/callback")
 @public
 def come_back() -> Response | tuple[str, int]:
     issuer = current_app.config["OIDC_ISSUER"].rstrip("/")
@@ -153,14 +153,14 @@ def come_back() -> Response | tuple[str, int]:
         return render_template("admin/signin.html", problem=hint, next="/admin/", name=name), 403
     onward = _inside(session.get("next"))
     person = Person(str(claims["sub"]), name[:200], str(claims.get("email", ""))[:200], role)
-    begin_session(person, str(token.get("id_token", "")))
-    record(actor_of(person), "signed_in", "person", changes={"role": role})
+    start_session(person, str(token.get("id_token", "")))
+    record_change(person_actor(person), "signed_in", "person", changes={"role": role})
     db.session.commit()
     log.info("admin.signed_in", subject=person.subject, role=role)
     return redirect(onward)
 
 
-@signin.post("/sign-out")
+@blueprint.post("/sign-out")
 @public
 def leave() -> Response:
     hint = session.get("id_token")

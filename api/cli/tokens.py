@@ -11,7 +11,7 @@ from api.actor import COMMAND
 from api.db import database_now, db
 from api.errors import ServiceError
 from api.schemas.fields import TOKEN_NAME, read_instant
-from api.schemas.responses import instant
+from api.schemas.responses import format_instant
 from api.tokens.routes import issue, revoke
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
@@ -85,5 +85,5 @@ def revoke_(name: str) -> None:
 
 
 def _second(at: datetime | None) -> str:
-    text = instant(at)
+    text = format_instant(at)
     return "never" if text is None else f"{text[:19]}Z"

@@ -90,7 +90,7 @@ def receive(
             cursor.execute(RECEIVED, (sheet.ignored, list(sheet.extras), import_id))
             if not cursor.rowcount:
                 raise BadFile(GIVEN_UP, "given_up")
-            audit_log.record(actor, "received", "import", import_id)
+            audit_log.record_change(actor, "received", "import", import_id)
     except BaseException:
         with suppress(DatabaseError):  # the sweep does it later
             _forget(import_id)

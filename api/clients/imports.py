@@ -13,20 +13,21 @@ from flask import Blueprint, Response, current_app, request
 from pydantic import ConfigDict, Field
 from sqlalchemy import select
 
-from api import enqueue
 from api.actor import current_actor
 from api.clients.import_upload import receive
 from api.db import db
+from api.enqueue import job_queues
 from api.errors import ContentTooLarge, FieldError, InvalidFields, NotFound
-from api.http.csv_response import CsvQuery, answer_csv
-from api.http.pagination import page
+from api.http.csv_response import stream_csv
+from api.http.pagination import build_page
 from api.http.problems import BadRequest, UnsupportedMediaType
 from api.http.request_parsing import discard_body
 from api.openapi.operation import CsvUpload, operation
 from api.schemas import examples
+from api.schemas.base import PageQuery, Query
+from api.schemas.csv_query import CsvQuery
 from api.schemas.fields import Tag, Timezone
-from api.schemas.requests import PageQuery, Query
-from api.schemas.responses import Answer, instant
+from api.schemas.responses import ResponseModel, format_instant
 from shared.client_import.csv_reader import BadFile, BadHeader, CsvReader, FileTooLarge
 from shared.client_import.row_rules import COLUMN_NAMES, COLUMNS, RowParser, parse_attribute_name
 from shared.db.import_models import Import, RejectedRow
@@ -34,7 +35,7 @@ from shared.domain.attributes import MAX_ATTRIBUTES
 from shared.domain.statuses import ImportStatus
 
 log = structlog.get_logger()
-imports = Blueprint("imports", __name__)
+blueprint = Blueprint("imports", __name__)
 
 SHOWN_ERRORS = 100
 UPLOAD_EXAMPLE = (
@@ -56,7 +57,7 @@ class ImportQuery(Query):
     )
 
 
-class RowError(Answer):
+class RowError(ResponseModel):
     """What is wrong with a row, and what to do about it."""
 
     line: int = Field(description="Where the row begins; the header is in line 1.")
@@ -66,7 +67,7 @@ class RowError(Answer):
     )
 
 
-class ImportAnswer(Answer):
+class ImportAnswer(ResponseModel):
     """An import. What was done adds up: rows_done = created + updated + unchanged + rejected."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.IMPORT]})
@@ -87,7 +88,7 @@ class ImportAnswer(Answer):
     finished_at: str | None = Field(json_schema_extra={"format": "date-time"})
 
 
-class ImportPage(Answer):
+class ImportPage(ResponseModel):
     """A page of imports, by id."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.page_of(examples.IMPORT)]})
@@ -96,12 +97,12 @@ class ImportPage(Answer):
     next_cursor: str | None
 
 
-@imports.post("/clients/import")
+@blueprint.post("/clients/import")
 @operation(
     "imports",
-    answer=ImportAnswer,
+    response=ImportAnswer,
     status=202,
-    says="The file is taken in; ask for its import until that is finished.",
+    description="The file is taken in; ask for its import until that is finished.",
     query=ImportQuery,
     body=CsvUpload(UPLOAD_EXAMPLE),
 )
@@ -149,12 +150,12 @@ def take_in(read: Callable[[int], bytes], query: ImportQuery) -> int:
         bytes=sheet.size,
         seconds=round(time.monotonic() - started, 3),
     )
-    enqueue.queues().merge_import(import_id, actor.request_id)
+    job_queues().merge_import(import_id, actor.request_id)
     return import_id
 
 
-@imports.get("/imports")
-@operation("imports", answer=ImportPage, says="A page of imports.", query=PageQuery)
+@blueprint.get("/imports")
+@operation("imports", response=ImportPage, description="A page of imports.", query=PageQuery)
 def list_imports(query: PageQuery) -> dict[str, Any]:
     """List imports
 
@@ -162,11 +163,11 @@ def list_imports(query: PageQuery) -> dict[str, Any]:
     """
     found = select(Import).where(Import.id > query.cursor, Import.status != ImportStatus.RECEIVING)
     rows = db.session.scalars(found.order_by(Import.id).limit(query.limit + 1)).all()
-    return page(rows, query.limit, _present, lambda each: each.id)
+    return build_page(rows, query.limit, _present, lambda each: each.id)
 
 
-@imports.get("/imports/<id:import_id>")
-@operation("imports", answer=ImportAnswer, says="The import.", problems=(404,))
+@blueprint.get("/imports/<id:import_id>")
+@operation("imports", response=ImportAnswer, description="The import.", problems=(404,))
 def get_import(import_id: int) -> dict[str, Any]:
     """Get an import
 
@@ -175,11 +176,11 @@ def get_import(import_id: int) -> dict[str, Any]:
     return _present(_find(import_id))
 
 
-@imports.get("/imports/<id:import_id>/rejected.csv")
+@blueprint.get("/imports/<id:import_id>/rejected.csv")
 @operation(
     "imports",
-    answer=None,
-    says="The rejected rows.",
+    response=None,
+    description="The rejected rows.",
     query=CsvQuery,
     csv=REJECTED_EXAMPLE,
     problems=(404,),
@@ -199,7 +200,7 @@ def answer_rejected(
     attributes = _find(import_id).attribute_columns
     header = ("line", *COLUMNS, *attributes, "reason")
     rows = _rejected(import_id, attributes, says)
-    return answer_csv(f"import-{import_id}-rejected.csv", header, rows, query.excel)
+    return stream_csv(f"import-{import_id}-rejected.csv", header, rows, query.excel)
 
 
 def upload_reader(limit: int) -> Callable[[int], bytes]:
@@ -249,8 +250,8 @@ def _present(found: Import) -> dict[str, Any]:
         "attribute_columns": found.attribute_columns,
         "ignored_columns": found.ignored_columns,
         "failure": found.failure,
-        "created_at": instant(found.created_at),
-        "finished_at": instant(found.finished_at),
+        "created_at": format_instant(found.created_at),
+        "finished_at": format_instant(found.finished_at),
     }
 
 

@@ -6,12 +6,19 @@ from flask import Blueprint
 
 from api.actor import current_actor
 from api.clients import service
-from api.http.pagination import page
+from api.clients.schemas import (
+    ClientAnswer,
+    ClientChanges,
+    ClientFilter,
+    ClientPage,
+    ClientQuery,
+    NewClient,
+    present_client,
+)
+from api.http.pagination import build_page
 from api.openapi.operation import operation
-from api.schemas.requests import ClientChanges, ClientFilter, ClientQuery, NewClient
-from api.schemas.responses import ClientAnswer, ClientPage, present_client
 
-clients = Blueprint("clients", __name__)
+blueprint = Blueprint("clients", __name__)
 
 
 def search_of(query: ClientFilter) -> service.ClientSearch:
@@ -19,12 +26,12 @@ def search_of(query: ClientFilter) -> service.ClientSearch:
     return service.ClientSearch(query.phone, query.operator_code, query.tag, query.timezone)
 
 
-@clients.post("/clients")
+@blueprint.post("/clients")
 @operation(
     "clients",
-    answer=ClientAnswer,
+    response=ClientAnswer,
     status=201,
-    says="The client as it was made.",
+    description="The client as it was made.",
     body=NewClient,
     problems=(409,),
 )
@@ -37,29 +44,29 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
     return present_client(client), 201, {"Location": f"/api/v1/clients/{client.id}"}
 
 
-@clients.get("/clients")
-@operation("clients", answer=ClientPage, says="A page of clients.", query=ClientQuery)
+@blueprint.get("/clients")
+@operation("clients", response=ClientPage, description="A page of clients.", query=ClientQuery)
 def list_clients(query: ClientQuery) -> dict[str, Any]:
     """List clients
 
     By id, the oldest first. Filters combine: a client must match all that are given.
     """
     found = service.list_clients(search_of(query), after=query.cursor, limit=query.limit + 1)
-    return page(found, query.limit, present_client, lambda client: client.id)
+    return build_page(found, query.limit, present_client, lambda client: client.id)
 
 
-@clients.get("/clients/<id:client_id>")
-@operation("clients", answer=ClientAnswer, says="The client.", problems=(404,))
+@blueprint.get("/clients/<id:client_id>")
+@operation("clients", response=ClientAnswer, description="The client.", problems=(404,))
 def get_client(client_id: int) -> dict[str, Any]:
     """Get a client"""
     return present_client(service.get_client(client_id))
 
 
-@clients.put("/clients/<id:client_id>")
+@blueprint.put("/clients/<id:client_id>")
 @operation(
     "clients",
-    answer=ClientAnswer,
-    says="The client as it is now.",
+    response=ClientAnswer,
+    description="The client as it is now.",
     body=NewClient,
     problems=(404, 409),
 )
@@ -71,11 +78,11 @@ def replace_client(client_id: int, body: NewClient) -> dict[str, Any]:
     return present_client(service.replace_client(client_id, body, current_actor()))
 
 
-@clients.patch("/clients/<id:client_id>")
+@blueprint.patch("/clients/<id:client_id>")
 @operation(
     "clients",
-    answer=ClientAnswer,
-    says="The client as it is now.",
+    response=ClientAnswer,
+    description="The client as it is now.",
     body=ClientChanges,
     problems=(404, 409),
 )
@@ -88,8 +95,8 @@ def change_client(client_id: int, body: ClientChanges) -> dict[str, Any]:
     return present_client(service.change_client(client_id, body, current_actor()))
 
 
-@clients.delete("/clients/<id:client_id>")
-@operation("clients", answer=None, status=204, says="The client is gone.", problems=(404,))
+@blueprint.delete("/clients/<id:client_id>")
+@operation("clients", response=None, status=204, description="The client is gone.", problems=(404,))
 def delete_client(client_id: int) -> tuple[str, int]:
     """Delete a client
 

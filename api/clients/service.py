@@ -11,10 +11,16 @@ from sqlalchemy.exc import IntegrityError
 
 from api import audit_log
 from api.actor import Actor
-from api.db import autocommit, cursor, database_now, db, rows
+from api.clients.schemas import ClientChanges, NewClient
+from api.db import (
+    autocommit_cursor,
+    database_now,
+    db,
+    fetch_all,
+    session_cursor,
+)
 from api.errors import Conflict, NotFound
-from api.schemas.personalisation import merge
-from api.schemas.requests import ClientChanges, NewClient
+from api.schemas.personalisation import merge_attributes
 from shared.db import status_changes
 from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
@@ -45,7 +51,7 @@ WITH made AS (
     )
     ON CONFLICT (phone) DO NOTHING
     RETURNING {COLUMNS}
-), recorded AS ({audit_log.RECORD_MADE})
+), recorded AS ({audit_log.RECORD_CREATED})
 SELECT * FROM made
 """,  # noqa: S608 (constants)
 )
@@ -107,7 +113,7 @@ def create_client(new: NewClient, actor: Actor) -> Client:
         "timezone": new.timezone,
         "attributes": Json(new.attributes),
     }
-    with autocommit() as direct:
+    with autocommit_cursor() as direct:
         CREATE.run(direct, {**values, **audit_log.actor_columns(actor), "entity": "client"})
         created: Any = direct.fetchone()
     if created is None:
@@ -119,7 +125,7 @@ def create_client(new: NewClient, actor: Actor) -> Client:
 
 def get_client(client_id: int) -> Client:
     """Return the client's row, a named tuple of COLUMNS. Raise NotFound if there is none."""
-    with autocommit() as direct:
+    with autocommit_cursor() as direct:
         GET.run(direct, {"id": client_id})
         found: Any = direct.fetchone()
     if found is None:
@@ -155,7 +161,7 @@ def iter_client_pages(search: ClientSearch, columns: Sequence[str]) -> Iterator[
 
 def list_client_messages(client_id: int) -> list[dict[str, Any]]:
     """Return the client's 50 latest messages by mailing, each with the mailing's name and text."""
-    return rows(MESSAGES_OF_CLIENT, client_id=client_id)
+    return fetch_all(MESSAGES_OF_CLIENT, client_id=client_id)
 
 
 def replace_client(client_id: int, new: NewClient, actor: Actor) -> Client:
@@ -179,10 +185,10 @@ def delete_client(client_id: int, actor: Actor) -> None:
     client.operator_code_given = False
     client.attributes = {}
     client.deleted_at = client.updated_at = database_now()
-    session_cursor = cursor()
-    cancelled = status_changes.cancel_client_messages(session_cursor, client_id)
-    session_cursor.execute(ERASE_ATTEMPTS, (client_id,))
-    audit_log.record(actor, "deleted", "client", client_id)
+    statements = session_cursor()
+    cancelled = status_changes.cancel_client_messages(statements, client_id)
+    statements.execute(ERASE_ATTEMPTS, (client_id,))
+    audit_log.record_change(actor, "deleted", "client", client_id)
     db.session.commit()
     log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
 
@@ -203,14 +209,16 @@ def _change(
     before = {name: getattr(client, name) for name in FIELDS}
     _set_fields(client, changes)
     if attributes:
-        client.attributes = merge(client.attributes, attributes)
+        client.attributes = merge_attributes(client.attributes, attributes)
     changed = [name for name in FIELDS if getattr(client, name) != before[name]]
     if changed:
         client.updated_at = database_now()
         _flush_client(client)
         if "timezone" in changed:
-            status_changes.move_client_messages(cursor(), client_id, str(client.timezone))
-        audit_log.record(actor, "updated", "client", client_id, audit_log.names(changed))
+            status_changes.move_client_messages(session_cursor(), client_id, str(client.timezone))
+        audit_log.record_change(
+            actor, "updated", "client", client_id, audit_log.hide_values(changed)
+        )
     db.session.commit()
     if changed:
         log.info("client.updated", client_id=client_id, changed=changed)

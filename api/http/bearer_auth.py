@@ -47,15 +47,15 @@ UPDATE api_tokens SET last_used_at = now() WHERE id = (
 """)
 
 
-class Tokens:
+class TokenAuthenticator:
     """The tokens that are valid, as far as this process knows."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = digest(bootstrap)
+        self._bootstrap = hash_secret(bootstrap)
         self._remembered: dict[bytes, tuple[Actor, float]] = {}
 
     def identify(self, secret: str) -> Actor | None:
-        given = digest(secret)
+        given = hash_secret(secret)
         if hmac.compare_digest(given, self._bootstrap):
             return Actor("bootstrap", Scope.ADMIN)
         if TOKEN.fullmatch(secret) is None:
@@ -86,23 +86,23 @@ class Tokens:
         return caller
 
 
-def new_secret() -> str:
+def generate_secret() -> str:
     """A secret that cannot be guessed; its beginning is shown in lists."""
     return f"nt_{secrets.token_urlsafe(32)}"
 
 
-def digest(secret: str) -> bytes:
+def hash_secret(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def needed_scope(view: Any, method: str) -> Scope:
+def required_scope(view: Any, method: str) -> Scope:
     """What a view demands of a token; one that does not say is for administrators."""
     default = Scope.READ if method in ("GET", "HEAD", "OPTIONS") else Scope.WRITE
     return getattr(view, "scope", Scope.ADMIN) or default
 
 
-def init_auth(app: Flask, bootstrap: str) -> None:
-    tokens = app.extensions["tokens"] = Tokens(bootstrap)
+def init_bearer_auth(app: Flask, bootstrap: str) -> None:
+    tokens = app.extensions["tokens"] = TokenAuthenticator(bootstrap)
 
     def demand_token() -> None:
         if request.path != PROTECTED and not request.path.startswith(f"{PROTECTED}/"):
@@ -123,7 +123,7 @@ def init_auth(app: Flask, bootstrap: str) -> None:
         structlog.contextvars.bind_contextvars(actor=caller.name, actor_id=caller.token_id)
         if request.endpoint is not None:
             view = app.view_functions[request.endpoint]
-            _demand_scope(caller, needed_scope(view, request.method))
+            _demand_scope(caller, required_scope(view, request.method))
 
     app.before_request(demand_token)
 

@@ -15,8 +15,8 @@ from flask import Response, stream_with_context
 from pydantic import Field
 
 from api.db import db
+from api.schemas.base import Query
 from api.schemas.fields import Flag
-from api.schemas.requests import Query
 from shared.domain.spreadsheets import escape_formula
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ class CsvQuery(Query):
     )
 
 
-def answer_csv(
+def stream_csv(
     name: str, header: Sequence[str], pages: Iterator[Sequence[Sequence[Any]]], excel: bool = False
 ) -> Response:
     """The rows of all pages as a file of this name. Texts in them cannot run as formulas.

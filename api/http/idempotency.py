@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from api.actor import current_actor
-from api.db import db, rows
+from api.db import db, fetch_all
 from api.errors import FieldError, InvalidFields
 
 log = structlog.get_logger()
@@ -66,9 +66,9 @@ def first_answer(body: BaseModel) -> dict[str, Any] | None:
         return None
     mine = {"owner": current_actor().token_id, "key": key}
     fingerprint = _fingerprint(body)
-    if rows(TAKE, **mine, fingerprint=fingerprint):
+    if fetch_all(TAKE, **mine, fingerprint=fingerprint):
         return None
-    (first,) = rows(READ, **mine)
+    (first,) = fetch_all(READ, **mine)
     if bytes(first["fingerprint"]) != fingerprint:
         raise InvalidFields(
             FieldError(

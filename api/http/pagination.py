@@ -31,7 +31,7 @@ def decode_cursor(cursor: str) -> int:
     return last_id
 
 
-def page(
+def build_page(
     found: Sequence[Row],
     limit: int,
     present: Callable[[Row], dict[str, Any]],

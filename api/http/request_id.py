@@ -21,7 +21,7 @@ HEADER = "X-Request-ID"
 PROBES = {"/healthz", "/readyz", "/metrics", "/admin/live"}
 
 
-def init_tracing(app: Flask) -> None:
+def init_request_ids(app: Flask) -> None:
     app.before_request(_begin)
     app.after_request(_finish)
 

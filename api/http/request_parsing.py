@@ -31,7 +31,7 @@ DETAILS = {
 }
 
 
-def read_query(request: Request, schema: type[Schema]) -> Schema:
+def parse_query(request: Request, schema: type[Schema]) -> Schema:
     """The query string; every value is the string it was sent as."""
     values: dict[str, Any] = {}
     faults = []
@@ -56,7 +56,7 @@ def read_query(request: Request, schema: type[Schema]) -> Schema:
         ) from None
 
 
-def read_body(request: Request, schema: type[Schema], context: Mapping[str, Any]) -> Schema:
+def parse_body(request: Request, schema: type[Schema], context: Mapping[str, Any]) -> Schema:
     """The JSON body."""
     document = _read_json(request)
     faults = [

@@ -19,7 +19,7 @@ DEFAULTS = {
 TRANSPORT = ("Strict-Transport-Security", "max-age=31536000")
 
 
-def init_headers(app: Flask, public_url: str | None) -> None:
+def init_security_headers(app: Flask, public_url: str | None) -> None:
     """To be called before other functions that see a response: the first is asked last."""
     published_by_tls = (public_url or "").startswith("https://")
 

@@ -9,19 +9,24 @@ from typing import Any
 import structlog
 from flask import Blueprint
 
-from api import audit_log, enqueue
+from api import audit_log
 from api.actor import current_actor
-from api.db import cursor, database_now, db
+from api.db import (
+    database_now,
+    db,
+    session_cursor,
+)
+from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict
 from api.mailings.routes import cancel, find_mailing
+from api.mailings.schemas import MailingAnswer, present_mailing
 from api.openapi.operation import operation
-from api.schemas.responses import MailingAnswer, present_mailing
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus
 
 log = structlog.get_logger()
-lifecycle = Blueprint("lifecycle", __name__)
+blueprint = Blueprint("lifecycle", __name__)
 
 SCHEDULED = MailingStatus.SCHEDULED
 RUNNING = MailingStatus.RUNNING
@@ -30,11 +35,11 @@ FINISHED = MailingStatus.FINISHED
 CANCELLED = MailingStatus.CANCELLED
 
 step = operation(
-    "mailings", answer=MailingAnswer, says="The mailing as it is now.", problems=(404, 409)
+    "mailings", response=MailingAnswer, description="The mailing as it is now.", problems=(404, 409)
 )
 
 
-@lifecycle.post("/mailings/<id:mailing_id>/start")
+@blueprint.post("/mailings/<id:mailing_id>/start")
 @step
 def start_mailing(mailing_id: int) -> dict[str, Any]:
     """Start a scheduled mailing now
@@ -53,11 +58,11 @@ def start_mailing(mailing_id: int) -> dict[str, Any]:
     mailing.start_at = min(mailing.start_at, now)
     mailing.updated_at = now
     answer = _commit(mailing, "mailing.started")
-    enqueue.launch(mailing)
+    enqueue_launch(mailing, current_actor().request_id)
     return answer
 
 
-@lifecycle.post("/mailings/<id:mailing_id>/pause")
+@blueprint.post("/mailings/<id:mailing_id>/pause")
 @step
 def pause_mailing(mailing_id: int) -> dict[str, Any]:
     """Pause a mailing
@@ -73,7 +78,7 @@ def pause_mailing(mailing_id: int) -> dict[str, Any]:
     return _commit(mailing, "mailing.paused")
 
 
-@lifecycle.post("/mailings/<id:mailing_id>/resume")
+@blueprint.post("/mailings/<id:mailing_id>/resume")
 @step
 def resume_mailing(mailing_id: int) -> dict[str, Any]:
     """Resume a paused mailing
@@ -92,13 +97,13 @@ def resume_mailing(mailing_id: int) -> dict[str, Any]:
     mailing.updated_at = now
     answer = _commit(mailing, "mailing.resumed")
     if mailing.status == SCHEDULED:
-        enqueue.launch(mailing)
+        enqueue_launch(mailing, current_actor().request_id)
     else:
-        enqueue.wake(mailing)
+        enqueue_dispatch(mailing, current_actor().request_id)
     return answer
 
 
-@lifecycle.post("/mailings/<id:mailing_id>/cancel")
+@blueprint.post("/mailings/<id:mailing_id>/cancel")
 @step
 def cancel_mailing(mailing_id: int) -> dict[str, Any]:
     """Cancel a mailing for good
@@ -113,11 +118,11 @@ def cancel_mailing(mailing_id: int) -> dict[str, Any]:
     cancel(mailing, database_now())
     answer = _commit(mailing, "mailing.cancelled")
     if not mailing.settled:
-        enqueue.wake(mailing)
+        enqueue_dispatch(mailing, current_actor().request_id)
     return answer
 
 
-@lifecycle.post("/mailings/<id:mailing_id>/retry-failed")
+@blueprint.post("/mailings/<id:mailing_id>/retry-failed")
 @step
 def retry_failed(mailing_id: int) -> dict[str, Any]:
     """Try the failed messages again
@@ -130,7 +135,7 @@ def retry_failed(mailing_id: int) -> dict[str, Any]:
         raise Conflict(f"The mailing is {mailing.status}: nothing of it can be tried again.")
     now = database_now()
     # A second statement after the lock: counts seen beside it could be older than the lock.
-    failed = read_mailing_counts(cursor(), mailing_id).failed
+    failed = read_mailing_counts(session_cursor(), mailing_id).failed
     if failed == 0 and mailing.retry_version > 0 and mailing.status != FINISHED:
         return present_mailing(mailing)
     if mailing.end_at <= now:
@@ -144,7 +149,7 @@ def retry_failed(mailing_id: int) -> dict[str, Any]:
         mailing.status = RUNNING
         mailing.finished_at = None
     answer = _commit(mailing, "mailing.retry_requested", messages=failed)
-    enqueue.wake(mailing)
+    enqueue_dispatch(mailing, current_actor().request_id)
     return answer
 
 
@@ -156,7 +161,7 @@ def _refuse_ended(mailing: Mailing, wanted: str) -> None:
 def _commit(mailing: Mailing, event: str, **more: Any) -> dict[str, Any]:
     db.session.flush()
     what = event.removeprefix("mailing.")
-    audit_log.record(
+    audit_log.record_change(
         current_actor(), what, "mailing", mailing.id, {"status": mailing.status, **more}
     )
     answer = present_mailing(mailing)

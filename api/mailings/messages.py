@@ -5,21 +5,26 @@ from typing import Any
 from flask import Blueprint
 from sqlalchemy import text
 
-from api.db import rows
+from api.db import fetch_all
 from api.errors import NotFound
-from api.http.pagination import MAX_ID, encode_cursor, page
-from api.mailings.routes import find_mailing
-from api.openapi.operation import operation
-from api.schemas.requests import MessageQuery, PageQuery
-from api.schemas.responses import (
+from api.http.pagination import (
+    MAX_ID,
+    build_page,
+    encode_cursor,
+)
+from api.mailings.message_schemas import (
     MessageDetails,
     MessagePage,
+    MessageQuery,
     present_attempt,
     present_message,
 )
+from api.mailings.routes import find_mailing
+from api.openapi.operation import operation
+from api.schemas.base import PageQuery
 from shared.domain.statuses import MessageStatus
 
-messages = Blueprint("messages", __name__)
+blueprint = Blueprint("messages", __name__)
 
 COLUMNS = "id, mailing_id, client_id, status, reason, attempts, in_doubt, created_at, sent_at"
 
@@ -98,9 +103,13 @@ ACCEPTED = {
 }
 
 
-@messages.get("/mailings/<id:mailing_id>/messages")
+@blueprint.get("/mailings/<id:mailing_id>/messages")
 @operation(
-    "messages", answer=MessagePage, says="A page of messages.", query=MessageQuery, problems=(404,)
+    "messages",
+    response=MessagePage,
+    description="A page of messages.",
+    query=MessageQuery,
+    problems=(404,),
 )
 def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
     """List a mailing's messages
@@ -111,8 +120,8 @@ def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
     find_mailing(mailing_id)
     limits = {"mailing_id": mailing_id, "after": query.cursor, "n": query.limit + 1}
     if query.status is None:
-        return _page(rows(ALL, **limits), query.limit)
-    found = rows(BY_STATUS[query.status], **limits)
+        return _page(fetch_all(ALL, **limits), query.limit)
+    found = fetch_all(BY_STATUS[query.status], **limits)
     until = found[0]["until"]
     answer = _page([row for row in found if row["id"] is not None], query.limit)
     if answer["next_cursor"] is None and until is not None:
@@ -120,9 +129,13 @@ def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
     return answer
 
 
-@messages.get("/clients/<id:client_id>/messages")
+@blueprint.get("/clients/<id:client_id>/messages")
 @operation(
-    "clients", answer=MessagePage, says="A page of messages.", query=PageQuery, problems=(404,)
+    "clients",
+    response=MessagePage,
+    description="A page of messages.",
+    query=PageQuery,
+    problems=(404,),
 )
 def list_client_messages(client_id: int, query: PageQuery) -> dict[str, Any]:
     """List a client's messages
@@ -130,34 +143,34 @@ def list_client_messages(client_id: int, query: PageQuery) -> dict[str, Any]:
     Of the newest mailing first; also of a client who was deleted. A page may hold fewer than
     `limit` while there are more: go on until `next_cursor` is null.
     """
-    if not rows(CLIENT_EXISTS, client_id=client_id):
+    if not fetch_all(CLIENT_EXISTS, client_id=client_id):
         raise NotFound("There is no such client.")
     limits = {"before": query.cursor or MAX_ID, "scanned": SCANNED, "n": query.limit + 1}
-    found = rows(OF_CLIENT, client_id=client_id, **limits)
+    found = fetch_all(OF_CLIENT, client_id=client_id, **limits)
     reached = found[0]["reached"]
     shown = [row for row in found if row["id"] is not None]
-    answer = page(shown, query.limit, present_message, lambda row: int(row["mailing_id"]))
+    answer = build_page(shown, query.limit, present_message, lambda row: int(row["mailing_id"]))
     if answer["next_cursor"] is None and reached is not None:
         answer["next_cursor"] = encode_cursor(reached)
     return answer
 
 
-@messages.get("/messages/<id:message_id>")
-@operation("messages", answer=MessageDetails, says="The message.", problems=(404,))
+@blueprint.get("/messages/<id:message_id>")
+@operation("messages", response=MessageDetails, description="The message.", problems=(404,))
 def get_message(message_id: int) -> dict[str, Any]:
     """Get a message
 
     With every attempt in `attempt_log`. Of the accepted one only the time is kept.
     """
-    found = rows(ONE, message_id=message_id)
+    found = fetch_all(ONE, message_id=message_id)
     if not found:
         raise NotFound("There is no such message.")
     message = found[0]
-    attempts = rows(ATTEMPTS, mailing_id=message["mailing_id"], message_id=message_id)
+    attempts = fetch_all(ATTEMPTS, mailing_id=message["mailing_id"], message_id=message_id)
     if message["sent_at"] is not None:
         attempts.append(ACCEPTED | {"at": message["sent_at"]})
     return present_message(message) | {"attempt_log": [present_attempt(row) for row in attempts]}
 
 
 def _page(found: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    return page(found, limit, present_message, lambda row: int(row["id"]))
+    return build_page(found, limit, present_message, lambda row: int(row["id"]))

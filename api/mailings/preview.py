@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 from flask import Blueprint, current_app
 from pydantic import ConfigDict, Field
 
-from api.db import cursor, database_now, see_one_instant
+from api.db import (
+    database_now,
+    session_cursor,
+    use_one_snapshot,
+)
 from api.mailings.routes import draft
+from api.mailings.schemas import NewMailing
 from api.mailings.text_preview import Renderings, render_for
 from api.openapi.operation import operation
 from api.schemas import examples
-from api.schemas.requests import NewMailing
-from api.schemas.responses import Answer, instant
+from api.schemas.responses import ResponseModel, format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
 from shared.db.rows import fetch_one_row
@@ -23,7 +27,7 @@ from shared.domain.segments import measure_segments
 from shared.domain.send_windows import Window, next_opening
 from shared.domain.templates import MAX_RENDERED_LENGTH, compile_template
 
-preview = Blueprint("preview", __name__)
+blueprint = Blueprint("preview", __name__)
 
 SHOWN_TAGS = 20
 
@@ -60,7 +64,7 @@ FROM done JOIN full_minutes USING (minute)
 """
 
 
-class Share(Answer):
+class Share(ResponseModel):
     """How many of the audience have this operator code, time zone or tag."""
 
     value: str = Field(examples=["916"])
@@ -76,7 +80,7 @@ class ZoneShare(Share):
     )
 
 
-class TextPreview(Answer):
+class TextPreview(ResponseModel):
     """How the text travels as SMS; the longest one, where it is another for each client."""
 
     length: int = Field(description="In characters.")
@@ -85,21 +89,21 @@ class TextPreview(Answer):
     segments: int = Field(description="Per message.")
 
 
-class ExampleAnswer(Answer):
+class ExampleAnswer(ResponseModel):
     """What one client would get."""
 
     client_id: int
     text: str
 
 
-class Warning_(Answer):
+class Warning_(ResponseModel):
     """Something that is probably not meant."""
 
     code: str = Field(examples=["ends_too_early"])
     detail: str
 
 
-class PreviewAnswer(Answer):
+class PreviewAnswer(ResponseModel):
     """What would become of a mailing if it were launched with the clients as they are now."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.PREVIEW]})
@@ -142,11 +146,11 @@ class Zone(NamedTuple):
     opens: datetime | None
 
 
-@preview.post("/mailings/preview")
+@blueprint.post("/mailings/preview")
 @operation(
     "mailings",
-    answer=PreviewAnswer,
-    says="What the mailing would be.",
+    response=PreviewAnswer,
+    description="What the mailing would be.",
     body=NewMailing,
     scope=Scope.READ,
 )
@@ -156,7 +160,7 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
     Takes the body of a mailing, creates nothing, and tells whom it would reach by the clients as
     they are now, how it travels as SMS, what it costs and whether it can be through before its end.
     """
-    see_one_instant()
+    use_one_snapshot()
     now = database_now()
     mailing = draft(body, now)
     shares = _audience(mailing)
@@ -175,7 +179,7 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
         "audience": audience,
         "by_operator_code": _present(shares["operator_code"]),
         "by_timezone": [
-            {"value": zone.name, "clients": zone.clients, "opens_at": instant(zone.opens)}
+            {"value": zone.name, "clients": zone.clients, "opens_at": format_instant(zone.opens)}
             for zone in zones
         ],
         "by_tag": _present(shares["tag"]),
@@ -190,7 +194,7 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
         "cost": None if price is None else f"{price * texts.segments:f}",
         "rate": rate,
         "expected_seconds": None if rate is None else round(texts.messages / rate, 3),
-        "expected_finish_at": instant(finish),
+        "expected_finish_at": format_instant(finish),
         "warnings": [
             *_warnings(body, now, audience, reachable, finish),
             *_warnings_of_texts(texts),
@@ -205,7 +209,7 @@ def match(mailing: Mailing) -> dict[str, object]:
 
 def _audience(mailing: Mailing) -> dict[str, list[tuple[str, int]]]:
     """The audience by operator code, zone and tag, each the largest first."""
-    reader = cursor()
+    reader = session_cursor()
     reader.execute(PATIENCE)
     reader.execute(AUDIENCE, {**match(mailing), "tags_shown": SHOWN_TAGS})
     shares: dict[str, list[tuple[str, int]]] = {"operator_code": [], "timezone": [], "tag": []}
@@ -226,7 +230,7 @@ def _rate(rate_limit: int | None) -> float | None:
     limits = [limit for limit in (rate_limit, current_app.config["PROVIDER_RATE"]) if limit]
     if limits:
         return float(min(limits))
-    reader = cursor()
+    reader = session_cursor()
     reader.execute(MEASURED_RATE)
     rate: float | None
     (rate,) = fetch_one_row(reader)
@@ -260,8 +264,8 @@ def _warnings(
     if finish is not None and finish > body.end_at:
         yield _warning(
             "ends_too_early",
-            f"At the present rate it would take until {instant(finish)}, which is after the end: "
-            "what is left then is not sent.",
+            f"At the present rate it would take until {format_instant(finish)}, which is after "
+            "the end: what is left then is not sent.",
         )
 
 

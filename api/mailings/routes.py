@@ -7,28 +7,35 @@ import structlog
 from flask import Blueprint, g
 from sqlalchemy import select
 
-from api import audit_log, enqueue
+from api import audit_log
 from api.actor import current_actor
-from api.db import cursor, database_now, db
+from api.db import (
+    database_now,
+    db,
+    session_cursor,
+)
+from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.http import idempotency
-from api.http.pagination import page
-from api.openapi.operation import operation
-from api.schemas.requests import (
+from api.http.pagination import build_page
+from api.mailings.schemas import (
     Filter,
+    MailingAnswer,
     MailingChanges,
+    MailingPage,
     MailingQuery,
     NewMailing,
     WindowHours,
+    present_mailing,
 )
-from api.schemas.responses import MailingAnswer, MailingPage, present_mailing
+from api.openapi.operation import operation
 from shared.db import status_changes
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing, MailingText
 from shared.domain.statuses import MailingStatus
 
 log = structlog.get_logger()
-mailings = Blueprint("mailings", __name__)
+blueprint = Blueprint("mailings", __name__)
 
 ENDED = {MailingStatus.FINISHED, MailingStatus.CANCELLED}
 # Which columns a field of the API stands for.
@@ -47,12 +54,12 @@ FROZEN_BY_LAUNCH = ("start_at", "filter")
 SHORTEST_NOTICE = timedelta(seconds=3)
 
 
-@mailings.post("/mailings")
+@blueprint.post("/mailings")
 @operation(
     "mailings",
-    answer=MailingAnswer,
+    response=MailingAnswer,
     status=201,
-    says="The mailing as it was made.",
+    description="The mailing as it was made.",
     body=NewMailing,
     idempotent=True,
 )
@@ -72,18 +79,22 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
     answer = present_mailing(mailing)
     idempotency.keep(answer)
-    audit_log.record(
-        current_actor(), "created", "mailing", mailing.id, audit_log.changes({}, _audited(mailing))
+    audit_log.record_change(
+        current_actor(),
+        "created",
+        "mailing",
+        mailing.id,
+        audit_log.diff_fields({}, _audited(mailing)),
     )
     db.session.commit()
     structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
     log.info("mailing.created", start_at=answer["start_at"])
-    enqueue.launch(mailing)
+    enqueue_launch(mailing, current_actor().request_id)
     return answer, 201, {"Location": _location(answer)}
 
 
-@mailings.get("/mailings")
-@operation("mailings", answer=MailingPage, says="A page of mailings.", query=MailingQuery)
+@blueprint.get("/mailings")
+@operation("mailings", response=MailingPage, description="A page of mailings.", query=MailingQuery)
 def list_mailings(query: MailingQuery) -> dict[str, Any]:
     """List mailings
 
@@ -93,21 +104,21 @@ def list_mailings(query: MailingQuery) -> dict[str, Any]:
     if query.status is not None:
         found = found.where(Mailing.status == query.status)
     rows = db.session.scalars(found.order_by(Mailing.id).limit(query.limit + 1)).all()
-    return page(rows, query.limit, present_mailing, lambda mailing: mailing.id)
+    return build_page(rows, query.limit, present_mailing, lambda mailing: mailing.id)
 
 
-@mailings.get("/mailings/<id:mailing_id>")
-@operation("mailings", answer=MailingAnswer, says="The mailing.", problems=(404,))
+@blueprint.get("/mailings/<id:mailing_id>")
+@operation("mailings", response=MailingAnswer, description="The mailing.", problems=(404,))
 def get_mailing(mailing_id: int) -> dict[str, Any]:
     """Get a mailing"""
     return present_mailing(find_mailing(mailing_id))
 
 
-@mailings.patch("/mailings/<id:mailing_id>")
+@blueprint.patch("/mailings/<id:mailing_id>")
 @operation(
     "mailings",
-    answer=MailingAnswer,
-    says="The mailing as it is now.",
+    response=MailingAnswer,
+    description="The mailing as it is now.",
     body=MailingChanges,
     problems=(404, 409),
 )
@@ -138,23 +149,25 @@ def change_mailing(mailing_id: int, body: MailingChanges) -> dict[str, Any]:
         )
         db.session.add(version)
     if "window" in changed and mailing.started_at is not None:
-        status_changes.reschedule_batches(cursor(), mailing_id)
+        status_changes.reschedule_batches(session_cursor(), mailing_id)
     if changed:
-        changes = audit_log.changes(audited, _audited(mailing))
-        audit_log.record(current_actor(), "updated", "mailing", mailing_id, changes)
+        changes = audit_log.diff_fields(audited, _audited(mailing))
+        audit_log.record_change(current_actor(), "updated", "mailing", mailing_id, changes)
     answer = present_mailing(mailing)
     db.session.commit()
     if changed:
         log.info("mailing.updated", mailing_id=mailing_id, changed=changed)
         if mailing.status == MailingStatus.RUNNING:
-            enqueue.wake(mailing)
+            enqueue_dispatch(mailing, current_actor().request_id)
         elif mailing.status == MailingStatus.SCHEDULED and "start_at" in changed:
-            enqueue.launch(mailing)
+            enqueue_launch(mailing, current_actor().request_id)
     return answer
 
 
-@mailings.delete("/mailings/<id:mailing_id>")
-@operation("mailings", answer=None, status=204, says="The mailing is gone.", problems=(404,))
+@blueprint.delete("/mailings/<id:mailing_id>")
+@operation(
+    "mailings", response=None, status=204, description="The mailing is gone.", problems=(404,)
+)
 def delete_mailing(mailing_id: int) -> tuple[str, int]:
     """Delete a mailing
 
@@ -165,11 +178,11 @@ def delete_mailing(mailing_id: int) -> tuple[str, int]:
     if mailing.status not in ENDED:
         cancel(mailing, now)
     mailing.deleted_at = mailing.updated_at = now
-    audit_log.record(current_actor(), "deleted", "mailing", mailing_id)
+    audit_log.record_change(current_actor(), "deleted", "mailing", mailing_id)
     db.session.commit()
     log.info("mailing.deleted", mailing_id=mailing_id)
     if not mailing.settled:
-        enqueue.wake(mailing)
+        enqueue_dispatch(mailing, current_actor().request_id)
     return "", 204
 
 

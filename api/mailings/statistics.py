@@ -6,17 +6,25 @@ from typing import Any
 from flask import Blueprint
 from sqlalchemy import text
 
-from api.db import cursor, rows, see_one_instant
-from api.http.pagination import page
+from api.db import (
+    fetch_all,
+    session_cursor,
+    use_one_snapshot,
+)
+from api.http.pagination import build_page
+from api.mailings.message_schemas import (
+    MailingStatistics,
+    Statistics,
+    present_counts,
+)
 from api.mailings.routes import find_mailing
+from api.mailings.schemas import MailingQuery
 from api.openapi.operation import operation
-from api.schemas.requests import MailingQuery
-from api.schemas.responses import MailingStatistics, Statistics, present_counts
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus
 
-statistics = Blueprint("statistics", __name__)
+blueprint = Blueprint("statistics", __name__)
 
 # The sums are read only where nothing is frozen yet: for a settled mailing, no batch is visited.
 COUNTED = """
@@ -50,16 +58,19 @@ FROM ({COUNTED}) counted GROUP BY status
 """)  # noqa: S608 (constants)
 
 
-@statistics.get("/mailings/<id:mailing_id>/statistics")
+@blueprint.get("/mailings/<id:mailing_id>/statistics")
 @operation(
-    "statistics", answer=MailingStatistics, says="The mailing's statistics.", problems=(404,)
+    "statistics",
+    response=MailingStatistics,
+    description="The mailing's statistics.",
+    problems=(404,),
 )
 def get_mailing_statistics(mailing_id: int) -> dict[str, Any]:
     """Get a mailing's statistics
 
     At every instant, the counts add up to the audience.
     """
-    see_one_instant()
+    use_one_snapshot()
     mailing = find_mailing(mailing_id)
     totals = _totals(mailing)
     return {
@@ -73,26 +84,26 @@ def get_mailing_statistics(mailing_id: int) -> dict[str, Any]:
     }
 
 
-@statistics.get("/statistics")
-@operation("statistics", answer=Statistics, says="The statistics.", query=MailingQuery)
+@blueprint.get("/statistics")
+@operation("statistics", response=Statistics, description="The statistics.", query=MailingQuery)
 def get_statistics(query: MailingQuery) -> dict[str, Any]:
     """Get statistics over all mailings
 
     `totals` cover every mailing that is not deleted; `items` are a page of them, by id. The filter
     `status` is that of the mailings, and chooses the items only.
     """
-    see_one_instant()
-    groups = rows(BY_MAILING_STATUS)
+    use_one_snapshot()
+    groups = fetch_all(BY_MAILING_STATUS)
     summed = {
         name: sum(group[name] for group in groups)
         for name in ("audience", "in_doubt", *MessageStatus)
     }
     mailings = {str(status): 0 for status in MailingStatus}
     mailings |= {group["status"]: group["mailings"] for group in groups}
-    found = rows(PAGE, after=query.cursor, status=query.status, n=query.limit + 1)
+    found = fetch_all(PAGE, after=query.cursor, status=query.status, n=query.limit + 1)
     return {
         "totals": {"mailings": mailings, **_counted(summed)},
-        **page(found, query.limit, _present, lambda row: int(row["id"])),
+        **build_page(found, query.limit, _present, lambda row: int(row["id"])),
     }
 
 
@@ -101,7 +112,7 @@ def _totals(mailing: Mailing) -> dict[str, int]:
         frozen = dict.fromkeys(("pending", "in_progress", "due", "retrying", "waiting"), 0)
         kept = ("sent", "failed", "expired", "cancelled", "in_doubt")
         return frozen | {name: getattr(mailing, name) for name in kept}
-    return read_mailing_counts(cursor(), mailing.id)._asdict()
+    return read_mailing_counts(session_cursor(), mailing.id)._asdict()
 
 
 def _present(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,19 +12,20 @@ from flask import Blueprint, current_app, g
 from pydantic import ConfigDict, Field
 from sqlalchemy import text
 
-from api import audit_log, enqueue
+from api import audit_log
 from api.actor import current_actor
-from api.db import db, rows
+from api.db import db, fetch_all
+from api.enqueue import job_queues
 from api.errors import FieldError, InvalidFields, RateLimited, Unavailable
 from api.openapi.operation import operation
+from api.schemas.base import Body
 from api.schemas.fields import Phone
 from api.schemas.personalisation import MailingText
-from api.schemas.requests import Body
-from api.schemas.responses import Answer
+from api.schemas.responses import ResponseModel
 from shared.logging.log_config import mask_phone
 
 log = structlog.get_logger()
-test_sends = Blueprint("test_sends", __name__)
+blueprint = Blueprint("test_sends", __name__)
 
 MOST_PHONES = 10
 # A test that no worker has taken by then is given up, and is not sent any more.
@@ -75,7 +76,7 @@ class Unanswered(Unavailable):
     """Some of it may have been sent, unlike when nobody took it."""
 
 
-class TestResult(Answer):
+class TestResult(ResponseModel):
     """What became of one message."""
 
     __test__ = False
@@ -93,7 +94,7 @@ class TestResult(Answer):
     excerpt: str = Field(description="The beginning of what the provider answered.")
 
 
-class TestSendAnswer(Answer):
+class TestSendAnswer(ResponseModel):
     """What became of a test, phone by phone."""
 
     __test__ = False
@@ -102,11 +103,11 @@ class TestSendAnswer(Answer):
     items: list[TestResult]
 
 
-@test_sends.post("/mailings/test-send")
+@blueprint.post("/mailings/test-send")
 @operation(
     "mailings",
-    answer=TestSendAnswer,
-    says="What became of each message.",
+    response=TestSendAnswer,
+    description="What became of each message.",
     body=NewTestSend,
     problems=(429,),
 )
@@ -121,15 +122,15 @@ def send_test(body: NewTestSend) -> dict[str, Any]:
     phones = [int(phone) for phone in dict.fromkeys(body.phones)]
     _demand_room(len(phones))
     values = {"n": len(phones), "text": body.text, "phones": phones, "actor": g.actor}
-    (made,) = rows(BEGIN, seconds=CLAIM_SECONDS, **values)
+    (made,) = fetch_all(BEGIN, seconds=CLAIM_SECONDS, **values)
     changes = {
         "phones": [mask_phone(phone) for phone in phones],
         "text": {"length": len(body.text)},
     }
-    audit_log.record(current_actor(), "sent", "test_send", made["id"], changes)
+    audit_log.record_change(current_actor(), "sent", "test_send", made["id"], changes)
     db.session.commit()
     log.info("test_send.created", test_send_id=made["id"], messages=len(phones))
-    if not enqueue.queues().send_test(made["id"], g.request_id):
+    if not job_queues().send_test(made["id"], g.request_id):
         raise Unavailable("The workers cannot be reached: nothing was sent. Try again in a moment.")
     return {"items": _await_results(made["id"])}
 
@@ -142,7 +143,7 @@ def _demand_room(messages: int) -> None:
             FieldError(f"may be at most {limit}, the limit per minute", "too_many", "/phones")
         )
     db.session.execute(LOCK)
-    (used,) = rows(USED)
+    (used,) = fetch_all(USED)
     if used["messages"] + messages > limit:
         left = max(limit - used["messages"], 0)
         raise RateLimited(
@@ -153,7 +154,7 @@ def _demand_room(messages: int) -> None:
 
 def _await_results(test_id: int) -> list[dict[str, Any]]:
     while True:
-        (test,) = rows(LOOK, id=test_id)
+        (test,) = fetch_all(LOOK, id=test_id)
         db.session.rollback()  # no connection is held while waiting
         if test["results"] is not None:
             results: list[dict[str, Any]] = test["results"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from psycopg2.extensions import cursor as Cursor
 
-from api.db import cursor, db
+from api.db import db, session_cursor
 from shared.db.audience import AUDIENCE_CONDITION
 from shared.db.rows import fetch_one_row
 from shared.domain.attributes import placeholder_values
@@ -104,7 +104,7 @@ def render_for(
         "required": template.required,
         "shown": EXAMPLES,
     }
-    reader = cursor()
+    reader = session_cursor()
     opted_out = _count(reader, OPTED_OUT, values)
     reached = _count(reader, REACHED, values)
     lacking, missing = _missing(reader, template, values)

@@ -8,20 +8,20 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from api.db import db
-from api.enqueue import queues
+from api.enqueue import job_queues
 from api.errors import Unavailable
 from api.openapi.operation import operation
-from api.schemas.responses import Answer
+from api.schemas.responses import ResponseModel
 from shared.db import schema
 
-health = Blueprint("health", __name__)
+blueprint = Blueprint("health", __name__)
 
 
 ALIVE = {"status": "ok"}
 READY = {"status": "ready", "database": "ok", "migrations": "applied", "redis": "ok"}
 
 
-class Health(Answer):
+class Health(ResponseModel):
     """The process lives."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{**ALIVE}]})
@@ -29,7 +29,7 @@ class Health(Answer):
     status: str = Field(examples=["ok"])
 
 
-class Readiness(Answer):
+class Readiness(ResponseModel):
     """Whether requests can be answered. Redis is reported, but not needed."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{**READY}]})
@@ -40,8 +40,8 @@ class Readiness(Answer):
     redis: str = Field(examples=["ok", "unreachable"])
 
 
-@health.get("/healthz")
-@operation("service", answer=Health, says="The process lives.", public=True)
+@blueprint.get("/healthz")
+@operation("service", response=Health, description="The process lives.", public=True)
 def healthz() -> dict[str, Any]:
     """Say whether the process lives
 
@@ -50,11 +50,11 @@ def healthz() -> dict[str, Any]:
     return ALIVE
 
 
-@health.get("/readyz")
+@blueprint.get("/readyz")
 @operation(
     "service",
-    answer=Readiness,
-    says="Requests can be answered.",
+    response=Readiness,
+    description="Requests can be answered.",
     problems=(503,),
     public=True,
 )
@@ -66,7 +66,7 @@ def readyz() -> dict[str, Any]:
     """
     if not _migrated():
         raise Unavailable("The database lacks migrations: run flask --app api db upgrade.")
-    return READY | {"redis": "ok" if queues().ping() else "unreachable"}
+    return READY | {"redis": "ok" if job_queues().ping() else "unreachable"}
 
 
 def _migrated() -> bool:

@@ -17,13 +17,13 @@ from pydantic import BaseModel
 from werkzeug.routing import BaseConverter, Rule
 
 from api.errors import NotFound
-from api.http.bearer_auth import PROTECTED, needed_scope
+from api.http.bearer_auth import PROTECTED, required_scope
 from api.http.idempotency import HEADER_OF_REPLAYS, HEADER_PARAMETER
 from api.http.pagination import MAX_ID
-from api.http.request_parsing import read_body, read_query
+from api.http.request_parsing import parse_body, parse_query
 from api.openapi.links import add_links
 from api.openapi.problem_examples import LOCATION, NAMED, REQUEST_ID, add_examples, problem
-from api.schemas.requests import Query
+from api.schemas.base import Query
 from api.schemas.responses import ProblemAnswer
 from shared import __version__
 from shared.domain.scopes import Scope
@@ -64,7 +64,7 @@ class IdConverter(BaseConverter):
         return int(value)
 
 
-class Answers(ResponseBase):
+class OperationResponses(ResponseBase):
     """Every answer an operation can give: one success, and problems by status."""
 
     def __init__(
@@ -140,12 +140,12 @@ class Backend(FlaskBackend):
         if any(number > MAX_ID for number in kwargs.values()):
             raise NotFound("There is nothing with this id.")
         if query is not None:
-            kwargs["query"] = read_query(request, query)
+            kwargs["query"] = parse_query(request, query)
         elif request.args:
-            read_query(request, Query)  # which knows none
+            parse_query(request, Query)  # which knows none
         if body.model is not None:
             context = {"default_timezone": current_app.config["DEFAULT_TIMEZONE"]}
-            kwargs["body"] = read_body(request, body.model, context)
+            kwargs["body"] = parse_body(request, body.model, context)
         return make_response(func(*args, **kwargs))
 
     def parse_path(self, route: Rule) -> tuple[str, list[Mapping[str, Any]]]:
@@ -196,7 +196,7 @@ class Spec(FlaskPydanticSpec):
         for path, method, view in self._views():
             operation = document["paths"][path][method.lower()]
             if path.startswith(PROTECTED):
-                _add_security(operation, needed_scope(view, method))
+                _add_security(operation, required_scope(view, method))
             if view.idempotent:
                 operation["parameters"].append(HEADER_PARAMETER)
                 for status, answer in operation["responses"].items():
@@ -247,8 +247,8 @@ spec = Spec("flask", backend=Backend, title="Notification service", version=__ve
 def operation(
     tag: str,
     *,
-    answer: type[BaseModel] | None,
-    says: str,
+    response: type[BaseModel] | None,
+    description: str,
     status: int = 200,
     query: type[BaseModel] | None = None,
     body: type[BaseModel] | CsvUpload | None = None,
@@ -266,11 +266,11 @@ def operation(
     """
     always = (422,) if public else (401, 422, 503)
     of_body = OF_BODY if body is not None else ()
-    for model in (body, answer):
+    for model in (body, response):
         if isinstance(model, type):
             extra = cast(dict[str, Any], model.model_config["json_schema_extra"])
             EXAMPLES[get_model_name(model)] = extra["examples"]
-    resp = Answers(status, answer, says, (*always, *of_body, *problems), csv)
+    resp = OperationResponses(status, response, description, (*always, *of_body, *problems), csv)
     validated = spec.validate(query=query, body=body, resp=resp, tags=(tag,))
 
     def decorate(view: View) -> View:

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from api.openapi.operation import openapi_document, spec
 
-docs = Blueprint("docs", __name__)
+blueprint = Blueprint("docs", __name__)
 
 # Nothing is loaded from elsewhere, and nothing inside of the page is run but the one script that
 # starts Swagger UI, known by its hash. Icons in its style sheet are data: addresses.
@@ -22,18 +22,18 @@ POLICY = (
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-@docs.get(spec.config.spec_url)
+@blueprint.get(spec.config.spec_url)
 def openapi_json() -> Response:
     return jsonify(openapi_document(current_app))
 
 
-@docs.get("/apidoc/swagger")
+@blueprint.get("/apidoc/swagger")
 def swagger() -> BaseResponse:
     return redirect("/docs/", 302)
 
 
-def init_docs(app: Flask) -> None:
-    app.register_blueprint(docs)
+def init_swagger_ui(app: Flask) -> None:
+    app.register_blueprint(blueprint)
     pages = get_swaggerui_blueprint(
         "/docs",
         spec.config.spec_url,

@@ -10,10 +10,10 @@ from sqlalchemy import delete, select
 from api import audit_log
 from api.actor import current_actor
 from api.clients.imports import upload_reader
-from api.db import cursor, db
+from api.db import db, session_cursor
 from api.errors import ContentTooLarge, FieldError, InvalidFields, NotFound
-from api.http.csv_response import CsvQuery, answer_csv
-from api.http.pagination import page
+from api.http.csv_response import stream_csv
+from api.http.pagination import build_page
 from api.http.request_parsing import discard_body
 from api.openapi.operation import CsvUpload, operation
 from api.opt_outs.schemas import (
@@ -26,7 +26,8 @@ from api.opt_outs.schemas import (
     SourceQuery,
     present_opt_out,
 )
-from api.schemas.responses import instant
+from api.schemas.csv_query import CsvQuery
+from api.schemas.responses import format_instant
 from shared.client_import import csv_reader
 from shared.db import opt_outs as opt_out_records
 from shared.db.opt_outs import OptOut
@@ -35,7 +36,7 @@ from shared.domain.spreadsheets import unescape_formula
 from shared.logging.log_config import mask_phone
 
 log = structlog.get_logger()
-opt_outs = Blueprint("opt_outs", __name__)
+blueprint = Blueprint("opt_outs", __name__)
 
 # Phones of a file are added so many at a time, each time for good: a long file holds up nobody.
 CHUNK = 1_000
@@ -55,11 +56,11 @@ COLUMNS = {
 }
 
 
-@opt_outs.post("/opt-outs")
+@blueprint.post("/opt-outs")
 @operation(
     "opt-outs",
-    answer=OptOutsAdded,
-    says="What was added; a phone that was opted out already stays as it was.",
+    response=OptOutsAdded,
+    description="What was added; a phone that was opted out already stays as it was.",
     body=NewOptOuts,
 )
 def add_opt_outs(body: NewOptOuts) -> dict[str, int]:
@@ -76,8 +77,8 @@ def add_opt_outs(body: NewOptOuts) -> dict[str, int]:
     return {"added": added, "existing": len(phones) - added, "messages_cancelled": cancelled}
 
 
-@opt_outs.get("/opt-outs")
-@operation("opt-outs", answer=OptOutPage, says="A page of opt-outs.", query=OptOutQuery)
+@blueprint.get("/opt-outs")
+@operation("opt-outs", response=OptOutPage, description="A page of opt-outs.", query=OptOutQuery)
 def list_opt_outs(query: OptOutQuery) -> dict[str, Any]:
     """List opt-outs
 
@@ -87,12 +88,16 @@ def list_opt_outs(query: OptOutQuery) -> dict[str, Any]:
     if query.phone is not None:
         found = found.where(OptOut.phone == int(query.phone))
     rows = db.session.scalars(found.order_by(OptOut.phone).limit(query.limit + 1)).all()
-    return page(rows, query.limit, present_opt_out, lambda row: row.phone)
+    return build_page(rows, query.limit, present_opt_out, lambda row: row.phone)
 
 
-@opt_outs.delete("/opt-outs/<id:phone>")
+@blueprint.delete("/opt-outs/<id:phone>")
 @operation(
-    "opt-outs", answer=None, status=204, says="The phone may be written to.", problems=(404,)
+    "opt-outs",
+    response=None,
+    status=204,
+    description="The phone may be written to.",
+    problems=(404,),
 )
 def remove_opt_out(phone: int) -> tuple[str, int]:
     """Remove an opt-out
@@ -103,7 +108,7 @@ def remove_opt_out(phone: int) -> tuple[str, int]:
     source = db.session.scalar(removed)
     if source is None:
         raise NotFound("This phone is not opted out.")
-    audit_log.record(
+    audit_log.record_change(
         current_actor(),
         "removed",
         "opt_out",
@@ -114,11 +119,11 @@ def remove_opt_out(phone: int) -> tuple[str, int]:
     return "", 204
 
 
-@opt_outs.post("/opt-outs/import")
+@blueprint.post("/opt-outs/import")
 @operation(
     "opt-outs",
-    answer=OptOutImport,
-    says="What became of the rows.",
+    response=OptOutImport,
+    description="What became of the rows.",
     query=SourceQuery,
     body=CsvUpload(CSV_EXAMPLE),
 )
@@ -149,11 +154,11 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
     return counts | {"faults": faults}
 
 
-@opt_outs.get("/opt-outs.csv")
+@blueprint.get("/opt-outs.csv")
 @operation(
     "opt-outs",
-    answer=None,
-    says="All opt-outs, as CSV.",
+    response=None,
+    description="All opt-outs, as CSV.",
     query=CsvQuery,
     csv=CSV_EXAMPLE,
 )
@@ -162,14 +167,14 @@ def export_opt_outs(query: CsvQuery) -> Response:
 
     All of them, by phone. The file may be imported again.
     """
-    return answer_csv("opt-outs.csv", EXPORTED, _pages(), query.excel)
+    return stream_csv("opt-outs.csv", EXPORTED, _pages(), query.excel)
 
 
 def _add(phones: set[int], source: str) -> tuple[int, int]:
     """Add opt-outs; how many are new, and how many messages were cancelled."""
-    added, cancelled = opt_out_records.add_opt_outs(cursor(), sorted(phones), source)
+    added, cancelled = opt_out_records.add_opt_outs(session_cursor(), sorted(phones), source)
     noted = [(None, {"phone": mask_phone(phone), "source": source}) for phone in added]
-    audit_log.record_many(current_actor(), "added", "opt_out", noted)
+    audit_log.record_changes(current_actor(), "added", "opt_out", noted)
     return len(added), cancelled
 
 
@@ -207,7 +212,7 @@ def _pages() -> Iterator[list[tuple[Any, ...]]]:
         columns = (OptOut.phone, OptOut.source, OptOut.created_at)
         found = select(*columns).where(OptOut.phone > after).order_by(OptOut.phone)
         rows = db.session.execute(found.limit(EXPORT_ROWS)).all()
-        yield [(phone, source, instant(at)) for phone, source, at in rows]
+        yield [(phone, source, format_instant(at)) for phone, source, at in rows]
         if len(rows) < EXPORT_ROWS:
             return
         after = rows[-1].phone

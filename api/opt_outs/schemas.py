@@ -5,9 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from api.schemas.base import (
+    Body,
+    PageQuery,
+    Query,
+)
 from api.schemas.fields import Phone
-from api.schemas.requests import Body, PageQuery, Query
-from api.schemas.responses import Answer, instant
+from api.schemas.responses import ResponseModel, format_instant
 from shared.db.opt_outs import OptOut
 
 MOST_PHONES = 1_000
@@ -62,7 +66,7 @@ class SourceQuery(Query):
     source: Source = Field(default="import", description="Of rows that do not name one.")
 
 
-class OptOutsAdded(Answer):
+class OptOutsAdded(ResponseModel):
     """How many phones were added, and how many were opted out before."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [ADDED]})
@@ -72,7 +76,7 @@ class OptOutsAdded(Answer):
     messages_cancelled: int = Field(description="Messages that were pending for their clients.")
 
 
-class OptOutAnswer(Answer):
+class OptOutAnswer(ResponseModel):
     """A phone that is never written to."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [OPT_OUT]})
@@ -82,7 +86,7 @@ class OptOutAnswer(Answer):
     created_at: datetime
 
 
-class OptOutPage(Answer):
+class OptOutPage(ResponseModel):
     """A page of opt-outs, by phone."""
 
     model_config = ConfigDict(
@@ -93,7 +97,7 @@ class OptOutPage(Answer):
     next_cursor: str | None
 
 
-class RowFault(Answer):
+class RowFault(ResponseModel):
     """A row of the file that was left out."""
 
     line: int
@@ -114,5 +118,5 @@ def present_opt_out(row: OptOut) -> dict[str, Any]:
     return {
         "phone": str(row.phone),
         "source": row.source,
-        "created_at": instant(row.created_at),
+        "created_at": format_instant(row.created_at),
     }

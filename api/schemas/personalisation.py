@@ -18,7 +18,7 @@ from shared.domain.attributes import (
 from shared.domain.templates import MalformedTemplate, compile_template
 
 # What a text may be, in the words of JSON Schema.
-PATTERN = (
+TEXT_PATTERN = (
     rf"^([^{{}}]|\{{\{{|\}}\}}|\{{[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}(\|[^{{}}]*)?\}})*$"
 )
 
@@ -73,13 +73,13 @@ MailingText = Annotated[
         max_length=2000,
         description=TEXT,
         examples=["Hello, {name|dear client}!"],
-        json_schema_extra={"pattern": PATTERN},
+        json_schema_extra={"pattern": TEXT_PATTERN},
     ),
     AfterValidator(_check_text),
 ]
 
 
-def merge(attributes: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
+def merge_attributes(attributes: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
     """The attributes with the changes in them; null removes one."""
     changed = {**attributes, **changes}
     merged = {name: value for name, value in changed.items() if value is not None}

@@ -13,24 +13,34 @@ from api import audit_log
 from api.actor import Actor, current_actor
 from api.db import database_now, db
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
-from api.http.bearer_auth import PREFIX_LENGTH, Tokens, digest, new_secret
-from api.http.pagination import page
+from api.http.bearer_auth import (
+    PREFIX_LENGTH,
+    TokenAuthenticator,
+    generate_secret,
+    hash_secret,
+)
+from api.http.pagination import build_page
 from api.openapi.operation import operation
-from api.schemas.requests import NewToken, PageQuery
-from api.schemas.responses import NewTokenAnswer, TokenPage, present_token
+from api.schemas.base import PageQuery
+from api.tokens.schemas import (
+    NewToken,
+    NewTokenAnswer,
+    TokenPage,
+    present_token,
+)
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
 
 log = structlog.get_logger()
-tokens = Blueprint("tokens", __name__)
+blueprint = Blueprint("tokens", __name__)
 
 
-@tokens.post("/tokens")
+@blueprint.post("/tokens")
 @operation(
     "tokens",
-    answer=NewTokenAnswer,
+    response=NewTokenAnswer,
     status=201,
-    says="The token, with its secret: keep it, it is not shown again.",
+    description="The token, with its secret: keep it, it is not shown again.",
     body=NewToken,
     problems=(409,),
     scope=Scope.ADMIN,
@@ -47,8 +57,14 @@ def create_token(body: NewToken) -> tuple[dict[str, Any], int, dict[str, str]]:
     return present_token(token) | {"token": secret}, 201, headers
 
 
-@tokens.get("/tokens")
-@operation("tokens", answer=TokenPage, says="A page of tokens.", query=PageQuery, scope=Scope.ADMIN)
+@blueprint.get("/tokens")
+@operation(
+    "tokens",
+    response=TokenPage,
+    description="A page of tokens.",
+    query=PageQuery,
+    scope=Scope.ADMIN,
+)
 def list_tokens(query: PageQuery) -> dict[str, Any]:
     """List API tokens
 
@@ -57,15 +73,15 @@ def list_tokens(query: PageQuery) -> dict[str, Any]:
     """
     found = select(ApiToken).where(ApiToken.id > query.cursor).order_by(ApiToken.id)
     rows = db.session.scalars(found.limit(query.limit + 1)).all()
-    return page(rows, query.limit, present_token, lambda token: token.id)
+    return build_page(rows, query.limit, present_token, lambda token: token.id)
 
 
-@tokens.delete("/tokens/<id:token_id>")
+@blueprint.delete("/tokens/<id:token_id>")
 @operation(
     "tokens",
-    answer=None,
+    response=None,
     status=204,
-    says="The token is revoked.",
+    description="The token is revoked.",
     problems=(404,),
     scope=Scope.ADMIN,
 )
@@ -80,7 +96,7 @@ def revoke_token(token_id: int) -> tuple[str, int]:
         raise NotFound("There is no such token, or it is revoked already.")
     revoke(current_actor(), token)
     log.info("token.revoked", token_id=token.id, name=token.name)
-    remembered: Tokens = current_app.extensions["tokens"]
+    remembered: TokenAuthenticator = current_app.extensions["tokens"]
     remembered.forget()
     return "", 204
 
@@ -91,12 +107,12 @@ def issue(
     """Make and commit a token; return it with its secret, which is kept nowhere."""
     if expires_at is not None and expires_at <= database_now():
         raise InvalidFields(FieldError("has passed already", "past", "/expires_at"))
-    secret = new_secret()
+    secret = generate_secret()
     token = ApiToken(
         name=name,
         scope=scope,
         prefix=secret[:PREFIX_LENGTH],
-        digest=digest(secret),
+        digest=hash_secret(secret),
         expires_at=expires_at,
     )
     db.session.add(token)
@@ -106,7 +122,7 @@ def issue(
         if not isinstance(error.orig, errors.UniqueViolation):
             raise
         raise Conflict("A token of this name exists; revoke it or choose another name.") from None
-    audit_log.record(actor, "created", "token", token.id, {"name": name, "scope": scope})
+    audit_log.record_change(actor, "created", "token", token.id, {"name": name, "scope": scope})
     db.session.commit()
     db.session.refresh(token)
     return token, secret
@@ -115,5 +131,5 @@ def issue(
 def revoke(actor: Actor, token: ApiToken) -> None:
     """End and commit a token."""
     token.revoked_at = database_now()
-    audit_log.record(actor, "revoked", "token", token.id, {"name": token.name})
+    audit_log.record_change(actor, "revoked", "token", token.id, {"name": token.name})
     db.session.commit()

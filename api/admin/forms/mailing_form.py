@@ -16,7 +16,7 @@ from api.admin.forms.text_fields import (
     split_list,
 )
 from api.admin.presenters.formatting import instant_field
-from api.schemas.responses import present_mailing
+from api.mailings.schemas import present_mailing
 from shared.db.models import Mailing
 from shared.domain.time_zones import TIME_ZONES
 

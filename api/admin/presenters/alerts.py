@@ -12,7 +12,7 @@ from sqlalchemy import text
 from api.admin.presenters.fleet_health import STALE_SWEEP
 from api.admin.presenters.formatting import instant
 from api.admin.views.live_updates import is_late
-from api.db import rows
+from api.db import fetch_all
 
 FAILED = text("""
 SELECT id, name, text, failed, end_at FROM mailings
@@ -73,7 +73,7 @@ def _of_services(
     elif health["state"] == "open":
         title, detail = BREAKER.get(health["reason"], BREAKER["unavailable"])
         listed.append(Item("danger", str(title), str(detail)))
-    throttled = rows(THROTTLED)
+    throttled = fetch_all(THROTTLED)
     if throttled:
         says = Markup("{} {}.").format(
             _("Sending goes on by itself at"), instant(throttled[0]["throttled_until"], "HH:mm:ss")
@@ -86,7 +86,7 @@ def _of_services(
     if health["state"] != "unseen" and (health["swept"] is None or health["swept"] > STALE_SWEEP):
         says = _("Mailings may start late. Start the control worker and the scheduler.")
         listed.append(Item("danger", _("The sweep stands still."), says))
-    for row in rows(BROKEN_IMPORTS):
+    for row in fetch_all(BROKEN_IMPORTS):
         address = url_for("admin.imports.show", import_id=row["id"])
         says = _("Send the file again: what was merged is found unchanged.")
         listed.append(Item("warning", _("An import has failed."), says, address))
@@ -109,7 +109,7 @@ def _of_mailings(found: dict[int, dict[str, Any]], now: datetime) -> list[Item]:
                 _("It is paused; what is left expires at"), instant(row["end_at"])
             )
             listed.append(_about(row, "warning", says))
-    for row in rows(FAILED):
+    for row in fetch_all(FAILED):
         says = Markup("{} {} {}.").format(
             ngettext("%(num)s message has failed.", "%(num)s messages have failed.", row["failed"]),
             _("They can be tried again until"),

@@ -6,9 +6,9 @@ from typing import Any
 from flask_babel import gettext as _
 
 from api.admin.presenters.recipients import CLIENTS
-from api.db import rows
+from api.db import fetch_all
 from api.mailings.preview import preview_mailing
-from api.schemas.requests import NewMailing
+from api.mailings.schemas import NewMailing
 
 preview_of = unwrap(preview_mailing)
 
@@ -39,7 +39,9 @@ def preview(body: NewMailing) -> dict[str, Any]:
     }
     # What the text becomes, where it is another for each.
     shown = [each for each in found["examples"] if each["text"] != body.text][:3]
-    phones = {row["id"]: row["phone"] for row in rows(CLIENTS, ids=[e["client_id"] for e in shown])}
+    phones = {
+        row["id"]: row["phone"] for row in fetch_all(CLIENTS, ids=[e["client_id"] for e in shown])
+    }
     found["shown"] = [{**each, "phone": phones.get(each["client_id"])} for each in shown]
     # That the start has passed is what “now” means.
     found["says"] = [

@@ -6,7 +6,7 @@ from sqlalchemy import text
 from werkzeug.datastructures import MultiDict
 
 from api.admin.forms.text_fields import phone_expected, read_phone
-from api.db import rows
+from api.db import fetch_all
 from api.http.pagination import MAX_ID
 from api.mailings.messages import ALL, BY_STATUS
 from shared.domain.statuses import MessageStatus
@@ -36,12 +36,12 @@ def recipients_of(
         phone = read_phone(given)
         if phone is None:
             return [], None, phone_expected()
-        found = rows(BY_PHONE, mailing_id=mailing_id, phone=int(phone))
+        found = fetch_all(BY_PHONE, mailing_id=mailing_id, phone=int(phone))
     else:
         after = args.get("after", "")
         start = int(after) if after.isdecimal() and int(after) <= MAX_ID else 0
         query = ALL if status is None else BY_STATUS[MessageStatus(status)]
-        found = rows(query, mailing_id=mailing_id, after=start, n=PAGE + 1)
+        found = fetch_all(query, mailing_id=mailing_id, after=start, n=PAGE + 1)
         until = found[0].get("until") if found else None
         found = [row for row in found if row["id"] is not None]
         if len(found) > PAGE:
@@ -49,7 +49,7 @@ def recipients_of(
             following = found[-1]["id"]
         elif until is not None:
             following = until - 1
-    known = {row["id"]: row for row in rows(CLIENTS, ids=[row["client_id"] for row in found])}
+    known = {row["id"]: row for row in fetch_all(CLIENTS, ids=[row["client_id"] for row in found])}
     for row in found:
         row["client"] = known.get(row["client_id"])
     return found, following, None
@@ -59,6 +59,6 @@ def attempts_of(mailing_id: int, ids: list[int]) -> dict[int, list[dict[str, Any
     """The attempts of these messages that the provider did not accept, the latest first."""
     by_message: dict[int, list[dict[str, Any]]] = {}
     if ids:
-        for row in rows(SEVERAL_ATTEMPTS, mailing_id=mailing_id, ids=ids):
+        for row in fetch_all(SEVERAL_ATTEMPTS, mailing_id=mailing_id, ids=ids):
             by_message.setdefault(row["message_id"], []).append(row)
     return by_message

@@ -10,14 +10,14 @@ from flask_babel import LazyString, lazy_gettext
 from markupsafe import Markup
 from sqlalchemy import select
 
-from api.admin.auth import needs
+from api.admin.auth import require_scope
 from api.admin.forms.field_errors import text_of
 from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, instant
 from api.db import db
 from shared.db.audit_models import AuditEntry
 from shared.domain.scopes import Scope
 
-audit = Blueprint("audit", __name__)
+blueprint = Blueprint("audit", __name__)
 
 PAGE = 50
 ENTITIES = {
@@ -90,8 +90,8 @@ def in_words(value: Any) -> Markup | str | None:
     return str(value)
 
 
-@audit.get("/audit")
-@needs(Scope.ADMIN)
+@blueprint.get("/audit")
+@require_scope(Scope.ADMIN)
 def index() -> str:
     wanted = {name: text_of(request.args, name) for name in ("actor", "entity", "entity_id")}
     before = request.args.get("before", "")

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.actor import current_actor
-from api.admin.auth import needs
+from api.admin.auth import require_scope
 from api.admin.forms.field_errors import from_resource, from_schema, text_of
 from api.admin.forms.text_fields import (
     attribute_lines,
@@ -27,20 +27,20 @@ from api.admin.forms.text_fields import (
 )
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
 from api.clients import service
+from api.clients.schemas import ClientChanges, NewClient
 from api.errors import Conflict, InvalidFields
 from api.exports import clients_csv, messages_csv
-from api.schemas.requests import ClientChanges, NewClient
 from shared.domain.scopes import Scope
 from shared.domain.statuses import MessageStatus
 from shared.domain.time_zones import TIME_ZONES
 
-clients = Blueprint("clients", __name__)
+blueprint = Blueprint("clients", __name__)
 
 SEARCH_FIELDS = service.ClientSearch._fields
 FORM_FIELDS = (*SEARCH_FIELDS, "attributes")
 
 
-@clients.get("/clients")
+@blueprint.get("/clients")
 def list_clients() -> str:
     wanted = _submitted_search()
     search, after = _search_for(wanted), requested_start()
@@ -57,19 +57,19 @@ def list_clients() -> str:
     )
 
 
-@clients.get("/clients/new")
-@needs(Scope.WRITE)
+@blueprint.get("/clients/new")
+@require_scope(Scope.WRITE)
 def new_client() -> str:
     zone = current_app.config["DEFAULT_TIMEZONE"] or "Europe/Moscow"
     return _render_form(dict.fromkeys(FORM_FIELDS, "") | {"timezone": zone})
 
 
-@clients.post("/clients/new")
+@blueprint.post("/clients/new")
 def create_client() -> BaseResponse | tuple[str, int]:
     return _save(None)
 
 
-@clients.get("/clients/<id:client_id>")
+@blueprint.get("/clients/<id:client_id>")
 def show_client(client_id: int) -> str:
     return render_template(
         "admin/client.html",
@@ -78,8 +78,8 @@ def show_client(client_id: int) -> str:
     )
 
 
-@clients.get("/clients/<id:client_id>/edit")
-@needs(Scope.WRITE)
+@blueprint.get("/clients/<id:client_id>/edit")
+@require_scope(Scope.WRITE)
 def edit_client(client_id: int) -> str:
     client = service.get_client(client_id)
     derived = client.operator_code == str(client.phone)[1:4]
@@ -95,25 +95,25 @@ def edit_client(client_id: int) -> str:
     )
 
 
-@clients.post("/clients/<id:client_id>/edit")
+@blueprint.post("/clients/<id:client_id>/edit")
 def update_client(client_id: int) -> BaseResponse | tuple[str, int]:
     return _save(client_id)
 
 
-@clients.get("/clients/<id:client_id>/delete")
-@needs(Scope.WRITE)
+@blueprint.get("/clients/<id:client_id>/delete")
+@require_scope(Scope.WRITE)
 def confirm_delete(client_id: int) -> str:
     return render_template("admin/client_delete.html", client=service.get_client(client_id))
 
 
-@clients.post("/clients/<id:client_id>/delete")
+@blueprint.post("/clients/<id:client_id>/delete")
 def delete_client(client_id: int) -> BaseResponse:
     service.delete_client(client_id, current_actor())
     flash(_("The client is deleted, and the personal data erased."), "success")
     return redirect(url_for(".list_clients"), 303)
 
 
-@clients.get("/clients.csv")
+@blueprint.get("/clients.csv")
 def export_clients() -> BaseResponse:
     wanted = _submitted_search()
     search = _search_for(wanted)
@@ -122,7 +122,7 @@ def export_clients() -> BaseResponse:
     return clients_csv(search, excel=True)
 
 
-@clients.get("/mailings/<id:mailing_id>/messages.csv")
+@blueprint.get("/mailings/<id:mailing_id>/messages.csv")
 def export_recipients(mailing_id: int) -> Response:
     status = request.args.get("status")
     known = MessageStatus(status) if status in list(MessageStatus) else None

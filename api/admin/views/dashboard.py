@@ -12,7 +12,7 @@ from sqlalchemy import text
 from api.admin.presenters import alerts
 from api.admin.views.live_updates import alerts as late_alerts
 from api.admin.views.live_updates import snapshot
-from api.db import rows
+from api.db import fetch_all
 
 HOURS = text("""
 SELECT date_trunc('hour', minute) AS at, status, sum(count)::bigint AS n FROM minutes
@@ -77,7 +77,7 @@ def dashboard() -> str:
         health=health,
         alerts=" ".join(late_alerts(found, health, now)),
         attention=alerts.items(found, health),
-        has_clients=bool(rows(CLIENTS)),
+        has_clients=bool(fetch_all(CLIENTS)),
         charts=current_app.extensions["admin_charts"].get(now),
     )
 
@@ -87,16 +87,16 @@ def _charts(now: datetime, past: list[dict[str, Any]]) -> Charts:
     hours = [hour - timedelta(hours=n) for n in range(23, -1, -1)]
     today = hour.replace(hour=0)
     days = [today - timedelta(days=n) for n in range(29, -1, -1)]
-    present = rows(DAYS, since=today, until=today + timedelta(days=1))
+    present = fetch_all(DAYS, since=today, until=today + timedelta(days=1))
     return Charts(
-        chart(hours, rows(HOURS, since=hours[0])),
+        chart(hours, fetch_all(HOURS, since=hours[0])),
         chart(days, [row for row in past if row["at"] < today] + present),
     )
 
 
 def _past_days(now: datetime) -> list[dict[str, Any]]:
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    return rows(DAYS, since=today - timedelta(days=29), until=today)
+    return fetch_all(DAYS, since=today - timedelta(days=29), until=today)
 
 
 def chart(slots: list[datetime], found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,22 +12,22 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from werkzeug.wrappers import Response as BaseResponse
 
-from api.admin.auth import needs
+from api.admin.auth import require_scope
 from api.admin.forms.field_errors import from_schema, text_of
 from api.admin.presenters.import_errors import says_of_file, says_of_row
 from api.clients.imports import ImportQuery, answer_rejected, take_in, upload_reader
 from api.clients.imports import get_import as api_get_import
 from api.db import db
 from api.errors import ContentTooLarge, ServiceError
-from api.http.csv_response import CsvQuery
 from api.http.problems import Problem, status_code
 from api.http.request_parsing import discard_body
+from api.schemas.csv_query import CsvQuery
 from shared.client_import.csv_reader import BadFile
 from shared.db.import_models import Import, RejectedRow
 from shared.domain.scopes import Scope
 from shared.domain.statuses import ImportStatus
 
-imports = Blueprint("imports", __name__)
+blueprint = Blueprint("imports", __name__)
 
 get_import = unwrap(api_get_import)
 
@@ -38,13 +38,13 @@ FRAME = 64 * 1024
 PLAIN_MAX_BYTES = 32 * 1024 * 1024
 
 
-@imports.get("/clients/import")
-@needs(Scope.WRITE)
+@blueprint.get("/clients/import")
+@require_scope(Scope.WRITE)
 def choose_file() -> str:
     return _page()
 
 
-@imports.post("/clients/import")
+@blueprint.post("/clients/import")
 def upload() -> BaseResponse | tuple[str | dict[str, Any], int]:
     """Take a file in: as the body, from the page's script that shows the progress, or in a form."""
     plain = request.mimetype == "multipart/form-data"
@@ -77,7 +77,7 @@ def upload() -> BaseResponse | tuple[str | dict[str, Any], int]:
     return redirect(address, 303) if plain else ({"page": address}, 202)
 
 
-@imports.get("/imports/<id:import_id>")
+@blueprint.get("/imports/<id:import_id>")
 def show(import_id: int) -> str:
     each = get_import(import_id)
     return render_template(
@@ -85,7 +85,7 @@ def show(import_id: int) -> str:
     )
 
 
-@imports.get("/imports/<id:import_id>/rejected.csv")
+@blueprint.get("/imports/<id:import_id>/rejected.csv")
 def rejected(import_id: int) -> Response:
     return answer_rejected(import_id, CsvQuery.model_validate({"excel": "true"}), says_of_row)
 

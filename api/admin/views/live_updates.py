@@ -16,11 +16,11 @@ from flask import Blueprint, Flask, Response, current_app, request
 from redis.exceptions import RedisError
 from sqlalchemy import text
 
-from api import enqueue
 from api.admin.presenters.fleet_health import judge, read_vitals
-from api.db import rows
+from api.db import fetch_all
+from api.enqueue import job_queues
 
-live = Blueprint("live", __name__)
+blueprint = Blueprint("live", __name__)
 
 FRESH = 1.0  # seconds
 AGAIN = 1500  # milliseconds until a browser comes back
@@ -80,7 +80,7 @@ class Snapshot:
 
     def _shared(self) -> dict[str, Any]:
         """What another process has read this second; read here if it is our turn."""
-        redis = enqueue.queues().connection
+        redis = job_queues().connection
         try:
             mine = redis.set(TURN, 1, nx=True, px=int(FRESH * 1000))
             kept: Any = redis.get(KEPT)
@@ -106,7 +106,7 @@ class Snapshot:
 
 def take(before: dict[str, Any], vitals: dict[str, Any] | None) -> dict[str, Any]:
     """A new snapshot. The few before it are in it, by which rates and latencies are known."""
-    found = rows(UNSETTLED)
+    found = fetch_all(UNSETTLED)
     now = time.time()
     past = [each for each in before.get("past", []) if now - MEMORY <= each["at"] <= now]
     then = next((each for each in past if each["at"] >= now - RATED), None)
@@ -160,7 +160,7 @@ def alerts(found: dict[int, dict[str, Any]], health: dict[str, Any], now: dateti
     return codes
 
 
-@live.get("/live")
+@blueprint.get("/live")
 def stream() -> Response:
     """The figures of the mailings asked for (`?mailing=7`, several times), or of the running."""
     wanted = {int(each) for each in request.args.getlist("mailing") if each.isdecimal()}

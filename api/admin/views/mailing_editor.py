@@ -10,23 +10,22 @@ from pydantic import ValidationError
 from sqlalchemy import text
 from werkzeug.wrappers import Response
 
-from api.admin.auth import needs
+from api.admin.auth import require_scope
 from api.admin.forms.field_errors import from_resource, from_schema
 from api.admin.forms.mailing_form import RARER, Filled, fields_of, proposal, read_form
 from api.admin.forms.text_fields import split_list
 from api.admin.presenters.audience_preview import preview
 from api.admin.presenters.test_send import Tried, try_text
 from api.admin.views.mailings import titles
-from api.db import db, rows
+from api.db import db, fetch_all
 from api.errors import Conflict, InvalidFields
 from api.mailings.routes import change_mailing, create_mailing, find_mailing
-from api.schemas.requests import MailingChanges, NewMailing
-from api.schemas.responses import present_mailing
+from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
 from shared.domain.statuses import MailingStatus
 
-compose = Blueprint("compose", __name__)
+blueprint = Blueprint("compose", __name__)
 
 create = unwrap(create_mailing)
 change = unwrap(change_mailing)
@@ -53,8 +52,8 @@ SELECT name, count(*) AS n FROM (
 """)
 
 
-@compose.get("/mailings/new")
-@needs(Scope.WRITE)
+@blueprint.get("/mailings/new")
+@require_scope(Scope.WRITE)
 def new() -> str:
     source = request.args.get("from", "")
     fields = proposal()
@@ -64,7 +63,7 @@ def new() -> str:
     return _form(fields)
 
 
-@compose.post("/mailings/new")
+@blueprint.post("/mailings/new")
 def review() -> str | Response | tuple[str, int]:
     """Show what would be made; make it once that has been confirmed."""
     filled = read_form()
@@ -89,7 +88,7 @@ def review() -> str | Response | tuple[str, int]:
     return redirect(url_for("admin.mailings.show", mailing_id=made["id"]), 303)
 
 
-@compose.post("/mailings/preview")
+@blueprint.post("/mailings/preview")
 def live_preview() -> str:
     """The preview beside the form, of as much as is filled in."""
     mailing = _edited()
@@ -112,7 +111,7 @@ def live_preview() -> str:
     )
 
 
-@compose.post("/mailings/test-send")
+@blueprint.post("/mailings/test-send")
 def send_test() -> str | tuple[str, int]:
     """Send the text to a few phones; the panel alone for the page's script, else the whole form."""
     mailing = _edited()
@@ -123,8 +122,8 @@ def send_test() -> str | tuple[str, int]:
     return _form(filled.fields, mailing=mailing, test=test)
 
 
-@compose.get("/mailings/<id:mailing_id>/edit")
-@needs(Scope.WRITE)
+@blueprint.get("/mailings/<id:mailing_id>/edit")
+@require_scope(Scope.WRITE)
 def edit(mailing_id: int) -> str | Response:
     mailing = find_mailing(mailing_id)
     if mailing.status in (MailingStatus.FINISHED, MailingStatus.CANCELLED):
@@ -133,7 +132,7 @@ def edit(mailing_id: int) -> str | Response:
     return _form(fields_of(mailing), mailing=mailing)
 
 
-@compose.post("/mailings/<id:mailing_id>/edit")
+@blueprint.post("/mailings/<id:mailing_id>/edit")
 def save(mailing_id: int) -> Response | str | tuple[str, int]:
     mailing = find_mailing(mailing_id)
     filled = read_form(mailing)
@@ -201,10 +200,10 @@ def _form(
         chosen=chosen,
         others=[each for each in chosen if each not in {row["id"] for row in recent}],
         rarer=any(fields[name] or placed.get(name) for name in RARER),
-        placeholders=["phone", "tag", *(row["name"] for row in rows(ATTRIBUTES))],
+        placeholders=["phone", "tag", *(row["name"] for row in fetch_all(ATTRIBUTES))],
         test=test,
     )
 
 
 def _mailings(chosen: list[int]) -> list[dict[str, Any]]:
-    return rows(RECENT, chosen=[each for each in chosen if each < 2**63])
+    return fetch_all(RECENT, chosen=[each for each in chosen if each < 2**63])

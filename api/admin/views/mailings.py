@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from api.admin.presenters.formatting import MESSAGE_STATUSES
 from api.admin.presenters.recipients import attempts_of, recipients_of
 from api.admin.views.live_updates import SPLIT, figures, is_late, seconds_left
-from api.db import rows
+from api.db import fetch_all
 from api.errors import Conflict
 from api.mailings.actions import (
     cancel_mailing,
@@ -26,7 +26,7 @@ from api.mailings.routes import delete_mailing, find_mailing
 from shared.domain.send_windows import Window, is_open, next_opening
 from shared.domain.statuses import MailingStatus
 
-mailings = Blueprint("mailings", __name__)
+blueprint = Blueprint("mailings", __name__)
 
 PAGE = 20
 STATUSES = tuple(str(status) for status in MailingStatus)
@@ -121,7 +121,7 @@ def actions_for(mailing: dict[str, Any]) -> list[str]:
     return found
 
 
-@mailings.get("/mailings")
+@blueprint.get("/mailings")
 def index() -> str:
     status = request.args.get("status") or None
     if status not in STATUSES:
@@ -129,7 +129,7 @@ def index() -> str:
     words = (request.args.get("q") or "").replace("\x00", "").strip()[:200]
     before = request.args.get("before", "")
     escaped = words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    found = rows(
+    found = fetch_all(
         LISTED,
         before=int(before) if before.isdecimal() and len(before) < 19 else 2**62,
         status=status,
@@ -141,7 +141,7 @@ def index() -> str:
     for row in found:
         row["rate"] = known[row["id"]]["rate"] if row["id"] in known else None
         row["late"] = is_late(row, now)
-    counts = {row["status"]: row["n"] for row in rows(COUNTS)}
+    counts = {row["status"]: row["n"] for row in fetch_all(COUNTS)}
     return render_template(
         "admin/mailings.html",
         mailings=found[:PAGE],
@@ -154,7 +154,7 @@ def index() -> str:
     )
 
 
-@mailings.get("/mailings/<id:mailing_id>")
+@blueprint.get("/mailings/<id:mailing_id>")
 def show(mailing_id: int) -> str:
     row = _find(mailing_id)
     mailing = find_mailing(mailing_id)
@@ -185,7 +185,7 @@ def show(mailing_id: int) -> str:
     )
 
 
-@mailings.get("/mailings/<id:mailing_id>/<action>")
+@blueprint.get("/mailings/<id:mailing_id>/<action>")
 def ask(mailing_id: int, action: str) -> str | Response:
     """The confirmation, for those who came without JavaScript or by the keyboard."""
     _known(action)
@@ -193,7 +193,7 @@ def ask(mailing_id: int, action: str) -> str | Response:
     return render_template("admin/confirm.html", row=row, action=action, words=WORDS[action])
 
 
-@mailings.post("/mailings/<id:mailing_id>/<action>")
+@blueprint.post("/mailings/<id:mailing_id>/<action>")
 def act(mailing_id: int, action: str) -> Response | tuple[str, int]:
     _known(action)
     _find(mailing_id)
@@ -223,7 +223,7 @@ def _known(action: str) -> None:
 
 
 def _find(mailing_id: int) -> dict[str, Any]:
-    found = rows(ONE, id=mailing_id)
+    found = fetch_all(ONE, id=mailing_id)
     if not found:
         abort(404)
     return found[0]
@@ -231,17 +231,17 @@ def _find(mailing_id: int) -> dict[str, Any]:
 
 def titles(ids: list[int]) -> list[dict[str, Any]]:
     """What other mailings are called."""
-    return rows(TITLES, ids=ids) if ids else []
+    return fetch_all(TITLES, ids=ids) if ids else []
 
 
 def _timeline(mailing_id: int) -> list[dict[str, Any]]:
     """How many were accepted, by minutes, or by as many minutes as make it readable."""
-    span = rows(SPAN, id=mailing_id)[0]
+    span = fetch_all(SPAN, id=mailing_id)[0]
     if span["first"] is None:
         return []
     minutes = int((span["last"] - span["first"]).total_seconds() // 60) + 1
     step = next(s for s in (1, 5, 15, 60, 240, 1440, 10080, 10**6) if minutes <= s * BARS)
-    found = rows(MINUTES, id=mailing_id, step=step, start=span["first"])
+    found = fetch_all(MINUTES, id=mailing_id, step=step, start=span["first"])
     most = max((row["n"] for row in found), default=0) or 1
     return [
         {
@@ -258,7 +258,7 @@ def _zones(mailing: Any) -> list[dict[str, Any]]:
     """The zones of the audience, with the moment at which each one's window opens."""
     now = datetime.now(UTC)
     window = Window(mailing.window_from, mailing.window_to) if mailing.window_from else None
-    found = rows(ZONES, id=mailing.id)
+    found = fetch_all(ZONES, id=mailing.id)
     for row in found:
         row["open"] = is_open(window, row["timezone"], now)
         row["opens_at"] = next_opening(window, row["timezone"], now)

@@ -13,12 +13,12 @@ from api.admin.forms.field_errors import text_of
 from api.admin.forms.text_fields import phone_expected, read_phone, read_phones
 from api.db import db
 from api.errors import NotFound
-from api.http.csv_response import CsvQuery
 from api.opt_outs.routes import add_opt_outs, export_opt_outs, remove_opt_out
 from api.opt_outs.schemas import NewOptOuts
+from api.schemas.csv_query import CsvQuery
 from shared.db.opt_outs import OptOut
 
-opt_outs = Blueprint("opt_outs", __name__)
+blueprint = Blueprint("opt_outs", __name__)
 
 add = unwrap(add_opt_outs)
 remove = unwrap(remove_opt_out)
@@ -26,12 +26,12 @@ export_all = unwrap(export_opt_outs)
 PAGE = 25
 
 
-@opt_outs.get("/opt-outs")
+@blueprint.get("/opt-outs")
 def index() -> str:
     return _page()
 
 
-@opt_outs.post("/opt-outs")
+@blueprint.post("/opt-outs")
 def make() -> BaseResponse | tuple[str, int]:
     """Add the phones of a text, one to a line."""
     given = text_of(request.form, "phones")
@@ -55,7 +55,7 @@ def make() -> BaseResponse | tuple[str, int]:
     return redirect(url_for("admin.opt_outs.index"), 303)
 
 
-@opt_outs.post("/opt-outs/<id:phone>/remove")
+@blueprint.post("/opt-outs/<id:phone>/remove")
 def end(phone: int) -> BaseResponse:
     try:
         remove(phone)
@@ -66,7 +66,7 @@ def end(phone: int) -> BaseResponse:
     return redirect(url_for("admin.opt_outs.index"), 303)
 
 
-@opt_outs.get("/opt-outs.csv")
+@blueprint.get("/opt-outs.csv")
 def export() -> Response:
     answer: Response = export_all(CsvQuery.model_validate({"excel": "true"}))
     return answer

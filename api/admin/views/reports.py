@@ -18,8 +18,8 @@ from flask_babel import gettext as _
 from werkzeug.wrappers import Response
 
 from api.actor import current_actor
-from api.admin.auth import needs
-from api.audit_log import record
+from api.admin.auth import require_scope
+from api.audit_log import record_change
 from api.db import db, transaction
 from shared.config.settings import ApiSettings, ReportSettings
 from shared.domain.scopes import Scope
@@ -27,7 +27,7 @@ from shared.report.daily import DayNotOver, read_figures, send_report
 from shared.report.html import as_html
 from shared.report.models import DailyReport
 
-reports = Blueprint("reports", __name__)
+blueprint = Blueprint("reports", __name__)
 
 DAYS = 14
 # The e-mail's own styles are inline; it loads nothing and runs nothing.
@@ -38,8 +38,8 @@ def init_reports(app: Flask, settings: ApiSettings) -> None:
     app.extensions["report_settings"] = settings
 
 
-@reports.get("/reports")
-@needs(Scope.ADMIN)
+@blueprint.get("/reports")
+@require_scope(Scope.ADMIN)
 def index() -> str:
     settings = _settings()
     today = datetime.now(UTC).astimezone(ZoneInfo(settings.report_timezone)).date()
@@ -54,8 +54,8 @@ def index() -> str:
     )
 
 
-@reports.get("/reports/<day>")
-@needs(Scope.ADMIN)
+@blueprint.get("/reports/<day>")
+@require_scope(Scope.ADMIN)
 def preview(day: str) -> Response:
     settings = _settings()
     figures = read_figures(transaction, settings, _day(day))
@@ -65,8 +65,8 @@ def preview(day: str) -> Response:
     return response
 
 
-@reports.post("/reports/<day>/send")
-@needs(Scope.ADMIN)
+@blueprint.post("/reports/<day>/send")
+@require_scope(Scope.ADMIN)
 def send(day: str) -> Response:
     says = {
         "sent": (_("The report is sent."), "success"),
@@ -78,7 +78,7 @@ def send(day: str) -> Response:
         outcome = send_report(transaction, _settings(), _day(day), asked=True)
     except DayNotOver:
         abort(404)
-    record(current_actor(), "sent", "report", changes={"day": day, "outcome": outcome})
+    record_change(current_actor(), "sent", "report", changes={"day": day, "outcome": outcome})
     db.session.commit()
     flash(*says[outcome])
     return redirect(url_for("admin.reports.index"), 303)

@@ -10,30 +10,30 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from werkzeug.wrappers import Response
 
-from api.admin.auth import needs
+from api.admin.auth import require_scope
 from api.admin.forms.field_errors import from_resource, from_schema, text_of
 from api.db import db
 from api.errors import Conflict, InvalidFields, NotFound
-from api.schemas.requests import NewToken
 from api.tokens.routes import create_token, revoke_token
+from api.tokens.schemas import NewToken
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
 
-tokens = Blueprint("tokens", __name__)
+blueprint = Blueprint("tokens", __name__)
 
 create = unwrap(create_token)
 revoke = unwrap(revoke_token)
 LIVES = ("30", "90", "365", "")
 
 
-@tokens.get("/tokens")
-@needs(Scope.ADMIN)
+@blueprint.get("/tokens")
+@require_scope(Scope.ADMIN)
 def index() -> str:
     return _page()
 
 
-@tokens.post("/tokens")
-@needs(Scope.ADMIN)
+@blueprint.post("/tokens")
+@require_scope(Scope.ADMIN)
 def make() -> Response | tuple[str, int]:
     fields = {name: text_of(request.form, name) for name in ("name", "scope", "days")}
     days = fields["days"] if fields["days"] in LIVES else "90"
@@ -53,8 +53,8 @@ def make() -> Response | tuple[str, int]:
     return make_response(_page(secret=made["token"]))
 
 
-@tokens.post("/tokens/<id:token_id>/revoke")
-@needs(Scope.ADMIN)
+@blueprint.post("/tokens/<id:token_id>/revoke")
+@require_scope(Scope.ADMIN)
 def end(token_id: int) -> Response:
     try:
         revoke(token_id)

@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
-from api.schemas.responses import ClientAnswer, ClientPage
+from api.clients.schemas import ClientAnswer, ClientPage
 from tests.integration.conftest import make_app, make_client
 
 URL = "/api/v1/clients"

@@ -11,7 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 from redis import Redis
 from rq_scheduler import Scheduler
 
-from api.schemas.responses import MailingAnswer, MailingPage
+from api.mailings.schemas import MailingAnswer, MailingPage
 from shared.queues import CONTROL_QUEUE, NotificationJob, make_queue
 from tests.integration.conftest import ahead, mailing_body
 

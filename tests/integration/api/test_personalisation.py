@@ -7,7 +7,8 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
-from api.schemas.responses import ClientAnswer, MailingAnswer
+from api.clients.schemas import ClientAnswer
+from api.mailings.schemas import MailingAnswer
 from tests.integration.conftest import ahead, mailing_body, value
 
 CLIENTS, MAILINGS, PREVIEW = "/api/v1/clients", "/api/v1/mailings", "/api/v1/mailings/preview"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from api.mailings.message_schemas import MessageDetails, MessagePage
 from api.mailings.test_sends import TestSendAnswer
-from api.schemas.responses import MessageDetails, MessagePage
 from tests.support.system import System
 
 URL = "/mailings/test-send"

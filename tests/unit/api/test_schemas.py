@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from api.http.pagination import MAX_ID, decode_cursor, encode_cursor, page
-from api.schemas.fields import ClockTime, Instant, Phone, Timezone
-from api.schemas.requests import (
+from api.clients.schemas import (
     ClientChanges,
     ClientQuery,
-    MailingChanges,
     NewClient,
-    NewMailing,
 )
+from api.http.pagination import (
+    MAX_ID,
+    build_page,
+    decode_cursor,
+    encode_cursor,
+)
+from api.mailings.schemas import MailingChanges, NewMailing
+from api.schemas.fields import ClockTime, Instant, Phone, Timezone
 
 MAILING = {
     "text": "Hello",
@@ -235,8 +239,8 @@ def test_a_page_says_whether_there_is_more() -> None:
     def present(number: int) -> dict[str, Any]:
         return {"id": number}
 
-    full = page([1, 2, 3], 2, present, lambda number: number)
+    full = build_page([1, 2, 3], 2, present, lambda number: number)
     assert full["items"] == [{"id": 1}, {"id": 2}]
     assert decode_cursor(full["next_cursor"]) == 2
-    assert page([1, 2], 2, present, lambda number: number)["next_cursor"] is None
-    assert page([], 2, present, lambda number: number) == {"items": [], "next_cursor": None}
+    assert build_page([1, 2], 2, present, lambda number: number)["next_cursor"] is None
+    assert build_page([], 2, present, lambda number: number) == {"items": [], "next_cursor": None}

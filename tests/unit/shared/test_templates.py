@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.schemas.personalisation import PATTERN
+from api.schemas.personalisation import TEXT_PATTERN
 from shared.domain.attributes import ATTRIBUTE_NAME, CLIENT_FIELDS, is_attribute_name
 from shared.domain.templates import (
     MAX_RENDERED_LENGTH,
@@ -125,7 +125,7 @@ def test_the_schema_and_the_parser_take_the_same(text: str) -> None:
         fault = None
     except MalformedTemplate as raised:
         fault = raised
-    assert (re.fullmatch(PATTERN[1:-1], text) is not None) == (fault is None)
+    assert (re.fullmatch(TEXT_PATTERN[1:-1], text) is not None) == (fault is None)
     assert fault is None or text[fault.position - 1] in "{}"
 
 

@@ -1,0 +1,116 @@
+"""Clients in the API: the bodies and queries that callers send, and the answers."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from api.schemas import examples
+from api.schemas.base import UNSET, Body, PageQuery, Patch, Query
+from api.schemas.fields import OperatorCode, Phone, Tag, Timezone
+from api.schemas.personalisation import AttributeChanges, Attributes
+from api.schemas.responses import (
+    ResponseModel,
+    format_instant,
+    with_example,
+)
+from shared.db.models import Client
+
+OPERATOR_CODE = (
+    "Three digits. Derived from the phone (its digits 2 to 4), and following it, if null."
+)
+
+ATTRIBUTES = "What a mailing's text may say of this client: {name} stands for the attribute name."
+
+
+class NewClient(Body):
+    """A client: also what replaces one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "phone": "79161234567",
+                    "tag": "vip",
+                    "timezone": "Europe/Moscow",
+                    "attributes": {"name": "Anna"},
+                }
+            ]
+        }
+    )
+
+    phone: Phone
+    operator_code: OperatorCode | None = Field(default=None, description=OPERATOR_CODE)
+    tag: Tag = ""
+    timezone: Timezone
+    attributes: Attributes = Field(default={}, description=ATTRIBUTES)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_timezone(cls, data: Any, info: Any) -> Any:
+        default = (info.context or {}).get("default_timezone")
+        if default is not None and isinstance(data, dict) and "timezone" not in data:
+            return {**data, "timezone": default}
+        return data
+
+
+class ClientChanges(Patch):
+    """Changes of a client."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tag": "regular"}]})
+
+    phone: Phone = UNSET
+    operator_code: OperatorCode | None = Field(default=None, description=OPERATOR_CODE)
+    tag: Tag = UNSET
+    timezone: Timezone = UNSET
+    attributes: AttributeChanges = Field(
+        default=UNSET, description="Those named here change; null removes one."
+    )
+
+
+class ClientFilter(Query):
+    phone: Phone | None = Field(default=None, description="The one with this phone.")
+    operator_code: OperatorCode | None = Field(default=None, description="Those with this code.")
+    tag: Tag | None = Field(default=None, description="Those with exactly this tag.")
+    timezone: Timezone | None = Field(default=None, description="Those in this time zone.")
+
+
+class ClientQuery(ClientFilter, PageQuery):
+    """Which clients, page by page."""
+
+
+class ClientAnswer(ResponseModel):
+    """A client."""
+
+    model_config = with_example(examples.CLIENT)
+
+    id: int
+    phone: str = Field(examples=["79161234567"])
+    operator_code: str = Field(examples=["916"])
+    tag: str
+    timezone: str = Field(examples=["Europe/Moscow"])
+    attributes: dict[str, str]
+    created_at: datetime
+    updated_at: datetime
+
+
+class ClientPage(ResponseModel):
+    """A page of clients, by id."""
+
+    model_config = with_example(examples.page_of(examples.CLIENT))
+
+    items: list[ClientAnswer]
+    next_cursor: str | None
+
+
+def present_client(client: Client) -> dict[str, Any]:
+    return {
+        "id": client.id,
+        "phone": str(client.phone),
+        "operator_code": client.operator_code,
+        "tag": client.tag,
+        "timezone": client.timezone,
+        "attributes": client.attributes,
+        "created_at": format_instant(client.created_at),
+        "updated_at": format_instant(client.updated_at),
+    }

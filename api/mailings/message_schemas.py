@@ -1,0 +1,144 @@
+"""Messages and statistics in the API: the queries that callers send, and the answers."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from api.schemas import examples
+from api.schemas.base import PageQuery
+from api.schemas.responses import (
+    ResponseModel,
+    format_instant,
+    with_example,
+)
+from shared.domain.statuses import MailingStatus, MessageStatus
+
+
+class MessageQuery(PageQuery):
+    status: MessageStatus | None = Field(default=None, description="Messages in this status.")
+
+
+class MessageAnswer(ResponseModel):
+    """A message to one client. `sent` means accepted by the provider."""
+
+    model_config = with_example(examples.MESSAGE)
+
+    id: int
+    mailing_id: int
+    client_id: int
+    status: MessageStatus
+    reason: str | None = Field(description="Why it ended as it did, unless it was sent.")
+    attempts: int
+    in_doubt: bool = Field(description="It may have been delivered, but no acceptance is known.")
+    created_at: datetime
+    sent_at: datetime | None
+
+
+class MessagePage(ResponseModel):
+    """A page of messages, by id. With a filter it may hold fewer than `limit`."""
+
+    model_config = with_example(examples.page_of(examples.MESSAGE))
+
+    items: list[MessageAnswer]
+    next_cursor: str | None
+
+
+class AttemptAnswer(ResponseModel):
+    """A request to the provider. Of one that was accepted, only the time is kept."""
+
+    model_config = with_example(examples.ATTEMPT)
+
+    at: datetime
+    outcome: str
+    reason: str
+    http_status: int | None
+    latency_ms: int | None
+    excerpt: str = Field(description="The beginning of what the provider answered.")
+
+
+class MessageDetails(MessageAnswer):
+    """A message with every attempt."""
+
+    model_config = with_example({**examples.MESSAGE, "attempt_log": [examples.ATTEMPT]})
+
+    attempt_log: list[AttemptAnswer]
+
+
+class Counts(ResponseModel):
+    """Messages by status; together they are the audience."""
+
+    pending: int
+    sent: int
+    failed: int
+    expired: int
+    cancelled: int
+
+
+class MailingStatistics(ResponseModel):
+    """What has become of a mailing's messages. The pending ones are split four ways."""
+
+    model_config = with_example(examples.STATISTICS)
+
+    mailing_id: int
+    status: MailingStatus
+    audience: int
+    audience_complete: bool = Field(description="Whether the audience is all there yet.")
+    counts: Counts
+    in_doubt: int
+    in_progress: int = Field(description="Pending: in a worker's hands.")
+    due: int = Field(description="Pending: could be sent now.")
+    retrying: int = Field(description="Pending: the next attempt is later.")
+    waiting: int = Field(description="Pending: the window is shut.")
+
+
+class MailingTotals(ResponseModel):
+    """A mailing with its messages by status."""
+
+    model_config = with_example(examples.MAILING_TOTALS)
+
+    mailing_id: int
+    name: str | None
+    status: MailingStatus
+    audience: int
+    counts: Counts
+    in_doubt: int
+
+
+class Totals(ResponseModel):
+    """Over all mailings: how many there are by status, and their messages by status."""
+
+    model_config = with_example(examples.TOTALS)
+
+    mailings: dict[MailingStatus, int]
+    audience: int
+    counts: Counts
+    in_doubt: int
+
+
+class Statistics(ResponseModel):
+    """Totals over all mailings, and a page of them one by one."""
+
+    model_config = with_example(
+        {"totals": examples.TOTALS, **examples.page_of(examples.MAILING_TOTALS)}
+    )
+
+    totals: Totals
+    items: list[MailingTotals]
+    next_cursor: str | None
+
+
+def present_message(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("id", "mailing_id", "client_id", "status", "reason", "attempts", "in_doubt")
+    times = ("created_at", "sent_at")
+    return {name: row[name] for name in kept} | {name: format_instant(row[name]) for name in times}
+
+
+def present_attempt(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("outcome", "reason", "http_status", "latency_ms", "excerpt")
+    return {"at": format_instant(row["at"])} | {name: row[name] for name in kept}
+
+
+def present_counts(row: Mapping[str, Any]) -> dict[str, int]:
+    return {str(status): row[str(status)] for status in MessageStatus}

@@ -1,0 +1,198 @@
+"""Mailings in the API: the bodies and queries that callers send, and the answers."""
+
+from datetime import datetime, time
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.schemas import examples
+from api.schemas.base import UNSET, Body, PageQuery, Patch
+from api.schemas.fields import ClockTime, Instant, OperatorCode, Phone, Tag, Timezone, read_whole
+from api.schemas.personalisation import Attributes, MailingText
+from api.schemas.responses import (
+    ResponseModel,
+    format_instant,
+    with_example,
+)
+from shared.db.audience import FILTER_COLUMNS
+from shared.db.models import Mailing
+from shared.domain.statuses import MailingStatus
+
+MailingId = Annotated[int, Field(ge=1, le=2**63 - 1, examples=[17]), BeforeValidator(read_whole)]
+
+
+class Filter(Body):
+    """Who gets a mailing. What is empty means any; a client must match all that is given."""
+
+    operator_codes: list[OperatorCode] = Field(default=[], max_length=1000)
+    tags: list[Tag] = Field(default=[], max_length=1000)
+    timezones: list[Timezone] = Field(default=[], max_length=1000)
+    attributes: Attributes = Field(
+        default={}, description="Clients whose attributes are equal to all of these."
+    )
+    exclude_mailing_ids: list[MailingId] = Field(
+        default=[],
+        max_length=20,
+        description="Clients who were sent one of these mailings are left out.",
+    )
+    phones: list[Phone] = Field(
+        default=[], max_length=10_000, description="These clients only; unknown phones do no harm."
+    )
+
+    @field_validator("operator_codes", "tags", "timezones", "exclude_mailing_ids", "phones")
+    @classmethod
+    def _once_each(cls, values: list[Any]) -> list[Any]:
+        return list(dict.fromkeys(values))
+
+
+class WindowHours(Body):
+    """Local hours in which clients may be written to: from inclusive, to exclusive.
+
+    A window whose end is earlier than its beginning crosses midnight.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"from": "09:00", "to": "21:00"}]})
+
+    start: ClockTime = Field(alias="from", examples=["09:00"])
+    end: ClockTime = Field(alias="to", examples=["21:00"])
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.start == self.end:
+            raise PydanticCustomError(
+                "window_empty", "from and to must differ; leave the window out to send at any hour"
+            )
+        return self
+
+
+START_EXAMPLE = "2030-12-02T09:00:00+03:00"
+
+END_EXAMPLE = "2030-12-02T21:00:00+03:00"
+
+Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Spring sale"])]
+
+RateLimit = Annotated[
+    int,
+    Field(ge=1, le=100_000, description="Messages per second, at most."),
+    BeforeValidator(read_whole),
+]
+
+
+class NewMailing(Body):
+    """A mailing to be made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "Spring sale",
+                    "text": "{name|Dear client}, only today: everything at half the price.",
+                    "start_at": START_EXAMPLE,
+                    "end_at": END_EXAMPLE,
+                    "filter": {"operator_codes": ["916"], "tags": ["vip"]},
+                    "window": {"from": "09:00", "to": "21:00"},
+                }
+            ]
+        }
+    )
+
+    name: Name | None = None
+    text: MailingText
+    start_at: Instant = Field(examples=[START_EXAMPLE])
+    end_at: Instant = Field(examples=[END_EXAMPLE])
+    filter: Filter = Field(default_factory=Filter)
+    window: WindowHours | None = None
+    rate_limit: RateLimit | None = None
+
+
+class MailingChanges(Patch):
+    """Changes of a mailing. A filter replaces the former one as a whole."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"end_at": "2030-12-02T22:00:00+03:00"}]}
+    )
+
+    name: Name | None = None
+    text: MailingText = UNSET
+    start_at: Instant = Field(default=UNSET, examples=[START_EXAMPLE])
+    end_at: Instant = Field(default=UNSET, examples=[END_EXAMPLE])
+    filter: Filter = UNSET
+    window: WindowHours | None = None
+    rate_limit: RateLimit | None = None
+
+
+class MailingQuery(PageQuery):
+    status: MailingStatus | None = Field(default=None, description="Mailings in this status.")
+
+
+class FilterAnswer(ResponseModel):
+    """Who gets the mailing; what is empty means any."""
+
+    operator_codes: list[str]
+    tags: list[str]
+    timezones: list[str]
+    attributes: dict[str, str]
+    exclude_mailing_ids: list[int]
+    phones: list[str]
+
+
+class WindowAnswer(ResponseModel):
+    """The clients' local hours in which they may be written to."""
+
+    start: str = Field(alias="from", examples=["09:00"])
+    end: str = Field(alias="to", examples=["21:00"])
+
+
+class MailingAnswer(ResponseModel):
+    """A mailing."""
+
+    model_config = with_example(examples.MAILING)
+
+    id: int
+    name: str | None
+    text: str
+    start_at: datetime
+    end_at: datetime
+    filter: FilterAnswer
+    window: WindowAnswer | None
+    rate_limit: int | None
+    status: MailingStatus
+    audience: int = Field(description="How many clients get it; known once it is launched.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class MailingPage(ResponseModel):
+    """A page of mailings, by id."""
+
+    model_config = with_example(examples.page_of(examples.MAILING))
+
+    items: list[MailingAnswer]
+    next_cursor: str | None
+
+
+def present_mailing(mailing: Mailing) -> dict[str, Any]:
+    return {
+        "id": mailing.id,
+        "name": mailing.name,
+        "text": mailing.text,
+        "start_at": format_instant(mailing.start_at),
+        "end_at": format_instant(mailing.end_at),
+        "filter": {name: getattr(mailing, name) for name in FILTER_COLUMNS}
+        | {"phones": [str(phone) for phone in mailing.phones]},
+        "window": _window(mailing.window_from, mailing.window_to),
+        "rate_limit": mailing.rate_limit,
+        "status": mailing.status,
+        "audience": mailing.audience,
+        "created_at": format_instant(mailing.created_at),
+        "started_at": format_instant(mailing.started_at),
+        "finished_at": format_instant(mailing.finished_at),
+    }
+
+
+def _window(start: time | None, end: time | None) -> dict[str, str] | None:
+    if start is None or end is None:
+        return None
+    return {"from": start.strftime("%H:%M"), "to": end.strftime("%H:%M")}
