@@ -2,4 +2,4 @@
 
 
 class StackError(Exception):
-    """Something the person at the terminal can put right; its text is the one line they see."""
+    """An error that the user can correct; its text is the one line that is printed."""

@@ -1,4 +1,4 @@
-"""Starting child processes that do not outlive their parent, and knowing them again later."""
+"""Start child processes that end with their parent, and stop processes of earlier runs."""
 
 import contextlib
 import ctypes
@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
 class Account:
-    """The system user a program runs as."""
+    """The system user that a program runs as."""
 
     uid: int
     gid: int
 
 
-def as_account(account: Account | None) -> dict[str, Any]:
-    """The options of `subprocess` that run a program as this user."""
+def popen_options(account: Account | None) -> dict[str, Any]:
+    """Return the options of `subprocess` that run a program as this user."""
     if account is None:
         return {}
     return {"user": account.uid, "group": account.gid, "extra_groups": []}
@@ -41,31 +43,31 @@ class Program:
     cwd: Path | None = None
     account: Account | None = None  # None: the user that starts it
     stage: int = 0  # started in ascending order, stopped in descending order
-    is_ready: Callable[[], bool] | None = None  # None: ready when it has lived for a while
-    settles_in: float = 0.0  # seconds; that while
+    is_ready: Callable[[], bool] | None = None  # None: ready once it has run for `settle_seconds`
+    settle_seconds: float = 0.0
     stop_signal: signal.Signals = signal.SIGTERM
-    stop_within: float = 12.0  # seconds; after that it is killed
-    quiet: bool = False  # its output goes to its log file alone
+    stop_seconds: float = 12.0  # after that it is killed
+    quiet: bool = False  # its output goes to its log file only
 
 
 def die_with_parent(
     parent: int | None = None, death_signal: signal.Signals = signal.SIGTERM
 ) -> None:
-    """Ask the kernel to send this process a signal when its parent dies (Linux only).
+    """Make the kernel send this process a signal when its parent dies (Linux only).
 
     The parent is the *thread* that started the process, so start programs from the main thread.
     """
     if _prctl is None:
         return
     _prctl(_PR_SET_PDEATHSIG, int(death_signal))
-    if parent is not None and os.getppid() != parent:  # it died before we asked
+    if parent is not None and os.getppid() != parent:  # it died before the call
         os.kill(os.getpid(), death_signal)
 
 
-def start(program: Program, log: Path) -> "subprocess.Popen[bytes]":
+def start_process(program: Program, log: Path) -> "subprocess.Popen[bytes]":
     """Start a program in a session of its own, with its output appended to a file.
 
-    A file, not a pipe: a program is never held up by its reader, nor broken by the reader's death.
+    With a file, unlike a pipe, neither a slow nor a dead reader stops the program.
     """
     parent = os.getpid()
     with log.open("ab") as output:
@@ -79,14 +81,14 @@ def start(program: Program, log: Path) -> "subprocess.Popen[bytes]":
             env={**os.environ, **program.env},
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent, program.stop_signal),
-            **as_account(program.account),
+            **popen_options(program.account),
         )
 
 
-def reap(process: "subprocess.Popen[bytes]") -> int | None:
-    """The exit status of a program that has ended, its process group killed; None while it runs.
+def poll_process(process: "subprocess.Popen[bytes]") -> int | None:
+    """Return the exit status of a program that has ended, or None; kill what is left of its group.
 
-    The group is killed while its leader is still a zombie, so that its number is certainly ours.
+    The group is killed while its leader is still a zombie, so that its number cannot be reused.
     """
     if process.returncode is None and hasattr(os, "waitid"):
         try:
@@ -100,87 +102,53 @@ def reap(process: "subprocess.Popen[bytes]") -> int | None:
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:
-    """Signal a process (or, negative, a group) that may be gone by now."""
+    """Signal a process (or, negative, a group) that may have ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
-def identity(pid: int) -> str | None:
-    """A text that tells this process from any other that has or had the same pid.
-
-    None when there is no such process (a zombie counts as none).
-    """
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.parent.parent.joinpath("self").exists():
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            return None
-        return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
-    command = ["ps", "-o", "lstart=", "-p", str(pid)]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return listed.stdout.strip() or None
-
-
-def command_line(pid: int) -> str:
-    """The command line of a process; empty when there is none."""
+def is_running(process: psutil.Process) -> bool:
+    """Return whether a process runs; a zombie does not."""
     try:
-        return (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        )
-    except OSError:
-        command = ["ps", "-o", "command=", "-p", str(pid)]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        return listed.stdout.strip()
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
-def children(pid: int) -> list[int]:
-    """The direct children of a process (Linux; elsewhere none are found)."""
+def find_by_environment(name: str, value: str) -> list[tuple[psutil.Process, dict[str, str]]]:
+    """Return the other processes started with this variable, each with its environment."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = stat.read_text().rpartition(")")[2].split()[1]
-        except (OSError, UnicodeDecodeError, IndexError):
-            continue
-        if parent == str(pid):
-            found.append(int(stat.parent.name))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            environment = process.environ()
+            if environment.get(name) == value and process.pid != os.getpid():
+                found.append((process, environment))
     return found
 
 
-def with_environment(entry: str) -> list[int]:
-    """The processes (but this one) that were started with this NAME=value (Linux only)."""
-    wanted = entry.encode()
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if wanted in environ.read_bytes().split(b"\0"):
-                found.append(int(environ.parent.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
+def stop_processes(targets: Iterable[tuple[psutil.Process, int]], seconds: float) -> int:
+    """Stop processes that are not our children, each by its signal, later by SIGKILL.
 
-
-def stop_all(targets: Iterable[tuple[int, signal.Signals]], within: float) -> int:
-    """Stop processes that are not our children, first asking, then by SIGKILL; say how many."""
-    alive: dict[int, str] = {}
-    for pid, number in targets:
-        mark = identity(pid)
-        if mark is not None:
-            alive[pid] = mark
-            send_signal(pid, number)
+    Return how many there were.
+    """
+    alive = []
+    for process, number in targets:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+            alive.append(process)
     count = len(alive)
-    alive = _wait_gone(alive, within)
-    for pid in alive:
-        send_signal(pid, signal.SIGKILL)
-    _wait_gone(alive, 5.0)
+    alive = _wait_stopped(alive, seconds)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    _wait_stopped(alive, 5.0)
     return count
 
 
-def _wait_gone(alive: dict[int, str], seconds: float) -> dict[int, str]:
+def _wait_stopped(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
     deadline = time.monotonic() + seconds
-    while alive := {pid: mark for pid, mark in alive.items() if identity(pid) == mark}:
+    while processes := [process for process in processes if is_running(process)]:
         if time.monotonic() > deadline:
             break
         time.sleep(0.02)
-    return alive
+    return processes

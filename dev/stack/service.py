@@ -1,12 +1,12 @@
-"""What a server with its data in a folder has in common: start, stop, kill, start again.
+"""The base of the embedded servers: start, stop, kill and restart a server on its data folder.
 
 Each folder remembers its port and password in `service.json`, and serves one server at a time.
 """
 
-import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dev.stack import StackError
+from dev.stack.files import try_lock, write_private
 from dev.stack.ports import free_port, is_free
-from dev.stack.processes import Program, reap, send_signal, start
+from dev.stack.processes import Program, poll_process, send_signal, start_process
 
-_RECOVERY = 120.0  # seconds; after a crash PostgreSQL first replays up to max_wal_size
+_RECOVERY_SECONDS = 120.0  # after a crash PostgreSQL first replays up to max_wal_size
 _OLD_CHILDREN = "pre-existing shared memory block"
 
 
@@ -33,21 +34,21 @@ class Service(ABC):
         self.log = self.directory / "server.log"
         self._wanted_port = port
         self._process: subprocess.Popen[bytes] | None = None
-        self._locks: dict[Path, int] = {}
+        self._locks: list[int] = []
         self._state: dict[str, Any] = {}
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients connect; known once prepared."""
+        """Where clients connect; valid once prepared."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether a client gets an answer now."""
+        """Return whether the server answers a client now."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make the data directory if there is none, and clear what a crash left."""
+        """Create the data directory if there is none, and remove what a crash left."""
 
     @abstractmethod
     def _argv(self) -> list[str]: ...
@@ -63,12 +64,13 @@ class Service(ABC):
     @property
     def pid(self) -> int | None:
         """The running server's pid, if it was started by `start`."""
-        return self._process.pid if self._process and reap(self._process) is None else None
+        return self._process.pid if self._process and poll_process(self._process) is None else None
 
     def prepare(self) -> Program:
-        """Make everything ready for a start, and say what to run."""
+        """Prepare the data folder and return the program to run."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._take_lock(self.directory)
+        if not self._locks:
+            self._lock(self.directory)
         self._load_state()
         self._prepare()
         return self.program()
@@ -81,71 +83,70 @@ class Service(ABC):
             cwd=self.directory,
             is_ready=self.is_ready,
             stop_signal=self.stop_signal,
-            stop_within=30.0,
+            stop_seconds=30.0,
             quiet=True,
         )
 
     def start(self) -> None:
         """Start the server and wait until it answers.
 
-        It dies with the thread that started it: start it from one that lasts.
+        It dies with the thread that started it, so start it from one that lasts.
         """
         if self.pid is not None:
             return
         try:
             program = self.prepare()
-            self._process = start(program, self.log)
+            self._process = start_process(program, self.log)
             self._wait_ready(program)
         except StackError:
             self.kill()
             raise
 
     def _wait_ready(self, program: Program) -> None:
-        deadline = time.monotonic() + _RECOVERY
+        deadline = time.monotonic() + _RECOVERY_SECONDS
         while not self.is_ready():
             if time.monotonic() > deadline:
-                raise StackError(f"{self.name} did not answer: {self._last_words()}")
+                raise StackError(f"{self.name} did not answer: {self._log_tail()}")
             if self.pid is None:
-                # Children of a server that was killed may need a moment to notice.
-                if _OLD_CHILDREN not in self._last_words():
-                    raise StackError(f"{self.name} did not start: {self._last_words()}")
-                self._process = start(program, self.log)
+                # Children of a killed server may need a moment to exit.
+                if _OLD_CHILDREN not in self._log_tail():
+                    raise StackError(f"{self.name} did not start: {self._log_tail()}")
+                self._process = start_process(program, self.log)
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop the server in good order; what was acknowledged is kept."""
+        """Stop the server in order; what was acknowledged is kept."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:
         """End the server as a crash would (SIGKILL)."""
         self._end(signal.SIGKILL)
 
-    def release(self) -> None:
-        """Let another start in this folder; `stop` and `kill` do it too."""
-        while self._locks:
-            os.close(self._locks.popitem()[1])
+    def remove(self) -> None:
+        """Stop the server and remove its data."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _end(self, number: signal.Signals) -> None:
-        if self._process is not None and reap(self._process) is None:
+        if self._process is not None and poll_process(self._process) is None:
             send_signal(self._process.pid, number)
             deadline = time.monotonic() + 30
-            while reap(self._process) is None:
+            while poll_process(self._process) is None:
                 if time.monotonic() > deadline:
                     send_signal(self._process.pid, signal.SIGKILL)
                 time.sleep(0.01)
         self._process = None
-        self.release()
+        self._release_locks()
 
-    def _take_lock(self, folder: Path) -> None:
-        if folder in self._locks:
-            return
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise StackError(f"{self.name} is already running in {folder}") from None
-        self._locks[folder] = lock
+    def _lock(self, folder: Path) -> None:
+        lock = try_lock(folder)
+        if lock is None:
+            raise StackError(f"{self.name} is already running in {folder}")
+        self._locks.append(lock)
+
+    def _release_locks(self) -> None:
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _load_state(self) -> None:
         path = self.directory / "service.json"
@@ -156,24 +157,15 @@ class Service(ABC):
         port = self._wanted_port or self._state.get("port")
         if port is None or (self._wanted_port is None and not is_free(port)):
             port = free_port()
-        self._remember(port=port)
+        self._save_state(port=port)
 
-    def _remember(self, **values: Any) -> None:
+    def _save_state(self, **values: Any) -> None:
         self._state.update(values)
         write_private(self.directory / "service.json", json.dumps(self._state, indent=2) + "\n")
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         try:
             lines = self.log.read_text(errors="replace").strip().splitlines()
         except FileNotFoundError:
             lines = []
-        return " / ".join(lines[-3:]) or "it said nothing"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)
+        return " / ".join(lines[-3:]) or "it logged nothing"

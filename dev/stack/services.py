@@ -6,6 +6,7 @@ postgres.url          # postgresql://postgres:…@127.0.0.1:23456/notifications
 postgres.stop()       # the data and the port stay for the next start()
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import psycopg2
 import redis
 from redis.backoff import NoBackoff
@@ -22,17 +24,9 @@ from redis.retry import Retry
 
 from dev.stack import StackError
 from dev.stack.binaries import can_run, postgres_bin, reachable_parent, valkey_server
-from dev.stack.processes import (
-    Account,
-    Program,
-    as_account,
-    children,
-    command_line,
-    identity,
-    send_signal,
-    stop_all,
-)
-from dev.stack.service import Service, write_private
+from dev.stack.files import check_free_space, write_private
+from dev.stack.processes import Account, Program, is_running, popen_options, stop_processes
+from dev.stack.service import Service
 
 _NOBODY = Account(65534, 65534)
 _NO_RETRY = Retry(NoBackoff(), 0)
@@ -53,7 +47,7 @@ _POSTGRES_SETTINGS = {
 
 
 class Postgres(Service):
-    """A PostgreSQL server: 127.0.0.1 only, password by SCRAM, everything acknowledged is on disk.
+    """A PostgreSQL server: 127.0.0.1 only, SCRAM password, durable commits.
 
     PostgreSQL refuses to run as root. Started by root it runs as the owner of its data, at first
     `nobody`; where that user cannot reach the folder, the data lives in a folder below /var/tmp
@@ -70,7 +64,7 @@ class Postgres(Service):
         super().__init__(directory, port)
         self._settings = {**_POSTGRES_SETTINGS, **(settings or {})}
         self._account: Account | None = None
-        self._data = self.directory / "data"
+        self.data = self.directory / "data"
         self._bin = Path()
 
     @property
@@ -78,7 +72,7 @@ class Postgres(Service):
         return self.url_of(self.database)
 
     def url_of(self, database: str) -> str:
-        """The address of another database of this server."""
+        """Return the address of another database of this server."""
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def is_ready(self) -> bool:
@@ -94,26 +88,27 @@ class Postgres(Service):
         self._end(signals[mode])
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its processes at once: what a power cut leaves."""
-        pid = self.pid
-        doomed = children(pid) if pid is not None else []
-        if pid is not None:
-            send_signal(pid, signal.SIGKILL)
-        stop_all(((child, signal.SIGKILL) for child in doomed), within=10)
+        """Send SIGKILL to the server and all its processes, as a power cut would end them."""
+        if (pid := self.pid) is not None:
+            server = psutil.Process(pid)
+            targets = [server, *server.children()]
+            for process in targets:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            stop_processes(((child, signal.SIGKILL) for child in targets[1:]), seconds=10)
         self._end(signal.SIGKILL)
 
     def remove(self) -> None:
         """Stop the server and remove its data, wherever it is."""
-        self.kill()
+        super().remove()
         if "home" in self._state:
             shutil.rmtree(self._state["home"], ignore_errors=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def program(self) -> Program:
         return replace(super().program(), account=self._account)
 
     def _argv(self) -> list[str]:
-        argv = [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(self.port)]
+        argv = [str(self._bin / "postgres"), "-D", str(self.data), "-p", str(self.port)]
         for name, value in self._settings.items():
             argv += ["-c", f"{name}={value}"]
         return argv
@@ -126,18 +121,20 @@ class Postgres(Service):
                 raise StackError(f"PostgreSQL's user cannot enter {home}, where its data is")
             home = Path(tempfile.mkdtemp(prefix="notifications-postgres-", dir=reachable_parent()))
             home.chmod(0o711)
-            self._remember(home=str(home))
-        self._take_lock(home)  # a copied folder remembers the home of the original
+            self._save_state(home=str(home))
+        if home != self.directory and len(self._locks) == 1:
+            self._lock(home)  # a copied folder remembers the home of the original
         self._bin = postgres_bin(self._account)
-        self._data = home / "data"
-        if not self._data.exists():
+        self.data = home / "data"
+        if not self.data.exists():
+            check_free_space(home)
             self._initialise()
         self._clear_stale_pid()
 
     def _initialise(self) -> None:
-        """Make the cluster and its database beside its place, and move it there when complete."""
-        draft = self._data.with_name("data.new")
-        password_file = self._data.with_name("password")
+        """Create the cluster and its database in a draft folder, then move that into place."""
+        draft = self.data.with_name("data.new")
+        password_file = self.data.with_name("password")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         write_private(password_file, self.password + "\n")
@@ -158,7 +155,7 @@ class Postgres(Service):
             )
         finally:
             password_file.unlink(missing_ok=True)
-        draft.rename(self._data)
+        draft.rename(self.data)
 
     def _run(self, argv: list[str], text: str = "") -> None:
         done = subprocess.run(  # noqa: S603
@@ -169,32 +166,30 @@ class Postgres(Service):
             check=False,
             cwd="/",
             env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
-            start_new_session=True,  # a Ctrl-C must not leave half a cluster
-            **as_account(self._account),
+            start_new_session=True,  # a Ctrl-C must not leave an incomplete cluster
+            **popen_options(self._account),
         )
         if done.returncode != 0:
             raise StackError(f"{argv[0]} failed: {done.stderr.strip()[-500:]}")
 
     def _clear_stale_pid(self) -> None:
-        """Make way where a crash, a kill or a reboot left postmaster.pid behind.
+        """Remove a postmaster.pid that a crash, a kill or a reboot left behind.
 
         PostgreSQL takes any live process of the same user under that pid for itself and would not
-        start. A server that really is ours is a leftover, as we hold the folder's lock: stop it.
+        start. A server that really uses this data is a leftover, as the folder's lock is ours.
         """
-        pid_file = self._data / "postmaster.pid"
-        try:
-            pid = int(pid_file.read_text().split("\n", 1)[0])
-        except (FileNotFoundError, ValueError):
-            pid = 0
-        if pid > 0 and identity(pid) and f"postgres -D {self._data} " in command_line(pid):
-            doomed = children(pid)
-            stop_all([(pid, signal.SIGINT)], within=30)
-            stop_all(((child, signal.SIGQUIT) for child in doomed), within=10)
+        pid_file = self.data / "postmaster.pid"
+        with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            server = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
+            if is_running(server) and f"postgres -D {self.data} " in " ".join(server.cmdline()):
+                children = server.children()
+                stop_processes([(server, signal.SIGINT)], seconds=30)
+                stop_processes(((child, signal.SIGQUIT) for child in children), seconds=10)
         pid_file.unlink(missing_ok=True)
 
 
 def _account_for(data: Path) -> Account | None:
-    """Who PostgreSQL must run as: the owner of its data, and never root."""
+    """Return the user that PostgreSQL must run as: the owner of its data, and never root."""
     if os.geteuid() != 0:
         return None
     if data.exists() and (owner := data.stat()).st_uid != 0:
@@ -218,15 +213,10 @@ class Valkey(Service):
         except redis.RedisError:
             return False
 
-    def remove(self) -> None:
-        """Stop the server and remove its data."""
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
     def _prepare(self) -> None:
         data = self.directory / "data"
         data.mkdir(mode=0o700, exist_ok=True)
-        # A file, as everybody could read the password on the command line.
+        # A file, as a password on the command line is visible to all users.
         write_private(
             self.directory / "valkey.conf",
             f'bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\ndir "{data}"\n'

@@ -1,4 +1,4 @@
-"""What a person sees of the stack: one prefixed line per event, and not every message's."""
+"""The stack's output: one prefixed line per log record that a person should see."""
 
 import json
 import os
@@ -11,15 +11,14 @@ from typing import Any, TextIO
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 _LEVEL_COLOURS = {"warning": 33, "error": 31, "critical": 31}
 _NOT_DETAILS = {"ts", "level", "event", "service", "request_id", "job_id", "exception"}
-_DETAILS = 8  # fields after the event; the log file has them all
-_LINES_A_SECOND = 20  # of one process
-_READ = 8 * 1024 * 1024
-ROTATE_AT = 50 * 1024 * 1024
-_NEVER_BEYOND = 256 * 1024 * 1024
+_MAX_DETAILS = 8  # fields after the event; the log file has all
+_MAX_LINES_PER_SECOND = 20  # of one process
+_READ_BYTES = 8 * 1024 * 1024
+_ROTATE_BYTES = 64 * 1024 * 1024
 
 
 class Terminal:
-    """Prefixed lines on a stream; in colour only where a person looks at it."""
+    """Prefixed lines on a stream; in colour if that is a terminal."""
 
     def __init__(self, stream: TextIO | None = None, width: int = 10) -> None:
         self._stream = stream or sys.stdout
@@ -27,88 +26,89 @@ class Terminal:
         self._width = width
         self._names: dict[str, int] = {}
 
-    def say(self, text: str) -> None:
-        """A line of the stack's own."""
-        self.line("stack", text, bold=True)
+    def report(self, text: str) -> None:
+        """Print a line about the stack itself."""
+        self.print_line("stack", self._paint(text, 1))
 
-    def line(self, name: str, text: str, level: str = "info", bold: bool = False) -> None:
+    def print_line(self, name: str, text: str, level: str = "info") -> None:
         colour = self._names.setdefault(name, _COLOURS[len(self._names) % len(_COLOURS)])
-        prefix = self._paint(f"{name:<{self._width}} |", str(colour))
         if level in _LEVEL_COLOURS:
-            text = self._paint(text, str(_LEVEL_COLOURS[level]))
-        elif bold:
-            text = self._paint(text, "1")
-        self.write(f"{prefix} {text}\n")
+            text = self._paint(text, _LEVEL_COLOURS[level])
+        self.write(f"{self._paint(f'{name:<{self._width}} |', colour)} {text}\n")
 
     def write(self, text: str) -> None:
         try:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
-            pass  # nobody is looking any more; the stack must still be stopped in good order
+            pass  # a closed terminal; the stack must still be stopped in order
 
-    def _paint(self, text: str, code: str) -> str:
+    def _paint(self, text: str, code: int) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
 
 
-class LogView:
-    """Follows one process's log file and shows a person's share of it on the terminal."""
+class LogFollower:
+    """Follows one process's log file and prints its important records."""
 
     def __init__(self, name: str, path: Path, terminal: Terminal) -> None:
+        self.path = path
         self._name = name
-        self._path = path
         self._terminal = terminal
         self._rest = b""
         self._second = 0
-        self._shown = 0
-        self._hidden = 0
-        rotate(path, ROTATE_AT)
+        self._printed = self._hidden = 0  # lines in this second
         self._offset = path.stat().st_size if path.exists() else 0
+        self._rotate()
 
     def follow(self) -> None:
-        """Show what has been written since the last call."""
+        """Print what has been written since the last call."""
         try:
-            with self._path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < self._offset:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:  # truncated from outside
                     self._offset = 0
                 file.seek(self._offset)
-                data = file.read(_READ)
+                data = file.read(_READ_BYTES)
         except FileNotFoundError:
             return
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if int(time.monotonic()) != self._second:
+            self._start_second()
         for line in lines:
-            self._show(line)
-        self._tell_hidden()
-        if size > _NEVER_BEYOND and self._offset >= size:
-            rotate(self._path, _NEVER_BEYOND)
+            self._print(line)
+        if len(data) < _READ_BYTES:
+            self._rotate()
 
-    def _show(self, line: bytes) -> None:
+    def _start_second(self) -> None:
+        if self._hidden:
+            hidden = f"… and {self._hidden:,} more lines in {self.path}"
+            self._terminal.print_line(self._name, hidden)
+        self._second = int(time.monotonic())
+        self._printed = self._hidden = 0
+
+    def _print(self, line: bytes) -> None:
         if b'"message.attempt"' in line and b'"accepted"' in line:
-            return  # one per message, many thousands a second: not worth parsing
-        shown = summary(line.decode(errors="replace"))
-        if shown is None:
+            return  # one per message, many thousands a second: skip without parsing
+        summary = summarise(line.decode(errors="replace"))
+        if summary is None:
             return
-        second = int(time.monotonic())
-        if second != self._second:
-            self._tell_hidden(now=second)
-            self._second, self._shown = second, 0
-        if self._shown >= _LINES_A_SECOND:
+        if self._printed >= _MAX_LINES_PER_SECOND:
             self._hidden += 1
             return
-        self._shown += 1
-        level, text = shown
-        self._terminal.line(self._name, text, level)
+        self._printed += 1
+        level, text = summary
+        self._terminal.print_line(self._name, text, level)
 
-    def _tell_hidden(self, now: int | None = None) -> None:
-        if self._hidden and (now or int(time.monotonic())) != self._second:
-            self._terminal.line(self._name, f"… and {self._hidden:,} more lines in {self._path}")
-            self._hidden = 0
+    def _rotate(self) -> None:
+        """Move a long log aside (NAME.log.1). The program appends, so it goes on at the start."""
+        if self._offset > _ROTATE_BYTES:
+            shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
+            os.truncate(self.path, 0)
+            self._offset = 0
 
 
-def summary(line: str) -> tuple[str, str] | None:
-    """A log line as (level, text) for the terminal; None when it is not worth a person's time."""
+def summarise(line: str) -> tuple[str, str] | None:
+    """Return a log line as (level, text) for the terminal, or None if it is routine."""
     if not line.strip():
         return None
     try:
@@ -117,38 +117,28 @@ def summary(line: str) -> tuple[str, str] | None:
     except (ValueError, TypeError, KeyError):
         return "info", line
     level = str(record.get("level", "info")).lower()
-    if level == "debug":
-        return None
-    if level == "info" and _is_routine(event, record):
+    if level == "debug" or (level == "info" and _is_routine(event, record)):
         return None
     details = [
-        f"{key}={_one_line(value)}"
+        f"{key}={_shorten(value)}"
         for key, value in record.items()
         if key not in _NOT_DETAILS and isinstance(value, str | int | float) and value != ""
     ]
-    words = [level.upper(), event, *details[:_DETAILS]]
+    words = [level.upper(), event, *details[:_MAX_DETAILS]]
     if record.get("exception"):
-        words.append("· " + _one_line(record["exception"]))
+        words.append("· " + _shorten(record["exception"]))
     return level, " ".join(words)
 
 
-def _one_line(value: Any) -> str:
-    """A value in little room; of a traceback, its last line says what happened."""
+def _shorten(value: Any) -> str:
+    """Return a value's last line: of a traceback, that names the error."""
     lines = str(value).strip().splitlines() or [""]
     return lines[-1][:200]
 
 
 def _is_routine(event: str, record: dict[str, Any]) -> bool:
-    """Whether it happens all the time and tells nothing: the log file has it."""
     if event == "message.attempt":
         return record.get("outcome") == "accepted"
     if event == "api.request":
         return int(record.get("status") or 0) < 400
     return event.startswith("library.")
-
-
-def rotate(path: Path, beyond: int) -> None:
-    """Move a long log aside (NAME.log.1). Its writers append, so they go on at the beginning."""
-    if path.exists() and path.stat().st_size > beyond:
-        shutil.copyfile(path, path.with_name(path.name + ".1"))
-        os.truncate(path, 0)

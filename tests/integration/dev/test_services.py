@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL and Valkey: started, stopped, killed, and keeping what they were told."""
+"""The embedded PostgreSQL and Valkey: start, stop, kill, and durability."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg2
 import pytest
 import redis
@@ -14,16 +15,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dev.stack import StackError
-from dev.stack.processes import identity
+from dev.stack.processes import is_running
 from dev.stack.service import Service
 from dev.stack.services import Postgres, Valkey
 
 
+def pid_runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and is_running(psutil.Process(pid))
+
+
 def data_directory(postgres: Postgres) -> Path:
-    return Path(run(postgres, "SHOW data_directory"))
+    return Path(query(postgres, "SHOW data_directory"))
 
 
-def run(postgres: Postgres, statement: str) -> str:
+def query(postgres: Postgres, statement: str) -> str:
     connection = psycopg2.connect(postgres.url)
     try:
         with connection, connection.cursor() as cursor:
@@ -35,19 +40,19 @@ def run(postgres: Postgres, statement: str) -> str:
 
 @pytest.fixture(scope="module")
 def shared_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """One cluster for this module, as making one takes a second."""
+    """One cluster for this module, as creating one takes a second."""
     server = Postgres(tmp_path_factory.mktemp("postgres"))
     server.start()
-    run(server, "CREATE TABLE kept (value integer)")
+    query(server, "CREATE TABLE kept (value integer)")
     yield server
     server.remove()
 
 
 @pytest.fixture
 def postgres(shared_postgres: Postgres) -> Postgres:
-    """The cluster, running, whatever the test before did to it."""
+    """The running cluster with an empty table."""
     shared_postgres.start()
-    run(shared_postgres, "TRUNCATE kept")
+    query(shared_postgres, "TRUNCATE kept")
     return shared_postgres
 
 
@@ -59,36 +64,36 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.remove()
 
 
-def end(server: Service, how: str) -> None:
-    """Stop the server in the given way; nothing of it may be left."""
+def end_server(server: Service, how: str) -> None:
+    """Stop the server in the given way and check that no process is left."""
     pid = server.pid
     assert pid is not None
     server.kill() if how == "kill" else server.stop()
-    assert identity(pid) is None
+    assert not pid_runs(pid)
     assert server.pid is None
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_postgres_keeps_data_and_address(postgres: Postgres, how: str) -> None:
+def test_postgres_keeps_data_and_url(postgres: Postgres, how: str) -> None:
     url = postgres.url
-    run(postgres, "INSERT INTO kept VALUES (7)")
-    end(postgres, how)
+    query(postgres, "INSERT INTO kept VALUES (7)")
+    end_server(postgres, how)
     again = Postgres(postgres.directory)
     again.start()
     try:
         assert again.url == url
-        assert run(again, "SELECT value FROM kept") == "7"
+        assert query(again, "SELECT value FROM kept") == "7"
     finally:
         again.stop()
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_valkey_keeps_data_and_address(valkey: Valkey, how: str) -> None:
+def test_valkey_keeps_data_and_url(valkey: Valkey, how: str) -> None:
     url = valkey.url
     with redis.Redis.from_url(url) as client:
         client.set("kept", "7")
         client.execute_command("WAITAOF", 1, 0, 5000)
-    end(valkey, how)
+    end_server(valkey, how)
     valkey.start()
     assert valkey.url == url
     with redis.Redis.from_url(url) as client:
@@ -96,15 +101,15 @@ def test_valkey_keeps_data_and_address(valkey: Valkey, how: str) -> None:
 
 
 def test_postgres_is_durable_and_private(postgres: Postgres) -> None:
-    assert run(postgres, "SHOW fsync") == "on"
-    assert run(postgres, "SHOW synchronous_commit") == "on"
-    assert run(postgres, "SHOW timezone") == "UTC"
-    assert run(postgres, "SHOW listen_addresses") == "127.0.0.1"
+    assert query(postgres, "SHOW fsync") == "on"
+    assert query(postgres, "SHOW synchronous_commit") == "on"
+    assert query(postgres, "SHOW timezone") == "UTC"
+    assert query(postgres, "SHOW listen_addresses") == "127.0.0.1"
     with pytest.raises(psycopg2.OperationalError, match="password"):
         psycopg2.connect(postgres.url.replace(postgres.password, "wrong"))
 
 
-def test_valkey_demands_its_password(valkey: Valkey) -> None:
+def test_valkey_requires_its_password(valkey: Valkey) -> None:
     with (
         redis.Redis(port=valkey.port, retry=Retry(NoBackoff(), 0)) as client,
         pytest.raises(redis.exceptions.AuthenticationError),
@@ -115,29 +120,29 @@ def test_valkey_demands_its_password(valkey: Valkey) -> None:
 def test_kill_leaves_no_child_of_postgres(postgres: Postgres) -> None:
     connection = psycopg2.connect(postgres.url)
     backend = connection.info.backend_pid
-    assert identity(backend) is not None
+    assert pid_runs(backend)
     postgres.kill()
-    assert identity(backend) is None
+    assert not pid_runs(backend)
     connection.close()
 
 
-def test_stale_pid_of_an_innocent_process(postgres: Postgres) -> None:
-    """PostgreSQL itself would take the process for a running server, and not start."""
+def test_start_with_the_pid_file_of_an_unrelated_process(postgres: Postgres) -> None:
+    """PostgreSQL itself would take the process for a running server and not start."""
     data = data_directory(postgres)
     pid_file = data / "postmaster.pid"
     left = pid_file.read_text().split("\n", 1)[1]
     postgres.kill()
     owner = data.stat()
     user = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
-    innocent = subprocess.Popen(["sleep", "60"], **user)
+    unrelated = subprocess.Popen(["sleep", "60"], **user)
     try:
-        pid_file.write_text(f"{innocent.pid}\n{left}")
+        pid_file.write_text(f"{unrelated.pid}\n{left}")
         postgres.start()
-        assert innocent.poll() is None
-        assert run(postgres, "SELECT 1") == "1"
+        assert unrelated.poll() is None
+        assert query(postgres, "SELECT 1") == "1"
     finally:
-        innocent.kill()
-        innocent.wait()
+        unrelated.kill()
+        unrelated.wait()
 
 
 _ABANDON = """
@@ -145,7 +150,7 @@ import os, sys
 from pathlib import Path
 from dev.stack import processes
 from dev.stack.services import Postgres
-processes._prctl = None  # as on a system that does not let children die with their parent
+processes._prctl = None  # as on a system without parent death signals
 server = Postgres(Path(sys.argv[1]))
 server.start()
 print(server.pid, flush=True)
@@ -159,13 +164,13 @@ def test_server_of_a_killed_parent_is_replaced(postgres: Postgres) -> None:
     parent = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False)
     assert parent.returncode == -signal.SIGKILL
     abandoned = int(parent.stdout)
-    assert identity(abandoned) is not None
+    assert pid_runs(abandoned)
     postgres.start()
-    assert identity(abandoned) is None
-    assert run(postgres, "SELECT 1") == "1"
+    assert not pid_runs(abandoned)
+    assert query(postgres, "SELECT 1") == "1"
 
 
-def test_one_server_at_a_time(postgres: Postgres) -> None:
+def test_second_server_in_a_folder_is_refused(postgres: Postgres) -> None:
     with pytest.raises(StackError, match="already running"):
         Postgres(postgres.directory).start()
-    assert run(postgres, "SELECT 1") == "1"
+    assert query(postgres, "SELECT 1") == "1"

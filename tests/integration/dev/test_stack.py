@@ -1,4 +1,4 @@
-"""The supervisor of the local stack, with small programs in the place of the product's."""
+"""The local stack: its supervisor (with shell scripts as programs), settings and terminal."""
 
 import json
 import os
@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from dev.stack.__main__ import take_directory
-from dev.stack.processes import identity, with_environment
+from dev.stack.__main__ import lock_directory
+from dev.stack.processes import find_by_environment, is_running
 from dev.stack.supervisor import MARK
-from dev.stack.terminal import summary
+from dev.stack.terminal import summarise
 
 # Each program writes its pid (and that of its child) to a file in its folder and then waits.
 _WAIT = 'echo $$ >> "$0"; sleep 600 & echo $! >> "$0"; wait'
-_DEAF = 'trap "" TERM; echo $$ >> "$0"; while :; do sleep 0.1; done'
+_IGNORES_SIGTERM = 'trap "" TERM; echo $$ >> "$0"; while :; do sleep 0.1; done'
 _STACK = """
 import sys
 from pathlib import Path
@@ -31,10 +32,10 @@ directory, scripts = Path(sys.argv[1]), sys.argv[2:]
 supervisor = Supervisor(directory, Terminal())
 supervisor.catch_signals()
 try:
-    supervisor.stop_leftovers(within=1.0)
-    supervisor.bring_up([
+    supervisor.stop_leftovers(seconds=1.0)
+    supervisor.start_programs([
         Program(name=f"p{i}", argv=["/bin/sh", "-c", script, str(directory / f"p{i}.pids")],
-                stage=i, stop_within=1.0)
+                stage=i, stop_seconds=1.0)
         for i, script in enumerate(scripts)
     ])
     print("up", flush=True)
@@ -68,14 +69,23 @@ class Stack:
         wait_for(lambda: path.exists() and path.read_text().count("\n") >= count)
         return [int(line) for line in path.read_text().split()]
 
-    def left(self) -> list[int]:
-        return with_environment(f"{MARK}={self.directory}")
+    def leftovers(self) -> list[int]:
+        return find_pids(self.directory)
+
+
+def find_pids(directory: Path) -> list[int]:
+    """Return the pids of the processes that carry the mark of this folder's stack."""
+    return [process.pid for process, _ in find_by_environment(MARK, str(directory))]
+
+
+def pid_runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and is_running(psutil.Process(pid))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
@@ -92,31 +102,31 @@ def stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
     for one in started:
         one.process.kill()
         one.process.wait()
-    for pid in with_environment(f"{MARK}={tmp_path}"):
+    for pid in find_pids(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_dead_program_is_started_again(stack: Callable[..., Stack]) -> None:
+def test_dead_program_is_restarted(stack: Callable[..., Stack]) -> None:
     running = stack(_WAIT, _WAIT)
-    first, its_child = running.pids(0, 2)
+    first, child_pid = running.pids(0, 2)
     os.kill(first, signal.SIGKILL)
     again = running.pids(0, 4)[2]
-    assert identity(again) is not None
-    assert identity(its_child) is None  # or it would hold the port of its successor
-    said = [line for line in running.output.read_text().splitlines() if "p0 died" in line]
-    assert len(said) == 1
-    assert "killed by SIGKILL" in said[0]
-    assert len(running.pids(1, 2)) == 2  # the other one was left alone
+    assert pid_runs(again)
+    assert not pid_runs(child_pid)  # or it would keep the port of its successor
+    reports = [line for line in running.output.read_text().splitlines() if "p0 died" in line]
+    assert len(reports) == 1
+    assert "killed by SIGKILL" in reports[0]
+    assert len(running.pids(1, 2)) == 2  # the other one was not restarted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopping_leaves_nothing(stack: Callable[..., Stack], number: signal.Signals) -> None:
+def test_stopping_leaves_no_process(stack: Callable[..., Stack], number: signal.Signals) -> None:
     running = stack(_WAIT, _WAIT)
     pids = running.pids(0, 2) + running.pids(1, 2)
     running.process.send_signal(number)
     assert running.process.wait(10) == 0
-    assert [pid for pid in pids if identity(pid)] == []
-    assert running.left() == []
+    assert [pid for pid in pids if pid_runs(pid)] == []
+    assert running.leftovers() == []
 
 
 def test_last_stage_stops_first(stack: Callable[..., Stack]) -> None:
@@ -134,38 +144,39 @@ def test_last_stage_stops_first(stack: Callable[..., Stack]) -> None:
     assert byes == ["worker", "database"]
 
 
-def test_deaf_program_is_killed_after_its_time(stack: Callable[..., Stack]) -> None:
-    running = stack(_DEAF)
+def test_program_that_ignores_sigterm_is_killed(stack: Callable[..., Stack]) -> None:
+    running = stack(_IGNORES_SIGTERM)
     (pid,) = running.pids(0, 1)
     began = time.monotonic()
     running.process.terminate()
     assert running.process.wait(10) == 0
     assert 0.9 < time.monotonic() - began < 4
-    assert identity(pid) is None
+    assert not pid_runs(pid)
 
 
-def test_killed_supervisor_leaves_nothing_to_the_next(stack: Callable[..., Stack]) -> None:
-    running = stack(_WAIT, _DEAF)
-    doomed = running.pids(0, 2) + running.pids(1, 1)
+def test_next_run_stops_what_a_killed_supervisor_left(stack: Callable[..., Stack]) -> None:
+    running = stack(_WAIT, _IGNORES_SIGTERM)
+    left = running.pids(0, 2) + running.pids(1, 1)
     running.process.kill()
     running.process.wait()
     running.output.unlink()
     following = stack(_WAIT)
-    assert [pid for pid in doomed if identity(pid)] == []
-    assert [pid for pid in following.pids(0, 4)[2:] if not identity(pid)] == []
+    assert [pid for pid in left if pid_runs(pid)] == []
+    assert [pid for pid in following.pids(0, 4)[2:] if not pid_runs(pid)] == []
     assert "that the last run left behind" in following.output.read_text()
 
 
-def test_recorded_pid_alone_proves_nothing(stack: Callable[..., Stack], tmp_path: Path) -> None:
-    innocent = subprocess.Popen(["sleep", "60"])
+def test_processes_of_another_stack_are_left_alone(
+    stack: Callable[..., Stack], tmp_path: Path
+) -> None:
+    environment = {**os.environ, MARK: str(tmp_path / "another")}
+    other = subprocess.Popen(["sleep", "60"], env=environment)
     try:
-        record = {"pid": innocent.pid, "identity": "another boot 1", "signal": 15}
-        (tmp_path / "processes.json").write_text(json.dumps({"api": record}))
         stack(_WAIT).pids(0, 2)
-        assert innocent.poll() is None
+        assert other.poll() is None
     finally:
-        innocent.kill()
-        innocent.wait()
+        other.kill()
+        other.wait()
 
 
 def run_stack(directory: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -194,7 +205,7 @@ def test_taken_port_is_named_before_anything_starts(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize(
-    ("variables", "complaint"),
+    ("variables", "expected_message"),
     [
         ({"API_PORT": "http"}, "API_PORT is 'http': it must be a number from 1 to 65535\n"),
         ({"DISPATCH_WORKERS": "0"}, "DISPATCH_WORKERS is '0': it must be a number from 1 to 64\n"),
@@ -204,13 +215,15 @@ def test_taken_port_is_named_before_anything_starts(tmp_path: Path, name: str) -
         ),
     ],
 )
-def test_bad_variable_is_named(tmp_path: Path, variables: dict[str, str], complaint: str) -> None:
+def test_invalid_variable_is_named(
+    tmp_path: Path, variables: dict[str, str], expected_message: str
+) -> None:
     ended = run_stack(tmp_path, **variables)
-    assert (ended.returncode, ended.stderr) == (1, complaint)
+    assert (ended.returncode, ended.stderr) == (1, expected_message)
 
 
 def test_second_stack_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    lock = take_directory(tmp_path)
+    lock = lock_directory(tmp_path)
     try:
         ended = run_stack(tmp_path)
     finally:
@@ -222,20 +235,23 @@ def test_second_stack_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_terminal_shows_a_persons_share_of_the_logs() -> None:
+def test_terminal_hides_routine_log_records() -> None:
     def line(**fields: object) -> str:
         return json.dumps({"ts": "2026-01-01T00:00:00.000Z", **fields})
 
     accepted = line(level="info", event="message.attempt", outcome="accepted", message_id=1)
     rejected = line(level="warning", event="message.attempt", outcome="rejected", message_id=2)
     crash = line(level="error", event="job.failed", exception="Traceback:\n  x\nKeyError: 'a'\n")
-    assert summary(accepted) is None
-    assert summary(line(level="debug", event="batch.claimed")) is None
-    assert summary(line(level="info", event="api.request", status=200)) is None
-    assert summary(line(level="info", event="api.request", status=404)) == (
+    assert summarise(accepted) is None
+    assert summarise(line(level="debug", event="batch.claimed")) is None
+    assert summarise(line(level="info", event="api.request", status=200)) is None
+    assert summarise(line(level="info", event="api.request", status=404)) == (
         "info",
         "INFO api.request status=404",
     )
-    assert summary(rejected) == ("warning", "WARNING message.attempt outcome=rejected message_id=2")
-    assert summary(crash) == ("error", "ERROR job.failed · KeyError: 'a'")
-    assert summary("no JSON at all") == ("info", "no JSON at all")
+    assert summarise(rejected) == (
+        "warning",
+        "WARNING message.attempt outcome=rejected message_id=2",
+    )
+    assert summarise(crash) == ("error", "ERROR job.failed · KeyError: 'a'")
+    assert summarise("no JSON at all") == ("info", "no JSON at all")

@@ -1,0 +1,52 @@
+"""Folder locks, private files and the check for free disk space."""
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from dev.stack import StackError
+
+MIN_FREE_MB = 256
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def try_lock(folder: Path) -> int | None:
+    """Lock a folder for this process; return the lock's file descriptor, or None if it is taken."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file atomically that only its owner may read."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def check_free_space(folder: Path) -> None:
+    """Raise StackError if the disk of `folder` is almost full."""
+    free = shutil.disk_usage(folder).free // 1_000_000
+    if free < MIN_FREE_MB:
+        raise StackError(
+            f"only {free} MB are free on the disk of {folder}, {MIN_FREE_MB} MB are needed:"
+            " make room, or set LOCAL_DIR to a folder on another disk"
+        )
+
+
+def describe_os_error(error: OSError, folder: Path) -> str:
+    """Return one line that says what failed and, for a full disk, what to do."""
+    if error.errno in _FULL:
+        return (
+            f"the disk of {error.filename or folder} is full:"
+            " make room, or set LOCAL_DIR to a folder on another disk"
+        )
+    return str(error)
