@@ -1,9 +1,12 @@
-"""The house rules, each with a message that says what to do about a breach."""
+"""Check the structure of the code: which package imports which, where SQL tables are made, jobs.
+
+Each failure says what to do. docs/architecture.md explains the structure.
+"""
 
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,65 +15,300 @@ from shared import queues
 from shared.config import settings
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("api", "worker", "shared", "dev")
-# Who may import whom, besides themselves.
+TOP_LEVEL = ("api", "worker", "shared", "dev")
+# What each top-level package may import besides itself.
 MAY_IMPORT = {"api": {"shared"}, "worker": {"shared"}, "shared": set(), "dev": {"shared"}}
-LONGEST_MODULE = 350
+MAX_MODULE_LINES = 350
+
+# What each unit may import of its own top-level package. A unit is a sub-package, or a module next
+# to the sub-packages.
+API_BASE = {"api.actor", "api.db", "api.enqueue", "api.errors"}
+API_WEB = {"api.http", "api.openapi", "api.schemas"}
+API_RESOURCES = {"api.clients", "api.mailings", "api.opt_outs", "api.tokens"}
+ARROWS: dict[str, set[str]] = {
+    "shared.domain": set(),
+    "shared.logging": set(),
+    "shared.metrics": set(),
+    "shared.queues": {"shared.logging"},
+    "shared.config": {"shared.domain", "shared.logging"},
+    "shared.db": {"shared.config", "shared.domain", "shared.logging", "shared.migrations"},
+    "shared.migrations": {"shared.db"},
+    "shared.client_import": {"shared.db", "shared.domain"},
+    "shared.report": {"shared.config", "shared.db", "shared.domain", "shared.logging"},
+    "worker.runtime": set(),
+    "worker.provider": {"worker.runtime"},
+    "worker.recording": {"worker.runtime"},
+    "worker.launch": {"worker.runtime"},
+    "worker.dispatch": {"worker.provider", "worker.recording", "worker.runtime"},
+    "worker.maintenance": {"worker.recording", "worker.runtime"},
+    "worker.jobs": {
+        "worker.dispatch",
+        "worker.launch",
+        "worker.maintenance",
+        "worker.provider",
+        "worker.recording",
+        "worker.runtime",
+    },
+    "worker.__main__": {"worker.jobs", "worker.runtime"},
+    "api.errors": set(),
+    "api.actor": {"api.errors"},
+    "api.db": {"api.errors"},
+    "api.enqueue": set(),
+    "api.schemas": {"api.errors", "api.http"},
+    "api.http": {*API_BASE, "api.schemas"},
+    "api.openapi": {"api.errors", "api.http", "api.schemas"},
+    "api.audit_log": {*API_BASE, *API_WEB},
+    "api.clients": {*API_BASE, *API_WEB, "api.audit_log"},
+    "api.mailings": {*API_BASE, *API_WEB, "api.audit_log"},
+    "api.opt_outs": {*API_BASE, *API_WEB, "api.audit_log"},
+    "api.tokens": {*API_BASE, *API_WEB, "api.audit_log"},
+    "api.exports": {*API_BASE, *API_WEB, *API_RESOURCES},
+    "api.monitoring": {*API_BASE, *API_WEB},
+    "api.cli": {*API_BASE, *API_RESOURCES, "api.schemas"},
+    "api.admin": {*API_BASE, *API_RESOURCES, "api.audit_log", "api.exports", "api.http"}
+    | {"api.schemas"},
+}
+# These put the application together, so they may import everything; nothing imports them.
+ASSEMBLY = {"api", "api.app", "api.gunicorn_conf", "api.crew", "api.siblings"}
+# Modules that do not yet follow a rule. Remove an entry once its module does; add none.
+NOT_YET_WITHOUT_UNWRAP = {
+    "api.admin.presenters.audience_preview",
+    "api.admin.presenters.test_send",
+    "api.admin.views.imports",
+    "api.admin.views.mailing_editor",
+    "api.admin.views.mailings",
+    "api.admin.views.opt_outs",
+    "api.admin.views.tokens",
+}
+NOT_YET = {
+    "arrows": {
+        ("api.opt_outs.routes", "api.clients.imports"),
+        ("api.admin.presenters.alerts", "api.admin.views.live_updates"),
+        ("api.admin.presenters.formatting", "api.admin.views.live_updates"),
+    },
+    "routes": {
+        ("api.admin.views.mailing_editor", "api.mailings.routes"),
+        ("api.admin.views.mailings", "api.mailings.routes"),
+        ("api.admin.views.opt_outs", "api.opt_outs.routes"),
+        ("api.admin.views.tokens", "api.tokens.routes"),
+        ("api.cli.tokens", "api.tokens.routes"),
+        ("api.exports", "api.clients.routes"),
+        ("api.exports", "api.mailings.routes"),
+    },
+}
 
 
-def modules(*rooms: str) -> list[Path]:
-    return sorted(path for room in rooms for path in (ROOT / room).rglob("*.py"))
-
-
-def name(path: Path) -> str:
+def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """The modules that a file imports, with their lines, wherever in it they are."""
+def files(*packages: str) -> list[Path]:
+    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return all modules of the product and the tools by their dotted names."""
+    found = {}
+    for path in files(*TOP_LEVEL):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(path: Path) -> dict[str, int]:
+    """Return the modules that a file imports anywhere in it, with the lines of the imports."""
+    found: dict[str, int] = {}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            for alias in node.names:
+                found.setdefault(alias.name, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, (
-                f"{name(path)}:{node.lineno}: a relative import; write out the whole name"
+                f"{name_of(path)}:{node.lineno}: relative import; write the absolute name"
             )
-            yield node.lineno, node.module or ""
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                found.setdefault(module if module in modules() else f"{node.module}", node.lineno)
+    return found
 
 
-@pytest.mark.parametrize("path", modules(*ROOMS), ids=name)
-def test_rooms_keep_to_their_doors(path: Path) -> None:
-    room = path.relative_to(ROOT).parts[0]
-    for line, module in imported(path):
+def unit(module: str) -> str:
+    """Return the sub-package that a module belongs to, or the module if it is in none."""
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("path", files(*TOP_LEVEL), ids=name_of)
+def test_top_level_packages_import_only_what_they_may(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    for module, line in imports(path).items():
         other = module.split(".")[0]
-        if other == room or other not in (*ROOMS, "tests"):
+        if other == package or other not in (*TOP_LEVEL, "tests"):
             continue
-        assert other in MAY_IMPORT[room], (
-            f"{name(path)}:{line} imports {module}, but {room}/ may import only "
-            f"{' and '.join(sorted(MAY_IMPORT[room])) or 'libraries'}: move what both need to "
-            "shared/, or leave it to a job's id and the database"
+        assert other in MAY_IMPORT[package], (
+            f"{name_of(path)}:{line} imports {module}, but {package}/ may import only "
+            f"{' and '.join(sorted(MAY_IMPORT[package])) or 'libraries'}: move what both need to "
+            "shared/, or pass an id in a job and read the rest from the database"
         )
 
 
-@pytest.mark.parametrize("path", modules(*ROOMS), ids=name)
-def test_modules_say_what_they_are_for_and_stay_short(path: Path) -> None:
+def test_packages_import_in_one_direction() -> None:
+    faults = []
+    for module, path in modules().items():
+        importer = unit(module)
+        if module.startswith("dev") or importer in ASSEMBLY:
+            continue
+        if importer not in ARROWS:
+            if importer not in TOP_LEVEL:
+                faults.append(f"{name_of(path)}: add {importer} to ARROWS, with what it may import")
+            continue
+        for other, line in imports(path).items():
+            target = unit(other)
+            if other not in modules() or target == importer or target in TOP_LEVEL:
+                continue
+            if target.split(".")[0] != importer.split(".")[0]:
+                continue
+            if target not in ARROWS[importer] and (module, other) not in NOT_YET["arrows"]:
+                allowed = ", ".join(sorted(ARROWS[importer])) or "nothing"
+                faults.append(
+                    f"{name_of(path)}:{line} imports {other}, but of its own package {importer} "
+                    f"may import only: {allowed}. Move what both need to a lower package"
+                )
+    assert not faults, "\n".join(faults)
+
+
+def test_forms_and_presenters_do_not_import_views() -> None:
+    faults = [
+        f"{name_of(path)}:{line} imports {other}: pass the value as an argument, or move the "
+        "function from the view to a presenter"
+        for module, path in modules().items()
+        if module.startswith(("api.admin.forms.", "api.admin.presenters."))
+        for other, line in imports(path).items()
+        if other.startswith("api.admin.views") and (module, other) not in NOT_YET["arrows"]
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_there_are_no_circular_imports() -> None:
+    """Imports inside of functions count as well: they only hide a circle."""
+    graph = {
+        module: [other for other in imports(path) if other in modules() and other != module]
+        for module, path in modules().items()
+    }
+    done: set[str] = set()
+
+    def find_cycle(module: str, path: tuple[str, ...]) -> tuple[str, ...] | None:
+        if module in path:
+            return (*path[path.index(module) :], module)
+        if module in done:
+            return None
+        for other in graph[module]:
+            if cycle := find_cycle(other, (*path, module)):
+                return cycle
+        done.add(module)
+        return None
+
+    for module in graph:
+        cycle = find_cycle(module, ())
+        assert cycle is None, (
+            f"circular import: {' → '.join(cycle or ())}. Move what the modules share to a module "
+            "that imports neither, or pass it as an argument"
+        )
+
+
+def test_only_the_application_imports_routes() -> None:
+    """REST routes and admin views are two faces of one service; neither uses the other."""
+    faults = [
+        f"{name_of(path)}:{line} imports {other}: move the operation to the resource's service.py "
+        "and call it from both"
+        for module, path in modules().items()
+        for other, line in imports(path).items()
+        if other.endswith(".routes")
+        and unit(other) != unit(module)
+        and unit(module) not in ASSEMBLY
+        and (module, other) not in NOT_YET["routes"]
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_services_know_nothing_of_http() -> None:
+    faults = [
+        f"{name_of(path)}:{line} imports {other}: a service takes plain values and an actor, "
+        "raises errors of api/errors.py and returns domain objects; leave HTTP to the routes"
+        for module, path in modules().items()
+        if module.endswith(".service")
+        for other, line in imports(path).items()
+        if other.split(".")[0] in ("flask", "werkzeug")
+        or other.startswith(("api.http", "api.openapi", "api.admin"))
+        or other.endswith(".routes")
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_the_domain_is_free_of_input_and_output() -> None:
+    forbidden = {"flask", "psycopg2", "redis", "requests", "rq", "socket", "sqlalchemy"}
+    for path in files("shared/domain"):
+        for module, line in imports(path).items():
+            assert module.split(".")[0] not in forbidden, (
+                f"{name_of(path)}:{line} imports {module}: shared/domain holds pure rules; read or "
+                "write in shared/db, and pass values here"
+            )
+
+
+def test_views_are_not_unwrapped() -> None:
+    for module, path in modules().items():
+        found = re.search(r"\bunwrap\(|__wrapped__", path.read_text())
+        assert not found or module in NOT_YET_WITHOUT_UNWRAP, (
+            f"{name_of(path)} unwraps a function: call the resource's service instead of the view"
+        )
+
+
+def view_functions(tree: ast.Module) -> set[str]:
+    """Return the names of functions that a decorator registers under a URL."""
+    methods = {"route", "get", "post", "put", "patch", "delete"}
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+        if isinstance(decorator, ast.Call)
+        and isinstance(decorator.func, ast.Attribute)
+        and decorator.func.attr in methods
+    }
+
+
+@pytest.mark.parametrize("path", files("api"), ids=name_of)
+def test_no_view_calls_another_view(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    views = view_functions(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in views, (
+                f"{name_of(path)}:{node.lineno} calls the view {node.func.id}: move what both need "
+                "to a function that is not a view"
+            )
+
+
+@pytest.mark.parametrize("path", files(*TOP_LEVEL), ids=name_of)
+def test_modules_state_their_purpose_and_stay_short(path: Path) -> None:
     source = path.read_text()
     assert ast.get_docstring(ast.parse(source)), (
-        f"{name(path)} has no docstring: open it with a sentence that says what it is for"
+        f"{name_of(path)} has no docstring: open it with a sentence that states its purpose"
     )
     lines = source.count("\n")
-    if lines > LONGEST_MODULE:
+    if lines > MAX_MODULE_LINES:
         pytest.fail(
-            f"{name(path)} has {lines} lines, more than {LONGEST_MODULE}: it does more than one "
-            "thing; give the second one a module of its own"
+            f"{name_of(path)} has {lines} lines, more than {MAX_MODULE_LINES}: it has more than "
+            "one purpose; give the second one a module of its own"
         )
 
 
-def roles() -> set[str]:
-    """What `python -m worker` accepts."""
+def worker_roles() -> set[str]:
+    """Return the roles that `python -m worker` accepts."""
     source = (ROOT / "worker/__main__.py").read_text()
     usage = re.search(r"usage: python -m worker ([a-z |]+)", source)
-    assert usage, "worker/__main__.py must say its usage: python -m worker ROLE | ROLE"
+    assert usage, "worker/__main__.py must print its usage: python -m worker ROLE | ROLE"
     return {role.strip() for role in usage[1].split("|")}
 
 
@@ -78,15 +316,15 @@ def roles() -> set[str]:
 def test_every_job_exists_and_its_queue_has_a_worker(function: str) -> None:
     module, _, attribute = function.rpartition(".")
     assert callable(getattr(importlib.import_module(module), attribute, None)), (
-        f"shared/queues.py knows a job {function} that does not exist: write it or remove it"
+        f"shared/queues.py lists a job {function} that does not exist: write it or remove it"
     )
-    assert queues.JOB_QUEUES[function] in roles(), (
-        f"nobody works on the queue {queues.JOB_QUEUES[function]!r}, which {function} goes to: "
-        "let `python -m worker` take it as a role, in worker/__main__.py"
+    assert queues.JOB_QUEUES[function] in worker_roles(), (
+        f"no worker serves the queue {queues.JOB_QUEUES[function]!r} of {function}: add it as a "
+        "role of `python -m worker`, in worker/__main__.py"
     )
 
 
-def test_every_job_of_the_worker_is_known() -> None:
+def test_every_job_of_the_worker_is_listed() -> None:
     tree = ast.parse((ROOT / "worker/jobs.py").read_text())
     functions = {
         f"worker.jobs.{node.name}"
@@ -94,18 +332,17 @@ def test_every_job_of_the_worker_is_known() -> None:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }
     assert functions == set(queues.JOB_QUEUES), (
-        "the public functions of worker/jobs.py are the jobs: name each in "
-        "shared.queues.JOB_QUEUES, or it cannot be enqueued; begin others with an underscore"
+        "the public functions of worker/jobs.py are the jobs: list each in "
+        "shared.queues.JOB_QUEUES, or it cannot be enqueued; prefix others with an underscore"
     )
 
 
-def test_periodic_jobs_are_jobs() -> None:
+def test_periodic_jobs_are_listed() -> None:
     from worker.runtime.scheduler import PERIODIC
 
     for function, _ in PERIODIC.values():
         assert function in queues.JOB_QUEUES, (
-            f"worker/runtime/scheduler.py registers {function}, "
-            "which shared.queues.JOB_QUEUES does not know"
+            f"worker/runtime/scheduler.py registers {function}: list it in shared.queues.JOB_QUEUES"
         )
 
 
@@ -125,9 +362,8 @@ def test_every_setting_is_documented() -> None:
         )
 
 
-def test_no_tables_are_made_outside_of_migrations() -> None:
-    """The API does not migrate by itself, and nothing creates the models' tables directly."""
-    for path in modules("api", "worker", "shared"):
+def test_only_migrations_create_tables() -> None:
+    for path in files("api", "worker", "shared"):
         assert ".create_all(" not in path.read_text(), (
-            f"{name(path)} creates tables: write a migration below shared/migrations instead"
+            f"{name_of(path)} creates tables: write a migration below shared/migrations instead"
         )
