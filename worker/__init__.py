@@ -1,1 +1,1 @@
-"""The fleet: launches mailings, sends their messages, sweeps up after whatever died."""
+"""The worker processes: launch mailings, send their messages, repair what was left undone."""

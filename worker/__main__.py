@@ -1,4 +1,4 @@
-"""Starts one process of the fleet: `python -m worker control | dispatch | scheduler`."""
+"""Start one worker process: `python -m worker control | dispatch | scheduler`."""
 
 import sys
 
@@ -15,15 +15,15 @@ def main(role: str) -> None:
         log_config.configure_logging(role, settings.log_level, settings.log_format)
         FleetScheduler(queues.retrying_client(settings.redis_url)).run()
         return
-    from worker.jobs import Tools
+    from worker.jobs import WorkerContext
     from worker.runtime.rq_worker import FleetWorker
 
     settings = load_settings(WorkerSettings)
     log_config.configure_logging(role, settings.log_level, settings.log_format)
-    Tools.settings = settings
-    Tools.connection = queues.retrying_client(settings.redis_url)
-    Tools.worker = FleetWorker(role, Tools.connection, settings.redis_url)
-    Tools.worker.work(logging_level="WARNING")
+    WorkerContext.settings = settings
+    WorkerContext.connection = queues.retrying_client(settings.redis_url)
+    WorkerContext.worker = FleetWorker(role, WorkerContext.connection, settings.redis_url)
+    WorkerContext.worker.work(logging_level="WARNING")
 
 
 if __name__ == "__main__":

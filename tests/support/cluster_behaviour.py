@@ -122,7 +122,7 @@ def pods_have_time_to_stop(documents: list[Object]) -> Complaints:
     needed = {
         "api": number_in("api/gunicorn_conf.py", "graceful_timeout"),
         "scheduler": 1.0,
-        "control": max(test, number_in("worker/maintenance/daily_report.py", "LEAVE_SECONDS")),
+        "control": max(test, number_in("worker/maintenance/daily_report.py", "EXIT_WAIT_SECONDS")),
         "dispatch": stop + number_in("worker/dispatch/dispatcher.py", "LAST_FLUSH_SECONDS"),
         "postgres": 30.0,
         "redis": 10.0,

@@ -1,1 +1,1 @@
-"""Periodic and background work: sweep, bulk state changes, retention, imports, reports."""
+"""Periodic and background work: sweep, retention, imports and daily reports."""

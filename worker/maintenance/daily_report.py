@@ -1,4 +1,4 @@
-"""Sends daily reports beside the worker's other jobs, which do not wait for the mail server."""
+"""Send daily reports on a thread, so that other jobs do not wait for the mail server."""
 
 import atexit
 import threading
@@ -13,29 +13,29 @@ from worker.runtime.rq_worker import stopping
 
 log = structlog.get_logger()
 
-# A worker that ends gives a report so long to be handed over; after that it is in doubt, or is
-# tried again by whoever comes next.
-LEAVE_SECONDS = 8.0
+# A stopping worker waits this long for the mail server. After that the report is in doubt, or the
+# next worker tries again.
+EXIT_WAIT_SECONDS = 8.0
 
-# One report at a time: the next is asked for again by the sweep.
+# One report at a time: the sweep enqueues the next one again.
 _busy = threading.Lock()
 
 
-def start(settings: WorkerSettings, day: date, request_id: str | None) -> None:
-    """Send a local day's report on a thread of its own, unless it is busy with one."""
+def start_daily_report(settings: WorkerSettings, day: date, request_id: str | None) -> None:
+    """Send a local day's report on a thread, unless one is being sent or the worker stops."""
     if stopping.is_set() or not _busy.acquire(blocking=False):
         return
     threading.Thread(
-        target=_run, args=(settings, day, request_id), name=f"report-{day}", daemon=True
+        target=_send_report, args=(settings, day, request_id), name=f"report-{day}", daemon=True
     ).start()
 
 
 @atexit.register
-def _leave() -> None:
-    _busy.acquire(timeout=LEAVE_SECONDS)
+def _wait_at_exit() -> None:
+    _busy.acquire(timeout=EXIT_WAIT_SECONDS)
 
 
-def _run(settings: WorkerSettings, day: date, request_id: str | None) -> None:
+def _send_report(settings: WorkerSettings, day: date, request_id: str | None) -> None:
     db = Database(settings.database_url, "notification-report")
     with structlog.contextvars.bound_contextvars(request_id=request_id):
         try:

@@ -1,56 +1,55 @@
-"""Merges imports, turn by turn, and clears away what old or abandoned ones left.
+"""Merge imports slice by slice, and delete what old or abandoned imports left.
 
-Which import is to be merged is a state in PostgreSQL: one whose job is lost stands still, and the
-sweep finds it.
+Whether an import has to be merged is a state in PostgreSQL: if its job is lost, the import stalls
+and the sweep finds it.
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 
 import structlog
-from psycopg2 import InterfaceError, OperationalError
 
 from shared.client_import.merge import drop_waiting_rows, fail_import, merge_chunk
 from shared.db.rows import fetch_one_row
 from shared.queues import Queues
-from worker.runtime.database import Database, DatabaseError
+from worker.runtime.database import (
+    TRANSIENT_ERRORS,
+    ConnectionThread,
+    Database,
+    DatabaseError,
+)
 
 log = structlog.get_logger()
 
-# A merge longer than this gives way to the other jobs of its queue and goes on after them.
-TURN_SECONDS = 1.0
-# The planner's picture of the clients is refreshed after an import of at least so many.
+# A merge longer than this gives way to the other jobs of its queue and continues after them.
+SLICE_SECONDS = 1.0
+# The planner's statistics of clients are refreshed after an import that changed this many rows.
 ANALYZE_ROWS = 10_000
-# Refused rows removed by one sweep.
-FORGET_ROWS = 10_000
+# Rejected rows deleted by one sweep.
+MAX_DELETED_ROWS = 10_000
 
-# One that has not moved for a while has lost its job. It is given another, not one by every sweep.
-STALLED = """
+# An import without progress has lost its job. It gets one new job, not one from every sweep.
+TOUCH_STALLED = """
 UPDATE imports SET updated_at = now()
 WHERE status = 'running' AND updated_at < now() - interval '5 seconds'
 RETURNING id, request_id
 """
-ABANDONED = """
+DELETE_ABANDONED = """
 DELETE FROM imports
 WHERE status = 'receiving' AND updated_at < now() - interval '1 hour' RETURNING id
 """
-OLD = """
+FIND_OLD = """
 SELECT id FROM imports
 WHERE created_at < now() - interval '30 days' AND status IN ('finished', 'failed')
 ORDER BY created_at LIMIT 1
 """
-FORGET_REJECTED = """
+DELETE_REJECTED = """
 DELETE FROM rejected_rows WHERE import_id = %s AND line IN (
     SELECT line FROM rejected_rows WHERE import_id = %s ORDER BY line LIMIT %s
 )
 """
-FORGET = "DELETE FROM imports WHERE id = %s"
-# Of a file that was given up no trace is left; its refused rows may be many.
-FORGET_ORPHANS = """
-DELETE FROM rejected_rows WHERE import_id = ANY (%s)
-"""
-OUTCOME = """
+DELETE_IMPORT = "DELETE FROM imports WHERE id = %s"
+DELETE_ORPHANS = "DELETE FROM rejected_rows WHERE import_id = ANY (%s)"
+READ_RESULT = """
 SELECT status, rows_total, created, updated, unchanged, rejected FROM imports WHERE id = %s
 """
 FAILURE = (
@@ -59,26 +58,26 @@ FAILURE = (
 )
 
 
-def merge(db: Database, import_id: int, beside: Database | None = None) -> bool:
-    """Merge for up to TURN_SECONDS; return whether something is left to do.
+def merge_import_slice(db: Database, import_id: int, second_db: Database | None = None) -> bool:
+    """Merge for up to SLICE_SECONDS; return whether something is left to do.
 
-    With a second connection `beside`, the two parts of a large import are merged at once. Raises
-    DatabaseError when PostgreSQL is away; nothing is lost then.
+    With `second_db`, the two parts of a large import are merged at once. Raises DatabaseError while
+    PostgreSQL is unavailable; nothing is lost then.
     """
     try:
-        with ThreadPoolExecutor(1) as pool:
-            other = None
-            if beside is not None and _is_divided(db, import_id):
-                other = pool.submit(copy_context().run, _merge, beside, import_id)
-            busy = _merge(db, import_id)
-            if other is not None:
-                busy = other.result() or busy
-        # If there was nothing for us while it runs, others are at it.
-        return not _ended(db, import_id) and busy
-    except (OperationalError, InterfaceError):
+        with ConnectionThread(second_db or db) as thread:
+            second = None
+            if second_db is not None and _is_divided(db, import_id):
+                second = thread.submit(_merge_chunks, import_id)
+            busy = _merge_chunks(db, import_id)
+            if second is not None:
+                busy = second.result() or busy
+        # If nothing was left to merge while the import runs, other workers are merging it.
+        return not _log_if_ended(db, import_id) and busy
+    except TRANSIENT_ERRORS:
         raise
     except DatabaseError as error:
-        # It would fail again. The error's text may quote rows: only its gist is logged.
+        # A repeat would fail as well. The error's text may quote rows: log only its summary.
         log.error(
             "import.failed", error=error.diag.message_primary, error_class=type(error).__name__
         )
@@ -87,32 +86,32 @@ def merge(db: Database, import_id: int, beside: Database | None = None) -> bool:
         return False
 
 
-def sweep(db: Database, queues: Queues) -> None:
-    """Set going what stands still; remove what was given up, and imports older than 30 days."""
+def sweep_imports(db: Database, queues: Queues) -> None:
+    """Enqueue stalled imports; delete abandoned ones and those older than 30 days."""
     with db.transaction() as cursor:
-        cursor.execute(STALLED)
+        cursor.execute(TOUCH_STALLED)
         stalled = cursor.fetchall()
-        cursor.execute(ABANDONED)
+        cursor.execute(DELETE_ABANDONED)
         abandoned = [import_id for (import_id,) in cursor.fetchall()]
         for import_id in abandoned:
             drop_waiting_rows(cursor, import_id)
             log.info("import.abandoned", import_id=import_id)
         if abandoned:
-            cursor.execute(FORGET_ORPHANS, (abandoned,))
-        cursor.execute(OLD)
+            cursor.execute(DELETE_ORPHANS, (abandoned,))
+        cursor.execute(FIND_OLD)
         for (import_id,) in cursor.fetchall():
-            cursor.execute(FORGET_REJECTED, (import_id, import_id, FORGET_ROWS))
-            if cursor.rowcount < FORGET_ROWS:
-                cursor.execute(FORGET, (import_id,))
+            cursor.execute(DELETE_REJECTED, (import_id, import_id, MAX_DELETED_ROWS))
+            if cursor.rowcount < MAX_DELETED_ROWS:
+                cursor.execute(DELETE_IMPORT, (import_id,))
                 log.info("import.forgotten", import_id=import_id)
     for import_id, request_id in stalled:
         queues.merge_import(import_id, request_id)
 
 
-def _merge(db: Database, import_id: int) -> bool:
-    """Merge for up to TURN_SECONDS; return whether there was anything to do."""
+def _merge_chunks(db: Database, import_id: int) -> bool:
+    """Merge for up to SLICE_SECONDS; return whether there was anything to do."""
     started, busy = time.monotonic(), False
-    while time.monotonic() - started < TURN_SECONDS:
+    while time.monotonic() - started < SLICE_SECONDS:
         with db.transaction() as cursor:
             merged = merge_chunk(cursor, import_id)
         if merged is None:
@@ -129,9 +128,10 @@ def _is_divided(db: Database, import_id: int) -> bool:
         return bool(fetch_one_row(cursor)[0])
 
 
-def _ended(db: Database, import_id: int) -> bool:
+def _log_if_ended(db: Database, import_id: int) -> bool:
+    """Log the result of an import that has ended; return whether it has."""
     with db.transaction() as cursor:
-        cursor.execute(OUTCOME, (import_id,))
+        cursor.execute(READ_RESULT, (import_id,))
         row = cursor.fetchone()
     if row is None or row[0] == "running":
         return row is None

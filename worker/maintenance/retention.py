@@ -1,8 +1,8 @@
-"""Drops what is older than RETENTION_DAYS: whole partitions, whose mailings have all ended.
+"""Drop data older than RETENTION_DAYS: whole partitions whose mailings have all ended.
 
 Mailings' totals are frozen on their rows, so their statistics stay; messages, batches, attempts and
-minutes go. Every step may be the last before a crash: the next run finds by their state what is
-left, and a range is forgotten only when nothing of it remains.
+minutes are dropped. A crash may follow any step: the next run finds what is left by its state, and
+a range's row is deleted last.
 """
 
 import structlog
@@ -14,12 +14,12 @@ from worker.runtime.database import Database
 
 log = structlog.get_logger()
 
-# Whoever runs this elsewhere need not be waited for.
-LOCK = "SELECT pg_try_advisory_lock(hashtext('retention'))"
+# If another worker holds the lock, there is nothing to do.
+TRY_LOCK = "SELECT pg_try_advisory_lock(hashtext('retention'))"
 UNLOCK = "SELECT pg_advisory_unlock(hashtext('retention'))"
-# A range to which mailings may still be added is never old. One that has finished may be tried
-# again until its end, so that counts too.
-OLD = """
+# A range to which mailings may still be added is never old. The failed messages of a finished
+# mailing may be retried until its end, so its end counts as well.
+FIND_OLD_RANGES = """
 SELECT first_mailing_id, until_mailing_id FROM partition_ranges p
 WHERE created_at < now() - %(days)s * interval '1 day'
     AND until_mailing_id <= (SELECT coalesce(max(id), 0) FROM mailings)
@@ -30,12 +30,12 @@ WHERE created_at < now() - %(days)s * interval '1 day'
             AND (status = 'cancelled' OR end_at < now() - %(days)s * interval '1 day')))
 ORDER BY 1
 """
-# A detachment that was interrupted is pending, and to be finalized.
-ATTACHED = """
+# A detachment that was interrupted is pending and must be finalized.
+READ_ATTACHMENT = """
 SELECT inhdetachpending FROM pg_inherits
 WHERE inhrelid = to_regclass(%s) AND inhparent = to_regclass(%s)
 """
-FORGET = """
+DELETE_RANGE = """
 DELETE FROM minutes WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
 DELETE FROM id_blocks WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
 DELETE FROM mailing_texts WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
@@ -43,17 +43,17 @@ DELETE FROM mailings
 WHERE id >= %(first)s AND id < %(until)s AND deleted_at IS NOT NULL;
 DELETE FROM partition_ranges WHERE first_mailing_id = %(first)s;
 """
-# A report never looks back as far.
-FORGET_OPENINGS = "DELETE FROM breaker_openings WHERE at < now() - interval '1 year'"
-FORGET_TESTS = "DELETE FROM test_sends WHERE created_at < now() - interval '1 day'"
+# Reports cover less than a year.
+DELETE_OLD_OPENINGS = "DELETE FROM breaker_openings WHERE at < now() - interval '1 year'"
+DELETE_OLD_TEST_SENDS = "DELETE FROM test_sends WHERE created_at < now() - interval '1 day'"
 
 
-def drop_old(db: Database, days: int) -> int:
-    """Drop what is to be dropped now; how many ranges of mailings that was."""
+def drop_old_data(db: Database, days: int) -> int:
+    """Drop what is older than `days`; return the number of dropped ranges of mailings."""
     with db.transaction() as cursor:
-        cursor.execute(FORGET_TESTS)
-        cursor.execute(FORGET_OPENINGS)
-        cursor.execute(OLD, {"days": days})
+        cursor.execute(DELETE_OLD_TEST_SENDS)
+        cursor.execute(DELETE_OLD_OPENINGS)
+        cursor.execute(FIND_OLD_RANGES, {"days": days})
         ranges = cursor.fetchall()
     if not ranges:
         return 0
@@ -66,18 +66,18 @@ def drop_old(db: Database, days: int) -> int:
         return 0
     with db.transaction() as cursor:
         for first, until in ranges:
-            cursor.execute(FORGET, {"first": first, "until": until})
+            cursor.execute(DELETE_RANGE, {"first": first, "until": until})
     for first, until in ranges:
         log.info("retention.dropped", first_mailing_id=first, until_mailing_id=until)
     return len(ranges)
 
 
 def _drop_partitions(cursor: Cursor, firsts: list[int]) -> bool:
-    """Drop the partitions of the ranges that begin so, unless somebody else is at it."""
-    cursor.execute(LOCK)
+    """Drop the partitions of ranges, given by their first ids; return False if locked."""
+    cursor.execute(TRY_LOCK)
     if cursor.fetchone() != (True,):
         return False
-    # Detaching waits for whoever reads the table. A backup may do so for hours: rather try later.
+    # Detaching waits for transactions that read the table; a backup may take hours: try later.
     cursor.execute("SET lock_timeout = '1s'")
     try:
         for first in firsts:
@@ -90,9 +90,9 @@ def _drop_partitions(cursor: Cursor, firsts: list[int]) -> bool:
 
 
 def _drop_partition(cursor: Cursor, table: str, first: int) -> None:
-    """Take a partition off and drop it; readers and writers of the others go on meanwhile."""
+    """Detach a partition and drop it, without blocking the use of the others."""
     partition = f"{table}_p{first}"
-    cursor.execute(ATTACHED, (partition, table))
+    cursor.execute(READ_ATTACHMENT, (partition, table))
     attached = cursor.fetchone()
     if attached is not None:
         how = "FINALIZE" if attached[0] else "CONCURRENTLY"

@@ -1,6 +1,6 @@
-"""Finds, by its state in PostgreSQL, whatever a lost job or a dead process left undone.
+"""Find, from the state in PostgreSQL, what a lost job or a dead process left undone.
 
-Nothing here depends on when it last ran: each sweep looks at every mailing that is not settled.
+Each sweep checks every mailing that is not settled; nothing depends on when it last ran.
 """
 
 import time
@@ -12,16 +12,16 @@ from shared.db.batch_conditions import DUE, FREE
 from shared.db.partitions import ensure_partition
 from shared.db.rows import fetch_one_row
 from shared.queues import Queues
-from worker.maintenance import imports
-from worker.recording import mailing_state
+from worker.maintenance.imports import sweep_imports
+from worker.recording.mailing_state import apply_mailing_state, settle_mailing
 from worker.runtime.database import Database
 
 log = structlog.get_logger()
 
-# The most that one sweep spends on bulk changes of a mailing, so that it gets round to all.
-BULK_SECONDS = 0.5
+# Time per sweep for bulk changes of one mailing, so that the others get their turn.
+MAX_CHANGE_SECONDS = 0.5
 
-UNSETTLED = f"""
+FIND_UNSETTLED = f"""
 SELECT m.id, m.status, m.started_at IS NULL, m.end_at <= now(), m.audience_complete,
     m.status IN ('running', 'paused') AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
         WHERE mailing_id = m.id AND failed > 0 AND retry_version < m.retry_version),
@@ -32,23 +32,23 @@ FROM mailings m
 WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())
 ORDER BY m.id
 """  # noqa: S608
-FORGET_KEYS = """
+DELETE_OLD_KEYS = """
 DELETE FROM idempotency_keys WHERE (owner, key) IN (
     SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
     ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED
 )
 """
-AHEAD = "SELECT coalesce(max(id), 0) + 1 FROM mailings"
+NEXT_MAILING_ID = "SELECT coalesce(max(id), 0) + 1 FROM mailings"
 
 
-def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
-    """Look at every unsettled mailing once and set going what stands still."""
+def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
+    """Check every unsettled mailing and every import once; enqueue or do what is missing."""
     started = time.monotonic()
     with db.transaction() as cursor:
-        cursor.execute(UNSETTLED, {"lease": lease_seconds})
+        cursor.execute(FIND_UNSETTLED, {"lease": lease_seconds})
         mailings = cursor.fetchall()
-        _make_partitions(cursor)
-        cursor.execute(FORGET_KEYS)
+        _create_next_partitions(cursor)
+        cursor.execute(DELETE_OLD_KEYS)
     queues.keep_launching(
         mailing_id
         for mailing_id, status, unstarted, ended, complete, *_ in mailings
@@ -57,20 +57,20 @@ def sweep(db: Database, queues: Queues, lease_seconds: float) -> None:
     )
     for mailing_id, status, _, ended, _, retrying, due, open_ in mailings:
         if retrying or (open_ and (ended or status == "cancelled")):
-            mailing_state.apply_mailing_state(db, mailing_id, lease_seconds, BULK_SECONDS)
+            apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS)
         if due:
             queues.dispatch(mailing_id)
         else:
-            mailing_state.settle_mailing(db, mailing_id)
-    imports.sweep(db, queues)
+            settle_mailing(db, mailing_id)
+    sweep_imports(db, queues)
     seconds = time.monotonic() - started
     if seconds > 1:
         log.info("sweep.slow", seconds=round(seconds, 3), mailings=len(mailings))
 
 
-def _make_partitions(cursor: Cursor) -> None:
-    """The next mailing's partitions exist before it does."""
-    cursor.execute(AHEAD)
+def _create_next_partitions(cursor: Cursor) -> None:
+    """Create the next mailing's partitions before the mailing exists."""
+    cursor.execute(NEXT_MAILING_ID)
     (next_id,) = fetch_one_row(cursor)
     if ensure_partition(cursor, next_id):
         log.info("partition.made", first_mailing_id=next_id)

@@ -13,7 +13,7 @@ from shared.queues import Queues
 from tests.integration.api.test_problems import problem
 from tests.integration.conftest import ahead, mailing_body, make_client, value
 from tests.support.fleet import Fleet
-from worker.maintenance import sweep
+from worker.maintenance.sweep import sweep_mailings
 
 MAILINGS, TOKENS = "/api/v1/mailings", "/api/v1/tokens"
 
@@ -126,7 +126,7 @@ def test_after_a_day_a_key_is_free_and_the_sweep_forgets_it(
     database.execute(f"{age} WHERE key = 'old'")
     post(client, "fresh", mailing_body())
     fleet = Fleet(database_url)
-    sweep.sweep(fleet.db, Queues.connect(redis_url), 10.0)
+    sweep_mailings(fleet.db, Queues.connect(redis_url), 10.0)
     fleet.close()
     database.execute("SELECT key FROM idempotency_keys")
     assert database.fetchall() == [("fresh",)]

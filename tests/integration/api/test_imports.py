@@ -19,7 +19,7 @@ from shared.queues import Queues
 from tests.integration.conftest import make_app, make_client, value
 from tests.support.fleet import Fleet
 from tests.support.waiting import wait_for
-from worker.maintenance import imports as worker_imports
+from worker.maintenance.imports import merge_import_slice, sweep_imports
 from worker.runtime.database import Database
 
 HEADER = "phone,operator_code,tag,timezone\n"
@@ -52,7 +52,7 @@ def load(client: FlaskClient, db: Database) -> Callable[..., dict[str, Any]]:
         assert answer.status_code == 202, answer.text
         made = answer.get_json()
         assert answer.headers["Location"] == f"/api/v1/imports/{made['id']}"
-        while worker_imports.merge(db, made["id"]):
+        while merge_import_slice(db, made["id"]):
             pass
         report: dict[str, Any] = client.get(answer.headers["Location"]).get_json()
         assert report["status"] == "finished", report
@@ -159,7 +159,7 @@ def test_the_default_zone_is_for_new_clients_only(
     known, new = number(), number()
     new_client(phone=known, timezone="Asia/Tokyo")
     import_id = upload(client, f"phone,tag\n{known},a\n{new},a\n").get_json()["id"]
-    while worker_imports.merge(db, import_id):
+    while merge_import_slice(db, import_id):
         pass
     assert find(client, known)["timezone"] == "Asia/Tokyo"
     assert find(client, new)["timezone"] == "Asia/Omsk"
@@ -475,7 +475,7 @@ def test_a_client_who_appears_meanwhile_is_updated(
             " VALUES (%s, '916', 'theirs', 'UTC')",
             (phone,),
         )
-        merging = threading.Thread(target=worker_imports.merge, args=(db, import_id))
+        merging = threading.Thread(target=merge_import_slice, args=(db, import_id))
         merging.start()
         cursor.execute("SELECT pg_backend_pid()")
         pid = value(cursor)
@@ -492,7 +492,7 @@ def test_a_client_who_appears_meanwhile_is_updated(
     other.commit()
     merging.join(30)
     other.close()
-    worker_imports.merge(db, import_id)
+    merge_import_slice(db, import_id)
     report = client.get(f"/api/v1/imports/{import_id}").get_json()
     assert counts(report) == (1, 0, 1, 0, 0)
     assert find(client, phone)["tag"] == "mine"
@@ -533,15 +533,15 @@ def test_the_sweep_finds_an_import_whose_job_is_lost(
     redis = Redis.from_url(redis_url)
     redis.flushdb()
     queues = Queues.connect(redis_url)
-    worker_imports.sweep(db, queues)
+    sweep_imports(db, queues)
     assert redis.llen("rq:queue:control") == 0  # its job may still be on its way
     database.execute(
         "UPDATE imports SET updated_at = now() - interval '6 seconds' WHERE id = %s", (import_id,)
     )
-    worker_imports.sweep(db, queues)
-    worker_imports.sweep(db, queues)
+    sweep_imports(db, queues)
+    sweep_imports(db, queues)
     assert redis.llen("rq:queue:control") == 1
-    assert not worker_imports.merge(db, import_id)
+    assert not merge_import_slice(db, import_id)
 
 
 def test_what_cannot_be_merged_fails_with_the_reason(
@@ -549,7 +549,7 @@ def test_what_cannot_be_merged_fails_with_the_reason(
 ) -> None:
     import_id = upload(client, f"{HEADER}{number()},,gone,UTC\n").get_json()["id"]
     database.execute(f"DROP TABLE import_rows_{import_id}")
-    assert not worker_imports.merge(db, import_id)
+    assert not merge_import_slice(db, import_id)
     report = client.get(f"/api/v1/imports/{import_id}").get_json()
     assert report["status"] == "failed"
     assert "Send it again" in report["failure"]
@@ -569,7 +569,7 @@ def test_old_and_abandoned_imports_are_removed(
     database.execute("INSERT INTO imports DEFAULT VALUES RETURNING id")
     receiving = value(database)
     assert client.get(f"/api/v1/imports/{receiving}").status_code == 404
-    worker_imports.sweep(db, queues)
+    sweep_imports(db, queues)
     assert client.get(f"/api/v1/imports/{old}").status_code == 404
     assert client.get(f"/api/v1/imports/{kept}").status_code == 200
     database.execute("SELECT count(*) FROM rejected_rows WHERE import_id = %s", (old,))

@@ -26,7 +26,7 @@ from tests.support.mail_server import MailServer
 from tests.support.raw_server import write_certificate
 from tests.support.waiting import wait_for
 from worker.dispatch import claim_queries
-from worker.maintenance import daily_report
+from worker.maintenance.daily_report import start_daily_report
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.circuit_breaker_rules import THRESHOLD
 from worker.provider.outcomes import Outcome
@@ -407,8 +407,8 @@ def test_the_worker_does_not_wait_for_the_mail_server(
     more = {"redis_url": "redis://x", "provider_url": "http://x", "provider_token": "x"}
     asked = WorkerSettings.model_validate(settings(fleet, silent).model_dump() | more)
     began = time.monotonic()
-    daily_report.start(asked, yesterday, None)
-    daily_report.start(asked, yesterday, None)  # one at a time: left to the next sweep
+    start_daily_report(asked, yesterday, None)
+    start_daily_report(asked, yesterday, None)  # one at a time: left to the next sweep
     assert time.monotonic() - began < 0.5
     waiting = "SELECT 1 FROM daily_reports WHERE day = %s AND status = 'waiting'"
     wait_for(lambda: fleet.value(waiting, yesterday), 10, "the server is given up")

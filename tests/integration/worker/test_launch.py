@@ -20,7 +20,7 @@ from tests.support.interleaving import PausingDatabase, threads, wait_until_bloc
 from tests.support.waiting import wait_for
 from worker import jobs
 from worker.launch import chunks, launcher
-from worker.maintenance import sweep
+from worker.maintenance.sweep import sweep_mailings
 from worker.recording import mailing_state
 from worker.runtime.database import Database
 
@@ -90,7 +90,7 @@ def waiting_launches(redis: Redis, mailing_id: int) -> int:
 
 def swept(fleet: Fleet, redis: Redis, mailing_id: int) -> int:
     """Sweep; how many launches of the mailing wait in their queue then."""
-    sweep.sweep(fleet.db, Queues(redis), TAKEOVER)
+    sweep_mailings(fleet.db, Queues(redis), TAKEOVER)
     return waiting_launches(redis, mailing_id)
 
 
@@ -333,8 +333,10 @@ def test_a_launch_that_was_asked_for_twice_goes_on_once(
     _, mailing_id = new_mailing(fleet, tag, 100)
     databases = (*fleet.lanes, fleet.guard)
     monkeypatch.setattr(jobs, "_database", lambda number: databases[number])
-    monkeypatch.setattr(jobs.Tools, "settings", SimpleNamespace(batch_size=3), raising=False)
-    monkeypatch.setattr(jobs.Tools, "connection", redis, raising=False)
+    monkeypatch.setattr(
+        jobs.WorkerContext, "settings", SimpleNamespace(batch_size=3), raising=False
+    )
+    monkeypatch.setattr(jobs.WorkerContext, "connection", redis, raising=False)
     for _ in range(2):
         Queues(redis).launch(mailing_id)
     for _ in range(3):

@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 
 from shared.db.partitions import ensure_partition
 from tests.support.fleet import Fleet
-from worker.maintenance.retention import drop_old
+from worker.maintenance.retention import drop_old_data
 
 DAYS = 30
 TABLES = ("messages", "batches", "attempts")
@@ -92,9 +92,9 @@ def test_old_partitions_go_and_statistics_stay(fleet: Fleet, client: FlaskClient
     url = f"/api/v1/mailings/{mailing_id}"
     statistics = client.get(f"{url}/statistics").get_json()
     totals = client.get("/api/v1/statistics").get_json()["totals"]
-    assert drop_old(fleet.db, DAYS) == 0
+    assert drop_old_data(fleet.db, DAYS) == 0
     age(fleet, first, DAYS + 1)
-    assert drop_old(fleet.db, DAYS) == 1
+    assert drop_old_data(fleet.db, DAYS) == 1
     assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
     assert first not in [begins for begins, _ in ranges(fleet)]
     assert client.get(f"{url}/statistics").get_json() == statistics
@@ -123,7 +123,7 @@ def test_one_mailing_keeps_its_range(fleet: Fleet, change: str) -> None:
     first, (_, kept, *_) = fill_range(fleet)
     age(fleet, first, DAYS + 1)
     fleet.query(change, kept)
-    assert drop_old(fleet.db, DAYS) == 0
+    assert drop_old_data(fleet.db, DAYS) == 0
     assert {f"{table}_p{first}" for table in TABLES} <= partitions(fleet)
     assert fleet.statuses(kept) == {"sent": 3}
     fleet.query("DELETE FROM partition_ranges WHERE first_mailing_id = %s", first)
@@ -133,7 +133,7 @@ def test_the_newest_range_stays_however_old(fleet: Fleet) -> None:
     finished_mailing(fleet)
     first, _ = ranges(fleet)[-1]
     age(fleet, first, DAYS + 1)
-    drop_old(fleet.db, DAYS)
+    drop_old_data(fleet.db, DAYS)
     assert first in [begins for begins, _ in ranges(fleet)]
 
 
@@ -146,7 +146,7 @@ def test_a_drop_that_was_cut_short_is_finished(fleet: Fleet, done: int) -> None:
             cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {table}_p{first} CONCURRENTLY")
             if done > 1:
                 cursor.execute(f"DROP TABLE {table}_p{first}")
-    assert drop_old(fleet.db, DAYS) == 1
+    assert drop_old_data(fleet.db, DAYS) == 1
     assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
 
 
@@ -159,8 +159,8 @@ def test_a_reader_is_not_waited_for_long_and_the_next_run_goes_on(
     reader = Fleet(database_url)
     with reader.db.transaction() as cursor:
         cursor.execute("SELECT count(*) FROM messages WHERE mailing_id = %s", (mailing_id,))
-        assert drop_old(fleet.db, DAYS) == 0
+        assert drop_old_data(fleet.db, DAYS) == 0
     assert f"messages_p{first}" in partitions(fleet)
     reader.close()
-    assert drop_old(fleet.db, DAYS) == 1
+    assert drop_old_data(fleet.db, DAYS) == 1
     assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
