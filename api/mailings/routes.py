@@ -4,11 +4,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from flask import Blueprint, g
+from flask import Blueprint
 from sqlalchemy import select
 
 from api import audit_log
-from api.actor import current_actor
+from api.actor import Actor, current_actor
 from api.db import (
     database_now,
     db,
@@ -16,8 +16,9 @@ from api.db import (
 )
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
-from api.http import idempotency
+from api.http.idempotency import REPLAYED_HEADER, read_idempotency_key
 from api.http.pagination import build_page
+from api.idempotency import IdempotencyKey
 from api.mailings.schemas import (
     Filter,
     MailingAnswer,
@@ -69,28 +70,10 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     It starts by itself at `start_at`, or at once if that has come. Its audience is chosen then.
     Send the header `Idempotency-Key`, so that sending the request again makes no second mailing.
     """
-    first = idempotency.first_answer(body)
-    if first is not None:
-        return first, 201, {"Location": _location(first), idempotency.REPLAYED: "true"}
-    mailing = draft(body, database_now())
-    mailing.request_id = g.request_id
-    db.session.add(mailing)
-    db.session.flush()
-    db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
-    answer = present_mailing(mailing)
-    idempotency.keep(answer)
-    audit_log.record_change(
-        current_actor(),
-        "created",
-        "mailing",
-        mailing.id,
-        audit_log.diff_fields({}, _audited(mailing)),
-    )
-    db.session.commit()
-    structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
-    log.info("mailing.created", start_at=answer["start_at"])
-    enqueue_launch(mailing, current_actor().request_id)
-    return answer, 201, {"Location": _location(answer)}
+    actor = current_actor()
+    answer, replayed = add_mailing(body, actor, read_idempotency_key(body, actor))
+    headers = {"Location": f"/api/v1/mailings/{answer['id']}"}
+    return answer, 201, headers | ({REPLAYED_HEADER: "true"} if replayed else {})
 
 
 @blueprint.get("/mailings")
@@ -186,6 +169,29 @@ def delete_mailing(mailing_id: int) -> tuple[str, int]:
     return "", 204
 
 
+def add_mailing(
+    body: NewMailing, actor: Actor, key: IdempotencyKey | None = None
+) -> tuple[dict[str, Any], bool]:
+    """Create a mailing; return it as the API presents it, and whether the key was used before."""
+    if key is not None and (first := key.claim()) is not None:
+        return first, True
+    mailing = draft(body, database_now())
+    mailing.request_id = actor.request_id
+    db.session.add(mailing)
+    db.session.flush()
+    db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
+    answer = present_mailing(mailing)
+    if key is not None:
+        key.store(answer)
+    changes = audit_log.diff_fields({}, _audited(mailing))
+    audit_log.record_change(actor, "created", "mailing", mailing.id, changes)
+    db.session.commit()
+    structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
+    log.info("mailing.created", start_at=answer["start_at"])
+    enqueue_launch(mailing, actor.request_id)
+    return answer, False
+
+
 def find_mailing(mailing_id: int, *, lock: bool = False) -> Mailing:
     """A mailing that is not deleted. Whoever changes its status locks it, then looks further."""
     found = select(Mailing).where(Mailing.id == mailing_id, Mailing.deleted_at.is_(None))
@@ -216,10 +222,6 @@ def cancel(mailing: Mailing, now: datetime) -> None:
     mailing.status = MailingStatus.CANCELLED
     mailing.finished_at = mailing.updated_at = now
     mailing.settled = mailing.started_at is None
-
-
-def _location(answer: dict[str, Any]) -> str:
-    return f"/api/v1/mailings/{answer['id']}"
 
 
 def _audited(mailing: Mailing) -> dict[str, Any]:

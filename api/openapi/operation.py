@@ -18,7 +18,7 @@ from werkzeug.routing import BaseConverter, Rule
 
 from api.errors import NotFound
 from api.http.bearer_auth import PROTECTED, required_scope
-from api.http.idempotency import HEADER_OF_REPLAYS, HEADER_PARAMETER
+from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
 from api.http.pagination import MAX_ID
 from api.http.request_parsing import parse_body, parse_query
 from api.openapi.links import add_links
@@ -201,7 +201,7 @@ class Spec(FlaskPydanticSpec):
                 operation["parameters"].append(HEADER_PARAMETER)
                 for status, answer in operation["responses"].items():
                     if status.startswith("2"):
-                        answer["headers"] |= HEADER_OF_REPLAYS
+                        answer["headers"] |= REPLAYED_HEADER_DESCRIPTION
             add_examples(path, operation, schemas)
         add_links(document["paths"])
         if self.app.config["DEFAULT_TIMEZONE"] is not None:

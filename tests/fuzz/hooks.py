@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 import schemathesis
 from hypothesis import strategies as st
 
-from api.http.idempotency import HEADER, KEY
+from api.http.idempotency import HEADER
 from api.http.pagination import encode_cursor
+from api.idempotency import KEY
 from api.schemas.fields import ZONES
 
 # Formats that have no meaning of their own in JSON Schema, or a narrower one here: an instant lies

@@ -4,12 +4,13 @@ import secrets
 from inspect import unwrap
 from typing import Any
 
-from flask import Blueprint, flash, g, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask_babel import gettext as _
 from pydantic import ValidationError
 from sqlalchemy import text
 from werkzeug.wrappers import Response
 
+from api.actor import current_actor
 from api.admin.auth import require_scope
 from api.admin.forms.field_errors import from_resource, from_schema
 from api.admin.forms.mailing_form import RARER, Filled, fields_of, proposal, read_form
@@ -19,7 +20,8 @@ from api.admin.presenters.test_send import Tried, try_text
 from api.admin.views.mailings import titles
 from api.db import db, fetch_all
 from api.errors import Conflict, InvalidFields
-from api.mailings.routes import change_mailing, create_mailing, find_mailing
+from api.idempotency import IdempotencyKey
+from api.mailings.routes import add_mailing, change_mailing, find_mailing
 from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
@@ -27,7 +29,6 @@ from shared.domain.statuses import MailingStatus
 
 blueprint = Blueprint("compose", __name__)
 
-create = unwrap(create_mailing)
 change = unwrap(change_mailing)
 
 # The form's field for what the API calls otherwise.
@@ -76,8 +77,10 @@ def review() -> str | Response | tuple[str, int]:
         if "confirmed" not in request.form:
             return _review(filled, body)
         # Made once, however often the button is pressed: the key is the review's own.
-        g.idempotency_key = request.form.get("once", "")[:64] or None
-        made, _status, _headers = create(body)
+        once = request.form.get("once", "")[:64]
+        actor = current_actor()
+        key = IdempotencyKey.for_request(once, actor.token_id, request.path, body) if once else None
+        made, _replayed = add_mailing(body, actor, key)
     except InvalidFields as problem:
         db.session.rollback()
         if problem.field_errors[0].code == "idempotency_key_reused":

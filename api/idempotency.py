@@ -1,0 +1,79 @@
+"""Idempotency keys: a request that is repeated gets its first answer again and does nothing else.
+
+The key is claimed in the transaction of the request. So of two that arrive at once the second waits
+for the first to commit, then gets its answer; and a request that failed leaves its key free. Keys
+belong to a token and are kept for 24 hours; the sweep removes them.
+"""
+
+import hashlib
+import re
+from typing import Any, NamedTuple, Self
+
+import orjson
+import structlog
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from api.db import db, fetch_all
+from api.errors import FieldError, InvalidFields
+
+log = structlog.get_logger()
+
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# The name under which errors mention the key.
+PARAMETER = "Idempotency-Key"
+
+# Waits for the end of a concurrent transaction that has claimed the same key.
+CLAIM = text("""
+INSERT INTO idempotency_keys (owner, key, fingerprint) VALUES (:owner, :key, :fingerprint)
+ON CONFLICT (owner, key) DO UPDATE
+    SET fingerprint = excluded.fingerprint, answer = NULL, created_at = now()
+    WHERE idempotency_keys.created_at < now() - interval '24 hours'
+RETURNING true
+""")
+READ = text("""
+SELECT fingerprint, answer FROM idempotency_keys WHERE owner = :owner AND key = :key
+""")
+STORE = text("UPDATE idempotency_keys SET answer = :answer WHERE owner = :owner AND key = :key")
+
+
+class IdempotencyKey(NamedTuple):
+    """A caller's key; with a digest of the request; `owner` is the id of the token."""
+
+    owner: int
+    key: str
+    fingerprint: bytes
+
+    @classmethod
+    def for_request(cls, key: str, owner: int, path: str, body: BaseModel) -> Self:
+        """Build the key of a request. Raise InvalidFields for a malformed key.
+
+        The fingerprint ignores how the body was written: spaces and the order of fields.
+        """
+        if KEY.fullmatch(key) is None:
+            detail = "must be 1 to 255 visible ASCII characters, for example a UUID"
+            raise InvalidFields(FieldError(detail, "idempotency_key_format", parameter=PARAMETER))
+        content = [path, body.model_dump(mode="json", exclude_unset=True)]
+        document = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        return cls(owner, key, hashlib.sha256(document).digest())
+
+    def claim(self) -> dict[str, Any] | None:
+        """Claim the key; return the stored answer if an earlier request has done so.
+
+        Raise InvalidFields if that request was a different one.
+        """
+        mine = {"owner": self.owner, "key": self.key}
+        if fetch_all(CLAIM, **mine, fingerprint=self.fingerprint):
+            return None
+        (first,) = fetch_all(READ, **mine)
+        if bytes(first["fingerprint"]) != self.fingerprint:
+            detail = "was used with another body; a new request needs a new key"
+            raise InvalidFields(FieldError(detail, "idempotency_key_reused", parameter=PARAMETER))
+        log.info("api.replayed")
+        answer: dict[str, Any] = orjson.loads(first["answer"])
+        return answer
+
+    def store(self, answer: dict[str, Any]) -> None:
+        """Store the answer for repetitions, in the transaction of the request."""
+        stored = {"owner": self.owner, "key": self.key, "answer": orjson.dumps(answer).decode()}
+        db.session.execute(STORE, stored)
