@@ -10,8 +10,8 @@ from flask.cli import AppGroup
 from api.db import transaction
 from shared.config.settings import MAIL_ADDRESS, ReportSettings, load_settings
 from shared.report.daily import DayNotOver, read_figures, send_report, send_report_copy
-from shared.report.html import as_html
 from shared.report.mail import NotSent, SentInDoubt
+from shared.report.rendering import render_html
 
 report_commands = AppGroup("report", help="Look at the daily report, or send it.")
 
@@ -73,7 +73,7 @@ def preview(day: date | None) -> None:
     """Write a day's report to standard output, as HTML."""
     settings = load_settings(ReportSettings)
     figures = read_figures(transaction, settings, day or _yesterday(settings))
-    click.echo(as_html(figures, settings.report_language, settings.public_url), nl=False)
+    click.echo(render_html(figures, settings.report_language, settings.public_url), nl=False)
 
 
 def _send_copy(settings: ReportSettings, day: date, to: list[str]) -> None:

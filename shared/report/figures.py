@@ -109,7 +109,12 @@ class MailingDay:
     @property
     def share(self) -> float | None:
         """The accepted ones' share of what ended that day; None if nothing did."""
-        return accepted_share(self.sent, self.failed, self.expired, self.cancelled)
+        return accepted_share(*map(self.count, COUNTED_STATUSES))
+
+    def count(self, name: str) -> int:
+        """Return the count of this name, such as `sent` or `audience`."""
+        number: int = getattr(self, name)
+        return number
 
 
 @dataclass
@@ -137,7 +142,7 @@ class DayFigures:
 
     def total(self, name: str) -> int:
         """A column's sum over the mailings."""
-        return sum(getattr(mailing, name) for mailing in self.mailings)
+        return sum(mailing.count(name) for mailing in self.mailings)
 
     @property
     def share(self) -> float | None:

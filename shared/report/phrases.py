@@ -1,65 +1,165 @@
-"""What the report says of a mailing and of the day, in one language: the same in text and HTML."""
+"""What the report states about a day and a mailing, in one language, for its text and its HTML."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 from shared.report.figures import DayFigures, LateMailing, MailingDay
-from shared.report.wording import Words
+from shared.report.localization import Language
 
-COUNTS = ("audience", "sent", "failed", "expired", "cancelled", "pending", "in_doubt")
-LONGEST_TITLE = 80
-
-
-def title(mailing: MailingDay, words: Words) -> str:
-    """By what people know a mailing: its number, and its name or its text's first line."""
-    line = mailing.name or mailing.first_line
-    if len(line) > LONGEST_TITLE:
-        line = line[: LONGEST_TITLE - 1] + "…"
-    return f"{words.mailing} {mailing.id}: {line}"
+MAX_TITLE_LENGTH = 80
+MAX_REASON_LENGTH = 120
 
 
-def status(mailing: MailingDay, words: Words) -> str:
-    return words.statuses[mailing.status] + (f", {words.deleted}" if mailing.deleted else "")
+def N_(message: str) -> str:
+    """Mark a text for the catalogue; it is translated when it is used."""
+    return message
 
 
-def times(mailing: MailingDay, words: Words) -> list[tuple[str, str]]:
-    """The share accepted and the waits, as far as there are any."""
+COUNT_LABELS = {
+    "audience": N_("Audience"),
+    "sent": N_("Accepted"),
+    "failed": N_("Failed"),
+    "expired": N_("Expired"),
+    "cancelled": N_("Cancelled"),
+    "pending": N_("Pending"),
+    "in_doubt": N_("In doubt"),
+}
+STATUS_LABELS = {
+    "scheduled": N_("scheduled"),
+    "running": N_("running"),
+    "paused": N_("paused"),
+    "finished": N_("finished"),
+    "cancelled": N_("cancelled"),
+}
+# Reasons that this service records; the provider's own are shown as they are.
+REASON_LABELS = {
+    "": N_("no reason is known"),
+    "rejected": N_("rejected by the provider"),
+    "attempts exhausted": N_("attempts exhausted"),
+    "unavailable": N_("the provider did not answer"),
+    "unknown": N_("the provider's answers could not be understood, or broke off"),
+    "unauthorized": N_("the provider refused our token"),
+}
+
+
+class Count(NamedTuple):
+    """One figure of a mailing or of the whole day, with its label."""
+
+    name: str
+    label: str
+    n: int
+    formatted: str
+
+
+def counts(count: Callable[[str], int], language: Language) -> list[Count]:
+    """Return all counts, read by `count`, of a day or of a mailing in the report's order."""
+    return [
+        Count(name, language.gettext(label), count(name), language.format_number(count(name)))
+        for name, label in COUNT_LABELS.items()
+    ]
+
+
+def subject(figures: DayFigures, language: Language) -> str:
+    day = language.format_day(figures.day)
+    if not figures.mailings:
+        return language.gettext("Mailings on %(day)s: none", day=day)
+    sent = language.format_number(figures.total("sent"))
+    return language.gettext("Mailings on %(day)s: %(sent)s accepted", day=day, sent=sent)
+
+
+def footer(zone: str, language: Language) -> str:
+    return language.gettext(
+        "“Accepted” means accepted by the provider. Accepted, failed, expired and cancelled count "
+        "what changed on this day; a negative number says that failed messages are being tried "
+        "again. Pending: what was left at the end of the day. In doubt: messages that may have "
+        "been delivered although that is not known. Waits run from when a message was due to when "
+        "it was accepted. Days and times are those of %(zone)s.",
+        zone=zone,
+    )
+
+
+def title(mailing: MailingDay, language: Language) -> str:
+    """Return a mailing's number with its name, or with the first line of its text."""
+    line = shorten(mailing.name or mailing.first_line, MAX_TITLE_LENGTH)
+    return language.gettext("Mailing %(id)s: %(title)s", id=mailing.id, title=line)
+
+
+def status(mailing: MailingDay, language: Language) -> str:
+    label = language.gettext(STATUS_LABELS[mailing.status])
+    return ", ".join([label, language.gettext("deleted")]) if mailing.deleted else label
+
+
+def shares_and_waits(mailing: MailingDay, language: Language) -> list[tuple[str, str]]:
+    """Return the share accepted and the waits with their labels, as far as there are any."""
     found = []
     if mailing.share is not None:
-        found.append((words.share, words.percentage(mailing.share)))
+        found.append((language.gettext("Share accepted"), language.format_share(mailing.share)))
     if mailing.median is not None and mailing.p95 is not None:
-        found.append((words.median, words.duration(mailing.median)))
-        found.append((words.p95, words.duration(mailing.p95)))
+        median, p95 = map(language.format_duration, (mailing.median, mailing.p95))
+        found += [(language.gettext("Median wait"), median), (language.gettext("95% within"), p95)]
     return found
 
 
-def facts(mailing: MailingDay, zone: str, words: Words) -> list[tuple[str, str]]:
-    """Everything about a mailing's day, with labels."""
+def attention_points(figures: DayFigures, language: Language) -> list[str]:
+    """Return sentences on what needs attention, the most urgent first; empty if nothing does."""
     return [
-        (words.start, words.time(mailing.start_at, zone)),
-        (words.end, words.time(mailing.end_at, zone)),
-        (words.status, status(mailing, words)),
-        *((getattr(words, name), words.number(getattr(mailing, name))) for name in COUNTS),
-        *times(mailing, words),
+        *(_describe_late(late, figures.zone, language) for late in figures.late),
+        *(
+            language.gettext(
+                "Sending was stopped because %(reason)s (times that day: %(n)s).",
+                n=language.format_number(n),
+                reason=_describe_reason(reason, language),
+            )
+            for reason, n in figures.openings
+        ),
+        *(
+            language.ngettext(
+                "%(n)s message failed: %(reason)s.",
+                "%(n)s messages failed: %(reason)s.",
+                n,
+                reason=_describe_reason(reason, language),
+            )
+            for reason, n in figures.reasons
+        ),
     ]
 
 
-def attention(figures: DayFigures, words: Words) -> list[str]:
-    """What somebody should look at, most urgent first; if it is nothing, that."""
-    points = [_late(late, figures.zone, words) for late in figures.late]
-    points += [
-        words.openings.format(n=words.number(n), reason=words.cause(reason))
-        for reason, n in figures.openings
-    ]
-    points += [
-        words.reasons.format(n=words.number(n), reason=words.cause(reason))
-        for reason, n in figures.reasons
-    ]
-    return points or [words.nothing]
+def shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _late(late: LateMailing, zone: str, words: Words) -> str:
-    end = words.time(late.end_at, zone)
+def _describe_reason(reason: str, language: Language) -> str:
+    head, colon, rest = reason.partition(": ")
+    label = language.gettext(REASON_LABELS[head]) if head in REASON_LABELS else head
+    return shorten(label + colon + rest, MAX_REASON_LENGTH)
+
+
+def _describe_late(late: LateMailing, zone: str, language: Language) -> str:
+    end = language.format_time(late.end_at, zone)
     if late.status == "paused":
-        return words.paused.format(id=late.id, end=end)
+        return language.gettext(
+            "Mailing #%(id)s is paused: unless it is resumed it ends on %(end)s with messages "
+            "left.",
+            id=late.id,
+            end=end,
+        )
     if late.never:
-        return words.never.format(id=late.id, n=words.number(late.never), end=end)
-    pace = words.number(round(late.pace))
-    return words.too_slow.format(id=late.id, n=words.number(late.due), end=end, pace=pace)
+        return language.ngettext(
+            "Mailing #%(id)s: %(n)s message cannot leave before its end on %(end)s, as the hours "
+            "in which its recipient may be written to come too late.",
+            "Mailing #%(id)s: %(n)s messages cannot leave before its end on %(end)s, as the hours "
+            "in which their recipients may be written to come too late.",
+            late.never,
+            id=late.id,
+            end=end,
+        )
+    return language.ngettext(
+        "Mailing #%(id)s will not be through by its end on %(end)s at its present pace: %(n)s "
+        "message is due, %(pace)s a minute are leaving.",
+        "Mailing #%(id)s will not be through by its end on %(end)s at its present pace: %(n)s "
+        "messages are due, %(pace)s a minute are leaving.",
+        late.due,
+        id=late.id,
+        end=end,
+        pace=language.format_number(round(late.pace)),
+    )

@@ -1,42 +1,47 @@
-"""Makes the report's e-mail: plain text, HTML, and a table for spreadsheets."""
+"""Renders the report: plain text and HTML from templates, a table for spreadsheets, the e-mail."""
 
 import csv
 import io
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
+from functools import cache, partial
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from shared.domain.spreadsheets import escape_formula
+from shared.report import phrases
 from shared.report.figures import DayFigures, MailingDay
-from shared.report.html import as_html
-from shared.report.phrases import COUNTS, attention, facts, title
-from shared.report.wording import WORDS
+from shared.report.localization import get_language
 
-# What any mail server takes: seven bits, short lines.
-POLICY = SMTP.clone(cte_type="7bit")
+# Mail programs cut off what is longer than about 100 kB; the attached table has all mailings.
+MAX_CARDS = 20
+# Every mail server accepts this: seven bits, short lines.
+MAIL_POLICY = SMTP.clone(cte_type="7bit")
 
 
 def make_mail(
-    figures: DayFigures, language: str, sender: str, recipients: list[str], public_url: str | None
+    figures: DayFigures,
+    language_code: str,
+    sender: str,
+    recipients: list[str],
+    public_url: str | None,
 ) -> EmailMessage:
-    """The whole message, ready to be handed to a mail server."""
-    words = WORDS[language]
+    """Return the whole message, ready for a mail server."""
+    language = get_language(language_code)
     day = figures.day.isoformat()
-    subject = words.subject if figures.mailings else words.subject_quiet
-    mail = EmailMessage(POLICY)
-    mail["Subject"] = subject.format(
-        day=words.day(figures.day), sent=words.number(figures.total("sent"))
-    )
+    mail = EmailMessage(MAIL_POLICY)
+    mail["Subject"] = phrases.subject(figures, language)
     mail["From"] = sender
     mail["To"] = ", ".join(recipients)
     mail["Date"] = datetime.now(UTC)
     # The same for every attempt at this day's report, so that a mail program shows one.
     mail["Message-ID"] = f"<report-{day}@{sender.rpartition('@')[2].rstrip('>')}>"
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content(as_text(figures, language, public_url))
-    mail.add_alternative(as_html(figures, language, public_url), subtype="html")
+    mail.set_content(render_text(figures, language_code, public_url))
+    mail.add_alternative(render_html(figures, language_code, public_url), subtype="html")
     mail.add_attachment(
-        as_csv(figures).encode("utf-8-sig"),
+        render_csv(figures).encode("utf-8-sig"),
         maintype="text",
         subtype="csv",
         filename=f"mailings-{day}.csv",
@@ -45,55 +50,101 @@ def make_mail(
     return mail
 
 
-def as_text(figures: DayFigures, language: str, public_url: str | None) -> str:
-    """The report for who reads plain text."""
-    words = WORDS[language]
-    heading = words.title.format(day=words.day(figures.day))
-    lines = [f"{heading} ({figures.zone})", ""]
-    if not figures.mailings:
-        lines += [words.quiet, ""]
-    else:
-        totals = (f"{getattr(words, n)}: {words.number(figures.total(n))}" for n in COUNTS)
-        lines += [f"{words.total}: " + ", ".join(totals), ""]
-    lines += [f"{words.attention}:", *(f"- {point}" for point in attention(figures, words)), ""]
-    for mailing in figures.mailings:
-        lines.append(title(mailing, words))
-        if public_url and not mailing.deleted:
-            lines.append(f"  {public_url}/admin/mailings/{mailing.id}")
-        lines += [f"  {label}: {value}" for label, value in facts(mailing, figures.zone, words)]
-        lines.append("")
-    lines.append(words.footer.format(zone=figures.zone))
-    return "\n".join(lines) + "\n"
+def render_html(figures: DayFigures, language_code: str, public_url: str | None) -> str:
+    """Return the report as a page; of very many mailings it shows those with most changes."""
+    shown = sorted(figures.mailings, key=_count_changes, reverse=True)[:MAX_CARDS]
+    return _render(
+        "report.html",
+        figures,
+        language_code,
+        public_url,
+        shown=sorted(shown, key=lambda mailing: mailing.id),
+        hidden=len(figures.mailings) - len(shown),
+    )
 
 
-def as_csv(figures: DayFigures) -> str:
-    """One row a mailing, for a spreadsheet; instants in UTC, waits in seconds."""
+def render_text(figures: DayFigures, language_code: str, public_url: str | None) -> str:
+    return _render("report.txt", figures, language_code, public_url)
+
+
+def _render(
+    template: str,
+    figures: DayFigures,
+    language_code: str,
+    public_url: str | None,
+    **values: object,
+) -> str:
+    language = get_language(language_code)
+    return (
+        _environment(language_code)
+        .get_template(template)
+        .render(
+            figures=figures,
+            public_url=public_url,
+            points=phrases.attention_points(figures, language),
+            footer=phrases.footer(figures.zone, language),
+            **values,
+        )
+    )
+
+
+@cache
+def _environment(language_code: str) -> Environment:
+    language = get_language(language_code)
+    environment = Environment(
+        loader=PackageLoader("shared.report"),
+        autoescape=select_autoescape(["html"]),
+        extensions=["jinja2.ext.i18n"],
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.install_gettext_translations(language.translations, newstyle=True)  # type: ignore[attr-defined]
+    environment.filters |= {
+        "number": language.format_number,
+        "share": language.format_share,
+        "time": language.format_time,
+        "day": language.format_day,
+    }
+    environment.globals |= {
+        "language": language_code,
+        "shorten": phrases.shorten,
+        "counts_of": partial(phrases.counts, language=language),
+        "title": partial(phrases.title, language=language),
+        "status": partial(phrases.status, language=language),
+        "shares_and_waits": partial(phrases.shares_and_waits, language=language),
+    }
+    return environment
+
+
+def render_csv(figures: DayFigures) -> str:
+    """Return one row a mailing, for a spreadsheet; instants in UTC, waits in seconds."""
     output = io.StringIO()
     writer = csv.writer(output)
     writer.writerow(
         [
             *("day", "mailing_id", "name", "text", "start_at", "end_at", "status", "deleted"),
-            *COUNTS,
+            *phrases.COUNT_LABELS,
             *("share_accepted", "median_wait_s", "p95_wait_s"),
         ]
     )
-    for mailing in figures.mailings:
-        writer.writerow(_row(figures, mailing))
+    writer.writerows(_csv_row(figures, mailing) for mailing in figures.mailings)
     return output.getvalue()
 
 
-def _row(figures: DayFigures, m: MailingDay) -> list[object]:
+def _csv_row(figures: DayFigures, m: MailingDay) -> list[object]:
     instants = (
         at.astimezone(UTC).isoformat().replace("+00:00", "Z") for at in (m.start_at, m.end_at)
     )
     return [
-        *(
-            figures.day.isoformat(),
-            m.id,
-            escape_formula(m.name or ""),
-            escape_formula(m.first_line),
-        ),
+        *(figures.day.isoformat(), m.id),
+        *(escape_formula(m.name or ""), escape_formula(m.first_line)),
         *(*instants, m.status, "yes" if m.deleted else "no"),
-        *(getattr(m, name) for name in COUNTS),
+        *map(m.count, phrases.COUNT_LABELS),
         *("" if x is None else f"{x:.3f}" for x in (m.share, m.median, m.p95)),
     ]
+
+
+def _count_changes(m: MailingDay) -> int:
+    return abs(m.sent) + abs(m.failed) + abs(m.expired) + abs(m.cancelled)

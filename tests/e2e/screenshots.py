@@ -10,7 +10,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from shared.report.figures import DayFigures, MailingDay
-from shared.report.html import as_html
+from shared.report.rendering import render_html
 from tests.e2e.browser_user import ARGUMENTS, Person
 from tests.support.system import System, free_port
 from tests.support.waiting import wait_for
@@ -140,7 +140,7 @@ def report(browser: Browser) -> None:
         openings=[("unavailable", 2)],
     )  # fmt: skip
     page = browser.new_page(viewport={"width": 680, "height": 900})
-    page.set_content(as_html(figures, "en", "https://notifications.example.com"))
+    page.set_content(render_html(figures, "en", "https://notifications.example.com"))
     page.screenshot(path=PICTURES / "report.png", full_page=True)
 
 

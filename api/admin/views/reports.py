@@ -24,8 +24,8 @@ from api.db import db, transaction
 from shared.config.settings import ApiSettings, ReportSettings
 from shared.domain.scopes import Scope
 from shared.report.daily import DayNotOver, read_figures, send_report
-from shared.report.html import as_html
 from shared.report.models import DailyReport
+from shared.report.rendering import render_html
 
 blueprint = Blueprint("reports", __name__)
 
@@ -59,7 +59,7 @@ def index() -> str:
 def preview(day: str) -> Response:
     settings = _settings()
     figures = read_figures(transaction, settings, _day(day))
-    page = as_html(figures, settings.report_language, settings.public_url)
+    page = render_html(figures, settings.report_language, settings.public_url)
     response = make_response(page)
     response.headers["Content-Security-Policy"] = POLICY
     return response

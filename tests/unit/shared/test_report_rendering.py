@@ -1,9 +1,7 @@
-"""What the report's e-mail says and how: escaped, whole in both languages, harmless as a table."""
+"""The report's e-mail: escaping, both languages, number formats, the table and the message."""
 
 import csv
 import io
-import re
-import string
 from datetime import UTC, date, datetime
 from email import message_from_bytes
 from email.policy import default
@@ -11,19 +9,17 @@ from html.parser import HTMLParser
 
 import pytest
 
-from shared.domain.statuses import MailingStatus
 from shared.report.figures import DayFigures, LateMailing, MailingDay
-from shared.report.html import MOST_CARDS, as_html
-from shared.report.phrases import attention
-from shared.report.rendering import as_csv, as_text, make_mail
-from shared.report.wording import WORDS, Words
+from shared.report.localization import DATE_FORMATS, get_language
+from shared.report.phrases import attention_points
+from shared.report.rendering import MAX_CARDS, make_mail, render_csv, render_html, render_text
 
 DAY = date(2026, 11, 22)
-LANGUAGES = list(WORDS)
+LANGUAGES = list(DATE_FORMATS)
 NASTY = "<script>alert('x')</script> & \"more\""
 
 
-def mailing(id_: int = 7, **changed: object) -> MailingDay:
+def make_mailing(id_: int = 7, **changed: object) -> MailingDay:
     fields: dict[str, object] = {
         "id": id_,
         "name": None,
@@ -45,12 +41,12 @@ def mailing(id_: int = 7, **changed: object) -> MailingDay:
     return MailingDay(**{**fields, **changed})  # type: ignore[arg-type]
 
 
-def day(*mailings: MailingDay, zone: str = "Europe/Moscow") -> DayFigures:
+def make_day(*mailings: MailingDay, zone: str = "Europe/Moscow") -> DayFigures:
     return DayFigures(DAY, zone, list(mailings))
 
 
-class Reader(HTMLParser):
-    """Checks that every element is closed in its turn; notes what may be fetched or run."""
+class PageReader(HTMLParser):
+    """Checks that every element is closed in order; collects links and text, forbids scripts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,8 +67,8 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def read(html: str) -> Reader:
-    reader = Reader()
+def parse_page(html: str) -> PageReader:
+    reader = PageReader()
     reader.feed(html)
     assert not reader.open
     return reader
@@ -81,48 +77,33 @@ def read(html: str) -> Reader:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", [None, NASTY])
 def test_texts_are_escaped(language: str, name: str | None) -> None:
-    figures = day(mailing(name=name, first_line=NASTY))
+    figures = make_day(make_mailing(name=name, first_line=NASTY))
     figures.reasons = [(f"rejected: {NASTY}", 3)]
-    page = read(as_html(figures, language, "https://notify.example.com"))
+    page = parse_page(render_html(figures, language, "https://notify.example.com"))
     assert page.text.count(NASTY) >= 2
     assert page.links == ["https://notify.example.com/admin/mailings/7"]
 
 
-def test_a_deleted_mailing_is_not_linked() -> None:
-    page = read(as_html(day(mailing(deleted=True)), "en", "https://notify.example.com"))
+def test_deleted_mailing_has_no_link() -> None:
+    page = parse_page(
+        render_html(make_day(make_mailing(deleted=True)), "en", "https://notify.example.com")
+    )
     assert not page.links
     assert "running, deleted" in page.text
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_day_without_mailings_says_so(language: str) -> None:
-    words = WORDS[language]
-    assert words.quiet in read(as_html(day(), language, None)).text
-    assert words.quiet in as_text(day(), language, None)
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [("en", "No mailing was active on this day."), ("ru", "В этот день рассылок не было.")],
+)
+def test_day_without_mailings_is_stated(language: str, expected: str) -> None:
+    assert expected in parse_page(render_html(make_day(), language, None)).text
+    assert expected in render_text(make_day(), language, None)
 
 
-def test_both_languages_have_everything_and_take_the_same_values() -> None:
-    english, russian = WORDS["en"], WORDS["ru"]
-    for name in Words._fields:
-        one, other = getattr(english, name), getattr(russian, name)
-        assert other, name
-        assert type(one) is type(other), name
-        if isinstance(one, dict):
-            assert one.keys() == other.keys(), name
-        if isinstance(one, str):
-            assert places(one) == places(other), name
-            spoken = re.search("[a-z]{3}", re.sub(r"\{\w+\}", "", one))
-            assert not spoken or re.search("[а-я]", re.sub(r"\{\w+\}", "", other)), name
-    assert english.statuses.keys() == {status.value for status in MailingStatus}
-
-
-def places(text: str) -> set[str | None]:
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
-
-
-def test_numbers_and_times_are_written_as_the_language_does() -> None:
-    english = as_text(day(mailing(failed=-1200)), "en", None)
-    russian = as_text(day(mailing(failed=-1200)), "ru", None)
+def test_numbers_and_times_follow_the_language() -> None:
+    english = render_text(make_day(make_mailing(failed=-1200)), "en", None)
+    russian = render_text(make_day(make_mailing(failed=-1200)), "ru", None)
     assert "Accepted: 12,000" in english
     assert "Принято: 12\u00a0000" in russian
     assert "Failed: −1,200" in english
@@ -133,21 +114,21 @@ def test_numbers_and_times_are_written_as_the_language_does() -> None:
     assert "12\u00a0мин" in russian
     assert "22 Nov 2026, 10:00 MSK" in english
     assert "22 ноября 2026, 10:00 MSK" in russian
-    assert "22 Nov 2026, 12:45 UTC+0545" in as_text(
-        day(mailing(), zone="Asia/Kathmandu"), "en", None
+    assert "22 Nov 2026, 12:45 UTC+0545" in render_text(
+        make_day(make_mailing(), zone="Asia/Kathmandu"), "en", None
     )
 
 
-def test_not_quite_all_is_not_all() -> None:
-    assert WORDS["en"].percentage(0.99999) == "99.9%"
-    assert WORDS["ru"].percentage(1.0) == "100,0\u00a0%"
-    assert mailing(sent=6, failed=-5).share == 1.0
-    assert mailing(sent=0, failed=-5).share is None
+def test_share_is_rounded_down() -> None:
+    assert get_language("en").format_share(0.99999) == "99.9%"
+    assert get_language("ru").format_share(1.0) == "100,0\u00a0%"
+    assert make_mailing(sent=6, failed=-5).share == 1.0
+    assert make_mailing(sent=0, failed=-5).share is None
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_what_needs_attention_is_said_in_the_readers_words(language: str) -> None:
-    figures = day(mailing())
+def test_attention_points_are_in_the_readers_language(language: str) -> None:
+    figures = make_day(make_mailing())
     end = datetime(2026, 11, 23, 18, tzinfo=UTC)
     figures.late = [
         LateMailing(1, end, "running", 0, 5000, 12.4),
@@ -156,26 +137,29 @@ def test_what_needs_attention_is_said_in_the_readers_words(language: str) -> Non
     ]
     figures.openings = [("unavailable", 3)]
     figures.reasons = [("attempts exhausted", 17), ("rejected: no such phone", 4)]
-    points = attention(figures, WORDS[language])
+    points = attention_points(figures, get_language(language))
     assert len(points) == 6
     assert not any(cause in point for point in points for cause in ("unavailable", "rejected:"))
     assert "no such phone" in points[-1]
-    assert attention(day(mailing()), WORDS[language]) == [WORDS[language].nothing]
+    assert attention_points(make_day(make_mailing()), get_language(language)) == []
+    nothing = {"en": "Nothing.", "ru": "Ничего."}[language]
+    assert f"\n- {nothing}\n" in render_text(make_day(make_mailing()), language, None)
+    assert nothing in parse_page(render_html(make_day(make_mailing()), language, None)).text
 
 
-def test_very_many_mailings_stay_within_what_mail_programs_show() -> None:
-    figures = day(*(mailing(n, sent=n, first_line="x" * 200) for n in range(1, 201)))
-    html = as_html(figures, "ru", "https://notify.example.com")
+def test_page_of_very_many_mailings_stays_below_the_mail_programs_limit() -> None:
+    figures = make_day(*(make_mailing(n, sent=n, first_line="x" * 200) for n in range(1, 201)))
+    html = render_html(figures, "ru", "https://notify.example.com")
     assert len(html.encode()) < 100_000
-    assert [link.rpartition("/")[2] for link in read(html).links] == [
-        str(n) for n in range(201 - MOST_CARDS, 201)
+    assert [link.rpartition("/")[2] for link in parse_page(html).links] == [
+        str(n) for n in range(201 - MAX_CARDS, 201)
     ]
-    assert len(as_csv(figures).splitlines()) == 201
+    assert len(render_csv(figures).splitlines()) == 201
 
 
-def test_the_table_is_harmless_in_a_spreadsheet() -> None:
-    figures = day(mailing(name='=HYPERLINK("http://x")', first_line='+7 916, "quoted"\t'))
-    (row,) = csv.DictReader(io.StringIO(as_csv(figures)))
+def test_formulas_are_escaped_in_the_table() -> None:
+    figures = make_day(make_mailing(name='=HYPERLINK("http://x")', first_line='+7 916, "quoted"\t'))
+    (row,) = csv.DictReader(io.StringIO(render_csv(figures)))
     assert row["name"] == '\'=HYPERLINK("http://x")'
     assert row["text"] == '\'+7 916, "quoted"\t'
     assert row["sent"] == "12000"
@@ -184,15 +168,15 @@ def test_the_table_is_harmless_in_a_spreadsheet() -> None:
 
 @pytest.mark.parametrize("sign", "=+-@\t\r＝＋－＠")
 def test_every_formula_sign_is_escaped_in_the_table(sign: str) -> None:
-    figures = day(mailing(name=f"{sign}1+1", first_line=f"{sign}1+1"))
-    (row,) = csv.DictReader(io.StringIO(as_csv(figures), newline=""))
+    figures = make_day(make_mailing(name=f"{sign}1+1", first_line=f"{sign}1+1"))
+    (row,) = csv.DictReader(io.StringIO(render_csv(figures), newline=""))
     assert row["name"] == row["text"] == f"'{sign}1+1"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_mail_is_one_that_every_server_and_program_takes(language: str) -> None:
+def test_mail_has_short_ascii_lines_and_all_its_parts(language: str) -> None:
     mail = make_mail(
-        day(mailing(first_line="Привет")),
+        make_day(make_mailing(first_line="Привет")),
         language,
         "Рассылки <n@example.com>",
         ["a@example.com", "b@example.com"],

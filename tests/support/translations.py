@@ -1,0 +1,76 @@
+"""Checks of message catalogues: complete, compiled, and no text of a template left out."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from babel.messages.catalog import Catalog, Message
+from babel.messages.mofile import read_mo
+from babel.messages.pofile import read_po
+
+FIELD = re.compile(r"%\(\w+\)s")
+
+
+def extract_texts(package: Path, target: Path) -> Catalog:
+    """Return the texts that the package's code and templates translate; `target` is a new file."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "babel.messages.frontend", "-q", "extract"),
+            *("-F", "translations/babel.cfg", "-k", "lazy_gettext", "-o", str(target), "."),
+        ],
+        cwd=package,
+        check=True,
+    )
+    with target.open("rb") as file:
+        return read_po(file)
+
+
+def check_all_translated(texts: Catalog, po_file: Path) -> None:
+    """Fail unless the catalogue has every text in every plural form, with the same fields."""
+    with po_file.open("rb") as file:
+        catalogue = read_po(file, locale="ru")
+    for text in (message for message in texts if message.id):
+        found = catalogue.get(text.id)
+        assert found is not None, f"not in {po_file}: {text.id}"
+        forms = _strings_of(found)
+        assert len(forms) == (catalogue.num_plurals if text.pluralizable else 1), text.id
+        ids = text.id if isinstance(text.id, tuple) else (text.id,)
+        for form in forms:
+            assert form, f"not translated: {text.id}"
+            assert set(FIELD.findall(form)) == set(FIELD.findall(ids[-1])), text.id
+
+
+def check_compiled(po_file: Path) -> None:
+    """Fail unless the compiled catalogue has the texts of its source."""
+    with po_file.open("rb") as file:
+        source = _strings(read_po(file, locale="ru"))
+    with po_file.with_suffix(".mo").open("rb") as file:
+        compiled = _strings(read_mo(file))
+    assert compiled == source, (
+        f"compile {po_file}: pybabel compile -i messages.po -o messages.mo -l ru (docs/admin.md)"
+    )
+
+
+def check_templates(templates: Collection[Path], allowed: Collection[str] = ()) -> None:
+    """Fail if a template has words outside of `_(…)`, other than the allowed ones."""
+    for template in templates:
+        source = re.sub(r"{#.*?#}|{%.*?%}|{{.*?}}|<!--.*?-->", "", template.read_text(), flags=re.S)
+        source = re.sub(r"<(code|pre)\b.*?</\1>", "", source, flags=re.S)
+        words = re.findall(r"[A-Za-z]{3,}", re.sub(r"<[^>]*>", " ", source))
+        assert not [word for word in words if word not in allowed], f"{template.name}: {words}"
+
+
+def _strings(catalog: Catalog) -> dict[str, list[str]]:
+    """Return the translations by text, or by its singular."""
+    return {
+        message.id if isinstance(message.id, str) else message.id[0]: _strings_of(message)
+        for message in catalog
+        if message.id
+    }
+
+
+def _strings_of(message: Message) -> list[str]:
+    """Return the translation, in each of its plural forms."""
+    return [message.string] if isinstance(message.string, str) else list(message.string or ())
