@@ -28,7 +28,7 @@ from tests.support.waiting import wait_for
 from worker.dispatch import claim_queries
 from worker.maintenance.daily_report import start_daily_report
 from worker.provider.circuit_breaker import CircuitBreaker
-from worker.provider.circuit_breaker_rules import THRESHOLD
+from worker.provider.circuit_breaker_rules import FAILURE_THRESHOLD
 from worker.provider.outcomes import Outcome
 from worker.provider.redis_client import FailFastRedis, fail_fast_client
 from worker.recording.batch_report import BatchReport
@@ -174,11 +174,11 @@ def an_outage() -> list[str]:
     """What a breaker tells of a provider that is away, and still is when it is tried again."""
     breaker = CircuitBreaker(FailFastRedis(fail_fast_client("redis://127.0.0.1:1")))
     for now in (1e9, 2e9):  # the second time, every wait is over
-        for _ in range(THRESHOLD):
-            breaker.record(Outcome.UNAVAILABLE)
+        for _ in range(FAILURE_THRESHOLD):
+            breaker.record_outcome(Outcome.UNAVAILABLE)
         breaker.sync(now)
     assert breaker.state != "closed"
-    return breaker.openings
+    return breaker.unsaved_openings
 
 
 def test_what_needs_attention(fleet: Fleet, today: date) -> None:
