@@ -1,55 +1,42 @@
-"""An OpenID provider for one's own machine: sign in as one of three demo people, with no password.
+"""A demo OpenID provider: sign in as one of three people, without a password.
 
     python -m dev.openid --port 8070
 
-It listens on 127.0.0.1 unless told otherwise, and sends people back to this machine alone. It
-checks what a real provider checks (the redirect's host, PKCE, that a code is used once), so that
-the admin UI is used as it will be.
+It listens on 127.0.0.1 by default and redirects to this machine only. It checks what a real
+provider checks (the redirect's host, PKCE, single use of a code), so that the admin UI runs its
+real sign-in.
 """
 
 import argparse
-import base64
-import hashlib
-import html
+import logging
 import secrets
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from flask import Flask, Response, jsonify, redirect, request
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from flask import Flask, Response, jsonify, redirect, render_template, request
 from joserfc import jwt
 from joserfc.jwk import RSAKey
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.datastructures import MultiDict
+from werkzeug.serving import make_server
 from werkzeug.wrappers import Response as BaseResponse
 
-PEOPLE = {
+DEMO_PEOPLE = {
     "anna": {"name": "Anna Admin", "email": "anna@example.com", "roles": ["admin"]},
     "oleg": {"name": "Oleg Operator", "email": "oleg@example.com", "roles": ["operator"]},
     "vera": {"name": "Vera Viewer", "email": "vera@example.com", "roles": ["viewer"]},
-    "nick": {"name": "Nick Norole", "email": "nick@example.com", "roles": []},
 }
-SHOWN = ("anna", "oleg", "vera")
-CODE_LIFE = 60.0
-TOKEN_LIFE = 3600
+# Not on the page: for tests of a person without a role.
+HIDDEN_PEOPLE = {"nick": {"name": "Nick Norole", "email": "nick@example.com", "roles": []}}
+PEOPLE = DEMO_PEOPLE | HIDDEN_PEOPLE
+CODE_SECONDS = 60.0
+TOKEN_SECONDS = 3600
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Demo sign-in</title>
-<style>
-:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
-body {{ display: grid; place-items: center; min-height: 90vh; margin: 0; }}
-main {{ width: min(24rem, 90vw); }}
-button {{ display: block; width: 100%; padding: .8rem 1rem; margin: .5rem 0; font: inherit;
-  text-align: left; border: 1px solid #8886; border-radius: .6rem; background: #8881;
-  color: inherit; cursor: pointer; }}
-small {{ opacity: .75; }}
-</style>
-<main><h1>Demo sign-in</h1>
-<p>A stand-in for your company's sign-in, on this machine alone. Who are you today?</p>
-<form method="post">{people}</form></main></html>"""
+INVALID_REQUEST = ("This sign-in request is not valid.", 400)
 
 
 def new_key() -> RSAKey:
@@ -57,19 +44,19 @@ def new_key() -> RSAKey:
 
 
 def create_provider(issuer: str) -> Flask:
-    """The provider's application; `issuer` is the address it is reached at."""
-    app = Flask("openid")
-    signing = [new_key()]  # the newest one signs
+    """Create the provider's application; `issuer` is the URL that clients use."""
+    app = Flask("openid", template_folder=str(Path(__file__).parent), static_folder=None)
+    keys = [new_key()]  # the last one signs
     codes: dict[str, dict[str, Any]] = {}
 
     def sign(claims: dict[str, Any]) -> str:
-        return jwt.encode({"alg": "RS256", "kid": signing[-1].kid}, claims, signing[-1])
+        return jwt.encode({"alg": "RS256", "kid": keys[-1].kid}, claims, keys[-1])
 
-    # What the tests take hold of, to have a provider that rotates its keys, or misbehaves.
-    app.extensions.update(signing=signing, sign=sign)
+    # Tests replace these to get a provider that rotates its keys or misbehaves.
+    app.extensions.update(keys=keys, sign=sign)
 
     @app.get("/.well-known/openid-configuration")
-    def discover() -> Response:
+    def show_configuration() -> Response:
         return jsonify(
             issuer=issuer,
             authorization_endpoint=f"{issuer}/authorize",
@@ -84,75 +71,73 @@ def create_provider(issuer: str) -> Flask:
         )
 
     @app.get("/keys")
-    def keys() -> Response:
-        return jsonify(keys=[key.as_dict(private=False) for key in signing])
+    def show_keys() -> Response:
+        return jsonify(keys=[key.as_dict(private=False) for key in keys])
 
     @app.get("/authorize")
-    def ask() -> str | tuple[str, int]:
-        if _unsound(request.args):
-            return "This request for a sign-in is not sound.", 400
-        buttons = "".join(
-            f'<button name="person" value="{who}">{html.escape(str(PEOPLE[who]["name"]))}'
-            f"<br><small>{html.escape(str(PEOPLE[who]['email']))}</small></button>"
-            for who in SHOWN
-        )
-        return PAGE.format(people=buttons)
+    def show_people() -> str | tuple[str, int]:
+        if not _is_valid(request.args):
+            return INVALID_REQUEST
+        return render_template("openid.html", people=DEMO_PEOPLE)
 
     @app.post("/authorize")
-    def grant() -> BaseResponse | tuple[str, int]:
-        who = request.form.get("person", "")
-        if _unsound(request.args) or who not in PEOPLE:
-            return "This request for a sign-in is not sound.", 400
+    def issue_code() -> BaseResponse | tuple[str, int]:
+        person = request.form.get("person", "")
+        if not _is_valid(request.args) or person not in PEOPLE:
+            return INVALID_REQUEST
         code = secrets.token_urlsafe(24)
-        codes[code] = {**request.args.to_dict(), "who": who, "until": time.time() + CODE_LIFE}
-        answer = urlencode({"code": code, "state": request.args.get("state", "")})
-        return redirect(f"{request.args['redirect_uri']}?{answer}", 303)
+        expires_at = time.time() + CODE_SECONDS
+        codes[code] = {**request.args.to_dict(), "person": person, "expires_at": expires_at}
+        query = urlencode({"code": code, "state": request.args.get("state", "")})
+        return redirect(f"{request.args['redirect_uri']}?{query}", 303)
 
     @app.post("/token")
-    def exchange() -> Response | tuple[Response, int]:
+    def issue_token() -> Response | tuple[Response, int]:
         granted = codes.pop(request.form.get("code", ""), None)
-        sent = request.authorization
-        client = sent.username if sent else request.form.get("client_id")
-        if granted is None or granted["until"] < time.time() or not _proves(granted, client):
+        basic = request.authorization
+        client = basic.username if basic else request.form.get("client_id")
+        if granted is None or granted["expires_at"] < time.time() or not _matches(granted, client):
             return jsonify(error="invalid_grant"), 400
         now = int(time.time())
         claims = {
             "iss": issuer,
-            "sub": granted["who"],
+            "sub": granted["person"],
             "aud": client,
             "iat": now,
-            "exp": now + TOKEN_LIFE,
+            "exp": now + TOKEN_SECONDS,
             "nonce": granted.get("nonce"),
-            **PEOPLE[granted["who"]],
+            **PEOPLE[granted["person"]],
         }
-        token = app.extensions["sign"](claims)
-        access = secrets.token_urlsafe(16)
-        answer = {"id_token": token, "access_token": access, "expires_in": TOKEN_LIFE}
-        return jsonify(answer | {"token_type": "Bearer"})
+        return jsonify(
+            id_token=app.extensions["sign"](claims),
+            access_token=secrets.token_urlsafe(16),
+            expires_in=TOKEN_SECONDS,
+            token_type="Bearer",  # noqa: S106
+        )
 
     @app.get("/end")
-    def end() -> BaseResponse | tuple[str, int]:
-        onward = request.args.get("post_logout_redirect_uri", "")
-        if urlsplit(onward).hostname not in LOOPBACK:
+    def end_session() -> BaseResponse | tuple[str, int]:
+        target = request.args.get("post_logout_redirect_uri", "")
+        if urlsplit(target).hostname not in LOOPBACK:
             return "Signed out.", 200
-        return redirect(onward, 303)
+        return redirect(target, 303)
 
     return app
 
 
-def _unsound(asked: Any) -> bool:
+def _is_valid(query: MultiDict[str, str]) -> bool:
     return (
-        asked.get("response_type") != "code"
-        or not asked.get("client_id")
-        or asked.get("code_challenge_method") != "S256"
-        or urlsplit(asked.get("redirect_uri", "")).hostname not in LOOPBACK
+        query.get("response_type") == "code"
+        and bool(query.get("client_id"))
+        and query.get("code_challenge_method") == "S256"
+        and bool(query.get("code_challenge"))
+        and urlsplit(query.get("redirect_uri", "")).hostname in LOOPBACK
     )
 
 
-def _proves(granted: dict[str, Any], client: str | None) -> bool:
-    """Whether whoever brings the code is the one who asked for it (RFC 7636)."""
-    digest = hashlib.sha256(request.form.get("code_verifier", "").encode()).digest()
-    challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+def _matches(granted: dict[str, Any], client: str | None) -> bool:
+    """Return whether the token request comes from the client that got the code (RFC 7636)."""
+    challenge = create_s256_code_challenge(request.form.get("code_verifier", ""))
     return (
         secrets.compare_digest(challenge, granted["code_challenge"])
         and request.form.get("redirect_uri") == granted["redirect_uri"]
@@ -160,26 +145,17 @@ def _proves(granted: dict[str, Any], client: str | None) -> bool:
     )
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.openid", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--issuer", help="what it is called (http://127.0.0.1:PORT)")
+    parser.add_argument("--issuer", help="the URL that clients use (http://127.0.0.1:PORT)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     issuer = arguments.issuer or f"http://127.0.0.1:{arguments.port}"
-    server = make_server(
-        arguments.host,
-        arguments.port,
-        create_provider(issuer),
-        threaded=True,
-        request_handler=_Quiet,
-    )
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
+    app = create_provider(issuer)
+    server = make_server(arguments.host, arguments.port, app, threaded=True)
     print(f"demo OpenID provider at {issuer}", flush=True)
     server.serve_forever()
 

@@ -1,11 +1,11 @@
-"""An OpenID provider that does as it is told, also wrong: the demo one, with another at the pen.
+"""The demo OpenID provider with errors that a test chooses.
 
-    python -m tests.integration.misbehaving_openid --port 8070
+    python -m tests.support.misbehaving_openid --port 8070
 
-`POST /control` changes its ways: `claims` are put into every token (null takes one out), and of
-those in `from_now` the value is seconds from now; `signature` is honest, none, shared (the client's
-secret) or foreign (a key of the same name that is not its own); `issuer` is what it calls itself;
-`rotate` gives it a new key and drops the former one. `GET /control` tells what it was asked.
+`POST /control` sets its behaviour: `claims` are added to every token (null removes one); the values
+of `from_now` are seconds from now; `signature` is honest, none, shared (the client's secret) or
+foreign (another key with the same id); `issuer` is the name it claims; `rotate` replaces its key.
+`GET /control` returns the requests to end a session.
 """
 
 import argparse
@@ -27,58 +27,56 @@ SECRET = "the client's secret, which is long enough for HS256"
 HONEST: dict[str, Any] = {"claims": {}, "from_now": {}, "signature": "honest", "issuer": None}
 
 
-def misbehaving(issuer: str) -> Flask:
+def create_misbehaving_provider(issuer: str) -> Flask:
     app = create_provider(issuer)
-    ways, ended = dict(HONEST), []
-    sign, discover, end = (
-        app.extensions["sign"],
-        app.view_functions["discover"],
-        app.view_functions["end"],
-    )
+    behaviour, ended = dict(HONEST), []
+    sign = app.extensions["sign"]
+    show_configuration = app.view_functions["show_configuration"]
+    end_session = app.view_functions["end_session"]
 
-    def sign_as_told(claims: dict[str, Any]) -> str:
-        claims = claims | ways["claims"]
-        claims |= {name: int(time.time()) + ahead for name, ahead in ways["from_now"].items()}
+    def sign_as_configured(claims: dict[str, Any]) -> str:
+        claims = claims | behaviour["claims"]
+        now = int(time.time())
+        claims |= {name: now + seconds for name, seconds in behaviour["from_now"].items()}
         claims = {name: value for name, value in claims.items() if value is not None}
-        match ways["signature"]:
+        match behaviour["signature"]:
             case "none":
-                parts = ({"alg": "none"}, claims)
-                plain = (json.dumps(part).encode() for part in parts)
-                return (
-                    ".".join(base64.urlsafe_b64encode(p).decode().rstrip("=") for p in plain) + "."
-                )
+                parts = (json.dumps(part).encode() for part in ({"alg": "none"}, claims))
+                encoded = (base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+                return ".".join(encoded) + "."
             case "shared":
                 return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
             case "foreign":
-                name = app.extensions["signing"][-1].kid
-                key = RSAKey.generate_key(2048, parameters={"kid": name})
-                return jwt.encode({"alg": "RS256", "kid": name}, claims, key)
+                kid = app.extensions["keys"][-1].kid
+                key = RSAKey.generate_key(2048, parameters={"kid": kid})
+                return jwt.encode({"alg": "RS256", "kid": kid}, claims, key)
         return str(sign(claims))
 
-    app.extensions["sign"] = sign_as_told
+    app.extensions["sign"] = sign_as_configured
 
-    def discovered() -> Response:
-        answer: Response = discover()
-        if ways["issuer"]:
-            return jsonify(answer.get_json() | {"issuer": ways["issuer"]})
+    def show_other_configuration() -> Response:
+        answer: Response = show_configuration()
+        if behaviour["issuer"]:
+            return jsonify(answer.get_json() | {"issuer": behaviour["issuer"]})
         return answer
 
-    def ending() -> Any:
+    def log_and_end_session() -> Any:
         ended.append(request.args.to_dict())
-        return end()
+        return end_session()
 
-    app.view_functions.update(discover=discovered, end=ending)
+    app.view_functions["show_configuration"] = show_other_configuration
+    app.view_functions["end_session"] = log_and_end_session
 
     @app.post("/control")
-    def change() -> str:
-        told = request.get_json()
-        if told.pop("rotate", False):
-            app.extensions["signing"][:] = [new_key()]
-        ways.update(HONEST | told)
+    def change_behaviour() -> str:
+        changes = request.get_json()
+        if changes.pop("rotate", False):
+            app.extensions["keys"][:] = [new_key()]
+        behaviour.update(HONEST | changes)
         return "done"
 
     @app.get("/control")
-    def tell() -> Response:
+    def show_ended_sessions() -> Response:
         return jsonify(ended=ended)
 
     return app
@@ -89,9 +87,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     port = parser.parse_args().port
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    make_server(
-        "127.0.0.1", port, misbehaving(f"http://127.0.0.1:{port}"), threaded=True
-    ).serve_forever()
+    app = create_misbehaving_provider(f"http://127.0.0.1:{port}")
+    make_server("127.0.0.1", port, app, threaded=True).serve_forever()
 
 
 if __name__ == "__main__":

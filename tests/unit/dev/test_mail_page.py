@@ -1,4 +1,4 @@
-"""The local mail server and its page, as a process of their own, spoken to in SMTP and HTTP."""
+"""The local mail server and its page, as a process of their own, over SMTP and HTTP."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dev.mail import MOST_KEPT
+from dev.mail import MAX_MAILS
 from dev.stack.ports import free_port
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +23,7 @@ HTML = "<!doctype html><html><head><title>x</title></head><body><script>x()</scr
 
 
 @pytest.fixture(scope="module")
-def catcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def mail_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     folder = tmp_path_factory.mktemp("mail")
     port, page = free_port(), free_port()
     process = subprocess.Popen(
@@ -44,15 +44,15 @@ def catcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     process.stdout.close()
 
 
-def get(catcher: SimpleNamespace, path: str, host: str = "") -> tuple[HTTPResponse, str]:
-    request = urllib.request.Request(f"http://127.0.0.1:{catcher.page}{path}")
+def get(mail_server: SimpleNamespace, path: str, host: str = "") -> tuple[HTTPResponse, str]:
+    request = urllib.request.Request(f"http://127.0.0.1:{mail_server.page}{path}")
     if host:
         request.add_header("Host", host)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return answer, answer.read().decode()
 
 
-def send(catcher: SimpleNamespace, subject: str, html: str = "", attached: bytes = b"") -> None:
+def send(mail_server: SimpleNamespace, subject: str, html: str = "", attached: bytes = b"") -> None:
     mail = EmailMessage()
     mail["Subject"], mail["From"], mail["To"] = subject, "Ops <ops@example.com>", "a@example.com"
     mail.set_content("Plain <words>")
@@ -60,18 +60,18 @@ def send(catcher: SimpleNamespace, subject: str, html: str = "", attached: bytes
         mail.add_alternative(html, subtype="html")
     if attached:
         mail.add_attachment(attached, maintype="text", subtype="html", filename="evil <1>.html")
-    with smtplib.SMTP("127.0.0.1", catcher.port, timeout=10) as smtp:
+    with smtplib.SMTP("127.0.0.1", mail_server.port, timeout=10) as smtp:
         smtp.send_message(mail)
 
 
-def test_a_mail_is_shown_and_nothing_in_it_runs(catcher: SimpleNamespace) -> None:
-    send(catcher, "Отчёт <b>1</b>", HTML, b"<script>y()</script>")
-    _, listed = get(catcher, "/")
+def test_mail_is_shown_without_running_its_content(mail_server: SimpleNamespace) -> None:
+    send(mail_server, "Отчёт <b>1</b>", HTML, b"<script>y()</script>")
+    _, listed = get(mail_server, "/")
     assert "Отчёт &lt;b&gt;1&lt;/b&gt;" in listed
     assert "Ops &lt;ops@example.com&gt;" in listed
-    name = json.loads(get(catcher, "/newest")[1])["name"]
+    name = json.loads(get(mail_server, "/newest")[1])["name"]
 
-    page, text = get(catcher, f"/mails/{name}/")
+    page, text = get(mail_server, f"/mails/{name}/")
     [frame] = re.findall(r"<iframe[^>]*>", text)
     assert f'src="/mails/{name}/html"' in frame
     assert 'sandbox="allow-popups allow-popups-to-escape-sandbox"' in frame
@@ -79,44 +79,46 @@ def test_a_mail_is_shown_and_nothing_in_it_runs(catcher: SimpleNamespace) -> Non
     assert nonce
     assert re.findall(r"<script[^>]*>", text) == [f'<script nonce="{nonce[1]}">']
 
-    framed, html = get(catcher, f"/mails/{name}/html")
+    framed, html = get(mail_server, f"/mails/{name}/html")
     policy = framed.headers["Content-Security-Policy"]
     assert policy.startswith("sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'n")
     assert "script" not in policy
     assert html.strip() == HTML.replace("<head>", '<head><base target="_blank">')
 
-    attached, content = get(catcher, f"/mails/{name}/attachments/0")
+    attached, content = get(mail_server, f"/mails/{name}/attachments/0")
     assert content == "<script>y()</script>"
     assert attached.headers["Content-Type"] == "application/octet-stream"
     assert attached.headers["Content-Disposition"].startswith("attachment;")
     assert attached.headers["X-Content-Type-Options"] == "nosniff"
 
-    assert "Plain &lt;words&gt;" in get(catcher, f"/mails/{name}/?view=text")[1]
-    assert "Subject: =?utf-8?" in get(catcher, f"/mails/{name}/?view=source")[1]
+    assert "Plain &lt;words&gt;" in get(mail_server, f"/mails/{name}/?view=text")[1]
+    assert "Subject: =?utf-8?" in get(mail_server, f"/mails/{name}/?view=source")[1]
 
 
 @pytest.mark.parametrize(
     ("path", "host", "status"),
     [
-        ("/", "evil.example", 403),  # a name that somebody has pointed at this machine
+        ("/", "evil.example", 403),  # a foreign name that resolves to this machine
         ("/mails/20260101-000000-0001/", "", 404),
         ("/mails/..%2f..%2fetc/html", "", 404),
         ("/mails/x/attachments/0", "", 404),
     ],
 )
-def test_what_is_not_shown(catcher: SimpleNamespace, path: str, host: str, status: int) -> None:
+def test_page_refuses_other_hosts_and_unknown_mails(
+    mail_server: SimpleNamespace, path: str, host: str, status: int
+) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        get(catcher, path, host)
+        get(mail_server, path, host)
     assert refused.value.code == status
 
 
-def test_the_oldest_make_way(catcher: SimpleNamespace) -> None:
-    for number in range(MOST_KEPT + 2):
-        (catcher.folder / f"20200101-000000-{number:04}.eml").write_text("Subject: old\n\nx")
-    (catcher.folder / "20200101-000000-0000.html").write_text("x")
-    send(catcher, "the newest")
-    kept = sorted(path.name for path in catcher.folder.glob("*.eml"))
-    assert len(kept) == MOST_KEPT
-    assert "20200101-000000-0000.eml" not in kept
-    assert not (catcher.folder / "20200101-000000-0000.html").exists()
-    assert "the newest" in get(catcher, "/")[1]
+def test_oldest_mails_are_removed(mail_server: SimpleNamespace) -> None:
+    for number in range(MAX_MAILS + 2):
+        (mail_server.folder / f"20200101-000000-{number:04}.eml").write_text("Subject: old\n\nx")
+    (mail_server.folder / "20200101-000000-0000.html").write_text("x")
+    send(mail_server, "the newest")
+    stored = sorted(path.name for path in mail_server.folder.glob("*.eml"))
+    assert len(stored) == MAX_MAILS
+    assert "20200101-000000-0000.eml" not in stored
+    assert not (mail_server.folder / "20200101-000000-0000.html").exists()
+    assert "the newest" in get(mail_server, "/")[1]
