@@ -36,7 +36,7 @@ def check_all_translated(texts: Catalog, po_file: Path) -> None:
         assert found is not None, f"not in {po_file}: {text.id}"
         forms = _strings_of(found)
         assert len(forms) == (catalogue.num_plurals if text.pluralizable else 1), text.id
-        ids = text.id if isinstance(text.id, tuple) else (text.id,)
+        ids = [text.id] if isinstance(text.id, str) else list(text.id)
         for form in forms:
             assert form, f"not translated: {text.id}"
             assert set(FIELD.findall(form)) == set(FIELD.findall(ids[-1])), text.id
