@@ -24,7 +24,7 @@ from api.db import db, transaction
 from shared.config.settings import ApiSettings, ReportSettings
 from shared.domain.scopes import Scope
 from shared.report.daily import DayNotOver, read_figures, send_report
-from shared.report.models import DailyReport
+from shared.db.report_models import DailyReport
 from shared.report.rendering import render_html
 
 blueprint = Blueprint("reports", __name__)
