@@ -25,7 +25,7 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.db import on_commit
-from shared.db.models import Base
+from shared.db.base import Base
 from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
 from shared.db.schema import MIGRATIONS_PATH
 

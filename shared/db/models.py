@@ -18,15 +18,11 @@ from sqlalchemy import (
     SmallInteger,
     UniqueConstraint,
 )
-from sqlalchemy import (
-    text as sql,
-)
+from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-# Their tables belong to the same metadata.
-from shared.db.base import FALSE, NOW, ZERO
-from shared.db.base import Base as Base
+from shared.db.base import FALSE, NOW, ZERO, Base
 from shared.domain.statuses import MailingStatus, MessageStatus
 
 message_ids = Sequence("message_ids", metadata=Base.metadata)

@@ -15,11 +15,10 @@ import psycopg2
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-import shared.migrations
 from shared.config.settings import DatabaseSettings, load_settings
 from shared.logging.redaction import redact
 
-MIGRATIONS_PATH = Path(shared.migrations.__file__).parent
+MIGRATIONS_PATH = Path(__file__).parents[1] / "migrations"
 
 APPLIED = "SELECT version_num FROM alembic_version"
 POLL_SECONDS = 1.0

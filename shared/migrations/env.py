@@ -4,7 +4,7 @@ import click
 from alembic import context
 from flask import current_app
 
-from shared.db.models import Base
+from shared.db.metadata import metadata
 from shared.db.schema import is_schema_newer
 
 
@@ -14,7 +14,7 @@ def run_migrations() -> None:
         # Two deployments may migrate at once: the second one waits, then finds nothing to do.
         connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext('migrations'))")
         connection.commit()
-        context.configure(connection=connection, target_metadata=Base.metadata)
+        context.configure(connection=connection, target_metadata=metadata)
         with context.begin_transaction():
             if not _taken_back():
                 context.run_migrations()

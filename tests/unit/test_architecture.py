@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "shared.metrics": set(),
     "shared.queues": {"shared.logging"},
     "shared.config": {"shared.domain", "shared.logging"},
-    "shared.db": {"shared.config", "shared.domain", "shared.logging", "shared.migrations"},
+    "shared.db": {"shared.config", "shared.domain", "shared.logging"},
     "shared.migrations": {"shared.db"},
     "shared.client_import": {"shared.db", "shared.domain"},
     "shared.report": {"shared.config", "shared.db", "shared.domain", "shared.logging"},

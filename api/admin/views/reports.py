@@ -22,9 +22,9 @@ from api.admin.auth import require_scope
 from api.audit_log import record_change
 from api.db import db, transaction
 from shared.config.settings import ApiSettings, ReportSettings
+from shared.db.report_models import DailyReport
 from shared.domain.scopes import Scope
 from shared.report.daily import DayNotOver, read_figures, send_report
-from shared.db.report_models import DailyReport
 from shared.report.rendering import render_html
 
 blueprint = Blueprint("reports", __name__)

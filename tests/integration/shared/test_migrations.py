@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Connection, create_engine, inspect, text
 
-from shared.db.models import Base
+from shared.db.metadata import metadata
 from tests.support.fleet import Fleet
 
 ROOT = Path(__file__).parents[3]
@@ -63,7 +63,7 @@ def differences(connection: Connection) -> list[Any]:
             "include_object": is_ours(connection),
         },
     )
-    return list(compare_metadata(context, Base.metadata))
+    return list(compare_metadata(context, metadata))
 
 
 def checks(connection: Connection) -> dict[str, set[str]]:
@@ -93,7 +93,7 @@ def test_the_models_and_the_migrations_say_the_same(
             for constraint in table.constraints
             if isinstance(constraint, CheckConstraint)
         }
-        for table in Base.metadata.sorted_tables
+        for table in metadata.sorted_tables
     }
     assert checks(connection) == {name: names for name, names in expected.items() if names}
 

@@ -1,0 +1,12 @@
+"""The schema of record: importing this module defines every table in one metadata.
+
+The tables are defined beside each other by subject (`models` and the other `*_models`, `opt_outs`).
+Migrations must produce exactly this schema; tests/integration/shared/test_migrations.py compares
+the two.
+"""
+
+from shared.db import audit_models, auth_models, import_models, models, opt_outs, report_models
+from shared.db.base import Base
+
+TABLE_MODULES = (audit_models, auth_models, import_models, models, opt_outs, report_models)
+metadata = Base.metadata
