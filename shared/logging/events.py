@@ -60,8 +60,6 @@ EVENTS = {
     "report.failed": "A daily report could not be sent; it is tried again.",
     "report.in_doubt": "A daily report may have been sent; it is not sent a second time.",
     # The API
-    "api.cannot_accept": "A connection could not be taken in (too many open files); tried on.",
-    "api.connection_failed": "A connection was given up over a defect of ours.",
     "api.request": "A request was answered: `method`, `route`, `status`, `latency_ms`.",
     "api.replayed": "A repeated request got the first one's answer (Idempotency-Key).",
     "api.defect": "A request failed for a reason nobody expected: `error`, `stack`.",

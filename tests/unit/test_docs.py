@@ -156,8 +156,8 @@ def test_every_make_target_is_documented() -> None:
 
 
 def test_every_variable_of_the_local_stack_is_documented() -> None:
-    plan = (ROOT / "dev/stack/settings.py").read_text()
-    read = set(re.findall(r'environment(?:\.get\(|, )"([A-Z_]+)"', plan))
+    source = (ROOT / "dev/stack/settings.py").read_text()
+    read = set(re.findall(r'environment(?:\.get\(|, )"([A-Z_]+)"', source))
     assert "LOCAL_DIR" in read
     missing = read - set(re.findall(r"[A-Z_]+", (ROOT / "docs/configuration.md").read_text()))
     assert not missing, f"docs/configuration.md does not name {', '.join(sorted(missing))}"
