@@ -16,7 +16,6 @@ from api.mailings.messages import ALL, BY_STATUS
 from api.mailings.routes import find_mailing
 from api.openapi.operation import operation
 from api.schemas.csv_query import CsvQuery
-from api.schemas.responses import format_instant
 from shared.db.models import Client
 from shared.domain.statuses import MessageStatus
 
@@ -101,9 +100,7 @@ def _client_rows(
     for page in pages:
         yield [
             (
-                *row[:-3],
-                format_instant(row.created_at),
-                format_instant(row.updated_at),
+                *row[:-1],
                 *(row.attributes.get(name) for name in names),
             )
             for row in page
@@ -141,8 +138,8 @@ def _with_phones(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
             message["reason"],
             message["attempts"],
             "true" if message["in_doubt"] else "false",
-            format_instant(message["created_at"]),
-            format_instant(message["sent_at"]),
+            message["created_at"],
+            message["sent_at"],
         )
         for message in messages
     ]

@@ -33,7 +33,7 @@ from api.admin.views import (
     tokens,
 )
 from api.admin.views.dashboard import dashboard, init_dashboard
-from api.admin.views.imports import allow_upload
+from api.admin.views.imports import allow_large_upload
 from api.admin.views.live_updates import init_live
 from api.admin.views.reports import init_reports
 from shared.config.settings import ApiSettings
@@ -78,7 +78,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         _configure(app, settings)
         admin.before_request(redirect_to_public_host)
         admin.before_request(require_sign_in)
-        admin.before_request(allow_upload)
+        admin.before_request(allow_large_upload)
         admin.before_request(csrf.protect)
         for views in VIEWS:
             admin.register_blueprint(views.blueprint)

@@ -13,18 +13,13 @@ from flask import Flask, current_app
 from flask.cli import AppGroup
 
 from api.actor import COMMAND
-from api.clients.import_upload import receive
+from api.clients.import_service import get_import, list_rejected_rows
+from api.clients.import_upload import open_client_file, receive_rows
 from api.db import db, transaction
-from shared.client_import.csv_reader import BadFile, CsvReader
+from shared.client_import.csv_reader import BadFile
 from shared.client_import.merge import merge_chunk
-from shared.client_import.row_rules import (
-    COLUMN_NAMES,
-    MAX_TAG_LENGTH,
-    RowParser,
-    parse_attribute_name,
-)
-from shared.db.import_models import Import, RejectedRow
-from shared.domain.attributes import MAX_ATTRIBUTES
+from shared.client_import.row_rules import MAX_TAG_LENGTH
+from shared.db.import_models import Import
 from shared.domain.statuses import ImportStatus
 from shared.domain.time_zones import TIME_ZONES
 
@@ -54,63 +49,52 @@ def import_(file: BinaryIO, tag: str | None, timezone: str | None) -> None:
 
     Works on the database directly; no other process needs to run.
     """
-    default_timezone = current_app.config["DEFAULT_TIMEZONE"]
-    rules = RowParser(tag, timezone, default_timezone is not None)
     try:
-        import_id = _read(file, rules, default_timezone)
+        import_id = _receive(file, tag, timezone)
     except BadFile as error:
         raise click.ClickException(str(error)) from None
     _merge(import_id)
-    _report(import_id)
+    _print_report(import_id)
 
 
-def _read(file: BinaryIO, rules: RowParser, default_timezone: str | None) -> int:
+def _receive(file: BinaryIO, tag: str | None, timezone: str | None) -> int:
     size = os.fstat(file.fileno()).st_size if file.seekable() else 0
-    limit = current_app.config["IMPORT_MAX_BYTES"]
-    sheet = CsvReader(
-        file.read, COLUMN_NAMES, ("phone",), limit, parse_attribute_name, MAX_ATTRIBUTES
-    )
-    with _bar(size, "Reading") as bar:
-        return receive(
-            sheet,
-            rules,
-            COMMAND,
-            default_timezone,
-            progress=lambda: bar.update(sheet.size - bar.pos),
+    reader = open_client_file(file.read)
+    with _progress_bar(size, "Reading") as bar:
+        return receive_rows(
+            reader,
+            tag=tag,
+            timezone=timezone,
+            actor=COMMAND,
+            report_progress=lambda: bar.update(reader.size - bar.pos),
         )
 
 
 def _merge(import_id: int) -> None:
-    """Merge with two connections. The fleet, if there is one, may have its hands on it as well."""
+    """Merge with two connections. Workers, if any run, may merge parts of it at the same time."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    found = _find(import_id)
+    found = _reload(import_id)
 
     def merge_parts(update: Callable[[int], object]) -> None:
         with app.app_context():
-            while _find(import_id).status == ImportStatus.RUNNING:
+            while _reload(import_id).status == ImportStatus.RUNNING:
                 with transaction() as cursor:
                     merged = merge_chunk(cursor, import_id)
                 if merged is None:
-                    time.sleep(0.05)  # others are at all of it
+                    time.sleep(0.05)  # workers have locked all parts
                 else:
                     update(merged.rows)
 
     left = found.rows_total - found.rows_done
-    with _bar(left, "Merging") as bar, ThreadPoolExecutor(2) as pool:
+    with _progress_bar(left, "Merging") as bar, ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(merge_parts, bar.update) for _ in range(2)]:
             done.result()
 
 
-def _report(import_id: int) -> None:
-    found = _find(import_id)
-    errors = (
-        db.session.query(RejectedRow.line, RejectedRow.faults)
-        .filter_by(import_id=import_id)
-        .order_by(RejectedRow.line)
-        .limit(SHOWN_ERRORS)
-    )
-    for line, faults in errors:
-        click.echo(f"line {line}: {'; '.join(fault[1] for fault in faults)}", err=True)
+def _print_report(import_id: int) -> None:
+    found = _reload(import_id)
+    for line, errors in list_rejected_rows(import_id, SHOWN_ERRORS):
+        click.echo(f"line {line}: {'; '.join(error.detail for error in errors)}", err=True)
     if found.rejected > SHOWN_ERRORS:
         click.echo(f"… and {found.rejected - SHOWN_ERRORS} more rejected rows", err=True)
     if found.ignored_columns:
@@ -123,12 +107,12 @@ def _report(import_id: int) -> None:
         raise click.ClickException(found.failure)
 
 
-def _find(import_id: int) -> Import:
+def _reload(import_id: int) -> Import:
     db.session.expire_all()
-    found = db.session.get_one(Import, import_id)
+    found = get_import(import_id)
     db.session.rollback()
     return found
 
 
-def _bar(length: int, label: str) -> Any:
+def _progress_bar(length: int, label: str) -> Any:
     return progressbar(length=length, label=label, file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Takes a file of clients in: reads and checks its rows and puts them by COPY into a waiting table.
+"""Receive a CSV file of clients: check its rows and COPY them into the waiting table of an import.
 
-Nothing of a file is merged before all of it is here, so one that turns out to be unusable changes
-nothing. Each flush is a transaction of its own: a slow upload holds no locks and no snapshot.
+Merging starts once the whole file has been received, so an unusable file changes nothing. Each
+flush is a transaction of its own: a slow upload holds no locks and no snapshot.
 """
 
 import time
@@ -10,6 +10,7 @@ from contextlib import suppress
 from io import BytesIO
 
 import orjson
+from flask import current_app
 from psycopg2 import Error as DatabaseError
 
 from api import audit_log
@@ -18,31 +19,35 @@ from api.db import transaction
 from shared.client_import.csv_reader import BadFile, CsvReader, CsvRow
 from shared.client_import.merge import drop_waiting_rows, import_statement
 from shared.client_import.row_rules import (
+    COLUMN_NAMES,
     COLUMNS,
     CellError,
     ClientRow,
     RowParser,
+    parse_attribute_name,
     parse_attributes,
 )
 from shared.db.rows import fetch_one_row
+from shared.domain.attributes import MAX_ATTRIBUTES
 from shared.domain.phones import PHONE
 
-# A flush is due after so many rows, or so many seconds, so that it shows that the file is coming.
+# Rows are flushed at whichever comes first. A flush updates the import, which shows the sweep that
+# the file is still being received.
 FLUSH_ROWS = 10_000
 FLUSH_SECONDS = 30.0
-# Different tags, zones and codes whose reading is remembered.
-REMEMBERED = 10_000
-# Of a refused row's cell, at most this much is kept.
-KEPT = 200
+# Distinct tags, zones and operator codes whose parsed form is cached, each.
+MAX_CACHED_CELLS = 10_000
+# Characters kept of each cell of a rejected row.
+MAX_REJECTED_CELL = 200
 
-BEGIN = "INSERT INTO imports (default_timezone, request_id) VALUES (%s, %s) RETURNING id"
-MAKE_WAITING = """
+CREATE_IMPORT = "INSERT INTO imports (default_timezone, request_id) VALUES (%s, %s) RETURNING id"
+CREATE_WAITING_TABLE = """
 CREATE TABLE {waiting} (line int NOT NULL, phone bigint NOT NULL, operator_code text, tag text,
     timezone text, attributes jsonb) WITH (autovacuum_enabled = off)
 """
-# A crash that could lose a flush breaks the upload off as well; its last commit waits for the disk,
-# and so for all before it.
-PROGRESS = """
+# A flush need not wait for the disk: a crash that loses it also aborts the upload, and the last
+# commit (FINISH_RECEIVING) makes all earlier ones durable.
+ADD_PROGRESS = """
 SET LOCAL synchronous_commit = off;
 UPDATE imports SET rows_total = rows_total + %(rows)s, rows_done = rows_done + %(rejected)s,
     rejected = rejected + %(rejected)s, updated_at = now()
@@ -53,104 +58,117 @@ COPY_REJECTED = """
 COPY rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes, faults)
 FROM STDIN
 """
-RECEIVED = """
+FINISH_RECEIVING = """
 UPDATE imports SET status = 'running', ignored_columns = %s, attribute_columns = %s,
     updated_at = now()
 WHERE id = %s AND status = 'receiving'
 """
-FORGET = "DELETE FROM imports WHERE id = %s AND status = 'receiving'"
-FORGET_REJECTED = "DELETE FROM rejected_rows WHERE import_id = %s"
+DELETE_IMPORT = "DELETE FROM imports WHERE id = %s AND status = 'receiving'"
+DELETE_REJECTED = "DELETE FROM rejected_rows WHERE import_id = %s"
 
 NULL = r"\N"
-ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-EXTRA_DETAIL = (
+COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+TOO_MANY_CELLS = (
     'the row has more cells than the header; put a cell that holds the delimiter in quotes: "a,b"'
 )
-GIVEN_UP = "The file came in too slowly and was given up: send it again."
+TOO_SLOW = "The file came in too slowly and was given up: send it again."
 
 
-def receive(
-    sheet: CsvReader,
-    rules: RowParser,
+def open_client_file(read: Callable[[int], bytes]) -> CsvReader:
+    """Read the header of a CSV file of clients; `read(n)` returns up to n bytes. Raise BadFile."""
+    limit = current_app.config["IMPORT_MAX_BYTES"]
+    return CsvReader(read, COLUMN_NAMES, ("phone",), limit, parse_attribute_name, MAX_ATTRIBUTES)
+
+
+def receive_rows(
+    reader: CsvReader,
+    *,
+    tag: str | None,
+    timezone: str | None,
     actor: Actor,
-    default_timezone: str | None = None,
-    progress: Callable[[], object] = lambda: None,
+    report_progress: Callable[[], object] = lambda: None,
 ) -> int:
-    """Take all of a file in; the id of its import, which is then to be merged.
+    """Copy all rows of a file into the waiting table of a new import; return the import's id.
 
-    `progress` is called now and then. Raises BadFile; then nothing is left behind.
+    `tag` and `timezone` fill empty or missing cells. `report_progress` is called after each flush.
+    Raise BadFile; then nothing is left behind.
     """
+    default_timezone = current_app.config["DEFAULT_TIMEZONE"]
+    parser = RowParser(tag, timezone, default_timezone is not None)
     with transaction() as cursor:
-        cursor.execute(BEGIN, (default_timezone, actor.request_id))
+        cursor.execute(CREATE_IMPORT, (default_timezone, actor.request_id))
         (import_id,) = fetch_one_row(cursor)
-        cursor.execute(import_statement(MAKE_WAITING, import_id))
+        cursor.execute(import_statement(CREATE_WAITING_TABLE, import_id))
     try:
-        _Intake(import_id, sheet, rules).run(progress)
+        _RowReceiver(import_id, reader, parser).run(report_progress)
         with transaction() as cursor:
-            cursor.execute(RECEIVED, (sheet.ignored, list(sheet.extras), import_id))
+            cursor.execute(FINISH_RECEIVING, (reader.ignored, list(reader.extras), import_id))
             if not cursor.rowcount:
-                raise BadFile(GIVEN_UP, "given_up")
+                raise BadFile(TOO_SLOW, "given_up")
             audit_log.record_change(actor, "received", "import", import_id)
     except BaseException:
-        with suppress(DatabaseError):  # the sweep does it later
-            _forget(import_id)
+        with suppress(DatabaseError):  # the sweep deletes it later
+            _delete_import(import_id)
         raise
     return int(import_id)
 
 
-def _forget(import_id: int) -> None:
+def _delete_import(import_id: int) -> None:
     with transaction() as cursor:
-        cursor.execute(FORGET, (import_id,))
+        cursor.execute(DELETE_IMPORT, (import_id,))
         drop_waiting_rows(cursor, import_id)
-        cursor.execute(FORGET_REJECTED, (import_id,))
+        cursor.execute(DELETE_REJECTED, (import_id,))
 
 
-def _json(values: Mapping[str, str]) -> str:
+def _copy_json(values: Mapping[str, str]) -> str:
     return orjson.dumps(values).decode().replace("\\", r"\\")
 
 
-def _copied(attributes: Mapping[str, str]) -> str:
-    return _json(attributes) if attributes else NULL
+def _copy_attributes(attributes: Mapping[str, str]) -> str:
+    return _copy_json(attributes) if attributes else NULL
 
 
-class _Intake:
-    """Rows on their way from the file to PostgreSQL, some thousands at a time."""
+class _RowReceiver:
+    """Parses the rows of a file and copies them to PostgreSQL, some thousands at a time."""
 
-    def __init__(self, import_id: int, sheet: CsvReader, rules: RowParser):
+    def __init__(self, import_id: int, reader: CsvReader, parser: RowParser):
         self._import_id = import_id
-        self._sheet = sheet
-        self._rules = rules
+        self._reader = reader
+        self._parser = parser
         self._accepted: list[str] = []
         self._rejected: list[str] = []
-        # What is remembered of cells: as they were given → as COPY takes them.
+        # Cells parsed earlier: the cell as given → its COPY text.
         self._codes: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._zones: dict[str, str] = {}
 
-    def run(self, progress: Callable[[], object]) -> None:
+    def run(self, report_progress: Callable[[], object]) -> None:
         flushed = time.monotonic()
-        for _ in self._portions():
+        for _ in self._parse_rows():
             waiting = len(self._accepted) + len(self._rejected)
             if waiting >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_SECONDS:
                 self._flush()
                 flushed = time.monotonic()
-                progress()
+                report_progress()
         self._flush()
-        progress()
+        report_progress()
 
-    def _portions(self) -> Iterator[None]:
-        """Read rows, pausing after every few hundred; the hot loop of an import."""
-        # A column that is not there is read from a cell that is appended to every row.
-        absent = width = self._sheet.width
+    def _parse_rows(self) -> Iterator[None]:
+        """Parse all rows, yielding after every 500; the hot loop of an import.
+
+        Rows whose cells were all parsed before take the short way, without the parser.
+        """
+        # A missing column is read from an empty cell that is appended to every row.
+        absent = width = self._reader.width
         at_phone, at_code, at_tag, at_zone = (
-            self._sheet.columns.get(name, absent) for name in COLUMNS
+            self._reader.columns.get(name, absent) for name in COLUMNS
         )
         is_phone = PHONE.fullmatch
         accept = self._accepted.append
         codes, tags, zones = self._codes, self._tags, self._zones
-        extras = self._sheet.extras
+        extras = self._reader.extras
         attributes = NULL
-        for rows, row in enumerate(self._sheet, 1):
+        for rows, row in enumerate(self._reader, 1):
             line, cells, _ = row
             if len(cells) == width:
                 cells.append("")
@@ -159,71 +177,71 @@ class _Intake:
                 tag = tags.get(cells[at_tag])
                 zone = zones.get(cells[at_zone])
                 if extras:
-                    attributes = self._read_attributes(cells)
+                    attributes = self._parse_attributes(cells)
                 if code and zone and tag is not None and attributes and is_phone(phone):
                     accept(f"{line}\t{phone}\t{code}\t{tag}\t{zone}\t{attributes}\n")
                 else:
-                    self._read(row)
+                    self._parse_row(row)
             else:
-                self._read(row)
+                self._parse_row(row)
             if not rows % 500:
                 yield
 
-    def _read_attributes(self, cells: Sequence[str]) -> str:
-        """The attributes as COPY takes them; nothing if they are wrong."""
-        values = {name: cells[index] for name, index in self._sheet.extras.items()}
+    def _parse_attributes(self, cells: Sequence[str]) -> str:
+        """Return the attributes as COPY text; an empty text if one is invalid."""
+        values = {name: cells[index] for name, index in self._reader.extras.items()}
         attributes, faults = parse_attributes(values)
-        return "" if faults else _copied(attributes)
+        return "" if faults else _copy_attributes(attributes)
 
-    def _read(self, row: CsvRow) -> None:
-        """Read a row that is not made of cells that were met before."""
-        width, places = self._sheet.width, self._sheet.columns
+    def _parse_row(self, row: CsvRow) -> None:
+        """Accept or reject a row that has cells not parsed before, or is malformed."""
+        width, places = self._reader.width, self._reader.columns
         line, cells, fault = row
         cells = cells + [""] * (width - len(cells))
         given = [cells[places[name]] if name in places else "" for name in COLUMNS]
-        extra = {name: cells[index] for name, index in self._sheet.extras.items()}
+        extra = {name: cells[index] for name, index in self._reader.extras.items()}
         if fault is not None:
             self._reject(line, given, extra, [CellError("", fault, "quotes")])
         elif any(cell.strip() for cell in cells[width:]):
-            self._reject(line, given, extra, [CellError("", EXTRA_DETAIL, "too_many_cells")])
+            self._reject(line, given, extra, [CellError("", TOO_MANY_CELLS, "too_many_cells")])
         elif any(cell.strip() for cell in cells):
             phone, code, tag, zone = given
-            read = self._rules.read(phone, code, tag if "tag" in places else None, zone)
+            parsed = self._parser.read(phone, code, tag if "tag" in places else None, zone)
             attributes, faults = parse_attributes(extra)
-            if isinstance(read, ClientRow) and not faults:
-                self._accept(line, given, read, attributes)
+            if isinstance(parsed, ClientRow) and not faults:
+                self._accept(line, given, parsed, attributes)
             else:
-                faults = (read if isinstance(read, list) else []) + faults
+                faults = (parsed if isinstance(parsed, list) else []) + faults
                 self._reject(line, given, extra, faults)
 
     def _accept(
         self, line: int, given: Sequence[str], row: ClientRow, attributes: Mapping[str, str]
     ) -> None:
-        fields = [NULL if each is None else each.translate(ESCAPED) for each in row]
-        written = _copied(attributes)
+        fields = [NULL if each is None else each.translate(COPY_ESCAPES) for each in row]
+        written = _copy_attributes(attributes)
         self._accepted.append("\t".join((str(line), *fields, written)) + "\n")
-        for memory, cell, field in zip(
+        for cache, cell, field in zip(
             (self._codes, self._tags, self._zones), given[1:], fields[1:], strict=True
         ):
-            if len(memory) < REMEMBERED:
-                memory[cell] = field
+            if len(cache) < MAX_CACHED_CELLS:
+                cache[cell] = field
 
     def _reject(
         self, line: int, given: Sequence[str], extra: Mapping[str, str], faults: list[CellError]
     ) -> None:
-        kept = {name: cell[:KEPT] for name, cell in extra.items()}
-        cells = (cell[:KEPT].translate(ESCAPED) for cell in given)
-        said = orjson.dumps([list(fault) for fault in faults]).decode().translate(ESCAPED)
+        kept = {name: cell[:MAX_REJECTED_CELL] for name, cell in extra.items()}
+        cells = (cell[:MAX_REJECTED_CELL].translate(COPY_ESCAPES) for cell in given)
+        errors = orjson.dumps([list(fault) for fault in faults]).decode().translate(COPY_ESCAPES)
         self._rejected.append(
-            "\t".join((str(self._import_id), str(line), *cells, _json(kept), said)) + "\n"
+            "\t".join((str(self._import_id), str(line), *cells, _copy_json(kept), errors)) + "\n"
         )
 
     def _flush(self) -> None:
         rows = {"rows": len(self._accepted) + len(self._rejected), "rejected": len(self._rejected)}
         with transaction() as cursor:
-            cursor.execute(PROGRESS, rows | {"import": self._import_id})
+            cursor.execute(ADD_PROGRESS, rows | {"import": self._import_id})
             if not cursor.rowcount:
-                raise BadFile(GIVEN_UP, "given_up")
+                raise BadFile(TOO_SLOW, "given_up")
             if self._accepted:
                 copy = import_statement(COPY_ROWS, self._import_id)
                 cursor.copy_expert(copy, BytesIO("".join(self._accepted).encode()))

@@ -7,27 +7,20 @@ open the file by a double click where the comma is the decimal separator.
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from io import StringIO
 from typing import Any
 
 import structlog
 from flask import Response, stream_with_context
-from pydantic import Field
 
 from api.db import db
-from api.schemas.base import Query
-from api.schemas.fields import Flag
+from api.schemas.responses import format_instant
 from shared.domain.spreadsheets import escape_formula
 
 log = structlog.get_logger()
 
 BOM = "\ufeff"
-
-
-class CsvQuery(Query):
-    excel: Flag = Field(
-        default=False, description="Semicolons and a byte order mark, as Excel expects them."
-    )
 
 
 def stream_csv(
@@ -61,7 +54,11 @@ def stream_csv(
 def _encode(rows: Iterable[Sequence[Any]], excel: bool) -> bytes:
     text = StringIO()
     writer = csv.writer(text, delimiter=";" if excel else ",")
-    writer.writerows(
-        [escape_formula(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
-    )
+    writer.writerows([_format_cell(cell) for cell in row] for row in rows)
     return text.getvalue().encode()
+
+
+def _format_cell(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return escape_formula(cell)
+    return format_instant(cell) if isinstance(cell, datetime) else cell

@@ -87,7 +87,7 @@ def _of_services(
         says = _("Mailings may start late. Start the control worker and the scheduler.")
         listed.append(Item("danger", _("The sweep stands still."), says))
     for row in fetch_all(BROKEN_IMPORTS):
-        address = url_for("admin.imports.show", import_id=row["id"])
+        address = url_for("admin.imports.show_import", import_id=row["id"])
         says = _("Send the file again: what was merged is found unchanged.")
         listed.append(Item("warning", _("An import has failed."), says, address))
     return listed

@@ -22,7 +22,7 @@ from flask_babel import gettext as _
 from markupsafe import Markup, escape
 
 from api.admin.preferences import LANGUAGES
-from api.admin.presenters.import_errors import COLUMNS
+from api.admin.presenters.import_errors import COLUMN_LABELS
 from api.admin.presenters.labels import ACTIONS, OUTCOMES, reason
 from api.admin.views.live_updates import PARTS, seconds_left
 
@@ -104,7 +104,7 @@ def init_shown(app: Flask) -> None:
         PROVIDER_STATES=PROVIDER_STATES,
         ROLE_NAMES=ROLE_NAMES,
         OUTCOMES=OUTCOMES,
-        IMPORT_COLUMNS=COLUMNS,
+        IMPORT_COLUMNS=COLUMN_LABELS,
         AUDIT_ACTIONS=ACTIONS,
         LANGUAGES=LANGUAGES,
         bar=bar,

@@ -1,14 +1,12 @@
-"""What is wrong with an imported file or one of its rows, and how to fix it, in words."""
-
-from collections.abc import Sequence
-from typing import Any
+"""Messages about an imported file or its rows: what is wrong and how to correct it, by code."""
 
 from flask_babel import LazyString, lazy_gettext
 from flask_babel import gettext as _
 
+from api.clients.import_service import RejectedCell
 from shared.client_import.csv_reader import BadFile
 
-ROWS: dict[str, LazyString] = {
+CELL_ERRORS: dict[str, LazyString] = {
     "phone_format": lazy_gettext(
         "The phone needs 11 digits and starts with 7, for example 79161234567."
     ),
@@ -33,13 +31,13 @@ ROWS: dict[str, LazyString] = {
         "The row has more cells than the first line: put a cell that holds the delimiter in quotes."
     ),
 }
-COLUMNS: dict[str, LazyString] = {
+COLUMN_LABELS: dict[str, LazyString] = {
     "phone": lazy_gettext("Phone"),
     "operator_code": lazy_gettext("Operator code"),
     "tag": lazy_gettext("Tag"),
     "timezone": lazy_gettext("Time zone"),
 }
-FILES: dict[str, LazyString] = {
+FILE_ERRORS: dict[str, LazyString] = {
     "file_empty": lazy_gettext("The file is empty. Its first line must name the columns."),
     "header_quotes": lazy_gettext(
         "The quotes in the first line are wrong. It must name the columns."
@@ -51,53 +49,55 @@ FILES: dict[str, LazyString] = {
 }
 
 
-def says_of_row(fault: Sequence[Any]) -> str:
-    """A row's fault as it is kept: [column, detail, code], and the other line of a repeated one."""
-    _column, detail, *more = fault
-    code = more[0] if more else ""
-    if code == "repeated":
-        return str(_("The phone comes again in line %(line)s: the last one counts.", line=more[1]))
-    # One that an older release has kept has no code.
-    return str(ROWS.get(code) or detail)
+def describe_cell_error(error: RejectedCell) -> str:
+    """Return what to correct in a cell, in the reader's language."""
+    if error.code == "repeated":
+        return str(
+            _(
+                "The phone comes again in line %(line)s: the last one counts.",
+                line=error.repeated_in,
+            )
+        )
+    return str(CELL_ERRORS.get(error.code) or error.detail)
 
 
-def says_of_file(error: BadFile) -> str:
-    """Why nothing of a file can be used."""
+def describe_file_error(error: BadFile) -> str:
+    """Return why a file cannot be imported and what to do, in the reader's language."""
     values = error.values
     match error.code:
         case "column_twice":
-            says = _(
+            message = _(
                 "The first line names the column “%(column)s” twice: leave one of them.",
-                column=_column(values["column"]),
+                column=_column_label(values["column"]),
             )
         case "column_missing":
-            says = _(
+            message = _(
                 "The first line must name the columns, and “%(column)s” must be among them.",
-                column=_column(values["column"]),
+                column=_column_label(values["column"]),
             )
         case "line_length":
-            says = _("Line %(line)s is far too long: this is no CSV file.", line=values["line"])
+            message = _("Line %(line)s is far too long: this is no CSV file.", line=values["line"])
         case "quote_open":
-            says = _(
+            message = _(
                 "In line %(line)s a quote is opened and not closed. Close it, or write a quote "
                 "inside of a cell twice.",
                 line=values["line"],
             )
         case "encoding":
-            says = _(
+            message = _(
                 "After line %(line)s the file is neither UTF-8 nor Windows-1251: save it as "
                 "CSV UTF-8 and import that.",
                 line=values["line"],
             )
         case "file_too_large":
-            says = _(
+            message = _(
                 "The file is larger than %(n)s MB: split it and import the parts.",
                 n=values["megabytes"],
             )
         case _:
-            says = str(FILES.get(error.code) or error)
-    return str(says)
+            message = str(FILE_ERRORS.get(error.code) or error)
+    return str(message)
 
 
-def _column(name: object) -> str:
-    return str(COLUMNS.get(str(name)) or name)
+def _column_label(name: object) -> str:
+    return str(COLUMN_LABELS.get(str(name)) or name)

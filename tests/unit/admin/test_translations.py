@@ -6,7 +6,7 @@ from pathlib import Path
 from flask import Flask
 from flask_babel import Babel
 
-from api.admin.presenters.import_errors import ROWS
+from api.admin.presenters.import_errors import CELL_ERRORS
 from api.admin.presenters.labels import ENDS, OUTCOMES, reason
 from shared.domain.statuses import Reason
 from tests.support.translations import (
@@ -37,7 +37,7 @@ def test_every_code_has_a_text() -> None:
         *re.findall(r'CellError\("", \w+, "([a-z_]+)"\)', source("api/clients/import_upload.py")),
     }
     assert len(codes) >= 10
-    assert codes == set(ROWS)
+    assert codes == set(CELL_ERRORS)
     assert {str(outcome) for outcome in Outcome} <= set(OUTCOMES)
     assert {str(code) for code in (*Reason, *Failure)} <= set(ENDS)
     babel = Flask("texts")

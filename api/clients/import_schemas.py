@@ -1,0 +1,67 @@
+"""Request and response schemas of imports, with their examples."""
+
+from pydantic import ConfigDict, Field
+
+from api.schemas import examples
+from api.schemas.base import Query
+from api.schemas.fields import Tag, Timezone
+from api.schemas.responses import ResponseModel
+from shared.domain.statuses import ImportStatus
+
+UPLOAD_EXAMPLE = (
+    "phone;tag;timezone\r\n+7 (916) 123-45-67;vip;Europe/Moscow\r\n79261234567;;Asia/Omsk\r\n"
+)
+REJECTED_EXAMPLE = (
+    "line,phone,operator_code,tag,timezone,reason\r\n"
+    "17,9161234567,,vip,Europe/Moscow,"
+    '"phone must be 11 digits and start with 7, for example 79161234567"\r\n'
+)
+
+
+class ImportQuery(Query):
+    """Values that fill empty or missing cells."""
+
+    tag: Tag | None = Field(default=None, description="The tag of rows that have none.")
+    timezone: Timezone | None = Field(
+        default=None, description="The time zone of rows that have none."
+    )
+
+
+class RowError(ResponseModel):
+    """An error of a rejected row, with the correction."""
+
+    line: int = Field(description="Where the row begins; the header is in line 1.")
+    column: str = Field(description="Empty if it is about the row as a whole.", examples=["phone"])
+    detail: str = Field(
+        examples=["line 17: phone must be 11 digits and start with 7, for example 79161234567"]
+    )
+
+
+class ImportAnswer(ResponseModel):
+    """An import. What was done adds up: rows_done = created + updated + unchanged + rejected."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.IMPORT]})
+
+    id: int
+    status: ImportStatus = Field(json_schema_extra={"enum": ["running", "finished", "failed"]})
+    rows_total: int
+    rows_done: int
+    created: int
+    updated: int
+    unchanged: int
+    rejected: int
+    errors: list[RowError] = Field(description="The first 100; rejected.csv has all.")
+    attribute_columns: list[str] = Field(description="Columns of the file that are attributes.")
+    ignored_columns: list[str] = Field(description="Columns of the file that mean nothing here.")
+    failure: str | None = Field(description="Why it failed, and what to do.")
+    created_at: str = Field(json_schema_extra={"format": "date-time"})
+    finished_at: str | None = Field(json_schema_extra={"format": "date-time"})
+
+
+class ImportPage(ResponseModel):
+    """A page of imports, by id."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.page_of(examples.IMPORT)]})
+
+    items: list[ImportAnswer]
+    next_cursor: str | None

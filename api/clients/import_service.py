@@ -1,0 +1,135 @@
+"""Imports of clients: start one from a file, show its progress and its rejected rows."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy import select
+
+from api.actor import Actor
+from api.clients.import_upload import open_client_file, receive_rows
+from api.db import db
+from api.enqueue import job_queues
+from api.errors import NotFound
+from shared.client_import.row_rules import COLUMNS
+from shared.db.import_models import Import, RejectedRow
+from shared.domain.statuses import ImportStatus
+
+log = structlog.get_logger()
+
+MAX_REPORTED_ERRORS = 100
+REJECTED_PAGE_ROWS = 5_000
+
+
+class RejectedCell(NamedTuple):
+    """An error of a rejected row: its line and column (empty for the row as a whole), a code.
+
+    `repeated_in` is the later line that has the same phone. Old errors lack a code.
+    """
+
+    line: int
+    column: str
+    detail: str
+    code: str = ""
+    repeated_in: int | None = None
+
+
+def start_import(
+    read: Callable[[int], bytes], *, tag: str | None, timezone: str | None, actor: Actor
+) -> Import:
+    """Receive a CSV file of clients and enqueue its merge; return the import.
+
+    `read(n)` returns up to n bytes. `tag` and `timezone` fill empty or missing cells. Raise
+    BadFile, which leaves nothing behind.
+    """
+    started = time.monotonic()
+    reader = open_client_file(read)
+    import_id = receive_rows(reader, tag=tag, timezone=timezone, actor=actor)
+    log.info(
+        "import.received",
+        import_id=import_id,
+        bytes=reader.size,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    job_queues().merge_import(import_id, actor.request_id)
+    return get_import(import_id)
+
+
+def get_import(import_id: int) -> Import:
+    """Return an import. Raise NotFound if there is none, or its file is still being received."""
+    found = db.session.get(Import, import_id)
+    if found is None or found.status == ImportStatus.RECEIVING:
+        raise NotFound("There is no such import.")
+    return found
+
+
+def list_imports(*, after: int, limit: int) -> Sequence[Import]:
+    """Return up to `limit` imports with ids greater than `after`, in the order of their ids."""
+    found = _received().where(Import.id > after).order_by(Import.id)
+    return db.session.scalars(found.limit(limit)).all()
+
+
+def list_latest_imports(limit: int) -> Sequence[Import]:
+    """Return the latest imports, the newest first."""
+    return db.session.scalars(_received().order_by(Import.id.desc()).limit(limit)).all()
+
+
+def _received() -> Any:
+    return select(Import).where(Import.status != ImportStatus.RECEIVING)
+
+
+def list_rejected_rows(import_id: int, limit: int) -> list[tuple[int, list[RejectedCell]]]:
+    """Return the first rejected rows of an import: the line and its errors."""
+    rows = db.session.execute(
+        select(RejectedRow.line, RejectedRow.faults)
+        .where(RejectedRow.import_id == import_id)
+        .order_by(RejectedRow.line)
+        .limit(limit)
+    )
+    return [(line, [RejectedCell(line, *fault) for fault in faults]) for line, faults in rows]
+
+
+def list_rejected_cells(import_id: int) -> list[RejectedCell]:
+    """Return the first MAX_REPORTED_ERRORS errors of an import, by line."""
+    rows = list_rejected_rows(import_id, MAX_REPORTED_ERRORS)
+    return [error for _, errors in rows for error in errors][:MAX_REPORTED_ERRORS]
+
+
+def export_rejected_rows(
+    found: Import, describe: Callable[[RejectedCell], str]
+) -> tuple[Sequence[str], Iterator[list[tuple[Any, ...]]]]:
+    """Return the columns of a file of an import's rejected rows, and its rows in pages, by line.
+
+    The file can be corrected and imported again. `describe` words each error in its last column.
+    """
+    columns = ("line", *COLUMNS, *found.attribute_columns, "reason")
+    return columns, _iter_rejected_pages(found.id, found.attribute_columns, describe)
+
+
+def _iter_rejected_pages(
+    import_id: int, attributes: Sequence[str], describe: Callable[[RejectedCell], str]
+) -> Iterator[list[tuple[Any, ...]]]:
+    page = (
+        select(RejectedRow)
+        .with_only_columns(
+            RejectedRow.line,
+            *(getattr(RejectedRow, name) for name in COLUMNS),
+            RejectedRow.attributes,
+            RejectedRow.faults,
+        )
+        .where(RejectedRow.import_id == import_id)
+        .order_by(RejectedRow.line)
+        .limit(REJECTED_PAGE_ROWS)
+    )
+    after = 0
+    while rows := db.session.execute(page.where(RejectedRow.line > after)).all():
+        yield [
+            (
+                *row[:-2],
+                *(row.attributes.get(name, "") for name in attributes),
+                "; ".join(describe(RejectedCell(row.line, *fault)) for fault in row.faults),
+            )
+            for row in rows
+        ]
+        after = rows[-1].line
