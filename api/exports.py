@@ -7,7 +7,6 @@ from flask import Blueprint, Response
 from pydantic import Field
 from sqlalchemy import select
 
-from api.clients.routes import search_of
 from api.clients.schemas import ClientFilter
 from api.clients.service import ClientSearch, iter_client_pages, list_attribute_names
 from api.db import db, fetch_all
@@ -60,7 +59,7 @@ def export_clients(query: ClientCsvQuery) -> Response:
     a column. The file may be imported again.
     A text that a spreadsheet would run as a formula begins with an apostrophe.
     """
-    return clients_csv(search_of(query), excel=query.excel)
+    return clients_csv(ClientSearch.from_query(query), excel=query.excel)
 
 
 @blueprint.get("/mailings/<id:mailing_id>/messages.csv")

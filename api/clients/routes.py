@@ -9,21 +9,16 @@ from api.clients import service
 from api.clients.schemas import (
     ClientAnswer,
     ClientChanges,
-    ClientFilter,
     ClientPage,
     ClientQuery,
     NewClient,
     present_client,
 )
+from api.clients.service import ClientSearch
 from api.http.pagination import build_page
 from api.openapi.operation import operation
 
 blueprint = Blueprint("clients", __name__)
-
-
-def search_of(query: ClientFilter) -> service.ClientSearch:
-    """Return the search that a query string describes."""
-    return service.ClientSearch(query.phone, query.operator_code, query.tag, query.timezone)
 
 
 @blueprint.post("/clients")
@@ -51,7 +46,8 @@ def list_clients(query: ClientQuery) -> dict[str, Any]:
 
     By id, the oldest first. Filters combine: a client must match all that are given.
     """
-    found = service.list_clients(search_of(query), after=query.cursor, limit=query.limit + 1)
+    search = ClientSearch.from_query(query)
+    found = service.list_clients(search, after=query.cursor, limit=query.limit + 1)
     return build_page(found, query.limit, present_client, lambda client: client.id)
 
 

@@ -1,7 +1,7 @@
 """Clients: create, find, change and delete them. REST routes and admin views call this module."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import structlog
 from psycopg2 import errors
@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from api import audit_log
 from api.actor import Actor
-from api.clients.schemas import ClientChanges, NewClient
+from api.clients.schemas import ClientChanges, ClientFilter, NewClient
 from api.db import (
     autocommit_cursor,
     database_now,
@@ -87,6 +87,10 @@ class ClientSearch(NamedTuple):
     operator_code: str | None = None
     tag: str | None = None
     timezone: str | None = None
+
+    @classmethod
+    def from_query(cls, query: ClientFilter) -> Self:
+        return cls(query.phone, query.operator_code, query.tag, query.timezone)
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions of this search; deleted clients are never found."""
