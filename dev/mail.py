@@ -2,8 +2,8 @@
 
     python -m dev.mail --port 8025 --dir .local/mail [--page-port 8026]
 
-Each mail is stored as received (`.eml`), with its HTML part beside it (`.html`). With --page-port, a
-page shows them (dev/mail_page.py). It listens on 127.0.0.1 by default.
+Each mail is stored as received (`.eml`), with its HTML part beside it (`.html`). With --page-port,
+a page shows them (dev/mail_page.py). It listens on 127.0.0.1 by default.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Writes the alert rules and the dashboard of deploy/ as objects for a Kubernetes cluster.
+"""Write the alert rules and the dashboard of deploy/ as objects for a Kubernetes cluster.
 
     python -m dev.monitoring
 
-deploy/ is where they are changed; a test holds the two together.
+Change them in deploy/ and run this; a test compares the two.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ metadata:
   labels:
     app.kubernetes.io/part-of: notifications
 """
-# kube-prometheus-stack takes the rules that carry its release's name.
+# kube-prometheus-stack selects rules by its release's name.
 RULE = """\
     release: kube-prometheus-stack
 spec:
@@ -33,7 +33,7 @@ data:
 
 
 def manifests() -> dict[Path, str]:
-    """Each file below k8s/optional that is made, and what it is to hold."""
+    """Return the generated files in k8s/optional and their content."""
     alerts, dashboard = "deploy/prometheus/alerts.yml", "deploy/grafana/notifications.json"
     rules = (ROOT / alerts).read_text().partition("\ngroups:\n")[2]
     shown = (ROOT / dashboard).read_text()

@@ -1,1 +1,1 @@
-"""Measures what the service can do: `make bench`, or `make bench-quick` in under a minute."""
+"""Measure what the service can do: `make bench`, or `make bench-quick` in about a minute."""

@@ -1,4 +1,4 @@
-"""Runs the benchmark and prints its table: `python -m dev.bench [--quick] [--json FILE]`."""
+"""Run the benchmark and print its table: `python -m dev.bench [--quick] [--json FILE]`."""
 
 import argparse
 import json
@@ -9,35 +9,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dev.bench import figures
-from dev.bench.environment import Rig
+from dev.bench.environment import BenchEnvironment
 from dev.bench.figures import Figure
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    """Every figure, in the order of the table."""
+    """Yield every figure, in the order of the table."""
     messages, slow, clients = (30_000, 5_000, 60_000) if quick else (200_000, 60_000, 1_000_000)
-    with Rig() as rig:
-        rig.add_clients(messages, "bench")
-        # First: what the others leave behind keeps PostgreSQL's vacuum busy for a while.
-        yield from figures.api(rig, 2 if quick else 10)
-        yield from figures.end_to_end(rig, messages)
-        rig.add_clients(slow, "slow")
+    with BenchEnvironment() as bench:
+        bench.add_clients(messages, "bench")
+        # First, as the others keep PostgreSQL's vacuum busy for a while.
+        yield from figures.measure_api(bench, 2 if quick else 10)
+        yield from figures.measure_sending(bench, messages)
+        bench.add_clients(slow, "slow")
         if not quick:
-            yield from figures.slow_provider(rig, messages)
-            rig.add_clients(clients // 2, "other")
-        rig.add_clients(clients // 2, "half")
-        yield from figures.launch(rig, clients)
-        yield from figures.reading(rig, 1)
-        yield from figures.import_clients(rig, 50_000 if quick else 1_000_000)
+            yield from figures.measure_slow_provider(bench, messages)
+            bench.add_clients(clients // 2, "other")
+        bench.add_clients(clients // 2, "half")
+        yield from figures.measure_launch(bench, clients)
+        yield from figures.measure_statistics(bench, 1)
+        yield from figures.measure_import(bench, 50_000 if quick else 1_000_000)
         if not quick:
             sizes = (10_000, 100_000, 1_000_000)
             for size in sizes:
-                rig.add_clients(size, f"size-{size}")
-            yield from figures.growth(rig, sizes, 20_000_000)
+                bench.add_clients(size, f"size-{size}")
+            yield from figures.measure_growth(bench, sizes, 20_000_000)
 
 
-def show(figure: Figure) -> str:
-    """One line of the table."""
+def format_figure(figure: Figure) -> str:
+    """Return one line of the table."""
     target = "" if figure.target is None else f"{'≤' if figure.at_most else '≥'} {figure.target:,g}"
     verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
     value = f"{figure.value:,.2f}" if figure.value < 100 else f"{figure.value:,.0f}"
@@ -49,12 +49,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, under a minute")
     parser.add_argument("--json", type=Path, default=Path(".local/bench.json"), help="the results")
     options = parser.parse_args()
-    machine = f"{os.cpu_count()} × {_processor()}, Python {platform.python_version()}"
+    machine = f"{os.cpu_count()} × {_processor_name()}, Python {platform.python_version()}"
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, {machine}\n", flush=True)
     measured = []
     for figure in measure(options.quick):
         measured.append(figure)
-        print(show(figure), flush=True)
+        print(format_figure(figure), flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -64,7 +64,7 @@ def main() -> None:
     options.json.write_text(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""A bare libcurl loop: what this machine could do with no database, no log and no rules.
+"""A bare libcurl loop: the machine's speed without database, log and rules.
 
-`python -m dev.bench.bare URL TOKEN COUNT CONCURRENCY FIRST_ID` posts COUNT messages and prints how
-many seconds that took. It sends the same bodies as the product.
+`python -m dev.bench.baseline URL TOKEN COUNT CONCURRENCY FIRST_ID` posts COUNT messages, with the
+same bodies as the product, and prints the seconds that took.
 """
 
 import sys
@@ -12,8 +12,8 @@ import pycurl
 BODY_TAIL = b',"text":"Hello"}'
 
 
-def run(url: str, token: str, count: int, concurrency: int, first_id: int) -> float:
-    """Post `count` messages, `concurrency` at once; the seconds it took."""
+def post_messages(url: str, token: str, count: int, concurrency: int, first_id: int) -> float:
+    """Post `count` messages, `concurrency` at once; return the seconds it took."""
     multi = pycurl.CurlMulti()
     multi.setopt(pycurl.M_MAXCONNECTS, concurrency)
     idle = []
@@ -57,4 +57,4 @@ def run(url: str, token: str, count: int, concurrency: int, first_id: int) -> fl
 
 if __name__ == "__main__":
     address, bearer, *numbers = sys.argv[1:]
-    print(run(address, bearer, *map(int, numbers)))
+    print(post_messages(address, bearer, *map(int, numbers)))

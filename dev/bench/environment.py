@@ -1,4 +1,4 @@
-"""A product of its own for a measurement: services, provider, API, fleet, and what they consume."""
+"""The service that a benchmark measures: databases, provider, API, workers, their use of CPU."""
 
 import os
 import shutil
@@ -10,43 +10,44 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import psutil
 import psycopg2
 import requests
 
 from dev.provider.client import ProviderControl
 from dev.stack.ports import free_port
+from dev.stack.processes import Program, start_process
 from dev.stack.services import Postgres, Valkey
+from dev.stack.settings import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 TOKEN = "bench-token-bench-token"  # noqa: S105 (of a service that lives for a minute)
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and of its children that have ended; 0 if it has too."""
+    """Return the CPU time of a process and its ended children; 0 if it has ended itself."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
         return 0.0
-    return sum(map(int, fields[11:15])) / TICKS
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def children(pid: int) -> list[int]:
-    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Return the pids of a process's direct children."""
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory of a process, in megabytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Return the resident memory of a process in megabytes."""
+    return float(psutil.Process(pid).memory_info().rss / 1e6)
 
 
-class Rig:
-    """Everything but the dispatchers runs from the beginning; those come and go."""
+class BenchEnvironment:
+    """Everything but the dispatch workers runs from the beginning; those come and go."""
 
-    def __init__(self, api_processes: int = 2):
+    def __init__(self, api_processes: int = 2) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="bench-"))
         self.postgres = Postgres(self.directory / "postgres")
         self.valkey = Valkey(self.directory / "valkey")
@@ -60,14 +61,14 @@ class Rig:
         self.http.headers["Authorization"] = f"Bearer {TOKEN}"
         self.api = f"http://127.0.0.1:{self.api_port}/api/v1"
 
-    def __enter__(self) -> "Rig":
+    def __enter__(self) -> Self:
         self.postgres.start()
         self.valkey.start()
         self.environment = {
             **os.environ,
             "DATABASE_URL": self.postgres.url,
             "REDIS_URL": self.valkey.url,
-            "PROVIDER_URL": f"http://127.0.0.1:{self.provider_port}",
+            "PROVIDER_URL": self.provider.base_url,
             "PROVIDER_TOKEN": TOKEN,
             "API_BIND": f"127.0.0.1:{self.api_port}",
             "API_BOOTSTRAP_TOKEN": TOKEN,
@@ -77,36 +78,31 @@ class Rig:
         }
         migrate = [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"]
         subprocess.run(migrate, cwd=ROOT, env=self.environment, check=True, capture_output=True)  # noqa: S603
-        self.run("provider", "dev.bench.stub", "--port", str(self.provider_port), "--token", TOKEN)
-        self.run("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
-        self.run("scheduler", "worker", "scheduler")
-        self.run("control", "worker", "control")
-        self.wait(self._ready, 60)
+        stub = ("dev.bench.stub", "--port", str(self.provider_port), "--token", TOKEN)
+        self.start_process("provider", *stub)
+        self.start_process("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
+        self.start_process("scheduler", "worker", "scheduler")
+        self.start_process("control", "worker", "control")
+        self.wait_for(self._is_ready, 60)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for name in list(self.processes):
-            self.end(name)
+            self.stop_process(name)
         if self._connection is not None:
             self._connection.close()
         self.valkey.remove()
         self.postgres.remove()
-        if error is None:  # or the logs may say why
+        if error is None:  # after an error the logs are kept
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def run(self, name: str, *arguments: str, **settings: str) -> None:
-        """Start a process of the product; its output goes to a file."""
-        with (self.directory / f"{name}.log").open("ab") as output:
-            self.processes[name] = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", *arguments],
-                cwd=ROOT,
-                env={**self.environment, **settings},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    def start_process(self, name: str, *arguments: str, **settings: str) -> None:
+        """Start a Python module of the service; its output goes to a log file."""
+        argv = (sys.executable, "-m", *arguments)
+        program = Program(name, argv, {**self.environment, **settings}, ROOT)
+        self.processes[name] = start_process(program, self.directory / f"{name}.log")
 
-    def end(self, name: str) -> None:
+    def stop_process(self, name: str) -> None:
         process = self.processes.pop(name)
         process.terminate()
         try:
@@ -117,38 +113,38 @@ class Rig:
 
     @contextmanager
     def dispatchers(self, count: int, concurrency: int = 64) -> Iterator[list[int]]:
-        """Dispatch workers while the block runs; their pids."""
+        """Run dispatch workers during the block; yield their pids."""
         names = [f"dispatch-{n}" for n in range(1, count + 1)]
         for name in names:
-            self.run(name, "worker", "dispatch", PROVIDER_CONCURRENCY=str(concurrency))
-        time.sleep(2.5)  # their start is not what is measured
+            self.start_process(name, "worker", "dispatch", PROVIDER_CONCURRENCY=str(concurrency))
+        time.sleep(2.5)  # their start is not measured
         try:
             yield [self.processes[name].pid for name in names]
         finally:
             for name in names:
-                self.end(name)
+                self.stop_process(name)
                 (self.directory / f"{name}.log").unlink(missing_ok=True)
 
-    def _ready(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             ready = requests.get(f"http://127.0.0.1:{self.api_port}/readyz", timeout=2).ok
             return ready and bool(self.provider.stats())
         except requests.RequestException:
             return False
 
-    # --- work ----------------------------------------------------------------------------------
-
-    def wait(self, condition: Callable[[], Any], seconds: float, every: float = 0.1) -> Any:
+    def wait_for(self, condition: Callable[[], Any], seconds: float, interval: float = 0.1) -> Any:
+        """Return the condition's first true value; raise TimeoutError after `seconds`."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {seconds} s: {condition}")
-            time.sleep(every)
+            time.sleep(interval)
         return value
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
         if self._connection is None:
-            # One for all: opening one costs PostgreSQL more than most questions, and is counted.
+            # Reused: connecting costs more of PostgreSQL's CPU, which is measured, than a query.
             self._connection = psycopg2.connect(self.postgres.url)
             self._connection.autocommit = True
         with self._connection.cursor() as cursor:
@@ -170,24 +166,22 @@ class Rig:
         self.query("ANALYZE clients")
 
     def create_mailing(self, tag: str) -> int:
+        """Create a mailing to the clients with this tag that starts now; return its id."""
         now = time.time()
-        times = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (now, now + 3600)]
-        body = {
-            "text": "Hello",
-            "start_at": times[0],
-            "end_at": times[1],
-            "filter": {"tags": [tag]},
-        }
+        start, end = (
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (now, now + 3600)
+        )
+        body = {"text": "Hello", "start_at": start, "end_at": end, "filter": {"tags": [tag]}}
         answer = self.http.post(f"{self.api}/mailings", json=body, timeout=30)
         answer.raise_for_status()
         return int(answer.json()["id"])
 
-    def wait_finished(self, mailing_id: int, seconds: float = 900) -> None:
+    def wait_settled(self, mailing_id: int, seconds: float = 900) -> None:
         statement = "SELECT 1 FROM mailings WHERE id = %s AND settled"
-        self.wait(lambda: self.query(statement, mailing_id), seconds, every=0.25)
+        self.wait_for(lambda: self.query(statement, mailing_id), seconds, interval=0.25)
 
-    def rate(self, mailing_id: int) -> float:
-        """Messages per second from the first acceptance to when all were recorded and counted."""
+    def sending_rate(self, mailing_id: int) -> float:
+        """Return messages per second from the first acceptance until all were recorded."""
         statement = """
             SELECT count(*) / extract(epoch FROM
                 (SELECT finished_at FROM mailings WHERE id = %s) - min(sent_at))
@@ -195,7 +189,7 @@ class Rig:
         """
         return float(self.query(statement, mailing_id, mailing_id)[0][0])
 
-    def postgres_cpu(self) -> float:
+    def postgres_cpu_seconds(self) -> float:
         pid = self.postgres.pid
         assert pid is not None  # noqa: S101
         return cpu_seconds(pid) + sum(cpu_seconds(child) for child in children(pid))

@@ -1,4 +1,4 @@
-"""The figures: each function measures some and yields them with their targets."""
+"""The measurements: each function yields figures with their targets."""
 
 import itertools
 import statistics
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dev.bench import load
-from dev.bench.environment import TOKEN, Rig, children, cpu_seconds, resident_mb
+from dev.bench.environment import TOKEN, BenchEnvironment, children, cpu_seconds, resident_mb
 
-# How often the rate of what is soon through is measured.
-REPEATED = 5
+# Short measurements are repeated, as the machine's speed changes.
+REPEATS = 5
 
 
 class Figure(NamedTuple):
-    """One measured number; `target` is what it must be at least (or at most, if `at_most`)."""
+    """One measured number; `target` is its lower limit (or its upper one, if `at_most`)."""
 
     name: str
     value: float
@@ -33,14 +33,14 @@ class Figure(NamedTuple):
         return self.value <= self.target if self.at_most else self.value >= self.target
 
 
-def bare_loop(rig: Rig, processes: int, messages: int) -> float:
-    """Messages per second of bare libcurl loops side by side."""
+def measure_bare_loop(bench: BenchEnvironment, processes: int, messages: int) -> float:
+    """Return messages per second of bare libcurl loops side by side."""
     each = messages // processes
     command = [
         sys.executable,
         "-m",
         "dev.bench.baseline",
-        rig.provider.base_url,
+        bench.provider.base_url,
         TOKEN,
         str(each),
         "64",
@@ -54,19 +54,19 @@ def bare_loop(rig: Rig, processes: int, messages: int) -> float:
     return each * processes / seconds
 
 
-def end_to_end(rig: Rig, messages: int) -> Iterator[Figure]:
-    """The whole path, with one worker and with two, beside bare loops."""
-    bare = {n: bare_loop(rig, n, messages) for n in (1, 2)}
+def measure_sending(bench: BenchEnvironment, messages: int) -> Iterator[Figure]:
+    """Measure the whole path, with one worker and with two, and bare loops."""
+    bare = {n: measure_bare_loop(bench, n, messages) for n in (1, 2)}
     for workers, target in ((1, 15_000), (2, 20_000)):
-        rig.provider.clear_requests()
-        with rig.dispatchers(workers) as pids:
+        bench.provider.clear_requests()
+        with bench.dispatchers(workers) as pids:
             before = [cpu_seconds(pid) for pid in pids]
-            database, wal = rig.postgres_cpu(), rig.wal_bytes()
-            mailing = rig.create_mailing("bench")
-            rig.wait_finished(mailing)
+            database, wal = bench.postgres_cpu_seconds(), bench.wal_bytes()
+            mailing = bench.create_mailing("bench")
+            bench.wait_settled(mailing)
             cpu = sum(map(cpu_seconds, pids)) - sum(before)
-            database, wal = rig.postgres_cpu() - database, rig.wal_bytes() - wal
-        rate = rig.rate(mailing)
+            database, wal = bench.postgres_cpu_seconds() - database, bench.wal_bytes() - wal
+        rate = bench.sending_rate(mailing)
         name = f"end to end, {workers} worker{'s' * (workers > 1)}"
         yield Figure(name, rate, "messages/s", target)
         yield Figure(
@@ -83,61 +83,63 @@ def end_to_end(rig: Rig, messages: int) -> Iterator[Figure]:
         yield Figure(f"bare libcurl loop, {n} process{'es' * (n > 1)}", bare[n], "messages/s")
 
 
-def slow_provider(rig: Rig, messages: int) -> Iterator[Figure]:
-    """A provider that takes its time: workers add up, and one keeps a thousand in flight."""
-    rig.provider.clear_requests()
-    rig.provider.set(latency=0.05)
+def measure_slow_provider(bench: BenchEnvironment, messages: int) -> Iterator[Figure]:
+    """Measure sending to a provider with latency: by two workers, and with 1,000 in flight."""
+    bench.provider.clear_requests()
+    bench.provider.set(latency=0.05)
     rates = []
     for workers in (1, 2):
-        with rig.dispatchers(workers):
-            mailing = rig.create_mailing("slow")
-            rig.wait_finished(mailing)
-        rates.append(rig.rate(mailing))
+        with bench.dispatchers(workers):
+            mailing = bench.create_mailing("slow")
+            bench.wait_settled(mailing)
+        rates.append(bench.sending_rate(mailing))
     yield Figure("two workers against one, 50 ms", rates[1] / rates[0], "times", 1.9)
-    rig.provider.set(latency=0.2)
-    with rig.dispatchers(1, concurrency=1000) as pids:
+    bench.provider.set(latency=0.2)
+    with bench.dispatchers(1, concurrency=1000) as pids:
         before = cpu_seconds(pids[0])
-        mailing = rig.create_mailing("bench")
-        rig.wait_finished(mailing)
+        mailing = bench.create_mailing("bench")
+        bench.wait_settled(mailing)
         cpu = cpu_seconds(pids[0]) - before
-    yield Figure("one worker, 1,000 in flight, 200 ms", rig.rate(mailing), "messages/s", 4_200)
+    yield Figure(
+        "one worker, 1,000 in flight, 200 ms", bench.sending_rate(mailing), "messages/s", 4_200
+    )
     yield Figure("worker CPU, 1,000 in flight", cpu / messages * 1e6, "µs/message", 60, True)
-    rig.provider.set(latency=0)
+    bench.provider.set(latency=0)
 
 
-def launch(rig: Rig, clients: int) -> Iterator[Figure]:
-    """How fast an audience is written, how soon the first message leaves, who waits for whom."""
-    rig.provider.clear_requests()
-    rig.add_clients(10, "ten")
-    with rig.dispatchers(2):
+def measure_launch(bench: BenchEnvironment, clients: int) -> Iterator[Figure]:
+    """Measure the rate of a launch, the time to the first message, and a small mailing's delay."""
+    bench.provider.clear_requests()
+    bench.add_clients(10, "ten")
+    with bench.dispatchers(2):
         for tag, size in (("ten", "10"), ("half", f"{clients // 2:,}")):
             posted = time.time()
-            mailing = rig.create_mailing(tag)
-            rig.wait(lambda: rig.provider.summary()["received"], 30, every=0.02)
-            first = rig.provider.summary()["first_at"] - posted
+            mailing = bench.create_mailing(tag)
+            bench.wait_for(lambda: bench.provider.summary()["received"], 30, interval=0.02)
+            first = bench.provider.summary()["first_at"] - posted
             yield Figure(f"first message after POST, audience {size}", first, "s", 1.0, True)
             if tag == "half":
                 posted = time.time()
-                small = rig.create_mailing("ten")
-                rig.wait_finished(small)
+                small = bench.create_mailing("ten")
+                bench.wait_settled(small)
                 yield Figure(
                     "a mailing of 10 beside a large one", time.time() - posted, "s", 1.5, True
                 )
-            rig.wait_finished(mailing)
-            rig.provider.clear_requests()
-    mailing = rig.create_mailing("half")
+            bench.wait_settled(mailing)
+            bench.provider.clear_requests()
+    mailing = bench.create_mailing("half")
     posted = time.monotonic()
     statement = "SELECT 1 FROM mailings WHERE id = %s AND audience_complete"
-    rig.wait(lambda: rig.query(statement, mailing), 120, every=0.02)
+    bench.wait_for(lambda: bench.query(statement, mailing), 120, interval=0.02)
     recipients = clients // 2
     seconds = time.monotonic() - posted
     yield Figure("launch", recipients / seconds, "recipients/s", 130_000)
-    rig.http.post(f"{rig.api}/mailings/{mailing}/cancel", timeout=30)
-    rig.wait_finished(mailing)
+    bench.http.post(f"{bench.api}/mailings/{mailing}/cancel", timeout=30)
+    bench.wait_settled(mailing)
 
 
-def reading(rig: Rig, mailing_id: int) -> Iterator[Figure]:
-    """Statistics: of one large mailing, and of all."""
+def measure_statistics(bench: BenchEnvironment, mailing_id: int) -> Iterator[Figure]:
+    """Measure the statistics of one large mailing and of all."""
     for name, path in (
         ("statistics of a large mailing, p95", f"/mailings/{mailing_id}/statistics"),
         ("statistics of all, p95", "/statistics"),
@@ -145,30 +147,30 @@ def reading(rig: Rig, mailing_id: int) -> Iterator[Figure]:
         times = []
         for _ in range(60):
             started = time.perf_counter()
-            rig.http.get(rig.api + path, timeout=30).raise_for_status()
+            bench.http.get(bench.api + path, timeout=30).raise_for_status()
             times.append((time.perf_counter() - started) * 1000)
         yield Figure(name, statistics.quantiles(times, n=20)[-1], "ms", 20, True)
 
 
-def api(rig: Rig, seconds: float) -> Iterator[Figure]:
-    """Requests a second from 16 connections, and how long they take at half that load."""
+def measure_api(bench: BenchEnvironment, seconds: float) -> Iterator[Figure]:
+    """Measure requests per second from 16 connections, and latency at half that rate."""
     numbers = itertools.count()
-    get = load.request("GET", "/api/v1/clients/1", TOKEN)
+    get = load.build_request("GET", "/api/v1/clients/1", TOKEN)
 
     def post() -> bytes:
         body = b'{"phone":"7999%07d","tag":"api","timezone":"Europe/Moscow"}' % next(numbers)
-        return load.request("POST", "/api/v1/clients", TOKEN, body)
+        return load.build_request("POST", "/api/v1/clients", TOKEN, body)
 
-    servers = children(rig.processes["api"].pid)
-    for name, ask, target in (
+    servers = children(bench.processes["api"].pid)
+    for name, next_request, target in (
         ("GET /clients/{id}", lambda: get, 1000),
         ("POST /clients", post, 600),
     ):
-        load.run(rig.api_port, ask, 0.5)  # connections to PostgreSQL are made
+        load.run_load(bench.api_port, next_request, 0.5)  # connections to PostgreSQL are made
         before = sum(map(cpu_seconds, servers))
-        full = load.run(rig.api_port, ask, seconds)
+        full = load.run_load(bench.api_port, next_request, seconds)
         cpu = (sum(map(cpu_seconds, servers)) - before) / len(full.times) * 1e6
-        times = load.run(rig.api_port, ask, seconds, full.rate / 2).times
+        times = load.run_load(bench.api_port, next_request, seconds, full.rate / 2).times
         yield Figure(name, full.rate, "requests/s", target)
         yield Figure(
             f"{name}, p95 at half that load", statistics.quantiles(times, n=20)[-1], "ms", 30, True
@@ -177,47 +179,46 @@ def api(rig: Rig, seconds: float) -> Iterator[Figure]:
         yield Figure(f"{name}, CPU of the load itself", full.own_cpu, "µs/request")
 
 
-def import_clients(rig: Rig, rows: int) -> Iterator[Figure]:
-    """A CSV file of clients, from the request to the merged directory."""
+def measure_import(bench: BenchEnvironment, rows: int) -> Iterator[Figure]:
+    """Measure a CSV import of clients, from the request to the merged directory."""
     with tempfile.NamedTemporaryFile("w", suffix=".csv", delete=False) as file:
         file.write("phone,tag,timezone\n")
         for n in range(rows):
             file.write(f"7800{n:07d},imported,Europe/Moscow\n")
     started = time.monotonic()
     with Path(file.name).open("rb") as body:
-        answer = rig.http.post(
-            f"{rig.api}/clients/import",
+        answer = bench.http.post(
+            f"{bench.api}/clients/import",
             data=body,
             headers={"Content-Type": "text/csv"},
             timeout=120,
         )
     answer.raise_for_status()
-    address = f"{rig.api}/imports/{answer.json()['id']}"
-    rig.wait(lambda: rig.http.get(address, timeout=30).json()["status"] == "finished", 120)
+    address = f"{bench.api}/imports/{answer.json()['id']}"
+    bench.wait_for(lambda: bench.http.get(address, timeout=30).json()["status"] == "finished", 120)
     yield Figure(
         f"CSV import of {rows:,} clients", time.monotonic() - started, "s", 20 * rows / 1e6, True
     )
     Path(file.name).unlink()
 
 
-def growth(rig: Rig, sizes: tuple[int, ...], old: int) -> Iterator[Figure]:
-    """The rate at growing sizes, the worker's memory, and the rate beside many old messages.
-
-    What is soon through is sent several times, and the median taken: the machine's speed changes.
-    """
+def measure_growth(bench: BenchEnvironment, sizes: tuple[int, ...], old: int) -> Iterator[Figure]:
+    """Measure the rate at growing sizes, the worker's memory, and the rate beside old messages."""
     rates: dict[str, list[float]] = {f"end to end, {size:,} messages": [] for size in sizes}
     memory: list[float] = []
-    for size in (*sizes, *sizes[:-1] * (REPEATED - 1)):
-        with rig.dispatchers(2) as pids:
-            mailing = rig.create_mailing(f"size-{size}")
+    for size in (*sizes, *sizes[:-1] * (REPEATS - 1)):
+        with bench.dispatchers(2) as pids:
+            mailing = bench.create_mailing(f"size-{size}")
 
             def settled(mailing: int = mailing, size: int = size) -> bool:
                 if size == sizes[-1]:
                     memory.append(max(map(resident_mb, pids)))
-                return bool(rig.query("SELECT 1 FROM mailings WHERE id = %s AND settled", mailing))
+                return bool(
+                    bench.query("SELECT 1 FROM mailings WHERE id = %s AND settled", mailing)
+                )
 
-            rig.wait(settled, 900, every=0.25)
-        rates[f"end to end, {size:,} messages"].append(rig.rate(mailing))
+            bench.wait_for(settled, 900, interval=0.25)
+        rates[f"end to end, {size:,} messages"].append(bench.sending_rate(mailing))
     tenth = max(1, len(memory) // 10)
     second, last = (
         statistics.mean(memory[tenth : 2 * tenth] or memory),
@@ -226,26 +227,26 @@ def growth(rig: Rig, sizes: tuple[int, ...], old: int) -> Iterator[Figure]:
     yield Figure("worker memory", max(memory), "MB", 120, True)
     yield Figure("worker memory, last tenth against second", last / second, "times", 1.05, True)
     if old:
-        _add_old_messages(rig, old)
+        _add_old_messages(bench, old)
         beside = rates[f"end to end beside {old:,} old messages"] = []
-        for _ in range(REPEATED):
-            with rig.dispatchers(2):
-                mailing = rig.create_mailing(f"size-{sizes[1]}")
-                rig.wait_finished(mailing)
-            beside.append(rig.rate(mailing))
+        for _ in range(REPEATS):
+            with bench.dispatchers(2):
+                mailing = bench.create_mailing(f"size-{sizes[1]}")
+                bench.wait_settled(mailing)
+            beside.append(bench.sending_rate(mailing))
     for name, measured in rates.items():
         yield Figure(name, statistics.median(measured), "messages/s")
     medians = [statistics.median(measured) for measured in rates.values()]
     yield Figure("slowest of these against fastest", min(medians) / max(medians), "times", 0.85)
 
 
-def _add_old_messages(rig: Rig, count: int) -> None:
-    """Finished mailings of a million messages each, in partitions of their own."""
+def _add_old_messages(bench: BenchEnvironment, count: int) -> None:
+    """Add finished mailings of a million messages each, in partitions of their own."""
     for start in range(0, count, 1_000_000):
-        mailing = rig.create_mailing("nobody")
-        rig.wait_finished(mailing)
-        first = rig.query("SELECT take_ids('message_ids', 1000000)")[0][0]
-        rig.query(
+        mailing = bench.create_mailing("no such tag")
+        bench.wait_settled(mailing)
+        first = bench.query("SELECT take_ids('message_ids', 1000000)")[0][0]
+        bench.query(
             "INSERT INTO messages (mailing_id, id, client_id, batch_id, status, sent_at, attempts)"
             " SELECT %s, %s + n, n, %s + n / 500, 'sent', now(), 1"
             " FROM generate_series(0, 999999) AS n",
@@ -253,4 +254,4 @@ def _add_old_messages(rig: Rig, count: int) -> None:
             first,
             start,
         )
-    rig.query("VACUUM ANALYZE")
+    bench.query("VACUUM ANALYZE")

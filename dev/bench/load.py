@@ -1,7 +1,7 @@
-"""A load on the API that costs little itself: one thread, bare sockets, ready-made requests.
+"""A load generator for the API that uses little CPU: one thread, plain sockets, prebuilt requests.
 
-16 threads of a common HTTP client take several times what a request costs here, from the same
-cores as the server. What this one takes is reported beside what it measures.
+16 threads of a common HTTP client use several times the CPU of this one, on the same cores as the
+server. The generator's own CPU is part of the result.
 """
 
 import selectors
@@ -16,15 +16,15 @@ LENGTH = b"content-length: "
 
 
 class Load(NamedTuple):
-    """What a load came to."""
+    """The result of a load."""
 
-    rate: float  # answers a second
-    times: list[float]  # milliseconds of each, from when it was due to its last byte
-    own_cpu: float  # microseconds of the generator's own per request
+    rate: float  # answers per second
+    times: list[float]  # milliseconds per request, from when it was due to its last byte
+    own_cpu: float  # microseconds of the generator per request
 
 
-class BadAnswer(Exception):
-    """The API answered with an error, or not at all."""
+class LoadError(Exception):
+    """The API answered with an error or closed the connection."""
 
 
 class _Connection:
@@ -42,16 +42,16 @@ class _Connection:
         self.waiting = True
 
     def receive(self) -> bool:
-        """Take what has come; whether the answer is whole."""
+        """Read what has arrived; return whether the answer is complete."""
         chunk = self.socket.recv(65536)
         if not chunk:
-            raise BadAnswer("the connection was closed")
+            raise LoadError("the connection was closed")
         self.answer += chunk
         head, end, body = self.answer.partition(END_OF_HEADERS)
         if not end:
             return False
         if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 201")):
-            raise BadAnswer(self.answer.decode(errors="replace"))
+            raise LoadError(self.answer.decode(errors="replace"))
         at = head.lower().index(LENGTH) + len(LENGTH)
         if len(body) < int(head[at:].partition(b"\r\n")[0]):
             return False
@@ -59,30 +59,30 @@ class _Connection:
         return True
 
 
-def request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
-    """A request as it goes over the wire."""
+def build_request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
+    """Return a request as bytes."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return f"{head}\r\n".encode() + body
 
 
-def run(
+def run_load(
     port: int, next_request: Callable[[], bytes], seconds: float, rate: float | None = None
 ) -> Load:
-    """16 connections asking for some seconds, together at `rate` or as fast as they can.
+    """Send requests over 16 connections for some seconds, together at `rate` or at full speed.
 
-    At a rate, requests are due at fixed instants whatever became of earlier ones, and times count
-    from then: a server that stalls is not asked less for it.
+    At a rate, requests are due at fixed instants, independent of earlier answers, and times count
+    from then, so that a stalling server does not reduce the load.
     """
     every = CONNECTIONS / rate if rate else 0.0
-    begun, cpu = time.perf_counter(), time.thread_time()
-    connections = [_Connection(port, begun + n * every / CONNECTIONS) for n in range(CONNECTIONS)]
+    started, cpu = time.perf_counter(), time.thread_time()
+    connections = [_Connection(port, started + n * every / CONNECTIONS) for n in range(CONNECTIONS)]
     selector = selectors.DefaultSelector()
     for connection in connections:
         selector.register(connection.socket, selectors.EVENT_READ, connection)
     times: list[float] = []
-    until = begun + seconds
+    until = started + seconds
     try:
         while (now := time.perf_counter()) < until:
             idle = [each for each in connections if not each.waiting] if rate else connections
@@ -102,6 +102,6 @@ def run(
         selector.close()
         for each in connections:
             each.socket.close()
-    elapsed = time.perf_counter() - begun
+    elapsed = time.perf_counter() - started
     own_cpu = (time.thread_time() - cpu) / max(1, len(times)) * 1e6
     return Load(len(times) / elapsed, times, own_cpu)

@@ -1,17 +1,17 @@
-"""A provider that does nothing but accept, fast enough not to be what is measured.
+"""A provider that only accepts messages, fast enough not to be the bottleneck of a measurement.
 
-`python -m dev.bench.stub --port PORT --token TOKEN`. It checks each message as far as the contract
-goes (path, token, id), remembers the ids, and answers at once or after a latency. Its door
-`/control` is the part of the simulated provider's that a benchmark needs.
+`python -m dev.bench.stub --port PORT --token TOKEN`. It checks each message's path, token and id,
+counts the ids, and answers immediately or after a latency. Its `/control` is the part of the
+simulated provider's that the benchmark needs.
 """
 
 import argparse
+import asyncio
 import json
-import select
-import signal
-import socket
 import time
-from collections import deque
+from typing import cast
+
+import uvloop
 
 _POST = b"POST /v1/send/"
 _BODY = b'{"code":0,"message":"OK"}'
@@ -19,105 +19,85 @@ _OK = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
     % (len(_BODY), _BODY)
 )  # fmt: skip
-_NO = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 
 
 class Stub:
-    """One thread, one epoll."""
+    """The state that all connections share."""
 
-    def __init__(self, port: int, token: str) -> None:
-        self._authorization = f"Authorization: Bearer {token}\r\n".encode()
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
-        self._listener.setblocking(False)
-        self._epoll = select.epoll()
-        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
-        self._sockets: dict[int, socket.socket] = {}
-        self._partial: dict[int, bytes] = {}
-        self._late: deque[tuple[float, int, bytes]] = deque()
-        self._latency = 0.0
-        self._clear()
+    def __init__(self, token: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.authorization = f"Authorization: Bearer {token}\r\n".encode()
+        self.loop = loop
+        self.latency = 0.0
+        self.clear()
 
-    def _clear(self) -> None:
-        self._received = self._refused = 0
-        self._ids: set[int] = set()
-        self._first_at: float | None = None
+    def clear(self) -> None:
+        self.received = self.refused = 0
+        self.ids: set[int] = set()
+        self.first_at: float | None = None
 
-    def run(self) -> None:
-        """Answer for ever."""
-        sockets, late = self._sockets, self._late
-        while True:
-            patience = -1.0 if not late else max(late[0][0] - time.monotonic(), 0.0)
-            for fd, _ in self._epoll.poll(patience):
-                connection = sockets.get(fd)
-                if connection is None:
-                    self._accept()
-                    continue
-                try:
-                    data = connection.recv(16384)
-                except ConnectionError:
-                    data = b""
-                if not data:
-                    self._close(fd)
-                    continue
-                answer = self._answer(fd, data)
-                if not answer:
-                    continue
-                if self._latency:
-                    late.append((time.monotonic() + self._latency, fd, answer))
-                else:
-                    connection.send(answer)
-            now = time.monotonic() if late else 0.0
-            while late and late[0][0] <= now:
-                _, fd, answer = late.popleft()
-                if fd in sockets:
-                    sockets[fd].send(answer)
-
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sockets[connection.fileno()] = connection
-        self._epoll.register(connection.fileno(), select.EPOLLIN)
-
-    def _close(self, fd: int) -> None:
-        self._partial.pop(fd, None)
-        self._sockets.pop(fd).close()
-
-    def _answer(self, fd: int, data: bytes) -> bytes:
-        """The answer to a message; nothing while it is not whole."""
-        if self._partial:
-            data = self._partial.pop(fd, b"") + data
-        end = data.find(b"\r\n\r\n")
-        if end < 0 or (data[-1:] != b"}" and not data.startswith((b"GET", b"DELETE"))):
-            self._partial[fd] = data
-            return b""
-        if not data.startswith(_POST):
-            return self._control(data[:end], data[end + 4 :])
-        message_id = data[14 : data.index(b" ", 14)]
-        start = b'{"id":%b,"phone":7' % message_id
-        if not data.startswith(start, end + 4) or self._authorization not in data:
-            self._refused += 1
-            return _NO
-        if self._first_at is None:
-            self._first_at = time.time()
-        self._received += 1
-        self._ids.add(int(message_id))
-        return _OK
-
-    def _control(self, head: bytes, body: bytes) -> bytes:
+    def control(self, head: bytes, body: bytes) -> bytes:
+        """Answer a request to /control: PUT sets the latency, DELETE clears the counters."""
         method, path, _ = head.split(b" ", 2)
         if method == b"PUT":
-            self._latency = json.loads(body)["latency"]
+            self.latency = json.loads(body)["latency"]
         elif method == b"DELETE" and path == b"/control/requests":
-            self._clear()
+            self.clear()
         state = {
-            "received": self._received,
-            "refused": self._refused,
-            "distinct": len(self._ids),
-            "first_at": self._first_at,
+            "received": self.received,
+            "refused": self.refused,
+            "distinct": len(self.ids),
+            "first_at": self.first_at,
         }
         answer = json.dumps(state).encode()
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)
+
+
+class StubConnection(asyncio.Protocol):
+    """One connection, with one request at a time."""
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+        self._partial = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._partial:
+            data = self._partial + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or (data[-1:] != b"}" and not data.startswith((b"GET", b"DELETE"))):
+            self._partial = data
+            return
+        self._partial = b""
+        stub = self._stub
+        if not data.startswith(_POST):
+            self._transport.write(stub.control(data[:end], data[end + 4 :]))
+            return
+        message_id = data[14 : data.index(b" ", 14)]
+        start = b'{"id":%b,"phone":7' % message_id
+        if not data.startswith(start, end + 4) or stub.authorization not in data:
+            stub.refused += 1
+            self._transport.write(_BAD_REQUEST)
+            return
+        if stub.first_at is None:
+            stub.first_at = time.time()
+        stub.received += 1
+        stub.ids.add(int(message_id))
+        if stub.latency:
+            stub.loop.call_later(stub.latency, self._transport.write, _OK)
+        else:
+            self._transport.write(_OK)
+
+
+async def serve(port: int, token: str) -> None:
+    """Answer until the process is ended."""
+    loop = asyncio.get_running_loop()
+    stub = Stub(token, loop)
+    server = await loop.create_server(lambda: StubConnection(stub), "127.0.0.1", port, backlog=4096)
+    await server.serve_forever()
 
 
 def main() -> None:
@@ -125,8 +105,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--token", required=True)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    Stub(options.port, options.token).run()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(options.port, options.token))
 
 
 if __name__ == "__main__":
