@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from dev.stack.services import Postgres, Valkey
+from tests.support.fleet import Fleet
 from tests.support.system import System
 
 _names = itertools.count(1)
@@ -45,6 +46,20 @@ def database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
     _execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
     yield _with_database(postgres_url, name)
     _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fleet(database_url: str) -> Iterator[Fleet]:
+    """Mailings and fake workers in this module's database; their totals are checked at the end."""
+    with Fleet(database_url) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def module_fleet(database_url: str) -> Iterator[Fleet]:
+    """The same, shared by the tests of this module."""
+    with Fleet(database_url) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from tests.chaos.assertions import (
     judge_recipients,
     judge_times,
 )
-from tests.support.invariants import wrong_books
+from tests.support.invariants import find_wrong_totals
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
@@ -167,7 +167,7 @@ class Witness:
 
     def _look(self) -> None:
         with self.system.database() as cursor:
-            books = wrong_books(cursor, after=min(self.mailings, default=1) - 1)
+            books = find_wrong_totals(cursor, after=min(self.mailings, default=1) - 1)
         if books:
             self._say(f"the books do not add up: {books[:5]}")
         # Before the provider is asked: what is `sent` by now was accepted before.

@@ -92,7 +92,7 @@ def test_a_restored_backup_goes_on_where_it_was(slow_system: System, tmp_path: P
     paste(system, "Restore", tmp_path)
     system.postgres.database = RESTORED  # where DATABASE_URL leads now
 
-    system.check_books()
+    system.check_totals()
     system.provider.set(latency=0)
     for process in system.processes.values():
         process.env = system.environment
@@ -120,4 +120,4 @@ def test_a_restored_backup_goes_on_where_it_was(slow_system: System, tmp_path: P
     # Everybody of the four mailings was written to, each under one id; and the lost mailing's 20.
     accepted = set(system.provider.accepted_ids())
     assert len(accepted) == 20 + LARGE + LARGE + 20 + 20 + 20
-    system.check_books()
+    system.check_totals()

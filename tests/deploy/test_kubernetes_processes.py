@@ -105,22 +105,18 @@ def test_an_idle_worker_stops_whatever_the_signal_breaks_in_upon(redis_url: str)
     stopping.clear()
 
 
-def test_keda_asks_for_what_a_worker_could_take(database_url: str) -> None:
+def test_keda_asks_for_what_a_worker_could_take(fleet: Fleet) -> None:
     [scaled] = of_kind(read(ROOT / "k8s/optional"), "ScaledObject")
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
-    fleet = Fleet(database_url)
-    try:
-        before = fleet.value(query)
-        mailing = fleet.new_mailing(6, batch_size=2)
-        assert fleet.value(query) == before + 3
-        fleet.claim(mailing)
-        assert fleet.value(query) == before + 2
-        fleet.kill_lease(mailing)
-        assert fleet.value(query) == before + 3
-        fleet.cancel(mailing)
-        assert fleet.value(query) == before
-    finally:
-        fleet.close()
+    before = fleet.query_value(query)
+    mailing = fleet.add_launched_mailing(6, batch_size=2)
+    assert fleet.query_value(query) == before + 3
+    fleet.claim_batch(mailing)
+    assert fleet.query_value(query) == before + 2
+    fleet.expire_lease(mailing)
+    assert fleet.query_value(query) == before + 3
+    fleet.cancel_mailing(mailing)
+    assert fleet.query_value(query) == before
 
 
 def test_redis_starts_as_its_manifest_says(tmp_path: Path) -> None:

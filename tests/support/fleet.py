@@ -1,17 +1,17 @@
-"""Mailings on a plain database, and workers that only pretend to send.
+"""Mailings in a database, and fake workers that report made-up outcomes.
 
-Everything that keeps the books is the product's own code; only the provider's answers are made up.
+Everything that changes the database's totals is the product's own code.
 """
 
 import itertools
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import psycopg2
 
 from shared.domain.statuses import MessageStatus
-from tests.support.invariants import assert_right, wrong_books
+from tests.support.invariants import assert_totals, find_wrong_totals
 from tests.support.waiting import wait_for
 from worker.dispatch import claim_queries
 from worker.launch import launcher
@@ -22,51 +22,72 @@ from worker.recording.state_machine import AttemptRecord, MessageReport
 from worker.runtime.clock import DatabaseClock
 from worker.runtime.database import Database
 
-# Dead leases are taken over from one lease length after PostgreSQL's start on: the tests' is short.
-TAKEOVER = 0.5
-LEASE = 3600.0
+# The length of a lease that take-overs assume: none happens until PostgreSQL has run for so long.
+TAKEOVER_SECONDS = 0.5
+LEASE_SECONDS = 3600.0
 MAX_ATTEMPTS = 50
 
 _phones = itertools.count(79000000001)
-_times = itertools.count()
+_numbers = itertools.count()
 
 
 class Fleet:
-    """One database, its mailings, and whoever works on them."""
+    """The mailings of one database and the workers that send them.
+
+    As a context manager it checks the totals of all mailings made with it at the end.
+    """
 
     def __init__(self, url: str, max_attempts: int = MAX_ATTEMPTS):
         self.url = url
         self.max_attempts = max_attempts
         self.db = Database(url, "test")
-        # For launches: one keeps others away while two write.
+        # For launches: one holds the lock while two write.
         self.guard = Database(url, "test")
-        self.lanes = (self.db, Database(url, "test"))
+        self.connections = (self.db, Database(url, "test"))
         self.connection = psycopg2.connect(url)
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
-        self.before: int = self.value("SELECT coalesce(max(id), 0) FROM mailings")
+        self.ignore_earlier_mailings()
         self.clock = DatabaseClock()
         running = "SELECT pg_postmaster_start_time() < now() - %s * interval '1 second'"
-        wait_for(lambda: self.value(running, TAKEOVER), 5, "PostgreSQL runs for a lease length")
+        wait_for(
+            lambda: self.query_value(running, TAKEOVER_SECONDS),
+            5,
+            "PostgreSQL runs for a lease length",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error_type is None:
+                self.check_totals()
+        finally:
+            self.close()
 
     def close(self) -> None:
         self.connection.close()
-        for db in (self.guard, *self.lanes):
+        for db in (self.guard, *self.connections):
             db.close()
 
-    def check_books(self) -> None:
-        """The numbers of every mailing made since this fleet began add up."""
-        assert_right(wrong_books(self.cursor, self.before))
+    def check_totals(self) -> None:
+        """Assert that the totals of every mailing made with this fleet are right."""
+        assert_totals(find_wrong_totals(self.cursor, self._last_ignored_id))
+
+    def ignore_earlier_mailings(self) -> None:
+        """Check only mailings made from now on."""
+        self._last_ignored_id = self.query_value("SELECT coalesce(max(id), 0) FROM mailings")
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         self.cursor.execute(statement, values or None)
         return self.cursor.fetchall() if self.cursor.description else []
 
-    def value(self, statement: str, *values: object) -> Any:
+    def query_value(self, statement: str, *values: object) -> Any:
         rows = self.query(statement, *values)
         return rows[0][0] if rows else None
 
-    # --- what there is ---------------------------------------------------------------------------
+    # --- clients, mailings and claims ------------------------------------------------------------
 
     def add_clients(
         self, count: int, zones: Iterable[str] = ("Europe/Moscow",), tag: str = ""
@@ -87,10 +108,10 @@ class Fleet:
         return [id_ for (id_,) in rows]
 
     def add_mailing(self, ends_in: float = 3600.0, text: str = "Hello", **columns: Any) -> int:
-        """A mailing that began a second ago; `columns` are those of its row."""
+        """Add a mailing that started a second ago, with these values in its row's columns."""
         names = "".join(f", {name}" for name in columns)
         places = ", %s" * len(columns)
-        mailing_id: int = self.value(
+        mailing_id: int = self.query_value(
             f"""
             INSERT INTO mailings (text, start_at, end_at{names})
             VALUES (%s, now() - interval '1 second', now() + %s * interval '1 second'{places})
@@ -103,35 +124,41 @@ class Fleet:
         self.query("INSERT INTO mailing_texts VALUES (%s, 1, %s)", mailing_id, text)
         return mailing_id
 
-    def launch(self, mailing_id: int, batch_size: int = 500) -> None:
-        while launcher.launch_slice(self.guard, self.lanes, mailing_id, batch_size, lambda: None):
+    def launch_mailing(self, mailing_id: int, batch_size: int = 500) -> None:
+        while self.launch_slice(mailing_id, batch_size):
             pass
 
-    def new_mailing(self, count: int = 3, batch_size: int = 500, **more: Any) -> int:
-        """A launched mailing to `count` clients of its own."""
-        tag = f"only {next(_times)}"
+    def launch_slice(self, mailing_id: int, batch_size: int = 500) -> bool:
+        """Run one slice of the launch; return whether something is left to do."""
+        return launcher.launch_slice(
+            self.guard, self.connections, mailing_id, batch_size, lambda: None
+        )
+
+    def add_launched_mailing(self, count: int = 3, batch_size: int = 500, **more: Any) -> int:
+        """Add a launched mailing to `count` new clients."""
+        tag = f"only {next(_numbers)}"
         self.add_clients(count, tag=tag)
         mailing_id = self.add_mailing(tags=[tag], **more)
-        self.launch(mailing_id, batch_size)
+        self.launch_mailing(mailing_id, batch_size)
         return mailing_id
 
-    def claim(self, mailing_id: int) -> "Worker":
-        worker = self.try_claim(mailing_id)
-        assert worker is not None, "nothing is due"
+    def claim_batch(self, mailing_id: int) -> "FakeWorker":
+        worker = self.try_claim_batch(mailing_id)
+        assert worker is not None, "no batch is due"
         return worker
 
-    def try_claim(self, mailing_id: int) -> "Worker | None":
-        claimed = claim_queries.claim(self.db, self.clock, mailing_id, TAKEOVER)
+    def try_claim_batch(self, mailing_id: int) -> "FakeWorker | None":
+        claimed = claim_queries.claim(self.db, self.clock, mailing_id, TAKEOVER_SECONDS)
         if claimed is None:
             return None
-        self._lease(claimed.mailing_id, claimed.batch_id, LEASE)
-        return Worker(self, claimed)
+        self._set_lease(claimed.mailing_id, claimed.batch_id, LEASE_SECONDS)
+        return FakeWorker(self, claimed)
 
-    def kill_lease(self, mailing_id: int, batch_id: int | None = None) -> None:
-        """The worker is gone and the time of its lease has passed."""
-        self._lease(mailing_id, batch_id, -1)
+    def expire_lease(self, mailing_id: int, batch_id: int | None = None) -> None:
+        """End the lease of one batch, or of all, as if its worker had died a while ago."""
+        self._set_lease(mailing_id, batch_id, -1)
 
-    def _lease(self, mailing_id: int, batch_id: int | None, seconds: float) -> None:
+    def _set_lease(self, mailing_id: int, batch_id: int | None, seconds: float) -> None:
         self.query(
             """
             UPDATE batches SET leased_until = now() + %s * interval '1 second'
@@ -142,9 +169,9 @@ class Fleet:
             batch_id,
         )
 
-    # --- what the API and the sweep would do -----------------------------------------------------
+    # --- changes made by the API and the sweep ---------------------------------------------------
 
-    def cancel(self, mailing_id: int, deleted: bool = False) -> None:
+    def cancel_mailing(self, mailing_id: int, deleted: bool = False) -> None:
         self.query(
             """
             UPDATE mailings SET status = 'cancelled', finished_at = now(),
@@ -155,8 +182,8 @@ class Fleet:
             mailing_id,
         )
 
-    def end(self, mailing_id: int) -> None:
-        """Move the mailing into the past, as if its end had come."""
+    def end_mailing(self, mailing_id: int) -> None:
+        """Move the mailing into the past, so that its end has passed."""
         self.query(
             """
             UPDATE mailings SET end_at = now() - interval '1 second',
@@ -176,22 +203,22 @@ class Fleet:
             mailing_id,
         )
 
-    def apply_state(self, mailing_id: int) -> int:
-        return mailing_state.apply_mailing_state(self.db, mailing_id, TAKEOVER, 30)
+    def apply_mailing_state(self, mailing_id: int) -> int:
+        return mailing_state.apply_mailing_state(self.db, mailing_id, TAKEOVER_SECONDS, 30)
 
-    def settle(self, mailing_id: int) -> str | None:
+    def settle_mailing(self, mailing_id: int) -> str | None:
         return mailing_state.settle_mailing(self.db, mailing_id)
 
-    def record(self, *flushes: BatchReport) -> dict[tuple[int, int], RecordedBatch]:
-        return record_reports(self.db, flushes, LEASE, self.max_attempts)
+    def record_reports(self, *reports: BatchReport) -> dict[tuple[int, int], RecordedBatch]:
+        return record_reports(self.db, reports, LEASE_SECONDS, self.max_attempts)
 
-    # --- what became of it -----------------------------------------------------------------------
+    # --- rows ------------------------------------------------------------------------------------
 
-    def mailing(self, mailing_id: int) -> dict[str, Any]:
+    def read_mailing(self, mailing_id: int) -> dict[str, Any]:
         self.cursor.execute("SELECT * FROM mailings WHERE id = %s", (mailing_id,))
-        return self._row()
+        return self._fetch_row()
 
-    def batch(self, mailing_id: int, batch_id: int) -> dict[str, Any]:
+    def read_batch(self, mailing_id: int, batch_id: int) -> dict[str, Any]:
         self.cursor.execute(
             """
             SELECT *, extract(epoch FROM due_at - now())::float8 AS due_in,
@@ -200,71 +227,75 @@ class Fleet:
             """,
             (mailing_id, batch_id),
         )
-        return self._row()
+        return self._fetch_row()
 
-    def message(self, mailing_id: int, message_id: int) -> dict[str, Any]:
+    def read_message(self, mailing_id: int, message_id: int) -> dict[str, Any]:
         self.cursor.execute(
             "SELECT * FROM messages WHERE mailing_id = %s AND id = %s", (mailing_id, message_id)
         )
-        return self._row()
+        return self._fetch_row()
 
-    def statuses(self, mailing_id: int) -> dict[str, int]:
+    def count_statuses(self, mailing_id: int) -> dict[str, int]:
         return dict(
             self.query(
                 "SELECT status, count(*) FROM messages WHERE mailing_id = %s GROUP BY 1", mailing_id
             )
         )
 
-    def _row(self) -> dict[str, Any]:
+    def _fetch_row(self) -> dict[str, Any]:
         names = [column.name for column in self.cursor.description]
         return dict(zip(names, self.cursor.fetchone(), strict=True))
 
 
-class Worker:
-    """Holds a claimed batch, and says whatever a test wants of its messages."""
+class FakeWorker:
+    """Holds a claimed batch and reports the outcomes that a test chooses for its messages."""
 
-    def __init__(self, fleet: Fleet, claimed: claim_queries.Claim):
-        self.fleet, self.claim = fleet, claimed
-        self.mailing_id, self.batch_id = claimed.mailing_id, claimed.batch_id
-        self.ids = [row.message_id for row in claimed.rows]
-        self.flushes = 0
+    def __init__(self, fleet: Fleet, claim: claim_queries.Claim):
+        self.fleet, self.claim = fleet, claim
+        self.mailing_id, self.batch_id = claim.mailing_id, claim.batch_id
+        self.ids = [row.message_id for row in claim.rows]
+        self.reports = 0
 
-    def flush(
+    def make_report(
         self,
         accepted: Iterable[int] = (),
-        others: Iterable[MessageReport] = (),
+        reports: Iterable[MessageReport] = (),
         release: BatchRelease | None = None,
     ) -> BatchReport:
-        self.flushes += 1
+        """Make the next numbered report: ids that were accepted, and other outcomes."""
+        self.reports += 1
         return BatchReport(
             self.mailing_id,
             self.batch_id,
             self.claim.token,
-            self.flushes,
+            self.reports,
             [(id_, time.time()) for id_ in accepted],
-            list(others),
+            list(reports),
             release,
         )
 
-    def say(
+    def record(
         self,
         accepted: Iterable[int] = (),
-        others: Iterable[MessageReport] = (),
+        reports: Iterable[MessageReport] = (),
         release: BatchRelease | None = None,
     ) -> RecordedBatch:
-        """Record a flush; the batch as it is then."""
-        flush = self.flush(accepted, others, release)
-        return self.fleet.record(flush)[self.mailing_id, self.batch_id]
+        """Record the next report; return the batch's state after it."""
+        report = self.make_report(accepted, reports, release)
+        return self.fleet.record_reports(report)[self.mailing_id, self.batch_id]
 
-    def done(
-        self, accepted: Iterable[int] = (), others: Iterable[MessageReport] = ()
+    def finish(
+        self, accepted: Iterable[int] = (), reports: Iterable[MessageReport] = ()
     ) -> RecordedBatch:
-        return self.say(accepted, others, BatchRelease())
+        """Record the next report and give the batch back."""
+        return self.record(accepted, reports, BatchRelease())
 
 
-def attempt(outcome: str, phone: int | None = 79990000000, text: str = "Hello") -> AttemptRecord:
-    """A request's record, at an instant of its own."""
-    at = time.time() + next(_times) * 1e-5
+def make_attempt(
+    outcome: str, phone: int | None = 79990000000, text: str = "Hello"
+) -> AttemptRecord:
+    """Make the record of a request, with a unique instant."""
+    at = time.time() + next(_numbers) * 1e-5
     return AttemptRecord(at, outcome, outcome, None, 10, "", phone, text)
 
 
@@ -274,17 +305,19 @@ def rejected(message_id: int) -> MessageReport:
         final_status=MessageStatus.FAILED,
         reason="rejected: 400",
         counts_attempt=True,
-        attempt=attempt("rejected"),
+        attempt=make_attempt("rejected"),
     )
 
 
 def unavailable(message_id: int) -> MessageReport:
-    return MessageReport(message_id, counts_attempt=True, attempt=attempt("unavailable"))
+    return MessageReport(message_id, counts_attempt=True, attempt=make_attempt("unavailable"))
 
 
 def throttled(message_id: int) -> MessageReport:
-    return MessageReport(message_id, attempt=attempt("throttled"))
+    return MessageReport(message_id, attempt=make_attempt("throttled"))
 
 
 def unknown(message_id: int) -> MessageReport:
-    return MessageReport(message_id, counts_attempt=True, in_doubt=True, attempt=attempt("unknown"))
+    return MessageReport(
+        message_id, counts_attempt=True, in_doubt=True, attempt=make_attempt("unknown")
+    )

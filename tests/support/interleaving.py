@@ -1,4 +1,4 @@
-"""Makes races happen on purpose: a database connection that stops where a test wants it to."""
+"""Provoke races: a database connection that pauses before a chosen statement."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,12 +15,12 @@ from worker.runtime.database import Database
 
 
 class PausingDatabase(Database):
-    """Stops once, right before the `nth` statement that contains `before`, until told to go on."""
+    """Pauses once, before the `nth` statement that contains `before`, until `resume` is set."""
 
     def __init__(self, url: str, before: str, nth: int = 1):
         super().__init__(url, "pausing")
         self._before, self._left = before.strip(), nth
-        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.reached, self.resume = threading.Event(), threading.Event()
 
     def _open(self) -> Connection:
         connection = super()._open()
@@ -28,33 +28,33 @@ class PausingDatabase(Database):
 
         class PausingCursor(Cursor):
             def execute(self, query: Any, vars: Any = None) -> None:
-                pausing.pass_by(query)
+                pausing.pause_before(query)
                 super().execute(query, vars)
 
         connection.cursor_factory = PausingCursor
         return connection
 
-    def pass_by(self, query: str) -> None:
+    def pause_before(self, query: str) -> None:
         if self._before not in query:
             return
         self._left -= 1
         if self._left == 0:
             self.reached.set()
-            assert self.go_on.wait(20), "the test never let it go on"
+            assert self.resume.wait(20), "the test never resumed the paused statement"
 
     def wait_until_reached(self) -> None:
-        assert self.reached.wait(10), f"it never came to: {self._before}"
+        assert self.reached.wait(10), f"this statement was never executed: {self._before}"
 
 
 @contextmanager
 def threads() -> Iterator[Callable[..., "Future[Any]"]]:
-    """Runs functions beside the test; what they raise is raised by their future's result()."""
+    """Yield a function that runs functions on threads; result() raises what they raise."""
     with ThreadPoolExecutor(8) as pool:
         yield pool.submit
 
 
 def wait_until_blocked(url: str, futures: "list[Future[Any]]") -> None:
-    """Return when one of these waits for a lock, or all are done."""
+    """Return when a connection waits for a lock, or all futures are done."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
 
@@ -67,6 +67,6 @@ def wait_until_blocked(url: str, futures: "list[Future[Any]]") -> None:
             return bool(cursor.fetchone()[0]) or all(future.done() for future in futures)
 
     try:
-        wait_for(blocked, 10, "somebody waits for a lock", every=0.01)
+        wait_for(blocked, 10, "a connection waits for a lock", every=0.01)
     finally:
         connection.close()

@@ -1,13 +1,13 @@
-"""The invariant: a mailing's numbers are the same, however they are counted."""
+"""The invariant: a mailing's totals are the same, however they are counted."""
 
 from typing import Any
 
 import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
-# Each mailing's audience, counts and doubts by its messages, by its batches, by its minutes and,
-# when settled, by its row: whatever differs.
-BOOKS = """
+# Differences between the messages of each mailing, counted one by one, and the totals kept in its
+# batches, its minutes and, once it is settled, its row.
+FIND_WRONG_TOTALS = """
 WITH m AS (
     SELECT mailing_id, count(*) AS audience,
         count(*) FILTER (WHERE status = 'pending') AS pending,
@@ -29,7 +29,7 @@ WITH m AS (
         sum(count) FILTER (WHERE status = 'cancelled') AS cancelled
     FROM minutes WHERE mailing_id > %(after)s GROUP BY 1
 ), pairs AS (
-    SELECT g.id, p.what, p.by_messages, p.by_books
+    SELECT g.id, p.what, p.counted, p.stored
     FROM mailings g LEFT JOIN m ON m.mailing_id = g.id
         LEFT JOIN b ON b.mailing_id = g.id LEFT JOIN t ON t.mailing_id = g.id
     CROSS JOIN LATERAL (VALUES
@@ -47,7 +47,7 @@ WITH m AS (
         (g.settled, 'expired when settled', m.expired, g.expired),
         (g.settled, 'cancelled when settled', m.cancelled, g.cancelled),
         (g.settled, 'in doubt when settled', m.in_doubt, g.in_doubt)
-    ) AS p (applies, what, by_messages, by_books)
+    ) AS p (applies, what, counted, stored)
     WHERE p.applies AND g.id > %(after)s
 ), batch_pairs AS (
     SELECT b.mailing_id, 'batch ' || b.id, count(ms.id), b.size
@@ -63,30 +63,30 @@ WITH m AS (
             count(*) FILTER (WHERE ms.in_doubt))
         <> (b.size, b.pending, b.sent, b.failed, b.expired, b.cancelled, b.in_doubt)
 )
-SELECT id, what, by_messages, by_books FROM pairs
-WHERE coalesce(by_messages, 0) <> coalesce(by_books, 0)
+SELECT id, what, counted, stored FROM pairs
+WHERE coalesce(counted, 0) <> coalesce(stored, 0)
 UNION ALL SELECT * FROM batch_pairs
 """
 
 
-def wrong_books(cursor: Cursor, after: int = 0) -> list[tuple[Any, ...]]:
-    """What does not add up, of mailings after this one: (mailing, what, by messages, by books).
+def find_wrong_totals(cursor: Cursor, after: int = 0) -> list[tuple[Any, ...]]:
+    """Return (mailing, what, counted, stored) for each wrong total of mailings after this id.
 
-    It is one statement, so that every count sees the same instant.
+    It is one statement, so that all counts belong to the same instant.
     """
-    cursor.execute(BOOKS, {"after": after})
+    cursor.execute(FIND_WRONG_TOTALS, {"after": after})
     return cursor.fetchall()
 
 
-def check_books(url: str) -> None:
-    """Assert that every mailing's numbers add up."""
+def check_totals(url: str) -> None:
+    """Assert that the totals of all mailings are right."""
     connection = psycopg2.connect(url)
     try:
         with connection, connection.cursor() as cursor:
-            assert_right(wrong_books(cursor))
+            assert_totals(find_wrong_totals(cursor))
     finally:
         connection.close()
 
 
-def assert_right(wrong: list[tuple[Any, ...]]) -> None:
-    assert not wrong, f"the books do not add up (mailing, what, by messages, by books): {wrong}"
+def assert_totals(wrong: list[tuple[Any, ...]]) -> None:
+    assert not wrong, f"wrong totals (mailing, what, counted, stored): {wrong}"

@@ -17,7 +17,7 @@ import requests
 
 from dev.provider.client import ProviderControl
 from dev.stack.services import Postgres, Valkey
-from tests.support.invariants import check_books
+from tests.support.invariants import check_totals
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -255,9 +255,9 @@ class System:
                 (tag, list(zones), len(zones), count),
             )
 
-    def check_books(self) -> None:
+    def check_totals(self) -> None:
         """Assert that every mailing's numbers add up, however they are counted."""
-        check_books(self.postgres.url)
+        check_totals(self.postgres.url)
 
 
 def rfc3339(at: float) -> str:

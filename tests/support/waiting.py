@@ -1,4 +1,4 @@
-"""Waits for a condition, never for luck."""
+"""Wait for a condition instead of a fixed time."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def wait_for(
-    condition: Callable[[], T], seconds: float = 10.0, what: str = "", every: float = 0.05
+    condition: Callable[[], T | None], seconds: float = 10.0, what: str = "", every: float = 0.05
 ) -> T:
     """Return the condition's first true value; fail after `seconds`."""
     deadline = time.monotonic() + seconds

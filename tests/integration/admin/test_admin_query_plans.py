@@ -27,22 +27,20 @@ def app(database_url: str, redis_url: str) -> Flask:
 
 
 @pytest.fixture(scope="module")
-def large(database_url: str) -> Iterator[int]:
+def large(module_fleet: Fleet) -> int:
     """A running mailing of which some were sent and some have failed, beside a finished one."""
-    fleet = Fleet(database_url)
+    fleet = module_fleet
     fleet.add_clients(BIG, ZONES)
     small = fleet.add_mailing(tags=["nobody"])
-    fleet.launch(small)
+    fleet.launch_mailing(small)
     mailing_id = fleet.add_mailing(name="Large")
-    fleet.launch(mailing_id)
+    fleet.launch_mailing(mailing_id)
     for _ in range(8):
-        worker = fleet.claim(mailing_id)
-        worker.say(worker.ids[:100])
-        worker.done(others=[rejected(id_) for id_ in worker.ids[100:]])
+        worker = fleet.claim_batch(mailing_id)
+        worker.record(worker.ids[:100])
+        worker.finish(reports=[rejected(id_) for id_ in worker.ids[100:]])
     fleet.query("ANALYZE")
-    yield mailing_id
-    fleet.check_books()
-    fleet.close()
+    return mailing_id
 
 
 @contextmanager

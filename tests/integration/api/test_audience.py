@@ -1,6 +1,6 @@
 """Whom a filter chooses: what preview counts is what launch writes to, for any filter."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -35,20 +35,12 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def fleet(database_url: str) -> Iterator[Fleet]:
-    fleet = Fleet(database_url)
-    yield fleet
-    fleet.check_books()
-    fleet.close()
-
-
-@pytest.fixture(scope="module")
-def crowd(fleet: Fleet) -> tuple[list[Person], list[int]]:
+def crowd(module_fleet: Fleet) -> tuple[list[Person], list[int]]:
     """Three hundred clients, some deleted, and three mailings that some of them were sent."""
     rng = Random(7)
     people = []
-    for client_id in fleet.add_clients(300):
-        (phone,) = fleet.query("SELECT phone FROM clients WHERE id = %s", client_id)[0]
+    for client_id in module_fleet.add_clients(300):
+        (phone,) = module_fleet.query("SELECT phone FROM clients WHERE id = %s", client_id)[0]
         names = rng.sample(["city", "name", "Имя"], rng.randint(0, 3))
         person = Person(
             client_id,
@@ -61,7 +53,7 @@ def crowd(fleet: Fleet) -> tuple[list[Person], list[int]]:
             set(),
         )
         people.append(person)
-        fleet.query(
+        module_fleet.query(
             "UPDATE clients SET operator_code = %s, tag = %s, timezone = %s,"
             " attributes = jsonb_object(%s, %s) WHERE id = %s",
             person.operator_code,
@@ -73,21 +65,23 @@ def crowd(fleet: Fleet) -> tuple[list[Person], list[int]]:
         )
     earlier = []
     for number in range(3):
-        mailing_id = fleet.add_mailing(operator_codes=[CODES[number]])
-        fleet.launch(mailing_id, batch_size=20)
+        mailing_id = module_fleet.add_mailing(operator_codes=[CODES[number]])
+        module_fleet.launch_mailing(mailing_id, batch_size=20)
         clients: dict[int, int] = dict(
-            fleet.query("SELECT id, client_id FROM messages WHERE mailing_id = %s", mailing_id)
+            module_fleet.query(
+                "SELECT id, client_id FROM messages WHERE mailing_id = %s", mailing_id
+            )
         )
-        while worker := fleet.try_claim(mailing_id):
+        while worker := module_fleet.try_claim_batch(mailing_id):
             accepted = worker.ids[::2]  # the others stay pending: they were sent nothing
-            worker.say(accepted)
+            worker.record(accepted)
             for person in people:
                 if person.id in {clients[id_] for id_ in accepted}:
                     person.had.add(mailing_id)
         earlier.append(mailing_id)
     for person in people:
         if not person.alive:
-            fleet.query(
+            module_fleet.query(
                 "UPDATE clients SET phone = NULL, operator_code = NULL, tag = NULL,"
                 " timezone = NULL, attributes = '{}', deleted_at = now() WHERE id = %s",
                 person.id,
@@ -140,7 +134,7 @@ def wanted(person: Person, chosen: dict[str, Any]) -> bool:
 @given(chosen=filters, needs_name=st.booleans())
 def test_preview_counts_whom_launch_writes_to(
     client: FlaskClient,
-    fleet: Fleet,
+    module_fleet: Fleet,
     crowd: tuple[list[Person], list[int]],
     chosen: dict[str, Any],
     needs_name: bool,
@@ -155,17 +149,17 @@ def test_preview_counts_whom_launch_writes_to(
     assert answer.status_code == 200, answer.text
     found = answer.get_json()
     made = client.post("/api/v1/mailings", json=body).get_json()
-    fleet.query("UPDATE mailings SET start_at = now() WHERE id = %s", made["id"])
-    fleet.launch(made["id"], batch_size=50)
+    module_fleet.query("UPDATE mailings SET start_at = now() WHERE id = %s", made["id"])
+    module_fleet.launch_mailing(made["id"], batch_size=50)
     got = {
         client_id
-        for (client_id,) in fleet.query(
+        for (client_id,) in module_fleet.query(
             "SELECT client_id FROM messages WHERE mailing_id = %s", made["id"]
         )
     }
     expected = {person.id: person for person in people if wanted(person, chosen)}
     assert got == set(expected)
-    assert found["audience"] == len(expected) == fleet.mailing(made["id"])["audience"]
+    assert found["audience"] == len(expected) == module_fleet.read_mailing(made["id"])["audience"]
     lacking = sum("name" not in p.attributes for p in expected.values()) if needs_name else 0
     assert found["lacking"] == lacking
     assert found["segments_total"] == len(expected) - lacking

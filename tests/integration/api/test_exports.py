@@ -69,19 +69,18 @@ def test_for_excel(client: FlaskClient, new_client: Callable[..., Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def mailing(database_url: str) -> int:
+def mailing(module_fleet: Fleet) -> int:
     """11 messages: 3 sent, 4 failed, 4 pending, in batches of 2."""
-    fleet = Fleet(database_url)
-    mailing_id = fleet.new_mailing(11, batch_size=2)
-    worker = fleet.claim(mailing_id)
-    worker.done(accepted=worker.ids)
-    worker = fleet.claim(mailing_id)
-    worker.done(accepted=worker.ids[:1], others=[rejected(worker.ids[1])])
-    worker = fleet.claim(mailing_id)
-    worker.done(others=[rejected(id_) for id_ in worker.ids])
-    worker = fleet.claim(mailing_id)
-    worker.say(others=[rejected(worker.ids[0])])
-    fleet.close()
+    fleet = module_fleet
+    mailing_id = fleet.add_launched_mailing(11, batch_size=2)
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(accepted=worker.ids)
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(accepted=worker.ids[:1], reports=[rejected(worker.ids[1])])
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(reports=[rejected(id_) for id_ in worker.ids])
+    worker = fleet.claim_batch(mailing_id)
+    worker.record(reports=[rejected(worker.ids[0])])
     return mailing_id
 
 

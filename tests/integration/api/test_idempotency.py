@@ -113,7 +113,7 @@ def test_a_key_may_be_long_and_odd(client: FlaskClient) -> None:
 
 
 def test_after_a_day_a_key_is_free_and_the_sweep_forgets_it(
-    client: FlaskClient, database: Cursor, database_url: str, redis_url: str
+    client: FlaskClient, database: Cursor, fleet: Fleet, redis_url: str
 ) -> None:
     body = mailing_body()
     first = post(client, "old", body).get_json()
@@ -125,8 +125,6 @@ def test_after_a_day_a_key_is_free_and_the_sweep_forgets_it(
     assert post(client, "old", body).get_json() == second.get_json()
     database.execute(f"{age} WHERE key = 'old'")
     post(client, "fresh", mailing_body())
-    fleet = Fleet(database_url)
     sweep_mailings(fleet.db, Queues.connect(redis_url), 10.0)
-    fleet.close()
     database.execute("SELECT key FROM idempotency_keys")
     assert database.fetchall() == [("fresh",)]

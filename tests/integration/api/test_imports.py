@@ -499,15 +499,14 @@ def test_a_client_who_appears_meanwhile_is_updated(
 
 
 def test_messages_move_with_the_zones_of_their_clients(
-    database_url: str, load: Callable[..., Any], database: Cursor
+    fleet: Fleet, load: Callable[..., Any], database: Cursor
 ) -> None:
-    """Pending ones of all clients at once, into one batch per zone; the books stay right."""
-    fleet = Fleet(database_url)
+    """The pending messages of all clients move at once, into one batch per zone."""
     ids = fleet.add_clients(6, zones=["Europe/Moscow"], tag="movers")
     mailing_id = fleet.add_mailing(tags=["movers"])
-    fleet.launch(mailing_id)
-    worker = fleet.claim(mailing_id)
-    worker.done(accepted=worker.ids[:1])
+    fleet.launch_mailing(mailing_id)
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(accepted=worker.ids[:1])
     rows = fleet.query("SELECT id, phone FROM clients WHERE id = ANY (%s) ORDER BY id", ids)
     zones = ["Asia/Omsk", "Asia/Omsk", "Asia/Omsk", "Asia/Tokyo", "Europe/Moscow", "Asia/Tokyo"]
     lines = [f"{phone},{zone}" for (_, phone), zone in zip(rows, zones, strict=True)]
@@ -522,8 +521,6 @@ def test_messages_move_with_the_zones_of_their_clients(
         ("Asia/Omsk", 2, 2, 0),
         ("Asia/Tokyo", 2, 2, 0),
     ]
-    fleet.check_books()
-    fleet.close()
 
 
 def test_the_sweep_finds_an_import_whose_job_is_lost(

@@ -11,7 +11,7 @@ from api.opt_outs.schemas import OptOutImport, OptOutPage, OptOutsAdded
 from shared.db.opt_outs import add_opt_outs
 from shared.domain.statuses import Reason
 from tests.support.fleet import Fleet, unavailable
-from tests.support.invariants import assert_right, wrong_books
+from tests.support.invariants import assert_totals, find_wrong_totals
 
 URL = "/api/v1/opt-outs"
 Make = Callable[..., dict[str, Any]]
@@ -22,12 +22,11 @@ def nobody_opted_out(database: Cursor) -> None:
     database.execute("DELETE FROM opt_outs")
 
 
-@pytest.fixture
-def fleet(database_url: str) -> Iterator[Fleet]:
-    fleet = Fleet(database_url)
-    yield fleet
-    assert_right(wrong_books(fleet.cursor))
-    fleet.close()
+@pytest.fixture(autouse=True)
+def check_all_totals(fleet: Fleet) -> Iterator[None]:
+    """Check the mailings of earlier tests as well."""
+    yield
+    assert_totals(find_wrong_totals(fleet.cursor))
 
 
 def add(client: FlaskClient, *phones: int | str, source: str = "test") -> dict[str, int]:
@@ -51,7 +50,7 @@ def listed(client: FlaskClient, **query: object) -> list[str]:
 
 
 def phone_of(fleet: Fleet, client_id: int) -> int:
-    return int(fleet.value("SELECT phone FROM clients WHERE id = %s", client_id))
+    return int(fleet.query_value("SELECT phone FROM clients WHERE id = %s", client_id))
 
 
 def clients_of(fleet: Fleet, mailing_id: int) -> list[int]:
@@ -147,9 +146,9 @@ def test_who_has_opted_out_is_in_the_audience_and_cancelled_at_launch(
     ids = fleet.add_clients(5, ("Europe/Moscow", "Asia/Omsk"), tag="launch")
     add(client, phone_of(fleet, ids[1]), phone_of(fleet, ids[4]))
     mailing_id = fleet.add_mailing(tags=["launch"])
-    fleet.launch(mailing_id, batch_size=2)
-    assert fleet.mailing(mailing_id)["audience"] == 5
-    assert fleet.statuses(mailing_id) == {"pending": 3, "cancelled": 2}
+    fleet.launch_mailing(mailing_id, batch_size=2)
+    assert fleet.read_mailing(mailing_id)["audience"] == 5
+    assert fleet.count_statuses(mailing_id) == {"pending": 3, "cancelled": 2}
     reasons = fleet.query(
         "SELECT client_id, reason FROM messages WHERE mailing_id = %s AND status = 'cancelled'"
         " ORDER BY 1",
@@ -162,39 +161,39 @@ def test_when_all_have_opted_out_the_mailing_is_over(client: FlaskClient, fleet:
     ids = fleet.add_clients(3, tag="nobody")
     add(client, *(phone_of(fleet, id_) for id_ in ids))
     mailing_id = fleet.add_mailing(tags=["nobody"], window_from="00:00", window_to="00:01")
-    fleet.launch(mailing_id)
-    assert fleet.statuses(mailing_id) == {"cancelled": 3}
-    assert fleet.settle(mailing_id) == "finished"
+    fleet.launch_mailing(mailing_id)
+    assert fleet.count_statuses(mailing_id) == {"cancelled": 3}
+    assert fleet.settle_mailing(mailing_id) == "finished"
 
 
 def test_adding_one_cancels_what_is_pending_at_once(client: FlaskClient, fleet: Fleet) -> None:
-    mailings = [fleet.new_mailing(3, batch_size=2) for _ in range(2)]
+    mailings = [fleet.add_launched_mailing(3, batch_size=2) for _ in range(2)]
     opted = [clients_of(fleet, mailing_id)[0] for mailing_id in mailings]
     answer = add(client, *(phone_of(fleet, id_) for id_ in opted), 79990000009)
     assert answer == {"added": 3, "existing": 0, "messages_cancelled": 2}
     for mailing_id in mailings:
-        assert fleet.statuses(mailing_id) == {"pending": 2, "cancelled": 1}
+        assert fleet.count_statuses(mailing_id) == {"pending": 2, "cancelled": 1}
 
 
 def test_one_added_after_the_launch_is_seen_at_hand_off(fleet: Fleet) -> None:
     """Where the launch of a chunk and the opting out do not see each other."""
-    mailing_id = fleet.new_mailing(3)
+    mailing_id = fleet.add_launched_mailing(3)
     first = clients_of(fleet, mailing_id)[0]
     fleet.query("INSERT INTO opt_outs (phone, source) VALUES (%s, 'x')", phone_of(fleet, first))
-    worker = fleet.claim(mailing_id)
+    worker = fleet.claim_batch(mailing_id)
     assert [row.opted_out for row in worker.claim.rows] == [True, False, False]
 
 
 def test_a_retry_heeds_the_phone_that_it_would_repeat(fleet: Fleet) -> None:
     """The client has another phone now; the attempt that would be repeated went to the old one."""
-    mailing_id = fleet.new_mailing(2)
+    mailing_id = fleet.add_launched_mailing(2)
     first, second = clients_of(fleet, mailing_id)
-    worker = fleet.claim(mailing_id)
+    worker = fleet.claim_batch(mailing_id)
     old = {79990000000}  # what the attempts of the tests' workers were handed off to
-    worker.done(others=[unavailable(id_) for id_ in worker.ids])
+    worker.finish(reports=[unavailable(id_) for id_ in worker.ids])
     with fleet.db.transaction() as cursor:
         added, cancelled = add_opt_outs(cursor, sorted(old), "test")
     assert (added, cancelled) == ([79990000000], 0)
-    again = fleet.claim(mailing_id)
+    again = fleet.claim_batch(mailing_id)
     assert [row.opted_out for row in again.claim.rows] == [True, True]
     assert [row.client_id for row in again.claim.rows] == [first, second]

@@ -53,7 +53,7 @@ def test_nothing_is_created(client: FlaskClient, ask: Callable[..., Any], databa
 
 
 def test_whom_it_would_reach(
-    ask: Callable[..., Any], crowd: Callable[..., str], database_url: str, database: Cursor
+    ask: Callable[..., Any], crowd: Callable[..., str], fleet: Fleet, database: Cursor
 ) -> None:
     tag = crowd(
         {"operator_code": "495", "timezone": "Asia/Omsk"},
@@ -71,11 +71,9 @@ def test_whom_it_would_reach(
     assert preview["by_tag"] == [{"value": tag, "clients": 3}]
     assert ask(filter={"tags": [tag], "operator_codes": ["916"]})["audience"] == 1
     # The same as a launch finds.
-    fleet = Fleet(database_url)
     mailing_id = fleet.add_mailing(tags=[tag], operator_codes=["495"])
-    fleet.launch(mailing_id)
-    launched = fleet.mailing(mailing_id)["audience"]
-    fleet.close()
+    fleet.launch_mailing(mailing_id)
+    launched = fleet.read_mailing(mailing_id)["audience"]
     assert ask(filter={"tags": [tag], "operator_codes": ["495"]})["audience"] == launched == 2
 
 

@@ -52,7 +52,7 @@ def test_a_walkthrough_shows_the_whole_life_of_a_mailing(system: System, kind: s
     assert len(system.provider.accepted_ids()) == 3
     for path in ("/mailings", "/clients"):
         assert system.call("GET", path)["items"] == []
-    system.check_books()
+    system.check_totals()
 
 
 def mend(system: System, over: threading.Event) -> None:

@@ -83,9 +83,8 @@ def checks(connection: Connection) -> dict[str, set[str]]:
 def test_the_models_and_the_migrations_say_the_same(
     database_url: str, connection: Connection
 ) -> None:
-    fleet = Fleet(database_url)
-    fleet.new_mailing(1)  # partitions exist, and are no difference
-    fleet.close()
+    with Fleet(database_url) as fleet:
+        fleet.add_launched_mailing(1)  # partitions exist, and are no difference
     assert differences(connection) == [], "write a migration for what the models have changed"
     expected = {
         table.name: {
@@ -109,9 +108,8 @@ def test_a_difference_would_be_found(connection: Connection) -> None:
 
 def test_down_and_up_again(postgres_url: str, database_url: str, connection: Connection) -> None:
     """Back to nothing, with data and partitions in the tables, and forth again."""
-    fleet = Fleet(database_url)
-    fleet.new_mailing(2)
-    fleet.close()
+    with Fleet(database_url) as fleet:
+        fleet.add_launched_mailing(2)
     flask_db(database_url, "downgrade", "base")
     assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
     assert not connection.execute(
@@ -126,10 +124,9 @@ def test_down_and_up_again(postgres_url: str, database_url: str, connection: Con
     flask_db(database_url, "upgrade")  # nothing to do is no fault
     assert differences(connection) == []
     connection.rollback()
-    fleet = Fleet(database_url)
-    mailing_id = fleet.new_mailing(2)
-    assert fleet.statuses(mailing_id) == {"pending": 2}
-    fleet.close()
+    with Fleet(database_url) as fleet:
+        mailing_id = fleet.add_launched_mailing(2)
+        assert fleet.count_statuses(mailing_id) == {"pending": 2}
 
 
 def test_there_is_one_head() -> None:

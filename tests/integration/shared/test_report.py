@@ -41,16 +41,13 @@ ANNA, OLEG = "anna@example.com", "oleg@example.com"
 ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 
 
-@pytest.fixture
-def fleet(database_url: str) -> Iterator[Fleet]:
-    fleet = Fleet(database_url)
+@pytest.fixture(autouse=True)
+def empty_reports(fleet: Fleet) -> None:
     fleet.query("TRUNCATE daily_reports, breaker_openings")
     # A report long ago: this is no new installation.
     fleet.query(
         "INSERT INTO daily_reports (day, status, sent_at) VALUES ('2020-01-01', 'sent', now())"
     )
-    yield fleet
-    fleet.close()
 
 
 @pytest.fixture
@@ -62,7 +59,7 @@ def server() -> Iterator[MailServer]:
 
 @pytest.fixture
 def today(fleet: Fleet) -> date:
-    day: date = fleet.value("SELECT (now() AT TIME ZONE %s)::date", ZONE)
+    day: date = fleet.query_value("SELECT (now() AT TIME ZONE %s)::date", ZONE)
     return day
 
 
@@ -103,18 +100,18 @@ def make_due(fleet: Fleet, day: date) -> None:
 
 def accept(fleet: Fleet, mailing_id: int, *ages: float) -> None:
     """Have messages accepted so many seconds ago, one each."""
-    worker = fleet.claim(mailing_id)
+    worker = fleet.claim_batch(mailing_id)
     accepted = [(id_, time.time() - age) for id_, age in zip(worker.ids, ages, strict=False)]
-    fleet.record(
+    fleet.record_reports(
         BatchReport(mailing_id, worker.batch_id, worker.claim.token, 1, accepted, [], None)
     )
-    worker.flushes = 1
-    worker.done()
+    worker.reports = 1
+    worker.finish()
 
 
 def counted(fleet: Fleet, mailing_id: int, day: date) -> int:
     """The messages that were accepted on that local day."""
-    found: int = fleet.value(
+    found: int = fleet.query_value(
         """
         SELECT count(*) FROM messages
         WHERE mailing_id = %s AND (sent_at AT TIME ZONE %s)::date = %s
@@ -127,20 +124,20 @@ def counted(fleet: Fleet, mailing_id: int, day: date) -> int:
 
 
 def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date) -> None:
-    long = fleet.new_mailing(12, name="Long")
+    long = fleet.add_launched_mailing(12, name="Long")
     accept(fleet, long, 2 * DAY, 2 * DAY, DAY, DAY, DAY, 1, 1, 1, 1)
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s AND pending > 0", long)
-    worker = fleet.claim(long)
-    worker.done(others=[rejected(id_) for id_ in worker.ids[:2]])
-    expired = fleet.new_mailing(5)
+    worker = fleet.claim_batch(long)
+    worker.finish(reports=[rejected(id_) for id_ in worker.ids[:2]])
+    expired = fleet.add_launched_mailing(5)
     accept(fleet, expired, 1, 1)
-    fleet.end(expired)
-    fleet.apply_state(expired)
-    fleet.settle(expired)
-    cancelled = fleet.new_mailing(4)
-    fleet.cancel(cancelled)
-    fleet.apply_state(cancelled)
-    fleet.check_books()
+    fleet.end_mailing(expired)
+    fleet.apply_mailing_state(expired)
+    fleet.settle_mailing(expired)
+    cancelled = fleet.add_launched_mailing(4)
+    fleet.cancel_mailing(cancelled)
+    fleet.apply_mailing_state(cancelled)
+    fleet.check_totals()
 
     sums = dict.fromkeys(STATES, 0)
     for back in range(3):
@@ -152,7 +149,7 @@ def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date
             sums[state] += getattr(by_id[long], state)
         if back == 0:
             for id_ in (long, expired, cancelled):
-                statuses = fleet.statuses(id_) | {"sent": counted(fleet, id_, today)}
+                statuses = fleet.count_statuses(id_) | {"sent": counted(fleet, id_, today)}
                 for state in (*STATES, "pending"):
                     assert getattr(by_id[id_], state) == statuses.get(state, 0), (id_, state)
             assert found.reasons == [("rejected: 400", 2)]
@@ -167,7 +164,7 @@ def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date
             assert by_id[long].pending == 12 - 9 + later
             assert expired not in by_id
             assert not found.reasons
-    assert sums == {state: fleet.statuses(long).get(state, 0) for state in STATES}
+    assert sums == {state: fleet.count_statuses(long).get(state, 0) for state in STATES}
 
 
 def an_outage() -> list[str]:
@@ -183,13 +180,13 @@ def an_outage() -> list[str]:
 
 def test_what_needs_attention(fleet: Fleet, today: date) -> None:
     fleet.query("UPDATE mailings SET status = 'paused' WHERE status = 'running'")
-    paused, slow = fleet.new_mailing(2), fleet.new_mailing(3)
+    paused, slow = fleet.add_launched_mailing(2), fleet.add_launched_mailing(3)
     fleet.query("UPDATE mailings SET status = 'paused' WHERE id = %s", paused)
-    window = fleet.new_mailing(2)
+    window = fleet.add_launched_mailing(2)
     fleet.query(
         "UPDATE batches SET due_at = now() + interval '2 hours' WHERE mailing_id = %s", window
     )
-    later = fleet.new_mailing(2)  # waits for its hours, and will have time enough
+    later = fleet.add_launched_mailing(2)  # waits for its hours, and will have time enough
     fleet.query(
         "UPDATE batches SET due_at = now() + interval '1 hour' WHERE mailing_id = %s", later
     )
@@ -216,7 +213,7 @@ def test_a_report_is_sent_once_to_everybody(
     asked = settings(fleet, server.url, ANNA, OLEG)
     days = find_due_days(fleet.db.transaction, asked)
     assert days == [yesterday - timedelta(days=n) for n in range(6, -1, -1)]
-    mailing_id = fleet.new_mailing(2, name="=Привет")
+    mailing_id = fleet.add_launched_mailing(2, name="=Привет")
     accept(fleet, mailing_id, DAY, DAY)
     assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
@@ -284,7 +281,7 @@ def test_refused_connections_are_tried_again_later(fleet: Fleet, yesterday: date
         assert row(fleet, yesterday) == ("waiting", attempt, [], False)
         assert yesterday not in find_due_days(fleet.db.transaction, asked)
         waits.append(
-            fleet.value(
+            fleet.query_value(
                 "SELECT extract(epoch FROM due_at - now())::int FROM daily_reports WHERE day = %s",
                 yesterday,
             )
@@ -308,7 +305,7 @@ def test_a_message_that_is_turned_down_is_tried_again(
 def test_every_recipient_refused(fleet: Fleet, server: MailServer, yesterday: date) -> None:
     server.refusals = {ANNA: "550 no such person"}
     assert send_report(fleet.db.transaction, settings(fleet, server.url), yesterday) == "failed"
-    error = fleet.value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
+    error = fleet.query_value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
     assert "550" in error
     assert server.seen == 0
 
@@ -318,7 +315,7 @@ def test_one_recipient_refused_for_good(fleet: Fleet, server: MailServer, yester
     asked = settings(fleet, server.url, ANNA, OLEG)
     assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
     assert [recipients for recipients, _ in server.kept] == [[OLEG]]
-    error = fleet.value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
+    error = fleet.query_value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
     assert ANNA in error
     assert "550" in error
 
@@ -411,7 +408,7 @@ def test_the_worker_does_not_wait_for_the_mail_server(
     start_daily_report(asked, yesterday, None)  # one at a time: left to the next sweep
     assert time.monotonic() - began < 0.5
     waiting = "SELECT 1 FROM daily_reports WHERE day = %s AND status = 'waiting'"
-    wait_for(lambda: fleet.value(waiting, yesterday), 10, "the server is given up")
+    wait_for(lambda: fleet.query_value(waiting, yesterday), 10, "the server is given up")
     assert row(fleet, yesterday)[1] == 1
 
 
@@ -431,7 +428,7 @@ def test_starttls_and_login(
     try:
         # Nobody vouches for the certificate: nothing is said to whoever that is.
         assert send_report(fleet.db.transaction, settings(fleet, url), yesterday) == "failed"
-        error = fleet.value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
+        error = fleet.query_value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
         assert "CERTIFICATE_VERIFY_FAILED" in error
         assert server.seen == 0
 

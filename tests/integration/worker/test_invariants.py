@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from shared.db import status_changes
-from tests.support.fleet import Fleet, Worker, rejected, throttled, unavailable, unknown
+from tests.support.fleet import FakeWorker, Fleet, rejected, throttled, unavailable, unknown
 from worker.launch import launcher
 from worker.recording.batch_report import BatchRelease, BatchReport
 
@@ -70,7 +70,7 @@ class Books(RuleBasedStateMachine):
         self.ids = self.fleet.add_clients(chance.randint(6, 14), ZONES, "machine")
         self.living = set(self.ids)
         self.mailings: list[int] = []
-        self.workers: list[Worker] = []
+        self.workers: list[FakeWorker] = []
         self.said: list[BatchReport] = []
         self.accepted: set[tuple[int, int]] = set()
         self.sent: set[tuple[int, int]] = set()
@@ -84,16 +84,16 @@ class Books(RuleBasedStateMachine):
         try:
             for mailing_id in self.mailings:
                 self.resume(Random())
-                self.fleet.end(mailing_id)
+                self.fleet.end_mailing(mailing_id)
                 self.go_on(mailing_id, 100)
-                self.fleet.kill_lease(mailing_id)
-                self.fleet.apply_state(mailing_id)
-                self.fleet.settle(mailing_id)
-                assert self.fleet.mailing(mailing_id)["settled"]
+                self.fleet.expire_lease(mailing_id)
+                self.fleet.apply_mailing_state(mailing_id)
+                self.fleet.settle_mailing(mailing_id)
+                assert self.fleet.read_mailing(mailing_id)["settled"]
             self.books_add_up()
             for n, worker in enumerate(w for w in self.workers if w.ids):
                 others = map(rejected if n % 2 else unknown, worker.ids[1:])
-                self.record([worker.flush(worker.ids[:1], others, BatchRelease())])
+                self.record([worker.make_report(worker.ids[:1], others, BatchRelease())])
                 self.books_add_up()
             self.the_model_agrees()
         finally:
@@ -165,9 +165,9 @@ class Books(RuleBasedStateMachine):
         """Each turn is one chunk of a few clients; who lives by then is in the audience."""
         for _ in range(turns):
             more = launcher.launch_slice(
-                self.fleet.guard, self.fleet.lanes, mailing_id, 4, lambda: None
+                self.fleet.guard, self.fleet.connections, mailing_id, 4, lambda: None
             )
-            mailing = self.fleet.mailing(mailing_id)
+            mailing = self.fleet.read_mailing(mailing_id)
             done = self.audiences.setdefault(mailing_id, set())
             last = max((id_ for id_ in done), default=self.ids[0] - 1)
             done |= {i for i in self.living if last < i <= mailing["launched_client_id"]}
@@ -187,19 +187,19 @@ class Books(RuleBasedStateMachine):
         )
 
     def cancel(self, chance: Random) -> None:
-        self.fleet.cancel(chance.choice(self.mailings), deleted=chance.random() < 0.5)
+        self.fleet.cancel_mailing(chance.choice(self.mailings), deleted=chance.random() < 0.5)
 
     def come_to_its_end(self, chance: Random) -> None:
         """Half of the time the sweep is there at once."""
         mailing_id = chance.choice(self.mailings)
-        self.fleet.end(mailing_id)
+        self.fleet.end_mailing(mailing_id)
         if chance.random() < 0.5:
-            self.fleet.apply_state(mailing_id)
+            self.fleet.apply_mailing_state(mailing_id)
 
     def retry_failed(self, chance: Random) -> None:
         mailing_id = chance.choice(self.mailings)
         self.fleet.retry_failed(mailing_id)
-        MET["retried"] += self.fleet.apply_state(mailing_id) > 0
+        MET["retried"] += self.fleet.apply_mailing_state(mailing_id) > 0
 
     # --- the fleet -------------------------------------------------------------------------------
 
@@ -219,12 +219,12 @@ class Books(RuleBasedStateMachine):
 
     def take_over(self, chance: Random) -> None:
         worker = chance.choice(self.workers)
-        self.fleet.kill_lease(worker.mailing_id, worker.batch_id)
+        self.fleet.expire_lease(worker.mailing_id, worker.batch_id)
         self.claim_of(worker.mailing_id)
 
     def claim_of(self, mailing_id: int) -> None:
         before = self.leased(mailing_id)
-        worker = self.fleet.try_claim(mailing_id)
+        worker = self.fleet.try_claim_batch(mailing_id)
         if worker is not None:
             self.workers.append(worker)
             assert self.leased(mailing_id) == before | {worker.batch_id}
@@ -241,7 +241,7 @@ class Books(RuleBasedStateMachine):
         worker = chance.choice([w for w in self.workers if w.ids] or self.workers)
         told = [(id_, chance.choice(FATES)) for id_ in worker.ids]
         release = chance.choice(RELEASES)
-        flush = worker.flush(
+        flush = worker.make_report(
             [id_ for id_, fate in told if fate == "accepted"],
             [SAYINGS[fate](id_) for id_, fate in told if fate in SAYINGS],
             release,
@@ -253,7 +253,9 @@ class Books(RuleBasedStateMachine):
     def report_together(self, chance: Random) -> None:
         """One transaction, several batches; everything that is left was accepted."""
         chosen = {(w.mailing_id, w.batch_id): w for w in chance.choices(self.workers, k=2)}
-        self.record([worker.flush(worker.ids, (), BatchRelease()) for worker in chosen.values()])
+        self.record(
+            [worker.make_report(worker.ids, (), BatchRelease()) for worker in chosen.values()]
+        )
         for worker in chosen.values():
             worker.ids = []
 
@@ -261,7 +263,7 @@ class Books(RuleBasedStateMachine):
         """An old flush once more: its answer was lost."""
         before = self.snapshot()
         MET["repeated"] += 1
-        self.fleet.record(chance.choice(self.said))
+        self.fleet.record_reports(chance.choice(self.said))
         assert self.snapshot() == before, "a flush that was repeated changed something"
 
     def snapshot(self) -> list[tuple[object, ...]]:
@@ -274,41 +276,41 @@ class Books(RuleBasedStateMachine):
     def record(self, flushes: list[BatchReport]) -> None:
         for flush in flushes:
             self.observe(flush)
-        self.fleet.record(*flushes)
+        self.fleet.record_reports(*flushes)
         self.said += flushes
         for flush in flushes:
             self.accepted |= {(flush.mailing_id, id_) for id_, _ in flush.accepted}
 
     def observe(self, flush: BatchReport) -> None:
-        batch = self.fleet.batch(flush.mailing_id, flush.batch_id)
-        settled = self.fleet.mailing(flush.mailing_id)["settled"]
+        batch = self.fleet.read_batch(flush.mailing_id, flush.batch_id)
+        settled = self.fleet.read_mailing(flush.mailing_id)["settled"]
         MET["stale"] += batch["token"] != flush.token
         for id_, _ in flush.accepted:
-            message = self.fleet.message(flush.mailing_id, id_)
+            message = self.fleet.read_message(flush.mailing_id, id_)
             MET[f"accepted when {message['status']}"] += 1
             MET["accepted when in doubt"] += message["in_doubt"]
             MET["accepted when settled"] += settled
             MET["accepted when moved"] += message["batch_id"] != flush.batch_id
         for report in flush.message_reports:
-            message = self.fleet.message(flush.mailing_id, report.message_id)
+            message = self.fleet.read_message(flush.mailing_id, report.message_id)
             MET["moved"] += message["batch_id"] != flush.batch_id
             MET["cancelled while out"] += message["status"] == "cancelled"
             MET["doubted when settled"] += settled and report.in_doubt
 
     def lose_lease(self, chance: Random) -> None:
         worker = chance.choice(self.workers)
-        self.fleet.kill_lease(worker.mailing_id, worker.batch_id)
+        self.fleet.expire_lease(worker.mailing_id, worker.batch_id)
 
     def sweep(self, chance: Random) -> None:
-        self.fleet.apply_state(chance.choice(self.mailings))
+        self.fleet.apply_mailing_state(chance.choice(self.mailings))
 
     def settle(self, chance: Random) -> None:
         mailing_id = chance.choice(self.mailings)
-        self.fleet.apply_state(mailing_id)
-        if self.fleet.settle(mailing_id) == "finished":
-            mailing = self.fleet.mailing(mailing_id)
+        self.fleet.apply_mailing_state(mailing_id)
+        if self.fleet.settle_mailing(mailing_id) == "finished":
+            mailing = self.fleet.read_mailing(mailing_id)
             assert mailing["audience_complete"]
-            assert "pending" not in self.fleet.statuses(mailing_id)
+            assert "pending" not in self.fleet.count_statuses(mailing_id)
 
     # --- what must be true at every instant ------------------------------------------------------
 
@@ -316,7 +318,7 @@ class Books(RuleBasedStateMachine):
     def books_add_up(self) -> None:
         if hasattr(self, "fleet"):
             MET["steps"] += 1
-            self.fleet.check_books()
+            self.fleet.check_totals()
 
     @invariant()
     def the_model_agrees(self) -> None:

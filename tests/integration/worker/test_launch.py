@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, time
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from redis import Redis
 from shared.db.partitions import ensure_partition
 from shared.domain.send_windows import Window, next_opening
 from shared.queues import CONTROL_QUEUE, Queues, make_queue
-from tests.support.fleet import TAKEOVER, Fleet
+from tests.support.fleet import TAKEOVER_SECONDS, Fleet
 from tests.support.interleaving import PausingDatabase, threads, wait_until_blocked
 from tests.support.waiting import wait_for
 from worker import jobs
@@ -39,15 +39,6 @@ SELECT 1 FROM pg_stat_activity WHERE application_name = 'beside' AND datname = c
     AND state = 'idle in transaction' AND query LIKE '%WITH chosen%'
 """
 _tags = itertools.count()
-
-
-@pytest.fixture
-def fleet(database_url: str) -> Iterator[Fleet]:
-    """A fleet whose books add up when the test is over, whatever it did."""
-    fleet = Fleet(database_url)
-    yield fleet
-    fleet.check_books()
-    fleet.close()
 
 
 @pytest.fixture
@@ -79,8 +70,8 @@ def new_mailing(
     return ids, fleet.add_mailing(tags=[tag], launched_client_id=ids[0] - 1)
 
 
-def turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
-    return launcher.launch_slice(fleet.guard, fleet.lanes, mailing_id, batch_size, lambda: None)
+def launch_turn(fleet: Fleet, mailing_id: int, batch_size: int = 3) -> bool:
+    return fleet.launch_slice(mailing_id, batch_size)
 
 
 def waiting_launches(redis: Redis, mailing_id: int) -> int:
@@ -90,14 +81,14 @@ def waiting_launches(redis: Redis, mailing_id: int) -> int:
 
 def swept(fleet: Fleet, redis: Redis, mailing_id: int) -> int:
     """Sweep; how many launches of the mailing wait in their queue then."""
-    sweep_mailings(fleet.db, Queues(redis), TAKEOVER)
+    sweep_mailings(fleet.db, Queues(redis), TAKEOVER_SECONDS)
     return waiting_launches(redis, mailing_id)
 
 
 def kill(fleet: Fleet, name: str, paused: PausingDatabase, launched: Future[bool]) -> None:
     """A launch loses the connection `name` while it pauses, and says so."""
     fleet.query(TERMINATE, name)
-    paused.go_on.set()
+    paused.resume.set()
     with pytest.raises(psycopg2.Error):
         launched.result()
 
@@ -124,7 +115,7 @@ def test_the_audience_is_what_the_filter_says(
     )
     tags = [name.format(tag) for name in tags]
     mailing_id = fleet.add_mailing(operator_codes=operator_codes, tags=tags)
-    fleet.launch(mailing_id, batch_size=50)
+    fleet.launch_mailing(mailing_id, batch_size=50)
 
     wanted = fleet.query(
         """
@@ -137,14 +128,14 @@ def test_the_audience_is_what_the_filter_says(
     )
     got = fleet.query("SELECT client_id FROM messages WHERE mailing_id = %s ORDER BY 1", mailing_id)
     assert got == wanted
-    assert fleet.mailing(mailing_id)["audience"] == len(wanted)
-    assert fleet.mailing(mailing_id)["audience_complete"]
+    assert fleet.read_mailing(mailing_id)["audience"] == len(wanted)
+    assert fleet.read_mailing(mailing_id)["audience_complete"]
 
 
 def test_an_empty_filter_means_everybody(fleet: Fleet) -> None:
     fleet.add_clients(10)
     mailing_id = fleet.add_mailing()
-    fleet.launch(mailing_id)
+    fleet.launch_mailing(mailing_id)
     everybody = fleet.query("SELECT id FROM clients WHERE deleted_at IS NULL ORDER BY id")
     got = fleet.query("SELECT client_id FROM messages WHERE mailing_id = %s ORDER BY 1", mailing_id)
     assert got == everybody
@@ -157,7 +148,7 @@ def test_batches_are_of_one_zone_and_of_consecutive_messages(
     monkeypatch.setattr("worker.launch.launcher.FIRST_CHUNK_IDS", 1_000_000)
     fleet.add_clients(1003, ZONES, tag)
     mailing_id = fleet.add_mailing(tags=[tag])
-    fleet.launch(mailing_id, batch_size=100)
+    fleet.launch_mailing(mailing_id, batch_size=100)
     check_shape(fleet, mailing_id, batch_size=100)
     sizes = fleet.query("SELECT timezone, size FROM batches WHERE mailing_id = %s", mailing_id)
     assert Counter(zone for zone, _ in sizes) == dict.fromkeys(ZONES, 3)
@@ -173,7 +164,7 @@ def check_shape(fleet: Fleet, mailing_id: int, batch_size: int) -> None:
         assert zones[client_id] == zone
         batches.setdefault(batch_id, []).append(id_)
     for batch_id, ids in batches.items():
-        batch = fleet.batch(mailing_id, batch_id)
+        batch = fleet.read_batch(mailing_id, batch_id)
         assert ids == list(range(batch["first_id"], batch["last_id"] + 1))
         assert len(ids) == batch["size"] <= batch_size
     blocks = fleet.query(
@@ -191,12 +182,12 @@ def test_a_crowd_behind_a_desert_is_written_in_short_chunks(
     monkeypatch.setattr(launcher, "FIRST_CHUNK_IDS", 7)
     monkeypatch.setattr(chunks, "CHUNK_RECIPIENTS", 60)
     mailing_id = fleet.add_mailing(tags=[tag])
-    fleet.launch(mailing_id, batch_size=50)
+    fleet.launch_mailing(mailing_id, batch_size=50)
     blocks = fleet.query(
         "SELECT last_id - first_id + 1 FROM id_blocks WHERE mailing_id = %s", mailing_id
     )
     assert max(size for (size,) in blocks) == 60
-    assert fleet.mailing(mailing_id)["audience"] == 500
+    assert fleet.read_mailing(mailing_id)["audience"] == 500
     check_shape(fleet, mailing_id, batch_size=50)
 
 
@@ -206,9 +197,9 @@ def test_a_chunk_that_falls_short_is_gone_on_with_where_it_ends(
     """The one written beside it, which begins where it should have ended, comes to nothing."""
     monkeypatch.setattr(chunks, "CHUNK_RECIPIENTS", 5)
     ids, mailing_id = new_mailing(fleet, tag, 60, ZONES)
-    fleet.launch(mailing_id, batch_size=3)
+    fleet.launch_mailing(mailing_id, batch_size=3)
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
-    assert fleet.mailing(mailing_id)["audience"] == 60
+    assert fleet.read_mailing(mailing_id)["audience"] == 60
     check_shape(fleet, mailing_id, batch_size=3)
 
 
@@ -216,12 +207,12 @@ def test_an_empty_audience_finishes(fleet: Fleet, tag: str) -> None:
     mailing_id = fleet.add_mailing(tags=[tag])
     woken: list[int] = []
     assert not launcher.launch_slice(
-        fleet.guard, fleet.lanes, mailing_id, 500, lambda: woken.append(1)
+        fleet.guard, fleet.connections, mailing_id, 500, lambda: woken.append(1)
     )
     assert not woken
-    mailing = fleet.mailing(mailing_id)
+    mailing = fleet.read_mailing(mailing_id)
     assert (mailing["audience"], mailing["audience_complete"]) == (0, True)
-    assert fleet.settle(mailing_id) == "finished"
+    assert fleet.settle_mailing(mailing_id) == "finished"
 
 
 def test_clients_added_after_its_beginning_are_not_in(
@@ -229,9 +220,9 @@ def test_clients_added_after_its_beginning_are_not_in(
 ) -> None:
     before = fleet.add_clients(20, tag=tag)
     mailing_id = fleet.add_mailing(tags=[tag], launched_client_id=before[0] - 1)
-    assert turn(fleet, mailing_id)
+    assert launch_turn(fleet, mailing_id)
     fleet.add_clients(20, tag=tag)
-    while turn(fleet, mailing_id):
+    while launch_turn(fleet, mailing_id):
         pass
     assert [client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)] == before
 
@@ -240,13 +231,13 @@ def test_who_is_deleted_before_their_chunk_is_not_in(
     fleet: Fleet, tag: str, small_turns: None
 ) -> None:
     ids, mailing_id = new_mailing(fleet, tag, 20)
-    assert turn(fleet, mailing_id)
+    assert launch_turn(fleet, mailing_id)
     fleet.query(
         "UPDATE clients SET phone = NULL, operator_code = NULL, tag = NULL, timezone = NULL,"
         " deleted_at = now() WHERE id = %s",
         ids[-1],
     )
-    fleet.launch(mailing_id)
+    fleet.launch_mailing(mailing_id)
     assert [client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)] == ids[:-1]
 
 
@@ -257,18 +248,18 @@ def test_it_goes_on_where_it_stopped(fleet: Fleet, tag: str, small_turns: None) 
     """Every turn is a launch of its own, as after the death of the one before."""
     ids, mailing_id = new_mailing(fleet, tag, 60, ZONES)
     turns = 0
-    while turn(fleet, mailing_id):
+    while launch_turn(fleet, mailing_id):
         turns += 1
-        fleet.check_books()
-        mailing = fleet.mailing(mailing_id)
+        fleet.check_totals()
+        mailing = fleet.read_mailing(mailing_id)
         assert not mailing["audience_complete"]
         assert mailing["audience"] == min(7 * turns, 60)
-        assert fleet.settle(mailing_id) is None, "it finished before its audience was complete"
+        assert fleet.settle_mailing(mailing_id) is None, "finished before its audience was complete"
     assert turns == 8
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
     check_shape(fleet, mailing_id, batch_size=3)
-    assert not turn(fleet, mailing_id)
-    assert fleet.mailing(mailing_id)["audience"] == 60
+    assert not launch_turn(fleet, mailing_id)
+    assert fleet.read_mailing(mailing_id)["audience"] == 60
 
 
 def test_one_that_dies_in_mid_chunk_leaves_nothing_behind(fleet: Fleet, tag: str) -> None:
@@ -278,10 +269,10 @@ def test_one_that_dies_in_mid_chunk_leaves_nothing_behind(fleet: Fleet, tag: str
         launched = run(launcher.launch_slice, fleet.guard, [dying], mailing_id, 500, lambda: None)
         dying.wait_until_reached()
         kill(fleet, "pausing", dying, launched)
-    assert fleet.mailing(mailing_id)["audience"] == 0
+    assert fleet.read_mailing(mailing_id)["audience"] == 0
     assert not fleet.query(MESSAGES, mailing_id)
-    fleet.launch(mailing_id)
-    assert fleet.mailing(mailing_id)["audience"] == 10
+    fleet.launch_mailing(mailing_id)
+    assert fleet.read_mailing(mailing_id)["audience"] == 10
 
 
 @pytest.mark.parametrize("turn_seconds", [-1.0, 1.0])
@@ -306,7 +297,7 @@ def test_many_launches_at_once_write_everybody_once(
         for done in [run(whole) for _ in range(3)]:
             done.result()
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
-    assert fleet.mailing(mailing_id)["audience"] == 150
+    assert fleet.read_mailing(mailing_id)["audience"] == 150
     check_shape(fleet, mailing_id, batch_size=3)
 
 
@@ -316,13 +307,13 @@ def test_sweeps_leave_one_launch_of_a_mailing_in_the_queue(
     """Each would take its turn; those behind them would wait for as many."""
     redis = Redis.from_url(redis_url)
     _, mailing_id = new_mailing(fleet, tag, 100)
-    assert turn(fleet, mailing_id)
+    assert launch_turn(fleet, mailing_id)
     assert [swept(fleet, redis, mailing_id) for _ in range(3)] == [1, 1, 1]
     taken = make_queue(CONTROL_QUEUE, redis).pop_job_id()  # by a worker that dies
     assert taken is not None
     assert swept(fleet, redis, mailing_id) == 1
     redis.flushdb()
-    fleet.launch(mailing_id)
+    fleet.launch_mailing(mailing_id)
     assert swept(fleet, redis, mailing_id) == 0
 
 
@@ -331,7 +322,7 @@ def test_a_launch_that_was_asked_for_twice_goes_on_once(
 ) -> None:
     redis = Redis.from_url(redis_url)
     _, mailing_id = new_mailing(fleet, tag, 100)
-    databases = (*fleet.lanes, fleet.guard)
+    databases = (*fleet.connections, fleet.guard)
     monkeypatch.setattr(jobs, "_database", lambda number: databases[number])
     monkeypatch.setattr(
         jobs.WorkerContext, "settings", SimpleNamespace(batch_size=3), raising=False
@@ -343,7 +334,7 @@ def test_a_launch_that_was_asked_for_twice_goes_on_once(
         assert make_queue(CONTROL_QUEUE, redis).pop_job_id() is not None
         jobs.launch(mailing_id)
         assert waiting_launches(redis, mailing_id) == 1
-    fleet.launch(mailing_id)
+    fleet.launch_mailing(mailing_id)
 
 
 def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
@@ -353,11 +344,11 @@ def test_whoever_finds_others_at_it_leaves(fleet: Fleet, tag: str) -> None:
     with threads() as run:
         launched = run(launcher.launch_slice, guard, [writing], mailing_id, 500, lambda: None)
         writing.wait_until_reached()
-        assert not turn(fleet, mailing_id)
-        assert fleet.mailing(mailing_id)["audience"] == 0
-        writing.go_on.set()
+        assert not launch_turn(fleet, mailing_id)
+        assert fleet.read_mailing(mailing_id)["audience"] == 0
+        writing.resume.set()
         assert not launched.result()
-    assert fleet.mailing(mailing_id)["audience"] == 5
+    assert fleet.read_mailing(mailing_id)["audience"] == 5
     guard.close()
 
 
@@ -371,8 +362,8 @@ def test_one_whose_guard_dies_keeps_its_books(fleet: Fleet, tag: str, small_chun
         launched = run(launcher.launch_slice, guard, [writing], mailing_id, 3, lambda: None)
         writing.wait_until_reached()
         kill(fleet, "guard", writing, launched)
-    fleet.check_books()
-    fleet.launch(mailing_id, batch_size=3)
+    fleet.check_totals()
+    fleet.launch_mailing(mailing_id, batch_size=3)
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
     check_shape(fleet, mailing_id, batch_size=3)
 
@@ -383,10 +374,10 @@ def test_one_that_comes_to_its_turn_late_goes_on_from_there(
     _, mailing_id = new_mailing(fleet, tag, 20)
     late = PausingDatabase(fleet.url, before="pg_try_advisory_xact_lock(hashtext('launch')")
     with threads() as run:
-        launched = run(launcher.launch_slice, late, fleet.lanes, mailing_id, 3, lambda: None)
+        launched = run(launcher.launch_slice, late, fleet.connections, mailing_id, 3, lambda: None)
         late.wait_until_reached()
-        turn(fleet, mailing_id)
-        late.go_on.set()
+        launch_turn(fleet, mailing_id)
+        late.resume.set()
         assert launched.result(), "it says that nothing is left to do"
 
 
@@ -402,8 +393,8 @@ def test_ids_of_messages_grow_with_each_commit(fleet: Fleet, tag: str, small_chu
             launcher.launch_slice, fleet.guard, [beside, slow], mailing_id, 3, lambda: None
         )
         slow.wait_until_reached()
-        wait_for(lambda: fleet.value(WAITING), 10, "the third chunk waits for the second")
-        slow.go_on.set()
+        wait_for(lambda: fleet.query_value(WAITING), 10, "the third chunk waits for the second")
+        slow.resume.set()
         launched.result()
     beside.close()
     written = fleet.query(MESSAGES, mailing_id)
@@ -424,13 +415,13 @@ def test_a_chunk_waits_for_the_one_before_and_falls_with_it(
             launcher.launch_slice, fleet.guard, [beside, dying], mailing_id, 3, lambda: None
         )
         dying.wait_until_reached()
-        wait_for(lambda: fleet.value(WAITING), 10, "the third chunk waits for the second")
-        assert fleet.mailing(mailing_id)["audience"] == 7
-        fleet.check_books()
+        wait_for(lambda: fleet.query_value(WAITING), 10, "the third chunk waits for the second")
+        assert fleet.read_mailing(mailing_id)["audience"] == 7
+        fleet.check_totals()
         kill(fleet, "pausing", dying, launched)
     beside.close()
-    assert len(fleet.query(MESSAGES, mailing_id)) == fleet.mailing(mailing_id)["audience"] == 7
-    fleet.launch(mailing_id, batch_size=3)
+    assert len(fleet.query(MESSAGES, mailing_id)) == fleet.read_mailing(mailing_id)["audience"] == 7
+    fleet.launch_mailing(mailing_id, batch_size=3)
     assert sorted(client_id for client_id, *_ in fleet.query(MESSAGES, mailing_id)) == ids
     check_shape(fleet, mailing_id, batch_size=3)
 
@@ -440,13 +431,13 @@ def test_one_that_is_cancelled_stops(
     fleet: Fleet, tag: str, small_turns: None, deleted: bool
 ) -> None:
     _, mailing_id = new_mailing(fleet, tag, 40)
-    assert turn(fleet, mailing_id)
-    fleet.cancel(mailing_id, deleted)
-    assert not turn(fleet, mailing_id)
-    assert fleet.mailing(mailing_id)["audience"] == 7
-    assert fleet.apply_state(mailing_id) == 7
-    assert fleet.settle(mailing_id) == "cancelled"
-    assert fleet.statuses(mailing_id) == {"cancelled": 7}
+    assert launch_turn(fleet, mailing_id)
+    fleet.cancel_mailing(mailing_id, deleted)
+    assert not launch_turn(fleet, mailing_id)
+    assert fleet.read_mailing(mailing_id)["audience"] == 7
+    assert fleet.apply_mailing_state(mailing_id) == 7
+    assert fleet.settle_mailing(mailing_id) == "cancelled"
+    assert fleet.count_statuses(mailing_id) == {"cancelled": 7}
 
 
 def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
@@ -456,14 +447,14 @@ def test_one_that_is_cancelled_in_mid_chunk(fleet: Fleet, tag: str) -> None:
     with threads() as run:
         launched = run(launcher.launch_slice, fleet.guard, [filling], mailing_id, 500, lambda: None)
         filling.wait_until_reached()
-        cancelled = run(fleet.cancel, mailing_id)
+        cancelled = run(fleet.cancel_mailing, mailing_id)
         wait_until_blocked(fleet.url, [cancelled])
         assert not cancelled.done()
-        filling.go_on.set()
+        filling.resume.set()
         launched.result()
         cancelled.result()
-    assert fleet.apply_state(mailing_id) == 5
-    assert fleet.settle(mailing_id) == "cancelled"
+    assert fleet.apply_mailing_state(mailing_id) == 5
+    assert fleet.settle_mailing(mailing_id) == "cancelled"
 
 
 def test_a_cancel_does_not_wait_while_a_chunk_is_written(fleet: Fleet, tag: str) -> None:
@@ -473,25 +464,25 @@ def test_a_cancel_does_not_wait_while_a_chunk_is_written(fleet: Fleet, tag: str)
     with threads() as run:
         launched = run(launcher.launch_slice, fleet.guard, [writing], mailing_id, 500, lambda: None)
         writing.wait_until_reached()
-        fleet.cancel(mailing_id)
-        writing.go_on.set()
+        fleet.cancel_mailing(mailing_id)
+        writing.resume.set()
         assert not launched.result()
-    assert fleet.mailing(mailing_id)["audience"] == 0
+    assert fleet.read_mailing(mailing_id)["audience"] == 0
     assert not fleet.query(MESSAGES, mailing_id)
-    assert fleet.apply_state(mailing_id) == 0
+    assert fleet.apply_mailing_state(mailing_id) == 0
 
 
 def test_one_that_is_paused_is_written_to_the_end(
     fleet: Fleet, tag: str, small_turns: None
 ) -> None:
     _, mailing_id = new_mailing(fleet, tag, 30)
-    assert turn(fleet, mailing_id)
+    assert launch_turn(fleet, mailing_id)
     fleet.query("UPDATE mailings SET status = 'paused' WHERE id = %s", mailing_id)
-    while turn(fleet, mailing_id):
+    while launch_turn(fleet, mailing_id):
         pass
-    mailing = fleet.mailing(mailing_id)
+    mailing = fleet.read_mailing(mailing_id)
     assert (mailing["audience"], mailing["status"]) == (30, "paused")
-    assert fleet.try_claim(mailing_id) is None
+    assert fleet.try_claim_batch(mailing_id) is None
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -501,24 +492,24 @@ def test_nothing_starts_before_its_time(fleet: Fleet, tag: str) -> None:
     fleet.add_clients(3, tag=tag)
     mailing_id = fleet.add_mailing(tags=[tag])
     fleet.query("UPDATE mailings SET start_at = now() + interval '1 min' WHERE id = %s", mailing_id)
-    assert not turn(fleet, mailing_id)
-    assert fleet.mailing(mailing_id)["status"] == "scheduled"
+    assert not launch_turn(fleet, mailing_id)
+    assert fleet.read_mailing(mailing_id)["status"] == "scheduled"
     fleet.query("UPDATE mailings SET start_at = now() WHERE id = %s", mailing_id)
-    fleet.launch(mailing_id)
-    assert fleet.statuses(mailing_id) == {"pending": 3}
+    fleet.launch_mailing(mailing_id)
+    assert fleet.count_statuses(mailing_id) == {"pending": 3}
 
 
 def test_a_paused_one_that_did_not_start_is_not_started(fleet: Fleet, tag: str) -> None:
     fleet.add_clients(3, tag=tag)
     mailing_id = fleet.add_mailing(tags=[tag], status="paused")
-    assert not turn(fleet, mailing_id)
-    assert fleet.mailing(mailing_id)["started_at"] is None
+    assert not launch_turn(fleet, mailing_id)
+    assert fleet.read_mailing(mailing_id)["started_at"] is None
     # … until its end: then its books say who was not reached.
-    fleet.end(mailing_id)
-    fleet.launch(mailing_id)
-    fleet.apply_state(mailing_id)
-    assert fleet.settle(mailing_id) == "finished"
-    assert fleet.statuses(mailing_id) == {"expired": 3}
+    fleet.end_mailing(mailing_id)
+    fleet.launch_mailing(mailing_id)
+    fleet.apply_mailing_state(mailing_id)
+    assert fleet.settle_mailing(mailing_id) == "finished"
+    assert fleet.count_statuses(mailing_id) == {"expired": 3}
 
 
 def test_windows_put_it_off_zone_by_zone(fleet: Fleet, tag: str) -> None:
@@ -527,11 +518,11 @@ def test_windows_put_it_off_zone_by_zone(fleet: Fleet, tag: str) -> None:
     zones = ("Europe/Moscow", "Asia/Kamchatka", "Asia/Kathmandu", "Pacific/Honolulu")
     fleet.add_clients(8, zones, tag)
     mailing_id = fleet.add_mailing(tags=[tag], window_from=window.start, window_to=window.end)
-    fleet.launch(mailing_id)
+    fleet.launch_mailing(mailing_id)
     due = dict(
         fleet.query("SELECT timezone, due_at FROM batches WHERE mailing_id = %s", mailing_id)
     )
-    started = fleet.mailing(mailing_id)["started_at"]
+    started = fleet.read_mailing(mailing_id)["started_at"]
     now = datetime.now(UTC)
     assert started <= due.pop("Europe/Moscow") <= now
     assert due == {zone: next_opening(window, zone, now) for zone in zones[1:]}
@@ -544,12 +535,12 @@ def test_one_whose_whole_time_was_missed_expires(fleet: Fleet, tag: str, windowe
     fleet.add_clients(50, ZONES, tag)
     hours = {"window_from": time(1), "window_to": time(0, 59)} if windowed else {}
     mailing_id = fleet.add_mailing(tags=[tag], **hours)
-    fleet.end(mailing_id)
-    fleet.launch(mailing_id, batch_size=5)
-    assert fleet.try_claim(mailing_id) is None
-    assert fleet.apply_state(mailing_id) == 50
-    assert fleet.settle(mailing_id) == "finished"
-    assert fleet.statuses(mailing_id) == {"expired": 50}
+    fleet.end_mailing(mailing_id)
+    fleet.launch_mailing(mailing_id, batch_size=5)
+    assert fleet.try_claim_batch(mailing_id) is None
+    assert fleet.apply_mailing_state(mailing_id) == 50
+    assert fleet.settle_mailing(mailing_id) == "finished"
+    assert fleet.count_statuses(mailing_id) == {"expired": 50}
     reasons = fleet.query("SELECT DISTINCT reason FROM messages WHERE mailing_id = %s", mailing_id)
     assert reasons == [("the mailing ended first",)]
 
@@ -572,11 +563,11 @@ def test_blocks_of_ids_never_overlap(fleet: Fleet) -> None:
             done.result()
     taken.sort()
     assert all(a_last < b_first for (_, a_last), (b_first, _) in itertools.pairwise(taken))
-    assert fleet.value("SELECT take_ids('batch_ids', 0)") is None
+    assert fleet.query_value("SELECT take_ids('batch_ids', 0)") is None
 
 
 def test_partitions_made_at_once_are_made_once(fleet: Fleet) -> None:
-    ahead: int = fleet.value("SELECT max(until_mailing_id) FROM partition_ranges") or 1
+    ahead: int = fleet.query_value("SELECT max(until_mailing_id) FROM partition_ranges") or 1
 
     def ensure() -> bool:
         with Database(fleet.url, "partitions").transaction() as cursor:
@@ -591,7 +582,7 @@ def test_partitions_made_at_once_are_made_once(fleet: Fleet) -> None:
     assert all(until == first for (_, until), (first, _) in itertools.pairwise(ranges))
     for table in ("messages", "batches", "attempts"):
         fillfactor = "fillfactor=100" if table == "attempts" else "fillfactor=50"
-        options = fleet.value(
+        options = fleet.query_value(
             "SELECT reloptions FROM pg_class WHERE oid = %s::regclass", f"{table}_p{ahead}"
         )
         assert fillfactor in options
@@ -599,8 +590,8 @@ def test_partitions_made_at_once_are_made_once(fleet: Fleet) -> None:
 
 def test_making_partitions_waits_for_no_reader_and_no_writer(fleet: Fleet) -> None:
     """Nor do they wait for it: it is done while others hold rows, and they go on meanwhile."""
-    mailing_id = fleet.new_mailing(4)
-    ahead: int = fleet.value("SELECT max(until_mailing_id) FROM partition_ranges")
+    mailing_id = fleet.add_launched_mailing(4)
+    ahead: int = fleet.query_value("SELECT max(until_mailing_id) FROM partition_ranges")
     with Database(fleet.url, "writing").transaction() as writing:
         writing.execute("SELECT count(*) FROM messages, batches, attempts")
         writing.execute("UPDATE messages SET attempts = 1 WHERE mailing_id = %s", (mailing_id,))
@@ -615,11 +606,11 @@ def test_making_partitions_waits_for_no_reader_and_no_writer(fleet: Fleet) -> No
 
 def test_a_missing_partition_is_made_by_launch(fleet: Fleet, tag: str) -> None:
     fleet.add_clients(2, tag=tag)
-    ahead: int = fleet.value("SELECT max(until_mailing_id) FROM partition_ranges") or 1
+    ahead: int = fleet.query_value("SELECT max(until_mailing_id) FROM partition_ranges") or 1
     mailing_id = fleet.add_mailing(tags=[tag], id=ahead + 5)
     fleet.query("SELECT setval(pg_get_serial_sequence('mailings', 'id'), %s)", mailing_id)
-    fleet.launch(mailing_id)
-    assert fleet.statuses(mailing_id) == {"pending": 2}
+    fleet.launch_mailing(mailing_id)
+    assert fleet.count_statuses(mailing_id) == {"pending": 2}
 
 
 # --- cost -----------------------------------------------------------------------------------------
@@ -628,15 +619,15 @@ def test_a_missing_partition_is_made_by_launch(fleet: Fleet, tag: str) -> None:
 def test_recording_touches_no_index(fleet: Fleet, tag: str) -> None:
     """At least nine of ten updates stay on their page: fillfactor, and no index on what changes."""
     fleet.add_clients(6000, ZONES, tag)
-    ahead: int = fleet.value("SELECT max(until_mailing_id) FROM partition_ranges") or 1
+    ahead: int = fleet.query_value("SELECT max(until_mailing_id) FROM partition_ranges") or 1
     mailing_id = fleet.add_mailing(tags=[tag], id=ahead)  # a partition of its own
     fleet.query("SELECT setval(pg_get_serial_sequence('mailings', 'id'), %s)", mailing_id)
-    fleet.launch(mailing_id)
-    while worker := fleet.try_claim(mailing_id):
+    fleet.launch_mailing(mailing_id)
+    while worker := fleet.try_claim_batch(mailing_id):
         for start in range(0, len(worker.ids), 100):
-            worker.say(worker.ids[start : start + 100])
-        worker.done()
-    assert fleet.statuses(mailing_id) == {"sent": 6000}
+            worker.record(worker.ids[start : start + 100])
+        worker.finish()
+    assert fleet.count_statuses(mailing_id) == {"sent": 6000}
     with fleet.db.transaction() as cursor:  # where the updates were made
         cursor.execute("SELECT pg_stat_force_next_flush()")
     fleet.db.close()
@@ -653,6 +644,6 @@ def test_expiry_is_quick(fleet: Fleet, tag: str) -> None:
     """In steps of some batches, each a short transaction, and all of it in one call."""
     fleet.add_clients(6000, ZONES, tag)
     mailing_id = fleet.add_mailing(tags=[tag])
-    fleet.launch(mailing_id)
-    fleet.end(mailing_id)
-    assert mailing_state.apply_mailing_state(fleet.db, mailing_id, TAKEOVER, 60) == 6000
+    fleet.launch_mailing(mailing_id)
+    fleet.end_mailing(mailing_id)
+    assert mailing_state.apply_mailing_state(fleet.db, mailing_id, TAKEOVER_SECONDS, 60) == 6000

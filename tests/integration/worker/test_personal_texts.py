@@ -17,7 +17,7 @@ def quiet(system: System) -> Iterator[System]:
     system.provider.reset()
     yield system
     system.provider.reset()
-    system.check_books()
+    system.check_totals()
 
 
 def add(system: System, phone: str, **fields: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from api.clients.service import CREATE, GET
 from shared.db import mailing_counts, status_changes
 from shared.db.prepared_statements import PreparedStatement
-from tests.support.fleet import TAKEOVER, Fleet
+from tests.support.fleet import TAKEOVER_SECONDS, Fleet
 from worker.dispatch import claim_queries
 from worker.recording import queries
 
@@ -18,40 +18,36 @@ BIG = 20_000
 
 
 @pytest.fixture(scope="module")
-def plans(database_url: str) -> Iterator["Plans"]:
-    plans = Plans(database_url)
-    yield plans
-    plans.fleet.check_books()
-    plans.fleet.close()
+def plans(module_fleet: Fleet) -> "Plans":
+    return Plans(module_fleet)
 
 
 class Plans:
     """A mailing that is big enough for its plans to matter, with partitions before and after it."""
 
-    def __init__(self, url: str) -> None:
-        self.fleet = Fleet(url)
-        fleet = self.fleet
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
         fleet.add_clients(BIG, ("Europe/Moscow", "Asia/Omsk"))
         for _ in range(2):
             self.in_new_partition("nobody")
         self.mailing_id = self.in_new_partition("")
         self.in_new_partition("nobody")
         fleet.query("ANALYZE clients, mailings, minutes")
-        worker = fleet.claim(self.mailing_id)
-        worker.say(worker.ids[:100])
+        worker = fleet.claim_batch(self.mailing_id)
+        worker.record(worker.ids[:100])
         self.worker = worker
         (self.partition,) = fleet.query(
             "SELECT first_mailing_id FROM partition_ranges"
             " WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1",
             self.mailing_id,
         )[0]
-        assert fleet.value("SELECT count(*) FROM partition_ranges") >= 3
+        assert fleet.query_value("SELECT count(*) FROM partition_ranges") >= 3
 
     def in_new_partition(self, tag: str) -> int:
         fleet = self.fleet
-        first = fleet.value("SELECT coalesce(max(until_mailing_id), 1) FROM partition_ranges")
+        first = fleet.query_value("SELECT coalesce(max(until_mailing_id), 1) FROM partition_ranges")
         mailing_id = fleet.add_mailing(id=first, tags=[tag])
-        fleet.launch(mailing_id)
+        fleet.launch_mailing(mailing_id)
         return mailing_id
 
     def check(self, statement: str | PreparedStatement, values: Any) -> None:
@@ -91,7 +87,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_claim(plans: Plans) -> None:
-    plans.check(claim_queries.CLAIM, {"mailing": plans.mailing_id, "lease": TAKEOVER})
+    plans.check(claim_queries.CLAIM, {"mailing": plans.mailing_id, "lease": TAKEOVER_SECONDS})
 
 
 @pytest.mark.parametrize(

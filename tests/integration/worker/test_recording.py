@@ -1,7 +1,6 @@
 """The rules that keep the books true, one by one: fence, lock order, doubt, states, leases."""
 
 import time as clock
-from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -11,9 +10,9 @@ import pytest
 from shared.db import minute_counts, status_changes
 from shared.domain.send_windows import Window, next_opening
 from tests.support.fleet import (
-    LEASE,
+    LEASE_SECONDS,
     Fleet,
-    attempt,
+    make_attempt,
     rejected,
     throttled,
     unavailable,
@@ -29,55 +28,48 @@ from worker.runtime.database import Database
 MOSCOW = ZoneInfo("Europe/Moscow")
 
 
-@pytest.fixture
-def fleet(database_url: str) -> Iterator[Fleet]:
-    """A fleet whose books add up when the test is over, whatever it did."""
-    fleet = Fleet(database_url)
-    yield fleet
-    fleet.check_books()
-    fleet.close()
-
-
 # --- the fence ------------------------------------------------------------------------------------
 
 
 def test_a_stale_worker_is_believed_only_what_was_accepted(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(5)
-    stale = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(5)
+    stale = fleet.claim_batch(mailing_id)
     sent, failed, retried, *others = stale.ids
-    fleet.kill_lease(mailing_id)
-    present = fleet.claim(mailing_id)
-    present.done(accepted=others)
+    fleet.expire_lease(mailing_id)
+    present = fleet.claim_batch(mailing_id)
+    present.finish(accepted=others)
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
-    again = fleet.claim(mailing_id)
+    again = fleet.claim_batch(mailing_id)
 
-    said = stale.say([sent, *others], [rejected(failed), unknown(retried)], BatchRelease(1e6, True))
+    said = stale.record(
+        [sent, *others], [rejected(failed), unknown(retried)], BatchRelease(1e6, True)
+    )
 
     assert said == RecordedBatch(False, 2)
-    assert fleet.message(mailing_id, sent)["status"] == "sent"
-    assert fleet.message(mailing_id, failed)["status"] == "pending"
-    assert fleet.message(mailing_id, retried)["attempts"] == 0
-    batch = fleet.batch(mailing_id, stale.batch_id)
-    assert batch["leased_until"] > datetime.now(UTC) + timedelta(seconds=LEASE / 2)
+    assert fleet.read_message(mailing_id, sent)["status"] == "sent"
+    assert fleet.read_message(mailing_id, failed)["status"] == "pending"
+    assert fleet.read_message(mailing_id, retried)["attempts"] == 0
+    batch = fleet.read_batch(mailing_id, stale.batch_id)
+    assert batch["leased_until"] > datetime.now(UTC) + timedelta(seconds=LEASE_SECONDS / 2)
     assert batch["retry_at"] is None
     assert batch["sent"] == 3
     assert not fleet.query("SELECT 1 FROM attempts WHERE mailing_id = %s", mailing_id)
     # What the present holder says is not disturbed by it.
-    assert again.done([sent, failed, retried]) == RecordedBatch(True, 0)
-    assert fleet.statuses(mailing_id) == {"sent": 5}
+    assert again.finish([sent, failed, retried]) == RecordedBatch(True, 0)
+    assert fleet.count_statuses(mailing_id) == {"sent": 5}
 
 
 def test_a_stale_worker_records_after_the_batch_was_finished_and_settled(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(4)
-    stale = fleet.claim(mailing_id)
-    fleet.kill_lease(mailing_id)
-    present = fleet.claim(mailing_id)
-    present.done(present.ids[:2], map(rejected, present.ids[2:]))
-    assert fleet.settle(mailing_id) == "finished"
+    mailing_id = fleet.add_launched_mailing(4)
+    stale = fleet.claim_batch(mailing_id)
+    fleet.expire_lease(mailing_id)
+    present = fleet.claim_batch(mailing_id)
+    present.finish(present.ids[:2], map(rejected, present.ids[2:]))
+    assert fleet.settle_mailing(mailing_id) == "finished"
 
-    stale.say(stale.ids[:3], [unknown(stale.ids[3])], BatchRelease())
+    stale.record(stale.ids[:3], [unknown(stale.ids[3])], BatchRelease())
 
-    mailing = fleet.mailing(mailing_id)
+    mailing = fleet.read_mailing(mailing_id)
     assert (mailing["sent"], mailing["failed"], mailing["status"]) == (3, 1, "finished")
     # The one sent is in doubt no more; the other was marked by the takeover.
     assert mailing["in_doubt"] == 1
@@ -85,35 +77,35 @@ def test_a_stale_worker_records_after_the_batch_was_finished_and_settled(fleet: 
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_an_acceptance_that_arrives_after_cancel(fleet: Fleet, settled: bool) -> None:
-    mailing_id = fleet.new_mailing(3)
-    worker = fleet.claim(mailing_id)
-    fleet.cancel(mailing_id)
-    assert fleet.apply_state(mailing_id) == 0, "a live lease is left to its worker"
-    fleet.kill_lease(mailing_id)
-    assert fleet.apply_state(mailing_id) == 3
+    mailing_id = fleet.add_launched_mailing(3)
+    worker = fleet.claim_batch(mailing_id)
+    fleet.cancel_mailing(mailing_id)
+    assert fleet.apply_mailing_state(mailing_id) == 0, "a live lease is left to its worker"
+    fleet.expire_lease(mailing_id)
+    assert fleet.apply_mailing_state(mailing_id) == 3
     if settled:
-        assert fleet.settle(mailing_id) == "cancelled"
-        assert fleet.mailing(mailing_id)["in_doubt"] == 3
+        assert fleet.settle_mailing(mailing_id) == "cancelled"
+        assert fleet.read_mailing(mailing_id)["in_doubt"] == 3
 
-    worker.say(worker.ids[:1])
+    worker.record(worker.ids[:1])
 
-    assert fleet.statuses(mailing_id) == {"sent": 1, "cancelled": 2}
+    assert fleet.count_statuses(mailing_id) == {"sent": 1, "cancelled": 2}
     if settled:
-        mailing = fleet.mailing(mailing_id)
+        mailing = fleet.read_mailing(mailing_id)
         assert (mailing["sent"], mailing["cancelled"], mailing["in_doubt"]) == (1, 2, 2)
         assert mailing["status"] == "cancelled"
 
 
 def test_doubt_about_what_ended_reaches_a_settled_mailing(fleet: Fleet) -> None:
     """The client of the last message is deleted while its request is out: nothing is pending."""
-    mailing_id = fleet.new_mailing(1)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(1)
+    worker = fleet.claim_batch(mailing_id)
     delete_client(fleet, client_of(fleet, mailing_id, worker.ids[0]))
-    assert fleet.settle(mailing_id) == "finished"
+    assert fleet.settle_mailing(mailing_id) == "finished"
 
-    worker.done(others=[unknown(worker.ids[0])])
+    worker.finish(reports=[unknown(worker.ids[0])])
 
-    mailing = fleet.mailing(mailing_id)
+    mailing = fleet.read_mailing(mailing_id)
     assert (mailing["cancelled"], mailing["in_doubt"]) == (1, 1)
 
 
@@ -121,50 +113,50 @@ def test_doubt_about_what_ended_reaches_a_settled_mailing(fleet: Fleet) -> None:
 def test_a_flush_whose_answer_was_lost_is_applied_once(
     fleet: Fleet, release: BatchRelease | None
 ) -> None:
-    mailing_id = fleet.new_mailing(5)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(5)
+    worker = fleet.claim_batch(mailing_id)
     others = [rejected(worker.ids[2]), unknown(worker.ids[3])]
-    flush = worker.flush(worker.ids[:2], others, release)
+    flush = worker.make_report(worker.ids[:2], others, release)
     key = mailing_id, worker.batch_id
 
-    first = fleet.record(flush)[key]
-    before = fleet.batch(*key)
-    again = [fleet.record(flush)[key] for _ in range(3)]
+    first = fleet.record_reports(flush)[key]
+    before = fleet.read_batch(*key)
+    again = [fleet.record_reports(flush)[key] for _ in range(3)]
 
     assert [(r.held, r.pending) for r in (first, *again)] == [(True, 2)] * 4
-    after = fleet.batch(*key)
+    after = fleet.read_batch(*key)
     for moving in ("due_in", "retry_in"):
         before.pop(moving), after.pop(moving)
     assert after == before
-    assert fleet.message(mailing_id, worker.ids[3])["attempts"] == 1
+    assert fleet.read_message(mailing_id, worker.ids[3])["attempts"] == 1
     assert len(fleet.query("SELECT 1 FROM attempts WHERE mailing_id = %s", mailing_id)) == 2
 
 
 def test_a_later_claim_numbers_its_flushes_anew(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    first = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(2)
+    first = fleet.claim_batch(mailing_id)
     for _ in range(3):
-        first.say()
-    first.say(release=BatchRelease())
-    second = fleet.claim(mailing_id)
-    assert second.done(second.ids) == RecordedBatch(True, 0)
+        first.record()
+    first.record(release=BatchRelease())
+    second = fleet.claim_batch(mailing_id)
+    assert second.finish(second.ids) == RecordedBatch(True, 0)
 
 
 def test_several_mailings_and_batches_in_one_transaction(fleet: Fleet) -> None:
-    mailings = [fleet.new_mailing(4, batch_size=2) for _ in range(3)]
-    workers = [fleet.claim(mailing_id) for mailing_id in mailings for _ in range(2)]
-    flushes = [w.flush(w.ids[:1], [rejected(w.ids[1])], BatchRelease()) for w in workers]
-    recorded = fleet.record(*reversed(flushes))
+    mailings = [fleet.add_launched_mailing(4, batch_size=2) for _ in range(3)]
+    workers = [fleet.claim_batch(mailing_id) for mailing_id in mailings for _ in range(2)]
+    flushes = [w.make_report(w.ids[:1], [rejected(w.ids[1])], BatchRelease()) for w in workers]
+    recorded = fleet.record_reports(*reversed(flushes))
     assert recorded == {(w.mailing_id, w.batch_id): RecordedBatch(True, 0) for w in workers}
     for mailing_id in mailings:
-        assert fleet.statuses(mailing_id) == {"sent": 2, "failed": 2}
+        assert fleet.count_statuses(mailing_id) == {"sent": 2, "failed": 2}
 
 
 def test_the_same_message_accepted_twice_in_one_flush(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
-    assert worker.done([worker.ids[0], worker.ids[0], worker.ids[1]]) == RecordedBatch(True, 0)
-    assert fleet.message(mailing_id, worker.ids[0])["attempts"] == 1
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
+    assert worker.finish([worker.ids[0], worker.ids[0], worker.ids[1]]) == RecordedBatch(True, 0)
+    assert fleet.read_message(mailing_id, worker.ids[0])["attempts"] == 1
 
 
 # --- attempts -------------------------------------------------------------------------------------
@@ -184,11 +176,11 @@ def test_accepted_messages_with_others_between_them(
 
     monkeypatch.setattr(transaction.MailingRecorder, "_apply_rules", watched)
     count = between + 2
-    mailing_id = fleet.new_mailing(count, batch_size=count)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(count, batch_size=count)
+    worker = fleet.claim_batch(mailing_id)
     first, *others, last = worker.ids
     before = clock.time()
-    recorded = worker.say([first, last])
+    recorded = worker.record([first, last])
     assert reconsidered == [careful]
     assert recorded.pending == len(others)
     rows = "SELECT id, status, attempts, extract(epoch FROM sent_at)::float8 FROM messages"
@@ -196,38 +188,38 @@ def test_accepted_messages_with_others_between_them(
     assert [row[0] for row in found if row[1:3] == ("sent", 1)] == [first, last]
     assert all(abs(row[3] - before) < 60 for row in found if row[1] == "sent")
     assert {row[1:] for row in found if row[1] != "sent"} == {("pending", 0, None)}
-    assert worker.done(others).pending == 0
+    assert worker.finish(others).pending == 0
 
 
 def test_attempts_run_out(database_url: str, fleet: Fleet) -> None:
     fleet.max_attempts = 2
-    mailing_id = fleet.new_mailing(2)
+    mailing_id = fleet.add_launched_mailing(2)
     for _ in range(2):
-        worker = fleet.claim(mailing_id)
+        worker = fleet.claim_batch(mailing_id)
         a, b = worker.ids
-        assert worker.done(others=[unavailable(a), throttled(b)]).held
-    assert fleet.message(mailing_id, a)["status"] == "failed"
-    assert fleet.message(mailing_id, a)["reason"] == "attempts exhausted"
-    assert fleet.message(mailing_id, b)["status"] == "pending"
-    assert fleet.message(mailing_id, b)["attempts"] == 0
+        assert worker.finish(reports=[unavailable(a), throttled(b)]).held
+    assert fleet.read_message(mailing_id, a)["status"] == "failed"
+    assert fleet.read_message(mailing_id, a)["reason"] == "attempts exhausted"
+    assert fleet.read_message(mailing_id, b)["status"] == "pending"
+    assert fleet.read_message(mailing_id, b)["attempts"] == 0
 
 
 def test_a_retry_repeats_the_phone_and_text_that_were_handed_off(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
     assert all((row.first_phone, row.first_text) == (None, None) for row in worker.claim.rows)
     tried, untried = worker.ids
-    first = attempt("unavailable", 79991112233, "The first text")
-    worker.done(others=[MessageReport(tried, counts_attempt=True, attempt=first)])
+    first = make_attempt("unavailable", 79991112233, "The first text")
+    worker.finish(reports=[MessageReport(tried, counts_attempt=True, attempt=first)])
     fleet.query(
         "UPDATE clients SET phone = phone + 500000 WHERE id = %s",
         client_of(fleet, mailing_id, tried),
     )
-    worker = fleet.claim(mailing_id)
-    second = attempt("unavailable", 79990000000, "Another text")
-    worker.done(others=[MessageReport(tried, counts_attempt=True, attempt=second)])
+    worker = fleet.claim_batch(mailing_id)
+    second = make_attempt("unavailable", 79990000000, "Another text")
+    worker.finish(reports=[MessageReport(tried, counts_attempt=True, attempt=second)])
 
-    rows = {row.message_id: row for row in fleet.claim(mailing_id).claim.rows}
+    rows = {row.message_id: row for row in fleet.claim_batch(mailing_id).claim.rows}
 
     assert (rows[tried].first_phone, rows[tried].first_text) == (79991112233, "The first text")
     assert rows[tried].attempts == 2
@@ -235,12 +227,12 @@ def test_a_retry_repeats_the_phone_and_text_that_were_handed_off(fleet: Fleet) -
 
 
 def test_a_batch_keeps_the_text_it_was_first_claimed_with(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(4, batch_size=2)
-    first = fleet.claim(mailing_id)
-    first.say(release=BatchRelease(delay=-1))
+    mailing_id = fleet.add_launched_mailing(4, batch_size=2)
+    first = fleet.claim_batch(mailing_id)
+    first.record(release=BatchRelease(delay=-1))
     fleet.query("UPDATE mailings SET text = 'New', text_version = 2 WHERE id = %s", mailing_id)
     fleet.query("INSERT INTO mailing_texts VALUES (%s, 2, 'New')", mailing_id)
-    texts = {(w := fleet.claim(mailing_id)).batch_id: w.claim.text for _ in range(2)}
+    texts = {(w := fleet.claim_batch(mailing_id)).batch_id: w.claim.text for _ in range(2)}
     assert texts.pop(first.batch_id) == "Hello"
     assert list(texts.values()) == ["New"]
 
@@ -249,50 +241,50 @@ def test_a_batch_keeps_the_text_it_was_first_claimed_with(fleet: Fleet) -> None:
 
 
 def test_a_backoff_is_kept_apart_from_a_plain_delay(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(1)
-    worker = fleet.claim(mailing_id)
-    worker.say(release=BatchRelease(40, backoff=True))
-    batch = fleet.batch(mailing_id, worker.batch_id)
+    mailing_id = fleet.add_launched_mailing(1)
+    worker = fleet.claim_batch(mailing_id)
+    worker.record(release=BatchRelease(40, backoff=True))
+    batch = fleet.read_batch(mailing_id, worker.batch_id)
     assert batch["due_in"] == pytest.approx(40, abs=3)
     assert batch["retry_at"] == batch["due_at"]
     assert (batch["attempt"], batch["leased_until"]) == (1, None)
-    assert fleet.try_claim(mailing_id) is None
+    assert fleet.try_claim_batch(mailing_id) is None
 
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
-    worker = fleet.claim(mailing_id)
+    worker = fleet.claim_batch(mailing_id)
     assert worker.claim.attempt == 1
-    worker.say(release=BatchRelease(20))
-    batch = fleet.batch(mailing_id, worker.batch_id)
+    worker.record(release=BatchRelease(20))
+    batch = fleet.read_batch(mailing_id, worker.batch_id)
     assert batch["due_in"] == pytest.approx(20, abs=3)
     assert (batch["retry_at"], batch["attempt"]) == (None, 1)
 
 
 def test_a_finished_batch_is_due_no_more(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(1)
-    worker = fleet.claim(mailing_id)
-    worker.say(worker.ids, release=BatchRelease(40, backoff=True))
-    batch = fleet.batch(mailing_id, worker.batch_id)
+    mailing_id = fleet.add_launched_mailing(1)
+    worker = fleet.claim_batch(mailing_id)
+    worker.record(worker.ids, release=BatchRelease(40, backoff=True))
+    batch = fleet.read_batch(mailing_id, worker.batch_id)
     assert (batch["due_at"], batch["retry_at"], batch["leased_until"]) == (None, None, None)
 
 
 def test_a_parked_batch_waits_for_the_window_of_its_zone(fleet: Fleet) -> None:
     """… as the window is when the batch is given back, not as it was when it was claimed."""
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
     window = shut_now()
     fleet.query(
         "UPDATE mailings SET window_from = %s, window_to = %s WHERE id = %s", *window, mailing_id
     )
-    worker.say(release=BatchRelease(0, wait_for_window=True))
-    batch = fleet.batch(mailing_id, worker.batch_id)
+    worker.record(release=BatchRelease(0, wait_for_window=True))
+    batch = fleet.read_batch(mailing_id, worker.batch_id)
     assert batch["due_at"] == next_opening(window, "Europe/Moscow", datetime.now(UTC))
     assert (batch["retry_at"], batch["attempt"]) == (None, 0)
 
 
 def test_a_changed_window_keeps_a_backoff_that_lasts_longer(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(4, batch_size=2)
-    backing_off = fleet.claim(mailing_id)
-    backing_off.say(release=BatchRelease(3 * 24 * 3600, backoff=True))
+    mailing_id = fleet.add_launched_mailing(4, batch_size=2)
+    backing_off = fleet.claim_batch(mailing_id)
+    backing_off.record(release=BatchRelease(3 * 24 * 3600, backoff=True))
     (other,) = set(batches_of(fleet, mailing_id)) - {backing_off.batch_id}
     window = shut_now()
     fleet.query(
@@ -302,8 +294,8 @@ def test_a_changed_window_keeps_a_backoff_that_lasts_longer(fleet: Fleet) -> Non
         cursor.execute("SELECT 1 FROM mailings WHERE id = %s FOR NO KEY UPDATE", (mailing_id,))
         status_changes.reschedule_batches(cursor, mailing_id)
     opening = next_opening(window, "Europe/Moscow", datetime.now(UTC))
-    assert fleet.batch(mailing_id, other)["due_at"] == opening
-    late = fleet.batch(mailing_id, backing_off.batch_id)
+    assert fleet.read_batch(mailing_id, other)["due_at"] == opening
+    late = fleet.read_batch(mailing_id, backing_off.batch_id)
     assert late["due_at"] == late["retry_at"] > opening
 
 
@@ -311,79 +303,84 @@ def test_a_changed_window_keeps_a_backoff_that_lasts_longer(fleet: Fleet) -> Non
 
 
 def test_a_live_lease_is_nobody_elses(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
-    assert fleet.try_claim(mailing_id) is None
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
+    assert fleet.try_claim_batch(mailing_id) is None
     assert [
         d for d in claim_queries.due_mailings(fleet.db, 0.5) if d.mailing_id == mailing_id
     ] == []
-    assert worker.say() == RecordedBatch(True, 2)
+    assert worker.record() == RecordedBatch(True, 2)
 
 
 @pytest.mark.parametrize("plan", ["nestloop", "hashjoin", "mergejoin"])
 def test_a_claim_takes_one_batch_whatever_the_plan(fleet: Fleet, plan: str) -> None:
     """PostgreSQL may run a subquery with LIMIT 1 … SKIP LOCKED once for each row it joins."""
-    mailing_id = fleet.new_mailing(8, batch_size=1)
+    mailing_id = fleet.add_launched_mailing(8, batch_size=1)
     others = {"nestloop", "hashjoin", "mergejoin"} - {plan}
     with fleet.db.transaction() as cursor:
         for setting in (*others, "indexscan", "bitmapscan", "material"):
             cursor.execute(f"SET enable_{setting} = off")
     for claimed in range(1, 9):
-        fleet.claim(mailing_id)
+        fleet.claim_batch(mailing_id)
         leased = "SELECT count(*) FROM batches WHERE leased_until IS NOT NULL AND mailing_id = %s"
-        assert fleet.value(leased, mailing_id) == claimed
+        assert fleet.query_value(leased, mailing_id) == claimed
 
 
 def test_an_empty_flush_renews_the_lease(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
-    fleet.kill_lease(mailing_id)
-    assert worker.say().held
-    assert fleet.try_claim(mailing_id) is None
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
+    fleet.expire_lease(mailing_id)
+    assert worker.record().held
+    assert fleet.try_claim_batch(mailing_id) is None
 
 
 def test_a_takeover_says_that_what_was_pending_is_in_doubt(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(4)
-    first = fleet.claim(mailing_id)
-    first.say(first.ids[:1])
-    fleet.kill_lease(mailing_id)
-    second = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(4)
+    first = fleet.claim_batch(mailing_id)
+    first.record(first.ids[:1])
+    fleet.expire_lease(mailing_id)
+    second = fleet.claim_batch(mailing_id)
     assert second.claim.token == first.claim.token + 1
     assert second.ids == first.ids[1:]
     doubts = "SELECT id FROM messages WHERE mailing_id = %s AND in_doubt ORDER BY id"
     assert [id_ for (id_,) in fleet.query(doubts, mailing_id)] == first.ids[1:]
-    second.say(second.ids[:1], release=BatchRelease())
+    second.record(second.ids[:1], release=BatchRelease())
     assert [id_ for (id_,) in fleet.query(doubts, mailing_id)] == first.ids[2:]
 
 
 def test_a_batch_that_was_given_back_is_not_in_doubt(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    fleet.claim(mailing_id).say(release=BatchRelease())
-    fleet.claim(mailing_id)
-    assert fleet.value("SELECT sum(in_doubt) FROM batches WHERE mailing_id = %s", mailing_id) == 0
+    mailing_id = fleet.add_launched_mailing(2)
+    fleet.claim_batch(mailing_id).record(release=BatchRelease())
+    fleet.claim_batch(mailing_id)
+    assert (
+        fleet.query_value("SELECT sum(in_doubt) FROM batches WHERE mailing_id = %s", mailing_id)
+        == 0
+    )
 
 
 @pytest.mark.parametrize("state", ["ended", "cancelled", "deleted"])
 def test_a_dead_leased_batch_ends_in_doubt_and_a_live_one_is_left_alone(
     fleet: Fleet, state: str
 ) -> None:
-    mailing_id = fleet.new_mailing(6, batch_size=2)
-    dead, live = fleet.claim(mailing_id), fleet.claim(mailing_id)
-    fleet.kill_lease(mailing_id, dead.batch_id)
+    mailing_id = fleet.add_launched_mailing(6, batch_size=2)
+    dead, live = fleet.claim_batch(mailing_id), fleet.claim_batch(mailing_id)
+    fleet.expire_lease(mailing_id, dead.batch_id)
     if state == "ended":
-        fleet.end(mailing_id)
+        fleet.end_mailing(mailing_id)
     else:
-        fleet.cancel(mailing_id, deleted=state == "deleted")
+        fleet.cancel_mailing(mailing_id, deleted=state == "deleted")
 
-    assert fleet.apply_state(mailing_id) == 4
-    assert fleet.settle(mailing_id) is None
+    assert fleet.apply_mailing_state(mailing_id) == 4
+    assert fleet.settle_mailing(mailing_id) is None
 
     status = "expired" if state == "ended" else "cancelled"
-    assert fleet.statuses(mailing_id) == {status: 4, "pending": 2}
+    assert fleet.count_statuses(mailing_id) == {status: 4, "pending": 2}
     for id_ in dead.ids:
-        assert fleet.message(mailing_id, id_)["in_doubt"]
+        assert fleet.read_message(mailing_id, id_)["in_doubt"]
     assert (
-        fleet.value("SELECT count(*) FROM messages WHERE in_doubt AND mailing_id = %s", mailing_id)
+        fleet.query_value(
+            "SELECT count(*) FROM messages WHERE in_doubt AND mailing_id = %s", mailing_id
+        )
         == 2
     )
     reasons = {"ended": "the mailing ended first", "cancelled": "mailing cancelled"}
@@ -391,38 +388,38 @@ def test_a_dead_leased_batch_ends_in_doubt_and_a_live_one_is_left_alone(
     ended = "SELECT DISTINCT reason FROM messages WHERE status <> 'pending' AND mailing_id = %s"
     assert fleet.query(ended, mailing_id) == [(reason,)]
     # Its lease was dropped: the worker that comes back is a stale one.
-    assert not dead.say(others=[rejected(dead.ids[0])]).held
-    live.say(live.ids[:1], release=BatchRelease())
-    assert fleet.apply_state(mailing_id) == 1
-    assert fleet.settle(mailing_id) == ("finished" if state == "ended" else "cancelled")
+    assert not dead.record(reports=[rejected(dead.ids[0])]).held
+    live.record(live.ids[:1], release=BatchRelease())
+    assert fleet.apply_mailing_state(mailing_id) == 1
+    assert fleet.settle_mailing(mailing_id) == ("finished" if state == "ended" else "cancelled")
 
 
 def test_what_never_could_be_sent_expires_with_that_reason(fleet: Fleet) -> None:
     window = shut_now()
-    mailing_id = fleet.new_mailing(2, window_from=window.start, window_to=window.end)
-    assert fleet.try_claim(mailing_id) is None
-    fleet.end(mailing_id)
-    assert fleet.apply_state(mailing_id) == 2
+    mailing_id = fleet.add_launched_mailing(2, window_from=window.start, window_to=window.end)
+    assert fleet.try_claim_batch(mailing_id) is None
+    fleet.end_mailing(mailing_id)
+    assert fleet.apply_mailing_state(mailing_id) == 2
     reasons = fleet.query("SELECT DISTINCT reason FROM messages WHERE mailing_id = %s", mailing_id)
     assert reasons == [("the window never opened before the end",)]
 
 
 def test_no_takeover_within_a_lease_length_of_postgresqls_start(fleet: Fleet) -> None:
     """The holders could not renew while it was away: they get their time to report."""
-    claimed, ended = fleet.new_mailing(2), fleet.new_mailing(2)
+    claimed, ended = fleet.add_launched_mailing(2), fleet.add_launched_mailing(2)
     for mailing_id in (claimed, ended):
-        fleet.claim(mailing_id)
-        fleet.kill_lease(mailing_id)
-    fleet.end(ended)
+        fleet.claim_batch(mailing_id)
+        fleet.expire_lease(mailing_id)
+    fleet.end_mailing(ended)
     uptime = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8"
-    lease = fleet.value(uptime) + 1.5
+    lease = fleet.query_value(uptime) + 1.5
 
     assert claim_queries.claim(fleet.db, fleet.clock, claimed, lease) is None
     assert claimed not in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, lease)]
     assert mailing_state.apply_mailing_state(fleet.db, ended, lease, 5) == 0
-    assert fleet.value(uptime) < lease, "this machine is too slow for this test"
+    assert fleet.query_value(uptime) < lease, "this machine is too slow for this test"
 
-    while fleet.value(uptime) <= lease:
+    while fleet.query_value(uptime) <= lease:
         clock.sleep(0.05)
     assert claimed in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, lease)]
     assert claim_queries.claim(fleet.db, fleet.clock, claimed, lease) is not None
@@ -431,58 +428,58 @@ def test_no_takeover_within_a_lease_length_of_postgresqls_start(fleet: Fleet) ->
 
 @pytest.mark.parametrize("status", ["paused", "cancelled", "finished", "scheduled"])
 def test_nothing_is_claimed_of_a_mailing_that_does_not_run(fleet: Fleet, status: str) -> None:
-    mailing_id = fleet.new_mailing(1)
+    mailing_id = fleet.add_launched_mailing(1)
     fleet.query(
         "UPDATE mailings SET status = %s, finished_at = CASE WHEN %s THEN now() END WHERE id = %s",
         status,
         status in ("cancelled", "finished"),
         mailing_id,
     )
-    assert fleet.try_claim(mailing_id) is None
+    assert fleet.try_claim_batch(mailing_id) is None
     assert mailing_id not in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, 0.5)]
 
 
 def test_nothing_is_claimed_past_the_end(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(1)
-    fleet.end(mailing_id)
-    assert fleet.try_claim(mailing_id) is None
+    mailing_id = fleet.add_launched_mailing(1)
+    fleet.end_mailing(mailing_id)
+    assert fleet.try_claim_batch(mailing_id) is None
 
 
 # --- clients that change in flight ----------------------------------------------------------------
 
 
 def test_a_client_moves_to_another_zone_while_its_message_is_out(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(4)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(4)
+    worker = fleet.claim_batch(mailing_id)
     accepted, refused, unsure, stays = worker.ids
     for id_ in (accepted, refused, unsure):
         assert move_client(fleet, client_of(fleet, mailing_id, id_), "Asia/Omsk") == 1
-    old = fleet.batch(mailing_id, worker.batch_id)
+    old = fleet.read_batch(mailing_id, worker.batch_id)
     for id_ in (accepted, refused, unsure):
-        home = fleet.batch(mailing_id, fleet.message(mailing_id, id_)["batch_id"])
+        home = fleet.read_batch(mailing_id, fleet.read_message(mailing_id, id_)["batch_id"])
         assert (home["timezone"], home["size"], home["pending"]) == ("Asia/Omsk", 1, 1)
         assert home["in_doubt"] == 1, "it may be out with the old batch's worker"
         assert home["due_at"] >= old["leased_until"]
         assert home["text_version"] == old["text_version"]
     assert (old["size"], old["pending"]) == (1, 1)
-    fleet.check_books()
+    fleet.check_totals()
 
-    worker.done([accepted, stays], [rejected(refused), unknown(unsure)])
+    worker.finish([accepted, stays], [rejected(refused), unknown(unsure)])
 
-    assert fleet.message(mailing_id, accepted)["status"] == "sent"
-    assert fleet.message(mailing_id, refused)["status"] == "pending", "it is not its worker's"
-    assert fleet.batch(mailing_id, worker.batch_id)["due_at"] is None
+    assert fleet.read_message(mailing_id, accepted)["status"] == "sent"
+    assert fleet.read_message(mailing_id, refused)["status"] == "pending", "it is not its worker's"
+    assert fleet.read_batch(mailing_id, worker.batch_id)["due_at"] is None
     # What the provider has seen already is repeated exactly, also out of the new batch.
     fleet.query(
         "UPDATE batches SET due_at = now() WHERE due_at > now() AND mailing_id = %s", mailing_id
     )
-    rows = [row for _ in range(2) for row in fleet.claim(mailing_id).claim.rows]
+    rows = [row for _ in range(2) for row in fleet.claim_batch(mailing_id).claim.rows]
     assert {row.message_id for row in rows} == {refused, unsure}
     assert {row.first_phone for row in rows} == {79990000000}
 
 
 def test_a_client_that_moves_twice_and_back(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
+    mailing_id = fleet.add_launched_mailing(2)
     client_id = client_of(fleet, mailing_id, first_message(fleet, mailing_id))
     for zone in ("Asia/Omsk", "Europe/Samara", "Europe/Moscow"):
         assert move_client(fleet, client_id, zone) == 1
@@ -496,17 +493,17 @@ def test_a_client_that_moves_twice_and_back(fleet: Fleet) -> None:
 def test_a_moved_message_waits_for_the_window_of_its_new_zone(fleet: Fleet) -> None:
     here = datetime.now(MOSCOW)
     window = Window(time((here.hour - 1) % 24), time((here.hour + 1) % 24))
-    mailing_id = fleet.new_mailing(1, window_from=window.start, window_to=window.end)
+    mailing_id = fleet.add_launched_mailing(1, window_from=window.start, window_to=window.end)
     id_ = first_message(fleet, mailing_id)
     move_client(fleet, client_of(fleet, mailing_id, id_), "Pacific/Honolulu")
-    home = fleet.batch(mailing_id, fleet.message(mailing_id, id_)["batch_id"])
+    home = fleet.read_batch(mailing_id, fleet.read_message(mailing_id, id_)["batch_id"])
     assert home["due_at"] == next_opening(window, "Pacific/Honolulu", datetime.now(UTC))
     assert home["in_doubt"] == 0
 
 
 def test_a_moved_message_takes_its_new_batch_id_as_launches_do(fleet: Fleet) -> None:
     """A launch takes a block of ids; nobody may take one out of its midst meanwhile."""
-    mailing_id = fleet.new_mailing(1)
+    mailing_id = fleet.add_launched_mailing(1)
     client_id = client_of(fleet, mailing_id, first_message(fleet, mailing_id))
     lock = "'batch_ids'::regclass::oid::bigint"
     with threads() as run:
@@ -521,7 +518,7 @@ def test_a_moved_message_takes_its_new_batch_id_as_launches_do(fleet: Fleet) -> 
 
 def test_a_window_that_changes_while_a_client_moves(fleet: Fleet) -> None:
     """Whoever comes second sees what the first did, so the new batch follows the new window."""
-    mailing_id = fleet.new_mailing(1)
+    mailing_id = fleet.add_launched_mailing(1)
     id_ = first_message(fleet, mailing_id)
     client_id = client_of(fleet, mailing_id, id_)
     window = shut_now("Asia/Omsk")
@@ -535,23 +532,23 @@ def test_a_window_that_changes_while_a_client_moves(fleet: Fleet) -> None:
         status_changes.reschedule_batches(cursor, mailing_id)
         cursor.connection.commit()
         assert moving.result() == 1
-    home = fleet.batch(mailing_id, fleet.message(mailing_id, id_)["batch_id"])
+    home = fleet.read_batch(mailing_id, fleet.read_message(mailing_id, id_)["batch_id"])
     assert home["due_at"] == next_opening(window, "Asia/Omsk", datetime.now(UTC)), window
 
 
 def test_a_client_is_deleted_while_its_message_is_out(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(4)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(4)
+    worker = fleet.claim_batch(mailing_id)
     accepted, refused, unsure, stays = worker.ids
     for id_ in (accepted, refused, unsure):
         assert delete_client(fleet, client_of(fleet, mailing_id, id_)) == 1
-    assert fleet.statuses(mailing_id) == {"cancelled": 3, "pending": 1}
+    assert fleet.count_statuses(mailing_id) == {"cancelled": 3, "pending": 1}
 
-    worker.done([accepted, stays], [rejected(refused), unknown(unsure)])
+    worker.finish([accepted, stays], [rejected(refused), unknown(unsure)])
 
-    assert fleet.statuses(mailing_id) == {"cancelled": 2, "sent": 2}
-    assert fleet.message(mailing_id, unsure)["in_doubt"]
-    assert not fleet.message(mailing_id, refused)["in_doubt"]
+    assert fleet.count_statuses(mailing_id) == {"cancelled": 2, "sent": 2}
+    assert fleet.read_message(mailing_id, unsure)["in_doubt"]
+    assert not fleet.read_message(mailing_id, refused)["in_doubt"]
     kept = fleet.query(
         "SELECT message_id, outcome, phone, text FROM attempts WHERE mailing_id = %s ORDER BY 1",
         mailing_id,
@@ -561,16 +558,16 @@ def test_a_client_is_deleted_while_its_message_is_out(fleet: Fleet) -> None:
 
 def test_nothing_of_an_erased_client_comes_back_with_a_late_attempt(fleet: Fleet) -> None:
     """Moved, expired in its new batch, then erased, while the old batch's worker still waits."""
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
     moved = worker.ids[0]
     client_id = client_of(fleet, mailing_id, moved)
     move_client(fleet, client_id, "Asia/Omsk")
-    fleet.end(mailing_id)
-    assert fleet.apply_state(mailing_id) == 1
+    fleet.end_mailing(mailing_id)
+    assert fleet.apply_mailing_state(mailing_id) == 1
     assert delete_client(fleet, client_id) == 0
 
-    worker.done(others=[unknown(moved)])
+    worker.finish(reports=[unknown(moved)])
 
     assert fleet.query("SELECT phone, text FROM attempts WHERE message_id = %s", moved) == [
         (None, None)
@@ -578,23 +575,23 @@ def test_nothing_of_an_erased_client_comes_back_with_a_late_attempt(fleet: Fleet
 
 
 def test_a_deleted_client_of_a_dead_lease_is_in_doubt(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
-    fleet.kill_lease(mailing_id)
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
+    fleet.expire_lease(mailing_id)
     delete_client(fleet, client_of(fleet, mailing_id, worker.ids[0]))
-    message = fleet.message(mailing_id, worker.ids[0])
+    message = fleet.read_message(mailing_id, worker.ids[0])
     assert (message["status"], message["reason"]) == ("cancelled", "client deleted")
     assert message["in_doubt"]
 
 
 def test_a_failed_message_of_a_deleted_client_is_not_sent_by_a_retry(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(1)
-    worker = fleet.claim(mailing_id)
-    worker.done(others=map(rejected, worker.ids))
+    mailing_id = fleet.add_launched_mailing(1)
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(reports=map(rejected, worker.ids))
     delete_client(fleet, client_of(fleet, mailing_id, worker.ids[0]))
     fleet.retry_failed(mailing_id)
-    assert fleet.apply_state(mailing_id) == 1
-    (row,) = fleet.claim(mailing_id).claim.rows
+    assert fleet.apply_mailing_state(mailing_id) == 1
+    (row,) = fleet.claim_batch(mailing_id).claim.rows
     assert row.phone is None
 
 
@@ -602,35 +599,35 @@ def test_a_failed_message_of_a_deleted_client_is_not_sent_by_a_retry(fleet: Flee
 
 
 def test_retry_failed_starts_attempts_anew(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(6, batch_size=3)
+    mailing_id = fleet.add_launched_mailing(6, batch_size=3)
     for _ in range(2):
-        worker = fleet.claim(mailing_id)
-        worker.done(worker.ids[:2], [rejected(worker.ids[2])])
-    assert fleet.settle(mailing_id) == "finished"
+        worker = fleet.claim_batch(mailing_id)
+        worker.finish(worker.ids[:2], [rejected(worker.ids[2])])
+    assert fleet.settle_mailing(mailing_id) == "finished"
     fleet.retry_failed(mailing_id)
-    assert fleet.settle(mailing_id) is None, "what was asked for is not done yet"
-    assert fleet.apply_state(mailing_id) == 2
-    assert fleet.apply_state(mailing_id) == 0
-    assert fleet.settle(mailing_id) is None
+    assert fleet.settle_mailing(mailing_id) is None, "what was asked for is not done yet"
+    assert fleet.apply_mailing_state(mailing_id) == 2
+    assert fleet.apply_mailing_state(mailing_id) == 0
+    assert fleet.settle_mailing(mailing_id) is None
     for _ in range(2):
-        worker = fleet.claim(mailing_id)
+        worker = fleet.claim_batch(mailing_id)
         assert [row.attempts for row in worker.claim.rows] == [0]
-        worker.done(worker.ids)
-    assert fleet.settle(mailing_id) == "finished"
-    assert fleet.statuses(mailing_id) == {"sent": 6}
+        worker.finish(worker.ids)
+    assert fleet.settle_mailing(mailing_id) == "finished"
+    assert fleet.count_statuses(mailing_id) == {"sent": 6}
 
 
 def test_what_fails_after_retry_failed_was_asked_for_is_not_retried(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2, batch_size=1)
-    worker = fleet.claim(mailing_id)
-    worker.done(others=map(rejected, worker.ids))
+    mailing_id = fleet.add_launched_mailing(2, batch_size=1)
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(reports=map(rejected, worker.ids))
     fleet.retry_failed(mailing_id)
-    assert fleet.apply_state(mailing_id) == 1
-    while worker := fleet.try_claim(mailing_id):
-        worker.done(others=map(rejected, worker.ids))
-    assert fleet.apply_state(mailing_id) == 0
-    assert fleet.settle(mailing_id) == "finished"
-    assert fleet.statuses(mailing_id) == {"failed": 2}
+    assert fleet.apply_mailing_state(mailing_id) == 1
+    while worker := fleet.try_claim_batch(mailing_id):
+        worker.finish(reports=map(rejected, worker.ids))
+    assert fleet.apply_mailing_state(mailing_id) == 0
+    assert fleet.settle_mailing(mailing_id) == "finished"
+    assert fleet.count_statuses(mailing_id) == {"failed": 2}
 
 
 def test_retry_failed_waits_for_a_finish_that_came_first(fleet: Fleet) -> None:
@@ -642,7 +639,7 @@ def test_retry_failed_waits_for_a_finish_that_came_first(fleet: Fleet) -> None:
         retry = run(fleet.retry_failed, mailing_id)
         wait_until_blocked(fleet.url, [retry])
         assert not retry.done()
-        finishing.go_on.set()
+        finishing.resume.set()
         assert finish.result() == "finished"
         retry.result()
     check_retried(fleet, mailing_id)
@@ -673,7 +670,7 @@ def test_a_finish_while_a_retry_is_being_applied(fleet: Fleet) -> None:
         applying.wait_until_reached()
         finish = run(mailing_state.settle_mailing, Database(fleet.url, "finishing"), mailing_id)
         wait_until_blocked(fleet.url, [finish])
-        applying.go_on.set()
+        applying.resume.set()
         assert applied.result() == 1
         assert finish.result() is None
     check_retried(fleet, mailing_id, applied=True)
@@ -707,13 +704,13 @@ def test_a_retry_that_comes_too_late_revives_nothing(fleet: Fleet, event: str) -
         applying.wait_until_reached()
         closed = run(close)
         wait_until_blocked(fleet.url, [closed])
-        applying.go_on.set()
+        applying.resume.set()
         applied.result()
         closed.result()
-    fleet.apply_state(mailing_id)
-    fleet.settle(mailing_id)
-    assert fleet.mailing(mailing_id)["settled"]
-    assert "pending" not in fleet.statuses(mailing_id)
+    fleet.apply_mailing_state(mailing_id)
+    fleet.settle_mailing(mailing_id)
+    assert fleet.read_mailing(mailing_id)["settled"]
+    assert "pending" not in fleet.count_statuses(mailing_id)
 
 
 # --- lock order -----------------------------------------------------------------------------------
@@ -721,8 +718,8 @@ def test_a_retry_that_comes_too_late_revives_nothing(fleet: Fleet, event: str) -
 
 def test_two_that_expire_the_same_mailing_do_not_deadlock(fleet: Fleet) -> None:
     """The minutes come last and in order: each has 20 batches, over all 16 shards."""
-    mailing_id = fleet.new_mailing(40, batch_size=1)
-    fleet.end(mailing_id)
+    mailing_id = fleet.add_launched_mailing(40, batch_size=1)
+    fleet.end_mailing(mailing_id)
     both = [
         PausingDatabase(fleet.url, before=status_changes.END_PENDING_MESSAGES, nth=5)
         for _ in range(2)
@@ -733,7 +730,7 @@ def test_two_that_expire_the_same_mailing_do_not_deadlock(fleet: Fleet) -> None:
             applied.append(run(mailing_state.apply_mailing_state, db, mailing_id, 0.5, 0))
             db.wait_until_reached()
         for db in both:
-            db.go_on.set()
+            db.resume.set()
         assert [future.result() for future in applied] == [20, 20]
 
 
@@ -745,10 +742,10 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
     mailings = [fleet.add_mailing(tags=[tag]) for _ in range(2)]
     workers = []
     for mailing_id in mailings:
-        fleet.launch(mailing_id)
-        workers.append(fleet.claim(mailing_id))
+        fleet.launch_mailing(mailing_id)
+        workers.append(fleet.claim_batch(mailing_id))
     erased = MessageReport(0, final_status="cancelled", reason="client deleted")
-    flushes = [w.flush(others=[erased._replace(message_id=w.ids[1])]) for w in workers]
+    flushes = [w.make_report(reports=[erased._replace(message_id=w.ids[1])]) for w in workers]
     deleting = PausingDatabase(fleet.url, before=status_changes.END_PENDING_MESSAGES, nth=2)
     recording = PausingDatabase(fleet.url, before=minute_counts.ADD_MINUTE_COUNTS)
 
@@ -759,32 +756,32 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
     with threads() as run:
         deleted = run(delete)
         deleting.wait_until_reached()
-        recorded = run(record.record_reports, recording, flushes, LEASE, 50)
+        recorded = run(record.record_reports, recording, flushes, LEASE_SECONDS, 50)
         wait_until_blocked(fleet.url, [recorded])
-        deleting.go_on.set()
+        deleting.resume.set()
         assert deleted.result() == 2
-        recording.go_on.set()
+        recording.resume.set()
         assert len(recorded.result()) == 2
 
 
 def test_what_cannot_be_recorded_changes_nothing(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2)
-    worker = fleet.claim(mailing_id)
-    flush = worker.flush(worker.ids)
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
+    flush = worker.make_report(worker.ids)
     fleet.query("ALTER TABLE minutes ADD CONSTRAINT broken CHECK (mailing_id <> %s)", mailing_id)
     with pytest.raises(psycopg2.Error):
-        fleet.record(flush)
+        fleet.record_reports(flush)
     fleet.query("ALTER TABLE minutes DROP CONSTRAINT broken")
-    assert fleet.statuses(mailing_id) == {"pending": 2}
-    assert fleet.record(flush)[mailing_id, worker.batch_id] == RecordedBatch(True, 0)
+    assert fleet.count_statuses(mailing_id) == {"pending": 2}
+    assert fleet.record_reports(flush)[mailing_id, worker.batch_id] == RecordedBatch(True, 0)
 
 
 @pytest.mark.parametrize(
     "wrong",
     ["pending = pending - 1", "sent = sent + 1", "due_at = NULL", "in_doubt = size + 1"],
 )
-def test_the_tables_refuse_wrong_books(fleet: Fleet, wrong: str) -> None:
-    mailing_id = fleet.new_mailing(1)
+def test_the_tables_refuse_find_wrong_totals(fleet: Fleet, wrong: str) -> None:
+    mailing_id = fleet.add_launched_mailing(1)
     with pytest.raises(psycopg2.errors.CheckViolation):
         fleet.query(f"UPDATE batches SET {wrong} WHERE mailing_id = %s", mailing_id)
 
@@ -805,12 +802,12 @@ def batches_of(fleet: Fleet, mailing_id: int) -> list[int]:
 
 
 def first_message(fleet: Fleet, mailing_id: int) -> int:
-    id_: int = fleet.value("SELECT min(id) FROM messages WHERE mailing_id = %s", mailing_id)
+    id_: int = fleet.query_value("SELECT min(id) FROM messages WHERE mailing_id = %s", mailing_id)
     return id_
 
 
 def client_of(fleet: Fleet, mailing_id: int, message_id: int) -> int:
-    client_id: int = fleet.message(mailing_id, message_id)["client_id"]
+    client_id: int = fleet.read_message(mailing_id, message_id)["client_id"]
     return client_id
 
 
@@ -832,19 +829,19 @@ def delete_client(fleet: Fleet, client_id: int) -> int:
 
 def failed_mailing(fleet: Fleet) -> int:
     """A running mailing with one message, which has failed."""
-    mailing_id = fleet.new_mailing(1)
-    worker = fleet.claim(mailing_id)
-    worker.done(others=map(rejected, worker.ids))
+    mailing_id = fleet.add_launched_mailing(1)
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(reports=map(rejected, worker.ids))
     return mailing_id
 
 
 def check_retried(fleet: Fleet, mailing_id: int, applied: bool = False) -> None:
     """The retry that was asked for happens, and the mailing finishes only after it."""
-    mailing = fleet.mailing(mailing_id)
+    mailing = fleet.read_mailing(mailing_id)
     assert (mailing["status"], mailing["settled"]) == ("running", False)
-    assert fleet.apply_state(mailing_id) == (0 if applied else 1)
-    assert fleet.settle(mailing_id) is None
-    worker = fleet.claim(mailing_id)
-    worker.done(worker.ids)
-    assert fleet.settle(mailing_id) == "finished"
-    assert fleet.statuses(mailing_id) == {"sent": 1}
+    assert fleet.apply_mailing_state(mailing_id) == (0 if applied else 1)
+    assert fleet.settle_mailing(mailing_id) is None
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(worker.ids)
+    assert fleet.settle_mailing(mailing_id) == "finished"
+    assert fleet.count_statuses(mailing_id) == {"sent": 1}

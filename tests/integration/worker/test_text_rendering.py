@@ -1,27 +1,17 @@
 """What a dispatcher reads of clients and makes of a text: for a plain one, nothing at all."""
 
-from collections.abc import Iterator
-
 import orjson
 import pytest
 
 from shared.domain.templates import MissingAttribute
-from tests.support.fleet import Fleet, attempt
+from tests.support.fleet import Fleet, make_attempt
 from worker.dispatch.leased_batch import HeldBatch
 from worker.recording.state_machine import MessageReport
 from worker.runtime.clock import DatabaseClock
 
 
-@pytest.fixture
-def fleet(database_url: str) -> Iterator[Fleet]:
-    fleet = Fleet(database_url)
-    yield fleet
-    fleet.check_books()
-    fleet.close()
-
-
 def hold(fleet: Fleet, mailing_id: int) -> HeldBatch:
-    claimed = fleet.claim(mailing_id).claim
+    claimed = fleet.claim_batch(mailing_id).claim
     clock = DatabaseClock()
     with fleet.db.transaction() as cursor:
         clock.read(cursor)
@@ -35,7 +25,7 @@ def said(tail: bytes) -> str:
 
 
 def test_a_plain_text_is_serialised_once_and_reads_nothing_of_clients(fleet: Fleet) -> None:
-    held = hold(fleet, fleet.new_mailing(5, text="half {{price}}"))
+    held = hold(fleet, fleet.add_launched_mailing(5, text="half {{price}}"))
     texts = [held.text_for(row) for row in held.rows]
     assert len({id(tail) for _, tail in texts}) == 1
     assert {text for text, _ in texts} == {None}
@@ -44,7 +34,7 @@ def test_a_plain_text_is_serialised_once_and_reads_nothing_of_clients(fleet: Fle
 
 
 def test_a_personal_text_is_made_of_the_client_as_it_is(fleet: Fleet) -> None:
-    mailing_id = fleet.new_mailing(2, text="{name|you} {phone} {timezone} {city}")
+    mailing_id = fleet.add_launched_mailing(2, text="{name|you} {phone} {timezone} {city}")
     fleet.query(
         'UPDATE clients SET attributes = \'{"name": "Анна", "city": "Омск"}\' WHERE id ='
         " (SELECT min(client_id) FROM messages WHERE mailing_id = %s)",
@@ -61,10 +51,10 @@ def test_a_personal_text_is_made_of_the_client_as_it_is(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("text", ["plain", "{phone}"])
 def test_a_retry_says_what_the_first_attempt_said(fleet: Fleet, text: str) -> None:
-    mailing_id = fleet.new_mailing(1, text=text)
-    worker = fleet.claim(mailing_id)
-    first = attempt("unavailable", 79990000000, "said {first}")
-    worker.done(others=[MessageReport(worker.ids[0], counts_attempt=True, attempt=first)])
+    mailing_id = fleet.add_launched_mailing(1, text=text)
+    worker = fleet.claim_batch(mailing_id)
+    first = make_attempt("unavailable", 79990000000, "said {first}")
+    worker.finish(reports=[MessageReport(worker.ids[0], counts_attempt=True, attempt=first)])
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
     held = hold(fleet, mailing_id)
     (row,) = held.rows
