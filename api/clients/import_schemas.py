@@ -30,15 +30,17 @@ class ImportQuery(Query):
 class RowError(ResponseModel):
     """An error of a rejected row, with the correction."""
 
-    line: int = Field(description="Where the row begins; the header is in line 1.")
-    column: str = Field(description="Empty if it is about the row as a whole.", examples=["phone"])
+    line: int = Field(description="The line in which the row begins; the header is line 1.")
+    column: str = Field(
+        description="Empty if the error concerns the row as a whole.", examples=["phone"]
+    )
     detail: str = Field(
         examples=["line 17: phone must be 11 digits and start with 7, for example 79161234567"]
     )
 
 
 class ImportAnswer(ResponseModel):
-    """An import. What was done adds up: rows_done = created + updated + unchanged + rejected."""
+    """An import. The totals add up: rows_done = created + updated + unchanged + rejected."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.IMPORT]})
 
@@ -50,9 +52,9 @@ class ImportAnswer(ResponseModel):
     updated: int
     unchanged: int
     rejected: int
-    errors: list[RowError] = Field(description="The first 100; rejected.csv has all.")
+    errors: list[RowError] = Field(description="The first 100 errors; rejected.csv has all.")
     attribute_columns: list[str] = Field(description="Columns of the file that are attributes.")
-    ignored_columns: list[str] = Field(description="Columns of the file that mean nothing here.")
+    ignored_columns: list[str] = Field(description="Columns of the file that were ignored.")
     failure: str | None = Field(description="Why it failed, and what to do.")
     created_at: str = Field(json_schema_extra={"format": "date-time"})
     finished_at: str | None = Field(json_schema_extra={"format": "date-time"})

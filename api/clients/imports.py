@@ -34,7 +34,7 @@ blueprint = Blueprint("imports", __name__)
     "imports",
     response=ImportAnswer,
     status=202,
-    description="The file is taken in; ask for its import until that is finished.",
+    description="The file is received. Poll its import until it is finished.",
     query=ImportQuery,
     body=CsvUpload(UPLOAD_EXAMPLE),
 )
@@ -43,15 +43,15 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
 
     The body is the file itself. Its first line names the columns, in any order: `phone`
     (телефон), `operator_code` (код оператора), `tag` (тег, метка), `timezone` (часовой пояс);
-    only the phone is needed. Up to 20 other columns are attributes, named as the column is with
-    underscores for spaces; an empty cell leaves the attribute as it is. Cells are separated by
+    only the phone is required. Up to 20 other columns are attributes, named like the column with
+    underscores for spaces; an empty cell leaves the attribute unchanged. Cells are separated by
     commas, semicolons or tabs; the encoding is UTF-8 or Windows-1251. A phone may be written as
     `79161234567`, `+7 (916) 123-45-67` or `8 916 123 45 67`.
 
-    Clients are found by their phones: a new phone makes a client, a known one is updated. A column
-    that is not there leaves what is known as it is, and an empty operator code or time zone does
-    too; an empty tag clears the tag. If a phone is given twice, the last row wins. Rows with
-    mistakes are rejected one by one; a file that cannot be read as a whole changes nothing.
+    Clients are matched by phone: a new phone creates a client, a known one updates it. A missing
+    column, an empty operator code or an empty time zone leaves the value unchanged; an empty tag
+    clears the tag. If a phone is given twice, the last row wins. Invalid rows are rejected one by
+    one; a file that is unreadable as a whole changes nothing.
     """
     limit = current_app.config["IMPORT_MAX_BYTES"]
     try:
@@ -73,7 +73,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
 def list_imports(query: PageQuery) -> dict[str, Any]:
     """List imports
 
-    By id, the oldest first. They are kept for 30 days.
+    Ordered by id, the oldest first. Imports are kept for 30 days.
     """
     found = import_service.list_imports(after=query.cursor, limit=query.limit + 1)
     return build_page(found, query.limit, _present, lambda each: each.id)
@@ -84,7 +84,7 @@ def list_imports(query: PageQuery) -> dict[str, Any]:
 def get_import(import_id: int) -> dict[str, Any]:
     """Get an import
 
-    While it is running, `rows_done` tells how far it has come.
+    While it is running, `rows_done` shows its progress.
     """
     return _present(import_service.get_import(import_id))
 
@@ -101,7 +101,7 @@ def get_import(import_id: int) -> dict[str, Any]:
 def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
     """Download an import's rejected rows
 
-    With the reason in a column. The file may be corrected and imported again as it is.
+    The last column is the reason. The file can be corrected and imported again.
     """
     found = import_service.get_import(import_id)
     columns, rows = import_service.export_rejected_rows(found, lambda error: error.detail)

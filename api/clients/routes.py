@@ -26,7 +26,7 @@ blueprint = Blueprint("clients", __name__)
     "clients",
     response=ClientAnswer,
     status=201,
-    description="The client as it was made.",
+    description="The created client.",
     body=NewClient,
     problems=(409,),
 )
@@ -44,7 +44,7 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
 def list_clients(query: ClientQuery) -> dict[str, Any]:
     """List clients
 
-    By id, the oldest first. Filters combine: a client must match all that are given.
+    Ordered by id, the oldest first. A client must match all filters that are given.
     """
     search = ClientSearch.from_query(query)
     found = service.list_clients(search, after=query.cursor, limit=query.limit + 1)
@@ -62,14 +62,14 @@ def get_client(client_id: int) -> dict[str, Any]:
 @operation(
     "clients",
     response=ClientAnswer,
-    description="The client as it is now.",
+    description="The changed client.",
     body=NewClient,
     problems=(404, 409),
 )
 def replace_client(client_id: int, body: NewClient) -> dict[str, Any]:
     """Replace a client's data
 
-    What is left out gets its default: the operator code follows the phone, the tag is empty.
+    An omitted field gets its default: the operator code follows the phone, the tag is empty.
     """
     return present_client(service.replace_client(client_id, body, current_actor()))
 
@@ -78,26 +78,28 @@ def replace_client(client_id: int, body: NewClient) -> dict[str, Any]:
 @operation(
     "clients",
     response=ClientAnswer,
-    description="The client as it is now.",
+    description="The changed client.",
     body=ClientChanges,
     problems=(404, 409),
 )
 def change_client(client_id: int, body: ClientChanges) -> dict[str, Any]:
     """Change some of a client's data
 
-    An operator code of null lets it follow the phone again; an attribute of null is removed. A new
-    time zone also moves the messages that still wait for this client.
+    An operator code of null makes it follow the phone again; an attribute of null is removed. A new
+    time zone also applies to the client's pending messages.
     """
     return present_client(service.change_client(client_id, body, current_actor()))
 
 
 @blueprint.delete("/clients/<id:client_id>")
-@operation("clients", response=None, status=204, description="The client is gone.", problems=(404,))
+@operation(
+    "clients", response=None, status=204, description="The client is deleted.", problems=(404,)
+)
 def delete_client(client_id: int) -> tuple[str, int]:
     """Delete a client
 
-    The personal data is erased and pending messages are cancelled (reason: client deleted); the
-    record of those sent stays, under the id alone.
+    The personal data is erased and pending messages are cancelled (reason: client deleted). The
+    record of sent messages stays, under the client's id alone.
     """
     service.delete_client(client_id, current_actor())
     return "", 204

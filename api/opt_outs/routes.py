@@ -33,15 +33,15 @@ blueprint = Blueprint("opt_outs", __name__)
 @operation(
     "opt-outs",
     response=OptOutsAdded,
-    description="What was added; a phone that was opted out already stays as it was.",
+    description="The numbers of added and existing opt-outs. An existing one stays unchanged.",
     body=NewOptOuts,
 )
 def add_opt_outs(body: NewOptOuts) -> dict[str, int]:
     """Opt phones out
 
-    Nothing is written to them any more within a second, in no mailing, and what is pending for
-    their clients is cancelled (reason: opted out). It holds for the phone: also when its client is
-    deleted and created again.
+    Within a second no mailing sends to these phones any more, and pending messages for their
+    clients are cancelled (reason: opted out). The opt-out belongs to the phone: it also holds when
+    its client is deleted and created again.
     """
     return service.add_opt_outs(map(int, body.phones), body.source, current_actor())._asdict()
 
@@ -51,7 +51,7 @@ def add_opt_outs(body: NewOptOuts) -> dict[str, int]:
 def list_opt_outs(query: OptOutQuery) -> dict[str, Any]:
     """List opt-outs
 
-    By phone.
+    Ordered by phone.
     """
     phone = None if query.phone is None else int(query.phone)
     found = service.list_opt_outs(after=query.cursor, limit=query.limit + 1, phone=phone)
@@ -63,13 +63,13 @@ def list_opt_outs(query: OptOutQuery) -> dict[str, Any]:
     "opt-outs",
     response=None,
     status=204,
-    description="The phone may be written to.",
+    description="The opt-out is removed.",
     problems=(404,),
 )
 def remove_opt_out(phone: int) -> tuple[str, int]:
     """Remove an opt-out
 
-    The phone may be written to again. What was cancelled stays cancelled.
+    Mailings can send to the phone again. Cancelled messages stay cancelled.
     """
     service.remove_opt_out(phone, current_actor())
     return "", 204
@@ -79,16 +79,16 @@ def remove_opt_out(phone: int) -> tuple[str, int]:
 @operation(
     "opt-outs",
     response=OptOutImport,
-    description="What became of the rows.",
+    description="The totals of the rows, and why rows were rejected.",
     query=SourceQuery,
     body=CsvUpload(CSV_EXAMPLE),
 )
 def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
     """Import opt-outs
 
-    A CSV file of up to 16 MiB with a column `phone` and, if you like, `source`. Rows that cannot
-    be read are told and left out; the others are added as the file comes in, a thousand at a time.
-    Sending the file again is harmless.
+    A CSV file of up to 16 MiB with a column `phone` and an optional column `source`. Rows without a
+    valid phone are rejected and reported. The others are added while the file is received, a
+    thousand at a time. Sending the file again does no harm.
     """
     limit = service.MAX_FILE_BYTES
     try:
@@ -112,7 +112,7 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
 def export_opt_outs(query: CsvQuery) -> Response:
     """Export opt-outs
 
-    All of them, by phone. The file may be imported again.
+    All of them, ordered by phone. The file can be imported again.
     """
     pages = service.iter_opt_out_pages()
     return stream_csv("opt-outs.csv", service.EXPORT_COLUMNS, pages, query.excel)

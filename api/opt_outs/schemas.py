@@ -1,20 +1,16 @@
-"""What callers send and get about opt-outs."""
+"""Request and response schemas of opt-outs, with their examples."""
 
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.base import (
-    Body,
-    PageQuery,
-    Query,
-)
+from api.schemas.base import Body, PageQuery, Query
 from api.schemas.fields import Phone
 from api.schemas.responses import ResponseModel, format_instant
 from shared.db.opt_outs import OptOut
 
-MOST_PHONES = 1_000
+MAX_PHONES = 1_000
 
 OPT_OUT: dict[str, Any] = {
     "phone": "79161234567",
@@ -41,43 +37,45 @@ Source = Annotated[
         min_length=1,
         max_length=64,
         pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="Where the wish was learned.",
+        description="Where the opt-out comes from.",
         examples=["support call"],
     ),
 ]
 
 
 class NewOptOuts(Body):
-    """Phones to be opted out."""
+    """Phones to opt out."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"phones": ["79161234567"], "source": "support call"}]}
     )
 
-    phones: list[Phone] = Field(min_length=1, max_length=MOST_PHONES)
+    phones: list[Phone] = Field(min_length=1, max_length=MAX_PHONES)
     source: Source = "api"
 
 
 class OptOutQuery(PageQuery):
-    phone: Phone | None = Field(default=None, description="Whether this phone is opted out.")
+    phone: Phone | None = Field(default=None, description="Only the opt-out of this phone.")
 
 
 class SourceQuery(Query):
-    source: Source = Field(default="import", description="Of rows that do not name one.")
+    source: Source = Field(default="import", description="The source of rows that name none.")
 
 
 class OptOutsAdded(ResponseModel):
-    """How many phones were added, and how many were opted out before."""
+    """How many phones were added, and how many were already opted out."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [ADDED]})
 
     added: int
     existing: int
-    messages_cancelled: int = Field(description="Messages that were pending for their clients.")
+    messages_cancelled: int = Field(
+        description="Cancelled messages that were pending for the phones' clients."
+    )
 
 
 class OptOutAnswer(ResponseModel):
-    """A phone that is never written to."""
+    """A phone that no mailing sends to."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [OPT_OUT]})
 
@@ -87,7 +85,7 @@ class OptOutAnswer(ResponseModel):
 
 
 class OptOutPage(ResponseModel):
-    """A page of opt-outs, by phone."""
+    """A page of opt-outs, ordered by phone."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"items": [OPT_OUT], "next_cursor": None}]}
@@ -98,20 +96,20 @@ class OptOutPage(ResponseModel):
 
 
 class RowFault(ResponseModel):
-    """A row of the file that was left out."""
+    """A rejected row of the file."""
 
     line: int
     detail: str
 
 
 class OptOutImport(OptOutsAdded):
-    """What became of the rows of a file."""
+    """The totals of an imported file, and its rejected rows."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [IMPORTED]})
 
     rows: int
     rejected: int
-    faults: list[RowFault] = Field(description="The first 100 of those that were rejected.")
+    faults: list[RowFault] = Field(description="The first 100 rejected rows.")
 
 
 def present_opt_out(row: OptOut) -> dict[str, Any]:
