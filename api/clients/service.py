@@ -24,6 +24,7 @@ from api.schemas.personalisation import merge_attributes
 from shared.db import status_changes
 from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
+from shared.domain.statuses import Reason
 from shared.logging.log_config import mask_phone
 
 log = structlog.get_logger()
@@ -190,7 +191,9 @@ def delete_client(client_id: int, actor: Actor) -> None:
     client.attributes = {}
     client.deleted_at = client.updated_at = database_now()
     statements = session_cursor()
-    cancelled = status_changes.cancel_client_messages(statements, client_id)
+    cancelled = status_changes.cancel_client_messages(
+        statements, [client_id], Reason.CLIENT_DELETED
+    )
     statements.execute(ERASE_ATTEMPTS, (client_id,))
     audit_log.record_change(actor, "deleted", "client", client_id)
     db.session.commit()
@@ -219,7 +222,7 @@ def _change(
         client.updated_at = database_now()
         _flush_client(client)
         if "timezone" in changed:
-            status_changes.move_client_messages(session_cursor(), client_id, str(client.timezone))
+            status_changes.move_client_messages(session_cursor(), {client_id: str(client.timezone)})
         audit_log.record_change(
             actor, "updated", "client", client_id, audit_log.hide_values(changed)
         )

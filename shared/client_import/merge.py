@@ -263,4 +263,4 @@ def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[
     cursor.execute(import_statement(UPDATE, import_id), values)
     updated = cursor.rowcount
     zones = {client_id: zone for client_id, zone in changed if zone is not None}
-    return updated, status_changes.move_messages(cursor, zones) if zones else 0
+    return updated, status_changes.move_client_messages(cursor, zones) if zones else 0

@@ -1,4 +1,4 @@
-"""Who a mailing's filter chooses: one condition, shared by launch and preview."""
+"""Selects a mailing's audience: one SQL condition, shared by launch and preview."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,10 @@ FILTER_COLUMNS = (
 )
 FILTER_COLUMN_LIST = ", ".join(FILTER_COLUMNS)
 
-# On `clients`; what is empty means "any". PostgreSQL folds the constant comparisons away, so that
-# the indexes on phone, operator code, tag and zone serve, and the messages of nobody's mailings
-# are not looked at. Their ids stand in the statement, so that it is planned for their partitions.
+# A condition on `clients`; an empty parameter matches every client. PostgreSQL removes comparisons
+# with constants while planning, so it can use the indexes on phone, operator code, tag and zone,
+# and reads no messages if no mailing is excluded. The ids of excluded mailings are constants in the
+# statement, so only their partitions are planned for.
 AUDIENCE_CONDITION = """
 deleted_at IS NULL
     AND (%(operator_codes)s::text[] = '{}' OR operator_code = ANY (%(operator_codes)s::text[]))

@@ -1,4 +1,4 @@
-"""The tables of what people did: the audit log, and the test sends they asked for."""
+"""Tables of users' actions: the audit log and test sends."""
 
 from datetime import datetime
 from typing import Any
@@ -12,10 +12,10 @@ from shared.db.base import NOW, Base
 
 
 class AuditEntry(Base):
-    """Who did what to which thing, when, in which request.
+    """A change that a user or a caller made: actor, action, entity, time and request.
 
-    Written in the transaction of the change itself, so there is one exactly where there is a
-    change. Rows are never changed, and hold no personal data: see api/audit_log.py.
+    It is written in the transaction of the change, so an entry exists if and only if the change
+    does. Rows are never updated and hold no personal data: see api/audit_log.py.
     """
 
     __tablename__ = "audit_log"
@@ -37,13 +37,13 @@ class AuditEntry(Base):
 
 
 class TestSend(Base):
-    """A text that somebody has sent to a few phones to see how it arrives; no part of any mailing.
+    """A text sent to a few phones to check how it arrives; it belongs to no mailing.
 
-    The API writes it, a worker claims it before `expires_at` and writes the results. Its messages
-    have ids of the common sequence, so that the provider never meets an id twice.
+    The API inserts the row; a worker claims it before `expires_at` and writes the results. Its
+    messages take ids from the common sequence, so that the provider never receives an id twice.
     """
 
-    __test__ = False  # no test, whatever its name suggests to pytest
+    __test__ = False  # Keep pytest from collecting the class.
     __tablename__ = "test_sends"
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)

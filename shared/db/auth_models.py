@@ -1,4 +1,4 @@
-"""The tables of who may call, and of what they were answered: tokens and idempotency keys."""
+"""Tables of API tokens and of idempotency keys."""
 
 from datetime import datetime
 
@@ -11,9 +11,9 @@ from shared.domain.scopes import Scope
 
 
 class ApiToken(Base):
-    """A token that a caller of the API shows. Of its secret only the SHA-256 and a prefix are kept.
+    """An API token. Only the SHA-256 and a prefix of its secret are stored.
 
-    A revoked one stays as a record; its name may be given again.
+    A revoked token stays as a record; its name may be reused.
     """
 
     __tablename__ = "api_tokens"
@@ -37,10 +37,10 @@ class ApiToken(Base):
 
 
 class IdempotencyKey(Base):
-    """The first answer to a request with this key, for those who ask again within a day.
+    """The first response to a request with this key; a repeated request within a day gets it.
 
-    `owner` is the id of the caller's token (0: the bootstrap token); `answer` is missing only
-    inside of the transaction that makes it.
+    `owner` is the id of the caller's token (0: the bootstrap token); `answer` is null only within
+    the transaction that computes it.
     """
 
     __tablename__ = "idempotency_keys"

@@ -1,4 +1,4 @@
-"""What every table is made with: the declarative base, its types and common defaults."""
+"""The declarative base of all tables, its column types and common defaults."""
 
 from datetime import datetime, time
 
@@ -23,7 +23,7 @@ TOKEN_SCOPE = Enum(Scope, name="token_scope", values_callable=lambda e: [m.value
 
 
 class Base(DeclarativeBase):
-    """Every instant is stored with its offset; every text is unbounded unless a check says so."""
+    """Base of all models: timestamps with time zone; texts that only checks limit."""
 
     registry = registry(
         type_annotation_map={

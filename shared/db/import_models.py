@@ -1,8 +1,8 @@
-"""The tables of imports: what became of a file of clients, and of each row that was refused.
+"""Tables of imports: the files of clients, their progress, and the rows that were rejected.
 
-The rows on their way wait in a table of their own per import, `import_rows_<id>`, which is made
-when the file comes in and dropped when all are merged: no other table is bloated by millions of
-rows that live for seconds.
+Rows that wait to be merged are in a table per import, `import_rows_<id>`, which is created when the
+upload begins and dropped when all are merged. So millions of rows that live for seconds bloat no
+other table.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ IMPORT_STATUS = Enum(
 
 
 class Import(Base):
-    """A file of clients that was taken in, and how far its merging has come."""
+    """A file of clients and the progress of its merge."""
 
     __tablename__ = "imports"
 
@@ -60,9 +60,9 @@ class Import(Base):
 
 
 class ImportPart(Base):
-    """A range of an import's phones that one at a time merges, in their order.
+    """A range of an import's phones, merged in ascending order by one job at a time.
 
-    `merged_phone` is the checkpoint. A part is there from the beginning of the merge to its end.
+    `merged_phone` is the checkpoint. The row exists from the start of the part's merge to its end.
     """
 
     __tablename__ = "import_parts"
@@ -74,9 +74,9 @@ class ImportPart(Base):
 
 
 class RejectedRow(Base):
-    """A row that was not used: its cells as they were given, and its faults.
+    """A rejected row of a file: its cells as given, and its errors.
 
-    Each is [column, detail, code], and `repeated` has the other line besides.
+    An error is [column, detail, code]; one with the code `repeated` also has the other line.
     """
 
     __tablename__ = "rejected_rows"

@@ -13,7 +13,6 @@ from psycopg2.extensions import cursor as Cursor
 # Rows that share a minute of one mailing and status, so that workers do not wait for each other.
 SHARDS = 16
 
-
 ADD_MINUTE_COUNTS = """
 INSERT INTO minutes (mailing_id, minute, shard, status, count)
 SELECT mailing_id, date_trunc('minute', minute), shard, status::message_status, sum(count)
@@ -26,7 +25,7 @@ DO UPDATE SET count = minutes.count + excluded.count
 
 
 class MinuteKey(NamedTuple):
-    """Where a change of status is counted; `minute` is an instant within it."""
+    """The row of `minutes` that counts a change; `minute` is any instant within the minute."""
 
     mailing_id: int
     minute: datetime
@@ -35,7 +34,7 @@ class MinuteKey(NamedTuple):
 
 
 def add_minute_counts(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
-    """Add to the minutes; last in a transaction, since a busy mailing's rows are contended."""
+    """Add changes to the table; call it last in a transaction, as the rows are contended."""
     if changes:
         columns = zip(*((*key, n) for key, n in changes.items()), strict=True)
         cursor.execute(ADD_MINUTE_COUNTS, tuple(list(column) for column in columns))
@@ -44,11 +43,11 @@ def add_minute_counts(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
 def minute_changes(
     mailing_id: int, batch_id: int, at: datetime, previous: str, status: str, n: int = 1
 ) -> Counter[MinuteKey]:
-    """The minutes' part of moving `n` messages of a batch; nothing is counted for `pending`."""
-    moves: Counter[MinuteKey] = Counter()
+    """Return the changes for `n` messages of a batch; `pending` messages are not counted."""
+    changes: Counter[MinuteKey] = Counter()
     shard = batch_id % SHARDS
     if status != "pending":
-        moves[MinuteKey(mailing_id, at, shard, str(status))] += n
+        changes[MinuteKey(mailing_id, at, shard, str(status))] += n
     if previous != "pending":
-        moves[MinuteKey(mailing_id, at, shard, str(previous))] -= n
-    return moves
+        changes[MinuteKey(mailing_id, at, shard, str(previous))] -= n
+    return changes

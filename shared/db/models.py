@@ -1,12 +1,13 @@
-"""The tables: clients, mailings, batches, messages, attempts, minutes and their registries.
+"""Tables of clients, mailings, batches, messages, attempts and minutes.
 
-PostgreSQL is the only truth; every rule that a row can break by itself is a constraint here.
+The models are the schema of record: every rule that concerns a single row is a constraint here, and
+migrations must produce exactly these tables (see metadata.py).
 `batches`, `messages` and `attempts` are partitioned by ranges of `mailing_id` (see partitions.py),
-their keys include it, and no foreign keys tie them: at launch those would cost more than the rows.
+so their keys include it. They have no foreign keys: checking them at launch would cost more than
+inserting the rows.
 """
 
 from datetime import datetime, time
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -30,7 +31,7 @@ batch_ids = Sequence("batch_ids", metadata=Base.metadata)
 
 
 class Client(Base):
-    """Somebody to write to. Deleting blanks the personal data and keeps the id as a tombstone."""
+    """A recipient. Deletion erases the personal data and keeps the row, with its id."""
 
     __tablename__ = "clients"
 
@@ -65,11 +66,12 @@ class Client(Base):
 
 
 class Mailing(Base):
-    """A text to be sent to everybody who matches a filter, between two instants.
+    """A text to be sent to all clients that match a filter, between two instants.
 
-    `settled` says that nothing is left to do: no message is pending and no bulk change waits to be
-    applied. The sweep and the dispatchers look only at what is not settled. The totals are frozen
-    here when it is (a late acceptance moves them); before that they are the batches' sums.
+    A mailing is `settled` if no message is pending and no bulk change waits to be applied; the
+    sweep and the dispatchers read only unsettled ones. Settling stores the counts here (a late
+    acceptance changes them afterwards); until then they are the sums over the batches: see
+    mailing_counts.py.
     """
 
     __tablename__ = "mailings"
@@ -142,7 +144,7 @@ class Mailing(Base):
             name="mailings_deleted",
         ),
         Index("mailings_open", "id", postgresql_where=sql("NOT settled")),
-        # The metrics sum up all that are settled, at every scrape, from this index alone.
+        # At every scrape the metrics sum over all settled mailings, with an index-only scan.
         Index(
             "mailings_settled",
             "status",
@@ -160,7 +162,7 @@ class Mailing(Base):
 
 
 class MailingText(Base):
-    """Every text a mailing has had: a batch keeps the version it was first claimed with."""
+    """Each version of a mailing's text; a batch keeps the version it was first claimed with."""
 
     __tablename__ = "mailing_texts"
 
@@ -169,17 +171,16 @@ class MailingText(Base):
     text: Mapped[str]
 
 
-def partitioned(**more: Any) -> dict[str, Any]:
-    return {"postgresql_partition_by": "RANGE (mailing_id)", **more}
+PARTITIONED = {"postgresql_partition_by": "RANGE (mailing_id)"}
 
 
 class Batch(Base):
-    """Up to BATCH_SIZE messages of one mailing and one zone: the unit of claim, retry and count.
+    """Up to BATCH_SIZE messages of one mailing and one time zone: the unit of claim and retry.
 
-    `due_at` is set exactly while something is pending. `retry_at` is the backoff's part of it, kept
-    so that a changed window can recompute the rest. `token` is the fence: it grows with each claim,
-    and what a worker reports (but for acceptances) counts only under the present one. `flush` is
-    the number of the last report applied under it.
+    `due_at` is set if and only if messages are pending. `retry_at` is the earliest time that the
+    backoff permits; it is stored so that `due_at` can be recomputed when the window changes.
+    `token` is the fence: each claim increments it, and a worker's report applies only under the
+    current token, except for acceptances. `flush` is the number of the last report applied.
     """
 
     __tablename__ = "batches"
@@ -223,12 +224,12 @@ class Batch(Base):
             "due_at",
             postgresql_where=sql("due_at IS NOT NULL"),
         ),
-        partitioned(),
+        PARTITIONED,
     )
 
 
 class Message(Base):
-    """One message to one client. Its id is the provider's msgId, for ever: the idempotency key."""
+    """One message to one client. Its id is the provider's msgId: the idempotency key of sending."""
 
     __tablename__ = "messages"
 
@@ -247,14 +248,14 @@ class Message(Base):
         UniqueConstraint("mailing_id", "client_id", name="messages_mailing_client_key"),
         CheckConstraint("(status = 'sent') = (sent_at IS NOT NULL)", name="messages_sent_at"),
         CheckConstraint("NOT (in_doubt AND status = 'sent')", name="messages_in_doubt"),
-        partitioned(),
+        PARTITIONED,
     )
 
 
 class Attempt(Base):
-    """A request to the provider that was not accepted, with what was handed off.
+    """A request to the provider that was not accepted, with the phone and text that were sent.
 
-    A retry repeats exactly this phone and text. Erasing the client blanks both.
+    A retry sends exactly the same phone and text. Deleting the client erases both.
     """
 
     __tablename__ = "attempts"
@@ -270,14 +271,14 @@ class Attempt(Base):
     phone: Mapped[int | None]
     text: Mapped[str | None]
 
-    __table_args__ = (partitioned(),)
+    __table_args__ = (PARTITIONED,)
 
 
 class Minute(Base):
-    """How a mailing's messages changed status, by minute: the net number that entered each.
+    """The net number of a mailing's messages that entered a status in a minute.
 
-    The sum over all minutes of a status equals the present count of it. `shard` spreads a busy
-    mailing's minute over 16 rows, so that workers do not queue for one.
+    The sum over all minutes is the current count of the status. `shard` spreads the minute of a
+    busy mailing over 16 rows, so that workers do not wait for one row: see minute_counts.py.
     """
 
     __tablename__ = "minutes"
@@ -295,7 +296,7 @@ class Minute(Base):
 
 
 class IdBlock(Base):
-    """Which mailing a range of message ids belongs to: finds a message's partition by its id."""
+    """The mailing that a range of message ids belongs to: it leads from an id to a partition."""
 
     __tablename__ = "id_blocks"
 
@@ -305,7 +306,7 @@ class IdBlock(Base):
 
 
 class PartitionRange(Base):
-    """The ranges of mailing ids that have partitions: from `first_mailing_id` to before `until`."""
+    """A range of mailing ids that has partitions; `until_mailing_id` is the first id after it."""
 
     __tablename__ = "partition_ranges"
 
@@ -315,7 +316,7 @@ class PartitionRange(Base):
 
 
 class ProviderState(Base):
-    """The one row that remembers until when the provider asked the whole fleet to wait."""
+    """One row: until when the provider asked all workers to wait."""
 
     __tablename__ = "provider_state"
 

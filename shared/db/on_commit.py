@@ -1,7 +1,7 @@
-"""What a transaction will have done, to be logged once it is committed and not otherwise.
+"""Logs what a transaction did, after its commit; a rollback discards the lines.
 
-Whoever changes rows in bulk notes the ids here; who commits has it told. So each message's end is
-in the logs by its id, also where one statement ended hundreds of them.
+Bulk changes register the ids they changed; the code that commits flushes them. So the log has the
+end of each message by its id, even if one statement ended hundreds.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import structlog
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-# A line stays readable, and below what log collectors cut.
+# Keeps a line readable, and below the length at which log collectors cut.
 IDS_PER_LINE = 500
 
 log = structlog.get_logger()
@@ -21,7 +21,7 @@ _pending_lines: "WeakKeyDictionary[Connection, list[dict[str, Any]]]" = WeakKeyD
 
 
 def log_on_commit(cursor: Cursor, event: str, **fields: Any) -> None:
-    """Have this logged when the cursor's transaction is committed."""
+    """Log this event when the cursor's transaction is committed."""
     _pending_lines.setdefault(cursor.connection, []).append({"event": event, **fields})
 
 
@@ -32,7 +32,7 @@ def log_messages_on_commit(
     client_ids: Sequence[int] | None = None,
     **fields: Any,
 ) -> None:
-    """Note what happened to many messages, their ids (and their clients', in the same order)."""
+    """Log an event of many messages on commit: their ids, and their clients' in the same order."""
     for at in range(0, len(message_ids), IDS_PER_LINE):
         part = slice(at, at + IDS_PER_LINE)
         clients = {} if client_ids is None else {"client_ids": list(client_ids[part])}
@@ -42,17 +42,17 @@ def log_messages_on_commit(
 def log_clients_on_commit(
     cursor: Cursor, event: str, client_ids: Sequence[int], **fields: Any
 ) -> None:
-    """Note what happened to many clients."""
+    """Log an event of many clients on commit."""
     for at in range(0, len(client_ids), IDS_PER_LINE):
         log_on_commit(cursor, event, **fields, client_ids=list(client_ids[at : at + IDS_PER_LINE]))
 
 
 def flush_after_commit(connection: Connection) -> None:
-    """It is committed."""
+    """Write the lines registered on this connection; call it after COMMIT."""
     for line in _pending_lines.pop(connection, ()):
         log.info(**line)
 
 
 def discard_after_rollback(connection: Connection) -> None:
-    """It was rolled back."""
+    """Drop the lines registered on this connection; call it after ROLLBACK."""
     _pending_lines.pop(connection, None)

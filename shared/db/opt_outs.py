@@ -1,8 +1,8 @@
-"""Opt-outs: phones that are never written to, and what adding one does to messages under way.
+"""Opt-outs: phones that must not be sent to.
 
-A phone is opted out by itself, whoever it belongs to: so also when its client is deleted and made
-again, or when a client changes to it. Launch and hand-off ask this table; adding a phone also ends
-at once what is pending for its client.
+An opt-out belongs to the phone and not to a client: it stays in force if the client is deleted and
+created again, or if another client takes the phone. Launch and dispatch check this table; adding a
+phone also cancels the pending messages of its client.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from shared.domain.statuses import Reason
 
 
 class OptOut(Base):
-    """A phone that must not be written to, since when, and where that was learned."""
+    """A phone that must not be sent to, since when, and the source of the wish."""
 
     __tablename__ = "opt_outs"
 
@@ -32,7 +32,7 @@ class OptOut(Base):
     )
 
 
-# In the order of the phones: of two that add the same ones, none waits for the other in a circle.
+# Ordered by phone, so that two transactions that add the same phones cannot deadlock.
 ADD = """
 INSERT INTO opt_outs (phone, source)
 SELECT phone, %s FROM unnest(%s::bigint[]) AS t (phone) ORDER BY phone
@@ -42,13 +42,13 @@ OWNERS = "SELECT id FROM clients WHERE phone = ANY (%s::bigint[])"
 
 
 def add_opt_outs(cursor: Cursor, phones: Sequence[int], source: str) -> tuple[list[int], int]:
-    """Opt phones out, and cancel what is pending for their clients.
+    """Add opt-outs and cancel the pending messages of the phones' clients.
 
-    Returns those that were not opted out before, and how many messages were cancelled. A request
-    that is in flight goes on: if it is accepted, its message becomes `sent` after all.
+    Return the phones that were not opted out before, and the number of cancelled messages. A
+    request in flight goes on: if the provider accepts it, its message becomes `sent` after all.
     """
     cursor.execute(ADD, (source, sorted(set(phones))))
     added = [phone for (phone,) in cursor.fetchall()]
     cursor.execute(OWNERS, (added,))
     owners = [client_id for (client_id,) in cursor.fetchall()]
-    return added, status_changes.cancel_clients_messages(cursor, owners, Reason.OPTED_OUT)
+    return added, status_changes.cancel_client_messages(cursor, owners, Reason.OPTED_OUT)

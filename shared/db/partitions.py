@@ -1,8 +1,8 @@
-"""Makes the partitions of batches, messages and attempts, by ranges of mailing ids.
+"""Creates the partitions of batches, messages and attempts, by ranges of mailing ids.
 
-A range holds about a week's mailings, so that a year has some fifty partitions whatever the
-traffic, and retention drops whole ones. They are made ahead by the sweep; launch makes a missing
-one. There is no default partition: it would block detaching and later creation.
+A range holds about a week's mailings, so a year has about fifty partitions whatever the traffic,
+and retention drops whole partitions. The sweep creates them in advance; launch creates a missing
+one. There is no default partition: it would block detaching and creating others.
 """
 
 from psycopg2.extensions import cursor as Cursor
@@ -17,8 +17,8 @@ COVERED = (
 LAST = "SELECT coalesce(max(until_mailing_id), 1) FROM partition_ranges"
 WEEK = "SELECT count(*) FROM mailings WHERE created_at > now() - interval '7 days'"
 
-# Attaching locks the parent only against other schema changes; CREATE … PARTITION OF would lock
-# out every reader and writer of it. The check constraint spares the scan for rows that do not fit.
+# Attaching locks the parent against other schema changes only; CREATE … PARTITION OF would block
+# all reads and writes of it. With the check constraint PostgreSQL need not scan the rows.
 CREATE = """
 CREATE TABLE {table}_p{first} (LIKE {table} INCLUDING ALL,
     CONSTRAINT range CHECK (mailing_id >= {first} AND mailing_id < {until})) WITH ({storage});
@@ -26,8 +26,8 @@ ALTER TABLE {table} ATTACH PARTITION {table}_p{first} FOR VALUES FROM ({first}) 
 ALTER TABLE {table}_p{first} DROP CONSTRAINT range;
 """
 
-# Half-full pages leave room for the one update that nearly every message gets, so that it stays on
-# its page and touches no index. Statistics are refreshed by launch, when rows appear in bulk.
+# Nearly every message is updated once. Half-full pages leave room for that update on the same page,
+# so that it changes no index. Launch refreshes the statistics when it has inserted rows in bulk.
 STORAGE = {
     "messages": "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1",
     "batches": "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1",
@@ -36,9 +36,9 @@ STORAGE = {
 
 
 def ensure_partition(cursor: Cursor, mailing_id: int) -> bool:
-    """Make the partitions that `mailing_id` belongs to, unless they exist; say whether it did.
+    """Create the partitions for `mailing_id` unless they exist; return whether it created them.
 
-    The caller commits; until then other callers wait.
+    Other callers wait until this one commits.
     """
     cursor.execute(COVERED, (mailing_id,))
     if cursor.fetchone():

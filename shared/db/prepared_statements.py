@@ -1,9 +1,9 @@
-"""Statements that PostgreSQL plans once per connection instead of each time they are run.
+"""Statements that PostgreSQL plans once per connection instead of at each execution.
 
-For what is asked for every batch or in most requests: planning the claim of a batch takes longer
-than the claim itself. The plan is a generic one (GENERIC, a connection's option, sees to that), so
-only statements whose best plan is the same whatever their values are belong here;
-tests/integration/worker/test_query_plans.py looks at each.
+For statements of every batch or of most requests: planning the claim of a batch takes longer than
+the claim. The plan is generic (GENERIC_PLAN_OPTION, a connection's option, ensures that), so only
+statements whose best plan does not depend on their values belong here;
+tests/integration/worker/test_query_plans.py checks each.
 """
 
 import re
@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 
 class PreparingConnection(connection):
-    """A connection that remembers which statements it has prepared."""
+    """A connection that records which statements it has prepared."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -26,7 +26,7 @@ class PreparingConnection(connection):
 
 
 class PreparedStatement:
-    """A statement with `%(name)s` placeholders; `name` is unique among those of a connection."""
+    """A statement with `%(name)s` placeholders; its name is unique within a connection."""
 
     def __init__(self, name: str, statement: str) -> None:
         self.name = name
@@ -36,7 +36,7 @@ class PreparedStatement:
         self.execute = f"EXECUTE {name} ({', '.join(f'%({value})s' for value in values)})"
 
     def run(self, cursor: cursor, values: Mapping[str, object]) -> None:
-        """Execute it on a cursor of a PreparingConnection, preparing it first if need be."""
+        """Execute it on a cursor of a PreparingConnection; the first time, prepare it."""
         owner: PreparingConnection = cursor.connection  # type: ignore[assignment]
         if self.name not in owner.prepared:
             cursor.execute(self.prepare)

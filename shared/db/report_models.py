@@ -1,4 +1,4 @@
-"""The tables of the daily report: which days were told, and when the breaker opened."""
+"""Tables of the daily report: the state of each day's report, and openings of the breaker."""
 
 from datetime import date, datetime
 
@@ -10,13 +10,13 @@ from shared.db.base import NOW, ZERO, Base
 
 
 class DailyReport(Base):
-    """One local day's report. The row decides who sends it, and that nobody gets two.
+    """The report of one local day; claiming the row ensures that it is sent once.
 
-    waiting → connecting → handing_over → sent. A failure before the mail server was given the
-    message leads back to `waiting`, with `due_at` later. After that only the server knows: a
-    connection that breaks while it is `handing_over` makes it `in_doubt`, and it is not sent again.
-    `served` are the recipients for whom a server has taken it: a later attempt leaves them out.
-    `skipped` are the days before the first report.
+    waiting → connecting → handing_over → sent. A failure before the message itself is transmitted
+    leads back to `waiting`, with a later `due_at`. If the connection breaks in `handing_over`, only
+    the mail server knows whether it accepted the message: the report is `in_doubt` and not sent
+    again. A server has accepted it for the recipients in `served`; later attempts omit them.
+    Days before the first report are `skipped`.
     """
 
     __tablename__ = "daily_reports"
@@ -39,7 +39,7 @@ class DailyReport(Base):
 
 
 class BreakerOpening(Base):
-    """When hand-off to the provider was stopped, and why."""
+    """When the circuit breaker stopped sending, and why."""
 
     __tablename__ = "breaker_openings"
 

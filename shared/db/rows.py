@@ -1,4 +1,4 @@
-"""Reads the one row that a statement certainly returns."""
+"""Fetches the row of a statement that always returns one."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from psycopg2.extensions import cursor as Cursor
 
 
 def fetch_one_row(cursor: Cursor) -> tuple[Any, ...]:
-    """The next row of a result that must have one; LookupError if it has none."""
+    """Return the next row of the result; raise LookupError if there is none."""
     row = cursor.fetchone()
     if row is None:
-        # Not which statement: it would come with its values, and this may be logged.
-        raise LookupError("a statement that always finds a row found none")
+        # The statement is not named: the error may be logged, and it would include values.
+        raise LookupError("a statement that always returns a row returned none")
     return row

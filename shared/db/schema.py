@@ -1,9 +1,9 @@
-"""Whether the database has the schema that this version needs; run as a program, it waits for it.
+"""Checks whether the database has the schema of this version; as a program, waits until it has.
 
-    python -m shared.db.schema database      ends when PostgreSQL lets us in
-    python -m shared.db.schema migrations    ends when they are applied, by whoever applies them
+    python -m shared.db.schema database      ends when PostgreSQL accepts connections
+    python -m shared.db.schema migrations    ends when another process has applied the migrations
 
-What must not start earlier is started behind it.
+Containers that must not start earlier run it first.
 """
 
 import sys
@@ -25,17 +25,17 @@ POLL_SECONDS = 1.0
 
 
 def is_schema_applied(revision: str | None) -> bool:
-    """Whether a database at `revision` will do: it has this version's schema, or a newer one's.
+    """Return whether a database at `revision` has the schema of this version or of a newer one.
 
-    A newer version may just be taking this one's place, or was taken back: a migration leaves the
-    version before it able to work.
+    The newer version may be in deployment, or was rolled back: after a migration the previous
+    version of the code still works.
     """
     known, head = _revisions()
     return revision is not None and (revision == head or revision not in known)
 
 
 def is_schema_newer(revision: str | None) -> bool:
-    """Whether `revision` was made by a version after this one."""
+    """Return whether `revision` belongs to a newer version than this."""
     return revision is not None and revision not in _revisions()[0]
 
 
@@ -47,8 +47,8 @@ def _revisions() -> tuple[frozenset[str], str | None]:
     return frozenset(s.revision for s in scripts.walk_revisions()), scripts.get_current_head()
 
 
-def _missing(database_url: str, step: str) -> str | None:
-    """What is still waited for, in words; None: nothing."""
+def _find_missing(database_url: str, step: str) -> str | None:
+    """Return what is missing for `step`, in words; None if nothing is."""
     try:
         connection = psycopg2.connect(database_url, connect_timeout=5)
     except psycopg2.Error as error:
@@ -68,17 +68,18 @@ def _missing(database_url: str, step: str) -> str | None:
     return None if row and is_schema_applied(row[0]) else "the migrations"
 
 
-def main(step: str) -> None:
+def wait_for_schema(step: str) -> None:
+    """Return when `step` ("database" or "migrations") is reached; print what is missing."""
     url = load_settings(DatabaseSettings).database_url
-    said = None
-    while (missing := _missing(url, step)) is not None:
-        if missing != said:
+    reported = None
+    while (missing := _find_missing(url, step)) is not None:
+        if missing != reported:
             print(f"waiting for {missing}", file=sys.stderr, flush=True)
-            said = missing
+            reported = missing
         time.sleep(POLL_SECONDS)
 
 
 if __name__ == "__main__":
     if sys.argv[1:] not in (["database"], ["migrations"]):
         sys.exit("usage: python -m shared.db.schema database | migrations")
-    main(sys.argv[1])
+    wait_for_schema(sys.argv[1])

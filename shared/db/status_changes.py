@@ -1,9 +1,9 @@
-"""Changes messages' statuses outside of sending, and the batches' counts with them.
+"""Changes messages' statuses outside of sending, with their batches' counts.
 
-Every function takes a psycopg2 cursor inside the caller's transaction and keeps to one lock order:
+Every function takes a psycopg2 cursor within the caller's transaction and locks in one order:
 mailing, batches by id, messages by id, minutes by key. A message's status changes only under its
-batch's row lock, and the counts move by (previous → new) in the same transaction, so at every
-instant audience = pending + sent + failed + expired + cancelled.
+batch's row lock, and the counts change in the same transaction, so at every instant
+audience = pending + sent + failed + expired + cancelled.
 """
 
 from collections import Counter
@@ -58,7 +58,7 @@ WHERE mailing_id = %(mailing)s AND id = %(batch)s
 RETURNING n, now(), ids, clients
 """
 
-# Messages of some clients that may still be sent, in every mailing that is not settled.
+# Pending messages of these clients, in every unsettled mailing.
 PENDING_MESSAGES_OF_CLIENTS = """
 SELECT m.mailing_id, m.batch_id, m.id, m.client_id
 FROM mailings g CROSS JOIN LATERAL (
@@ -109,13 +109,13 @@ WHERE b.mailing_id = %s AND b.due_at IS NOT NULL AND b.timezone = t.zone
 
 
 def lock_batch(cursor: Cursor, mailing_id: int, batch_id: int) -> tuple[int, int, bool | None]:
-    """Lock a batch; return its first and last message id and whether its lease is dead.
+    """Lock a batch; return its first and last message id, and whether its lease has expired.
 
-    None for the latter says that there is no lease.
+    The latter is None if the batch has no lease.
     """
     cursor.execute(LOCK_BATCH, (mailing_id, batch_id))
-    first_id, last_id, dead = fetch_one_row(cursor)
-    return first_id, last_id, dead
+    first_id, last_id, expired = fetch_one_row(cursor)
+    return first_id, last_id, expired
 
 
 def mark_in_doubt(
@@ -125,8 +125,8 @@ def mark_in_doubt(
     span: tuple[int, int],
     ids: list[int] | None,
 ) -> None:
-    """Say of a locked batch's pending messages (all, or `ids`) that they may have been sent."""
-    cursor.execute(MARK_IN_DOUBT, _where(mailing_id, batch_id, span, ids))
+    """Mark a locked batch's pending messages (all, or `ids`) as possibly sent."""
+    cursor.execute(MARK_IN_DOUBT, _parameters(mailing_id, batch_id, span, ids))
     doubted, clients = fetch_one_row(cursor)
     place = {"mailing_id": mailing_id, "batch_id": batch_id}
     log_messages_on_commit(cursor, "message.in_doubt", doubted or (), clients or (), **place)
@@ -142,11 +142,11 @@ def end_pending_messages(
     reason: str,
     ids: list[int] | None = None,
 ) -> int:
-    """End a locked batch's pending messages (all, or `ids`); return how many there were.
+    """Give a locked batch's pending messages (all, or `ids`) a final status; return their number.
 
-    What is to be counted by minute is added to `minutes`, for the caller to count last.
+    The changes by minute are added to `minutes`; the caller writes them last.
     """
-    values = _where(mailing_id, batch_id, span, ids) | {
+    values = _parameters(mailing_id, batch_id, span, ids) | {
         "status": str(status),
         "reason": reason,
     }
@@ -160,16 +160,11 @@ def end_pending_messages(
     return ended
 
 
-def cancel_client_messages(cursor: Cursor, client_id: int) -> int:
-    """Cancel what is still pending for a client who was deleted; return how many messages.
+def cancel_client_messages(cursor: Cursor, client_ids: list[int], reason: Reason) -> int:
+    """Cancel the pending messages of these clients; return their number.
 
-    A request that is in flight goes on: if it is accepted, the message becomes `sent` after all.
+    A request in flight goes on: if the provider accepts it, the message becomes `sent` after all.
     """
-    return cancel_clients_messages(cursor, [client_id], Reason.CLIENT_DELETED)
-
-
-def cancel_clients_messages(cursor: Cursor, client_ids: list[int], reason: Reason) -> int:
-    """Cancel what is still pending for these clients, for this reason; return how many messages."""
     if not client_ids:
         return 0
     cursor.execute(PENDING_MESSAGES_OF_CLIENTS, (client_ids,))
@@ -177,13 +172,13 @@ def cancel_clients_messages(cursor: Cursor, client_ids: list[int], reason: Reaso
 
 
 def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reason: Reason) -> int:
-    """Cancel messages, given as (mailing, batch, id) in this order, if they are still pending."""
+    """Cancel messages, given as sorted (mailing, batch, id), if they are still pending."""
     cancelled = 0
     minutes: Counter[MinuteKey] = Counter()
     for (mailing_id, batch_id), group in groupby(found, key=lambda row: row[:2]):
         ids = [message_id for _, _, message_id in group]
-        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
-        if dead:
+        first, last, expired = lock_batch(cursor, mailing_id, batch_id)
+        if expired:
             mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
         cancelled += end_pending_messages(
             cursor,
@@ -199,16 +194,12 @@ def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reaso
     return cancelled
 
 
-def move_client_messages(cursor: Cursor, client_id: int, zone: str) -> int:
-    """Move what is pending for a client into batches of their new zone; return how many."""
-    return move_messages(cursor, {client_id: zone})
+def move_client_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
+    """Move clients' pending messages into batches of their new time zones; return their number.
 
-
-def move_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
-    """Move what is pending for clients (by id) into batches of their new zones; return how many.
-
-    A message of a leased batch may be in flight: it is marked in doubt, and its new batch is not
-    due before that lease's end, by when the outcome is known and recorded.
+    `zones` has the new zone by client id. A message of a leased batch may be in flight: it is
+    marked in doubt, and its new batch is not due before the lease ends, when the outcome has been
+    recorded.
     """
     moved = 0
     groups: dict[tuple[int, int], dict[str, list[int]]] = {}
@@ -217,13 +208,13 @@ def move_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
         by_zone = groups.setdefault((mailing_id, batch_id), {})
         by_zone.setdefault(zones[client_id], []).append(message_id)
     for (mailing_id, batch_id), by_zone in groups.items():
-        # The window stays as it is until this is committed: a change of it finds the new batches.
+        # The lock keeps the window until commit, so a later change of it finds the new batches.
         cursor.execute(SHARE_WINDOW, (mailing_id,))
         start, end, now = fetch_one_row(cursor)
         window = Window(start, end) if start is not None else None
-        first, last, dead = lock_batch(cursor, mailing_id, batch_id)
+        first, last, expired = lock_batch(cursor, mailing_id, batch_id)
         for zone, ids in by_zone.items():
-            if dead is not None:
+            if expired is not None:
                 mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
             cursor.execute("SELECT take_ids('batch_ids', 1)")
             (new,) = fetch_one_row(cursor)
@@ -234,7 +225,7 @@ def move_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
 
 
 def reschedule_batches(cursor: Cursor, mailing_id: int) -> None:
-    """Recompute when each batch is due, after the mailing's window has changed.
+    """Recompute each batch's `due_at` after a change of the mailing's window.
 
     The caller holds the mailing's row lock.
     """
@@ -247,7 +238,7 @@ def reschedule_batches(cursor: Cursor, mailing_id: int) -> None:
     cursor.execute(RESCHEDULE_BATCHES, (zones, opens, mailing_id))
 
 
-def _where(
+def _parameters(
     mailing_id: int, batch_id: int, span: tuple[int, int], ids: Iterable[int] | None
 ) -> dict[str, object]:
     return {

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from shared.db import status_changes
+from shared.domain.statuses import Reason
 from tests.support.fleet import FakeWorker, Fleet, rejected, throttled, unavailable, unknown
 from worker.launch import launcher
 from worker.recording.batch_report import BatchRelease, BatchReport
@@ -139,7 +140,7 @@ class Books(RuleBasedStateMachine):
                 " timezone = NULL, deleted_at = now() WHERE id = %s",
                 (client_id,),
             )
-            status_changes.cancel_client_messages(cursor, client_id)
+            status_changes.cancel_client_messages(cursor, [client_id], Reason.CLIENT_DELETED)
 
     def move_client(self, chance: Random) -> None:
         if not self.living:
@@ -148,7 +149,7 @@ class Books(RuleBasedStateMachine):
         client_id = chance.choice(sorted(self.living))
         with self.fleet.db.transaction() as cursor:
             cursor.execute("UPDATE clients SET timezone = %s WHERE id = %s", (zone, client_id))
-            status_changes.move_client_messages(cursor, client_id, zone)
+            status_changes.move_client_messages(cursor, {client_id: zone})
 
     def launch(self, chance: Random) -> None:
         """A new mailing, whose launch may stop before its audience is complete."""

@@ -9,6 +9,7 @@ import pytest
 
 from shared.db import minute_counts, status_changes
 from shared.domain.send_windows import Window, next_opening
+from shared.domain.statuses import Reason
 from tests.support.fleet import (
     LEASE_SECONDS,
     Fleet,
@@ -751,7 +752,7 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
 
     def delete() -> int:
         with deleting.transaction() as cursor:
-            return status_changes.cancel_client_messages(cursor, client_id)
+            return status_changes.cancel_client_messages(cursor, [client_id], Reason.CLIENT_DELETED)
 
     with threads() as run:
         deleted = run(delete)
@@ -814,7 +815,7 @@ def client_of(fleet: Fleet, mailing_id: int, message_id: int) -> int:
 def move_client(fleet: Fleet, client_id: int, zone: str) -> int:
     with Database(fleet.url, "api").transaction() as cursor:
         cursor.execute("UPDATE clients SET timezone = %s WHERE id = %s", (zone, client_id))
-        return status_changes.move_client_messages(cursor, client_id, zone)
+        return status_changes.move_client_messages(cursor, {client_id: zone})
 
 
 def delete_client(fleet: Fleet, client_id: int) -> int:
@@ -824,7 +825,7 @@ def delete_client(fleet: Fleet, client_id: int) -> int:
             " deleted_at = now() WHERE id = %s",
             (client_id,),
         )
-        return status_changes.cancel_client_messages(cursor, client_id)
+        return status_changes.cancel_client_messages(cursor, [client_id], Reason.CLIENT_DELETED)
 
 
 def failed_mailing(fleet: Fleet) -> int:
