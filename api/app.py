@@ -122,7 +122,7 @@ def _create_command_app() -> Flask:
     settings = load_settings(CommandSettings)
     log_config.configure_logging("api.command", settings.log_level, settings.log_format)
     _configure(app, settings)
-    init_database(app, settings.database_url, limited=False)
+    init_database(app, settings.database_url, timeouts=False)
     app.cli.add_command(client_commands)
     app.cli.add_command(report_commands)
     app.cli.add_command(token_commands)

@@ -1,7 +1,13 @@
-"""The API's way into PostgreSQL: one pool of connections, one session per request.
+"""The API's access to PostgreSQL: one pool of connections, one session per request.
 
-What is asked for most often goes past the session: one statement by itself is a transaction, and
-costs one round trip (see `autocommit`).
+There are two ways to reach the database, each for one need:
+
+* What a person edits (a mailing, a client, a token, an opt-out, an import) goes through the ORM:
+  `db.session` with the models in `shared.db`, which are the schema of record.
+* What is counted, listed across tables or changed in bulk goes through named SQL constants:
+  `fetch_all` for reads; `session_cursor` for statements that the workers share, in the session's
+  transaction; `transaction` for work in many short steps; and `autocommit_cursor` for the few most
+  frequent statements, where each is a transaction of its own and costs a single round trip.
 """
 
 import select
@@ -29,9 +35,9 @@ from shared.db.base import Base
 from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
 from shared.db.schema import MIGRATIONS_PATH
 
-# A request that waits for PostgreSQL longer than this is answered with 503 rather than left
-# hanging. Commands (migrations) may take as long as they need.
-CONNECT_TIMEOUT = 2
+# A request that waits longer than this for PostgreSQL is answered with 503. Commands (migrations)
+# have no statement and lock timeouts.
+CONNECT_TIMEOUT_SECONDS = 2
 STATEMENT_TIMEOUT = "10s"
 LOCK_TIMEOUT = "5s"
 
@@ -40,16 +46,16 @@ POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2}
 
 
 class RequestSession(Session):
-    """A session that begins no transaction where the API is only asked for something.
+    """A session that opens no transaction for requests of the REST API that only read.
 
-    Each statement sees what was committed before it, in a transaction or not, so all that is saved
-    is BEGIN and ROLLBACK: two round trips.
+    Under READ COMMITTED each statement sees what was committed before it, in a transaction or not,
+    so the only difference is that BEGIN and ROLLBACK are omitted: two round trips.
     """
 
     def get_bind(self, *arguments: Any, **named: Any) -> Any:
         engine = super().get_bind(*arguments, **named)
         level = _isolation_level()
-        return _at(engine, level) if isinstance(engine, Engine) and level else engine
+        return _engine_with_level(engine, level) if isinstance(engine, Engine) and level else engine
 
 
 def _isolation_level() -> str | None:
@@ -57,18 +63,18 @@ def _isolation_level() -> str | None:
         return None
     if "isolation_level" in g:
         return str(g.isolation_level)
-    only_asks = request.method in ("GET", "HEAD") and not request.path.startswith("/admin")
-    return "AUTOCOMMIT" if only_asks else None
+    only_reads = request.method in ("GET", "HEAD") and not request.path.startswith("/admin")
+    return "AUTOCOMMIT" if only_reads else None
 
 
-# One and the same for all: a session has a connection for each engine that it is given.
+# Cached, because a session opens one connection for each engine object that it is given.
 @lru_cache(maxsize=64)
-def _at(engine: Engine, level: str) -> Engine:
+def _engine_with_level(engine: Engine, level: str) -> Engine:
     return engine.execution_options(isolation_level=level)
 
 
-# A session lives as long as its request, so what was committed is still right to present; and it
-# writes when it is told to, as order matters where rows are locked.
+# A session lives as long as its request, so committed objects may still be presented. It flushes
+# explicitly only, because the order of statements matters where rows are locked.
 db = SQLAlchemy(
     model_class=Base,
     session_options={"class_": RequestSession, "expire_on_commit": False, "autoflush": False},
@@ -76,16 +82,16 @@ db = SQLAlchemy(
 migrate = Migrate()
 
 
-def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
-    """Connect `app` to PostgreSQL; `limited` bounds how long a statement may take."""
+def init_database(app: Flask, url: str, *, timeouts: bool = True) -> None:
+    """Connect `app` to PostgreSQL; `timeouts` limits how long statements and locks may take."""
     options = f"-c timezone=UTC {GENERIC_PLAN_OPTION}"
-    if limited:
+    if timeouts:
         options += f" -c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT}"
 
     def connect() -> Connection:
         return psycopg2.connect(
             url,
-            connect_timeout=CONNECT_TIMEOUT,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
             options=options,
             application_name="api",
             connection_factory=PreparingConnection,
@@ -94,7 +100,7 @@ def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
             keepalives_count=3,
         )
 
-    # Connecting is libpq's own business, so that DATABASE_URL means here what it means elsewhere.
+    # libpq parses DATABASE_URL, so that it means the same as in every other PostgreSQL program.
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {**POOL, "creator": connect}
     db.init_app(app)
@@ -105,8 +111,8 @@ def init_database(app: Flask, url: str, *, limited: bool = True) -> None:
         event.listen(
             db.engine, "rollback", lambda c: on_commit.discard_after_rollback(_driver_connection(c))
         )
-        event.listen(db.engine, "connect", _mark_new)
-        event.listen(db.engine, "checkout", _refuse_dead)
+        event.listen(db.engine, "connect", _mark_as_new)
+        event.listen(db.engine, "checkout", _replace_closed)
     migrate.init_app(app, db, directory=str(MIGRATIONS_PATH))
 
 
@@ -114,14 +120,14 @@ def _driver_connection(connection: Any) -> Connection:
     return cast(Connection, connection.connection.dbapi_connection)
 
 
-def _mark_new(_: Connection, entry: ConnectionPoolEntry) -> None:
+def _mark_as_new(_: Connection, entry: ConnectionPoolEntry) -> None:
     entry.info["new"] = True
 
 
-def _refuse_dead(connection: Connection, entry: ConnectionPoolEntry, _: object) -> None:
-    """Have a connection replaced that PostgreSQL has closed: then there is something to read.
+def _replace_closed(connection: Connection, entry: ConnectionPoolEntry, _: object) -> None:
+    """Replace a pooled connection that PostgreSQL has closed, which makes its socket readable.
 
-    Costs microseconds, where asking PostgreSQL costs a round trip.
+    This costs microseconds, where a test query costs a round trip.
     """
     if entry.info.pop("new", False):
         return
@@ -133,7 +139,7 @@ def _refuse_dead(connection: Connection, entry: ConnectionPoolEntry, _: object) 
 
 @contextmanager
 def autocommit_cursor() -> Iterator[Cursor]:
-    """A cursor whose every statement is a transaction by itself, in one round trip."""
+    """Open a cursor on which each statement is a transaction of its own, in one round trip."""
     pooled = db.engine.raw_connection()
     connection = cast(Connection, pooled.driver_connection)
     try:
@@ -149,14 +155,14 @@ def autocommit_cursor() -> Iterator[Cursor]:
 
 
 def session_cursor() -> Cursor:
-    """A psycopg2 cursor in the session's transaction, for the ledger's statements."""
+    """Return a psycopg2 cursor in the session's transaction, for statements shared with workers."""
     db.session.flush()
     return cast(Cursor, db.session.connection().connection.cursor())
 
 
 @contextmanager
 def transaction() -> Iterator[Cursor]:
-    """A cursor whose work is committed at the end, or rolled back: for work in many short steps."""
+    """Open a session cursor; commit at the end, or roll back after an exception."""
     try:
         yield session_cursor()
         db.session.commit()
@@ -166,15 +172,15 @@ def transaction() -> Iterator[Cursor]:
 
 
 def database_now() -> datetime:
-    """The present instant by PostgreSQL's clock, which judges starts and ends."""
+    """Return the current time of PostgreSQL's clock, which decides about starts and ends."""
     return cast(datetime, db.session.scalar(sql_select(func.clock_timestamp())))
 
 
 def use_one_snapshot() -> None:
-    """Let every later statement of this request see the same instant: its numbers add up."""
+    """Let all later statements of this request see one snapshot, so that their numbers add up."""
     g.isolation_level = "REPEATABLE READ"
 
 
 def fetch_all(statement: Any, **values: Any) -> list[dict[str, Any]]:
-    """The rows of a textual statement, by column name."""
+    """Execute a textual statement and return its rows as dictionaries."""
     return [dict(row) for row in db.session.execute(statement, values).mappings()]

@@ -12,12 +12,7 @@ from flask_babel import Babel
 from flask_wtf.csrf import CSRFProtect
 
 from api.admin import error_pages, preferences, sign_in
-from api.admin.auth import (
-    public,
-    redirect_to_public_host,
-    require_sign_in,
-    set_security_headers,
-)
+from api.admin.auth import public, redirect_to_public_host, require_sign_in, set_security_headers
 from api.admin.preferences import choose_language, choose_zone
 from api.admin.presenters import formatting
 from api.admin.sign_in import init_signin

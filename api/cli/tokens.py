@@ -5,34 +5,31 @@ from datetime import UTC, datetime, timedelta
 
 import click
 from flask.cli import AppGroup
-from sqlalchemy import select
 
 from api.actor import COMMAND
-from api.db import database_now, db
+from api.db import database_now
 from api.errors import ServiceError
-from api.schemas.fields import TOKEN_NAME, read_instant
+from api.schemas.fields import TOKEN_NAME, parse_instant
 from api.schemas.responses import format_instant
-from api.tokens.routes import issue, revoke
-from shared.db.auth_models import ApiToken
+from api.tokens import service
 from shared.domain.scopes import Scope
 
 token_commands = AppGroup("tokens", help="Make, list and revoke API tokens.")
 
-LIFE = re.compile(r"([1-9][0-9]{0,4})([dh])")
-ROW = "{:>6}  {:<24}  {:<6}  {:<14}  {:<20}  {:<20}  {}"
+LIFETIME = re.compile(r"([1-9][0-9]{0,4})([dh])")
+TABLE_ROW = "{:>6}  {:<24}  {:<6}  {:<14}  {:<20}  {:<20}  {}"
 
 
-def _read_end(_: click.Context, __: click.Parameter, given: str | None) -> datetime | None:
-    """An instant, a date (its beginning in UTC), or for how long from now."""
-    if given is None:
+def _parse_expiry(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    """Parse an instant, a date (its beginning in UTC) or a time from now."""
+    if value is None:
         return None
-    life = LIFE.fullmatch(given)
-    if life is not None:
-        hours = int(life[1]) * (24 if life[2] == "d" else 1)
+    if lifetime := LIFETIME.fullmatch(value):
+        hours = int(lifetime[1]) * (24 if lifetime[2] == "d" else 1)
         return datetime.now(UTC) + timedelta(hours=hours)
     try:
-        is_date = re.fullmatch(r"\d{4}-\d{2}-\d{2}", given)
-        return read_instant(f"{given}T00:00:00Z" if is_date else given)
+        is_date = re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)
+        return parse_instant(f"{value}T00:00:00Z" if is_date else value)
     except ValueError as error:
         raise click.BadParameter(
             f"{error}; or a date such as 2027-01-31, or a time from now such as 90d or 12h"
@@ -46,14 +43,14 @@ def _read_end(_: click.Context, __: click.Parameter, given: str | None) -> datet
 )
 @click.option(
     "--expires",
-    callback=_read_end,
+    callback=_parse_expiry,
     help="When it ends: 90d, 12h, 2027-01-31 or an RFC 3339 instant. Without it: never.",
 )
-def create(name: str, scope: str, expires: datetime | None) -> None:
+def create_token(name: str, scope: str, expires: datetime | None) -> None:
     """Make a token called NAME and print its secret, once."""
     try:
         TOKEN_NAME.check(name)
-        token, secret = issue(COMMAND, name, Scope(scope), expires)
+        token, secret = service.create_token(name, Scope(scope), expires, COMMAND)
     except (ServiceError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"token {token.id} ({token.scope}); its secret is not shown again:", err=True)
@@ -61,29 +58,28 @@ def create(name: str, scope: str, expires: datetime | None) -> None:
 
 
 @token_commands.command("list")
-def list_() -> None:
+def list_tokens() -> None:
     """List the tokens with their state and last use."""
     now = database_now()
-    click.echo(ROW.format("id", "name", "scope", "prefix", "expires", "last used", "state"))
-    for token in db.session.scalars(select(ApiToken).order_by(ApiToken.id)):
-        ended = token.expires_at is not None and token.expires_at <= now
-        state = "revoked" if token.revoked_at else "expired" if ended else "valid"
-        times = (_second(token.expires_at), _second(token.last_used_at))
-        click.echo(ROW.format(token.id, token.name, token.scope, token.prefix, *times, state))
+    click.echo(TABLE_ROW.format("id", "name", "scope", "prefix", "expires", "last used", "state"))
+    for token in service.list_tokens():
+        expired = token.expires_at is not None and token.expires_at <= now
+        state = "revoked" if token.revoked_at else "expired" if expired else "valid"
+        times = (_format_seconds(token.expires_at), _format_seconds(token.last_used_at))
+        click.echo(TABLE_ROW.format(token.id, token.name, token.scope, token.prefix, *times, state))
 
 
 @token_commands.command("revoke")
 @click.argument("name")
-def revoke_(name: str) -> None:
+def revoke_token(name: str) -> None:
     """Revoke the token called NAME; it stops working within 5 seconds."""
-    found = select(ApiToken).where(ApiToken.name == name, ApiToken.revoked_at.is_(None))
-    token = db.session.scalar(found.with_for_update(key_share=True))
-    if token is None:
-        raise click.ClickException("There is no valid token of this name.")
-    revoke(COMMAND, token)
+    try:
+        token = service.revoke_token_by_name(name, COMMAND)
+    except ServiceError as error:
+        raise click.ClickException(error.detail) from None
     click.echo(f"token {token.id} is revoked", err=True)
 
 
-def _second(at: datetime | None) -> str:
+def _format_seconds(at: datetime | None) -> str:
     text = format_instant(at)
     return "never" if text is None else f"{text[:19]}Z"

@@ -9,11 +9,7 @@ from api.schemas import examples
 from api.schemas.base import UNSET, Body, PageQuery, Patch, Query
 from api.schemas.fields import OperatorCode, Phone, Tag, Timezone
 from api.schemas.personalisation import AttributeChanges, Attributes
-from api.schemas.responses import (
-    ResponseModel,
-    format_instant,
-    with_example,
-)
+from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.db.models import Client
 
 OPERATOR_CODE = (

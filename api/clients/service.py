@@ -12,13 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from api import audit_log
 from api.actor import Actor
 from api.clients.schemas import ClientChanges, ClientFilter, NewClient
-from api.db import (
-    autocommit_cursor,
-    database_now,
-    db,
-    fetch_all,
-    session_cursor,
-)
+from api.db import autocommit_cursor, database_now, db, fetch_all, session_cursor
 from api.errors import Conflict, NotFound
 from api.schemas.personalisation import merge_attributes
 from shared.db import status_changes

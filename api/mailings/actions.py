@@ -11,11 +11,7 @@ from flask import Blueprint
 
 from api import audit_log
 from api.actor import current_actor
-from api.db import (
-    database_now,
-    db,
-    session_cursor,
-)
+from api.db import database_now, db, session_cursor
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict
 from api.mailings.routes import cancel, find_mailing

@@ -8,11 +8,7 @@ from pydantic import Field
 
 from api.schemas import examples
 from api.schemas.base import PageQuery
-from api.schemas.responses import (
-    ResponseModel,
-    format_instant,
-    with_example,
-)
+from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.domain.statuses import MailingStatus, MessageStatus
 
 

@@ -7,11 +7,7 @@ from sqlalchemy import text
 
 from api.db import fetch_all
 from api.errors import NotFound
-from api.http.pagination import (
-    MAX_ID,
-    build_page,
-    encode_cursor,
-)
+from api.http.pagination import MAX_ID, build_page, encode_cursor
 from api.mailings.message_schemas import (
     MessageDetails,
     MessagePage,

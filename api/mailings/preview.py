@@ -8,11 +8,7 @@ from typing import Any, NamedTuple
 from flask import Blueprint, current_app
 from pydantic import ConfigDict, Field
 
-from api.db import (
-    database_now,
-    session_cursor,
-    use_one_snapshot,
-)
+from api.db import database_now, session_cursor, use_one_snapshot
 from api.mailings.routes import draft
 from api.mailings.schemas import NewMailing
 from api.mailings.text_preview import Renderings, render_for

@@ -9,11 +9,7 @@ from sqlalchemy import select
 
 from api import audit_log
 from api.actor import Actor, current_actor
-from api.db import (
-    database_now,
-    db,
-    session_cursor,
-)
+from api.db import database_now, db, session_cursor
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.http.idempotency import REPLAYED_HEADER, read_idempotency_key

@@ -8,18 +8,24 @@ from pydantic_core import PydanticCustomError
 
 from api.schemas import examples
 from api.schemas.base import UNSET, Body, PageQuery, Patch
-from api.schemas.fields import ClockTime, Instant, OperatorCode, Phone, Tag, Timezone, read_whole
-from api.schemas.personalisation import Attributes, MailingText
-from api.schemas.responses import (
-    ResponseModel,
-    format_instant,
-    with_example,
+from api.schemas.fields import (
+    ClockTime,
+    Instant,
+    OperatorCode,
+    Phone,
+    Tag,
+    Timezone,
+    convert_whole_float,
 )
+from api.schemas.personalisation import Attributes, MailingText
+from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus
 
-MailingId = Annotated[int, Field(ge=1, le=2**63 - 1, examples=[17]), BeforeValidator(read_whole)]
+MailingId = Annotated[
+    int, Field(ge=1, le=2**63 - 1, examples=[17]), BeforeValidator(convert_whole_float)
+]
 
 
 class Filter(Body):
@@ -75,7 +81,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Spring sale
 RateLimit = Annotated[
     int,
     Field(ge=1, le=100_000, description="Messages per second, at most."),
-    BeforeValidator(read_whole),
+    BeforeValidator(convert_whole_float),
 ]
 
 

@@ -6,17 +6,9 @@ from typing import Any
 from flask import Blueprint
 from sqlalchemy import text
 
-from api.db import (
-    fetch_all,
-    session_cursor,
-    use_one_snapshot,
-)
+from api.db import fetch_all, session_cursor, use_one_snapshot
 from api.http.pagination import build_page
-from api.mailings.message_schemas import (
-    MailingStatistics,
-    Statistics,
-    present_counts,
-)
+from api.mailings.message_schemas import MailingStatistics, Statistics, present_counts
 from api.mailings.routes import find_mailing
 from api.mailings.schemas import MailingQuery
 from api.openapi.operation import operation

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus at /metrics: HTTP's, summed over the processes of a gunicorn, and ours."""
+"""Metrics for Prometheus at /metrics: of HTTP requests, summed over processes, and of the fleet."""
 
 import hmac
 import os
@@ -10,46 +10,45 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_flask_exporter import PrometheusMetrics
 from pydantic import SecretStr
 
+from api.http.bearer_auth import read_bearer_token
 from api.http.problems import Unauthorized
 from api.monitoring.collector import FleetCollector
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # set by gunicorn_conf.py
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # set by gunicorn_conf.py
 
 
 def init_metrics(app: Flask, redis_url: str, token: SecretStr | None) -> None:
-    """Answer /metrics; where there is a `token`, to its bearer only."""
-    app.before_request(_bound_methods)
-    http = CollectorRegistry()
-    # By rule, not by path: ids in labels would make a series for every client.
-    exporter = PrometheusMetrics(app, group_by="url_rule", registry=http, path=None)
-    fleet = FleetCollector(app, redis_url)
+    """Serve /metrics; a configured `token` is then required as a bearer token."""
+    app.before_request(_limit_methods)
+    http_registry = CollectorRegistry()
+    # Group by rule instead of path: ids in labels would create a series for each client.
+    exporter = PrometheusMetrics(app, group_by="url_rule", registry=http_registry, path=None)
+    fleet_collector = FleetCollector(app, redis_url)
 
     @app.get("/metrics")
     @exporter.do_not_track()
     def metrics() -> Response:
         if token is not None:
-            _demand(token.get_secret_value())
-        page = CollectorRegistry()
-        page.register(fleet)
-        if MULTIPROCESS in os.environ:
-            MultiProcessCollector(page)  # type: ignore[no-untyped-call]
-            return Response(generate_latest(page), content_type=CONTENT_TYPE_LATEST)
-        body = generate_latest(http) + generate_latest(page)
+            _require_token(token.get_secret_value())
+        registry = CollectorRegistry()
+        registry.register(fleet_collector)
+        if MULTIPROCESS_VARIABLE in os.environ:
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+        body = generate_latest(http_registry) + generate_latest(registry)
         return Response(body, content_type=CONTENT_TYPE_LATEST)
 
 
-def _demand(token: str) -> None:
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    right = hmac.compare_digest(given.strip().encode(), token.encode())
-    if scheme.lower() != "bearer" or not right:
+def _require_token(token: str) -> None:
+    if not hmac.compare_digest(read_bearer_token().encode(), token.encode()):
         raise Unauthorized(
             "The metrics are behind a token (METRICS_TOKEN): Authorization: Bearer TOKEN.",
             headers={"WWW-Authenticate": "Bearer"},
         )
 
 
-def _bound_methods() -> None:
-    """A method that somebody invents must not make a series of its own. (It is refused anyway.)"""
+def _limit_methods() -> None:
+    """Replace an unknown HTTP method, so that it creates no time series; it is rejected anyway."""
     if request.method not in METHODS:
         request.method = "OTHER"

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from werkzeug.routing import BaseConverter, Rule
 
 from api.errors import NotFound
-from api.http.bearer_auth import PROTECTED, required_scope
+from api.http.bearer_auth import PROTECTED_PATH, required_scope
 from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
 from api.http.pagination import MAX_ID
 from api.http.request_parsing import parse_body, parse_query
@@ -195,7 +195,7 @@ class Spec(FlaskPydanticSpec):
                     operation["requestBody"] = {**operation["requestBody"], "required": True}
         for path, method, view in self._views():
             operation = document["paths"][path][method.lower()]
-            if path.startswith(PROTECTED):
+            if path.startswith(PROTECTED_PATH):
                 _add_security(operation, required_scope(view, method))
             if view.idempotent:
                 operation["parameters"].append(HEADER_PARAMETER)

@@ -98,7 +98,7 @@ LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 INSTANT_EXAMPLE = "2030-12-02T09:00:00+03:00"
 
 
-def read_instant(value: object) -> datetime:
+def parse_instant(value: object) -> datetime:
     found = INSTANT.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise PydanticCustomError(
@@ -140,7 +140,7 @@ def _offset(sign: str, hours: int, minutes: int) -> timezone:
 
 Instant = Annotated[
     datetime,
-    BeforeValidator(read_instant),
+    BeforeValidator(parse_instant),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
@@ -167,7 +167,7 @@ ClockTime = Annotated[
 ]
 
 
-def read_whole(value: object) -> object:
+def convert_whole_float(value: object) -> object:
     """JSON knows one kind of number: 5.0 is as whole as 5."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 

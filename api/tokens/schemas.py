@@ -8,11 +8,7 @@ from pydantic import ConfigDict, Field, Strict
 from api.schemas import examples
 from api.schemas.base import Body
 from api.schemas.fields import Instant, TokenName
-from api.schemas.responses import (
-    ResponseModel,
-    format_instant,
-    with_example,
-)
+from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
 

@@ -10,16 +10,7 @@ import yaml
 
 from dev import monitoring
 from tests.support import cluster_rules as rules
-from tests.support.cluster import (
-    ROOT,
-    containers,
-    files,
-    holder,
-    matches,
-    of_kind,
-    read,
-    title,
-)
+from tests.support.cluster import ROOT, containers, files, holder, matches, of_kind, read, title
 
 OPTIONAL = ROOT / "k8s/optional"
 BASE = read(ROOT / "k8s")

@@ -1,79 +1,76 @@
-"""API tokens, for administrators: listed, made (the secret is shown once), revoked."""
+"""API tokens, for administrators: list them, create one (its secret is shown once), revoke one."""
 
 from datetime import UTC, datetime, timedelta
-from inspect import unwrap
-from typing import Any
 
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
 from flask_babel import gettext as _
 from pydantic import ValidationError
-from sqlalchemy import select
 from werkzeug.wrappers import Response
 
+from api.actor import current_actor
 from api.admin.auth import require_scope
 from api.admin.forms.field_errors import from_resource, from_schema, text_of
-from api.db import db
 from api.errors import Conflict, InvalidFields, NotFound
-from api.tokens.routes import create_token, revoke_token
+from api.tokens import service
 from api.tokens.schemas import NewToken
-from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("tokens", __name__)
 
-create = unwrap(create_token)
-revoke = unwrap(revoke_token)
-LIVES = ("30", "90", "365", "")
+# Days that a new token is valid for; the empty choice means no limit.
+LIFETIMES = ("30", "90", "365", "")
+MAX_LISTED = 200
 
 
 @blueprint.get("/tokens")
 @require_scope(Scope.ADMIN)
-def index() -> str:
-    return _page()
+def list_tokens() -> str:
+    return _render_page()
 
 
 @blueprint.post("/tokens")
 @require_scope(Scope.ADMIN)
-def make() -> Response | tuple[str, int]:
+def create_token() -> Response | tuple[str, int]:
     fields = {name: text_of(request.form, name) for name in ("name", "scope", "days")}
-    days = fields["days"] if fields["days"] in LIVES else "90"
-    ends = (datetime.now(UTC) + timedelta(days=int(days))).isoformat() if days else None
-    document = {"name": fields["name"], "scope": fields["scope"], "expires_at": ends}
+    days = fields["days"] if fields["days"] in LIFETIMES else "90"
+    expires_at = (datetime.now(UTC) + timedelta(days=int(days))).isoformat() if days else None
+    document = {"name": fields["name"], "scope": fields["scope"], "expires_at": expires_at}
     try:
-        made, _status, _headers = create(NewToken.model_validate(document))
+        body = NewToken.model_validate(document)
+        _token, secret = service.create_token(
+            body.name, body.scope, body.expires_at, current_actor()
+        )
     except ValidationError as error:
-        return _page(fields, from_schema(error)), 422
-    except InvalidFields as problem:
-        return _page(fields, from_resource(problem)), 422
+        return _render_page(fields, from_schema(error)), 422
+    except InvalidFields as error:
+        return _render_page(fields, from_resource(error)), 422
     except Conflict:
-        db.session.rollback()
         taken = {"name": _("A token of this name exists; revoke it or choose another name.")}
-        return _page(fields, taken), 409
-    # Shown in the answer itself: a redirect would have to keep the secret somewhere.
-    return make_response(_page(secret=made["token"]))
+        return _render_page(fields, taken), 409
+    # No redirect: it would require storing the secret.
+    return make_response(_render_page(secret=secret))
 
 
 @blueprint.post("/tokens/<id:token_id>/revoke")
 @require_scope(Scope.ADMIN)
-def end(token_id: int) -> Response:
+def revoke_token(token_id: int) -> Response:
     try:
-        revoke(token_id)
+        service.revoke_token(token_id, current_actor())
     except NotFound:
         flash(_("This token was revoked already."), "warning")
     else:
         flash(_("The token is revoked. It stops working within 5 seconds."), "success")
-    return redirect(url_for("admin.tokens.index"), 303)
+    return redirect(url_for(".list_tokens"), 303)
 
 
-def _page(
+def _render_page(
     fields: dict[str, str] | None = None,
     faults: dict[str, str] | None = None,
     secret: str | None = None,
 ) -> str:
-    found: Any = db.session.scalars(select(ApiToken).order_by(ApiToken.id.desc()).limit(200)).all()
     return render_template(
         "admin/tokens.html",
-        tokens=found,
+        tokens=service.list_newest_tokens(MAX_LISTED),
         fields=fields or {"name": "", "scope": "read", "days": "90"},
         faults=faults or {},
         secret=secret,

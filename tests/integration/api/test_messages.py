@@ -8,12 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
-from api.mailings.message_schemas import (
-    MailingStatistics,
-    MessageDetails,
-    MessagePage,
-    Statistics,
-)
+from api.mailings.message_schemas import MailingStatistics, MessageDetails, MessagePage, Statistics
 from shared.db.partitions import ensure_partition
 from tests.integration.api.test_mailings import put_in_state
 from tests.integration.conftest import value

@@ -180,7 +180,7 @@ def test_the_last_use_is_kept_once_a_minute(app: Flask, database: Cursor, new_to
             " WHERE id = %s",
             (aged, token["id"]),
         )
-        app.extensions["tokens"].forget()
+        app.extensions["tokens"].clear_cache()
         assert stranger.get(CLIENTS, headers=bearer(token)).status_code == 200
         database.execute(used, (token["id"],))
         moments.append(value(database))
@@ -206,7 +206,7 @@ def test_a_valid_token_is_not_asked_for_at_each_request(
     assert stranger.get(CLIENTS, headers=bearer(token)).status_code == 200
     database.execute("UPDATE api_tokens SET scope = 'admin' WHERE id = %s", (token["id"],))
     assert stranger.get(TOKENS, headers=bearer(token)).status_code == 403
-    app.extensions["tokens"].forget()
+    app.extensions["tokens"].clear_cache()
     assert stranger.get(TOKENS, headers=bearer(token)).status_code == 200
 
 

@@ -1,0 +1,93 @@
+"""API tokens: create, list and revoke them. REST routes, admin views and commands call this."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+from flask import current_app
+from psycopg2 import errors
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.exc import IntegrityError
+
+from api import audit_log
+from api.actor import Actor
+from api.db import database_now, db
+from api.errors import Conflict, FieldError, InvalidFields, NotFound
+from api.tokens.authenticator import PREFIX_LENGTH, generate_secret, hash_secret
+from shared.db.auth_models import ApiToken
+from shared.domain.scopes import Scope
+
+log = structlog.get_logger()
+
+
+def create_token(
+    name: str, scope: Scope, expires_at: datetime | None, actor: Actor
+) -> tuple[ApiToken, str]:
+    """Create and commit a token; return it with its secret, which is stored as a hash only.
+
+    Raise InvalidFields for an `expires_at` in the past, Conflict if the name is in use.
+    """
+    if expires_at is not None and expires_at <= database_now():
+        raise InvalidFields(FieldError("has passed already", "past", "/expires_at"))
+    secret = generate_secret()
+    token = ApiToken(
+        name=name,
+        scope=scope,
+        prefix=secret[:PREFIX_LENGTH],
+        digest=hash_secret(secret),
+        expires_at=expires_at,
+    )
+    db.session.add(token)
+    try:
+        db.session.flush()
+    except IntegrityError as error:
+        db.session.rollback()
+        if not isinstance(error.orig, errors.UniqueViolation):
+            raise
+        raise Conflict("A token of this name exists; revoke it or choose another name.") from None
+    audit_log.record_change(actor, "created", "token", token.id, {"name": name, "scope": scope})
+    db.session.commit()
+    db.session.refresh(token)
+    _log_event("token.created", actor, token_id=token.id, name=name, scope=token.scope)
+    return token, secret
+
+
+def list_tokens(*, after: int = 0, limit: int | None = None) -> Sequence[ApiToken]:
+    """Return the tokens with an id above `after`, the oldest first, with those that have ended."""
+    found = select(ApiToken).where(ApiToken.id > after).order_by(ApiToken.id)
+    return db.session.scalars(found.limit(limit)).all()
+
+
+def list_newest_tokens(limit: int) -> Sequence[ApiToken]:
+    return db.session.scalars(select(ApiToken).order_by(ApiToken.id.desc()).limit(limit)).all()
+
+
+def revoke_token(token_id: int, actor: Actor) -> ApiToken:
+    """Revoke a token. Raise NotFound if there is none, or if it is revoked already."""
+    detail = "There is no such token, or it is revoked already."
+    return _revoke(ApiToken.id == token_id, detail, actor)
+
+
+def revoke_token_by_name(name: str, actor: Actor) -> ApiToken:
+    """Revoke the token that has this name at present. Raise NotFound if there is none."""
+    return _revoke(ApiToken.name == name, "There is no valid token of this name.", actor)
+
+
+def _revoke(condition: ColumnElement[bool], not_found_detail: str, actor: Actor) -> ApiToken:
+    found = select(ApiToken).where(condition, ApiToken.revoked_at.is_(None))
+    token = db.session.scalar(found.with_for_update(key_share=True))
+    if token is None:
+        raise NotFound(not_found_detail)
+    token.revoked_at = database_now()
+    audit_log.record_change(actor, "revoked", "token", token.id, {"name": token.name})
+    db.session.commit()
+    _log_event("token.revoked", actor, token_id=token.id, name=token.name)
+    if authenticator := current_app.extensions.get("tokens"):
+        authenticator.clear_cache()
+    return token
+
+
+def _log_event(event: str, actor: Actor, **fields: object) -> None:
+    """Log an event of a request. A command writes the secret, and nothing else, to stdout."""
+    if actor.request_id is not None:
+        log.info(event, **fields)
