@@ -33,6 +33,7 @@ from api.openapi.operation import init_openapi
 from api.openapi.swagger_ui import init_swagger_ui
 from api.opt_outs import routes as opt_outs
 from api.tokens import routes as tokens
+from api.tokens.authenticator import init_tokens
 from shared.config.settings import ApiSettings, CommandSettings, load_settings
 from shared.logging import log_config
 
@@ -102,7 +103,7 @@ def create_app() -> Flask:
     init_problems(app)
     init_request_ids(app)
     init_metrics(app, settings.redis_url, settings.metrics_token)
-    init_bearer_auth(app, settings.api_bootstrap_token.get_secret_value())
+    init_bearer_auth(app, init_tokens(app, settings.api_bootstrap_token.get_secret_value()))
     init_database(app, settings.database_url)
     init_queues(app, settings.redis_url)
     init_openapi(app)

@@ -1,5 +1,6 @@
 """Bearer authentication: every request below /api/v1 needs a token, even for unknown addresses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -7,7 +8,6 @@ from flask import Flask, g, request
 
 from api.actor import Actor
 from api.http.problems import Forbidden, Unauthorized
-from api.tokens.authenticator import TokenAuthenticator
 from shared.domain.scopes import Scope
 
 PROTECTED_PATH = "/api/v1"
@@ -25,8 +25,8 @@ def read_bearer_token() -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def init_bearer_auth(app: Flask, bootstrap_secret: str) -> None:
-    authenticator = app.extensions["tokens"] = TokenAuthenticator(bootstrap_secret)
+def init_bearer_auth(app: Flask, authenticate: Callable[[str], Actor | None]) -> None:
+    """Require a token that `authenticate` accepts, and the scope of the view."""
 
     def require_token() -> None:
         if request.path != PROTECTED_PATH and not request.path.startswith(f"{PROTECTED_PATH}/"):
@@ -37,7 +37,7 @@ def init_bearer_auth(app: Flask, bootstrap_secret: str) -> None:
                 "Send an API token in the header: Authorization: Bearer TOKEN.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        actor = authenticator.authenticate(token)
+        actor = authenticate(token)
         if actor is None:
             raise Unauthorized(
                 "The API token is not valid: it is unknown, expired or revoked.",

@@ -10,9 +10,11 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Callable
 
 import psycopg2
 import structlog
+from flask import Flask, current_app
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -88,6 +90,19 @@ class TokenAuthenticator:
         if row["last_use_is_old"]:
             _record_use(actor)
         return actor
+
+
+def init_tokens(app: Flask, bootstrap_secret: str) -> Callable[[str], Actor | None]:
+    """Create the application's authenticator; return its function that authenticates a secret."""
+    authenticator = app.extensions["tokens"] = TokenAuthenticator(bootstrap_secret)
+    return authenticator.authenticate
+
+
+def clear_token_cache() -> None:
+    """Look up all tokens again in this process. A command has no cache."""
+    authenticator: TokenAuthenticator | None = current_app.extensions.get("tokens")
+    if authenticator is not None:
+        authenticator.clear_cache()
 
 
 def _record_use(actor: Actor) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import structlog
-from flask import current_app
 from psycopg2 import errors
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
@@ -13,7 +12,12 @@ from api import audit_log
 from api.actor import Actor
 from api.db import database_now, db
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
-from api.tokens.authenticator import PREFIX_LENGTH, generate_secret, hash_secret
+from api.tokens.authenticator import (
+    PREFIX_LENGTH,
+    clear_token_cache,
+    generate_secret,
+    hash_secret,
+)
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
 
@@ -82,8 +86,7 @@ def _revoke(condition: ColumnElement[bool], not_found_detail: str, actor: Actor)
     audit_log.record_change(actor, "revoked", "token", token.id, {"name": token.name})
     db.session.commit()
     _log_event("token.revoked", actor, token_id=token.id, name=token.name)
-    if authenticator := current_app.extensions.get("tokens"):
-        authenticator.clear_cache()
+    clear_token_cache()
     return token
 
 

@@ -77,7 +77,6 @@ NOT_YET_WITHOUT_UNWRAP = {
     "api.admin.presenters.test_send",
     "api.admin.views.mailing_editor",
     "api.admin.views.mailings",
-    "api.admin.views.tokens",
 }
 NOT_YET = {
     "arrows": {
@@ -87,8 +86,6 @@ NOT_YET = {
     "routes": {
         ("api.admin.views.mailing_editor", "api.mailings.routes"),
         ("api.admin.views.mailings", "api.mailings.routes"),
-        ("api.admin.views.tokens", "api.tokens.routes"),
-        ("api.cli.tokens", "api.tokens.routes"),
         ("api.exports", "api.mailings.routes"),
     },
 }

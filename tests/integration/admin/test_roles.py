@@ -33,8 +33,8 @@ LEAST: dict[str, str | None] = {
     "imports.upload_file": "operator",
     "opt_outs.add_opt_outs": "operator",
     "opt_outs.remove_opt_out": "operator",
-    "tokens.make": "admin",
-    "tokens.end": "admin",
+    "tokens.create_token": "admin",
+    "tokens.revoke_token": "admin",
     "reports.send": "admin",
 }
 # Pages of which a look is not for everybody.
@@ -43,7 +43,9 @@ LOOKS: dict[str, str] = {
         ("compose.new", "compose.edit", "clients.new_client", "clients.edit_client"), "operator"
     ),
     **dict.fromkeys(("clients.confirm_delete", "imports.choose_file"), "operator"),
-    **dict.fromkeys(("tokens.index", "reports.index", "reports.preview", "audit.index"), "admin"),
+    **dict.fromkeys(
+        ("tokens.list_tokens", "reports.index", "reports.preview", "audit.index"), "admin"
+    ),
 }
 OPEN = {"signin.welcome", "signin.come_back", "preferences.set_language"}
 FILES = {"static", "bootstrap.static"}
