@@ -13,10 +13,10 @@ from shared.config.settings import WorkerSettings
 from shared.metrics import SWEPT_KEY
 from shared.queues import Queues
 from shared.report.daily import find_due_days
-from worker.dispatch import test_send
-from worker.dispatch.counters import Tally
-from worker.dispatch.db_thread import complain
+from worker.dispatch.counters import DispatchCounters
+from worker.dispatch.db_thread import log_database_error
 from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.test_send import start_test_send
 from worker.launch.launcher import launch_slice
 from worker.maintenance.daily_report import start_daily_report
 from worker.maintenance.imports import merge_import_slice
@@ -60,7 +60,7 @@ def _job_context(name: str, **ids: object) -> Iterator[None]:
         try:
             yield
         except DatabaseError as error:
-            complain(name, error)
+            log_database_error(name, error)
 
 
 def launch(mailing_id: int, request_id: str | None = None) -> None:
@@ -87,7 +87,7 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
         Database(settings.database_url, "notification-dispatch"),
         CircuitBreaker(redis, probe_timeout=settings.provider_timeout + 2),
         RateLimiter(redis, settings.provider_rate),
-        Tally(fail_fast_client(settings.redis_url), settings.provider_rate),
+        DispatchCounters(fail_fast_client(settings.redis_url), settings.provider_rate),
         stopping,
         WorkerContext.worker.extend_heartbeat,
     ).run()
@@ -103,7 +103,7 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
 
 def send_test(test_id: int, request_id: str | None = None) -> None:
     """Start a test send, without waiting for it."""
-    test_send.start(WorkerContext.settings, test_id, request_id)
+    start_test_send(WorkerContext.settings, test_id, request_id)
 
 
 def send_daily_report(day: str, request_id: str | None = None) -> None:

@@ -148,7 +148,7 @@ class Fleet:
         return worker
 
     def try_claim_batch(self, mailing_id: int) -> "FakeWorker | None":
-        claimed = claim_queries.claim(self.db, self.clock, mailing_id, TAKEOVER_SECONDS)
+        claimed = claim_queries.claim_batch(self.db, self.clock, mailing_id, TAKEOVER_SECONDS)
         if claimed is None:
             return None
         self._set_lease(claimed.mailing_id, claimed.batch_id, LEASE_SECONDS)
@@ -250,7 +250,7 @@ class Fleet:
 class FakeWorker:
     """Holds a claimed batch and reports the outcomes that a test chooses for its messages."""
 
-    def __init__(self, fleet: Fleet, claim: claim_queries.Claim):
+    def __init__(self, fleet: Fleet, claim: claim_queries.ClaimedBatch):
         self.fleet, self.claim = fleet, claim
         self.mailing_id, self.batch_id = claim.mailing_id, claim.batch_id
         self.ids = [row.message_id for row in claim.rows]

@@ -1,7 +1,7 @@
-"""The log's line of each request to the provider: many a second, so made ready and written in bulk.
+"""The log line of each request to the provider: thousands a second, so written in bulk.
 
-Nearly every line says that a message was accepted. Such a line is put together from bytes; a test
-holds it against what the logging of everything else would have made of it.
+Nearly every line says that a message was accepted. Such a line is formatted as bytes; a test
+compares it with what structlog would have written.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.logging.log_config import format_timestamp, write_log_lines
 from shared.logging.redaction import redact_answer
-from worker.dispatch.leased_batch import HeldBatch, Outgoing
+from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
 from worker.provider.http.client import Result
 from worker.provider.outcomes import Outcome
 
@@ -26,20 +26,22 @@ class AttemptLog:
         self._write = write
         self._lines: list[dict[str, Any] | bytes] = []
         self._at = 0.0
-        self._ts = b""
+        self._timestamp = b""
 
-    def add(self, batch: HeldBatch, request: Outgoing, result: Result[Outgoing]) -> None:
-        """Note a request that has ended; `not_sent` ones are not worth a line."""
+    def add(
+        self, batch: LeasedBatch, request: OutgoingMessage, result: Result[OutgoingMessage]
+    ) -> None:
+        """Add the line of a request that was sent or failed; not for `not_sent` ones."""
         at = result.finished_at
         if at != self._at:  # the same for all that ended together
-            self._at, self._ts = at, format_timestamp(at).encode()
+            self._at, self._timestamp = at, format_timestamp(at).encode()
         if result.outcome is Outcome.ACCEPTED and not request.probe:
             row = request.row
             self._lines.append(
                 _ACCEPTED
                 % (
-                    self._ts,
-                    batch.log_ids,
+                    self._timestamp,
+                    batch.log_fields_json,
                     row.message_id,
                     row.client_id,
                     row.attempts + 1,
@@ -47,22 +49,24 @@ class AttemptLog:
                 )
             )
         else:
-            self._lines.append(describe(batch, request, result))
+            self._lines.append(attempt_fields(batch, request, result))
 
     def write(self) -> None:
-        """Write down what was collected."""
+        """Write the collected lines."""
         if self._lines:
             lines, self._lines = self._lines, []
             self._write(lines)
 
 
-def describe(batch: HeldBatch, request: Outgoing, result: Result[Outgoing]) -> dict[str, Any]:
-    """The line's fields."""
+def attempt_fields(
+    batch: LeasedBatch, request: OutgoingMessage, result: Result[OutgoingMessage]
+) -> dict[str, Any]:
+    """Return the fields of a request's log line."""
     line = {
         "ts": format_timestamp(result.finished_at),
         "level": "info" if result.outcome is Outcome.ACCEPTED else "warning",
         "event": "message.attempt",
-        **batch.ids,
+        **batch.log_fields,
         "message_id": request.message_id,
         "client_id": request.row.client_id,
         "attempt": request.row.attempts + 1,
@@ -72,7 +76,7 @@ def describe(batch: HeldBatch, request: Outgoing, result: Result[Outgoing]) -> d
         "service": "dispatch",
     }
     if result.outcome is not Outcome.ACCEPTED:
-        text = batch.plain if request.text is None else request.text
+        text = batch.plain_text if request.text is None else request.text
         line |= {"reason": result.reason, "answer": redact_answer(result.excerpt, text or "")}
     if request.probe:
         line["probe"] = True

@@ -1,11 +1,11 @@
-"""Chooses and claims batches, and reads what is to be sent in them.
+"""SQL that finds due mailings, claims batches and fetches the messages to send.
 
-A claim takes a lease and a new token on one due batch. Whoever takes over a batch whose lease ran
-out first marks what is pending in it as in doubt: its last holder may have sent it.
+A claim takes a lease and a new token on one due batch. A claim of a batch whose lease ran out first
+marks its pending messages as in doubt, since the previous holder may have sent them.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import NamedTuple
 
@@ -25,12 +25,12 @@ DUE_MAILINGS = f"""
 SELECT m.id, m.rate_limit FROM mailings m
 WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
     SELECT 1 FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE})
-"""  # noqa: S608 (FREE is a constant)
+"""  # noqa: S608 (constants)
 
-# The choice is materialized, for it must be made once: a plan that looked again for each batch it
-# tries would find the first one changed and lock the next, and so lease them all.
-# What fails from now on failed after the last retry-failed, which is not to revive it.
-CLAIM = PreparedStatement(
+# MATERIALIZED, because the batch must be chosen once: a plan that chose again for each batch it
+# tries would find the first one changed, lock the next, and so lease them all.
+# Failures from now on happen after the last retry-failed, so that one must not reset them.
+CLAIM_BATCH = PreparedStatement(
     "claim",
     f"""
 WITH c AS MATERIALIZED (
@@ -46,14 +46,14 @@ FROM c, mailings m, mailing_texts t
 WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
     AND m.status = 'running' AND m.end_at > now() AND t.mailing_id = m.id
     AND t.version = coalesce(b.text_version, m.text_version)
-RETURNING b.id, b.token, b.attempt, b.first_id, b.last_id, b.timezone, b.has_attempts,
-    c.taken_over, t.version, t.text, m.end_at, m.window_from, m.window_to, m.rate_limit,
-    m.request_id, clock_timestamp()
+RETURNING m.id AS mailing_id, b.id AS batch_id, b.token, b.attempt, b.first_id, b.last_id,
+    b.timezone, b.has_attempts, c.taken_over, t.text, m.end_at, m.rate_limit, m.request_id,
+    m.window_from, m.window_to, clock_timestamp() AS now
 """,  # noqa: S608
 )
 
-# `values` is what the text's placeholders stand for: read only where it has some.
-_ROWS = """
+# `values` are those of the text's placeholders: fetched only if it has any.
+_MESSAGES = """
 SELECT m.id, m.client_id, c.phone, m.attempts, NULL, NULL, o.phone IS NOT NULL, {values}
 FROM messages m LEFT JOIN clients c ON c.id = m.client_id
 LEFT JOIN opt_outs o ON o.phone = c.phone
@@ -61,8 +61,8 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
     AND m.batch_id = %(batch)s AND m.status = 'pending'
 ORDER BY m.id
 """
-# A retry repeats what the provider may already have: the phone and text of the first attempt.
-_ROWS_WITH_ATTEMPTS = """
+# The provider may already have the message, so a retry repeats the first attempt's phone and text.
+_MESSAGES_WITH_ATTEMPTS = """
 SELECT m.id, m.client_id, c.phone, m.attempts, a.phone, a.text,
     EXISTS (SELECT 1 FROM opt_outs WHERE phone IN (c.phone, a.phone)), {values}
 FROM messages m LEFT JOIN clients c ON c.id = m.client_id
@@ -74,46 +74,38 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
     AND m.batch_id = %(batch)s AND m.status = 'pending'
 ORDER BY m.id
 """
-NOTHING = "NULL"
-VALUES = placeholder_values("c")
-# By whether they have attempts, and whether the text has placeholders.
-ROWS = {
-    (False, False): PreparedStatement("rows", _ROWS.format(values=NOTHING)),
-    (True, False): PreparedStatement(
-        "rows_with_attempts", _ROWS_WITH_ATTEMPTS.format(values=NOTHING)
-    ),
-    (False, True): PreparedStatement("personal_rows", _ROWS.format(values=VALUES)),
-    (True, True): PreparedStatement(
-        "personal_rows_with_attempts", _ROWS_WITH_ATTEMPTS.format(values=VALUES)
-    ),
+CLIENT_VALUES = placeholder_values("c")
+# By whether the batch has attempts, and whether its text has placeholders.
+PENDING_MESSAGES = {
+    (attempts, personal): PreparedStatement(
+        f"{'personal_' if personal else ''}rows{'_with_attempts' if attempts else ''}",
+        (_MESSAGES_WITH_ATTEMPTS if attempts else _MESSAGES).format(
+            values=CLIENT_VALUES if personal else "NULL"
+        ),
+    )
+    for attempts in (False, True)
+    for personal in (False, True)
 }
 
-WATCH = """
-SELECT id, status, end_at, window_from, window_to, rate_limit FROM mailings
+MAILING_SNAPSHOTS = """
+SELECT id, status, end_at, rate_limit, window_from, window_to FROM mailings
 WHERE id = ANY (%s)
 """
-THROTTLE = "SELECT throttled_until FROM provider_state"
-# The longest that was asked for wins; a stale one does no harm.
-SET_THROTTLE = """
+THROTTLED_UNTIL = "SELECT throttled_until FROM provider_state"
+# The latest instant wins; one in the past has no effect.
+EXTEND_THROTTLE = """
 UPDATE provider_state SET throttled_until =
     greatest(throttled_until, clock_timestamp() + %s * interval '1 second')
 """
-NOTE_OPENING = "INSERT INTO breaker_openings (reason) VALUES (%s) ON CONFLICT DO NOTHING"
+INSERT_OPENING = "INSERT INTO breaker_openings (reason) VALUES (%s) ON CONFLICT DO NOTHING"
 
 
-class Due(NamedTuple):
-    """A mailing that has a batch to claim; `rate_limit` in messages per second."""
-
-    mailing_id: int
-    rate_limit: int | None
-
-
-class Row(NamedTuple):
-    """A message to hand off. `phone` is None if the client was erased.
+class MessageRow(NamedTuple):
+    """A pending message. `phone` is None if the client was deleted.
 
     `first_phone` and `first_text` are those of an earlier attempt that was not accepted.
-    `opted_out` says that this phone, or the one that a retry would repeat, is never to be written
-    to. `values` are what a text's placeholders stand for, if it has any.
+    `opted_out`: this phone, or the one that a retry would repeat, has opted out. `values` are
+    those of the text's placeholders, if it has any.
     """
 
     message_id: int
@@ -127,8 +119,11 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A batch with a lease, as it was claimed. `lease_start` is a boottime before the claim."""
+class ClaimedBatch:
+    """A batch as it was claimed. `lease_start` is a boottime before the claim.
+
+    `taken_over`: the previous holder's lease had run out.
+    """
 
     mailing_id: int
     batch_id: int
@@ -138,147 +133,107 @@ class Claim:
     last_id: int
     timezone: str
     has_attempts: bool
-    text_version: int
-    text: str
-    template: Template
+    taken_over: bool
     end_at: datetime
-    window: Window | None
     rate_limit: int | None
     request_id: str | None
+    text: str
+    window: Window | None
+    template: Template
     lease_start: float
-    rows: list[Row]
-    taken_over: bool = False
+    rows: list[MessageRow] = field(default_factory=list)
 
 
-class Watched(NamedTuple):
-    """What may change about a mailing while its batches are held."""
+class MailingSnapshot(NamedTuple):
+    """The parts of a mailing that may change while its batches are leased."""
 
     status: str
     end_at: datetime
-    window: Window | None
     rate_limit: int | None
+    window: Window | None
 
 
-def due_mailings(db: Database, lease_seconds: float) -> list[Due]:
-    """The running mailings that have a batch to claim now."""
+def fetch_due_mailings(db: Database, lease_seconds: float) -> dict[int, int | None]:
+    """Return the running mailings with a batch to claim now: id → messages per second or None."""
     with db.transaction() as cursor:
         cursor.execute(DUE_MAILINGS, {"lease": lease_seconds})
-        return [Due(*row) for row in cursor.fetchall()]
+        return dict(cursor.fetchall())
 
 
-def claim(
+def claim_batch(
     db: Database, clock: DatabaseClock, mailing_id: int, lease_seconds: float
-) -> Claim | None:
-    """Claim the mailing's next due batch and read what is pending in it; None if there is none."""
+) -> ClaimedBatch | None:
+    """Claim the mailing's next due batch with its pending messages; None if there is none."""
     lease_start = boottime()
     with db.transaction() as cursor:
-        CLAIM.run(cursor, {"mailing": mailing_id, "lease": lease_seconds})
+        CLAIM_BATCH.run(cursor, {"mailing": mailing_id, "lease": lease_seconds})
         row = cursor.fetchone()
         if row is None:
             return None
-        (
-            batch_id,
-            token,
-            attempt,
-            first_id,
-            last_id,
-            timezone,
-            has_attempts,
-            taken_over,
-            version,
-            text,
-            end_at,
-            window_from,
-            window_to,
-            rate_limit,
-            request_id,
-            instant,
-        ) = row
-        clock.observe(instant, lease_start, boottime())
-        if taken_over:
-            status_changes.mark_in_doubt(cursor, mailing_id, batch_id, (first_id, last_id), None)
-        template = compile_stored_template(text)
-        personal = template.plain is None
-        rows = _read(cursor, mailing_id, batch_id, first_id, last_id, has_attempts, personal)
-    return Claim(
-        mailing_id,
-        batch_id,
-        token,
-        attempt,
-        first_id,
-        last_id,
-        timezone,
-        has_attempts,
-        version,
-        text,
-        template,
-        end_at,
-        _window(window_from, window_to),
-        rate_limit,
-        request_id,
-        lease_start,
-        rows,
-        taken_over,
-    )
-
-
-def read_again(db: Database, claimed: Claim) -> list[Row]:
-    """What is pending in a claimed batch now: clients may have been changed or deleted since."""
-    with db.transaction() as cursor:
-        return _read(
-            cursor,
-            claimed.mailing_id,
-            claimed.batch_id,
-            claimed.first_id,
-            claimed.last_id,
-            claimed.has_attempts,
-            claimed.template.plain is None,
+        columns = dict(zip((each.name for each in cursor.description or ()), row, strict=True))
+        clock.observe(columns.pop("now"), lease_start, boottime())
+        claimed = ClaimedBatch(
+            window=_window(columns.pop("window_from"), columns.pop("window_to")),
+            template=compile_stored_template(columns["text"]),
+            lease_start=lease_start,
+            **columns,
         )
+        if claimed.taken_over:
+            span = (claimed.first_id, claimed.last_id)
+            status_changes.mark_in_doubt(cursor, mailing_id, claimed.batch_id, span, None)
+        claimed.rows.extend(_fetch_rows(cursor, claimed))
+    return claimed
 
 
-def watch(
+def fetch_pending_rows(db: Database, claimed: ClaimedBatch) -> list[MessageRow]:
+    """Return a claimed batch's messages that are pending now, with their clients' present data."""
+    with db.transaction() as cursor:
+        return _fetch_rows(cursor, claimed)
+
+
+def fetch_mailing_snapshots(
     db: Database, clock: DatabaseClock, mailing_ids: Collection[int]
-) -> tuple[dict[int, Watched], datetime | None]:
-    """The present state of mailings, and until when the provider asked the fleet to wait."""
+) -> tuple[dict[int, MailingSnapshot], datetime | None]:
+    """Return the present state of mailings by id, and until when the provider throttles us."""
     with db.transaction() as cursor:
         clock.read(cursor)
-        cursor.execute(WATCH, (list(mailing_ids),))
-        watched = {
-            id_: Watched(status, end_at, _window(start, end), rate_limit)
-            for id_, status, end_at, start, end, rate_limit in cursor.fetchall()
+        cursor.execute(MAILING_SNAPSHOTS, (list(mailing_ids),))
+        snapshots = {
+            id_: MailingSnapshot(status, end_at, rate_limit, _window(window_from, window_to))
+            for id_, status, end_at, rate_limit, window_from, window_to in cursor.fetchall()
         }
-        cursor.execute(THROTTLE)
+        cursor.execute(THROTTLED_UNTIL)
         (throttled_until,) = fetch_one_row(cursor)
-    return watched, throttled_until
+    return snapshots, throttled_until
 
 
-def throttle(db: Database, seconds: float) -> None:
-    """Remember that the provider asked the whole fleet to wait."""
+def extend_throttle(db: Database, seconds: float) -> None:
+    """Record that the provider asked the whole fleet to wait."""
     with db.transaction() as cursor:
-        cursor.execute(SET_THROTTLE, (seconds,))
+        cursor.execute(EXTEND_THROTTLE, (seconds,))
 
 
-def note_opening(db: Database, reason: str) -> None:
-    """Remember that the breaker opened now, for the daily report."""
+def record_breaker_opening(db: Database, reason: str) -> None:
+    """Record that the circuit breaker opened now, for the daily report."""
     with db.transaction() as cursor:
-        cursor.execute(NOTE_OPENING, (reason,))
+        cursor.execute(INSERT_OPENING, (reason,))
 
 
-def _read(
-    cursor: Cursor,
-    mailing_id: int,
-    batch_id: int,
-    first_id: int,
-    last_id: int,
-    pinned: bool,
-    personal: bool,
-) -> list[Row]:
-    ROWS[pinned, personal].run(
+def _fetch_rows(cursor: Cursor, claimed: ClaimedBatch) -> list[MessageRow]:
+    personal = claimed.template.plain is None
+    PENDING_MESSAGES[claimed.has_attempts, personal].run(
         cursor,
-        {"mailing": mailing_id, "batch": batch_id, "first": first_id, "last": last_id},
+        {
+            "mailing": claimed.mailing_id,
+            "batch": claimed.batch_id,
+            "first": claimed.first_id,
+            "last": claimed.last_id,
+        },
     )
-    return [Row(*row) for row in cursor.fetchall()]
+    return [MessageRow(*row) for row in cursor.fetchall()]
 
 
-def _window(start: time | None, end: time | None) -> Window | None:
-    return None if start is None or end is None else Window(start, end)
+def _window(window_from: time | None, window_to: time | None) -> Window | None:
+    if window_from is None or window_to is None:
+        return None
+    return Window(window_from, window_to)

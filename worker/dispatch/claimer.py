@@ -1,5 +1,6 @@
-"""Keeps a dispatcher supplied: looks for due mailings, claims batches, watches them change."""
+"""Keeps a dispatcher supplied: claims batches and follows changes of their mailings."""
 
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -7,151 +8,158 @@ import structlog
 
 from shared.config.settings import WorkerSettings
 from worker.dispatch import claim_queries
-from worker.dispatch.db_thread import Clerk, complain
-from worker.dispatch.leased_batch import Hand, HeldBatch
+from worker.dispatch.db_thread import DatabaseThread, log_database_error
+from worker.dispatch.leased_batch import LeasedBatch
+from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import DatabaseError
 
 log = structlog.get_logger()
 
-WATCH_SECONDS = 0.4
-LOOK_SECONDS = 0.25
-# The most batches one worker holds: the others are left to others, or for later.
-MOST_HELD = 64
+SNAPSHOT_SECONDS = 0.4
+FIND_DUE_SECONDS = 0.25
+# One worker leaves further batches to other workers, or for later.
+MAX_LEASED_BATCHES = 64
+# No message is sent in the last PROVIDER_TIMEOUT and this of a lease.
+LEASE_MARGIN_SECONDS = 1
 
 
 class Claimer:
-    """The part of a dispatcher that takes batches in hand."""
+    """The part of a dispatcher that leases batches."""
 
     def __init__(
         self,
         settings: WorkerSettings,
-        clerk: Clerk,
+        db_thread: DatabaseThread,
         clock: DatabaseClock,
-        hand: Hand,
+        state: DispatchState,
         breaker: CircuitBreaker,
     ):
-        self.settings, self.clerk, self.clock = settings, clerk, clock
-        self.hand, self.breaker = hand, breaker
-        self.lease = settings.lease_seconds
-        self.claiming = self._looking = self._watching = False
-        self._looked_at = self._watched_at = 0.0
+        self._settings, self._db_thread, self._clock = settings, db_thread, clock
+        self._state, self._breaker = state, breaker
+        self._lease_seconds = settings.lease_seconds
+        self.claiming = self._finding_due = self._fetching_snapshots = False
+        self._found_due_at = self._snapshots_at = 0.0
 
-    def claim(self, now: float) -> None:
-        """Look for due mailings, and claim a batch of the one least recently served."""
-        if not self._looking and now - self._looked_at > LOOK_SECONDS:
-            self._looking = True
-            self.clerk.ask(self._looked, claim_queries.due_mailings, self.lease)
+    def claim_due(self, now: float) -> None:
+        """Find due mailings, and claim a batch of the one that was least recently served."""
+        if not self._finding_due and now - self._found_due_at > FIND_DUE_SECONDS:
+            self._finding_due = True
+            self._db_thread.submit(
+                self._on_due_found, claim_queries.fetch_due_mailings, self._lease_seconds
+            )
         if self.claiming:
             return
-        state = self.breaker.state
-        if state == "closed":
-            if self.breaker.allowance(now) == 0:
+        breaker_state = self._breaker.state
+        if breaker_state == "closed":
+            if self._breaker.allowance(now) == 0:
                 return
-        elif state == "open" or self.hand.held:
-            return  # one batch is enough to probe with
-        hungry = self._hungry()
-        if not hungry or len(self.hand.held) >= MOST_HELD:
+        elif breaker_state == "open" or self._state.batches:
+            return  # one batch is enough for probes
+        candidates = self._mailings_to_claim()
+        if not candidates or len(self._state.batches) >= MAX_LEASED_BATCHES:
             return
-        mailing_id = min(hungry, key=lambda m: self.hand.served.get(m, 0.0))
-        self.hand.served[mailing_id] = now
+        mailing_id = min(candidates, key=self._state.served_at)
+        self._state.record_served(mailing_id, now)
         self.claiming = True
 
-        def claimed(claim: claim_queries.Claim | None, error: DatabaseError | None) -> None:
+        def on_claimed(
+            claimed: claim_queries.ClaimedBatch | None, error: DatabaseError | None
+        ) -> None:
             self.claiming = False
-            if claim is None:
-                self.hand.due.pop(mailing_id, None)
+            if claimed is None:
+                self._state.due_mailings.pop(mailing_id, None)
                 if error is not None:
-                    complain("claim", error)
+                    log_database_error("claim", error)
                 return
-            self.hand.busy_at = boottime()
-            batch = HeldBatch(claim, self.clock, self.lease, self.settings.provider_timeout + 1)
-            self.hand.held[claim.mailing_id, claim.batch_id, claim.token] = batch
-            asked_by = {"request_id": claim.request_id} if claim.request_id else {}
+            margin = self._settings.provider_timeout + LEASE_MARGIN_SECONDS
+            batch = LeasedBatch(claimed, self._clock, self._lease_seconds, margin)
+            self._state.add_batch(batch)
             log.info(
                 "batch.claimed",
-                mailing_id=claim.mailing_id,
-                batch_id=claim.batch_id,
-                messages=len(claim.rows),
-                taken_over=claim.taken_over,
-                **asked_by,
+                messages=len(claimed.rows),
+                taken_over=claimed.taken_over,
+                **batch.log_fields,
             )
 
-        self.clerk.ask(claimed, claim_queries.claim, self.clock, mailing_id, self.lease)
+        self._db_thread.submit(
+            on_claimed, claim_queries.claim_batch, self._clock, mailing_id, self._lease_seconds
+        )
 
-    def _hungry(self) -> list[int]:
-        """The due mailings of which too little is in hand."""
-        left: dict[int, int] = {}
+    def _mailings_to_claim(self) -> list[int]:
+        """Return the due mailings of which too few messages are leased."""
+        leased: Counter[int] = Counter()
         unlimited = 0
-        for batch in self.hand.held.values():
-            if not (batch.draining or batch.lost):
-                left[batch.mailing_id] = left.get(batch.mailing_id, 0) + len(batch.rows)
-                unlimited += 0 if self._limited(batch.rate_limit) else len(batch.rows)
-        most = max(self.settings.provider_concurrency, self.settings.batch_size)
-        crowd = len(self.hand.due.keys() | left.keys()) > 1
-        share, total = (most // 2, 2 * most) if crowd else (most, most)
+        for batch in self._state.batches:
+            if not (batch.drain_reason or batch.lost):
+                leased[batch.mailing_id] += len(batch.rows)
+                unlimited += 0 if self._is_limited(batch.rate_limit) else len(batch.rows)
+        enough = max(self._settings.provider_concurrency, self._settings.batch_size)
+        several_due = len(self._state.due_mailings.keys() | leased.keys()) > 1
+        share, total = (enough // 2, 2 * enough) if several_due else (enough, enough)
         return [
             mailing_id
-            for mailing_id, rate in self.hand.due.items()
+            for mailing_id, rate in self._state.due_mailings.items()
             if (
-                left.get(mailing_id, 0) == 0
-                if self._limited(rate)
-                else left.get(mailing_id, 0) < share and unlimited < total
+                leased[mailing_id] == 0
+                if self._is_limited(rate)
+                else leased[mailing_id] < share and unlimited < total
             )
         ]
 
-    def _limited(self, rate: int | None) -> bool:
-        """Whether a mailing's messages leave slowly, so that little is to be held of it."""
-        return rate is not None or self.settings.provider_rate is not None
+    def _is_limited(self, rate: int | None) -> bool:
+        """Whether a mailing's messages are sent slowly, so that few of them should be leased."""
+        return rate is not None or self._settings.provider_rate is not None
 
-    def _looked(self, due: list[claim_queries.Due] | None, error: DatabaseError | None) -> None:
-        self._looking = False
-        self._looked_at = boottime()
+    def _on_due_found(
+        self, due_mailings: dict[int, int | None] | None, error: DatabaseError | None
+    ) -> None:
+        self._finding_due = False
+        self._found_due_at = boottime()
         if error is not None:
-            complain("look", error)
-        self.hand.due = dict(due or ())
-        if self.hand.due:
-            self.hand.busy_at = boottime()
-        self.hand.served = {
-            m: at for m, at in self.hand.served.items() if at > self._looked_at - 60
-        }
+            log_database_error("look", error)
+        self._state.set_due_mailings(due_mailings or {})
 
-    def reread(self, batch: HeldBatch) -> None:
-        """Ask again for what is left of a slow batch: clients may have been changed since."""
-        batch.reading = True
-        asked_at = boottime()
+    def reload_rows(self, batch: LeasedBatch) -> None:
+        """Fetch a batch's remaining messages again: their clients may have changed since."""
+        batch.reloading = True
+        started_at = boottime()
 
-        def read(rows: list[claim_queries.Row] | None, error: DatabaseError | None) -> None:
+        def on_fetched(
+            rows: list[claim_queries.MessageRow] | None, error: DatabaseError | None
+        ) -> None:
             if rows is None:
-                batch.reading = False
-                complain("read", error)
+                batch.reloading = False
+                log_database_error("read", error)
             else:
-                batch.reread(rows, asked_at)
+                batch.replace_rows(rows, started_at)
 
-        self.clerk.ask(read, claim_queries.read_again, batch.claim)
+        self._db_thread.submit(on_fetched, claim_queries.fetch_pending_rows, batch.claim)
 
-    def watch(self, now: float) -> None:
-        """Twice a second: what was changed about the mailings in hand, and is there a throttle."""
-        if self._watching or now - self._watched_at < WATCH_SECONDS:
+    def refresh_mailings(self, now: float) -> None:
+        """Fetch twice a second the state of the leased batches' mailings, and the throttle."""
+        if self._fetching_snapshots or now - self._snapshots_at < SNAPSHOT_SECONDS:
             return
-        self._watching, self._watched_at = True, now
+        self._fetching_snapshots, self._snapshots_at = True, now
 
-        def watched(answer: Any, error: DatabaseError | None) -> None:
-            self._watching = False
-            if answer is None:
-                complain("watch", error)
+        def on_fetched(result: Any, error: DatabaseError | None) -> None:
+            self._fetching_snapshots = False
+            if result is None:
+                log_database_error("watch", error)
                 return
-            mailings, throttled_until = answer
-            for batch in self.hand.held.values():
-                batch.watch(mailings.get(batch.mailing_id), self.clock)
-            self._adopt_throttle(throttled_until)
+            snapshots, throttled_until = result
+            for batch in self._state.batches:
+                batch.update_mailing(snapshots.get(batch.mailing_id), self._clock)
+            self._apply_throttle(throttled_until)
 
-        ids = {batch.mailing_id for batch in self.hand.held.values()}
-        self.clerk.ask(watched, claim_queries.watch, self.clock, ids)
+        mailing_ids = {batch.mailing_id for batch in self._state.batches}
+        self._db_thread.submit(
+            on_fetched, claim_queries.fetch_mailing_snapshots, self._clock, mailing_ids
+        )
 
-    def _adopt_throttle(self, throttled_until: datetime | None) -> None:
+    def _apply_throttle(self, throttled_until: datetime | None) -> None:
         if throttled_until is not None:
-            until = self.clock.start_time(throttled_until)
+            until = self._clock.start_time(throttled_until)
             if until > boottime():
-                self.breaker.hold_until(until)
+                self._breaker.hold_until(until)

@@ -1,7 +1,7 @@
-"""Counts what a dispatcher does, and once a second leaves it where /metrics finds it.
+"""Counts a dispatcher's requests, and publishes the counts in Redis for /metrics.
 
-Counting is a few additions a message. The way to Redis is the clerk's; while Redis is away the
-counts wait here.
+Counting costs a few additions per message. The database thread publishes once a second; while
+Redis is unavailable the counts are kept here.
 """
 
 import time
@@ -16,19 +16,19 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.metrics import COUNTERS_KEY, LATENCY_BUCKETS, SENDERS_KEY
-from worker.dispatch.db_thread import Clerk
+from worker.dispatch.db_thread import DatabaseThread
 from worker.provider.outcomes import Outcome
 from worker.runtime.database import Database, DatabaseError
 
 log = structlog.get_logger()
 
-EVERY = 1.0
-# The clerk's time is precious: a Redis that is away is left alone for a while.
-PAUSE = 5.0
+PUBLISH_SECONDS = 1.0
+# The pause after a failure, so that an unavailable Redis does not block the database thread.
+RETRY_SECONDS = 5.0
 
 
-class Tally:
-    """One dispatcher's counts. `rate` is the fleet's limit, None for none."""
+class DispatchCounters:
+    """One dispatcher's counters. `rate` is the fleet's limit, None for none."""
 
     def __init__(self, redis: Redis, rate: float | None):
         self._redis, self._rate = redis, rate or 0.0
@@ -37,13 +37,13 @@ class Tally:
         self._accepted = 0
         self._latencies: list[float] = []
         self._late = 0
-        self._waiting: Counter[str] = Counter()  # what Redis has not been told yet
-        self._waiting_seconds = 0.0
-        self._telling = False
-        self._told_at = self._next = 0.0
+        self._unpublished: Counter[str] = Counter()
+        self._unpublished_seconds = 0.0
+        self._publishing = False
+        self._published_at = self._next_publish = 0.0
 
-    def count(self, outcome: Outcome, latency: float) -> None:
-        """A request ended; `latency` is 0 if it was never handed off."""
+    def count_outcome(self, outcome: Outcome, latency: float) -> None:
+        """Count a finished request; `latency` is 0 if it was not sent."""
         if outcome is Outcome.ACCEPTED:  # nearly always, and an enum's hash is slow
             self._accepted += 1
         else:
@@ -52,57 +52,57 @@ class Tally:
             self._latencies.append(latency)
 
     def count_late(self) -> None:
-        """A message left after its mailing's end. That is never to happen."""
+        """Count a message that was sent after its mailing's end. This must never happen."""
         self._late += 1
 
-    def tell(self, clerk: Clerk, now: float, in_flight: int) -> None:
-        """Once a second: have the clerk add the counts to the fleet's."""
-        if now < self._next or self._telling:
+    def publish(self, db_thread: DatabaseThread, now: float, in_flight: int) -> None:
+        """Add the counts to the fleet's once a second."""
+        if now < self._next_publish or self._publishing:
             return
-        elapsed = now - self._told_at if self._told_at else EVERY
-        self._told_at, self._next = now, now + EVERY
-        self._telling = True
-        used = self._collect() / max(elapsed, 0.001)
-        sender = f"{time.time():.3f} {in_flight} {used:.3f} {self._rate:g}"
+        elapsed = now - self._published_at if self._published_at else PUBLISH_SECONDS
+        self._published_at, self._next_publish = now, now + PUBLISH_SECONDS
+        self._publishing = True
+        rate_used = self._collect() / max(elapsed, 0.001)
+        sender = f"{time.time():.3f} {in_flight} {rate_used:.3f} {self._rate:g}"
 
-        def told(done: bool | None, error: DatabaseError | None) -> None:
-            self._telling = False
-            if not done:
-                self._next = now + PAUSE
+        def on_published(succeeded: bool | None, error: DatabaseError | None) -> None:
+            self._publishing = False
+            if not succeeded:
+                self._next_publish = now + RETRY_SECONDS
 
-        clerk.ask(told, self._tell, sender)
+        db_thread.submit(on_published, self._write, sender)
 
-    def say_goodbye(self, clerk: Clerk) -> None:
-        """The last counts; this dispatcher is no longer sending."""
+    def publish_last(self, db_thread: DatabaseThread) -> None:
+        """Publish the last counts and remove this dispatcher from the senders."""
         self._collect()
-        clerk.ask(lambda *_: None, self._tell, None)
+        db_thread.submit(lambda *_: None, self._write, None)
 
     def _collect(self) -> int:
-        """Move the counts to where the clerk takes them from; return the hand-offs."""
+        """Move the counts to the unpublished ones; return the number of requests sent."""
         latencies, self._latencies = sorted(self._latencies), []
         edges = [bisect_right(latencies, edge) for edge in LATENCY_BUCKETS]
         buckets = [after - before for before, after in pairwise([0, *edges, len(latencies)])]
         outcomes, self._outcomes = self._outcomes, {}
-        waiting = self._waiting.copy()
+        unpublished = self._unpublished.copy()
         if self._accepted:
             outcomes[Outcome.ACCEPTED] = self._accepted
             self._accepted = 0
-        waiting.update({f"attempt:{outcome}": n for outcome, n in outcomes.items()})
-        waiting.update({f"bucket:{i}": n for i, n in enumerate(buckets) if n})
+        unpublished.update({f"attempt:{outcome}": n for outcome, n in outcomes.items()})
+        unpublished.update({f"bucket:{i}": n for i, n in enumerate(buckets) if n})
         if self._late:
-            waiting["late"] += self._late
+            unpublished["late"] += self._late
         self._late = 0
-        self._waiting_seconds += sum(latencies)
-        self._waiting = waiting
+        self._unpublished_seconds += sum(latencies)
+        self._unpublished = unpublished
         return len(latencies)
 
-    def _tell(self, _db: Database, sender: str | None) -> bool:
-        """In the clerk's thread; the loop changes nothing of what is read here meanwhile."""
+    def _write(self, _db: Database, sender: str | None) -> bool:
+        """Write to Redis, in the database thread; the loop changes nothing read here meanwhile."""
         pipeline: Any = self._redis.pipeline(transaction=True)
-        for name, n in self._waiting.items():
+        for name, n in self._unpublished.items():
             pipeline.hincrby(COUNTERS_KEY, name, n)
-        if self._waiting_seconds:
-            pipeline.hincrbyfloat(COUNTERS_KEY, "seconds", self._waiting_seconds)
+        if self._unpublished_seconds:
+            pipeline.hincrbyfloat(COUNTERS_KEY, "seconds", self._unpublished_seconds)
         if sender is None:
             pipeline.hdel(SENDERS_KEY, self._name)
         else:
@@ -112,6 +112,6 @@ class Tally:
         except (RedisError, OSError) as error:
             log.debug("metrics.unavailable", source="redis", error=str(error))
             return False
-        self._waiting = Counter()
-        self._waiting_seconds = 0.0
+        self._unpublished = Counter()
+        self._unpublished_seconds = 0.0
         return True

@@ -1,7 +1,7 @@
 """A thread that does the sending loop's database work, so that the loop never waits for it.
 
-Requests are done one after another, on one connection; their answers are fetched by the loop and
-handed to callbacks there, so that no state is shared between the threads.
+Calls run one after another on one connection. The loop fetches their results and passes them to
+callbacks in its own thread, so that the threads share no state.
 """
 
 import contextvars
@@ -17,63 +17,67 @@ from worker.runtime.database import TRANSIENT_ERRORS, Database, DatabaseError
 
 log = structlog.get_logger()
 
+CLOSE_TIMEOUT_SECONDS = 10
+
 Callback = Callable[[Any, DatabaseError | None], None]
 
 
-class Clerk:
-    """Runs functions of a database in order. `wake` is called, in its thread, after each."""
+class DatabaseThread:
+    """Calls functions with a database in order. `wake` is called in this thread after each."""
 
     def __init__(self, db: Database, wake: Callable[[], None]):
         self._db = db
         self._wake = wake
-        self._requests: SimpleQueue[tuple[Callback, Callable[..., Any], tuple[Any, ...]] | None]
-        self._requests = SimpleQueue()
-        self._answers: deque[tuple[Callback, Any, BaseException | None]] = deque()
-        # Its log lines carry the same ids as the loop's.
-        work = contextvars.copy_context().run
-        self._thread = threading.Thread(target=work, args=(self._work,), name="clerk", daemon=True)
+        self._calls: SimpleQueue[tuple[Callback, Callable[..., Any], tuple[Any, ...]] | None]
+        self._calls = SimpleQueue()
+        self._results: deque[tuple[Callback, Any, BaseException | None]] = deque()
+        # The thread's log lines carry the same ids as the loop's.
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(
+            target=run, args=(self._run_calls,), name="database", daemon=True
+        )
         self._thread.start()
         self.pending = 0
 
-    def ask(self, callback: Callback, function: Callable[..., Any], *args: Any) -> None:
-        """Have `function(db, *args)` run; `callback(result, error)` gets what it returns."""
+    def submit(self, callback: Callback, function: Callable[..., Any], *args: Any) -> None:
+        """Call `function(db, *args)` here; `deliver_results` calls `callback(result, error)`."""
         self.pending += 1
-        self._requests.put((callback, function, args))
+        self._calls.put((callback, function, args))
 
-    def deliver(self) -> None:
-        """Call the callbacks of what is done. Anything but a DatabaseError is raised here."""
-        while self._answers:
-            callback, result, error = self._answers.popleft()
+    def deliver_results(self) -> None:
+        """Call the callbacks of finished calls. Raises errors other than DatabaseError."""
+        while self._results:
+            callback, result, error = self._results.popleft()
             self.pending -= 1
             if error is not None and not isinstance(error, DatabaseError):
                 raise error
             callback(result, error)
 
     def close(self) -> None:
-        """End the thread after what was asked so far."""
-        self._requests.put(None)
-        self._thread.join(timeout=10)
+        """Stop after the calls submitted so far."""
+        self._calls.put(None)
+        self._thread.join(timeout=CLOSE_TIMEOUT_SECONDS)
 
-    def _work(self) -> None:
-        while (request := self._requests.get()) is not None:
-            callback, function, args = request
+    def _run_calls(self) -> None:
+        while (call := self._calls.get()) is not None:
+            callback, function, args = call
             try:
-                self._answers.append((callback, function(self._db, *args), None))
-            except BaseException as error:  # handed to the loop, which decides
-                self._answers.append((callback, None, error))
+                self._results.append((callback, function(self._db, *args), None))
+            except BaseException as error:  # passed to the loop, which decides
+                self._results.append((callback, None, error))
             self._wake()
         self._db.close()
 
 
-def complain(what: str, error: DatabaseError | None) -> None:
-    """Log that work on the database failed; it will be tried again."""
+def log_database_error(what: str, error: DatabaseError | None) -> None:
+    """Log that database work failed; it will be repeated."""
     if error is None or isinstance(error, TRANSIENT_ERRORS):
         log.warning("database.unavailable", what=what, error=str(error).strip())
     else:
         log.error("database.refused", what=what, exc_info=error)
 
 
-def ignore(_result: Any, error: DatabaseError | None) -> None:
-    """A callback for what the sweep repeats if it failed."""
+def log_if_failed(_result: Any, error: DatabaseError | None) -> None:
+    """Callback for work that the sweep repeats if it failed."""
     if error is not None:
-        complain("follow-up", error)
+        log_database_error("follow-up", error)

@@ -1,37 +1,42 @@
-"""The loop that sends: claims batches, hands their messages off, records what became of them.
+"""The sending loop: claims batches, sends their messages, and records the outcomes.
 
-Its turn: take in what the clerk has done, hand off while slots are free, claim more when little is
-left, flush what is known, wait for answers. It waits for nothing else: the database work is the
-clerk's, Redis gets a tenth of a second, and the provider's slowness only fills the slots.
+A cycle of the loop delivers the database thread's results, sends while slots are free, claims more
+when few messages are left, flushes outcomes, and waits for responses. It waits for nothing else:
+database work is done by the database thread, Redis gets a tenth of a second, and a slow provider
+only fills the slots.
 """
 
 import threading
 from collections.abc import Callable
 
 from shared.config.settings import WorkerSettings
-from worker.dispatch import claim_queries
+from worker.dispatch.claim_queries import extend_throttle, record_breaker_opening
 from worker.dispatch.claimer import Claimer
-from worker.dispatch.counters import Tally
-from worker.dispatch.db_thread import Clerk, ignore
-from worker.dispatch.flusher import Recorder
-from worker.dispatch.leased_batch import Hand, Outgoing
+from worker.dispatch.counters import DispatchCounters
+from worker.dispatch.db_thread import DatabaseThread, log_if_failed
+from worker.dispatch.flusher import Flusher
+from worker.dispatch.leased_batch import OutgoingMessage
 from worker.dispatch.sender import Sender, make_send_check
+from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.http.client import HttpClient
 from worker.provider.rate_limiter import RateLimiter
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
 
-# Nothing due for this long: the job ends. Longer than wake-ups are damped.
+# The job ends after so long without work. Longer than the damping of wake-ups.
 LINGER_SECONDS = 1.0
-# What is in flight at SIGTERM gets this long to be answered and recorded.
+# Requests in flight at SIGTERM have this long to be answered and recorded.
 STOP_SECONDS = 10.0
 LAST_FLUSH_SECONDS = 0.5
-PULSE_SECONDS = 30.0
+HEARTBEAT_SECONDS = 30.0
+# How long a cycle waits for responses: while messages wait for a rate slot, and otherwise.
+SHORT_POLL_SECONDS = 0.005
+POLL_SECONDS = 0.05
 
 
 class Dispatcher:
-    """One dispatch job. Everything here belongs to the loop's thread, but for the clerk's work."""
+    """One dispatch job. Everything here runs in the loop's thread, except database work."""
 
     def __init__(
         self,
@@ -39,92 +44,91 @@ class Dispatcher:
         db: Database,
         breaker: CircuitBreaker,
         limiter: RateLimiter,
-        tally: Tally,
+        counters: DispatchCounters,
         stopping: threading.Event,
-        pulse: Callable[[], None],
+        send_heartbeat: Callable[[], None],
     ):
-        self.stopping, self.pulse, self.breaker, self.tally = stopping, pulse, breaker, tally
-        self._slots = settings.provider_concurrency
-        self.hand = Hand()
-        self.client: HttpClient[Outgoing] = HttpClient(
+        self._stopping, self._send_heartbeat = stopping, send_heartbeat
+        self._breaker, self._counters = breaker, counters
+        self._state = DispatchState()
+        self._http_client = HttpClient[OutgoingMessage](
             base_url=settings.provider_url,
             token=settings.provider_token.get_secret_value(),
             concurrency=settings.provider_concurrency,
             timeout=settings.provider_timeout,
             may_send=make_send_check(breaker),
         )
-        self.clerk = Clerk(db, self.client.wake)
-        self.recorder = Recorder(
-            self.clerk, self.hand, breaker, settings.lease_seconds, settings.max_attempts
+        self._db_thread = DatabaseThread(db, self._http_client.wake)
+        self._flusher = Flusher(
+            self._db_thread, self._state, breaker, settings.lease_seconds, settings.max_attempts
         )
-        self.claimer = Claimer(settings, self.clerk, DatabaseClock(), self.hand, breaker)
-        self.sender = Sender(
-            self.client,
-            self.hand,
+        self._claimer = Claimer(settings, self._db_thread, DatabaseClock(), self._state, breaker)
+        self._sender = Sender(
+            self._http_client,
+            self._state,
             breaker,
             limiter,
-            tally,
-            self.claimer.reread,
-            lambda seconds: self.clerk.ask(ignore, claim_queries.throttle, seconds),
+            counters,
+            self._claimer.reload_rows,
+            lambda seconds: self._db_thread.submit(log_if_failed, extend_throttle, seconds),
         )
-        self._pulsed_at = 0.0
+        self._heartbeat_at = 0.0
         self._stop_by = float("inf")
 
     def run(self) -> None:
-        """Send whatever is due, until nothing is, or until asked to stop."""
+        """Send due messages until there are none, or until told to stop."""
         try:
-            while not self._turn():
+            while self._run_cycle():
                 pass
         finally:
-            self.tally.say_goodbye(self.clerk)
-            self.clerk.close()
-            self.client.close()
+            self._counters.publish_last(self._db_thread)
+            self._db_thread.close()
+            self._http_client.close()
 
-    def _turn(self) -> bool:
-        """One turn of the loop; say whether it was the last one."""
-        self.clerk.deliver()
+    def _run_cycle(self) -> bool:
+        """Run one cycle of the loop; return whether another one is needed."""
+        self._db_thread.deliver_results()
         now = boottime()
-        if self.stopping.is_set():
+        if self._stopping.is_set():
             self._stop_by = min(self._stop_by, now + STOP_SECONDS)
-            self.hand.drain("stopping")
-        recording = self.recorder.works(now)
-        self.breaker.sync(now, self.sender.probes_wanted(now) if recording else 0)
-        while self.breaker.unsaved_openings:
-            self.clerk.ask(ignore, claim_queries.note_opening, self.breaker.unsaved_openings.pop())
-        if recording:
-            self.sender.hand_off(now)
-            if not self.stopping.is_set():
-                self.claimer.claim(now)
-        self.claimer.watch(now)
-        self.recorder.flush(now, last=now > self._stop_by)
-        self.tally.tell(self.clerk, now, self._slots - self.client.free_slots)
-        if now - self._pulsed_at > PULSE_SECONDS:
-            self._pulsed_at = now
-            self.pulse()
-        if self._finished(now):
-            return True
-        results = self.client.poll(self._patience())
-        if results:
-            self.hand.busy_at = boottime()
-            self.sender.take(results)
-        return False
-
-    def _patience(self) -> float:
-        """How long to wait for answers before the next turn, in seconds."""
-        held = self.hand.held.values()
-        if self.client.free_slots and any(b.rows and not b.draining for b in held):
-            return 0.005
-        return 0.05
-
-    def _finished(self, now: float) -> bool:
-        busy = bool(self.hand.held or self.recorder.flushing)
-        if now > self._stop_by:
-            # What is still out keeps its lease; whoever takes it over says that it is in doubt.
-            unrecorded = any(batch.unrecorded for batch in self.hand.held.values())
-            recorded = not (self.recorder.flushing or unrecorded)
-            return recorded or now > self._stop_by + LAST_FLUSH_SECONDS
-        if self.stopping.is_set():
-            return not (busy or self.claimer.claiming)
-        if busy or self.hand.due or self.clerk.pending:
+            self._state.drain("stopping")
+        can_record = self._flusher.can_record(now)
+        self._breaker.sync(now, self._sender.wanted_probes(now) if can_record else 0)
+        while self._breaker.unsaved_openings:
+            reason = self._breaker.unsaved_openings.pop()
+            self._db_thread.submit(log_if_failed, record_breaker_opening, reason)
+        if can_record:
+            self._sender.send_due(now)
+            if not self._stopping.is_set():
+                self._claimer.claim_due(now)
+        self._claimer.refresh_mailings(now)
+        self._flusher.flush(now, last=now > self._stop_by)
+        self._counters.publish(self._db_thread, now, self._http_client.in_flight)
+        if now - self._heartbeat_at > HEARTBEAT_SECONDS:
+            self._heartbeat_at = now
+            self._send_heartbeat()
+        if self._is_finished(now):
             return False
-        return now - self.hand.busy_at > LINGER_SECONDS
+        results = self._http_client.poll(self._poll_seconds())
+        if results:
+            self._state.record_activity()
+            self._sender.process_results(results)
+        return True
+
+    def _poll_seconds(self) -> float:
+        """How long this cycle may wait for responses."""
+        waiting = any(batch.rows and not batch.drain_reason for batch in self._state.batches)
+        return SHORT_POLL_SECONDS if waiting and self._http_client.free_slots else POLL_SECONDS
+
+    def _is_finished(self, now: float) -> bool:
+        busy = bool(self._state.batches or self._flusher.unrecorded)
+        if now > self._stop_by:
+            # Batches in flight keep their leases; the next holder marks them as in doubt.
+            unrecorded = any(batch.has_unrecorded for batch in self._state.batches)
+            recorded = not (self._flusher.unrecorded or unrecorded)
+            return recorded or now > self._stop_by + LAST_FLUSH_SECONDS
+        if self._stopping.is_set():
+            return not (busy or self._claimer.claiming)
+        if busy or self._state.due_mailings or self._db_thread.pending:
+            return False
+        return self._state.idle_seconds(now) > LINGER_SECONDS

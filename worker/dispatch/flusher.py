@@ -1,7 +1,7 @@
-"""Records what a dispatcher knows, at least twice a second, and gives batches back.
+"""Records a dispatcher's outcomes at least twice a second, and releases its batches.
 
-One flush is under way at a time. One that fails is repeated as it was until it is recorded, and
-until then nothing more is handed off: what cannot be written down must not happen.
+One flush runs at a time. A flush that fails is repeated unchanged until it is recorded, and until
+then nothing more is sent: an outcome that cannot be recorded must not occur.
 """
 
 from typing import Any
@@ -10,8 +10,9 @@ import structlog
 
 from shared.db.on_commit import IDS_PER_LINE
 from shared.logging.log_config import format_timestamp
-from worker.dispatch.db_thread import Clerk, complain, ignore
-from worker.dispatch.leased_batch import Hand, HeldBatch
+from worker.dispatch.db_thread import DatabaseThread, log_database_error, log_if_failed
+from worker.dispatch.leased_batch import LeasedBatch
+from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.recording.batch_report import BatchReport, RecordedBatch
 from worker.recording.mailing_state import apply_mailing_state, settle_mailing
@@ -22,127 +23,139 @@ from worker.runtime.database import DatabaseError
 log = structlog.get_logger()
 
 FLUSH_SECONDS = 0.4
-# Batches that are done wait for so long, to be given back together: a transaction has its price.
-# Unless there is nothing else in hand: then nobody is to wait.
+# Batches that are done wait this long to be released together, since each transaction has a cost;
+# not if all batches are done.
 GATHER_SECONDS = 0.15
 RETRY_SECONDS = 0.5
-# A flush that takes longer than this stops the hand-off, as a failed one does.
-SLOW_SECONDS = 1.5
-# A batch that can hand nothing off for this long is given back.
+# A flush that takes longer than this stops sending, as a failed one does.
+SLOW_FLUSH_SECONDS = 1.5
+# A batch that could send nothing for this long is released.
 STARVED_SECONDS = 3.0
+APPLY_STATE_SECONDS = 0.2
+FINAL_REASONS = ("ended", "cancelled", "deleted")
 
 
-class Recorder:
-    """The part of a dispatcher that writes down what happened."""
+class Flusher:
+    """The part of a dispatcher that records outcomes."""
 
     def __init__(
         self,
-        clerk: Clerk,
-        hand: Hand,
+        db_thread: DatabaseThread,
+        state: DispatchState,
         breaker: CircuitBreaker,
         lease_seconds: float,
         max_attempts: int,
     ):
-        self.clerk, self.hand, self.breaker = clerk, hand, breaker
-        self.lease, self.max_attempts = lease_seconds, max_attempts
-        self.flushing: list[BatchReport] = []
+        self._db_thread, self._state, self._breaker = db_thread, state, breaker
+        self._lease_seconds, self._max_attempts = lease_seconds, max_attempts
+        self.unrecorded: list[BatchReport] = []  # the reports of the running flush
         self._flushed_at = self._all_flushed_at = 0.0
-        self._again_at = 0.0
+        self._retry_at = 0.0
 
-    def works(self, now: float) -> bool:
-        """Whether what happens can be written down."""
-        if self._again_at:
+    def can_record(self, now: float) -> bool:
+        """Whether outcomes can be recorded: no flush has failed or is slow."""
+        if self._retry_at:
             return False
-        return not self.flushing or now - self._flushed_at < SLOW_SECONDS
+        return not self.unrecorded or now - self._flushed_at < SLOW_FLUSH_SECONDS
 
     def flush(self, now: float, *, last: bool = False) -> None:
-        """Give what is known to the clerk: one flush at a time, repeated until it is recorded.
+        """Start a flush if one is due, or repeat the one that failed.
 
-        `last`: there will be no other occasion.
+        `last`: flush every outcome now, before the dispatcher stops.
         """
-        if self.flushing:
-            if self._again_at and now >= self._again_at:
-                self._again_at = float("inf")
-                self._record()
+        if self.unrecorded:
+            if self._retry_at and now >= self._retry_at:
+                self._retry_at = float("inf")
+                self._submit()
             return
-        wait = self._give_back(now)
-        held = self.hand.held.values()
-        late = now - self._all_flushed_at > FLUSH_SECONDS
-        gathering = now - self._flushed_at < GATHER_SECONDS and not all(b.done for b in held)
-        if gathering and not late and not last:
+        wait = self._drain_starved(now)
+        batches = self._state.batches
+        all_due = now - self._all_flushed_at > FLUSH_SECONDS
+        gathering = now - self._flushed_at < GATHER_SECONDS and not all(b.done for b in batches)
+        if gathering and not all_due and not last:
             return
-        # A batch that was lost and claimed again is held twice: one at a time.
-        todo = {
-            (batch.mailing_id, batch.claim.batch_id): batch
-            for batch in held
-            if late or batch.done or (last and batch.unrecorded)
+        # A batch that was lost and claimed again is held twice: report one of them at a time.
+        to_report = {
+            batch.key[:2]: batch
+            for batch in batches
+            if all_due or batch.done or (last and batch.has_unrecorded)
         }
-        if not todo:
+        if not to_report:
             return
         self._flushed_at = now
-        if late:
+        if all_due:
             self._all_flushed_at = now
-        self.flushing = [batch.flush(wait) for batch in todo.values()]
-        self._record()
+        self.unrecorded = [batch.make_report(wait) for batch in to_report.values()]
+        self._submit()
 
-    def _give_back(self, now: float) -> float:
-        """Drain what cannot be handed off for a while; return for how long, in seconds."""
-        wait = 0.0
-        if self.breaker.allowance(now) == 0:
-            wait = max(0.0, self.breaker.retry_at - now)
-        for batch in self.hand.held.values():
+    def _drain_starved(self, now: float) -> float:
+        """Drain batches that can send nothing; return the seconds until sending may resume."""
+        for batch in self._state.batches:
             if batch.in_flight == 0 and now - batch.progress_at > STARVED_SECONDS:
-                batch.draining = batch.draining or "starved"
-        return wait
+                batch.drain("starved")
+        if self._breaker.allowance(now) == 0:
+            return max(0.0, self._breaker.retry_at - now)
+        return 0.0
 
-    def _record(self) -> None:
-        asked_at = boottime()
+    def _submit(self) -> None:
+        started_at = boottime()
 
-        def recorded(
+        def on_recorded(
             results: dict[tuple[int, int], RecordedBatch] | None, error: DatabaseError | None
         ) -> None:
             if results is None:
-                # Nothing more is handed off until what is known can be written down.
-                self._again_at = boottime() + RETRY_SECONDS
-                complain("record", error)
+                self._retry_at = boottime() + RETRY_SECONDS
+                log_database_error("record", error)
                 return
-            self._again_at = 0.0
-            flushes, self.flushing = self.flushing, []
-            for flush in flushes:
-                self._recorded(flush, results, asked_at)
+            self._retry_at = 0.0
+            reports, self.unrecorded = self.unrecorded, []
+            for report in reports:
+                recorded = results[report.mailing_id, report.batch_id]
+                self._update_batch(report, recorded, started_at)
 
-        self.clerk.ask(recorded, record_reports, self.flushing, self.lease, self.max_attempts)
+        self._db_thread.submit(
+            on_recorded, record_reports, self.unrecorded, self._lease_seconds, self._max_attempts
+        )
 
-    def _recorded(
-        self, flush: BatchReport, results: dict[tuple[int, int], RecordedBatch], asked_at: float
+    def _update_batch(
+        self, report: BatchReport, recorded: RecordedBatch, started_at: float
     ) -> None:
-        key = flush.mailing_id, flush.batch_id, flush.token
-        batch = self.hand.held[key]
-        if flush.release is not None:
-            del self.hand.held[key]
-            self._released(batch, flush, results[key[:2]])
-        elif results[key[:2]].held:
-            batch.renew(asked_at)
+        batch = self._state.get_batch((report.mailing_id, report.batch_id, report.token))
+        if report.release is not None:
+            self._state.remove_batch(batch)
+            self._log_release(batch, recorded)
+            self._finish_mailing(batch)
+        elif recorded.held:
+            batch.renew_lease(started_at)
         elif not batch.lost:
-            log.warning("batch.lost", mailing_id=flush.mailing_id, batch_id=flush.batch_id)
+            log.warning("batch.lost", mailing_id=report.mailing_id, batch_id=report.batch_id)
             batch.lost = True
 
-    def _released(self, batch: HeldBatch, flush: BatchReport, recorded: RecordedBatch) -> None:
-        place: dict[str, Any] = {"mailing_id": batch.mailing_id, "batch_id": flush.batch_id}
-        if batch.claim.request_id:
-            place["request_id"] = batch.claim.request_id
+    def _log_release(self, batch: LeasedBatch, recorded: RecordedBatch) -> None:
+        fields: dict[str, Any] = batch.log_fields
         due_at = recorded.due_at and format_timestamp(recorded.due_at.timestamp())
-        why = batch.draining or ("retry" if batch.retries else "done")
-        pending = recorded.pending
-        log.info("batch.released", **place, why=why, pending=pending, due_at=due_at)
-        retried = [id_ for id_, used in batch.unaccepted.items() if used < self.max_attempts]
-        if due_at and batch.draining not in ("ended", "cancelled", "deleted"):
-            for at in range(0, len(retried), IDS_PER_LINE):
-                ids = retried[at : at + IDS_PER_LINE]
-                log.info("message.retry", **place, due_at=due_at, message_ids=ids)
-        if any(held.mailing_id == batch.mailing_id for held in self.hand.held.values()):
+        why = batch.drain_reason or ("retry" if batch.has_retries else "done")
+        log.info("batch.released", **fields, why=why, pending=recorded.pending, due_at=due_at)
+        if not due_at or batch.drain_reason in FINAL_REASONS:
             return
-        if batch.draining in ("ended", "cancelled", "deleted"):
-            self.clerk.ask(ignore, apply_mailing_state, batch.mailing_id, self.lease, 0.2)
-        if batch.mailing_id not in self.hand.due or batch.draining:
-            self.clerk.ask(ignore, settle_mailing, batch.mailing_id)
+        retried = [id_ for id_, used in batch.attempts_used.items() if used < self._max_attempts]
+        for at in range(0, len(retried), IDS_PER_LINE):
+            ids = retried[at : at + IDS_PER_LINE]
+            log.info("message.retry", **fields, due_at=due_at, message_ids=ids)
+
+    def _finish_mailing(self, batch: LeasedBatch) -> None:
+        """After a mailing's last leased batch: apply its end or cancellation, and settle it."""
+        mailing_id = batch.mailing_id
+        if self._state.holds_mailing(mailing_id):
+            return
+        submit = self._db_thread.submit
+        if batch.drain_reason in FINAL_REASONS:
+            submit(
+                log_if_failed,
+                apply_mailing_state,
+                mailing_id,
+                self._lease_seconds,
+                APPLY_STATE_SECONDS,
+            )
+        if mailing_id not in self._state.due_mailings or batch.drain_reason:
+            submit(log_if_failed, settle_mailing, mailing_id)

@@ -1,4 +1,4 @@
-"""A batch while a dispatcher holds it: what is left to hand off, what is out, what to record."""
+"""A leased batch: the messages to send, the requests in flight, and the outcomes to record."""
 
 import random
 from collections import deque
@@ -7,29 +7,31 @@ from collections.abc import Iterable
 import orjson
 
 from shared.domain.send_windows import is_open, next_closing
-from worker.dispatch.claim_queries import Claim, Row, Watched
+from worker.dispatch.claim_queries import ClaimedBatch, MailingSnapshot, MessageRow
 from worker.provider.http.client import Request
 from worker.recording.batch_report import BatchRelease, BatchReport
 from worker.recording.state_machine import MessageReport
-from worker.runtime.clock import DatabaseClock, boottime
+from worker.runtime.clock import DatabaseClock
 
-BACKOFF_FIRST = 2.0
-BACKOFF_LONGEST = 600.0
-# The deadline errs on the early side; between asking it and leaving there may be a few moments.
-LATE_TOLERANCE = 0.05
+FIRST_BACKOFF_SECONDS = 2.0
+MAX_BACKOFF_SECONDS = 600.0
+# Deadlines are early rather than late; between checking one and sending a few moments may pass.
+LATE_TOLERANCE_SECONDS = 0.05
+
+BatchKey = tuple[int, int, int]  # mailing id, batch id, token
 
 
-class Outgoing(Request):
-    """A request with what the dispatcher must remember of it.
+class OutgoingMessage(Request):
+    """A request with what the dispatcher needs together with its result.
 
-    `expires` is the boottime before which it must leave (its rate token's life);
-    `read_at` is when its row was read; `text` is set if it is not the batch's plain text.
+    `expires` is the boottime before which it must be sent (the end of its rate slot); `read_at` is
+    when its row was read; `text` is None if it is the batch's plain text.
     """
 
     __slots__ = ("batch", "expires", "phone", "probe", "read_at", "row", "text")
 
-    batch: "HeldBatch"
-    row: Row
+    batch: "LeasedBatch"
+    row: MessageRow
     phone: int
     text: str | None
     expires: float
@@ -37,57 +39,63 @@ class Outgoing(Request):
     probe: bool
 
 
-class HeldBatch:
-    """One claimed batch. `deadline` is the boottime after which nothing of it may leave."""
+class LeasedBatch:
+    """One claimed batch. `deadline` is the boottime from which nothing of it may be sent.
 
-    def __init__(self, claim: Claim, clock: DatabaseClock, lease_seconds: float, margin: float):
+    `safety_margin`: seconds before the end of the lease in which nothing is sent, so that what is
+    in flight can be recorded.
+    """
+
+    def __init__(
+        self, claim: ClaimedBatch, clock: DatabaseClock, lease_seconds: float, safety_margin: float
+    ):
         self.claim = claim
         self.mailing_id = claim.mailing_id
+        self.key: BatchKey = (claim.mailing_id, claim.batch_id, claim.token)
         self.rate_limit = claim.rate_limit
-        self.rows: deque[Row] = deque(claim.rows)
+        self.rows: deque[MessageRow] = deque(claim.rows)
+        self.handled_ids: set[int] = set()  # of the messages taken from `rows`
         self.read_at = claim.lease_start
-        self.reading = False
-        self.handled: set[int] = set()
+        self.reloading = False
         self.in_flight = 0
-        # The text that all get, and its end of a request; None if it is rendered for each client.
-        self.plain = claim.template.plain
-        self._tail = None if self.plain is None else text_tail(self.plain)
-        # Why nothing more is handed off: "paused", "ended", "window", "stopping", ...
-        self.draining: str | None = None
-        # What each of its lines in the log says, and the same as the bytes within such a line.
-        self.ids: dict[str, int | str] = {
+        # The same text for every client, and its end of a request's body; None if personalised.
+        self.plain_text = claim.template.plain
+        self._plain_body_end = None if self.plain_text is None else encode_body_end(self.plain_text)
+        # Why nothing more is sent: "paused", "ended", "window", "stopping", ...
+        self.drain_reason: str | None = None
+        # The fields of each of its log lines, and the same as bytes within such a line.
+        self.log_fields: dict[str, int | str] = {
             "mailing_id": claim.mailing_id,
             "batch_id": claim.batch_id,
             **({"request_id": claim.request_id} if claim.request_id else {}),
         }
-        self.log_ids = orjson.dumps(self.ids)[1:-1] + b","
-        self.retries = False
-        # What was not accepted, though not for good: message → attempts used up by now.
-        self.unaccepted: dict[int, int] = {}
+        self.log_fields_json = orjson.dumps(self.log_fields)[1:-1] + b","
+        self.has_retries = False
+        # Of messages that were not accepted and are not final: message id → attempts used up.
+        self.attempts_used: dict[int, int] = {}
         self.retry_after = 0.0
         self.progress_at = claim.lease_start
         self.lost = False
         self._accepted: list[tuple[int, float]] = []
-        self._others: list[MessageReport] = []
-        self._flushes = 0
-        self._lease = lease_seconds - margin
-        self._lease_deadline = 0.0
-        self._close_deadline = 0.0
-        self._end_deadline = 0.0
-        # What left after this boottime left after the mailing's end. (Never.)
+        self._message_reports: list[MessageReport] = []
+        self._report_number = 0
+        self._usable_lease = lease_seconds - safety_margin
+        self._lease_deadline = self._close_deadline = self._end_deadline = 0.0
+        # A message sent after this boottime was sent after the mailing's end. (Never.)
         self.late_after = 0.0
         self.deadline = 0.0
-        self.watch(Watched("running", claim.end_at, claim.window, claim.rate_limit), clock)
-        self.renew(claim.lease_start)
+        snapshot = MailingSnapshot("running", claim.end_at, claim.rate_limit, claim.window)
+        self.update_mailing(snapshot, clock)
+        self.renew_lease(claim.lease_start)
 
-    def watch(self, mailing: Watched | None, clock: DatabaseClock) -> None:
-        """Take in the mailing's present state; None says that it is gone."""
+    def update_mailing(self, mailing: MailingSnapshot | None, clock: DatabaseClock) -> None:
+        """Apply the mailing's present state; None if it no longer exists."""
         if mailing is None or mailing.status != "running":
-            self.draining = "deleted" if mailing is None else mailing.status
+            self.drain_reason = "deleted" if mailing is None else mailing.status
             return
         self.rate_limit = mailing.rate_limit
         self._end_deadline = clock.deadline(mailing.end_at)
-        self.late_after = self._end_deadline + LATE_TOLERANCE
+        self.late_after = self._end_deadline + LATE_TOLERANCE_SECONDS
         self._close_deadline = float("inf")
         now = clock.earliest_now()
         if not is_open(mailing.window, self.claim.timezone, now):
@@ -96,109 +104,96 @@ class HeldBatch:
             self._close_deadline = clock.deadline(closes)
         self._set_deadline()
 
-    def renew(self, asked_at: float) -> None:
-        """The lease was renewed by a transaction that began after the boottime `asked_at`."""
-        self._lease_deadline = asked_at + self._lease
+    def renew_lease(self, started_at: float) -> None:
+        """The lease was renewed by a transaction that began after the boottime `started_at`."""
+        self._lease_deadline = started_at + self._usable_lease
         self._set_deadline()
 
     def _set_deadline(self) -> None:
         self.deadline = min(self._lease_deadline, self._close_deadline, self._end_deadline)
 
     def check_deadline(self, now: float) -> bool:
-        """Whether something may leave now; if that is over for good, start draining."""
+        """Whether messages may be sent now; drain the batch if its mailing or window has ended."""
         if now < self.deadline:
             return True
         if now >= self._end_deadline:
-            self.draining = self.draining or "ended"
+            self.drain("ended")
         elif now >= self._close_deadline:
-            self.draining = self.draining or "window"
+            self.drain("window")
         return False
 
-    def reread(self, rows: Iterable[Row], asked_at: float) -> None:
-        """Replace what is left by what was read after the boottime `asked_at`."""
-        self.rows = deque(row for row in rows if row.message_id not in self.handled)
-        self.read_at = asked_at
-        self.reading = False
+    def drain(self, reason: str) -> None:
+        """Stop sending, so that the batch is released; the first reason is kept."""
+        self.drain_reason = self.drain_reason or reason
 
-    def text_for(self, row: Row) -> tuple[str | None, bytes]:
-        """The text for this row (None: the one that all get), and its end of a request.
+    def put_back(self, row: MessageRow, read_at: float) -> None:
+        """Make a message that was not sent the next one; `read_at`: when its row was read."""
+        self.handled_ids.discard(row.message_id)
+        self.rows.appendleft(row)
+        self.read_at = min(self.read_at, read_at)
+
+    def replace_rows(self, rows: Iterable[MessageRow], read_at: float) -> None:
+        """Replace the remaining messages by rows that were read after the boottime `read_at`."""
+        self.rows = deque(row for row in rows if row.message_id not in self.handled_ids)
+        self.read_at = read_at
+        self.reloading = False
+
+    def render_text(self, row: MessageRow) -> tuple[str | None, bytes]:
+        """Return the text for a message (None: the plain text), and the end of its request's body.
 
         Raises RenderingError.
         """
         text = row.first_text
         if text is None:
-            if self._tail is not None:
-                return None, self._tail
+            if self._plain_body_end is not None:
+                return None, self._plain_body_end
             text = self.claim.template.render(row.values or {})
-        return text, text_tail(text)
+        return text, encode_body_end(text)
 
-    def take_back(self, row: Row, read_at: float) -> None:
-        """A message that did not leave is next again; what was read of it counts from then."""
-        self.handled.discard(row.message_id)
-        self.rows.appendleft(row)
-        self.read_at = min(self.read_at, read_at)
-
-    def accept(self, message_id: int, at: float) -> None:
+    def add_accepted(self, message_id: int, at: float) -> None:
+        """Add an accepted message to the next report; `at` in seconds since 1970."""
         self._accepted.append((message_id, at))
 
-    def report(self, report: MessageReport) -> None:
-        self._others.append(report)
+    def add_report(self, report: MessageReport) -> None:
+        """Add any other outcome to the next report."""
+        self._message_reports.append(report)
 
     @property
-    def unrecorded(self) -> bool:
-        return bool(self._accepted or self._others)
+    def has_unrecorded(self) -> bool:
+        """Whether there are outcomes for the next report."""
+        return bool(self._accepted or self._message_reports)
 
     @property
     def done(self) -> bool:
-        """Nothing is out and nothing more will be handed off: it can be given back."""
+        """Nothing is in flight and nothing more will be sent: the batch can be released."""
         if self.in_flight:
             return False
-        return self.lost or self.draining is not None or not (self.rows or self.reading)
+        return self.lost or self.drain_reason is not None or not (self.rows or self.reloading)
 
-    def flush(self, wait: float) -> BatchReport:
-        """What to record now; it gives the batch back if it is done, due after `wait` seconds."""
-        self._flushes += 1
-        flush = BatchReport(
-            self.mailing_id,
-            self.claim.batch_id,
-            self.claim.token,
-            self._flushes,
+    def make_report(self, wait: float) -> BatchReport:
+        """Return the outcomes to record; releases the batch if done, due after `wait` seconds."""
+        self._report_number += 1
+        report = BatchReport(
+            *self.key,
+            self._report_number,
             self._accepted,
-            self._others,
-            self._release(wait) if self.done else None,
+            self._message_reports,
+            self._make_release(wait) if self.done else None,
         )
-        self._accepted, self._others = [], []
-        return flush
+        self._accepted, self._message_reports = [], []
+        return report
 
-    def _release(self, wait: float) -> BatchRelease:
-        if not self.retries:
-            return BatchRelease(delay=wait, wait_for_window=self.draining == "window")
-        delay = random.uniform(0, min(BACKOFF_LONGEST, BACKOFF_FIRST * 2**self.claim.attempt))  # noqa: S311
+    def _make_release(self, wait: float) -> BatchRelease:
+        if not self.has_retries:
+            return BatchRelease(delay=wait, wait_for_window=self.drain_reason == "window")
+        backoff = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**self.claim.attempt)
+        delay = random.uniform(0, backoff)  # noqa: S311
         if self.rows:
-            # Most of it was never tried: the few that failed must not make the others late.
-            delay = min(delay, BACKOFF_FIRST)
+            # Most messages were never tried: the few that failed must not delay the others.
+            delay = min(delay, FIRST_BACKOFF_SECONDS)
         return BatchRelease(delay=max(delay, self.retry_after, wait), backoff=True)
 
 
-class Hand:
-    """What a dispatcher has in hand: its batches, and what it knows of mailings that are due.
-
-    `due` maps mailings that have a batch to claim to their own rate limit; `served` says when a
-    mailing last had its turn, and `busy_at` when there last was something to do (boottimes).
-    """
-
-    def __init__(self) -> None:
-        self.held: dict[tuple[int, int, int], HeldBatch] = {}  # by mailing, batch, token
-        self.due: dict[int, int | None] = {}
-        self.served: dict[int, float] = {}
-        self.busy_at = boottime()
-
-    def drain(self, why: str) -> None:
-        """Hand nothing more off."""
-        for batch in self.held.values():
-            batch.draining = batch.draining or why
-
-
-def text_tail(text: str) -> bytes:
-    """The end of a request's body, the same for everybody who gets this text."""
+def encode_body_end(text: str) -> bytes:
+    """Return the end of a request's body, from the text on."""
     return b',"text":' + orjson.dumps(text) + b"}"

@@ -1,11 +1,12 @@
-"""Hands messages off and takes the provider's answers in.
+"""Sends messages to the provider and turns the results into reports.
 
-Who is next is decided here: mailings take turns, small portions at a time, and while others are due
-none holds more than half the slots. What an answer means for its message goes to the batch as a
-report; what it means for the fleet goes to the breaker.
+It chooses the next mailing: mailings take turns, a few messages at a time, and while several are
+due none occupies more than half the slots. What a result means for its message goes to the batch
+as a report; what it means for the fleet goes to the circuit breaker.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 import structlog
@@ -13,8 +14,9 @@ import structlog
 from shared.domain.statuses import MessageStatus, Reason
 from shared.domain.templates import RenderingError
 from worker.dispatch.attempt_log import AttemptLog
-from worker.dispatch.counters import Tally
-from worker.dispatch.leased_batch import Hand, HeldBatch, Outgoing
+from worker.dispatch.counters import DispatchCounters
+from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
+from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.http.client import HttpClient, Result
 from worker.provider.outcomes import Outcome
@@ -24,24 +26,24 @@ from worker.runtime.clock import boottime
 
 log = structlog.get_logger()
 
-# What was read longer ago is read again: a client may have been deleted or opted out since.
-STALE_SECONDS = 1.0
-# A mailing's share of the slots is dealt out in portions of this many messages.
-PORTION = 8
-# Where the provider says "too many" without saying until when.
-THROTTLE_SECONDS = 5.0
+# Older rows are reloaded before they are used: a client may have been deleted or opted out since.
+MAX_ROW_AGE_SECONDS = 1.0
+# How many messages a mailing sends before it is another mailing's turn.
+MESSAGES_PER_TURN = 8
+# The pause after a 429 without Retry-After.
+DEFAULT_THROTTLE_SECONDS = 5.0
 
 
-def make_send_check(breaker: CircuitBreaker) -> Callable[[Outgoing], bool]:
-    """The question asked right before a request leaves: may it, still?"""
+def make_send_check(breaker: CircuitBreaker) -> Callable[[OutgoingMessage], bool]:
+    """Return the check that is made right before each request is sent."""
 
-    def may_send(request: Outgoing) -> bool:
+    def may_send(request: OutgoingMessage) -> bool:
         batch = request.batch
         now = boottime()
         return (
             now < batch.deadline
             and now < request.expires
-            and batch.draining is None
+            and batch.drain_reason is None
             and not batch.lost
             and (request.probe or breaker.allowance(now) is None)
         )
@@ -50,126 +52,136 @@ def make_send_check(breaker: CircuitBreaker) -> Callable[[Outgoing], bool]:
 
 
 class Sender:
-    """The part of a dispatcher that talks to the provider.
+    """The part of a dispatcher that exchanges requests and responses with the provider.
 
-    `reread` asks for what is left of a batch; `throttle` has the whole fleet wait for some seconds.
+    `reload_rows` fetches a batch's remaining messages again; `throttle` makes the whole fleet wait
+    for some seconds.
     """
 
     def __init__(
         self,
-        client: HttpClient[Outgoing],
-        hand: Hand,
+        http_client: HttpClient[OutgoingMessage],
+        state: DispatchState,
         breaker: CircuitBreaker,
         limiter: RateLimiter,
-        tally: Tally,
-        reread: Callable[[HeldBatch], None],
+        counters: DispatchCounters,
+        reload_rows: Callable[[LeasedBatch], None],
         throttle: Callable[[float], None],
     ):
-        self.client, self.hand = client, hand
-        self.breaker, self.limiter, self.tally = breaker, limiter, tally
-        self._reread, self._throttle_fleet = reread, throttle
-        self._slots = client.free_slots
+        self._http_client, self._state = http_client, state
+        self._breaker, self._limiter, self._counters = breaker, limiter, counters
+        self._reload_rows, self._throttle = reload_rows, throttle
+        self._slots = http_client.free_slots
         self._log = AttemptLog()
 
-    def probes_wanted(self, now: float) -> int:
-        """How many messages could be handed off at once, should the breaker be half open."""
-        if self.breaker.state == "closed":
+    def wanted_probes(self, now: float) -> int:
+        """How many messages could be sent now if the breaker were half open."""
+        if self._breaker.state == "closed":
             return 0
-        return sum(len(b.rows) for b in self.hand.held.values() if self._ready(b, now))
+        return sum(len(batch.rows) for batch in self._state.batches if self._is_ready(batch, now))
 
-    def hand_off(self, now: float) -> None:
-        """Fill the free slots with what may leave now."""
-        if not self.hand.held or not self.client.free_slots:
+    def send_due(self, now: float) -> None:
+        """Fill the free slots with messages that may be sent now."""
+        if not self._state.batches or not self._http_client.free_slots:
             return
-        probes = self.breaker.allowance(now)
-        if probes == 0:
+        allowance = self._breaker.allowance(now)
+        if allowance == 0:
             return
-        ready: dict[int, list[HeldBatch]] = {}
-        for batch in self.hand.held.values():
-            if self._ready(batch, now):
+        ready: dict[int, list[LeasedBatch]] = {}
+        for batch in self._state.batches:
+            if self._is_ready(batch, now):
                 ready.setdefault(batch.mailing_id, []).append(batch)
         if not ready:
             return
         demands = {
-            mailing_id: (batches[0].rate_limit, sum(len(b.rows) for b in batches))
+            mailing_id: (batches[0].rate_limit, sum(len(batch.rows) for batch in batches))
             for mailing_id, batches in ready.items()
         }
-        self.limiter.refill(demands, now)
-        if probes is not None:
-            self._probe(ready, probes, now)
-            return
-        # While others are due, no mailing holds more than half the slots.
-        crowd = len(ready.keys() | self.hand.due.keys()) > 1
-        cap = max(1, self._slots // 2) if crowd else float("inf")
-        busy: dict[int, int] = {}
-        for batch in self.hand.held.values():
-            busy[batch.mailing_id] = busy.get(batch.mailing_id, 0) + batch.in_flight
-        queue = sorted(ready, key=lambda m: self.hand.served.get(m, 0.0))
-        while queue and self.client.free_slots:
+        self._limiter.refill(demands, now)
+        if allowance is None:
+            self._send_in_turns(ready, now)
+        else:
+            self._send_probes(ready, allowance, now)
+
+    def _send_in_turns(self, ready: dict[int, list[LeasedBatch]], now: float) -> None:
+        several_due = len(ready.keys() | self._state.due_mailings.keys()) > 1
+        max_slots = max(1, self._slots // 2) if several_due else self._slots
+        used_slots: dict[int, int] = defaultdict(int)
+        for batch in self._state.batches:
+            used_slots[batch.mailing_id] += batch.in_flight
+        queue = sorted(ready, key=self._state.served_at)
+        while queue and self._http_client.free_slots:
             for mailing_id in list(queue):
-                room = min(PORTION, cap - busy[mailing_id], self.client.free_slots)
-                sent = self._portion(ready[mailing_id], int(room), now) if room > 0 else 0
-                busy[mailing_id] += sent
-                if sent < PORTION:
+                limit = min(
+                    MESSAGES_PER_TURN,
+                    max_slots - used_slots[mailing_id],
+                    self._http_client.free_slots,
+                )
+                sent = self._send_messages(ready[mailing_id], limit, now)
+                used_slots[mailing_id] += sent
+                if sent < MESSAGES_PER_TURN:
                     queue.remove(mailing_id)
 
-    def _ready(self, batch: HeldBatch, now: float) -> bool:
-        if not batch.rows or batch.draining or batch.lost or batch.reading:
+    def _is_ready(self, batch: LeasedBatch, now: float) -> bool:
+        if not batch.rows or batch.drain_reason or batch.lost or batch.reloading:
             return False
         if not batch.check_deadline(now):
             return False
-        if now - batch.read_at > STALE_SECONDS:
-            self._reread(batch)
+        if now - batch.read_at > MAX_ROW_AGE_SECONDS:
+            self._reload_rows(batch)
             return False
         return True
 
-    def _portion(self, batches: list[HeldBatch], most: int, now: float) -> int:
-        """Hand off up to `most` messages of one mailing."""
+    def _send_messages(self, batches: list[LeasedBatch], limit: int, now: float) -> int:
+        """Send up to `limit` messages of one mailing; return how many."""
         sent = 0
         for batch in batches:
-            while batch.rows and sent < most:
-                expires = self.limiter.acquire(batch.mailing_id, batch.rate_limit, now)
+            while batch.rows and sent < limit:
+                expires = self._limiter.acquire(batch.mailing_id, batch.rate_limit, now)
                 if not expires:
                     return sent
-                self.hand.served[batch.mailing_id] = batch.progress_at = now
+                if batch.progress_at != now:
+                    batch.progress_at = now
+                    self._state.record_served(batch.mailing_id, now)
                 sent += self._submit(batch, expires, probe=False)
         return sent
 
-    def _probe(self, ready: dict[int, list[HeldBatch]], probes: int, now: float) -> None:
-        """A few requests to see whether the provider is back, out of changing batches."""
+    def _send_probes(self, ready: dict[int, list[LeasedBatch]], probes: int, now: float) -> None:
+        """Send a few requests from varying batches to test whether the provider works again."""
         batches = [batch for batches in ready.values() for batch in batches]
         for i in range(probes):
             batch = batches[(int(now * 1000) + i) % len(batches)]
-            if not batch.rows or not self.client.free_slots:
+            if not batch.rows or not self._http_client.free_slots:
                 continue
-            if not self.limiter.has_slot(batch.mailing_id, batch.rate_limit, now):
+            if not self._limiter.has_slot(batch.mailing_id, batch.rate_limit, now):
                 continue
-            if not self.breaker.acquire_probe(now):
+            if not self._breaker.acquire_probe(now):
                 return
-            expires = self.limiter.acquire(batch.mailing_id, batch.rate_limit, now)
+            expires = self._limiter.acquire(batch.mailing_id, batch.rate_limit, now)
             batch.rows.rotate(-(int(now * 7919) % len(batch.rows)))
             if not self._submit(batch, expires, probe=True):
-                self.breaker.record_outcome(Outcome.NOT_SENT, probe=True)
+                self._breaker.record_outcome(Outcome.NOT_SENT, probe=True)
 
-    def _submit(self, batch: HeldBatch, expires: float, *, probe: bool) -> bool:
+    def _submit(self, batch: LeasedBatch, expires: float, *, probe: bool) -> bool:
+        """Submit the batch's next message; return False if it ends without a request."""
         row = batch.rows.popleft()
-        batch.handled.add(row.message_id)
+        batch.handled_ids.add(row.message_id)
         if row.phone is None or row.opted_out:
             reason = Reason.CLIENT_DELETED if row.phone is None else Reason.OPTED_OUT
-            batch.report(
+            batch.add_report(
                 MessageReport(row.message_id, final_status=MessageStatus.CANCELLED, reason=reason)
             )
             return False
         try:
-            text, tail = batch.text_for(row)
-        except RenderingError as why:
-            batch.report(
-                MessageReport(row.message_id, final_status=MessageStatus.FAILED, reason=str(why))
+            text, body_end = batch.render_text(row)
+        except RenderingError as error:
+            batch.add_report(
+                MessageReport(row.message_id, final_status=MessageStatus.FAILED, reason=str(error))
             )
             return False
         phone = row.first_phone or row.phone
-        body = b'{"id":%d,"phone":%d%b' % (row.message_id, phone, tail)
-        request = Outgoing(row.message_id, body, batch.claim.request_id)
+        body = b'{"id":%d,"phone":%d%b' % (row.message_id, phone, body_end)
+        request = OutgoingMessage(row.message_id, body, batch.claim.request_id)
         request.batch = batch
         request.row = row
         request.phone = phone
@@ -177,48 +189,48 @@ class Sender:
         request.expires = expires
         request.read_at = batch.read_at
         request.probe = probe
-        self.client.submit(request)
+        self._http_client.submit(request)
         batch.in_flight += 1
         return True
 
-    # --- answers -------------------------------------------------------------------------------
-
-    def take(self, results: list[Result[Outgoing]]) -> None:
-        """Turn finished requests into reports and log lines."""
+    def process_results(self, results: list[Result[OutgoingMessage]]) -> None:
+        """Turn the results of requests into reports and log lines."""
         booted_at = time.time() - boottime()
         for result in results:
             request = result.request
             batch, row, outcome = request.batch, request.row, result.outcome
             batch.in_flight -= 1
             if outcome is Outcome.NOT_SENT:
-                batch.take_back(row, request.read_at)
+                batch.put_back(row, request.read_at)
                 if request.probe:
-                    self.breaker.record_outcome(outcome, probe=True)
+                    self._breaker.record_outcome(outcome, probe=True)
                 continue
-            self.breaker.record_outcome(outcome, probe=request.probe)
+            self._breaker.record_outcome(outcome, probe=request.probe)
             latency = result.latency
-            self.tally.count(outcome, latency)
+            self._counters.count_outcome(outcome, latency)
             if latency and result.finished_at - latency - booted_at > batch.late_after:
-                self.tally.count_late()
+                self._counters.count_late()
             if outcome is Outcome.ACCEPTED:
-                batch.accept(row.message_id, result.finished_at)
+                batch.add_accepted(row.message_id, result.finished_at)
             else:
-                self._not_accepted(batch, request, result)
+                self._report_not_accepted(batch, request, result)
             self._log.add(batch, request, result)
         self._log.write()
 
-    def _not_accepted(self, batch: HeldBatch, request: Outgoing, result: Result[Outgoing]) -> None:
+    def _report_not_accepted(
+        self, batch: LeasedBatch, request: OutgoingMessage, result: Result[OutgoingMessage]
+    ) -> None:
         outcome = result.outcome
         rejected = outcome.final
         counts_attempt = rejected or (outcome.counts_attempt and not request.probe)
-        if not rejected:
-            batch.unaccepted[request.message_id] = request.row.attempts + counts_attempt
         if outcome is Outcome.THROTTLED:
-            self._throttle(THROTTLE_SECONDS if result.retry_after is None else result.retry_after)
-        elif outcome.counts_attempt and not (rejected or request.probe):
-            batch.retries = True
-            batch.retry_after = max(batch.retry_after, result.retry_after or 0.0)
-        batch.report(
+            self._hold_fleet(result.retry_after)
+        if not rejected:
+            batch.attempts_used[request.message_id] = request.row.attempts + counts_attempt
+            if counts_attempt:
+                batch.has_retries = True
+                batch.retry_after = max(batch.retry_after, result.retry_after or 0.0)
+        batch.add_report(
             MessageReport(
                 request.message_id,
                 final_status=MessageStatus.FAILED if rejected else None,
@@ -233,14 +245,16 @@ class Sender:
                     int(result.latency * 1000),
                     result.excerpt,
                     request.phone,
-                    batch.plain if request.text is None else request.text,
+                    batch.plain_text if request.text is None else request.text,
                 ),
             )
         )
 
-    def _throttle(self, seconds: float) -> None:
+    def _hold_fleet(self, retry_after: float | None) -> None:
+        """Make the fleet wait as the provider requested."""
+        seconds = DEFAULT_THROTTLE_SECONDS if retry_after is None else retry_after
         now = boottime()
-        if self.breaker.allowance(now) != 0:
+        if self._breaker.allowance(now) != 0:
             log.warning("provider.throttled", seconds=round(seconds, 3))
-            self._throttle_fleet(seconds)
-        self.breaker.hold_until(now + seconds)
+            self._throttle(seconds)
+        self._breaker.hold_until(now + seconds)

@@ -1,7 +1,8 @@
-"""Sends a test: a text to a few phones at once, through the same client, outside of every mailing.
+"""Sends a test: a text to a few phones at once, outside of every mailing.
 
-A test is wanted most when something is wrong, so the breaker is not asked; the provider's rate is,
-and everything is bounded in time. A test is claimed before it is sent, so none is sent twice.
+Tests are needed most during a problem, so the circuit breaker is not consulted. The provider's rate
+limit is, and everything is bounded in time. A test is claimed before it is sent, so that none is
+sent twice.
 """
 
 import threading
@@ -15,8 +16,8 @@ import structlog
 from shared.config.settings import WorkerSettings
 from shared.domain.templates import RenderingError, compile_stored_template
 from shared.logging.log_config import mask_phone
-from worker.dispatch.claim_queries import VALUES
-from worker.dispatch.leased_batch import text_tail
+from worker.dispatch.claim_queries import CLIENT_VALUES
+from worker.dispatch.leased_batch import encode_body_end
 from worker.provider.http.client import HttpClient, Request, Result
 from worker.provider.outcomes import Outcome
 from worker.provider.rate_limiter import RateLimiter
@@ -26,11 +27,12 @@ from worker.runtime.database import Database, DatabaseError
 
 log = structlog.get_logger()
 
-# However patient mailings are, somebody waits for a test.
-LONGEST_EXCHANGE = 15.0
-# For so long a message may wait for its turn within the provider's rate.
-TURN_SECONDS = 5.0
+# A person waits for the result, so this limits PROVIDER_TIMEOUT.
+MAX_EXCHANGE_SECONDS = 15.0
+# How long a message may wait for a rate slot.
+MAX_WAIT_SECONDS = 5.0
 RECORD_SECONDS = 2.0
+POLL_SECONDS = 0.02
 OPTED_OUT = "opted_out"
 
 CLAIM = """
@@ -38,45 +40,45 @@ UPDATE test_sends SET claimed_at = now(), expires_at = now() + %s * interval '1 
 WHERE id = %s AND claimed_at IS NULL AND expires_at > now()
 RETURNING text, phones, first_message_id
 """
-# What is known of each phone: whether it is opted out, and the values of the client it belongs to.
-KNOWN = f"""
-SELECT t.phone, o.phone IS NOT NULL, CASE WHEN c.id IS NOT NULL THEN {VALUES} END
+# Of each phone: whether it has opted out, and the values of the client that it belongs to.
+RECIPIENTS = f"""
+SELECT t.phone, o.phone IS NOT NULL, CASE WHEN c.id IS NOT NULL THEN {CLIENT_VALUES} END
 FROM unnest(%s::bigint[]) AS t (phone)
 LEFT JOIN opt_outs o ON o.phone = t.phone LEFT JOIN clients c ON c.phone = t.phone
-"""  # noqa: S608 (VALUES is a constant)
+"""  # noqa: S608 (CLIENT_VALUES is a constant)
 FINISH = "UPDATE test_sends SET results = %s, finished_at = now() WHERE id = %s"
 
 
-class Turn(Request):
-    """A request of a test; `expires` is the boottime before which it must leave."""
+class TestMessage(Request):
+    """A test's request; `expires` is the boottime before which it must be sent."""
 
     __slots__ = ("expires",)
 
     expires: float
 
 
-class Unsent(NamedTuple):
-    """Why a message is not handed off."""
+class UnsentMessage(NamedTuple):
+    """Why a message is not sent."""
 
     outcome: str
     reason: str
 
 
-NO_TURN = Unsent(str(Outcome.NOT_SENT), "provider_rate")
+NO_RATE_SLOT = UnsentMessage(str(Outcome.NOT_SENT), "provider_rate")
 
 
-def start(settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
-    """Send a test on a thread of its own: launches and sweeps do not wait for the provider."""
+def start_test_send(settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
+    """Send a test in a thread of its own, so that launches and sweeps do not wait for it."""
     threading.Thread(
-        target=_run, args=(settings, test_id, request_id), name=f"test-send-{test_id}"
+        target=_run_thread, args=(settings, test_id, request_id), name=f"test-send-{test_id}"
     ).start()
 
 
-def _run(settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
+def _run_thread(settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
     db = Database(settings.database_url, "notification-test-send")
     with structlog.contextvars.bound_contextvars(request_id=request_id, test_send_id=test_id):
         try:
-            run(db, settings, test_id, request_id)
+            send_test(db, settings, test_id, request_id)
         except DatabaseError as error:
             log.warning("database.unavailable", what="test send", error=str(error).strip())
         except Exception:
@@ -85,97 +87,95 @@ def _run(settings: WorkerSettings, test_id: int, request_id: str | None) -> None
             db.close()
 
 
-def run(db: Database, settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
-    """Claim a test, send it, and write down what became of each message."""
-    timeout = min(settings.provider_timeout, LONGEST_EXCHANGE)
+def send_test(db: Database, settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
+    """Claim a test, send it, and record the result of each message."""
+    timeout = min(settings.provider_timeout, MAX_EXCHANGE_SECONDS)
     with db.transaction() as cursor:
-        cursor.execute(CLAIM, (TURN_SECONDS + timeout + RECORD_SECONDS, test_id))
+        cursor.execute(CLAIM, (MAX_WAIT_SECONDS + timeout + RECORD_SECONDS, test_id))
         row = cursor.fetchone()
         if row is None:
-            return  # another worker has it, or nobody waits for it any more
+            return  # claimed by another worker, or expired
         text, phones, first_id = row
-        cursor.execute(KNOWN, (phones,))
-        known = {phone: (opted_out, values) for phone, opted_out, values in cursor.fetchall()}
-    turns: deque[Turn] = deque()
-    ends: dict[int, Result[Turn] | Unsent] = {}
+        cursor.execute(RECIPIENTS, (phones,))
+        recipients = {phone: (opted_out, values) for phone, opted_out, values in cursor.fetchall()}
+    messages: deque[TestMessage] = deque()
+    results: dict[int, Result[TestMessage] | UnsentMessage] = {}
     for message_id, phone in enumerate(phones, first_id):
-        made = _make(text, message_id, phone, *known[phone], request_id)
-        if isinstance(made, Turn):
-            turns.append(made)
+        message = _make_message(text, message_id, phone, *recipients[phone], request_id)
+        if isinstance(message, TestMessage):
+            messages.append(message)
         else:
-            ends[message_id] = made
-    ends |= {each.request.message_id: each for each in _exchange(settings, turns, timeout)}
-    results = []
+            results[message_id] = message
+    results |= {each.request.message_id: each for each in _send(settings, messages, timeout)}
+    items = []
     for message_id, phone in enumerate(phones, first_id):
-        end = _describe(ends.get(message_id, NO_TURN))
-        shown = {name: value for name, value in end.items() if name != "excerpt"}
-        log.info("test_send.message", message_id=message_id, phone=mask_phone(phone), **shown)
-        results.append({"message_id": message_id, "phone": str(phone), **end})
+        item = _result_item(results.get(message_id, NO_RATE_SLOT))
+        logged = {name: value for name, value in item.items() if name != "excerpt"}
+        log.info("test_send.message", message_id=message_id, phone=mask_phone(phone), **logged)
+        items.append({"message_id": message_id, "phone": str(phone), **item})
     with db.transaction() as cursor:
-        cursor.execute(FINISH, (orjson.dumps(results).decode(), test_id))
+        cursor.execute(FINISH, (orjson.dumps(items).decode(), test_id))
 
 
-def _make(
+def _make_message(
     text: str,
     message_id: int,
     phone: int,
     opted_out: bool,
     values: dict[str, str] | None,
     request_id: str | None,
-) -> Turn | Unsent:
+) -> TestMessage | UnsentMessage:
     if opted_out:
-        return Unsent(OPTED_OUT, OPTED_OUT)
+        return UnsentMessage(OPTED_OUT, OPTED_OUT)
     digits = str(phone)
     try:
         rendered = compile_stored_template(text).render(
             values or {"phone": digits, "operator_code": digits[1:4]}
         )
-    except RenderingError as why:
-        return Unsent(str(Outcome.NOT_SENT), str(why))
-    return Turn(
-        message_id, b'{"id":%d,"phone":%d%b' % (message_id, phone, text_tail(rendered)), request_id
-    )
+    except RenderingError as error:
+        return UnsentMessage(str(Outcome.NOT_SENT), str(error))
+    body = b'{"id":%d,"phone":%d%b' % (message_id, phone, encode_body_end(rendered))
+    return TestMessage(message_id, body, request_id)
 
 
-def _exchange(
-    settings: WorkerSettings, waiting: deque[Turn], timeout: float
-) -> Iterator[Result[Turn]]:
-    """The results of those that found their turn in time."""
+def _send(
+    settings: WorkerSettings, waiting: deque[TestMessage], timeout: float
+) -> Iterator[Result[TestMessage]]:
+    """Send messages; yield the results of those that got a rate slot in time."""
     if not waiting:
         return
-    limiter = RateLimiter(
-        FailFastRedis(fail_fast_client(settings.redis_url)), settings.provider_rate
-    )
-    client: HttpClient[Turn] = HttpClient(
+    redis = FailFastRedis(fail_fast_client(settings.redis_url))
+    limiter = RateLimiter(redis, settings.provider_rate)
+    http_client = HttpClient[TestMessage](
         base_url=settings.provider_url,
         token=settings.provider_token.get_secret_value(),
         concurrency=len(waiting),
         timeout=timeout,
-        may_send=lambda request: boottime() < request.expires,
+        may_send=lambda message: boottime() < message.expires,
     )
-    latest = boottime() + TURN_SECONDS
+    latest = boottime() + MAX_WAIT_SECONDS
     try:
-        while client.in_flight or (waiting and boottime() < latest):
+        while http_client.in_flight or (waiting and boottime() < latest):
             now = boottime()
             limiter.refill({0: (None, len(waiting))}, now)
             while waiting and now < latest and (expires := limiter.acquire(0, None, now)):
-                turn = waiting.popleft()
-                turn.expires = min(expires, latest)
-                client.submit(turn)
-            for result in client.poll(0.02):
+                message = waiting.popleft()
+                message.expires = min(expires, latest)
+                http_client.submit(message)
+            for result in http_client.poll(POLL_SECONDS):
                 if result.outcome is Outcome.NOT_SENT:
                     waiting.append(result.request)
                 else:
                     yield result
     finally:
-        client.close()
+        http_client.close()
 
 
-def _describe(end: Result[Turn] | Unsent) -> dict[str, Any]:
-    sent = end if isinstance(end, Result) else None
+def _result_item(result: Result[TestMessage] | UnsentMessage) -> dict[str, Any]:
+    sent = result if isinstance(result, Result) else None
     return {
-        "outcome": str(end.outcome),
-        "reason": end.reason,
+        "outcome": str(result.outcome),
+        "reason": result.reason,
         "http_status": sent.http_status if sent else None,
         "latency_ms": int(sent.latency * 1000) if sent else None,
         "excerpt": sent.excerpt if sent else "",

@@ -12,8 +12,8 @@ from redis import Redis
 from api.monitoring.collector import COUNTS
 from shared import metrics
 from tests.integration.conftest import make_app, value
-from worker.dispatch.counters import Tally
-from worker.dispatch.db_thread import Clerk
+from worker.dispatch.counters import DispatchCounters
+from worker.dispatch.db_thread import DatabaseThread
 from worker.provider.outcomes import Outcome
 from worker.runtime.database import Database
 
@@ -42,23 +42,23 @@ def test_a_token_can_be_demanded(database_url: str, redis_url: str) -> None:
 
 
 @pytest.fixture
-def clerk(database_url: str) -> Iterator[Clerk]:
-    clerk = Clerk(Database(database_url, "test"), lambda: None)
-    yield clerk
-    clerk.close()
+def db_thread(database_url: str) -> Iterator[DatabaseThread]:
+    db_thread = DatabaseThread(Database(database_url, "test"), lambda: None)
+    yield db_thread
+    db_thread.close()
 
 
 def test_what_dispatchers_count_is_added_up(
-    client: FlaskClient, redis_url: str, clerk: Clerk
+    client: FlaskClient, redis_url: str, db_thread: DatabaseThread
 ) -> None:
     redis = Redis.from_url(redis_url)
-    tallies = [Tally(redis, 50.0) for _ in range(2)]
-    for tally in tallies:
+    tallies = [DispatchCounters(redis, 50.0) for _ in range(2)]
+    for counters in tallies:
         for latency in (0.004, 0.2, 0.2, 40.0):
-            tally.count(Outcome.ACCEPTED, latency)
-        tally.count(Outcome.UNAVAILABLE, 0.0)  # never handed off
-        tally.tell(clerk, 100.0, in_flight=3)
-    clerk.close()
+            counters.count_outcome(Outcome.ACCEPTED, latency)
+        counters.count_outcome(Outcome.UNAVAILABLE, 0.0)  # never handed off
+        counters.publish(db_thread, 100.0, in_flight=3)
+    db_thread.close()
     found = scrape(client)
     assert found["notification_attempts_total", "accepted"] == 8
     assert found["notification_attempts_total", "unavailable"] == 2
@@ -77,15 +77,15 @@ def test_counts_wait_while_redis_is_away(redis_url: str, database_url: str) -> N
     away = Redis.from_url("redis://127.0.0.1:1/0")
     redis = Redis.from_url(redis_url)
     before = int(redis.hget(metrics.COUNTERS_KEY, "attempt:rejected") or 0)
-    tally = Tally(away, None)
-    tally.count(Outcome.REJECTED, 0.1)
-    assert tally._collect() == 1
+    counters = DispatchCounters(away, None)
+    counters.count_outcome(Outcome.REJECTED, 0.1)
+    assert counters._collect() == 1
     database = Database(database_url, "test")
-    assert not tally._tell(database, None)
-    tally._redis = redis
-    tally.count(Outcome.REJECTED, 0.1)
-    tally._collect()
-    assert tally._tell(database, None)
+    assert not counters._write(database, None)
+    counters._redis = redis
+    counters.count_outcome(Outcome.REJECTED, 0.1)
+    counters._collect()
+    assert counters._write(database, None)
     assert int(redis.hget(metrics.COUNTERS_KEY, "attempt:rejected") or 0) == before + 2
 
 

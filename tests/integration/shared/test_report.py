@@ -192,7 +192,7 @@ def test_what_needs_attention(fleet: Fleet, today: date) -> None:
     )
     fleet.query("UPDATE mailings SET end_at = now() + interval '2 hours' WHERE id = %s", later)
     for reason in an_outage():
-        claim_queries.note_opening(fleet.db, reason)
+        claim_queries.record_breaker_opening(fleet.db, reason)
     found = read_figures(fleet.db.transaction, settings(fleet, "smtp://x"), today)
     assert found.openings == [("unavailable", 1)]
     late = {item.id: item for item in found.late}

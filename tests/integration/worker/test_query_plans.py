@@ -87,11 +87,11 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_claim(plans: Plans) -> None:
-    plans.check(claim_queries.CLAIM, {"mailing": plans.mailing_id, "lease": TAKEOVER_SECONDS})
+    plans.check(claim_queries.CLAIM_BATCH, {"mailing": plans.mailing_id, "lease": TAKEOVER_SECONDS})
 
 
 @pytest.mark.parametrize(
-    "statement", claim_queries.ROWS.values(), ids=lambda statement: statement.name
+    "statement", claim_queries.PENDING_MESSAGES.values(), ids=lambda statement: statement.name
 )
 def test_reading_a_batch(plans: Plans, statement: PreparedStatement) -> None:
     claimed = plans.worker.claim

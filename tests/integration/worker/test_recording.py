@@ -307,9 +307,7 @@ def test_a_live_lease_is_nobody_elses(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
     assert fleet.try_claim_batch(mailing_id) is None
-    assert [
-        d for d in claim_queries.due_mailings(fleet.db, 0.5) if d.mailing_id == mailing_id
-    ] == []
+    assert mailing_id not in claim_queries.fetch_due_mailings(fleet.db, 0.5)
     assert worker.record() == RecordedBatch(True, 2)
 
 
@@ -415,15 +413,15 @@ def test_no_takeover_within_a_lease_length_of_postgresqls_start(fleet: Fleet) ->
     uptime = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8"
     lease = fleet.query_value(uptime) + 1.5
 
-    assert claim_queries.claim(fleet.db, fleet.clock, claimed, lease) is None
-    assert claimed not in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, lease)]
+    assert claim_queries.claim_batch(fleet.db, fleet.clock, claimed, lease) is None
+    assert claimed not in claim_queries.fetch_due_mailings(fleet.db, lease)
     assert mailing_state.apply_mailing_state(fleet.db, ended, lease, 5) == 0
     assert fleet.query_value(uptime) < lease, "this machine is too slow for this test"
 
     while fleet.query_value(uptime) <= lease:
         clock.sleep(0.05)
-    assert claimed in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, lease)]
-    assert claim_queries.claim(fleet.db, fleet.clock, claimed, lease) is not None
+    assert claimed in claim_queries.fetch_due_mailings(fleet.db, lease)
+    assert claim_queries.claim_batch(fleet.db, fleet.clock, claimed, lease) is not None
     assert mailing_state.apply_mailing_state(fleet.db, ended, lease, 5) == 2
 
 
@@ -437,7 +435,7 @@ def test_nothing_is_claimed_of_a_mailing_that_does_not_run(fleet: Fleet, status:
         mailing_id,
     )
     assert fleet.try_claim_batch(mailing_id) is None
-    assert mailing_id not in [due.mailing_id for due in claim_queries.due_mailings(fleet.db, 0.5)]
+    assert mailing_id not in claim_queries.fetch_due_mailings(fleet.db, 0.5)
 
 
 def test_nothing_is_claimed_past_the_end(fleet: Fleet) -> None:

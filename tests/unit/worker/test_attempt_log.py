@@ -1,4 +1,4 @@
-"""The line of an accepted attempt is what the logging of everything else would have made of it."""
+"""The log line of an accepted attempt equals what structlog would have written."""
 
 from collections import deque
 from datetime import UTC, datetime, timedelta
@@ -9,9 +9,9 @@ import pytest
 
 from shared.domain.templates import compile_stored_template
 from shared.logging import log_config
-from worker.dispatch.attempt_log import AttemptLog, describe
-from worker.dispatch.claim_queries import Claim, Row
-from worker.dispatch.leased_batch import HeldBatch, Outgoing
+from worker.dispatch.attempt_log import AttemptLog, attempt_fields
+from worker.dispatch.claim_queries import ClaimedBatch, MessageRow
+from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
 from worker.provider.http.exchange import Result
 from worker.provider.outcomes import Outcome
 from worker.runtime.clock import DatabaseClock
@@ -20,15 +20,29 @@ AT = 1_795_000_000.9996
 
 
 def make(request_id: str | None, outcome: Outcome, latency: float) -> tuple[Any, Any, Any]:
-    row = Row(99001, 42, 79161234567, 2, None, None, False, None)
-    claim = Claim(
-        17, 5, 1, 0, 99001, 99001, "Europe/Moscow", False, 1, "Hello",
-        compile_stored_template("Hello"), datetime.now(UTC) + timedelta(hours=1), None, None,
-        request_id, 0.0, [row],
-    )  # fmt: skip
-    batch = HeldBatch(claim, DatabaseClock(), 60.0, 11.0)
+    row = MessageRow(99001, 42, 79161234567, 2, None, None, False, None)
+    claim = ClaimedBatch(
+        mailing_id=17,
+        batch_id=5,
+        token=1,
+        attempt=0,
+        first_id=99001,
+        last_id=99001,
+        timezone="Europe/Moscow",
+        has_attempts=False,
+        taken_over=False,
+        end_at=datetime.now(UTC) + timedelta(hours=1),
+        rate_limit=None,
+        request_id=request_id,
+        text="Hello",
+        window=None,
+        template=compile_stored_template("Hello"),
+        lease_start=0.0,
+        rows=[row],
+    )
+    batch = LeasedBatch(claim, DatabaseClock(), 60.0, 11.0)
     batch.rows = deque()
-    request = Outgoing(99001, b"{}", request_id)
+    request = OutgoingMessage(99001, b"{}", request_id)
     request.batch = batch
     request.row, request.text, request.probe = row, None, False
     result = Result(request, outcome, 200, latency, None, '{"code":0}', "code_0", True, AT)
@@ -37,7 +51,7 @@ def make(request_id: str | None, outcome: Outcome, latency: float) -> tuple[Any,
 
 @pytest.mark.parametrize("request_id", [None, "ask-1", 'quote"and\\slash'])
 @pytest.mark.parametrize("latency", [0.0, 0.00004, 0.00006, 0.0123456, 1.0, 9.99999])
-def test_both_ways_to_write_the_line_agree(request_id: str | None, latency: float) -> None:
+def test_both_ways_to_format_the_line_agree(request_id: str | None, latency: float) -> None:
     batch, request, result = make(request_id, Outcome.ACCEPTED, latency)
     written: list[Any] = []
     log = AttemptLog(written.extend)
@@ -46,10 +60,10 @@ def test_both_ways_to_write_the_line_agree(request_id: str | None, latency: floa
     log.write()  # nothing is written twice
     (line,) = written
     assert isinstance(line, bytes)
-    assert orjson.loads(line) == orjson.loads(orjson.dumps(describe(batch, request, result)))
+    assert orjson.loads(line) == orjson.loads(orjson.dumps(attempt_fields(batch, request, result)))
 
 
-def test_what_was_not_accepted_says_why() -> None:
+def test_a_request_that_was_not_accepted_is_logged_with_its_reason() -> None:
     batch, request, result = make(None, Outcome.DECLINED, 0.01)
     written: list[Any] = []
     log = AttemptLog(written.extend)
@@ -60,7 +74,7 @@ def test_what_was_not_accepted_says_why() -> None:
     assert "answer" in written[0]
 
 
-def test_instants_are_cut_to_milliseconds() -> None:
+def test_timestamps_are_truncated_to_milliseconds() -> None:
     for at in (0.0, AT, 1_795_000_000.0, 1_795_000_000.001, 1_795_000_059.9999):
         expected = datetime.fromtimestamp(int(at * 1000) / 1000, UTC)
         assert datetime.fromisoformat(log_config.format_timestamp(at)) == expected

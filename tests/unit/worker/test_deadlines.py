@@ -1,4 +1,4 @@
-"""Until when something of a held batch may leave: the lease, the window, the end, the soonest."""
+"""Until when a leased batch may send: the lease, the window or the end, whichever is soonest."""
 
 from datetime import UTC, datetime, time, timedelta
 
@@ -6,8 +6,8 @@ import pytest
 
 from shared.domain.send_windows import Window
 from shared.domain.templates import compile_template
-from worker.dispatch.claim_queries import Claim, Watched
-from worker.dispatch.leased_batch import HeldBatch
+from worker.dispatch.claim_queries import ClaimedBatch, MailingSnapshot
+from worker.dispatch.leased_batch import LeasedBatch
 from worker.runtime.clock import DatabaseClock, boottime
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -17,16 +17,16 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def clock() -> DatabaseClock:
-    """A database whose clock shows NOW, read within a tenth of a second of ours."""
+    """A database clock that shows NOW, read within the last tenth of a second."""
     clock = DatabaseClock()
     clock.observe(NOW, boottime() - 0.1, boottime())
     return clock
 
 
-def hold(
+def lease(
     clock: DatabaseClock, end_at: datetime = NOW + HOUR, window: Window | None = None
-) -> HeldBatch:
-    claim = Claim(
+) -> LeasedBatch:
+    claim = ClaimedBatch(
         mailing_id=1,
         batch_id=1,
         token=1,
@@ -35,60 +35,61 @@ def hold(
         last_id=1,
         timezone="UTC",
         has_attempts=False,
-        text_version=1,
-        text="Hello",
-        template=compile_template("Hello"),
+        taken_over=False,
         end_at=end_at,
-        window=window,
         rate_limit=None,
         request_id=None,
+        text="Hello",
+        window=window,
+        template=compile_template("Hello"),
         lease_start=boottime(),
-        rows=[],
     )
-    return HeldBatch(claim, clock, LEASE, MARGIN)
+    return LeasedBatch(claim, clock, LEASE, MARGIN)
 
 
-def test_nothing_leaves_in_the_margin_before_the_lease_ends(clock: DatabaseClock) -> None:
-    batch = hold(clock)
+def test_nothing_is_sent_in_the_margin_before_the_lease_ends(clock: DatabaseClock) -> None:
+    batch = lease(clock)
     ends = batch.claim.lease_start + LEASE - MARGIN
     assert batch.deadline == pytest.approx(ends, abs=0.01)
     assert batch.check_deadline(ends - 0.1)
     assert not batch.check_deadline(ends + 0.1)
-    assert batch.draining is None, "the lease may yet be renewed"
+    assert batch.drain_reason is None, "the lease may yet be renewed"
 
 
-def test_a_renewal_counts_from_before_it_was_asked_for(clock: DatabaseClock) -> None:
-    batch = hold(clock)
-    asked_at = batch.claim.lease_start + 5
-    batch.renew(asked_at)
-    assert batch.deadline == pytest.approx(asked_at + LEASE - MARGIN, abs=0.01)
+def test_a_renewal_counts_from_the_start_of_its_transaction(clock: DatabaseClock) -> None:
+    batch = lease(clock)
+    started_at = batch.claim.lease_start + 5
+    batch.renew_lease(started_at)
+    assert batch.deadline == pytest.approx(started_at + LEASE - MARGIN, abs=0.01)
 
 
-def test_the_end_is_judged_by_the_latest_it_can_be(clock: DatabaseClock) -> None:
-    batch = hold(clock, end_at=NOW + timedelta(seconds=3))
-    # The reading is up to a tenth of a second old: the end may have come that much sooner.
+def test_the_deadline_is_when_the_end_may_have_come_at_the_earliest(
+    clock: DatabaseClock,
+) -> None:
+    batch = lease(clock, end_at=NOW + timedelta(seconds=3))
+    # The reading is up to a tenth of a second old, so the end may come that much sooner.
     assert boottime() + 2.8 < batch.deadline < boottime() + 2.95
     assert not batch.check_deadline(batch.deadline)
-    assert batch.draining == "ended"
+    assert batch.drain_reason == "ended"
 
 
-def test_a_window_that_closes_stops_the_batch(clock: DatabaseClock) -> None:
-    batch = hold(clock, window=Window(time(9), time(12, 0, 4)))
+def test_a_closing_window_drains_the_batch(clock: DatabaseClock) -> None:
+    batch = lease(clock, window=Window(time(9), time(12, 0, 4)))
     assert boottime() + 3.8 < batch.deadline < boottime() + 3.95
     assert not batch.check_deadline(batch.deadline)
-    assert batch.draining == "window"
+    assert batch.drain_reason == "window"
 
 
-def test_a_window_that_is_shut_lets_nothing_leave(clock: DatabaseClock) -> None:
-    batch = hold(clock, window=Window(time(13), time(14)))
+def test_nothing_is_sent_outside_the_window(clock: DatabaseClock) -> None:
+    batch = lease(clock, window=Window(time(13), time(14)))
     assert not batch.check_deadline(boottime())
-    assert batch.draining == "window"
+    assert batch.drain_reason == "window"
 
 
-def test_what_changes_about_the_mailing_is_taken_in(clock: DatabaseClock) -> None:
-    batch = hold(clock)
-    batch.watch(Watched("running", NOW + timedelta(seconds=2), None, 5), clock)
+def test_changes_of_the_mailing_are_applied(clock: DatabaseClock) -> None:
+    batch = lease(clock)
+    batch.update_mailing(MailingSnapshot("running", NOW + timedelta(seconds=2), 5, None), clock)
     assert batch.deadline < boottime() + 2
     assert batch.rate_limit == 5
-    batch.watch(Watched("paused", NOW + HOUR, None, None), clock)
-    assert batch.draining == "paused"
+    batch.update_mailing(MailingSnapshot("paused", NOW + HOUR, None, None), clock)
+    assert batch.drain_reason == "paused"
