@@ -238,7 +238,6 @@ NOT_YET_PLAIN: tuple[str, ...] = (
     "tests/integration/",
     "tests/support/",
     "tests/unit/",
-    "worker/dispatch/",
 )
 
 
