@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
 from typing import cast
 
 from dev.provider import control
@@ -18,88 +17,121 @@ _LINGER_NOT = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
 
 class Connection(asyncio.Protocol):
-    """An asyncio protocol; all connections share one `Provider`."""
+    """An asyncio protocol whose task answers the requests; all share one `Provider`."""
 
     def __init__(self, provider: Provider, loop: asyncio.AbstractEventLoop) -> None:
         self._provider = provider
         self._loop = loop
         self._reader = RequestReader()
         self._transport: asyncio.Transport
-        self._timer: asyncio.Handle | None = None
-        self._busy = False  # an answer is pending, or nothing more will be answered
-        self._writing_paused = False
-        self._pieces: Iterator[bytes] = iter(())  # of a raw reaction under way
-        self._stalled: tuple[Reaction, Request] | None = None  # its next piece waits for the client
-        # About the request under way.
-        self._begun: Request | None = None
-        self._is_control = False
-        self._message_id: int | None = None
-        self._fault: str | None = None
+        self._task: asyncio.Task[None]
+        self._received: asyncio.Future[None] | None = None  # awaited for more data
+        self._writable = asyncio.Event()
+        self._writable.set()
         self.has_sent = False
-
-    @property
-    def in_flight(self) -> bool:
-        return self._busy and self._message_id is not None and not self._is_control
+        self.in_flight = False  # a message has arrived whose answer is not sent
 
     # --- callbacks of asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._provider.connections.add(self)
+        self._task = self._loop.create_task(self._serve())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop()
+        self._task.cancel()
         self._provider.connections.discard(self)
 
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        if self._received is not None and not self._received.done():
+            self._received.set_result(None)
+
     def pause_writing(self) -> None:
-        self._writing_paused = True
+        self._writable.clear()
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
+        self._writable.set()
         if not self._transport.is_closing():
             self._transport.resume_reading()
-        if self._stalled is not None:
-            stalled, self._stalled = self._stalled, None
-            self._write_pieces(*stalled)
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        if not self._busy:
-            self._serve_requests()
 
     # --- requests
 
     def reset(self) -> None:
         """End the connection with a TCP reset."""
-        self._stop()
         if not self._transport.is_closing():
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             self._transport.abort()
 
-    def _stop(self) -> None:
-        self._busy = True
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _serve_requests(self) -> None:
-        """Answer the requests that have arrived completely, until an answer has to wait."""
+    async def _serve(self) -> None:
+        """Answer requests until the connection ends or hangs."""
         requests = self._reader.requests
-        while requests and not self._busy:
-            request = requests[0]
-            if request is not self._begun and not self._begin(request):
+        while True:
+            while not requests:
+                if self._reader.error is not None:
+                    self._refuse_malformed()
+                    return
+                await self._wait_for_data()
+            request = requests.popleft()
+            reaction = await self._react(request)
+            if reaction is None:
+                continue
+            await self._send(reaction, request)
+            if reaction.end is ConnectionEnd.HANG:
                 return
-            if not request.complete:
-                if request.expects_continue:
-                    request.expects_continue = False
-                    self._transport.write(CONTINUE)
+            self.in_flight = False
+            if reaction.end is ConnectionEnd.RESET:
+                self.reset()
                 return
-            requests.popleft()
-            self._serve(request)
-        if self._reader.error is not None and not self._busy:
-            self._refuse_malformed()
+            if reaction.end is ConnectionEnd.CLOSE or not request.keep_alive:
+                self._transport.close()
+                return
+
+    async def _react(self, request: Request) -> Reaction | None:
+        """Read the rest of a request and decide what to do; None if the rest is malformed."""
+        provider, target = self._provider, request.target
+        if control.is_control_target(target):
+            complete = await self._receive_body(request)
+            return control.handle_request(provider, request) if complete else None
+        if provider.settings.down:
+            return Reaction(end=ConnectionEnd.RESET)
+        self.has_sent = True
+        message_id = fault = None
+        if target.startswith(_SEND_PATH):
+            message_id = parse_message_id(target[len(_SEND_PATH) :])
+        if message_id is not None and request.method == b"POST":
+            fault = provider.choose_fault(message_id)
+            if fault == "reset_before":
+                return provider.reset_before_body(message_id, request)
+        if not request.complete and not await self._receive_body(request):
+            return None
+        if message_id is None:
+            provider.request_log.stray["not_found"] += 1
+            return _NOT_FOUND
+        if request.method != b"POST":
+            provider.request_log.stray["method_not_allowed"] += 1
+            return _NOT_ALLOWED
+        reaction = provider.receive(message_id, request, fault)
+        self.in_flight = True
+        delay = provider.choose_latency() + reaction.delay
+        if delay > 0:
+            await asyncio.sleep(delay)
+        return reaction
+
+    async def _receive_body(self, request: Request) -> bool:
+        """Wait until a request is complete; return False if its rest is malformed."""
+        if request.expects_continue and not request.complete:
+            self._transport.write(CONTINUE)
+        while not request.complete and self._reader.error is None:
+            await self._wait_for_data()
+        return request.complete
+
+    async def _wait_for_data(self) -> None:
+        self._received = self._loop.create_future()
+        await self._received
 
     def _refuse_malformed(self) -> None:
         error = self._reader.error
@@ -107,89 +139,14 @@ class Connection(asyncio.Protocol):
             self.reset()
             return
         self._provider.request_log.stray["malformed"] += 1
-        self._busy = True
         self._transport.write(error_response(error.status, error.message).render(Request()))
         self._transport.close()
 
-    def _begin(self, request: Request) -> bool:
-        """Look at a request's head; return False if its body need not be read."""
-        target = request.target
-        self._begun = request
-        self._message_id = self._fault = None
-        self._is_control = control.is_control_target(target)
-        if self._is_control:
-            return True
-        if self._provider.settings.down:
-            self.reset()
-            return False
-        self.has_sent = True
-        if target.startswith(_SEND_PATH):
-            self._message_id = message_id = parse_message_id(target[len(_SEND_PATH) :])
-            if message_id is not None and request.method == b"POST":
-                self._fault = self._provider.choose_fault(message_id)
-                if self._fault == "reset_before":
-                    self._perform(self._provider.reset_before_body(message_id, request), request)
-                    return False
-        return True
-
-    def _serve(self, request: Request) -> None:
-        provider = self._provider
-        if self._is_control:
-            self._perform(control.handle_request(provider, request), request)
-        elif self._message_id is None:
-            provider.request_log.stray["not_found"] += 1
-            self._perform(_NOT_FOUND, request)
-        elif request.method != b"POST":
-            provider.request_log.stray["method_not_allowed"] += 1
-            self._perform(_NOT_ALLOWED, request)
-        else:
-            reaction = provider.receive(self._message_id, request, self._fault)
-            delay = provider.choose_latency() + reaction.delay
-            if delay > 0:
-                self._busy = True
-                self._timer = self._loop.call_later(delay, self._perform_late, reaction, request)
-            else:
-                self._perform(reaction, request)
-
-    # --- reactions
-
-    def _perform_late(self, reaction: Reaction, request: Request) -> None:
-        self._busy = False
-        self._perform(reaction, request)
-        self._serve_requests()
-
-    def _perform(self, reaction: Reaction, request: Request) -> None:
+    async def _send(self, reaction: Reaction, request: Request) -> None:
         if reaction.response is not None:
             self._transport.write(reaction.response.render(request))
-        elif reaction.raw:
-            self._busy = True
-            self._pieces = iter(reaction.raw)
-            self._write_pieces(reaction, request)
-            return
-        self._finish(reaction.end, request)
-
-    def _write_pieces(self, reaction: Reaction, request: Request) -> None:
-        """Write the next piece of a long or slow answer and schedule the one after it."""
-        if self._writing_paused:
-            self._stalled = (reaction, request)
-            return
-        piece = next(self._pieces, None)
-        if piece is None:
-            self._busy = False
-            self._finish(reaction.end, request)
-            self._serve_requests()
-            return
-        if piece:
-            self._transport.write(piece)
-        self._timer = self._loop.call_later(
-            reaction.interval, self._write_pieces, reaction, request
-        )
-
-    def _finish(self, end: ConnectionEnd, request: Request) -> None:
-        if end is ConnectionEnd.KEEP and request.keep_alive:
-            return
-        self._busy = True
-        if end is ConnectionEnd.RESET:
-            self.reset()
-        elif end is not ConnectionEnd.HANG:
-            self._transport.close()
+        for piece in reaction.raw:
+            await self._writable.wait()
+            if piece:
+                self._transport.write(piece)
+            await asyncio.sleep(reaction.interval)

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import httptools
@@ -21,31 +22,19 @@ class RequestError(Exception):
         self.message = message
 
 
+@dataclass(slots=True)
 class Request:
     """One request; its body is complete once `complete` is set."""
 
-    __slots__ = (
-        "authorization",
-        "body",
-        "complete",
-        "expects_continue",
-        "keep_alive",
-        "method",
-        "minor",
-        "request_id",
-        "target",
-    )
-
-    def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
-        self.minor = 1
-        self.keep_alive = False
-        self.expects_continue = False
-        self.authorization = b""
-        self.request_id: str | None = None
-        self.body = b""
-        self.complete = False
+    method: bytes = b""
+    target: bytes = b""
+    minor: int = 1
+    keep_alive: bool = False
+    expects_continue: bool = False
+    authorization: bytes = b""
+    request_id: str | None = None
+    body: bytes = b""
+    complete: bool = False
 
     @property
     def connection_header(self) -> bytes:
