@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from api import create_app
+from shared import __version__
 from shared.config.settings import ApiSettings, load_settings
 from tests.support import cluster_behaviour as behaviour
 from tests.support import cluster_rules as rules
 from tests.support.cluster import (
+    REGISTRY,
     ROOT,
     Object,
     containers,
@@ -200,8 +202,8 @@ BROKEN: list[tuple[str, Callable[[list[Object]], None]]] = [
     ("nobody mounts", at(API, f"{POD} volumes 1", {"name": "y", "emptyDir": {"sizeLimit": "1Mi"}})),
     ("may fill the node", at(API, f"{POD} volumes 0 emptyDir", {})),
     ("no volume data", at("StatefulSet/redis", "spec volumeClaimTemplates", None)),
-    ("nobody builds", at(API, f"{CONTAINER} image", f"{rules.REGISTRY}/web:{rules.__version__}")),
-    ("image of 0.0.1", at(API, f"{CONTAINER} image", f"{rules.REGISTRY}/api:0.0.1")),
+    ("nobody builds", at(API, f"{CONTAINER} image", f"{REGISTRY}/web:{__version__}")),
+    ("image of 0.0.1", at(API, f"{CONTAINER} image", f"{REGISTRY}/api:0.0.1")),
     ("nor official", at("StatefulSet/redis", f"{CONTAINER} image", "bitnami/redis:8")),
     ("nor official", at("StatefulSet/redis", f"{CONTAINER} image", "redis:latest")),
     ("nobody reads PROVDER", at("ConfigMap/notifications-settings", "data PROVDER_URL", "x")),

@@ -74,7 +74,7 @@ def applied(tmp_path: Path) -> Path:
     }
     for line in lines[:upto]:
         subprocess.run(["bash", "-euc", line], cwd=tmp_path, env=environment, check=True)
-    return tmp_path / deploy["variables"]["MANIFESTS"]
+    return tmp_path / str(deploy["variables"]["MANIFESTS"])
 
 
 def test_a_deployment_takes_this_commits_images_and_leaves_the_secret(applied: Path) -> None:

@@ -26,7 +26,7 @@ RERUN = "run `make lock` and commit the result"
 def read_requirements(name: str) -> dict[str, str]:
     """Return a requirements file's packages with their exact versions."""
     lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
-    pins = {}
+    pins: dict[str, str] = {}
     for line in lines:
         if not line or line.startswith("-r "):
             continue
@@ -38,7 +38,7 @@ def read_requirements(name: str) -> dict[str, str]:
 
 def read_lock(name: str) -> dict[str, tuple[str, Marker | None]]:
     """Return a lock file's packages with version and marker; each must have a hash."""
-    pins = {}
+    pins: dict[str, tuple[str, Marker | None]] = {}
     for block in re.split(r"\n(?=\S)", (ROOT / name).read_text()):
         if block.startswith("#"):
             continue

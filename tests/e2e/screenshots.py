@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, FilePayload, sync_playwright
 
 from shared.report.figures import DayFigures, MailingDay
 from shared.report.rendering import render_html
@@ -115,7 +116,8 @@ def bring_in(person: Person) -> None:
         *("телефон;метка;часовой пояс;код", "+7 (916) 555-00-01;vip;Europe/Moscow;"),
         *("7,9E+10;vip;Europe/Moscow;", "8 926 1;x;Луна;12", "8 916 555 00 01;new;Asia/Omsk;"),
     )
-    file = {"name": "clients.csv", "mimeType": "text/csv", "buffer": "\n".join(rows).encode()}
+    buffer = "\n".join(rows).encode()
+    file = FilePayload(name="clients.csv", mimeType="text/csv", buffer=buffer)
     person.page.locator("#file").set_input_files(file)
     person.page.locator("form[data-import] button").click()
     person.page.locator("[data-merged] table").wait_for()
@@ -163,7 +165,8 @@ def main() -> None:
             ("import-ru", "/admin/clients/import", {
                 "viewport": WIDE, "color_scheme": "light", "locale": "ru-RU"}),
         ):  # fmt: skip
-            with Person(browser, system, "Anna", **context) as person:
+            options: dict[str, Any] = context
+            with Person(browser, system, "Anna", **options) as person:
                 person.open(path)
                 if name == "new-mailing":
                     person.page.set_viewport_size({"width": 1280, "height": 1420})

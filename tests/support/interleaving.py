@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.prepared_statements import PreparingConnection
+from shared.db.rows import fetch_one_row
 from tests.support.waiting import wait_for
 from worker.runtime.database import Database
 
@@ -22,7 +23,7 @@ class PausingDatabase(Database):
         self._before, self._left = before.strip(), nth
         self.reached, self.resume = threading.Event(), threading.Event()
 
-    def _open(self) -> Connection:
+    def _open(self) -> PreparingConnection:
         connection = super()._open()
         pausing = self
 
@@ -64,7 +65,7 @@ def wait_until_blocked(url: str, futures: "list[Future[Any]]") -> None:
                 "SELECT count(*) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
-            return bool(cursor.fetchone()[0]) or all(future.done() for future in futures)
+            return bool(fetch_one_row(cursor)[0]) or all(future.done() for future in futures)
 
     try:
         wait_for(blocked, 10, "a connection waits for a lock", every=0.01)

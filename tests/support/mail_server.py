@@ -57,13 +57,13 @@ class MailServer:
         self.seen += 1
         answer = self.answers.pop(0) if self.answers else "250 OK"
         if answer == "drop":
-            assert server.transport is not None
+            assert isinstance(server.transport, asyncio.WriteTransport)
             server.transport.abort()
         if answer.startswith("250"):
             self.encrypted.append(session.ssl is not None)
             assert isinstance(envelope.content, bytes)
             mail = email.message_from_bytes(envelope.content, policy=default)
-            self.kept.append((list(envelope.rcpt_tos), mail))  # type: ignore[arg-type]
+            self.kept.append((list(envelope.rcpt_tos), mail))
         return answer
 
 

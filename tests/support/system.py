@@ -222,7 +222,7 @@ class System:
             now = self.statistics(mailing_id)
             return now if now["status"] in ("finished", "cancelled") else None
 
-        return wait_for(finished, seconds, f"mailing {mailing_id} finished")  # type: ignore[return-value]
+        return wait_for(finished, seconds, f"mailing {mailing_id} finished")
 
     # --- the truth -----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -91,7 +92,7 @@ def test_all_is_well(look: Look, database: Cursor) -> None:
 )
 def test_an_open_breaker(look: Look, redis: Redis, reason: str, says: str) -> None:
     now = time.time()
-    state = {"until": now + 8, "opened_at": now - 1, "reason": reason}
+    state: dict[Any, Any] = {"until": now + 8, "opened_at": now - 1, "reason": reason}
     redis.hset(metrics.BREAKER_KEY, mapping=state)
     assert says in look()
     redis.hset(metrics.BREAKER_KEY, mapping={"until": 0, "opened_at": 0})

@@ -32,7 +32,7 @@ def test_the_default_timezone_fills_in(
     def required(client: FlaskClient) -> list[str]:
         document = client.get("/apidoc/openapi.json").get_json()
         assert "Filter" in document["components"]["schemas"]
-        return document["components"]["schemas"]["NewClient"]["required"]
+        return list(document["components"]["schemas"]["NewClient"]["required"])
 
     tomsk = make_client(make_app(database_url, redis_url, DEFAULT_TIMEZONE="Asia/Tomsk"))
     assert tomsk.post(URL, json={"phone": "79990000002"}).get_json()["timezone"] == "Asia/Tomsk"

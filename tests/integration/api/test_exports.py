@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -143,7 +143,7 @@ def test_no_connection_is_held_between_pages(
     for _ in range(10):
         new_client(tag="slow")
     answer = client.get("/api/v1/clients.csv?tag=slow", buffered=False)
-    parts = iter(answer.response)
+    parts: Iterator[Any] = iter(answer.response)
     next(parts)
     next(parts)
     database.execute(

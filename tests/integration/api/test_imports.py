@@ -385,7 +385,7 @@ def test_there_is_no_such_import(client: FlaskClient) -> None:
 def test_imports_are_listed_in_pages(client: FlaskClient, load: Callable[..., Any]) -> None:
     ids = [load("phone\n1\n")["id"] for _ in range(3)]
     found: list[int] = []
-    cursor = ""
+    cursor: str | None = ""
     while cursor is not None:
         page = client.get(f"/api/v1/imports?limit=2{cursor and '&cursor=' + cursor}").get_json()
         found += [each["id"] for each in page["items"]]

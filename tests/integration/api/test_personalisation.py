@@ -130,7 +130,12 @@ def test_a_filter_comes_back_as_it_was_given(client: FlaskClient, new_mailing: M
     assert made["filter"] == chosen
     url = f"{MAILINGS}/{made['id']}"
     changed = client.patch(url, json={"filter": {"phones": ["79161234568"]}}).get_json()
-    empty = {"operator_codes": [], "tags": [], "timezones": [], "exclude_mailing_ids": []}
+    empty: dict[str, list[Any]] = {
+        "operator_codes": [],
+        "tags": [],
+        "timezones": [],
+        "exclude_mailing_ids": [],
+    }
     assert changed["filter"] == {**empty, "attributes": {}, "phones": ["79161234568"]}
 
 

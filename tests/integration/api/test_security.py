@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 from base64 import b64encode
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def no_provider(*_: object, **__: object) -> requests.Response:
 
 def test_a_defect_is_confined_too(database_url: str, redis_url: str) -> None:
     broken = make_app(database_url, redis_url)
-    broken.add_url_rule("/broken", view_func=lambda: 1 // 0)
+    broken.add_url_rule("/broken", view_func=lambda: str(1 // 0))
     answer = broken.test_client().get("/broken")
     assert answer.status_code == 500
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
@@ -178,7 +179,7 @@ def test_only_a_trusted_proxy_may_say_that_there_is_tls(
             process.start()
             servers[name] = (process, f"http://{bind}/healthz")
         for name, (_, url) in servers.items():
-            wait_for(lambda url=url: answers(url), 30, f"the API behind a {name}")
+            wait_for(partial(answers, url), 30, f"the API behind a {name}")
             said = requests.get(url, headers={"X-Forwarded-Proto": "https"}, timeout=5)
             assert (HSTS in said.headers) == (name == "trusted")
             assert HSTS not in requests.get(url, timeout=5).headers

@@ -89,13 +89,15 @@ def test_more_connections_than_threads_are_all_served(server: Server) -> None:
 
 def test_a_killed_process_is_replaced(server: Server) -> None:
     assert server.process.popen
-    killed, *_ = children(server.process.popen.pid)
+    server_pid = server.process.popen.pid
+    killed, *_ = children(server_pid)
     os.kill(killed, signal.SIGKILL)
-    wait_for(
-        lambda: len(present := children(server.process.popen.pid)) == 2 and killed not in present,
-        20,
-        "another process",
-    )
+
+    def is_replaced() -> bool:
+        present = children(server_pid)
+        return len(present) == 2 and killed not in present
+
+    wait_for(is_replaced, 20, "another process")
     wait_for(server.ready, 20, "the API")
 
 

@@ -100,7 +100,7 @@ def test_every_route_demands_its_scope(app: Flask, new_token: Make) -> None:
     stranger = app.test_client()
     for method, path in every_route(app):
         with app.test_request_context(path, method=method) as context:
-            view = app.view_functions[context.request.endpoint]
+            view = app.view_functions[str(context.request.endpoint)]
         assert hasattr(view, "scope"), (
             f"{method} {path} says no scope: describe it with @operation (api/openapi/operation.py)"
         )

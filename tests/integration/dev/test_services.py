@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
@@ -18,6 +19,7 @@ from dev.stack import StackError
 from dev.stack.processes import is_running
 from dev.stack.service import Service
 from dev.stack.services import Postgres, Valkey
+from shared.db.rows import fetch_one_row
 
 
 def pid_runs(pid: int) -> bool:
@@ -33,7 +35,7 @@ def query(postgres: Postgres, statement: str) -> str:
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(statement)
-            return str(cursor.fetchone()[0]) if cursor.description else ""
+            return str(fetch_one_row(cursor)[0]) if cursor.description else ""
     finally:
         connection.close()
 
@@ -133,7 +135,9 @@ def test_start_with_the_pid_file_of_an_unrelated_process(postgres: Postgres) -> 
     left = pid_file.read_text().split("\n", 1)[1]
     postgres.kill()
     owner = data.stat()
-    user = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+    user: dict[str, Any] = (
+        {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+    )
     unrelated = subprocess.Popen(["sleep", "60"], **user)
     try:
         pid_file.write_text(f"{unrelated.pid}\n{left}")

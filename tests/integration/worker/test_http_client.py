@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def send(client: HttpClient[Request], message_id: int = 1) -> Result[Request]:
     return result
 
 
-def ask(script: Callable[[socket.socket, RawServer], None], **options: float) -> Result[Request]:
+def ask(script: Callable[[socket.socket, RawServer], None], **options: Any) -> Result[Request]:
     with RawServer(script) as server, make_client(server.url, **options) as client:
         return send(client)
 
@@ -230,10 +231,15 @@ def drip(connection: socket.socket, data: bytes, server: RawServer) -> None:
             return
 
 
+def receive_and_drip(connection: socket.socket, server: RawServer) -> None:
+    server.receive(connection)
+    drip(connection, OK * 9, server)
+
+
 @pytest.mark.parametrize(
     "script",
     [
-        lambda connection, server: (server.receive(connection), drip(connection, OK * 9, server)),
+        receive_and_drip,
         lambda connection, server: (server.receive(connection), server.stopped.wait(30)),
         lambda connection, server: server.stopped.wait(30),
     ],
@@ -574,7 +580,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str] | OSError) ->
             raise answer_
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in answer_]
 
-    monkeypatch.setattr(resolver_module.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     return asked
 
 

@@ -21,7 +21,7 @@ def finished(system: System, location: str) -> dict[str, Any]:
         report: dict[str, Any] = system.call("GET", location.removeprefix("/api/v1"))
         return report if report["status"] != "running" else None
 
-    return wait_for(found, 60, "the import is finished")  # type: ignore[return-value]
+    return wait_for(found, 60, "the import is finished")
 
 
 def send(system: System, data: bytes, **kwargs: Any) -> Any:

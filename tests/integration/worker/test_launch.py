@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, time
 from types import SimpleNamespace
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import psycopg2
@@ -13,6 +14,7 @@ import pytest
 from redis import Redis
 
 from shared.db.partitions import ensure_partition
+from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import Window, next_opening
 from shared.queues import CONTROL_QUEUE, Queues, make_queue
 from tests.support.fleet import TAKEOVER_SECONDS, Fleet
@@ -533,7 +535,7 @@ def test_windows_put_it_off_zone_by_zone(fleet: Fleet, tag: str) -> None:
 def test_one_whose_whole_time_was_missed_expires(fleet: Fleet, tag: str, windowed: bool) -> None:
     """The scheduler was away from its start to its end; a window was open then, or none was set."""
     fleet.add_clients(50, ZONES, tag)
-    hours = {"window_from": time(1), "window_to": time(0, 59)} if windowed else {}
+    hours: dict[str, Any] = {"window_from": time(1), "window_to": time(0, 59)} if windowed else {}
     mailing_id = fleet.add_mailing(tags=[tag], **hours)
     fleet.end_mailing(mailing_id)
     fleet.launch_mailing(mailing_id, batch_size=5)
@@ -555,7 +557,7 @@ def test_blocks_of_ids_never_overlap(fleet: Fleet) -> None:
         with Database(fleet.url, "ids").autocommit() as cursor:
             for n in sizes:
                 cursor.execute("SELECT take_ids('batch_ids', %s)", (n,))
-                (first,) = cursor.fetchone()
+                (first,) = fetch_one_row(cursor)
                 taken.append((first, first + n - 1))
 
     with threads() as run:

@@ -153,7 +153,7 @@ def lines_of(path: Path) -> list[Line]:
 
 
 def is_attempt(line: Line) -> bool:
-    return line["event"] == "message.attempt"
+    return bool(line["event"] == "message.attempt")
 
 
 def replay(lines: list[Line]) -> dict[int, tuple[str, int]]:
@@ -354,7 +354,7 @@ def test_prometheus_finds_the_same_numbers_and_no_fault_in_the_rules(run: Run) -
 
     def equal() -> bool:
         rows = prometheus.query("notification_messages_total")
-        return {row["metric"]["status"]: float(row["value"][1]) for row in rows} == counts
+        return {row["metric"]["status"]: float(row["value"][1]) for row in rows} == dict(counts)
 
     wait_for(equal, 5, "Prometheus has scraped the final numbers")
     rules = prometheus.rules()

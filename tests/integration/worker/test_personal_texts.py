@@ -63,7 +63,7 @@ def test_who_lacks_an_attribute_fails_and_is_sent_nothing(quiet: System) -> None
     complete = add(quiet, "79170000020", tag="lack", attributes={"name": "Анна", "long": "-"})
     lacking = add(quiet, "79170000021", tag="lack", attributes={"long": "-"})
     too_long = add(quiet, "79170000022", tag="lack", attributes={"name": "Eva", "long": "x" * 200})
-    body = {"text": "Hello, {name}" + "{long}" * 20, "filter": {"tags": ["lack"]}}
+    body: dict[str, Any] = {"text": "Hello, {name}" + "{long}" * 20, "filter": {"tags": ["lack"]}}
     mailing = quiet.create_mailing(**body)
     assert quiet.wait_finished(mailing)["counts"] | {"sent": 1, "failed": 2} == {
         "pending": 0,

@@ -55,7 +55,8 @@ def test_a_day_is_due_at_its_time_and_not_before(change: date) -> None:
 
 def test_every_day_is_due_in_turn_and_none_is_left_out() -> None:
     """Looked at every hour for a year: each day comes once, on the day after it."""
-    at, seen = datetime(2026, 1, 1, tzinfo=UTC), []
+    seen: list[date] = []
+    at = datetime(2026, 1, 1, tzinfo=UTC)
     while at < datetime(2027, 1, 1, tzinfo=UTC):
         newest = due_days(at, NINE, BERLIN)[-1]
         if not seen or newest != seen[-1]:

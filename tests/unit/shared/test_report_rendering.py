@@ -193,6 +193,6 @@ def test_mail_has_short_ascii_lines_and_all_its_parts(language: str) -> None:
     assert kinds == [
         *("multipart/mixed", "multipart/alternative", "text/plain", "text/html", "text/csv"),
     ]
-    (table,) = read_back.iter_attachments()  # type: ignore[attr-defined]
+    (table,) = read_back.iter_attachments()
     assert table.get_filename() == "mailings-2026-11-22.csv"
     assert "Привет" in table.get_content()
