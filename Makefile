@@ -41,7 +41,7 @@ lint: venv ## check style, format, spelling and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@.venv/bin/codespell
-	@$(PYTHON) -m mypy api worker shared dev
+	@$(PYTHON) -m mypy api worker shared dev tests
 
 format: venv ## format the code
 	@$(PYTHON) -m ruff check --fix --quiet . ; $(PYTHON) -m ruff format .

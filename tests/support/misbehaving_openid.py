@@ -14,7 +14,7 @@ import json
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, Response, jsonify, request
 from joserfc import jwt
@@ -55,7 +55,7 @@ def create_misbehaving_provider(issuer: str) -> Flask:
     app.extensions["sign"] = sign_as_configured
 
     def show_other_configuration() -> Response:
-        answer: Response = show_configuration()
+        answer = cast(Response, show_configuration())
         if behaviour["issuer"]:
             return jsonify(answer.get_json() | {"issuer": behaviour["issuer"]})
         return answer

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -69,7 +71,7 @@ def raw_request(
     ).encode() + body
 
 
-def send(provider: ProviderControl, message_id: int, **kwargs) -> requests.Response:
+def send(provider: ProviderControl, message_id: int, **kwargs: Any) -> requests.Response:
     kwargs.setdefault("headers", {"Authorization": f"Bearer {TOKEN}"})
     kwargs.setdefault("data", message_body(message_id))
     url = f"{provider.base_url}/v1/send/{message_id}"
@@ -94,7 +96,7 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
-def wait_until(condition, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not become true in time"
@@ -108,7 +110,7 @@ def logged_answers(provider: ProviderControl) -> list[tuple[int, str, bool]]:
 # --- the contract
 
 
-def test_logs_every_field_of_an_accepted_message(provider):
+def test_logs_every_field_of_an_accepted_message(provider: ProviderControl) -> None:
     before = time.time()
     headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-ID": "r-7"}
     response = send(provider, 7, headers=headers)
@@ -127,7 +129,7 @@ def test_logs_every_field_of_an_accepted_message(provider):
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer b"}, {"Authorization": TOKEN}])
-def test_refuses_wrong_or_missing_token(provider, headers):
+def test_refuses_wrong_or_missing_token(provider: ProviderControl, headers: dict[str, str]) -> None:
     assert send(provider, 1, headers=headers).status_code == 401
     assert logged_answers(provider) == [(1, "unauthorized", False)]
     assert provider.stats()["refused"] == {"unauthorized": 1}
@@ -152,7 +154,9 @@ def test_refuses_wrong_or_missing_token(provider, headers):
         (b'{"id":2,"phone":1,"text":"x"}', "differ"),
     ],
 )
-def test_refuses_body_that_violates_the_contract(provider, body, expected_message):
+def test_refuses_body_that_violates_the_contract(
+    provider: ProviderControl, body: Any, expected_message: str
+) -> None:
     response = send(provider, 1, data=body)
     assert response.status_code == 400
     assert expected_message in response.json()["message"]
@@ -175,7 +179,9 @@ def test_refuses_body_that_violates_the_contract(provider, body, expected_messag
         ("DELETE", "/control/summary", 405),
     ],
 )
-def test_refuses_other_paths_and_methods(provider, method, path, status):
+def test_refuses_other_paths_and_methods(
+    provider: ProviderControl, method: str, path: str, status: int
+) -> None:
     response = requests.request(method, provider.base_url + path, timeout=10)
     assert response.status_code == status
     assert provider.stats()["received"] == 0
@@ -184,7 +190,7 @@ def test_refuses_other_paths_and_methods(provider, method, path, status):
 # --- HTTP parsing
 
 
-def test_parses_requests_split_at_every_byte_and_pipelined(provider):
+def test_parses_requests_split_at_every_byte_and_pipelined(provider: ProviderControl) -> None:
     one = raw_request(1) + raw_request(2)
     with connect(provider) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -196,7 +202,7 @@ def test_parses_requests_split_at_every_byte_and_pipelined(provider):
     assert [row["id"] for row in provider.requests()] == list(range(1, 203))
 
 
-def test_pipelined_requests_are_answered_in_order(provider):
+def test_pipelined_requests_are_answered_in_order(provider: ProviderControl) -> None:
     provider.set(poison_ids={1: "accepted_late", 2: "error_500"}, late_after=0.1)
     with connect(provider) as sock:
         sock.sendall(raw_request(1) + raw_request(2))
@@ -204,7 +210,7 @@ def test_pipelined_requests_are_answered_in_order(provider):
     assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"500"]
 
 
-def test_pipelined_request_may_arrive_in_parts(provider):
+def test_pipelined_request_may_arrive_in_parts(provider: ProviderControl) -> None:
     with connect(provider) as sock:
         sock.sendall(raw_request(1) + raw_request(2)[:-5])
         read_answers(sock, 1)
@@ -213,7 +219,7 @@ def test_pipelined_request_may_arrive_in_parts(provider):
     assert [row["id"] for row in provider.requests()] == [1, 2, 3]
 
 
-def test_parses_chunked_bodies_and_trailers(provider):
+def test_parses_chunked_bodies_and_trailers(provider: ProviderControl) -> None:
     body = message_body(5)
     head = raw_request(5, b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     chunks = b"3;note=x\r\n" + body[:3] + b"\r\n%X\r\n" % len(body[3:]) + body[3:] + b"\r\n"
@@ -226,7 +232,7 @@ def test_parses_chunked_bodies_and_trailers(provider):
     assert [row["id"] for row in provider.requests()] == [5, 6]
 
 
-def test_answers_expect_100_continue(provider):
+def test_answers_expect_100_continue(provider: ProviderControl) -> None:
     whole = raw_request(3, extra="Expect: 100-continue\r\n")
     head, body = whole.split(b"\r\n\r\n")
     with connect(provider) as sock:
@@ -246,7 +252,9 @@ def test_answers_expect_100_continue(provider):
         ("1.0", "Connection: Keep-Alive\r\n", True),
     ],
 )
-def test_keeps_or_closes_the_connection_as_requested(provider, version, extra, kept):
+def test_keeps_or_closes_the_connection_as_requested(
+    provider: ProviderControl, version: str, extra: Any, kept: Any
+) -> None:
     with connect(provider) as sock:
         sock.sendall(raw_request(1, version=version, extra=extra))
         data = read_answers(sock, 1)
@@ -274,7 +282,9 @@ def test_keeps_or_closes_the_connection_as_requested(provider, version, extra, k
         (b"GET / HTTP/1.1\r\nA: " + b"a" * 70000, b"431"),
     ],
 )
-def test_malformed_request_is_answered_once_and_the_connection_closed(provider, data, status):
+def test_malformed_request_is_answered_once_and_the_connection_closed(
+    provider: ProviderControl, data: bytes, status: bytes
+) -> None:
     with connect(provider) as sock:
         sock.sendall(data)
         answer = read_all(sock)
@@ -306,7 +316,9 @@ def test_malformed_request_is_answered_once_and_the_connection_closed(provider, 
         ("close_keepalive", 200, {}, OK),
     ],
 )
-def test_faults_that_are_well_formed_responses(provider, kind, status, headers, body):
+def test_faults_that_are_well_formed_responses(
+    provider: ProviderControl, kind: str, status: int, headers: dict[str, str], body: Any
+) -> None:
     provider.set(faults={kind: 1})
     response = send(provider, 1)
     assert response.status_code == status
@@ -315,7 +327,7 @@ def test_faults_that_are_well_formed_responses(provider, kind, status, headers, 
     assert logged_answers(provider) == [(1, kind, FAULTS[kind].accepts)]
 
 
-def test_throttle_429_date_sends_a_date(provider):
+def test_throttle_429_date_sends_a_date(provider: ProviderControl) -> None:
     provider.set(faults={"throttle_429_date": 1}, retry_after=5)
     before = time.time()
     response = send(provider, 1)
@@ -324,7 +336,7 @@ def test_throttle_429_date_sends_a_date(provider):
     assert before + 5 <= until_date <= time.time() + 6
 
 
-def test_oversized_responses(provider):
+def test_oversized_responses(provider: ProviderControl) -> None:
     provider.set(poison_ids={1: "big_200", 2: "gzip_bomb_200"})
     assert len(send(provider, 1).content) == BIG_BODY
     bomb = send(provider, 2, stream=True).raw.read(decode_content=False)
@@ -339,7 +351,9 @@ def test_oversized_responses(provider):
         ("http09", b"\x00\x17 no status line here\n{}\n"),
     ],
 )
-def test_framing_faults_end_with_the_connection(provider, kind, expected):
+def test_framing_faults_end_with_the_connection(
+    provider: ProviderControl, kind: str, expected: Any
+) -> None:
     provider.set(faults={kind: 1})
     with connect(provider) as sock:
         sock.sendall(raw_request(1))
@@ -348,7 +362,9 @@ def test_framing_faults_end_with_the_connection(provider, kind, expected):
 
 
 @pytest.mark.parametrize("kind", ["reset_before", "reset_while", "reset_after"])
-def test_reset_faults_reset_the_connection_and_are_logged(provider, kind):
+def test_reset_faults_reset_the_connection_and_are_logged(
+    provider: ProviderControl, kind: str
+) -> None:
     provider.set(faults={kind: 1})
     with connect(provider) as sock:
         sock.sendall(raw_request(1))
@@ -357,7 +373,7 @@ def test_reset_faults_reset_the_connection_and_are_logged(provider, kind):
     assert logged_answers(provider) == [(1, kind, kind == "reset_after")]
 
 
-def test_reset_before_does_not_wait_for_the_body(provider):
+def test_reset_before_does_not_wait_for_the_body(provider: ProviderControl) -> None:
     provider.set(poison_ids={1: "reset_before"})
     with connect(provider) as sock:
         sock.sendall(raw_request(1).split(b"\r\n\r\n")[0] + b"\r\n\r\n")
@@ -368,7 +384,9 @@ def test_reset_before_does_not_wait_for_the_body(provider):
 
 
 @pytest.mark.parametrize("kind", ["hang", "accepted_hang", "status_101"])
-def test_hanging_request_is_in_flight_until_the_client_disconnects(provider, kind):
+def test_hanging_request_is_in_flight_until_the_client_disconnects(
+    provider: ProviderControl, kind: str
+) -> None:
     provider.set(faults={kind: 1})
     with connect(provider) as sock:
         sock.sendall(raw_request(1))
@@ -382,7 +400,9 @@ def test_hanging_request_is_in_flight_until_the_client_disconnects(provider, kin
     assert logged_answers(provider) == [(1, kind, kind == "accepted_hang")]
 
 
-def test_accepted_late_is_accepted_immediately_and_answered_later(provider):
+def test_accepted_late_is_accepted_immediately_and_answered_later(
+    provider: ProviderControl,
+) -> None:
     provider.set(faults={"accepted_late": 1}, late_after=0.4)
     with connect(provider) as sock:
         started = time.monotonic()
@@ -393,7 +413,7 @@ def test_accepted_late_is_accepted_immediately_and_answered_later(provider):
         assert time.monotonic() - started >= 0.39
 
 
-def test_drip_sends_an_acceptance_byte_by_byte(provider):
+def test_drip_sends_an_acceptance_byte_by_byte(provider: ProviderControl) -> None:
     provider.set(faults={"drip": 1}, drip_interval=0.01)
     with connect(provider) as sock:
         sock.sendall(raw_request(1))
@@ -402,7 +422,7 @@ def test_drip_sends_an_acceptance_byte_by_byte(provider):
     assert provider.accepted_ids() == {1}
 
 
-def test_endless_headers_never_end(provider):
+def test_endless_headers_never_end(provider: ProviderControl) -> None:
     provider.set(faults={"endless_headers": 1})
     with connect(provider) as sock:
         sock.sendall(raw_request(1))
@@ -413,7 +433,7 @@ def test_endless_headers_never_end(provider):
     wait_until(lambda: provider.stats()["connections"] == 1)
 
 
-def test_close_keepalive_closes_without_announcing_it(provider):
+def test_close_keepalive_closes_without_announcing_it(provider: ProviderControl) -> None:
     provider.set(faults={"close_keepalive": 1})
     with connect(provider) as sock:
         sock.sendall(raw_request(1))
@@ -422,13 +442,16 @@ def test_close_keepalive_closes_without_announcing_it(provider):
     assert b"close" not in data
 
 
-def test_fault_fractions_hold_and_a_seed_repeats_them(provider):
+def test_fault_fractions_hold_and_a_seed_repeats_them(provider: ProviderControl) -> None:
+    def has_received(number: int) -> bool:
+        return bool(provider.stats()["received"] == number)
+
     def draw_faults() -> list[str]:
         provider.clear_requests()
         with connect(provider) as sock:
             for first in range(0, 2000, 200):
                 sock.sendall(b"".join(raw_request(number) for number in range(first, first + 200)))
-                wait_until(lambda first=first: provider.stats()["received"] == first + 200)
+                wait_until(partial(has_received, first + 200))
         return [row["answer"] for row in provider.requests()]
 
     faults = {"error_500": 0.2, "declined": 0.1}
@@ -448,14 +471,14 @@ def count_refused(provider: ProviderControl) -> int:
     return sum(provider.stats()["refused"].values())
 
 
-def test_poison_ids_and_phones_always_get_the_same_fault(provider):
+def test_poison_ids_and_phones_always_get_the_same_fault(provider: ProviderControl) -> None:
     provider.set(poison_ids={5: "reject_422"}, phones={PHONE: "declined"})
     assert [send(provider, 5).status_code for _ in range(3)] == [422, 422, 422]
     assert send(provider, 6).json()["code"] == 1
     assert send(provider, 6, data=message_body(6, phone=79990000000)).json()["code"] == 0
 
 
-def test_rate_limit(provider):
+def test_rate_limit(provider: ProviderControl) -> None:
     provider.set(rate_limit=5, retry_after=2)
     responses = [send(provider, number) for number in range(8)]
     assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
@@ -463,14 +486,14 @@ def test_rate_limit(provider):
     wait_until(lambda: send(provider, 9).status_code == 200, seconds=3)
 
 
-def test_latency(provider):
+def test_latency(provider: ProviderControl) -> None:
     provider.set(latency={"min": 0.1, "max": 0.2})
     started = time.monotonic()
     send(provider, 1)
     assert 0.09 <= time.monotonic() - started < 2
 
 
-def test_down_resets_all_but_control_connections(provider):
+def test_down_resets_all_but_control_connections(provider: ProviderControl) -> None:
     with connect(provider) as kept, connect(provider) as fresh:
         kept.sendall(raw_request(1))
         read_answers(kept, 1)
@@ -488,7 +511,7 @@ def test_down_resets_all_but_control_connections(provider):
 # --- the control interface
 
 
-def test_settings_change_individually_and_reset(provider):
+def test_settings_change_individually_and_reset(provider: ProviderControl) -> None:
     provider.set(latency=0.5, faults={"hang": 0.5})
     provider.set(latency=0)
     settings = provider.stats()["settings"]
@@ -517,14 +540,16 @@ def test_settings_change_individually_and_reset(provider):
         ({"poison_ids": {"x": "hang"}}, "poison_ids"),
     ],
 )
-def test_invalid_setting_is_named_and_changes_nothing(provider, settings, expected_message):
+def test_invalid_setting_is_named_and_changes_nothing(
+    provider: ProviderControl, settings: dict[str, Any], expected_message: str
+) -> None:
     before = provider.stats()["settings"]
     with pytest.raises(ValueError, match=expected_message):
         provider.set(**settings)
     assert provider.stats()["settings"] == before
 
 
-def test_counters_duplicates_and_digest(provider):
+def test_counters_duplicates_and_digest(provider: ProviderControl) -> None:
     with connect(provider) as sock:
         for number in (3, 900_000, 3, 4, 3):
             sock.sendall(raw_request(number))
@@ -545,7 +570,7 @@ def test_counters_duplicates_and_digest(provider):
         list(provider.requests(after=-1))
 
 
-def test_receives_and_lists_many_messages_quickly(provider):
+def test_receives_and_lists_many_messages_quickly(provider: ProviderControl) -> None:
     total = 50_000
     started = time.monotonic()
     with connect(provider) as sock:
@@ -566,7 +591,7 @@ def test_receives_and_lists_many_messages_quickly(provider):
 # --- the process
 
 
-def test_starts_with_given_faults_and_stops_on_sigterm():
+def test_starts_with_given_faults_and_stops_on_sigterm() -> None:
     with running("--fault", "declined=1", "--latency", "0.01-0.02") as (process, control):
         assert send(control, 1).json()["code"] == 1
         assert control.stats()["settings"]["latency"] == {"min": 0.01, "max": 0.02}
@@ -587,7 +612,7 @@ def test_starts_with_given_faults_and_stops_on_sigterm():
         (["--token", "t", "--latency", "slow"], "latency"),
     ],
 )
-def test_invalid_argument_prints_one_line(flags, expected_message):
+def test_invalid_argument_prints_one_line(flags: Any, expected_message: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PROVIDER_TOKEN"}
     command = [sys.executable, "-m", "dev.provider", "--port", "0", *flags]
     done = subprocess.run(
@@ -598,7 +623,7 @@ def test_invalid_argument_prints_one_line(flags, expected_message):
     assert done.stderr.count("\n") == 1
 
 
-def test_taken_port_is_named(provider):
+def test_taken_port_is_named(provider: ProviderControl) -> None:
     port = provider.base_url.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "dev.provider", "--port", port, "--token", "t"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
