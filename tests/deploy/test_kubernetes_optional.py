@@ -10,7 +10,17 @@ import yaml
 
 from dev import monitoring
 from tests.support import cluster_rules as rules
-from tests.support.cluster import ROOT, containers, files, holder, matches, of_kind, read, title
+from tests.support.cluster import (
+    NAMESPACE,
+    ROOT,
+    containers,
+    files,
+    holder,
+    matches,
+    of_kind,
+    read,
+    title,
+)
 
 OPTIONAL = ROOT / "k8s/optional"
 BASE = read(ROOT / "k8s")
@@ -66,7 +76,7 @@ def test_everything_is_in_the_namespace_and_no_name_is_taken_twice() -> None:
     titles = [title(each) for each in BASE + MORE]
     assert len(set(titles)) == len(titles)
     for each in MORE:
-        assert each["metadata"]["namespace"] == rules.NAMESPACE
+        assert each["metadata"]["namespace"] == NAMESPACE
         assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "notifications"
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import psycopg2
 
+from shared.db.rows import fetch_one_row
 from shared.domain.statuses import MessageStatus
 from tests.support.invariants import assert_totals, find_wrong_totals
 from tests.support.waiting import wait_for
@@ -243,8 +244,8 @@ class Fleet:
         )
 
     def _fetch_row(self) -> dict[str, Any]:
-        names = [column.name for column in self.cursor.description]
-        return dict(zip(names, self.cursor.fetchone(), strict=True))
+        names = [column.name for column in self.cursor.description or ()]
+        return dict(zip(names, fetch_one_row(self.cursor), strict=True))
 
 
 class FakeWorker:

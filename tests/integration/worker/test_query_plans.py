@@ -10,6 +10,7 @@ import pytest
 from api.clients.service import CREATE, GET
 from shared.db import mailing_counts, status_changes
 from shared.db.prepared_statements import PreparedStatement
+from shared.db.rows import fetch_one_row
 from tests.support.fleet import TAKEOVER_SECONDS, Fleet
 from worker.dispatch import claim_queries
 from worker.recording import queries
@@ -57,7 +58,7 @@ class Plans:
                 statement.run(cursor, values)
                 statement = statement.execute
             cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", values)
-            plan = cursor.fetchone()[0]
+            plan = fetch_one_row(cursor)[0]
             cursor.connection.rollback()
         plan = plan if isinstance(plan, list) else json.loads(plan)
         scans = list(nodes(plan[0]["Plan"]))
@@ -183,7 +184,7 @@ def test_clients_are_found_by_index(plans: Plans, statement: PreparedStatement) 
     with plans.fleet.db.transaction() as cursor:
         statement.run(cursor, person | who)
         cursor.execute(f"EXPLAIN (FORMAT JSON) {statement.execute}", person | who)
-        (plan,) = cursor.fetchone()[0]
+        (plan,) = fetch_one_row(cursor)[0]
         cursor.connection.rollback()
     assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan["Plan"])}
 

@@ -9,7 +9,7 @@ import pytest
 
 from shared.db import minute_counts, status_changes
 from shared.domain.send_windows import Window, next_opening
-from shared.domain.statuses import Reason
+from shared.domain.statuses import MessageStatus, Reason
 from tests.support.fleet import (
     LEASE_SECONDS,
     Fleet,
@@ -743,7 +743,7 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
     for mailing_id in mailings:
         fleet.launch_mailing(mailing_id)
         workers.append(fleet.claim_batch(mailing_id))
-    erased = MessageReport(0, final_status="cancelled", reason="client deleted")
+    erased = MessageReport(0, final_status=MessageStatus.CANCELLED, reason="client deleted")
     flushes = [w.make_report(reports=[erased._replace(message_id=w.ids[1])]) for w in workers]
     deleting = PausingDatabase(fleet.url, before=status_changes.END_PENDING_MESSAGES, nth=2)
     recording = PausingDatabase(fleet.url, before=minute_counts.ADD_MINUTE_COUNTS)
