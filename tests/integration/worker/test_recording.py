@@ -622,8 +622,8 @@ def test_what_fails_after_retry_failed_was_asked_for_is_not_retried(fleet: Fleet
     worker.finish(reports=map(rejected, worker.ids))
     fleet.retry_failed(mailing_id)
     assert fleet.apply_mailing_state(mailing_id) == 1
-    while worker := fleet.try_claim_batch(mailing_id):
-        worker.finish(reports=map(rejected, worker.ids))
+    while retried := fleet.try_claim_batch(mailing_id):
+        retried.finish(reports=map(rejected, retried.ids))
     assert fleet.apply_mailing_state(mailing_id) == 0
     assert fleet.settle_mailing(mailing_id) == "finished"
     assert fleet.count_statuses(mailing_id) == {"failed": 2}
