@@ -24,8 +24,7 @@ from api.http.bearer_auth import init_bearer_auth
 from api.http.problems import init_problems
 from api.http.request_id import init_request_ids
 from api.http.security_headers import init_security_headers
-from api.mailings import actions as mailing_actions
-from api.mailings import messages, preview, statistics, test_sends
+from api.mailings import message_routes as messages
 from api.mailings import routes as mailings
 from api.monitoring import health
 from api.monitoring.metrics import init_metrics
@@ -43,13 +42,9 @@ RESOURCES = (
     client_imports,
     exports,
     mailings,
-    preview,
-    mailing_actions,
     messages,
-    statistics,
     tokens,
     opt_outs,
-    test_sends,
     audit_log,
 )
 

@@ -9,10 +9,10 @@ from sqlalchemy import select
 
 from api.clients.schemas import ClientFilter
 from api.clients.service import ClientSearch, iter_client_pages, list_attribute_names
-from api.db import db, fetch_all
+from api.db import db
 from api.http.csv_response import stream_csv
-from api.mailings.messages import ALL, BY_STATUS
-from api.mailings.routes import find_mailing
+from api.mailings.messages import list_mailing_messages
+from api.mailings.service import find_mailing
 from api.openapi.operation import operation
 from api.schemas.csv_query import CsvQuery
 from shared.db.models import Client
@@ -107,21 +107,12 @@ def _client_rows(
 
 
 def _messages(mailing_id: int, status: MessageStatus | None) -> Iterator[list[tuple[Any, ...]]]:
-    statement = ALL if status is None else BY_STATUS[status]
-    after = 0
-    while True:
-        found = fetch_all(statement, mailing_id=mailing_id, after=after, n=PAGE)
-        # With a status, a page may be short and tell from which id on there is more.
-        until = found[0].get("until") if found else None
-        messages = [row for row in found if row["id"] is not None]
-        if messages:
-            yield _with_phones(messages)
-        if len(messages) == PAGE:
-            after = messages[-1]["id"]
-        elif until is not None:
-            after = until - 1
-        else:
-            return
+    after: int | None = 0
+    while after is not None:
+        page = list_mailing_messages(mailing_id, status, after, PAGE)
+        if page.rows:
+            yield _with_phones(page.rows)
+        after = page.last_id
 
 
 def _with_phones(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

@@ -14,7 +14,9 @@ from flask_wtf.csrf import CSRFProtect
 from api.admin import error_pages, preferences, sign_in
 from api.admin.auth import public, redirect_to_public_host, require_sign_in, set_security_headers
 from api.admin.preferences import choose_language, choose_zone
-from api.admin.presenters import formatting
+from api.admin.presenters.charts import init_charts
+from api.admin.presenters.formatting import init_template_functions
+from api.admin.presenters.live_figures import init_live_figures
 from api.admin.sign_in import init_signin
 from api.admin.views import (
     audit,
@@ -27,9 +29,8 @@ from api.admin.views import (
     reports,
     tokens,
 )
-from api.admin.views.dashboard import dashboard, init_dashboard
+from api.admin.views.dashboard import dashboard
 from api.admin.views.imports import allow_large_upload
-from api.admin.views.live_updates import init_live
 from api.admin.views.reports import init_reports
 from shared.config.settings import ApiSettings
 
@@ -78,8 +79,8 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         for views in VIEWS:
             admin.register_blueprint(views.blueprint)
         init_signin(app, settings)
-        init_live(app)
-        init_dashboard(app)
+        init_live_figures(app)
+        init_charts(app)
         init_reports(app, settings)
     else:
         admin.get("/")(off)
@@ -92,7 +93,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         locale_selector=choose_language,
         timezone_selector=choose_zone,
     )
-    formatting.init_shown(app)
+    init_template_functions(app)
     app.register_blueprint(admin)
 
 

@@ -8,7 +8,13 @@ from pydantic import Field
 
 from api.schemas import examples
 from api.schemas.base import PageQuery
-from api.schemas.responses import ResponseModel, format_instant, with_example
+from api.schemas.responses import (
+    ResponseModel,
+    format_instant,
+    with_example,
+)
+from shared.db.mailing_counts import MailingCounts
+from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus
 
 
@@ -126,15 +132,41 @@ class Statistics(ResponseModel):
 
 
 def present_message(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("id", "mailing_id", "client_id", "status", "reason", "attempts", "in_doubt")
-    times = ("created_at", "sent_at")
-    return {name: row[name] for name in kept} | {name: format_instant(row[name]) for name in times}
+    return _present(MessageAnswer, row)
 
 
 def present_attempt(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("outcome", "reason", "http_status", "latency_ms", "excerpt")
-    return {"at": format_instant(row["at"])} | {name: row[name] for name in kept}
+    return _present(AttemptAnswer, row)
 
 
-def present_counts(row: Mapping[str, Any]) -> dict[str, int]:
-    return {str(status): row[str(status)] for status in MessageStatus}
+def _present(model: type[ResponseModel], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Present the columns of a row that the model names."""
+    return {
+        name: format_instant(row[name]) if isinstance(row[name], datetime) else row[name]
+        for name in model.model_fields
+    }
+
+
+def present_mailing_statistics(mailing: Mailing, counts: MailingCounts) -> dict[str, Any]:
+    row = counts._asdict()
+    return {
+        "mailing_id": mailing.id,
+        "status": mailing.status,
+        "audience": mailing.audience,
+        "audience_complete": mailing.audience_complete,
+        "counts": _present(Counts, row),
+        **{name: row[name] for name in ("in_doubt", "in_progress", "due", "retrying", "waiting")},
+    }
+
+
+def present_mailing_totals(row: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"mailing_id": row["id"], "name": row["name"], "status": row["status"]}
+    return named | present_totals(row)
+
+
+def present_totals(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "audience": row["audience"],
+        "counts": _present(Counts, row),
+        "in_doubt": row["in_doubt"],
+    }

@@ -1,289 +1,219 @@
-"""The preview of a mailing: whom it would reach, in how many SMS, for how much and in what time."""
+"""Preview a mailing: its audience, SMS segments, cost and duration, with the present clients."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flask import Blueprint, current_app
-from pydantic import ConfigDict, Field
+from flask import current_app
 
 from api.db import database_now, session_cursor, use_one_snapshot
-from api.mailings.routes import draft
 from api.mailings.schemas import NewMailing
-from api.mailings.text_preview import Renderings, render_for
-from api.openapi.operation import operation
-from api.schemas import examples
-from api.schemas.responses import ResponseModel, format_instant
+from api.mailings.service import draft_mailing, window_of
+from api.mailings.text_preview import AudienceTexts, render_for_audience
+from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
 from shared.db.rows import fetch_one_row
-from shared.domain.scopes import Scope
-from shared.domain.segments import measure_segments
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import next_opening
 from shared.domain.templates import MAX_RENDERED_LENGTH, compile_template
 
-blueprint = Blueprint("preview", __name__)
+MAX_TAGS = 20
 
-SHOWN_TAGS = 20
-
-# Counted once by all three, and summed up from there: the clients are read a single time.
+# The clients are read once; all three breakdowns are sums of the same counts.
 AUDIENCE = f"""
 WITH counted AS MATERIALIZED (
     SELECT operator_code, timezone, tag, count(*) AS n FROM clients WHERE {AUDIENCE_CONDITION} GROUP BY 1, 2, 3
 )
 SELECT 'operator_code', operator_code, sum(n)::bigint FROM counted GROUP BY 2
 UNION ALL SELECT 'timezone', timezone, sum(n)::bigint FROM counted GROUP BY 2
-UNION ALL (SELECT 'tag', tag, sum(n)::bigint FROM counted GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT %(tags_shown)s)
+UNION ALL (SELECT 'tag', tag, sum(n)::bigint FROM counted GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT %(max_tags)s)
 """  # noqa: S608, E501 (AUDIENCE_CONDITION is a constant)
-# A big directory may take its time; nobody waits for it.
-PATIENCE = "SET LOCAL statement_timeout = '30s'"
+# Counting the clients of a large directory may take longer than the default limit.
+LONGER_TIMEOUT = "SET LOCAL statement_timeout = '30s'"
 
-# What the fleet does when nothing holds it up: the minutes of the last quarter of an hour in which
-# a mailing without a limit of its own was being sent from the first second to the last, since it
-# was in the minutes before and after as well.
+# The rate without a limit: averaged over the minutes of the last quarter of an hour in which a
+# mailing without a rate limit was sent during the whole minute, that is, also in the minutes before
+# and after it.
 MEASURED_RATE = """
-WITH done AS (
+WITH sent AS (
     SELECT mailing_id, minute, sum(count) AS n FROM minutes
     WHERE minute >= date_trunc('minute', now()) - interval '15 minutes' AND status = 'sent'
     GROUP BY 1, 2
 ), neighbours AS (
     SELECT mailing_id, minute, lag(minute) OVER w AS before, lead(minute) OVER w AS after
-    FROM done WINDOW w AS (PARTITION BY mailing_id ORDER BY minute)
+    FROM sent WINDOW w AS (PARTITION BY mailing_id ORDER BY minute)
 ), full_minutes AS (
-    SELECT DISTINCT minute FROM neighbours JOIN mailings g ON g.id = mailing_id
+    SELECT DISTINCT minute FROM neighbours JOIN mailings m ON m.id = mailing_id
     WHERE before = minute - interval '1 minute' AND after = minute + interval '1 minute'
-        AND g.rate_limit IS NULL
+        AND m.rate_limit IS NULL
 )
 SELECT (sum(n) / nullif(count(DISTINCT minute), 0) / 60)::float8
-FROM done JOIN full_minutes USING (minute)
+FROM sent JOIN full_minutes USING (minute)
 """
 
 
-class Share(ResponseModel):
-    """How many of the audience have this operator code, time zone or tag."""
+class Share(NamedTuple):
+    """The number of clients of the audience with this operator code, tag or missing attribute."""
 
-    value: str = Field(examples=["916"])
+    value: str
     clients: int
 
 
-class ZoneShare(Share):
-    """How many of the audience are in this time zone, and when they can first be written to."""
+class ZoneShare(NamedTuple):
+    """The clients of one time zone, and when their window opens; None if not before the end."""
 
-    opens_at: str | None = Field(
-        json_schema_extra={"format": "date-time"},
-        description="Null if the window never opens there before the end.",
-    )
-
-
-class TextPreview(ResponseModel):
-    """How the text travels as SMS; the longest one, where it is another for each client."""
-
-    length: int = Field(description="In characters.")
-    encoding: str = Field(json_schema_extra={"enum": ["GSM-7", "UCS-2"]})
-    units: int = Field(description="Septets (GSM-7) or 16-bit words (UCS-2).")
-    segments: int = Field(description="Per message.")
+    value: str
+    clients: int
+    opens_at: datetime | None
 
 
-class ExampleAnswer(ResponseModel):
-    """What one client would get."""
+class PreviewWarning(NamedTuple):
+    """A property of the mailing that is probably a mistake."""
 
-    client_id: int
-    text: str
-
-
-class Warning_(ResponseModel):
-    """Something that is probably not meant."""
-
-    code: str = Field(examples=["ends_too_early"])
+    code: str
     detail: str
 
 
-class PreviewAnswer(ResponseModel):
-    """What would become of a mailing if it were launched with the clients as they are now."""
+class Preview(NamedTuple):
+    """What a mailing would be if it were launched now.
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.PREVIEW]})
+    `rate` is in messages per second; it, `expected_seconds` and `expected_finish_at` are None
+    while no rate is known, and `cost` is None without a price.
+    """
 
-    audience: int
     by_operator_code: list[Share]
     by_timezone: list[ZoneShare]
-    by_tag: list[Share] = Field(description="The 20 largest.")
-    never_in_window: int = Field(
-        description="Clients whose window does not open before the end: they will not be sent to."
-    )
-    opted_out: int = Field(description="Clients who have opted out: they will not be sent to.")
-    lacking: int = Field(
-        description="Clients who lack an attribute that the text needs: their messages will fail."
-    )
-    missing_attributes: list[Share] = Field(description="How many clients lack which attribute.")
-    examples: list[ExampleAnswer] = Field(description="The text as the first five clients get it.")
-    text: TextPreview
-    segments_total: int = Field(description="Of all messages that can be sent.")
-    segments_exact: bool = Field(
-        description="False if the text is another for each of more than 100,000 clients: then an "
-        "even sample of them was rendered, and the total and the cost are estimates."
-    )
-    cost: str | None = Field(
-        description="Of all segments; null where no price is set.", examples=["1234.50"]
-    )
-    rate: float | None = Field(description="Messages a second, as far as is known.")
-    expected_seconds: float | None = Field(
-        description="How long the sending takes at this rate, hours outside of windows left out."
-    )
-    expected_finish_at: str | None = Field(json_schema_extra={"format": "date-time"})
-    warnings: list[Warning_]
+    by_tag: list[Share]
+    texts: AudienceTexts
+    longest_text: str
+    cost: Decimal | None
+    rate: float | None
+    expected_seconds: float | None
+    expected_finish_at: datetime | None
+    warnings: list[PreviewWarning]
+
+    @property
+    def audience(self) -> int:
+        return sum(zone.clients for zone in self.by_timezone)
+
+    @property
+    def never_in_window(self) -> int:
+        return sum(zone.clients for zone in self.by_timezone if zone.opens_at is None)
+
+    @property
+    def missing_attributes(self) -> list[Share]:
+        return [Share(*each) for each in self.texts.missing_attributes]
 
 
-class Zone(NamedTuple):
-    """The clients of one time zone; `opens` is None if they cannot be reached before the end."""
+def preview_mailing(body: NewMailing) -> Preview:
+    """Preview a mailing without storing it.
 
-    name: str
-    clients: int
-    opens: datetime | None
-
-
-@blueprint.post("/mailings/preview")
-@operation(
-    "mailings",
-    response=PreviewAnswer,
-    description="What the mailing would be.",
-    body=NewMailing,
-    scope=Scope.READ,
-)
-def preview_mailing(body: NewMailing) -> dict[str, Any]:
-    """Preview a mailing
-
-    Takes the body of a mailing, creates nothing, and tells whom it would reach by the clients as
-    they are now, how it travels as SMS, what it costs and whether it can be through before its end.
+    Must come first in its transaction. Raise InvalidFields as `create_mailing` would.
     """
     use_one_snapshot()
     now = database_now()
-    mailing = draft(body, now)
-    shares = _audience(mailing)
-    begins = max(mailing.start_at, now)
-    window = Window(body.window.start, body.window.end) if body.window else None
-    zones = [_zone(name, n, window, begins, mailing.end_at) for name, n in shares["timezone"]]
-    audience = sum(zone.clients for zone in zones)
-    reachable = sum(zone.clients for zone in zones if zone.opens)
-    opening = [zone.name for zone in zones if zone.opens]
-    texts = render_for(compile_template(mailing.text), match(mailing), opening)
-    longest = texts.longest or mailing.text
+    mailing = draft_mailing(body, now)
+    start = max(mailing.start_at, now)
+    audience = audience_parameters(*(getattr(mailing, name) for name in FILTER_COLUMNS))
+    shares = _count_audience(audience)
+    zones = [_open_zone(share, mailing, start) for share in shares["timezone"]]
+    opening = [zone.value for zone in zones if zone.opens_at]
+    texts = render_for_audience(compile_template(mailing.text), audience, opening)
     price: Decimal | None = current_app.config["SEGMENT_PRICE"]
-    rate = _rate(body.rate_limit)
-    finish = _finish(zones, rate, begins)
-    return {
-        "audience": audience,
-        "by_operator_code": _present(shares["operator_code"]),
-        "by_timezone": [
-            {"value": zone.name, "clients": zone.clients, "opens_at": format_instant(zone.opens)}
-            for zone in zones
-        ],
-        "by_tag": _present(shares["tag"]),
-        "never_in_window": audience - reachable,
-        "opted_out": texts.opted_out,
-        "lacking": texts.lacking,
-        "missing_attributes": _present(texts.missing),
-        "examples": [example._asdict() for example in texts.examples],
-        "text": {"length": len(longest), **measure_segments(longest)._asdict()},
-        "segments_total": texts.segments,
-        "segments_exact": texts.exact,
-        "cost": None if price is None else f"{price * texts.segments:f}",
-        "rate": rate,
-        "expected_seconds": None if rate is None else round(texts.messages / rate, 3),
-        "expected_finish_at": format_instant(finish),
-        "warnings": [
-            *_warnings(body, now, audience, reachable, finish),
-            *_warnings_of_texts(texts),
-        ],
-    }
+    rate = _estimate_rate(mailing.rate_limit)
+    preview = Preview(
+        by_operator_code=shares["operator_code"],
+        by_timezone=zones,
+        by_tag=shares["tag"],
+        texts=texts,
+        longest_text=texts.longest or mailing.text,
+        cost=None if price is None else price * texts.segments,
+        rate=rate,
+        expected_seconds=None if rate is None else round(texts.messages / rate, 3),
+        expected_finish_at=_estimate_finish(zones, rate, start),
+        warnings=[],
+    )
+    return preview._replace(warnings=list(_find_warnings(mailing, preview, now)))
 
 
-def match(mailing: Mailing) -> dict[str, object]:
-    """The AUDIENCE_CONDITION's values for this mailing."""
-    return audience_parameters(*(getattr(mailing, name) for name in FILTER_COLUMNS))
-
-
-def _audience(mailing: Mailing) -> dict[str, list[tuple[str, int]]]:
-    """The audience by operator code, zone and tag, each the largest first."""
-    reader = session_cursor()
-    reader.execute(PATIENCE)
-    reader.execute(AUDIENCE, {**match(mailing), "tags_shown": SHOWN_TAGS})
-    shares: dict[str, list[tuple[str, int]]] = {"operator_code": [], "timezone": [], "tag": []}
-    for kind, value, n in reader.fetchall():
-        shares[kind].append((value, n))
+def _count_audience(audience: Mapping[str, object]) -> dict[str, list[Share]]:
+    """Count the audience by operator code, time zone and tag, the largest share first."""
+    cursor = session_cursor()
+    cursor.execute(LONGER_TIMEOUT)
+    cursor.execute(AUDIENCE, {**audience, "max_tags": MAX_TAGS})
+    shares: dict[str, list[Share]] = {"operator_code": [], "timezone": [], "tag": []}
+    for kind, value, clients in cursor.fetchall():
+        shares[kind].append(Share(value, clients))
     for found in shares.values():
-        found.sort(key=lambda share: (-share[1], share[0]))
+        found.sort(key=lambda share: (-share.clients, share.value))
     return shares
 
 
-def _zone(name: str, n: int, window: Window | None, begins: datetime, end: datetime) -> Zone:
-    opens = next_opening(window, name, begins)
-    return Zone(name, n, opens if opens < end else None)
+def _open_zone(share: Share, mailing: Mailing, start: datetime) -> ZoneShare:
+    opens = next_opening(window_of(mailing), share.value, start)
+    return ZoneShare(*share, opens if opens < mailing.end_at else None)
 
 
-def _rate(rate_limit: int | None) -> float | None:
-    """Messages a second: by the limits where there are any, else as the fleet did of late."""
+def _estimate_rate(rate_limit: int | None) -> float | None:
+    """Return the lowest limit in messages per second, or the measured rate without a limit."""
     limits = [limit for limit in (rate_limit, current_app.config["PROVIDER_RATE"]) if limit]
     if limits:
         return float(min(limits))
-    reader = session_cursor()
-    reader.execute(MEASURED_RATE)
+    cursor = session_cursor()
+    cursor.execute(MEASURED_RATE)
     rate: float | None
-    (rate,) = fetch_one_row(reader)
+    (rate,) = fetch_one_row(cursor)
     return rate or None
 
 
-def _finish(zones: Iterable[Zone], rate: float | None, begins: datetime) -> datetime | None:
-    """When the last message has gone, if zones are served as they open."""
+def _estimate_finish(
+    zones: Sequence[ZoneShare], rate: float | None, start: datetime
+) -> datetime | None:
+    """Estimate when the last message is sent, if zones are served as their windows open."""
     if rate is None:
         return None
-    at = begins
-    for zone in sorted((zone for zone in zones if zone.opens), key=lambda zone: str(zone.opens)):
-        at = max(at, zone.opens or at) + timedelta(seconds=zone.clients / rate)
-    return at
+    finish = start
+    opening = [(zone.opens_at, zone.clients) for zone in zones if zone.opens_at]
+    for opens, clients in sorted(opening):
+        finish = max(finish, opens) + timedelta(seconds=clients / rate)
+    return finish
 
 
-def _warnings(
-    body: NewMailing, now: datetime, audience: int, reachable: int, finish: datetime | None
-) -> Iterable[dict[str, str]]:
-    if not audience:
-        yield _warning("empty_audience", "No client matches the filter.")
-    if body.start_at < now:
-        yield _warning("starts_at_once", "The start has passed: the mailing would start at once.")
-    if audience and not reachable:
-        yield _warning("window_never_opens", "For nobody does the window open before the end.")
-    elif reachable < audience:
-        yield _warning(
-            "window_excludes",
-            f"For {audience - reachable} clients the window does not open before the end.",
+def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterator[PreviewWarning]:
+    never, finish = preview.never_in_window, preview.expected_finish_at
+    if not preview.audience:
+        yield PreviewWarning("empty_audience", "No client matches the filter.")
+    if mailing.start_at < now:
+        yield PreviewWarning(
+            "starts_at_once", "The start has passed: the mailing would start at once."
         )
-    if finish is not None and finish > body.end_at:
-        yield _warning(
+    if never and never == preview.audience:
+        yield PreviewWarning("window_never_opens", "The window opens for no client before the end.")
+    elif never:
+        yield PreviewWarning(
+            "window_excludes", f"For {never} clients the window does not open before the end."
+        )
+    if finish is not None and finish > mailing.end_at:
+        yield PreviewWarning(
             "ends_too_early",
-            f"At the present rate it would take until {format_instant(finish)}, which is after "
-            "the end: what is left then is not sent.",
+            f"At the present rate it would take until {format_instant(finish)}, which is after the "
+            "end: what is left then is not sent.",
         )
+    yield from _find_text_warnings(preview.texts)
 
 
-def _warnings_of_texts(texts: Renderings) -> Iterable[dict[str, str]]:
+def _find_text_warnings(texts: AudienceTexts) -> Iterable[PreviewWarning]:
     if texts.lacking:
-        names = ", ".join(name for name, _ in texts.missing)
-        yield _warning(
+        names = ", ".join(name for name, _ in texts.missing_attributes)
+        yield PreviewWarning(
             "missing_attributes",
             f"{texts.lacking} clients lack what the text needs ({names}) and will not be sent to; "
             "a default, as in {name|dear client}, would reach them.",
         )
     if texts.unfit:
-        yield _warning(
+        yield PreviewWarning(
             "unfit_texts",
             f"For {texts.unfit} clients the text would be empty or longer than "
             f"{MAX_RENDERED_LENGTH} characters: they will not be sent to.",
         )
-
-
-def _warning(code: str, detail: str) -> dict[str, str]:
-    return {"code": code, "detail": detail}
-
-
-def _present(shares: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    return [{"value": value, "clients": n} for value, n in shares]

@@ -1,4 +1,4 @@
-"""What a mailing's text becomes for its audience: who lacks what, examples, and segments in all."""
+"""Render a mailing's text for its audience: examples, missing attributes, and segments in total."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -14,53 +14,54 @@ from shared.domain.attributes import placeholder_values
 from shared.domain.segments import measure_segments
 from shared.domain.templates import MissingAttribute, RenderingError, Template
 
-EXAMPLES = 5
-# Up to so many messages are rendered one by one; of more, an even sample of about that many.
-RENDERED = 100_000
+EXAMPLE_COUNT = 5
+# Up to this many messages are rendered one by one; of more, an even sample of about this size.
+SAMPLE_SIZE = 100_000
 
 VALUES = placeholder_values("clients")
-LACKING = f"""
-SELECT lacked, count(*) FROM clients CROSS JOIN unnest(%(required)s::text[]) AS lacked
-WHERE NOT attributes ? lacked AND {AUDIENCE_CONDITION} GROUP BY 1
+CLIENTS_BY_MISSING_ATTRIBUTE = f"""
+SELECT required, count(*) FROM clients CROSS JOIN unnest(%(required)s::text[]) AS required
+WHERE NOT attributes ? required AND {AUDIENCE_CONDITION} GROUP BY 1
 """  # noqa: S608 (constants, here and below)
-LACKING_ANY = f"""
+CLIENTS_MISSING_ATTRIBUTES = f"""
 SELECT count(*) FROM clients WHERE NOT attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION}
 """  # noqa: S608
-SHOWN = f"""
+EXAMPLES = f"""
 SELECT id, {VALUES} FROM clients
-WHERE attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION} ORDER BY id LIMIT %(shown)s
+WHERE attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION} ORDER BY id LIMIT %(examples)s
 """  # noqa: S608
-OPTED_OUT = f"""
+OPTED_OUT_CLIENTS = f"""
 SELECT count(*) FROM clients
 WHERE {AUDIENCE_CONDITION} AND EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
 """  # noqa: S608
-# Those who can be written to.
-WRITTEN_TO = f"""
+# Clients who have not opted out and whose window opens before the end.
+REACHABLE = f"""
 {AUDIENCE_CONDITION} AND timezone = ANY (%(zones)s::text[])
     AND NOT EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
 """
-REACHED = f"SELECT count(*) FROM clients WHERE {WRITTEN_TO}"  # noqa: S608
-EVERY = f"SELECT {VALUES} FROM clients WHERE id %% %(step)s = 0 AND {WRITTEN_TO}"  # noqa: S608
+REACHABLE_CLIENTS = f"SELECT count(*) FROM clients WHERE {REACHABLE}"  # noqa: S608
+SAMPLE = f"SELECT {VALUES} FROM clients WHERE id %% %(step)s = 0 AND {REACHABLE}"  # noqa: S608
 
 
 class Example(NamedTuple):
-    """What one client would get."""
+    """The text that one client would receive."""
 
     client_id: int
     text: str
 
 
-class Renderings(NamedTuple):
-    """A text as its audience would get it.
+class AudienceTexts(NamedTuple):
+    """A text rendered for its audience.
 
-    Of the audience, `opted_out` are not written to and `lacking` lack an attribute (which ones:
-    `missing`). Of those whose window opens, `messages` are sent, in `segments`, and for `unfit` the
-    values make the text empty or too long; these are estimated from a sample unless `exact`.
+    Of the whole audience, `opted_out` clients are not messaged and `lacking` clients lack an
+    attribute (which: `missing_attributes`). Of the clients whose window opens, `messages` are sent,
+    in `segments` in total, and for `unfit` clients the text is empty or too long; these three are
+    estimates from a sample unless `exact`.
     """
 
     opted_out: int
     lacking: int
-    missing: list[tuple[str, int]]
+    missing_attributes: list[tuple[str, int]]
     unfit: int
     examples: list[Example]
     longest: str
@@ -70,8 +71,8 @@ class Renderings(NamedTuple):
 
 
 @dataclass
-class _Drawn:
-    """What was rendered one by one."""
+class _Sample:
+    """Totals of the messages that were rendered one by one."""
 
     clients: int = 0
     messages: int = 0
@@ -94,72 +95,68 @@ class _Drawn:
             self.longest = text
 
 
-def render_for(
-    template: Template, chosen: Mapping[str, object], zones: Iterable[str]
-) -> Renderings:
-    """Render for whoever `chosen` (its values) finds; `zones` are those that open."""
+def render_for_audience(
+    template: Template, audience: Mapping[str, object], zones: Iterable[str]
+) -> AudienceTexts:
+    """Render a text for the clients that the filter values `audience` match.
+
+    `zones` are the time zones in which the window opens before the end.
+    """
     values = {
-        **chosen,
+        **audience,
         "zones": list(zones),
         "required": template.required,
-        "shown": EXAMPLES,
+        "examples": EXAMPLE_COUNT,
     }
-    reader = session_cursor()
-    opted_out = _count(reader, OPTED_OUT, values)
-    reached = _count(reader, REACHED, values)
-    lacking, missing = _missing(reader, template, values)
-    examples = _examples(reader, template, values)
+    cursor = session_cursor()
+    reachable = _count(cursor, REACHABLE_CLIENTS, values)
     if template.plain is not None:
-        each = measure_segments(template.plain).segments
-        drawn = _Drawn(reached, reached, reached * each, 0, template.plain)
+        segments = reachable * measure_segments(template.plain).segments
+        sample = _Sample(reachable, reachable, segments, 0, template.plain)
     else:
-        drawn = _draw(template, {**values, "step": -(-reached // RENDERED) or 1})
-    scale = reached / drawn.clients if drawn.clients else 0.0
-    return Renderings(
-        opted_out,
-        lacking,
-        missing,
-        round(drawn.unfit * scale),
-        examples,
-        drawn.longest,
-        round(drawn.messages * scale),
-        round(drawn.segments * scale),
-        drawn.clients == reached,
+        sample = _render_sample(template, {**values, "step": -(-reachable // SAMPLE_SIZE) or 1})
+    scale = reachable / sample.clients if sample.clients else 0.0
+    missing_attributes: list[tuple[str, int]] = []
+    if template.required:
+        cursor.execute(CLIENTS_BY_MISSING_ATTRIBUTE, values)
+        missing_attributes = sorted(cursor.fetchall(), key=lambda row: (-row[1], row[0]))
+    return AudienceTexts(
+        opted_out=_count(cursor, OPTED_OUT_CLIENTS, values),
+        lacking=_count(cursor, CLIENTS_MISSING_ATTRIBUTES, values) if missing_attributes else 0,
+        missing_attributes=missing_attributes,
+        unfit=round(sample.unfit * scale),
+        examples=_render_examples(cursor, template, values),
+        longest=sample.longest,
+        messages=round(sample.messages * scale),
+        segments=round(sample.segments * scale),
+        exact=sample.clients == reachable,
     )
 
 
-def _count(reader: Cursor, statement: str, values: Mapping[str, object]) -> int:
-    reader.execute(statement, values)
-    (count,) = fetch_one_row(reader)
+def _count(cursor: Cursor, statement: str, values: Mapping[str, object]) -> int:
+    cursor.execute(statement, values)
+    (count,) = fetch_one_row(cursor)
     return int(count)
 
 
-def _missing(
-    reader: Cursor, template: Template, values: Mapping[str, object]
-) -> tuple[int, list[tuple[str, int]]]:
-    if not template.required:
-        return 0, []
-    reader.execute(LACKING, values)
-    missing = sorted(reader.fetchall(), key=lambda found: (-found[1], found[0]))
-    return (_count(reader, LACKING_ANY, values) if missing else 0), missing
-
-
-def _examples(reader: Cursor, template: Template, values: Mapping[str, object]) -> list[Example]:
-    reader.execute(SHOWN, values)
+def _render_examples(
+    cursor: Cursor, template: Template, values: Mapping[str, object]
+) -> list[Example]:
+    cursor.execute(EXAMPLES, values)
     examples = []
-    for client_id, fields in reader.fetchall():
+    for client_id, fields in cursor.fetchall():
         with suppress(RenderingError):
             examples.append(Example(client_id, template.render(fields)))
     return examples
 
 
-def _draw(template: Template, values: Mapping[str, object]) -> _Drawn:
-    drawn = _Drawn()
-    # A cursor of the server's: a hundred thousand clients need not be here at once.
+def _render_sample(template: Template, values: Mapping[str, object]) -> _Sample:
+    sample = _Sample()
+    # A server-side cursor keeps memory small: there may be a hundred thousand clients.
     connection = cast(Any, db.session.connection().connection)
-    with connection.cursor(name="renderings") as rows:
-        rows.itersize = 5_000
-        rows.execute(EVERY, values)
-        for (fields,) in rows:
-            drawn.add(template, fields)
-    return drawn
+    with connection.cursor(name="text_preview") as cursor:
+        cursor.itersize = 5_000
+        cursor.execute(SAMPLE, values)
+        for (fields,) in cursor:
+            sample.add(template, fields)
+    return sample

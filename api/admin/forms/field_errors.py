@@ -1,4 +1,4 @@
-"""What is wrong with a form, said at its fields, in the reader's language."""
+"""Errors of a submitted form, by field and in the reader's language."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from api.errors import InvalidFields
 from shared.domain.templates import MalformedTemplate, compile_template
 
-# By the codes that the API gives its errors.
-SAYS: dict[str, LazyString] = {
+# By the error codes of the API.
+MESSAGES: dict[str, LazyString] = {
     "missing": lazy_gettext("Please fill this in."),
     "string_too_short": lazy_gettext("Please fill this in."),
     "string_too_long": lazy_gettext("This is too long."),
@@ -46,51 +46,51 @@ SAYS: dict[str, LazyString] = {
 }
 
 
-def from_schema(error: ValidationError) -> dict[str, str]:
-    """By field: what pydantic found."""
-    found: dict[str, str] = {}
+def errors_from_schema(error: ValidationError) -> dict[str, str]:
+    """Return pydantic's errors as messages by field, the first of each."""
+    messages: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False):
         field = str(each["loc"][0]) if each["loc"] else ""
         nested = str(each["loc"][1]) if len(each["loc"]) > 1 else ""
-        place = nested if field == "filter" else field
+        name = nested if field == "filter" else field
         if each["type"] == "placeholder":
-            found.setdefault(place, _of_placeholder(str(each["input"])))
-        found.setdefault(place, _say(each["type"], str(each["msg"])))
-    return found
+            messages.setdefault(name, _describe_placeholder(str(each["input"])))
+        messages.setdefault(name, _translate(each["type"], str(each["msg"])))
+    return messages
 
 
-def _of_placeholder(text: str) -> str:
-    """What is wrong with a text's braces, and where."""
+def _describe_placeholder(text: str) -> str:
+    """Return what is wrong with a text's braces, and where."""
     try:
         compile_template(text)
-    except MalformedTemplate as fault:
-        says: str = _(
+    except MalformedTemplate as error:
+        message: str = _(
             "The brace at character %(n)s makes no sense: a placeholder is written %(one)s or "
             "%(other)s, and a mere brace twice: %(brace)s.",
-            n=fault.position,
+            n=error.position,
             one="{name}",
             other="{name|dear client}",
             brace="{{",
         )
-        return says
+        return message
     return ""
 
 
-def from_resource(problem: InvalidFields) -> dict[str, str]:
-    """By field: what the resource found when it looked closer."""
-    found: dict[str, str] = {}
-    for fault in problem.field_errors:
-        steps = (fault.pointer or "").strip("/").split("/")
-        place = steps[1] if steps[0] == "filter" and len(steps) > 1 else steps[0]
-        found.setdefault(place, _say(fault.code, fault.detail))
-    return found
+def errors_from_service(error: InvalidFields) -> dict[str, str]:
+    """Return a service's field errors as messages by field, the first of each."""
+    messages: dict[str, str] = {}
+    for each in error.field_errors:
+        steps = (each.pointer or "").strip("/").split("/")
+        name = steps[1] if steps[0] == "filter" and len(steps) > 1 else steps[0]
+        messages.setdefault(name, _translate(each.code, each.detail))
+    return messages
 
 
-def _say(code: str, detail: str) -> str:
-    known = SAYS.get(code)
+def _translate(code: str, detail: str) -> str:
+    known = MESSAGES.get(code)
     return str(known) if known is not None else _("This is not accepted: %(detail)s", detail=detail)
 
 
-def text_of(form: Mapping[str, Any], name: str) -> str:
-    """A field as text that can be stored, without the blanks around it."""
+def field_text(form: Mapping[str, Any], name: str) -> str:
+    """Return a field's text without surrounding blanks and without NUL, which is not storable."""
     return str(form.get(name) or "").replace("\x00", "").strip()

@@ -1,6 +1,7 @@
-"""What needs somebody's attention, the most urgent first: what it is, and what to do about it."""
+"""Alerts of the dashboard: conditions that need attention, with what to do about each."""
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from flask import url_for
@@ -9,9 +10,9 @@ from flask_babel import lazy_gettext, ngettext
 from markupsafe import Markup
 from sqlalchemy import text
 
-from api.admin.presenters.fleet_health import STALE_SWEEP
-from api.admin.presenters.formatting import instant
-from api.admin.views.live_updates import is_late
+from api.admin.presenters.fleet_health import MAX_SWEEP_AGE
+from api.admin.presenters.formatting import render_instant
+from api.admin.presenters.live_figures import Snapshot, is_late
 from api.db import fetch_all
 
 FAILED = text("""
@@ -21,35 +22,35 @@ WHERE deleted_at IS NULL AND status = 'finished' AND failed > 0
 ORDER BY id DESC LIMIT 5
 """)
 THROTTLED = text("SELECT throttled_until FROM provider_state WHERE throttled_until > now()")
-BROKEN_IMPORTS = text("""
+FAILED_IMPORTS = text("""
 SELECT id, created_at FROM imports
 WHERE status = 'failed' AND created_at > now() - interval '1 day' ORDER BY id DESC LIMIT 3
 """)
-# A launch takes a second or two; later than this, nobody is at it.
-OVERDUE = timedelta(seconds=30)
-# A paused mailing whose end is nearer than this is about to be lost.
-SOON = timedelta(hours=2)
+# A launch takes a second or two; after this time it is missing.
+MAX_LAUNCH_DELAY = timedelta(seconds=30)
+# A paused mailing whose end is nearer than this is about to expire.
+PAUSED_END_NOTICE = timedelta(hours=2)
 
 BREAKER = {
     "unauthorized": (
         lazy_gettext("The provider does not accept our token."),
         lazy_gettext(
-            "Nothing is sent. Have the token (PROVIDER_TOKEN) renewed; sending goes on by itself."
+            "Nothing is sent. Have the token (PROVIDER_TOKEN) renewed; sending resumes by itself."
         ),
     ),
     "unavailable": (
         lazy_gettext("The provider cannot be reached."),
-        lazy_gettext("Sending waits and goes on by itself as soon as it answers again."),
+        lazy_gettext("Sending waits and resumes by itself as soon as the provider answers again."),
     ),
     "unknown": (
         lazy_gettext("The provider gives no clear answers."),
-        lazy_gettext("Sending waits and goes on by itself as soon as it answers again."),
+        lazy_gettext("Sending waits and resumes by itself as soon as the provider answers again."),
     ),
 }
 
 
-class Item(NamedTuple):
-    """One thing to know: danger or warning, what it is, what follows, and where to look."""
+class Alert(NamedTuple):
+    """One alert: `danger` or `warning`, what has happened, what to do, and where to look."""
 
     tone: str
     title: str
@@ -57,69 +58,71 @@ class Item(NamedTuple):
     address: str | None = None
 
 
-def items(found: dict[int, dict[str, Any]], health: dict[str, Any]) -> list[Item]:
-    now = datetime.now(UTC)
-    listed = [*_of_services(found, health, now), *_of_mailings(found, now)]
-    return sorted(listed, key=lambda item: item.tone != "danger")
+def find_alerts(snapshot: Snapshot, now: datetime) -> list[Alert]:
+    """Return the present alerts, the most urgent first."""
+    alerts = [*_find_service_alerts(snapshot), *_find_mailing_alerts(snapshot, now)]
+    return sorted(alerts, key=lambda alert: alert.tone != "danger")
 
 
-def _of_services(
-    found: dict[int, dict[str, Any]], health: dict[str, Any], now: datetime
-) -> list[Item]:
-    listed = []
+def _find_service_alerts(snapshot: Snapshot) -> Iterator[Alert]:
+    health = snapshot.health
     if health["state"] == "unseen":
-        says = _("Nothing is lost: mailings start and go on when it is back.")
-        listed.append(Item("danger", _("Redis cannot be reached."), says))
+        detail = _("Nothing is lost: mailings start and continue when it is back.")
+        yield Alert("danger", _("Redis cannot be reached."), detail)
     elif health["state"] == "open":
         title, detail = BREAKER.get(health["reason"], BREAKER["unavailable"])
-        listed.append(Item("danger", str(title), str(detail)))
-    throttled = fetch_all(THROTTLED)
-    if throttled:
-        says = Markup("{} {}.").format(
-            _("Sending goes on by itself at"), instant(throttled[0]["throttled_until"], "HH:mm:ss")
-        )
-        listed.append(Item("warning", _("The provider asks us to wait."), says))
-    busy = any(row["status"] == "running" for row in found.values())
-    if health.get("dispatchers") == 0 and busy:
-        says = _("Mailings are running, and nobody sends them. Start dispatch workers.")
-        listed.append(Item("danger", _("No worker is there."), says))
-    if health["state"] != "unseen" and (health["swept"] is None or health["swept"] > STALE_SWEEP):
-        says = _("Mailings may start late. Start the control worker and the scheduler.")
-        listed.append(Item("danger", _("The sweep stands still."), says))
-    for row in fetch_all(BROKEN_IMPORTS):
+        yield Alert("danger", str(title), str(detail))
+    for row in fetch_all(THROTTLED):
+        until = render_instant(row["throttled_until"], "HH:mm:ss")
+        detail = Markup("{} {}.").format(_("Sending resumes by itself at"), until)
+        yield Alert("warning", _("The provider asks us to wait."), detail)
+    running = any(row["status"] == "running" for row in snapshot.mailings.values())
+    if health.get("dispatchers") == 0 and running:
+        detail = _("Mailings are running, but no worker sends them. Start dispatch workers.")
+        yield Alert("danger", _("No dispatch worker is running."), detail)
+    if health["state"] != "unseen" and (health["swept"] is None or health["swept"] > MAX_SWEEP_AGE):
+        detail = _("Mailings may start late. Start the control worker and the scheduler.")
+        yield Alert("danger", _("The sweep is not running."), detail)
+    for row in fetch_all(FAILED_IMPORTS):
         address = url_for("admin.imports.show_import", import_id=row["id"])
-        says = _("Send the file again: what was merged is found unchanged.")
-        listed.append(Item("warning", _("An import has failed."), says, address))
-    return listed
+        detail = _("Send the file again: what was merged is found unchanged.")
+        yield Alert("warning", _("An import has failed."), detail, address)
 
 
-def _of_mailings(found: dict[int, dict[str, Any]], now: datetime) -> list[Item]:
-    listed = []
-    for row in found.values():
+def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
+    for row in snapshot.mailings.values():
         if row["status"] == "running" and is_late(row, now):
-            says = Markup("{} {}.").format(
-                _("At the present rate it is not through before its end; the rest expires at"),
-                instant(row["end_at"]),
+            yield _mailing_alert(
+                row,
+                "warning",
+                _("At the present rate it will not finish before its end; the rest expires at"),
+                row["end_at"],
             )
-            listed.append(_about(row, "warning", says))
-        elif row["status"] == "scheduled" and now - row["start_at"] > OVERDUE:
-            listed.append(_about(row, "danger", _("Its start has come, and it has not started.")))
-        elif row["status"] == "paused" and row["end_at"] - now < SOON:
-            says = Markup("{} {}.").format(
-                _("It is paused; what is left expires at"), instant(row["end_at"])
+        elif row["status"] == "scheduled" and now - row["start_at"] > MAX_LAUNCH_DELAY:
+            yield _mailing_alert(
+                row, "danger", _("Its start time has passed, and it has not started.")
             )
-            listed.append(_about(row, "warning", says))
+        elif row["status"] == "paused" and row["end_at"] - now < PAUSED_END_NOTICE:
+            yield _mailing_alert(
+                row, "warning", _("It is paused; what is left expires at"), row["end_at"]
+            )
     for row in fetch_all(FAILED):
-        says = Markup("{} {} {}.").format(
-            ngettext("%(num)s message has failed.", "%(num)s messages have failed.", row["failed"]),
-            _("They can be tried again until"),
-            instant(row["end_at"]),
+        failed = ngettext(
+            "%(num)s message has failed.", "%(num)s messages have failed.", row["failed"]
         )
-        listed.append(_about(row, "warning", says, "failed"))
-    return listed
+        detail = f"{failed} {_('They can be tried again until')}"
+        yield _mailing_alert(row, "warning", detail, row["end_at"], "failed")
 
 
-def _about(row: dict[str, Any], tone: str, says: str | Markup, status: str | None = None) -> Item:
+def _mailing_alert(
+    row: dict[str, Any],
+    tone: str,
+    detail: str,
+    until: datetime | None = None,
+    status: str | None = None,
+) -> Alert:
+    """Return an alert about a mailing, whose detail ends with the instant `until`."""
     title = row["name"] or (row["text"] if len(row["text"]) < 61 else row["text"][:59] + "…")
-    address = url_for("admin.mailings.show", mailing_id=row["id"], status=status)
-    return Item(tone, title, says, address)
+    address = url_for("admin.mailings.show_mailing", mailing_id=row["id"], status=status)
+    text = Markup("{} {}.").format(detail, render_instant(until)) if until else detail
+    return Alert(tone, title, text, address)

@@ -1,4 +1,4 @@
-"""How the provider and the fleet are doing: as the workers leave it in Redis, read in one go."""
+"""The health of the provider and of the workers, from what the workers store in Redis."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,13 @@ from redis import Redis
 from shared import metrics
 from shared.queues import CONTROL_QUEUE, DISPATCH_QUEUE
 
-# Without a sweep for so long, nobody finds what lost jobs left undone.
-STALE_SWEEP = 60.0
-SLOW = 0.95
+# Without a sweep, work that lost jobs left undone is not found. In seconds.
+MAX_SWEEP_AGE = 60.0
+SLOW_QUANTILE = 0.95
 
 
-def read_vitals(redis: Redis) -> dict[str, Any]:
-    """What Redis knows at this moment. Raises RedisError."""
+def read_fleet_status(redis: Redis) -> dict[str, Any]:
+    """Read the workers' counters and the provider's state. Raise RedisError."""
     pipeline: Any = redis.pipeline(transaction=False)
     pipeline.time()
     pipeline.hgetall(metrics.COUNTERS_KEY)
@@ -28,8 +28,8 @@ def read_vitals(redis: Redis) -> dict[str, Any]:
     now = time_[0] + time_[1] / 1e6
     alive: Any = redis.pipeline(transaction=False)
     for names in workers:
-        # One that was killed stays in the set until RQ notices, but its own key goes.
-        alive.exists(*(names or {"nobody"}))
+        # A killed worker stays in the set until RQ notices, but its own key expires.
+        alive.exists(*(names or {"none"}))
     dispatchers, controllers = alive.execute()
     until, opened_at, reason = breaker
     senders = [list(map(float, each.split())) for each in senders.values()]
@@ -51,27 +51,30 @@ def read_vitals(redis: Redis) -> dict[str, Any]:
     }
 
 
-def judge(vitals: Mapping[str, Any] | None, earlier: Mapping[str, float]) -> dict[str, Any]:
-    """The provider's health, with what was counted since `earlier` (a minute ago, say)."""
-    if vitals is None:
-        return {"state": "unseen", "reason": None, "until": None, **_counted({})}
+def assess_health(status: Mapping[str, Any] | None, earlier: Mapping[str, float]) -> dict[str, Any]:
+    """Return the provider's health, with the responses since the counters were `earlier`.
+
+    A `status` of None means that Redis cannot be reached.
+    """
+    if status is None:
+        return {"state": "unseen", "reason": None, "until": None, **_count_responses({})}
     counted = {
         name: value - earlier.get(name, 0.0)
-        for name, value in vitals["counters"].items()
+        for name, value in status["counters"].items()
         if value > earlier.get(name, 0.0)
     }
     kept = ("reason", "used", "limit", "in_flight", "dispatchers", "controllers", "swept")
-    found = {name: vitals[name] for name in kept} | _counted(counted)
-    if vitals["opened_at"] is not None:
-        state, until = "open", vitals["tried_at"]
-    elif vitals["hold"] is not None:
-        state, until = "throttled", vitals["hold"]
+    found = {name: status[name] for name in kept} | _count_responses(counted)
+    if status["opened_at"] is not None:
+        state, until = "open", status["tried_at"]
+    elif status["hold"] is not None:
+        state, until = "throttled", status["hold"]
     else:
-        state, until = ("working" if vitals["senders"] or found["answers"] else "idle"), None
+        state, until = ("working" if status["senders"] or found["answers"] else "idle"), None
     return found | {"state": state, "until": until}
 
 
-def _counted(counted: Mapping[str, float]) -> dict[str, Any]:
+def _count_responses(counted: Mapping[str, float]) -> dict[str, Any]:
     outcomes = {
         name.removeprefix("attempt:"): int(value)
         for name, value in counted.items()
@@ -82,13 +85,13 @@ def _counted(counted: Mapping[str, float]) -> dict[str, Any]:
         "answers": sum(outcomes.values()),
         "accepted": outcomes.pop("accepted", 0),
         "others": outcomes,
-        "typical_ms": quantile(buckets, 0.5),
-        "slow_ms": quantile(buckets, SLOW),
+        "typical_ms": latency_quantile(buckets, 0.5),
+        "slow_ms": latency_quantile(buckets, SLOW_QUANTILE),
     }
 
 
-def quantile(buckets: list[float], share: float) -> float | None:
-    """The latency, in ms, below which this share of requests lies: as even within a bucket."""
+def latency_quantile(buckets: list[float], share: float) -> float | None:
+    """Return the latency in ms of this quantile, interpolated within its bucket."""
     wanted, below, lower = sum(buckets) * share, 0.0, 0.0
     if not wanted:
         return None

@@ -1,4 +1,4 @@
-"""How pages show things: instants in the viewer's zone, numbers, durations, states in words."""
+"""Filters and functions of the templates: instants, numbers, durations, phones and states."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -23,8 +23,8 @@ from markupsafe import Markup, escape
 
 from api.admin.preferences import LANGUAGES
 from api.admin.presenters.import_errors import COLUMN_LABELS
-from api.admin.presenters.labels import ACTIONS, OUTCOMES, reason
-from api.admin.views.live_updates import PARTS, seconds_left
+from api.admin.presenters.labels import AUDIT_ACTIONS, OUTCOMES, describe_reason
+from api.admin.presenters.live_figures import PARTS, seconds_left
 
 PART_NAMES = {
     "sent": lazy_gettext("Accepted by the provider"),
@@ -37,9 +37,9 @@ PART_NAMES = {
 }
 PART_MEANINGS = {
     "sent": lazy_gettext(
-        "The provider has accepted these messages. Nobody here knows more than that."
+        "The provider has accepted these messages. Whether they were delivered is not known."
     ),
-    "due": lazy_gettext("Ready, or in a worker's hands."),
+    "due": lazy_gettext("Ready to be sent, or being sent by a worker."),
     "waiting": lazy_gettext("It is outside of the permitted hours where these clients are."),
     "retrying": lazy_gettext(
         "The provider did not accept them yet; they are tried again by themselves."
@@ -48,7 +48,7 @@ PART_MEANINGS = {
         "Refused for good, or tried too often. The reason is with each message."
     ),
     "expired": lazy_gettext("The end of the mailing came first."),
-    "cancelled": lazy_gettext("Somebody cancelled them before they were sent."),
+    "cancelled": lazy_gettext("They were cancelled before they were sent."),
 }
 MAILING_STATUSES = {
     "scheduled": lazy_gettext("Scheduled"),
@@ -69,7 +69,7 @@ ROLE_NAMES = {
     "operator": lazy_gettext("Operator"),
     "admin": lazy_gettext("Administrator"),
 }
-# Of the files that pages load: browsers keep those of a version for good.
+# A version of the static files: browsers cache the files of a version for good.
 VERSION = hashlib.sha256(
     b"".join(file.read_bytes() for file in sorted((Path(__file__).parents[1] / "static").iterdir()))
 ).hexdigest()[:12]
@@ -80,20 +80,20 @@ PROVIDER_STATES = {
     "throttled": lazy_gettext("Asks us to wait"),
     "unseen": lazy_gettext("Not known"),
 }
-BAR = 1000  # the bar's width in its own units
+BAR_WIDTH = 1000  # in the units of the drawing
 
 
-def init_shown(app: Flask) -> None:
+def init_template_functions(app: Flask) -> None:
+    """Add the filters, functions and labels that templates use."""
     app.jinja_env.filters.update(
-        instant=instant,
-        number=number,
-        duration=duration,
-        phone=phone,
-        percent=percent,
-        instant_field=instant_field,
-        reason=reason,
-        milliseconds=milliseconds,
-        money=money,
+        instant=render_instant,
+        number=format_number,
+        duration=format_duration,
+        phone=format_phone,
+        percent=format_percent,
+        reason=describe_reason,
+        milliseconds=format_milliseconds,
+        money=format_money,
     )
     app.jinja_env.globals.update(
         PARTS=PARTS,
@@ -105,9 +105,9 @@ def init_shown(app: Flask) -> None:
         ROLE_NAMES=ROLE_NAMES,
         OUTCOMES=OUTCOMES,
         IMPORT_COLUMNS=COLUMN_LABELS,
-        AUDIT_ACTIONS=ACTIONS,
+        AUDIT_ACTIONS=AUDIT_ACTIONS,
         LANGUAGES=LANGUAGES,
-        bar=bar,
+        bar=bar_parts,
         zone_name=zone_name,
         seconds_left=seconds_left,
         language=lambda: str(get_locale() or "en"),
@@ -115,15 +115,15 @@ def init_shown(app: Flask) -> None:
         theme=lambda: {"light": "light", "dark": "dark"}.get(
             request.cookies.get("admin_theme", "")
         ),
-        icon=icon,
+        icon=render_icon,
         version=VERSION,
-        from_moscow=from_moscow,
+        from_moscow=moscow_offset,
     )
 
 
 @lru_cache(maxsize=128)
-def icon(name: str) -> Markup:
-    """A drawing of Bootstrap Icons, from the package that brings them; words beside it say it."""
+def render_icon(name: str) -> Markup:
+    """Return a drawing of Bootstrap Icons, hidden from screen readers: text beside it names it."""
     sprite = (files("flask_bootstrap") / "static/bootstrap5/icons/bootstrap-icons.svg").read_text()
     drawing = sprite.partition(f' id="{name}">')[2].partition("</symbol>")[0]
     if not drawing:
@@ -133,26 +133,25 @@ def icon(name: str) -> Markup:
     )
 
 
-def instant(value: datetime | None, form: str = "d MMM y, HH:mm") -> Markup | str:
-    """In the viewer's zone, with UTC on hover."""
+def render_instant(value: datetime | None, pattern: str = "d MMM y, HH:mm") -> Markup | str:
+    """Return an instant in the viewer's time zone, with UTC on hover."""
     if value is None:
         return "—"
     utc = value.astimezone(UTC)
     return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
         utc.isoformat(timespec="seconds"),
         utc.strftime("%Y-%m-%d %H:%M:%S"),
-        escape(format_datetime(value, form)),
+        escape(format_datetime(value, pattern)),
     )
 
 
-def instant_field(value: datetime | None) -> str:
-    """As a datetime-local field takes it, in the viewer's zone."""
-    zone = get_timezone()
-    return "" if value is None else value.astimezone(zone).strftime("%Y-%m-%dT%H:%M")
+def local_datetime_value(value: datetime) -> str:
+    """Return an instant as the value of a datetime-local field, in the viewer's time zone."""
+    return value.astimezone(get_timezone()).strftime("%Y-%m-%dT%H:%M")
 
 
 def zone_name() -> str:
-    """The viewer's zone with its offset now: Europe/Moscow (UTC+03:00)."""
+    """Return the viewer's time zone and its present offset: Europe/Moscow (UTC+03:00)."""
     zone = str(get_timezone())
     return zone if zone == "UTC" else f"{zone} ({_offset(datetime.now(ZoneInfo(zone)))})"
 
@@ -163,8 +162,8 @@ def _offset(moment: datetime) -> str:
     return f"UTC{sign}{abs(seconds) // 3600:02}:{abs(seconds) % 3600 // 60:02}"
 
 
-def from_moscow(zone: str) -> str:
-    """How far a zone's clock is from Moscow's: MSK+4."""
+def moscow_offset(zone: str) -> str:
+    """Return the difference of a zone's clock from Moscow's: MSK+4."""
     now = datetime.now(UTC)
     there = now.astimezone(ZoneInfo(zone)).utcoffset()
     moscow = now.astimezone(ZoneInfo("Europe/Moscow")).utcoffset()
@@ -174,16 +173,16 @@ def from_moscow(zone: str) -> str:
     return str(_("MSK")) + (f"{hours:+g}".replace("-", "−") if hours else "")
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     return "—" if value is None else str(format_decimal(value))
 
 
-def money(value: str) -> str:
-    return str(format_decimal(Decimal(value), "#,##0.00"))
+def format_money(value: Decimal) -> str:
+    return str(format_decimal(value, "#,##0.00"))
 
 
-def percent(part: int, whole: int) -> str:
-    """Never 100 % before all is done, never 0 % once something is."""
+def format_percent(part: int, whole: int) -> str:
+    """Return a share that is 100 % only if it is complete, and 0 % only if it is empty."""
     if not whole or not part:
         return "0 %"
     if part == whole:
@@ -192,8 +191,8 @@ def percent(part: int, whole: int) -> str:
     return f"{format_decimal(round(shown, 1 if shown < 1 or shown > 99 else 0))} %"
 
 
-def milliseconds(value: float | None) -> str:
-    """How long an answer took: 12 ms, 1.4 s."""
+def format_milliseconds(value: float | None) -> str:
+    """Return a latency: 12 ms, 1.4 s."""
     if value is None:
         return "—"
     if value >= 1000:
@@ -201,7 +200,7 @@ def milliseconds(value: float | None) -> str:
     return str(_("%(n)s ms", n=format_decimal(round(value, 1 if value < 10 else 0))))
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "—"
     if seconds < 60:
@@ -213,17 +212,17 @@ def duration(seconds: float | None) -> str:
     return str(ngettext("%(num)s day", "%(num)s days", round(seconds / 86400)))
 
 
-def phone(value: int | str | None) -> str:
-    """+7 916 123-45-67"""
+def format_phone(value: int | str | None) -> str:
+    """Return a phone in groups: +7 916 123-45-67."""
     d = str(value or "")
     return f"+{d[0]} {d[1:4]} {d[4:7]}-{d[7:9]}-{d[9:]}" if len(d) == 11 else d or "—"
 
 
-def bar(row: Any) -> list[tuple[str, float, float]]:
-    """The parts of a stacked bar: name, where it begins, how wide it is. Together, the bar."""
+def bar_parts(row: Any) -> list[tuple[str, float, float]]:
+    """Return the parts of a stacked bar as name, left edge and width."""
     whole, placed = row["audience"] or 1, 0
     parts = []
     for name in PARTS:
-        parts.append((name, BAR * placed / whole, BAR * row[name] / whole))
+        parts.append((name, BAR_WIDTH * placed / whole, BAR_WIDTH * row[name] / whole))
         placed += row[name]
     return parts

@@ -1,14 +1,72 @@
-"""Outcomes, reasons and actions in words: what the books and the logs keep as codes."""
+"""Labels in the reader's language for outcomes, reasons and actions, which are stored as codes."""
+
+from typing import NamedTuple
 
 from flask_babel import LazyString, lazy_gettext
 from flask_babel import gettext as _
 
+from api.mailings.action_rules import Action
 from shared.domain.statuses import Reason
+
+
+class ActionTexts(NamedTuple):
+    """The texts of an action: its button, its confirmation, and the message of its success."""
+
+    label: LazyString
+    question: LazyString
+    explanation: LazyString
+    success: LazyString
+
+
+ACTION_TEXTS = {
+    Action.START: ActionTexts(
+        lazy_gettext("Start now"),
+        lazy_gettext("Start this mailing now?"),
+        lazy_gettext("Sending begins at once, without waiting for the planned start."),
+        lazy_gettext("The mailing starts."),
+    ),
+    Action.PAUSE: ActionTexts(
+        lazy_gettext("Pause"),
+        lazy_gettext("Pause this mailing?"),
+        lazy_gettext("Nothing more is sent within a second. You can resume it until its end."),
+        lazy_gettext("The mailing is paused."),
+    ),
+    Action.RESUME: ActionTexts(
+        lazy_gettext("Resume"),
+        lazy_gettext("Resume this mailing?"),
+        lazy_gettext("It continues where it stopped. No recipient is messaged twice."),
+        lazy_gettext("The mailing continues."),
+    ),
+    Action.RETRY: ActionTexts(
+        lazy_gettext("Retry failed"),
+        lazy_gettext("Try the failed messages again?"),
+        lazy_gettext(
+            "All messages that have failed are sent again, with their attempts counted anew."
+        ),
+        lazy_gettext("The failed messages are tried again."),
+    ),
+    Action.CANCEL: ActionTexts(
+        lazy_gettext("Cancel mailing"),
+        lazy_gettext("Cancel this mailing for good?"),
+        lazy_gettext(
+            "Nothing more is sent, and what is pending is cancelled. This cannot be undone."
+        ),
+        lazy_gettext("The mailing is cancelled."),
+    ),
+    Action.DELETE: ActionTexts(
+        lazy_gettext("Delete"),
+        lazy_gettext("Delete this mailing?"),
+        lazy_gettext(
+            "Its sending stops, and it leaves the lists and the statistics. This cannot be undone."
+        ),
+        lazy_gettext("The mailing is deleted."),
+    ),
+}
 
 OUTCOMES: dict[str, LazyString] = {
     "accepted": lazy_gettext("Accepted by the provider"),
     "rejected": lazy_gettext("Refused by the provider"),
-    "declined": lazy_gettext("Not taken by the provider this time"),
+    "declined": lazy_gettext("Declined by the provider this time"),
     "throttled": lazy_gettext("The provider asked to wait"),
     "unauthorized": lazy_gettext("The provider does not accept our token"),
     "unavailable": lazy_gettext("The provider could not be reached"),
@@ -16,7 +74,7 @@ OUTCOMES: dict[str, LazyString] = {
     "not_sent": lazy_gettext("Not sent"),
     "opted_out": lazy_gettext("Opted out: not sent"),
 }
-ENDS: dict[str, LazyString] = {
+REASONS: dict[str, LazyString] = {
     Reason.END: lazy_gettext("the mailing ended first"),
     Reason.WINDOW: lazy_gettext("the window never opened before the end"),
     Reason.CLIENT_DELETED: lazy_gettext("the client was deleted"),
@@ -26,12 +84,12 @@ ENDS: dict[str, LazyString] = {
     Reason.REJECTED: lazy_gettext("refused by the provider"),
     Reason.ATTEMPTS: lazy_gettext("tried too often without success"),
     "the text is empty for this client": lazy_gettext("the text is empty for this client"),
-    # What one exchange with the provider came to.
+    # How one request to the provider failed.
     "timeout": lazy_gettext("no answer in time"),
     "connection_refused": lazy_gettext("no connection"),
-    "not_permitted": lazy_gettext("its time had passed"),
-    "unreachable": lazy_gettext("no way to the provider"),
-    "dns": lazy_gettext("the provider's name is not known"),
+    "not_permitted": lazy_gettext("the permitted time had passed"),
+    "unreachable": lazy_gettext("no route to the provider"),
+    "dns": lazy_gettext("the provider's name could not be resolved"),
     "tls": lazy_gettext("no secure connection"),
     "reset": lazy_gettext("the connection broke"),
     "truncated": lazy_gettext("the answer broke off"),
@@ -42,9 +100,9 @@ ENDS: dict[str, LazyString] = {
     "not_object": lazy_gettext("the answer was not readable"),
     "code_missing": lazy_gettext("the answer held no code"),
     "code_not_integer": lazy_gettext("the answer held no code"),
-    "provider_rate": lazy_gettext("no turn came within the provider's rate"),
+    "provider_rate": lazy_gettext("not sent within the provider's rate limit"),
 }
-ACTIONS: dict[str, LazyString] = {
+AUDIT_ACTIONS: dict[str, LazyString] = {
     "created": lazy_gettext("created"),
     "updated": lazy_gettext("changed"),
     "deleted": lazy_gettext("deleted"),
@@ -60,23 +118,23 @@ ACTIONS: dict[str, LazyString] = {
     "sent": lazy_gettext("sent"),
     "signed_in": lazy_gettext("signed in"),
 }
-MISSING, TOO_LONG = "missing attribute", "text too long"
+MISSING_ATTRIBUTE, TEXT_TOO_LONG = "missing attribute", "text too long"
 
 
-def reason(code: str | None) -> str:
-    """Why a message ended as it did, or what became of one attempt: `rejected: http_400`."""
+def describe_reason(code: str | None) -> str:
+    """Return why a message ended as it did, or how an attempt ended: `rejected: http_400`."""
     if not code:
         return ""
-    known = ENDS.get(code)
+    known = REASONS.get(code)
     if known is not None:
         return str(known)
     first, _colon, rest = code.partition(": ")
-    if first == MISSING:
+    if first == MISSING_ATTRIBUTE:
         return str(_("the client lacks “%(name)s”", name=rest))
-    if first == TOO_LONG:
+    if first == TEXT_TOO_LONG:
         return str(_("the text would be too long for this client"))
     if rest:
-        return f"{ENDS[first]}: {reason(rest)}" if first in ENDS else code
+        return f"{REASONS[first]}: {describe_reason(rest)}" if first in REASONS else code
     kind, _under, number = code.partition("_")
     if kind == "http" and number.isdecimal():
         return f"HTTP {number}"

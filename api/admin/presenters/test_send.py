@@ -1,62 +1,64 @@
-"""A test send from the form of a mailing: what became of each message, or why nothing was sent."""
+"""A test send from the form of a mailing: the result of each message, or why nothing was sent."""
 
-from inspect import unwrap
 from typing import Any, NamedTuple
 
 from flask_babel import gettext as _
 from flask_babel import ngettext
 from pydantic import ValidationError
 
-from api.admin.forms.field_errors import from_schema
+from api.actor import current_actor
+from api.admin.forms.field_errors import errors_from_schema
 from api.admin.forms.text_fields import read_phones
 from api.db import db
 from api.errors import InvalidFields, RateLimited, Unavailable
-from api.mailings.test_sends import MOST_PHONES, NewTestSend, Unanswered
-from api.mailings.test_sends import send_test as api_send_test
-
-send = unwrap(api_send_test)
+from api.mailings import test_sends
+from api.mailings.preview_schemas import NewTestSend
 
 
-class Tried(NamedTuple):
-    """What a test has come to: its results, or the one problem that it met."""
+class TestOutcome(NamedTuple):
+    """The results of a test send by phone, or the problem that prevented it."""
 
     results: list[dict[str, Any]]
     problem: str | None
 
 
-def try_text(text: str, phones: str) -> Tried:
-    """Send this text to these phones, as people write them."""
-    read, problem = read_phones(phones)
-    if problem is not None:
-        return _nothing(problem)
-    if not text:
-        return _nothing(_("Write the text first."))
-    if not read:
-        return _nothing(_("Give a phone to send the test to, for example your own."))
-    if len(read) > MOST_PHONES:
-        return _nothing(_("Give at most %(n)s phones.", n=MOST_PHONES))
+def send_test(text: str, phones: str) -> TestOutcome:
+    """Send a text to phones, given as a person writes them."""
     try:
-        answer = send(NewTestSend.model_validate({"text": text, "phones": read}))
+        return TestOutcome(_send(text, phones), None)
+    except _InvalidTest as error:
+        problem = str(error)
     except ValidationError as error:
-        return _nothing(next(iter(from_schema(error).values())))
+        problem = next(iter(errors_from_schema(error).values()))
     except InvalidFields:
-        return _nothing(_("So many test messages are never permitted. Give fewer phones."))
+        problem = _("This exceeds the limit of test messages. Give fewer phones.")
     except RateLimited as error:
         db.session.rollback()
-        seconds = error.seconds
-        return _nothing(
-            ngettext(
-                "Enough test messages for this minute. Try again in %(num)s second.",
-                "Enough test messages for this minute. Try again in %(num)s seconds.",
-                seconds,
-            )
+        problem = ngettext(
+            "Enough test messages for this minute. Try again in %(num)s second.",
+            "Enough test messages for this minute. Try again in %(num)s seconds.",
+            error.seconds,
         )
-    except Unanswered:
-        return _nothing(_("No answer has come in time: some of it may have been sent."))
+    except test_sends.Unanswered:
+        problem = _("No answer has come in time: some of it may have been sent.")
     except Unavailable:
-        return _nothing(_("No worker took the test: nothing was sent. Try again in a moment."))
-    return Tried(answer["items"], None)
+        problem = _("No worker took the test: nothing was sent. Try again in a moment.")
+    return TestOutcome([], problem)
 
 
-def _nothing(problem: str) -> Tried:
-    return Tried([], problem)
+class _InvalidTest(Exception):
+    """The form lacks a text or phones; the message says what is missing."""
+
+
+def _send(text: str, written_phones: str) -> list[dict[str, Any]]:
+    phones, problem = read_phones(written_phones)
+    if problem is not None:
+        raise _InvalidTest(problem)
+    if not text:
+        raise _InvalidTest(_("Write the text first."))
+    if not phones:
+        raise _InvalidTest(_("Give a phone to send the test to, for example your own."))
+    if len(phones) > test_sends.MAX_PHONES:
+        raise _InvalidTest(_("Give at most %(n)s phones.", n=test_sends.MAX_PHONES))
+    body = NewTestSend(text=text, phones=phones)
+    return test_sends.send_test(body.text, list(map(int, body.phones)), current_actor())

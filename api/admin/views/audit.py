@@ -11,8 +11,8 @@ from markupsafe import Markup
 from sqlalchemy import select
 
 from api.admin.auth import require_scope
-from api.admin.forms.field_errors import text_of
-from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, instant
+from api.admin.forms.field_errors import field_text
+from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, render_instant
 from api.db import db
 from shared.db.audit_models import AuditEntry
 from shared.domain.scopes import Scope
@@ -84,7 +84,7 @@ def in_words(value: Any) -> Markup | str | None:
         case list():
             return ", ".join(str(in_words(each)) for each in value)
         case str() if INSTANT.fullmatch(value):
-            return instant(datetime.fromisoformat(value))
+            return render_instant(datetime.fromisoformat(value))
         case str():
             return str(MAILING_STATUSES.get(value) or ROLE_NAMES.get(value) or value)
     return str(value)
@@ -93,7 +93,7 @@ def in_words(value: Any) -> Markup | str | None:
 @blueprint.get("/audit")
 @require_scope(Scope.ADMIN)
 def index() -> str:
-    wanted = {name: text_of(request.args, name) for name in ("actor", "entity", "entity_id")}
+    wanted = {name: field_text(request.args, name) for name in ("actor", "entity", "entity_id")}
     before = request.args.get("before", "")
     found = select(AuditEntry)
     if wanted["actor"]:

@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from api.actor import current_actor
 from api.admin.auth import require_scope
-from api.admin.forms.field_errors import from_resource, from_schema, text_of
+from api.admin.forms.field_errors import errors_from_schema, errors_from_service, field_text
 from api.admin.forms.text_fields import (
     attribute_lines,
     phone_expected,
@@ -130,7 +130,7 @@ def export_recipients(mailing_id: int) -> Response:
 
 
 def _submitted_search() -> dict[str, Any]:
-    return {name: text_of(request.args, name) for name in SEARCH_FIELDS}
+    return {name: field_text(request.args, name) for name in SEARCH_FIELDS}
 
 
 def _search_for(wanted: dict[str, Any]) -> service.ClientSearch | None:
@@ -145,7 +145,7 @@ def _search_for(wanted: dict[str, Any]) -> service.ClientSearch | None:
 
 def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
     """Create a client, or change one, from the submitted form."""
-    fields = {name: text_of(request.form, name) for name in FORM_FIELDS}
+    fields = {name: field_text(request.form, name) for name in FORM_FIELDS}
     known = service.get_client(client_id).attributes if client_id is not None else {}
     attributes, problem = read_attribute_lines(fields["attributes"])
     if problem is not None:
@@ -168,21 +168,21 @@ def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
             service.change_client(client_id, changes, current_actor())
             flash(_("The changes are saved."), "success")
     except ValidationError as error:
-        return _render_form(fields, client_id, from_schema(error)), 422
+        return _render_form(fields, client_id, errors_from_schema(error)), 422
     except InvalidFields as error:
-        return _render_form(fields, client_id, from_resource(error)), 422
+        return _render_form(fields, client_id, errors_from_service(error)), 422
     except Conflict:
         return _render_form(fields, client_id, {"phone": _("Another client has this phone.")}), 409
     return redirect(url_for(".show_client", client_id=client_id), 303)
 
 
 def _render_form(
-    fields: dict[str, Any], client_id: int | None = None, faults: dict[str, str] | None = None
+    fields: dict[str, Any], client_id: int | None = None, errors: dict[str, str] | None = None
 ) -> str:
     return render_template(
         "admin/client_form.html",
         fields=fields,
-        faults=faults or {},
+        errors=errors or {},
         client_id=client_id,
         zones=sorted(TIME_ZONES),
     )

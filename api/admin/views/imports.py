@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from api.actor import current_actor
 from api.admin.auth import require_scope
-from api.admin.forms.field_errors import from_schema, text_of
+from api.admin.forms.field_errors import errors_from_schema, field_text
 from api.admin.presenters.import_errors import describe_cell_error, describe_file_error
 from api.clients import import_service
 from api.clients.import_schemas import ImportQuery
@@ -49,7 +49,7 @@ def upload_file() -> BaseResponse | tuple[str | dict[str, Any], int]:
     """
     is_form = _is_form()
     given = request.form if is_form else request.args
-    fields = {name: text_of(given, name) for name in ("tag", "timezone")}
+    fields = {name: field_text(given, name) for name in ("tag", "timezone")}
     limit = current_app.config["IMPORT_MAX_BYTES"]
     try:
         query = ImportQuery.model_validate({k: v for k, v in fields.items() if v})
@@ -63,7 +63,7 @@ def upload_file() -> BaseResponse | tuple[str | dict[str, Any], int]:
             actor=current_actor(),
         )
     except ValidationError as error:
-        return _reject("; ".join(from_schema(error).values()), 422, fields)
+        return _reject("; ".join(errors_from_schema(error).values()), 422, fields)
     except BadFile as error:
         if not is_form:
             discard_body(request, limit)

@@ -1,151 +1,97 @@
-"""The list of mailings, the page of one, and the steps of its life, each asked for once more."""
+"""The list of mailings, the page of one, and its actions, each after a confirmation."""
 
-from datetime import UTC, datetime
-from inspect import unwrap
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask_babel import gettext as _
-from flask_babel import lazy_gettext
 from sqlalchemy import text
 from werkzeug.wrappers import Response
 
+from api.actor import Actor, current_actor
 from api.admin.presenters.formatting import MESSAGE_STATUSES
-from api.admin.presenters.recipients import attempts_of, recipients_of
-from api.admin.views.live_updates import SPLIT, figures, is_late, seconds_left
+from api.admin.presenters.labels import ACTION_TEXTS
+from api.admin.presenters.live_figures import (
+    MAILINGS_WITH_PARTS,
+    is_late,
+    read_snapshot,
+    seconds_left,
+)
+from api.admin.presenters.recipients import find_attempts, find_recipients
 from api.db import fetch_all
 from api.errors import Conflict
-from api.mailings.actions import (
-    cancel_mailing,
-    pause_mailing,
-    resume_mailing,
-    retry_failed,
-    start_mailing,
-)
-from api.mailings.routes import delete_mailing, find_mailing
-from shared.domain.send_windows import Window, is_open, next_opening
+from api.mailings import actions, service
+from api.mailings.action_rules import Action, possible_actions
+from shared.db.models import Mailing
+from shared.domain.send_windows import is_open, next_opening
 from shared.domain.statuses import MailingStatus
 
 blueprint = Blueprint("mailings", __name__)
 
-PAGE = 20
+PAGE_ROWS = 20
 STATUSES = tuple(str(status) for status in MailingStatus)
-LISTED = text(f"""
-{SPLIT} AND g.id < :before
-    AND (CAST(:status AS text) IS NULL OR g.status = CAST(:status AS mailing_status))
-    AND (CAST(:words AS text) IS NULL OR g.name ILIKE :words OR g.text ILIKE :words)
-ORDER BY g.id DESC LIMIT :n
+PAGE = text(f"""
+{MAILINGS_WITH_PARTS} AND m.id < :before
+    AND (CAST(:status AS text) IS NULL OR m.status = CAST(:status AS mailing_status))
+    AND (CAST(:words AS text) IS NULL OR m.name ILIKE :words OR m.text ILIKE :words)
+ORDER BY m.id DESC LIMIT :n
 """)
-ONE = text(f"{SPLIT} AND g.id = :id")
-COUNTS = text("SELECT status, count(*) AS n FROM mailings WHERE deleted_at IS NULL GROUP BY 1")
-MINUTES = text("""
+BY_ID = text(f"{MAILINGS_WITH_PARTS} AND m.id = :id")
+COUNT_BY_STATUS = text(
+    "SELECT status, count(*) AS n FROM mailings WHERE deleted_at IS NULL GROUP BY 1"
+)
+SENT_BY_MINUTES = text("""
 SELECT date_bin(make_interval(mins => :step), minute, :start) AS at, sum(count)::bigint AS n
 FROM minutes WHERE mailing_id = :id AND status = 'sent' AND minute >= :start
 GROUP BY 1 ORDER BY 1
 """)
-SPAN = text("""
+FIRST_AND_LAST_MINUTE = text("""
 SELECT min(minute) AS first, max(minute) AS last FROM minutes
 WHERE mailing_id = :id AND status = 'sent'
 """)
-ZONES = text("""
+BY_TIME_ZONE = text("""
 SELECT timezone, sum(size)::bigint AS size, sum(pending)::bigint AS pending,
     sum(sent)::bigint AS sent
 FROM batches WHERE mailing_id = :id GROUP BY 1 ORDER BY 2 DESC, 1
 """)
-BARS = 60
 TITLES = text("SELECT id, name, text FROM mailings WHERE id = ANY (:ids) ORDER BY id")
+# The minutes that one column of a mailing's chart may stand for, and how many columns it may have.
+COLUMN_MINUTES = (1, 5, 15, 60, 240, 1440, 10080, 10**6)
+MAX_COLUMNS = 60
 
-# What can be done to a mailing: its view in the API, and in which states it makes sense.
-ACTIONS: dict[str, tuple[Any, set[str]]] = {
-    "start": (unwrap(start_mailing), {"scheduled"}),
-    "pause": (unwrap(pause_mailing), {"scheduled", "running"}),
-    "resume": (unwrap(resume_mailing), {"paused"}),
-    "retry": (unwrap(retry_failed), {"running", "paused", "finished"}),
-    "cancel": (unwrap(cancel_mailing), {"scheduled", "running", "paused"}),
-    "delete": (unwrap(delete_mailing), set(STATUSES)),
+ACTIONS: dict[str, Callable[[int, Actor], object]] = {
+    Action.START: actions.start_mailing,
+    Action.PAUSE: actions.pause_mailing,
+    Action.RESUME: actions.resume_mailing,
+    Action.RETRY: actions.retry_failed_messages,
+    Action.CANCEL: actions.cancel_mailing,
+    Action.DELETE: service.delete_mailing,
 }
-WORDS = {
-    "start": (
-        lazy_gettext("Start now"),
-        lazy_gettext("Start this mailing now?"),
-        lazy_gettext("Sending begins at once, without waiting for the planned start."),
-        lazy_gettext("The mailing starts."),
-    ),
-    "pause": (
-        lazy_gettext("Pause"),
-        lazy_gettext("Pause this mailing?"),
-        lazy_gettext("Nothing more is sent within a second. You can resume it until its end."),
-        lazy_gettext("The mailing is paused."),
-    ),
-    "resume": (
-        lazy_gettext("Resume"),
-        lazy_gettext("Resume this mailing?"),
-        lazy_gettext("It goes on where it stopped. Nobody is written to twice."),
-        lazy_gettext("The mailing goes on."),
-    ),
-    "retry": (
-        lazy_gettext("Retry failed"),
-        lazy_gettext("Try the failed messages again?"),
-        lazy_gettext(
-            "All messages that have failed are sent again, with their attempts counted anew."
-        ),
-        lazy_gettext("The failed messages are tried again."),
-    ),
-    "cancel": (
-        lazy_gettext("Cancel mailing"),
-        lazy_gettext("Cancel this mailing for good?"),
-        lazy_gettext(
-            "Nothing more is sent, and what is pending is cancelled. This cannot be undone."
-        ),
-        lazy_gettext("The mailing is cancelled."),
-    ),
-    "delete": (
-        lazy_gettext("Delete"),
-        lazy_gettext("Delete this mailing?"),
-        lazy_gettext(
-            "Its sending stops, and it leaves the lists and the statistics. This cannot be undone."
-        ),
-        lazy_gettext("The mailing is deleted."),
-    ),
-}
-
-
-def actions_for(mailing: dict[str, Any]) -> list[str]:
-    """What may be done to a mailing as it is now, the most likely first."""
-    before_end = mailing["end_at"] > datetime.now(UTC)
-    found = [name for name, (_view, states) in ACTIONS.items() if mailing["status"] in states]
-    if not before_end:
-        found = [name for name in found if name not in ("start", "resume", "retry")]
-    if not mailing["failed"]:
-        found = [name for name in found if name != "retry"]
-    return found
 
 
 @blueprint.get("/mailings")
-def index() -> str:
-    status = request.args.get("status") or None
+def list_mailings() -> str:
+    status = request.args.get("status")
     if status not in STATUSES:
         status = None
     words = (request.args.get("q") or "").replace("\x00", "").strip()[:200]
     before = request.args.get("before", "")
     escaped = words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     found = fetch_all(
-        LISTED,
+        PAGE,
         before=int(before) if before.isdecimal() and len(before) < 19 else 2**62,
         status=status,
         words=f"%{escaped}%" if words else None,
-        n=PAGE + 1,
+        n=PAGE_ROWS + 1,
     )
-    known = figures() if any(row["status"] == "running" for row in found) else {}
-    now = datetime.now(UTC)
-    for row in found:
-        row["rate"] = known[row["id"]]["rate"] if row["id"] in known else None
-        row["late"] = is_late(row, now)
-    counts = {row["status"]: row["n"] for row in fetch_all(COUNTS)}
+    if any(row["status"] == "running" for row in found):
+        _add_rates(found)
+    counts = {row["status"]: row["n"] for row in fetch_all(COUNT_BY_STATUS)}
     return render_template(
         "admin/mailings.html",
-        mailings=found[:PAGE],
-        more=found[PAGE - 1]["id"] if len(found) > PAGE else None,
+        mailings=found[:PAGE_ROWS],
+        more=found[PAGE_ROWS - 1]["id"] if len(found) > PAGE_ROWS else None,
         status=status,
         q=words,
         counts=counts,
@@ -155,30 +101,31 @@ def index() -> str:
 
 
 @blueprint.get("/mailings/<id:mailing_id>")
-def show(mailing_id: int) -> str:
-    row = _find(mailing_id)
-    mailing = find_mailing(mailing_id)
-    known = figures().get(mailing_id) if not row["settled"] else None
-    row["rate"] = known["rate"] if known else None
-    row["late"] = is_late(row, datetime.now(UTC))
-    status = request.args.get("status") or None
+def show_mailing(mailing_id: int) -> str:
+    row = _find_row(mailing_id)
+    mailing = service.find_mailing(mailing_id)
+    now = datetime.now(UTC)
+    if not row["settled"]:
+        _add_rates([row])
+    status = request.args.get("status")
     if status not in MESSAGE_STATUSES:
         status = None
-    listed, following, problem = recipients_of(mailing_id, status, request.args)
+    recipients, last_id, problem = find_recipients(mailing_id, status, request.args)
+    attempted = [recipient["id"] for recipient in recipients if recipient["attempts"]]
     return render_template(
         "admin/mailing.html",
         row=row,
         mailing=mailing,
-        actions=actions_for(row),
-        words=WORDS,
+        actions=possible_actions(row["status"], row["end_at"], row["failed"], now),
+        action_texts=ACTION_TEXTS,
         seconds_left=seconds_left(row),
-        minutes=_timeline(mailing_id),
-        zones=_zones(mailing) if mailing.started_at else [],
-        excluded=titles(mailing.exclude_mailing_ids),
-        recipients=listed,
-        following=following,
+        columns=_chart_columns(mailing_id),
+        zones=_list_zones(mailing, now) if mailing.started_at else [],
+        excluded=list_titles(mailing.exclude_mailing_ids),
+        recipients=recipients,
+        last_id=last_id,
         recipients_problem=problem,
-        attempts=attempts_of(mailing_id, [each["id"] for each in listed if each["attempts"]]),
+        attempts=find_attempts(mailing_id, attempted),
         status=status,
         phone=(request.args.get("phone") or "")[:30],
         paged="after" in request.args,
@@ -186,80 +133,84 @@ def show(mailing_id: int) -> str:
 
 
 @blueprint.get("/mailings/<id:mailing_id>/<action>")
-def ask(mailing_id: int, action: str) -> str | Response:
-    """The confirmation, for those who came without JavaScript or by the keyboard."""
-    _known(action)
-    row = _find(mailing_id)
-    return render_template("admin/confirm.html", row=row, action=action, words=WORDS[action])
+def confirm_action(mailing_id: int, action: str) -> str:
+    """Show the confirmation on a page of its own, for browsers without JavaScript."""
+    _check_action(action)
+    row = _find_row(mailing_id)
+    return render_template(
+        "admin/confirm.html", row=row, action=action, texts=ACTION_TEXTS[Action(action)]
+    )
 
 
 @blueprint.post("/mailings/<id:mailing_id>/<action>")
-def act(mailing_id: int, action: str) -> Response | tuple[str, int]:
-    _known(action)
-    _find(mailing_id)
-    view, _states = ACTIONS[action]
+def perform_action(mailing_id: int, action: str) -> Response:
+    _check_action(action)
+    texts = ACTION_TEXTS[Action(action)]
     try:
-        view(mailing_id)
+        ACTIONS[action](mailing_id, current_actor())
     except Conflict:
-        flash(refusal(action), "danger")
-        return redirect(url_for("admin.mailings.show", mailing_id=mailing_id), 303)
-    flash(str(WORDS[action][3]), "success")
-    if action == "delete":
-        return redirect(url_for("admin.mailings.index"), 303)
-    return redirect(url_for("admin.mailings.show", mailing_id=mailing_id), 303)
+        flash(
+            _(
+                "“%(action)s” is not possible any more: the mailing's state or end has changed "
+                "meanwhile.",
+                action=str(texts.label),
+            ),
+            "danger",
+        )
+        return redirect(url_for(".show_mailing", mailing_id=mailing_id), 303)
+    flash(str(texts.success), "success")
+    if action == Action.DELETE:
+        return redirect(url_for(".list_mailings"), 303)
+    return redirect(url_for(".show_mailing", mailing_id=mailing_id), 303)
 
 
-def refusal(action: str) -> str:
-    says: str = _(
-        "“%(action)s” is not possible any more: the mailing's state or end has changed meanwhile.",
-        action=str(WORDS[action][0]),
-    )
-    return says
-
-
-def _known(action: str) -> None:
+def _check_action(action: str) -> None:
     if action not in ACTIONS:
         abort(404)
 
 
-def _find(mailing_id: int) -> dict[str, Any]:
-    found = fetch_all(ONE, id=mailing_id)
+def _find_row(mailing_id: int) -> dict[str, Any]:
+    """Return a mailing with the parts of its audience, or abort with 404."""
+    found = fetch_all(BY_ID, id=mailing_id)
     if not found:
         abort(404)
     return found[0]
 
 
-def titles(ids: list[int]) -> list[dict[str, Any]]:
-    """What other mailings are called."""
+def _add_rates(rows: list[dict[str, Any]]) -> None:
+    """Add to each row its live rate, and whether the mailing ends too early at this rate."""
+    live, now = read_snapshot().mailings, datetime.now(UTC)
+    for row in rows:
+        row["rate"] = live[row["id"]]["rate"] if row["id"] in live else None
+        row["late"] = is_late(row, now)
+
+
+def list_titles(ids: list[int]) -> list[dict[str, Any]]:
+    """Return the id, name and text of other mailings."""
     return fetch_all(TITLES, ids=ids) if ids else []
 
 
-def _timeline(mailing_id: int) -> list[dict[str, Any]]:
-    """How many were accepted, by minutes, or by as many minutes as make it readable."""
-    span = fetch_all(SPAN, id=mailing_id)[0]
+def _chart_columns(mailing_id: int) -> list[dict[str, Any]]:
+    """Return the accepted messages over time, in columns of as many minutes as fit the chart."""
+    (span,) = fetch_all(FIRST_AND_LAST_MINUTE, id=mailing_id)
     if span["first"] is None:
         return []
-    minutes = int((span["last"] - span["first"]).total_seconds() // 60) + 1
-    step = next(s for s in (1, 5, 15, 60, 240, 1440, 10080, 10**6) if minutes <= s * BARS)
-    found = fetch_all(MINUTES, id=mailing_id, step=step, start=span["first"])
-    most = max((row["n"] for row in found), default=0) or 1
-    return [
-        {
-            **row,
-            "step": step,
-            "x": int((row["at"] - span["first"]).total_seconds() // (60 * step)),
-            "height": max(1.0, 100 * max(0, row["n"]) / most),
-        }
-        for row in found
-    ]
+    minutes = (span["last"] - span["first"]) // timedelta(minutes=1) + 1
+    step = next(step for step in COLUMN_MINUTES if minutes <= step * MAX_COLUMNS)
+    columns = fetch_all(SENT_BY_MINUTES, id=mailing_id, step=step, start=span["first"])
+    most = max((column["n"] for column in columns), default=0) or 1
+    for column in columns:
+        column["step"] = step
+        column["x"] = (column["at"] - span["first"]) // timedelta(minutes=step)
+        column["height"] = max(1.0, 100 * max(0, column["n"]) / most)
+    return columns
 
 
-def _zones(mailing: Any) -> list[dict[str, Any]]:
-    """The zones of the audience, with the moment at which each one's window opens."""
-    now = datetime.now(UTC)
-    window = Window(mailing.window_from, mailing.window_to) if mailing.window_from else None
-    found = fetch_all(ZONES, id=mailing.id)
-    for row in found:
-        row["open"] = is_open(window, row["timezone"], now)
-        row["opens_at"] = next_opening(window, row["timezone"], now)
-    return found
+def _list_zones(mailing: Mailing, now: datetime) -> list[dict[str, Any]]:
+    """Return the audience's time zones, each with whether and when its window opens."""
+    window = service.window_of(mailing)
+    zones = fetch_all(BY_TIME_ZONE, id=mailing.id)
+    for zone in zones:
+        zone["open"] = is_open(window, zone["timezone"], now)
+        zone["opens_at"] = next_opening(window, zone["timezone"], now)
+    return zones

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.actor import current_actor
-from api.admin.forms.field_errors import text_of
+from api.admin.forms.field_errors import field_text
 from api.admin.forms.text_fields import phone_expected, read_phone, read_phones
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
 from api.errors import NotFound
@@ -26,11 +26,11 @@ def list_opt_outs() -> str:
 @blueprint.post("/opt-outs")
 def add_opt_outs() -> BaseResponse | tuple[str, int]:
     """Add the phones of a text, one to a line."""
-    given = text_of(request.form, "phones")
+    given = field_text(request.form, "phones")
     phones, problem = read_phones(given)
     if problem or not phones:
         return _render_page(given, problem or phone_expected()), 422
-    source = text_of(request.form, "source")[: service.MAX_SOURCE_LENGTH] or "admin"
+    source = field_text(request.form, "source")[: service.MAX_SOURCE_LENGTH] or "admin"
     try:
         body = NewOptOuts.model_validate({"phones": phones, "source": source})
     except ValidationError:
@@ -60,7 +60,7 @@ def export_opt_outs() -> Response:
 
 def _render_page(given: str = "", fault: str | None = None) -> str:
     """Render the list and the form, with what was submitted and the error in it."""
-    wanted, after = text_of(request.args, "phone"), requested_start()
+    wanted, after = field_text(request.args, "phone"), requested_start()
     phone = read_phone(wanted)
     problem = phone_expected() if wanted and phone is None else None
     number = int(phone) if phone else None

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response
 
 from api.actor import current_actor
 from api.admin.auth import require_scope
-from api.admin.forms.field_errors import from_resource, from_schema, text_of
+from api.admin.forms.field_errors import errors_from_schema, errors_from_service, field_text
 from api.errors import Conflict, InvalidFields, NotFound
 from api.tokens import service
 from api.tokens.schemas import NewToken
@@ -31,7 +31,7 @@ def list_tokens() -> str:
 @blueprint.post("/tokens")
 @require_scope(Scope.ADMIN)
 def create_token() -> Response | tuple[str, int]:
-    fields = {name: text_of(request.form, name) for name in ("name", "scope", "days")}
+    fields = {name: field_text(request.form, name) for name in ("name", "scope", "days")}
     days = fields["days"] if fields["days"] in LIFETIMES else "90"
     expires_at = (datetime.now(UTC) + timedelta(days=int(days))).isoformat() if days else None
     document = {"name": fields["name"], "scope": fields["scope"], "expires_at": expires_at}
@@ -41,9 +41,9 @@ def create_token() -> Response | tuple[str, int]:
             body.name, body.scope, body.expires_at, current_actor()
         )
     except ValidationError as error:
-        return _render_page(fields, from_schema(error)), 422
+        return _render_page(fields, errors_from_schema(error)), 422
     except InvalidFields as error:
-        return _render_page(fields, from_resource(error)), 422
+        return _render_page(fields, errors_from_service(error)), 422
     except Conflict:
         taken = {"name": _("A token of this name exists; revoke it or choose another name.")}
         return _render_page(fields, taken), 409
@@ -65,14 +65,14 @@ def revoke_token(token_id: int) -> Response:
 
 def _render_page(
     fields: dict[str, str] | None = None,
-    faults: dict[str, str] | None = None,
+    errors: dict[str, str] | None = None,
     secret: str | None = None,
 ) -> str:
     return render_template(
         "admin/tokens.html",
         tokens=service.list_newest_tokens(MAX_LISTED),
         fields=fields or {"name": "", "scope": "read", "days": "90"},
-        faults=faults or {},
+        errors=errors or {},
         secret=secret,
         now=datetime.now(UTC),
     )

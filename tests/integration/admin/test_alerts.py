@@ -9,7 +9,7 @@ from flask import Flask
 from psycopg2.extensions import cursor as Cursor
 from redis import Redis
 
-from api.admin.views.live_updates import Snapshot
+from api.admin.presenters.live_figures import SnapshotCache
 from shared import metrics
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import make_app, make_client
@@ -57,7 +57,7 @@ def look(app: Flask, redis: Redis, database: Cursor) -> Iterator[Look]:
     def look() -> str:
         """The dashboard's first part as it is now, whatever was read a moment ago."""
         redis.delete("notification:admin:live", "notification:admin:live:turn")
-        app.extensions["admin_live"] = Snapshot()
+        app.extensions["admin_live"] = SnapshotCache()
         page = viewer.client.get("/admin/", base_url=PUBLIC).text
         return page[page.index("data-overview") : page.index('id="running"')]
 
@@ -110,9 +110,9 @@ def test_a_fleet_without_dispatchers_and_one_without_sweeps(
     redis.delete("rq:worker:dispatch")  # killed: its name stays in the set for a while
     assert "All is well" in look(), "as long as nothing is to be sent"
     insert(database, "running")
-    assert "No worker is there." in look()
+    assert "No dispatch worker is running." in look()
     redis.set(metrics.SWEPT_KEY, time.time() - 100)
-    assert "The sweep stands still." in look()
+    assert "The sweep is not running." in look()
 
 
 def test_mailings_that_somebody_should_look_at(look: Look, database: Cursor) -> None:
@@ -120,7 +120,7 @@ def test_mailings_that_somebody_should_look_at(look: Look, database: Cursor) -> 
     insert(database, "paused", ends="1 hour")
     insert(database, "finished", failed=3)
     page = look()
-    assert "Its start has come, and it has not started." in page
+    assert "Its start time has passed, and it has not started." in page
     assert "It is paused; what is left expires at" in page
     assert "3 messages have failed." in page
     assert page.index("A scheduled one") < page.index("A paused one"), "the worst first"

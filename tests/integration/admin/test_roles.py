@@ -22,11 +22,11 @@ RANKS = ("viewer", "operator", "admin")
 LEAST: dict[str, str | None] = {
     "signin.leave_for_provider": None,
     "signin.leave": None,
-    "compose.review": "operator",
-    "compose.live_preview": "operator",
-    "compose.send_test": "operator",
-    "compose.save": "operator",
-    "mailings.act": "operator",
+    "mailing_editor.review_mailing": "operator",
+    "mailing_editor.preview_mailing": "operator",
+    "mailing_editor.send_test": "operator",
+    "mailing_editor.update_mailing": "operator",
+    "mailings.perform_action": "operator",
     "clients.create_client": "operator",
     "clients.update_client": "operator",
     "clients.delete_client": "operator",
@@ -40,7 +40,13 @@ LEAST: dict[str, str | None] = {
 # Pages of which a look is not for everybody.
 LOOKS: dict[str, str] = {
     **dict.fromkeys(
-        ("compose.new", "compose.edit", "clients.new_client", "clients.edit_client"), "operator"
+        (
+            "mailing_editor.new_mailing",
+            "mailing_editor.edit_mailing",
+            "clients.new_client",
+            "clients.edit_client",
+        ),
+        "operator",
     ),
     **dict.fromkeys(("clients.confirm_delete", "imports.choose_file"), "operator"),
     **dict.fromkeys(

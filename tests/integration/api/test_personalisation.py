@@ -239,7 +239,7 @@ def test_preview_of_a_sample(
     client: FlaskClient, new_client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of more clients than can be rendered one by one, the total is estimated and said to be so."""
-    monkeypatch.setattr("api.mailings.text_preview.RENDERED", 10)
+    monkeypatch.setattr("api.mailings.text_preview.SAMPLE_SIZE", 10)
     for n in range(30):
         new_client(tag="sampled", attributes={"name": "Anna" if n % 3 else "Яна" * 30})
     found = preview(client, text="{name}", filter={"tags": ["sampled"]})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from api.mailings.message_schemas import MessageDetails, MessagePage
-from api.mailings.test_sends import TestSendAnswer
+from api.mailings.preview_schemas import TestSendAnswer
 from tests.support.system import System
 
 URL = "/mailings/test-send"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.admin.forms.text_fields import read_phone
-from api.admin.presenters.formatting import BAR, bar
+from api.admin.presenters.formatting import BAR_WIDTH, bar_parts
+from api.admin.presenters.live_figures import PARTS
 from api.admin.sign_in import role_of
-from api.admin.views.live_updates import PARTS
 from shared.config.settings import ApiSettings, load_settings
 
 URL = "https://notify.example.com/roles"
@@ -69,10 +69,10 @@ def test_settings_of_sign_in_are_checked_at_start(
 def test_a_bar_is_as_long_as_its_parts(counts: list[int]) -> None:
     row = dict(zip(PARTS, counts, strict=True)) | {"audience": sum(counts)}
     end = 0.0
-    for _, x, width in bar(row):
+    for _, x, width in bar_parts(row):
         assert x == pytest.approx(end)
         end = x + width
-    assert end == pytest.approx(BAR if sum(counts) else 0)
+    assert end == pytest.approx(BAR_WIDTH if sum(counts) else 0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from flask import Flask
 from flask_babel import Babel
 
 from api.admin.presenters.import_errors import CELL_ERRORS
-from api.admin.presenters.labels import ENDS, OUTCOMES, reason
+from api.admin.presenters.labels import OUTCOMES, REASONS, describe_reason
 from shared.domain.statuses import Reason
 from tests.support.translations import (
     check_all_translated,
@@ -39,13 +39,13 @@ def test_every_code_has_a_text() -> None:
     assert len(codes) >= 10
     assert codes == set(CELL_ERRORS)
     assert {str(outcome) for outcome in Outcome} <= set(OUTCOMES)
-    assert {str(code) for code in (*Reason, *Failure)} <= set(ENDS)
+    assert {str(code) for code in (*Reason, *Failure)} <= set(REASONS)
     babel = Flask("texts")
     Babel(babel, locale_selector=lambda: "en")
     with babel.test_request_context():
-        assert reason("rejected: http_400") == "refused by the provider: HTTP 400"
-        assert reason("missing attribute: name") == "the client lacks “name”"
-        assert reason("code_7") == "code 7"
+        assert describe_reason("rejected: http_400") == "refused by the provider: HTTP 400"
+        assert describe_reason("missing attribute: name") == "the client lacks “name”"
+        assert describe_reason("code_7") == "code 7"
 
 
 def source(path: str) -> str:

@@ -1,0 +1,59 @@
+"""The states of a mailing in which each action is possible, for the REST API and the admin UI."""
+
+from collections.abc import Collection
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from shared.domain.statuses import MailingStatus
+
+SCHEDULED = MailingStatus.SCHEDULED
+RUNNING = MailingStatus.RUNNING
+PAUSED = MailingStatus.PAUSED
+FINISHED = MailingStatus.FINISHED
+CANCELLED = MailingStatus.CANCELLED
+
+
+class Action(StrEnum):
+    """What a person or a program can do to a mailing; the values are part of the UI's URLs."""
+
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+    EDIT = "edit"
+    CANCEL = "cancel"
+    DELETE = "delete"
+
+
+class ActionRule(NamedTuple):
+    """The statuses in which an action changes a mailing, and those in which it is already done."""
+
+    participle: str
+    possible: Collection[str]
+    done: Collection[str] = ()
+    before_end: bool = False
+
+
+RULES = {
+    Action.START: ActionRule("started", (SCHEDULED,), done=(RUNNING,), before_end=True),
+    Action.PAUSE: ActionRule("paused", (SCHEDULED, RUNNING), done=(PAUSED,)),
+    Action.RESUME: ActionRule("resumed", (PAUSED,), done=(SCHEDULED, RUNNING), before_end=True),
+    Action.RETRY: ActionRule("retried", (RUNNING, PAUSED, FINISHED), before_end=True),
+    Action.EDIT: ActionRule("changed", (SCHEDULED, RUNNING, PAUSED)),
+    Action.CANCEL: ActionRule("cancelled", (SCHEDULED, RUNNING, PAUSED), done=(CANCELLED,)),
+    Action.DELETE: ActionRule("deleted", tuple(MailingStatus)),
+}
+
+
+def possible_actions(
+    status: str, end_at: datetime, failed_messages: int, now: datetime
+) -> list[Action]:
+    """Return the actions that would change a mailing, in the order in which the UI offers them."""
+    return [
+        action
+        for action, rule in RULES.items()
+        if status in rule.possible
+        and (now < end_at or not rule.before_end)
+        and (failed_messages or action != Action.RETRY)
+    ]

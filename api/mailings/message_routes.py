@@ -1,0 +1,113 @@
+"""REST routes of messages and statistics."""
+
+from typing import Any
+
+from flask import Blueprint
+
+from api.http.pagination import MAX_ID, build_page, encode_cursor
+from api.mailings import messages, statistics
+from api.mailings.message_schemas import (
+    MailingStatistics,
+    MessageDetails,
+    MessagePage,
+    MessageQuery,
+    Statistics,
+    present_attempt,
+    present_mailing_statistics,
+    present_mailing_totals,
+    present_message,
+    present_totals,
+)
+from api.mailings.schemas import MailingQuery
+from api.mailings.service import find_mailing
+from api.openapi.operation import operation
+from api.schemas.base import PageQuery
+
+blueprint = Blueprint("messages", __name__)
+
+
+@blueprint.get("/mailings/<id:mailing_id>/messages")
+@operation(
+    "messages",
+    response=MessagePage,
+    description="A page of messages.",
+    query=MessageQuery,
+    problems=(404,),
+)
+def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
+    """List a mailing's messages
+
+    By id. With `status`, a page may hold fewer than `limit` while there are more: continue until
+    `next_cursor` is null.
+    """
+    find_mailing(mailing_id)
+    return _present_page(
+        messages.list_mailing_messages(mailing_id, query.status, query.cursor, query.limit)
+    )
+
+
+@blueprint.get("/clients/<id:client_id>/messages")
+@operation(
+    "clients",
+    response=MessagePage,
+    description="A page of messages.",
+    query=PageQuery,
+    problems=(404,),
+)
+def list_client_messages(client_id: int, query: PageQuery) -> dict[str, Any]:
+    """List a client's messages
+
+    That of the newest mailing first; also those of a deleted client. A page may hold fewer than
+    `limit` while there are more: continue until `next_cursor` is null.
+    """
+    return _present_page(
+        messages.list_client_messages(client_id, query.cursor or MAX_ID, query.limit)
+    )
+
+
+@blueprint.get("/messages/<id:message_id>")
+@operation("messages", response=MessageDetails, description="The message.", problems=(404,))
+def get_message(message_id: int) -> dict[str, Any]:
+    """Get a message
+
+    With every attempt in `attempt_log`. Of an accepted attempt only the time is stored.
+    """
+    message, attempts = messages.get_message(message_id)
+    return present_message(message) | {"attempt_log": [present_attempt(each) for each in attempts]}
+
+
+@blueprint.get("/mailings/<id:mailing_id>/statistics")
+@operation(
+    "statistics",
+    response=MailingStatistics,
+    description="The mailing's statistics.",
+    problems=(404,),
+)
+def get_mailing_statistics(mailing_id: int) -> dict[str, Any]:
+    """Get a mailing's statistics
+
+    At every instant, the counts add up to the audience.
+    """
+    return present_mailing_statistics(*statistics.read_mailing_statistics(mailing_id))
+
+
+@blueprint.get("/statistics")
+@operation("statistics", response=Statistics, description="The statistics.", query=MailingQuery)
+def get_statistics(query: MailingQuery) -> dict[str, Any]:
+    """Get statistics over all mailings
+
+    `totals` cover every mailing that is not deleted; `items` are a page of them, by id. `status`
+    filters the items by the mailing's status, and leaves the totals as they are.
+    """
+    found = statistics.read_statistics(query.cursor, query.limit + 1, query.status)
+    return {
+        "totals": {"mailings": found.mailings, **present_totals(found.totals)},
+        **build_page(found.rows, query.limit, present_mailing_totals, lambda row: int(row["id"])),
+    }
+
+
+def _present_page(page: messages.MessageRows) -> dict[str, Any]:
+    return {
+        "items": [present_message(row) for row in page.rows],
+        "next_cursor": None if page.last_id is None else encode_cursor(page.last_id),
+    }

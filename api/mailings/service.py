@@ -1,0 +1,243 @@
+"""Create, read, change and delete mailings."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy import select
+
+from api import audit_log
+from api.actor import Actor
+from api.db import database_now, db, session_cursor
+from api.enqueue import enqueue_dispatch, enqueue_launch
+from api.errors import Conflict, FieldError, InvalidFields, NotFound
+from api.idempotency import IdempotencyKey
+from api.mailings.action_rules import RULES, Action
+from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
+from shared.db import status_changes
+from shared.db.audience import FILTER_COLUMNS
+from shared.db.models import Mailing, MailingText
+from shared.domain.send_windows import Window
+from shared.domain.statuses import MailingStatus
+
+log = structlog.get_logger()
+
+# The columns that each field of the API stands for.
+FIELD_COLUMNS = {
+    "start_at": ("start_at",),
+    "filter": FILTER_COLUMNS,
+    "name": ("name",),
+    "text": ("text",),
+    "end_at": ("end_at",),
+    "window": ("window_from", "window_to"),
+    "rate_limit": ("rate_limit",),
+}
+FIXED_BY_LAUNCH = ("start_at", "filter")
+# Several clocks compare the end with the present. Within this distance they might disagree.
+MIN_END_NOTICE = timedelta(seconds=3)
+
+
+class CreatedMailing(NamedTuple):
+    """A mailing as it was presented when created; `replayed` if an earlier request created it."""
+
+    presented: dict[str, Any]
+    replayed: bool
+
+
+def create_mailing(
+    body: NewMailing, actor: Actor, key: IdempotencyKey | None = None
+) -> CreatedMailing:
+    """Create and schedule a mailing.
+
+    With `key`, a repetition of an earlier request creates nothing and returns the first result.
+    Raise InvalidFields if the mailing could never be sent.
+    """
+    if key is not None and (first := key.claim()) is not None:
+        return CreatedMailing(first, replayed=True)
+    mailing = draft_mailing(body, database_now())
+    mailing.request_id = actor.request_id
+    db.session.add(mailing)
+    db.session.flush()
+    db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
+    presented = present_mailing(mailing)
+    if key is not None:
+        key.store(presented)
+    changes = audit_log.diff_fields({}, _audited_fields(mailing))
+    audit_log.record_change(actor, "created", "mailing", mailing.id, changes)
+    db.session.commit()
+    structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
+    log.info("mailing.created", start_at=presented["start_at"])
+    enqueue_launch(mailing, actor.request_id)
+    return CreatedMailing(presented, replayed=False)
+
+
+def find_mailing(mailing_id: int, *, lock: bool = False) -> Mailing:
+    """Return a mailing that is not deleted, or raise NotFound.
+
+    Lock it before changing its status, and read its batches only after that.
+    """
+    query = select(Mailing).where(Mailing.id == mailing_id, Mailing.deleted_at.is_(None))
+    if lock:
+        query = query.with_for_update(key_share=True)
+    mailing = db.session.scalar(query)
+    if mailing is None:
+        raise NotFound("There is no such mailing.")
+    return mailing
+
+
+def list_mailings(after: int, limit: int, status: MailingStatus | None) -> Sequence[Mailing]:
+    """Return up to `limit` mailings with ids above `after`, in the order of their ids."""
+    query = select(Mailing).where(Mailing.id > after, Mailing.deleted_at.is_(None))
+    if status is not None:
+        query = query.where(Mailing.status == status)
+    return db.session.scalars(query.order_by(Mailing.id).limit(limit)).all()
+
+
+def change_mailing(mailing_id: int, body: MailingChanges, actor: Actor) -> Mailing:
+    """Change the fields of a mailing that `body` contains.
+
+    Raise Conflict if the mailing has ended, or if a field is fixed by its launch.
+    """
+    mailing = find_mailing(mailing_id, lock=True)
+    now = database_now()
+    columns = _columns(body)
+    changed = [
+        field
+        for field, names in FIELD_COLUMNS.items()
+        if any(name in columns and columns[name] != getattr(mailing, name) for name in names)
+    ]
+    _check_change(mailing, columns, changed, now)
+    if not changed:
+        return mailing
+    audited = _audited_fields(mailing)
+    for name, value in columns.items():
+        setattr(mailing, name, value)
+    mailing.updated_at = now
+    if "text" in changed:
+        mailing.text_version += 1
+        db.session.add(
+            MailingText(mailing_id=mailing_id, version=mailing.text_version, text=mailing.text)
+        )
+    if "window" in changed and mailing.started_at is not None:
+        status_changes.reschedule_batches(session_cursor(), mailing_id)
+    changes = audit_log.diff_fields(audited, _audited_fields(mailing))
+    audit_log.record_change(actor, "updated", "mailing", mailing_id, changes)
+    db.session.commit()
+    log.info("mailing.updated", mailing_id=mailing_id, changed=changed)
+    if mailing.status == MailingStatus.RUNNING:
+        enqueue_dispatch(mailing, actor.request_id)
+    elif mailing.status == MailingStatus.SCHEDULED and "start_at" in changed:
+        enqueue_launch(mailing, actor.request_id)
+    return mailing
+
+
+def delete_mailing(mailing_id: int, actor: Actor) -> None:
+    """Delete a mailing; one that has not ended is cancelled as well."""
+    mailing = find_mailing(mailing_id, lock=True)
+    now = database_now()
+    if mailing.status in RULES[Action.CANCEL].possible:
+        mark_cancelled(mailing, now)
+    mailing.deleted_at = mailing.updated_at = now
+    audit_log.record_change(actor, "deleted", "mailing", mailing_id)
+    db.session.commit()
+    log.info("mailing.deleted", mailing_id=mailing_id)
+    if not mailing.settled:
+        enqueue_dispatch(mailing, actor.request_id)
+
+
+def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
+    """Return the described mailing without storing it.
+
+    Raise InvalidFields if it could never be sent.
+    """
+    mailing = Mailing(**_columns(body))
+    _check_times(mailing.start_at, mailing.end_at)
+    if mailing.end_at <= now:
+        raise InvalidFields(
+            FieldError("has passed already: the mailing would never be sent", "past", "/end_at")
+        )
+    _check_excluded(mailing.exclude_mailing_ids)
+    return mailing
+
+
+def window_of(mailing: Mailing) -> Window | None:
+    """Return the local hours in which a mailing's clients may be messaged; None for any hour."""
+    if mailing.window_from is None or mailing.window_to is None:
+        return None
+    return Window(mailing.window_from, mailing.window_to)
+
+
+def mark_cancelled(mailing: Mailing, now: datetime) -> None:
+    """Set a locked mailing to cancelled. Its messages follow batch by batch, if there are any."""
+    mailing.status = MailingStatus.CANCELLED
+    mailing.finished_at = mailing.updated_at = now
+    mailing.settled = mailing.started_at is None
+
+
+def _columns(body: NewMailing | MailingChanges) -> dict[str, Any]:
+    """Return the values of a mailing's columns; of changes, only those that were sent."""
+    columns = dict(body) if isinstance(body, NewMailing) else body.given()
+    if "filter" in columns:
+        chosen = columns.pop("filter")
+        columns |= {**dict(chosen), "phones": [int(phone) for phone in chosen.phones]}
+    if "window" in columns:
+        window = columns.pop("window")
+        columns["window_from"] = window and window.start
+        columns["window_to"] = window and window.end
+    return columns
+
+
+def _audited_fields(mailing: Mailing) -> dict[str, Any]:
+    """Return what the audit log keeps: of the text and of listed phones, only the length."""
+    presented = present_mailing(mailing)
+    fields = {name: presented[name] for name in FIELD_COLUMNS}
+    fields["text"] = {"version": mailing.text_version, "length": len(mailing.text)}
+    if mailing.phones:
+        fields["filter"]["phones"] = len(mailing.phones)
+    return fields
+
+
+def _check_times(start_at: datetime, end_at: datetime) -> None:
+    if start_at >= end_at:
+        raise InvalidFields(
+            FieldError("must be later than start_at", "end_before_start", "/end_at")
+        )
+
+
+def _check_excluded(mailing_ids: Sequence[int]) -> None:
+    """Raise InvalidFields for unknown ids in `exclude_mailing_ids`."""
+    if not mailing_ids:
+        return
+    query = select(Mailing.id).where(Mailing.id.in_(mailing_ids), Mailing.deleted_at.is_(None))
+    known = set(db.session.scalars(query))
+    errors = [
+        FieldError("there is no such mailing", "unknown", f"/filter/exclude_mailing_ids/{index}")
+        for index, mailing_id in enumerate(mailing_ids)
+        if mailing_id not in known
+    ]
+    if errors:
+        raise InvalidFields(*errors)
+
+
+def _check_change(
+    mailing: Mailing, columns: Mapping[str, Any], changed: Sequence[str], now: datetime
+) -> None:
+    if columns and mailing.status not in RULES[Action.EDIT].possible:
+        raise Conflict(f"The mailing is {mailing.status} and cannot change any more.")
+    fixed = [name for name in FIXED_BY_LAUNCH if name in changed]
+    if fixed and mailing.started_at is not None:
+        raise Conflict(
+            f"{' and '.join(fixed)} cannot change any more: the mailing was launched, "
+            "and its audience is chosen."
+        )
+    end_at = columns.get("end_at", mailing.end_at)
+    _check_times(columns.get("start_at", mailing.start_at), end_at)
+    if "end_at" in changed and end_at < now + MIN_END_NOTICE:
+        raise InvalidFields(
+            FieldError(
+                "must be at least 3 seconds ahead; to stop now, cancel", "too_soon", "/end_at"
+            )
+        )
+    if "filter" in changed:
+        _check_excluded(columns["exclude_mailing_ids"])
