@@ -1,4 +1,4 @@
-"""Somebody who uses the admin UI in a browser of their own."""
+"""A signed-in user of the admin UI: a browser context with helpers for the tests."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -8,35 +8,42 @@ from playwright.sync_api import Browser, Response, expect
 
 from tests.support.system import System
 
-ARGUMENTS = [
+CHROMIUM_ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
-# Of people who are signed in already, by address and name: signing in takes its time.
+# Storage states of users signed in before, by address and name, because signing in is slow.
 SESSIONS: dict[tuple[str, str], Any] = {}
 
 
-class Person:
-    """A browser's context, signed in as one of the demo people."""
+class BrowserUser:
+    """A browser context that is signed in as one of the demo users.
+
+    Leaving it fails if the pages logged errors to the browser console.
+    """
 
     def __init__(
         self, browser: Browser, site: System, name: str, fresh: bool = False, **context: Any
     ) -> None:
         self.name = name
         self.home = f"http://127.0.0.1:{site.api_port}"
-        self.kept = SESSIONS.get((self.home, name)) if not fresh and not context else None
-        self.keeps = not fresh and not context
+        self.stored_session = SESSIONS.get((self.home, name)) if not fresh and not context else None
+        self.stores_session = not fresh and not context
         settings = {"locale": "en-GB", "timezone_id": "Europe/Moscow", **context}
-        self.context = browser.new_context(base_url=self.home, storage_state=self.kept, **settings)
+        self.context = browser.new_context(
+            base_url=self.home, storage_state=self.stored_session, **settings
+        )
         self.page = self.context.new_page()
         self.page.set_default_timeout(15_000)
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         self.page.on(
             "console",
-            lambda said: self.complaints.append(said.text) if said.type == "error" else None,
+            lambda message: (
+                self.console_errors.append(message.text) if message.type == "error" else None
+            ),
         )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
 
     def __enter__(self) -> Self:
         self.sign_in()
@@ -50,36 +57,37 @@ class Person:
     ) -> None:
         self.context.close()
         if kind is None:
-            # A refused address is no complaint of the page's; a breach of its policy is.
-            ours = [said for said in self.complaints if "Failed to load resource" not in said]
-            assert not ours, ours
+            # Tests request forbidden addresses on purpose; other errors, such as violations of the
+            # content security policy, are defects.
+            errors = [text for text in self.console_errors if "Failed to load resource" not in text]
+            assert not errors, errors
 
     def sign_in(self) -> None:
-        if self.kept is not None:
+        if self.stored_session is not None:
             self.page.goto("/admin/")
             return
         self.page.goto("/admin/sign-in")
         self.page.locator("main form button.btn-primary").click()
         self.page.get_by_role("button", name=self.name).click()
         expect(self.page.locator(".side")).to_contain_text(self.name)
-        if self.keeps:
+        if self.stores_session:
             SESSIONS[self.home, self.name] = self.context.storage_state()
 
     def open(self, path: str) -> Response:
-        answer = self.page.goto(path)
-        assert answer is not None
-        return answer
+        response = self.page.goto(path)
+        assert response is not None
+        return response
 
     def post(self, path: str, **fields: str) -> int:
-        """A form's request made by hand, with a valid token: what hiding a button cannot stop."""
+        """Submit a form without its page, with a valid CSRF token; return the response's status."""
         token = self.page.locator("meta[name=csrf-token]").get_attribute("content") or ""
-        answer = self.context.request.post(
+        response = self.context.request.post(
             path, form={"csrf_token": token, **fields}, max_redirects=0
         )
-        return answer.status
+        return response.status
 
-    def violations(self) -> list[str]:
-        """What axe-core finds of weight on the page."""
+    def accessibility_violations(self) -> list[str]:
+        """Return the serious and critical violations that axe-core finds on the page."""
         found = Axe().run(self.page).response["violations"]
         return [
             f"{each['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"

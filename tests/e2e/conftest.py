@@ -1,4 +1,4 @@
-"""The whole product with the demo sign-in, and a real browser to use it with."""
+"""Fixtures: the whole product with the demo sign-in, and users in a real browser."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import requests
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.e2e.browser_user import ARGUMENTS, Person
+from tests.e2e.browser_user import CHROMIUM_ARGUMENTS, BrowserUser
 from tests.support.system import System, free_port
 from tests.support.waiting import wait_for
 
@@ -18,20 +18,20 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The product, and the provider at which its people sign in."""
+    """The product and the OpenID provider of its users."""
     openid = free_port()
     system = System(
         Path(tmp_path_factory.mktemp("site")),
         dispatchers=1,
         OIDC_ISSUER=f"http://127.0.0.1:{openid}",
         OIDC_CLIENT_ID="notifications",
-        OIDC_CLIENT_SECRET="of no consequence here",
+        OIDC_CLIENT_SECRET="not checked by the demo provider",
     )
     system.settings["PUBLIC_URL"] = f"http://127.0.0.1:{system.api_port}"
     try:
         system.start()
         system.add_process("openid", "dev.openid", "--port", str(openid))
-        wait_for(lambda: _answers(f"http://127.0.0.1:{openid}/keys"), 20, "the OpenID provider")
+        wait_for(lambda: _responds(f"http://127.0.0.1:{openid}/keys"), 20, "the OpenID provider")
         yield system
     finally:
         system.stop()
@@ -43,32 +43,32 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail("Chromium is missing, and CI must run these tests: install chromium")
         pytest.skip("no Chromium on this machine: install chromium to run the browser tests")
-    expect.set_options(timeout=15_000)  # a machine may be busy
+    expect.set_options(timeout=15_000)  # for busy machines
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def admin(site: System, browser: Browser) -> Iterator[Person]:
-    with Person(browser, site, "Anna") as person:
-        yield person
+def admin(site: System, browser: Browser) -> Iterator[BrowserUser]:
+    with BrowserUser(browser, site, "Anna") as user:
+        yield user
 
 
 @pytest.fixture
-def operator(site: System, browser: Browser) -> Iterator[Person]:
-    with Person(browser, site, "Oleg") as person:
-        yield person
+def operator(site: System, browser: Browser) -> Iterator[BrowserUser]:
+    with BrowserUser(browser, site, "Oleg") as user:
+        yield user
 
 
 @pytest.fixture
-def viewer(site: System, browser: Browser) -> Iterator[Person]:
-    with Person(browser, site, "Vera") as person:
-        yield person
+def viewer(site: System, browser: Browser) -> Iterator[BrowserUser]:
+    with BrowserUser(browser, site, "Vera") as user:
+        yield user
 
 
-def _answers(address: str) -> bool:
+def _responds(address: str) -> bool:
     try:
         return requests.get(address, timeout=2).ok
     except requests.RequestException:

@@ -1,8 +1,8 @@
-"""Draws docs/screenshots/metrics.png: python -m tests.e2e.dashboard (it takes three minutes).
+"""Draw docs/screenshots/metrics.png: python -m tests.e2e.dashboard (it takes three minutes).
 
-A mailing with failures and an outage runs through the real processes, a real Prometheus scrapes
-them, and what it answers to each query of the Grafana dashboard is drawn where the dashboard has
-that panel. The layout, queries, units and values are the dashboard's; the drawing is not Grafana's.
+A mailing with failures and an outage runs through the real processes, which a real Prometheus
+scrapes. Each panel of the Grafana dashboard is drawn in its place from Prometheus' responses. The
+layout, queries, units and values are the dashboard's; only the drawing is not Grafana's.
 """
 
 import json
@@ -16,11 +16,11 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from tests.e2e.browser_user import ARGUMENTS
+from tests.e2e.browser_user import CHROMIUM_ARGUMENTS
 from tests.support.prometheus import Prometheus
 from tests.support.system import ROOT, System
 
-PICTURE = ROOT / "docs" / "screenshots" / "metrics.png"
+PICTURE_PATH = ROOT / "docs" / "screenshots" / "metrics.png"
 SECONDS, STEP = 130, 1
 COLUMN, ROW = 58, 30
 COLOURS = ("#3274d9", "#e0752d", "#37872d", "#c4162a", "#8f3bb8", "#b98a00", "#00838f", "#6d4c41")
@@ -39,30 +39,30 @@ i { display: inline-block; width: 9px; height: 3px; margin: 0 3px 2px 8px }
 Series = tuple[str, list[tuple[float, float]]]
 
 
-def play(system: System) -> None:
-    """Two minutes in a service's life: a steady stream, an outage, a throttled mailing."""
-    system.add_clients(16_000, tag="crowd", zones=("Europe/Moscow", "Asia/Omsk"))
+def run_mailings(system: System) -> None:
+    """Run for SECONDS: a steady mailing, an outage of the provider, a second limited mailing."""
+    system.add_clients(16_000, tag="dashboard", zones=("Europe/Moscow", "Asia/Omsk"))
     system.provider.set(latency={"min": 0.02, "max": 0.3}, faults={"error_500": 0.03})
     began = time.monotonic()
-    system.create_mailing(filter={"tags": ["crowd"]}, rate_limit=120, name="steady")
+    system.create_mailing(filter={"tags": ["dashboard"]}, rate_limit=120, name="steady")
     for at, change in ((45, {"down": True}), (60, {"down": False}), (SECONDS, {})):
         while time.monotonic() - began < at:
             system.call("GET", "/mailings")
             system.call("GET", "/clients?limit=50")
-            time.sleep(0.5)  # somebody looks, now and then
+            time.sleep(0.5)
         if change:
             system.provider.set(**change)
         if at == 60:
-            system.create_mailing(filter={"tags": ["crowd"]}, rate_limit=60, name="second")
+            system.create_mailing(filter={"tags": ["dashboard"]}, rate_limit=60, name="second")
 
 
-def ask(prometheus: Prometheus, target: dict[str, Any], until: float) -> Iterator[Series]:
+def query_series(prometheus: Prometheus, target: dict[str, Any], until: float) -> Iterator[Series]:
     expression = target["expr"].replace("$__rate_interval", "10s")
     span = {"start": until - SECONDS, "end": until, "step": STEP}
-    answer = prometheus.http.get(
+    response = prometheus.http.get(
         f"{prometheus.url}/query_range", params={"query": expression, **span}, timeout=10
     )
-    for row in answer.json()["data"]["result"]:
+    for row in response.json()["data"]["result"]:
         name = target.get("legendFormat") or expression
         for label, value in row["metric"].items():
             name = name.replace("{{" + label + "}}", value)
@@ -71,17 +71,18 @@ def ask(prometheus: Prometheus, target: dict[str, Any], until: float) -> Iterato
             yield name, values
 
 
-def number(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     if unit == "s":
         return f"{value * 1000:.0f} ms" if 0 < abs(value) < 1 else f"{value:.3g} s"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def lines(series: Sequence[Series], unit: str, until: float) -> str:
-    """Curves over one time axis, and their legend."""
+def draw_lines(series: Sequence[Series], unit: str, until: float) -> str:
+    """Return an SVG of the series as lines over one time axis, with a legend."""
     most = max((v for _, values in series for _, v in values), default=0) or 1
     parts = [
-        f'<text x="0" y="{10 + 88 * k / 2:.0f}" font-size="7">{number(most * (2 - k) / 2, unit)}'
+        f'<text x="0" y="{10 + 88 * k / 2:.0f}" font-size="7">'
+        f"{format_value(most * (2 - k) / 2, unit)}"
         f'</text><path d="M40 {8 + 88 * k / 2}H400" stroke="#e4e7ea" fill="none"/>'
         for k in range(3)
     ]
@@ -100,8 +101,11 @@ def lines(series: Sequence[Series], unit: str, until: float) -> str:
     return f'<svg viewBox="0 0 400 100" preserveAspectRatio="none">{drawn}</svg><p>{legend}</p>'
 
 
-def heat(series: Sequence[Series], until: float) -> str:
-    """Buckets by time: the darker, the more. Prometheus' buckets hold those below them too."""
+def draw_heatmap(series: Sequence[Series], until: float) -> str:
+    """Return an SVG of histogram buckets over time: darker means more.
+
+    Prometheus' buckets are cumulative, so that of the next lower one is subtracted.
+    """
     ordered = sorted(series, key=lambda row: float(row[0].replace("+Inf", "inf")))
     below: dict[float, float] = {}
     cells, most, height = [], 1e-9, 96 / max(1, len(ordered))
@@ -124,7 +128,7 @@ def heat(series: Sequence[Series], until: float) -> str:
     return f'<svg viewBox="0 0 400 100" preserveAspectRatio="none">{"".join(parts)}</svg>'
 
 
-def draw(panel: dict[str, Any], prometheus: Prometheus, until: float) -> str:
+def draw_panel(panel: dict[str, Any], prometheus: Prometheus, until: float) -> str:
     place = panel["gridPos"]
     style = (
         f"left:{place['x'] * COLUMN}px;top:{place['y'] * ROW}px;"
@@ -134,15 +138,16 @@ def draw(panel: dict[str, Any], prometheus: Prometheus, until: float) -> str:
     if panel["type"] == "row":
         return f'<section style="{style}"><h1>{title}</h1></section>'
     unit = panel["fieldConfig"]["defaults"].get("unit", "")
-    series = [row for target in panel["targets"] for row in ask(prometheus, target, until)]
+    series = [row for target in panel["targets"] for row in query_series(prometheus, target, until)]
     if panel["type"] == "stat":
         stats = (
-            f"<span><b>{number(values[-1][1], unit)}</b>{escape(name)}</span>"
+            f"<span><b>{format_value(values[-1][1], unit)}</b>{escape(name)}</span>"
             for name, values in series
         )
         body = f'<div class="stat">{"".join(stats)}</div>'
     else:
-        body = heat(series, until) if panel["type"] == "heatmap" else lines(series, unit, until)
+        is_heatmap = panel["type"] == "heatmap"
+        body = draw_heatmap(series, until) if is_heatmap else draw_lines(series, unit, until)
     return f'<section style="{style}"><div><h2>{title}</h2>{body}</div></section>'
 
 
@@ -157,20 +162,20 @@ def main() -> None:
             target = f"127.0.0.1:{system.api_port}"
             prometheus = Prometheus(Path(directory) / "prometheus", target)
             try:
-                play(system)
+                run_mailings(system)
                 until = time.time()
-                drawn = "".join(draw(panel, prometheus, until) for panel in panels)
+                drawn = "".join(draw_panel(panel, prometheus, until) for panel in panels)
             finally:
                 prometheus.stop()
         finally:
             system.stop()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=ARGUMENTS
+            executable_path=shutil.which("chromium"), args=CHROMIUM_ARGUMENTS
         )
         page = browser.new_page(viewport={"width": 24 * COLUMN, "height": height})
         page.set_content(f"<style>{STYLE}</style>{drawn}")
-        page.screenshot(path=PICTURE)
+        page.screenshot(path=PICTURE_PATH)
         browser.close()
 
 

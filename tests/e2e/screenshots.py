@@ -1,6 +1,10 @@
-"""Makes the pictures in docs/screenshots: python -m tests.e2e.screenshots (it takes a minute)."""
+"""Make the pictures in docs/screenshots: python -m tests.e2e.screenshots [DIRECTORY].
+
+It takes about a minute.
+"""
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +16,17 @@ from playwright.sync_api import Browser, FilePayload, sync_playwright
 
 from shared.report.figures import DayFigures, MailingDay
 from shared.report.rendering import render_html
-from tests.e2e.browser_user import ARGUMENTS, Person
+from tests.e2e.browser_user import CHROMIUM_ARGUMENTS, BrowserUser
 from tests.support.system import System, free_port
 from tests.support.waiting import wait_for
 
-PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
+DEFAULT_DIRECTORY = Path(__file__).parents[2] / "docs" / "screenshots"
 ZONES = ("Europe/Moscow", "Asia/Yekaterinburg", "Asia/Omsk", "Asia/Vladivostok")
 TAGS = ("vip", "regular", "new")
 NAMES = ("Anna", "Ivan", "Olga", "Pyotr", "")
 WIDE, TALL = {"width": 1280, "height": 860}, {"width": 1280, "height": 1240}
 PHONE = {"width": 390, "height": 780}
-# A month as it may have been: busy by day, less so at weekends, with a few that failed.
+# A plausible month: busy by day, less so at weekends, with a few failures.
 HISTORY = """
 INSERT INTO minutes (mailing_id, minute, shard, status, count)
 SELECT %s, at, 15, status::message_status, (n * share)::int FROM (
@@ -38,7 +42,7 @@ CROSS JOIN (VALUES ('sent', 1.0), ('failed', 0.03), ('expired', 0.015)) AS share
 
 
 @contextmanager
-def product() -> Iterator[System]:
+def running_product() -> Iterator[System]:
     openid = free_port()
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
@@ -60,27 +64,27 @@ def product() -> Iterator[System]:
             system.stop()
 
 
-def fill(system: System) -> int:
-    """Clients and mailings in every state; the id of the one to be shown from close by."""
+def create_data(system: System) -> int:
+    """Create clients, and mailings in every state; return the id of the running one to show."""
     rows = ["phone,tag,timezone,name"]
     rows += [f"7916{n:07d},{TAGS[n % 3]},{ZONES[n % 4]},{NAMES[n % 5]}" for n in range(6000)]
-    made = system.call(
+    started = system.call(
         "POST",
         "/clients/import",
         data="\n".join(rows).encode(),
         headers={"Content-Type": "text/csv"},
     )
-    path = f"/imports/{made['id']}"
+    path = f"/imports/{started['id']}"
     wait_for(lambda: system.call("GET", path)["status"] == "finished", 60, "the import")
     system.provider.set(phones={79160000000 + 300 * n: "reject_400" for n in range(20)})
-    done = system.create_mailing(
+    finished = system.create_mailing(
         name="Spring sale",
         text="Only today: everything at half the price.",
         filter={"tags": ["vip"]},
     )
-    system.wait_finished(done)
+    system.wait_finished(finished)
     with system.database() as cursor:
-        cursor.execute(HISTORY, (done,))
+        cursor.execute(HISTORY, (finished,))
     system.provider.set(latency={"min": 0.02, "max": 0.09})
     shown = system.create_mailing(
         name="New opening hours",
@@ -95,13 +99,17 @@ def fill(system: System) -> int:
     system.create_mailing(
         starts_in=50000, name="Tomorrow's reminder", text="Do not forget your appointment."
     )
-    wait_for(lambda: system.statistics(shown)["counts"]["sent"] > 300, 60, "a mailing under way")
+    wait_for(
+        lambda: system.statistics(shown)["counts"]["sent"] > 300,
+        60,
+        "300 messages of the running mailing",
+    )
     return shown
 
 
-def write(person: Person) -> None:
-    """A mailing half written, and a test of it."""
-    page = person.page
+def fill_in_mailing(user: BrowserUser) -> None:
+    """Fill in part of a mailing's form and send a test."""
+    page = user.page
     page.get_by_label("Text").fill("{name|Dear client}, only today: everything at half price.")
     page.get_by_label("Tags").fill("vip, regular")
     page.get_by_label("Send it to yourself first").fill("+7 916 000-00-01, +7 916 000-03-00")
@@ -110,21 +118,21 @@ def write(person: Person) -> None:
     page.get_by_label("Name").focus()
 
 
-def bring_in(person: Person) -> None:
-    """A file with the mistakes that files have."""
+def upload_file_with_errors(user: BrowserUser) -> None:
+    """Upload a file of clients with typical errors."""
     rows = (
         *("телефон;метка;часовой пояс;код", "+7 (916) 555-00-01;vip;Europe/Moscow;"),
         *("7,9E+10;vip;Europe/Moscow;", "8 926 1;x;Луна;12", "8 916 555 00 01;new;Asia/Omsk;"),
     )
     buffer = "\n".join(rows).encode()
     file = FilePayload(name="clients.csv", mimeType="text/csv", buffer=buffer)
-    person.page.locator("#file").set_input_files(file)
-    person.page.locator("form[data-import] button").click()
-    person.page.locator("[data-merged] table").wait_for()
+    user.page.locator("#file").set_input_files(file)
+    user.page.locator("form[data-import] button").click()
+    user.page.locator("[data-merged] table").wait_for()
 
 
-def report(browser: Browser) -> None:
-    """The daily report's e-mail, as Chromium draws it, about a day as it may have been."""
+def draw_report(browser: Browser, directory: Path) -> None:
+    """Draw the e-mail of the daily report about a plausible day."""
     start, end = datetime(2026, 11, 22, 7, tzinfo=UTC), datetime(2026, 11, 22, 18, tzinfo=UTC)
     mailings = [
         MailingDay(
@@ -143,16 +151,17 @@ def report(browser: Browser) -> None:
     )  # fmt: skip
     page = browser.new_page(viewport={"width": 680, "height": 900})
     page.set_content(render_html(figures, "en", "https://notifications.example.com"))
-    page.screenshot(path=PICTURES / "report.png", full_page=True)
+    page.screenshot(path=directory / "report.png", full_page=True)
 
 
 def main() -> None:
     chromium = shutil.which("chromium")
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    with product() as system, sync_playwright() as playwright:
-        shown = fill(system)
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        report(browser)
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_DIRECTORY
+    directory.mkdir(parents=True, exist_ok=True)
+    with running_product() as system, sync_playwright() as playwright:
+        shown = create_data(system)
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        draw_report(browser, directory)
         for name, path, context in (
             ("mailing", f"/admin/mailings/{shown}", {"viewport": WIDE, "color_scheme": "light"}),
             ("dashboard", "/admin/", {"viewport": TALL, "color_scheme": "light"}),
@@ -166,15 +175,15 @@ def main() -> None:
                 "viewport": WIDE, "color_scheme": "light", "locale": "ru-RU"}),
         ):  # fmt: skip
             options: dict[str, Any] = context
-            with Person(browser, system, "Anna", **options) as person:
-                person.open(path)
+            with BrowserUser(browser, system, "Anna", **options) as user:
+                user.open(path)
                 if name == "new-mailing":
-                    person.page.set_viewport_size({"width": 1280, "height": 1420})
-                    write(person)
+                    user.page.set_viewport_size({"width": 1280, "height": 1420})
+                    fill_in_mailing(user)
                 if name == "import-ru":
-                    bring_in(person)
-                person.page.wait_for_timeout(3500)  # two rounds of live figures
-                person.page.screenshot(path=PICTURES / f"{name}.png")
+                    upload_file_with_errors(user)
+                user.page.wait_for_timeout(3500)  # for two updates of the live figures
+                user.page.screenshot(path=directory / f"{name}.png")
         browser.close()
 
 

@@ -1,4 +1,4 @@
-"""An operator's day in a browser: clients in, a mailing out, watched, paused, retried, exported."""
+"""An operator's work in a browser: import clients; send, watch, pause and retry mailings."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.browser_user import Person
+from tests.e2e.browser_user import BrowserUser
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
@@ -20,7 +20,7 @@ PAGES = (
 
 @pytest.fixture(scope="module")
 def clients_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As Excel writes it in Russia: semicolons, Windows-1251, and a mistake."""
+    """A file as a Russian Excel writes it: semicolons, Windows-1251, and one invalid phone."""
     rows = ["телефон;метка;часовой пояс"]
     rows += [f"8 (926) 000-{n // 100:02}-{n % 100:02};толпа;Europe/Moscow" for n in range(60)]
     rows.append("7,9E+10;толпа;Europe/Moscow")
@@ -29,10 +29,12 @@ def clients_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> None:
+def test_a_file_is_imported_and_a_mailing_is_sent_to_its_clients(
+    site: System, operator: BrowserUser, clients_file: Path
+) -> None:
     page = operator.page
 
-    # Clients come in by a file; what is wrong in it is told.
+    # Import clients from a file; its invalid row is reported.
     operator.open("/admin/clients/import")
     page.get_by_label("CSV file").set_input_files(clients_file)
     page.get_by_role("button", name="Import").click()
@@ -41,7 +43,7 @@ def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> No
     expect(page.locator(".tile", has_text="Added")).to_contain_text("60")
     expect(page.locator("table")).to_contain_text("format the column as text")
 
-    # A mailing: previewed while it is written, reviewed, confirmed.
+    # Create a mailing: the preview follows the form; then review and confirm.
     operator.open("/admin/mailings/new")
     page.get_by_label("Text").fill("Hello, crowd")
     page.get_by_label("Name").fill("To the crowd")
@@ -55,15 +57,15 @@ def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> No
     page.wait_for_url(re.compile(r"/admin/mailings/\d+$"))
     address = page.url
 
-    # It is seen running, without a reload, and its parts add up.
+    # The page shows progress without a reload, and its numbers add up.
     accepted = page.locator("section[data-mailing] .headline [data-part-sent]")
-    wait_for(lambda: accepted.count() == 1, 15, "the mailing is launched")
+    wait_for(lambda: accepted.count() == 1, 15, "the launch of the mailing")
     before = int(accepted.inner_text())
     wait_for(lambda: int(accepted.inner_text()) > before, 10, "live figures")
     parts = page.locator(".parts strong").all_inner_texts()
     assert sum(int(part.replace(",", "")) for part in parts) == 60
 
-    # Pause and resume, each confirmed.
+    # Pause and resume, each with a confirmation.
     page.get_by_role("link", name="Pause").click()
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
     expect(page.locator("h1 + .state")).to_have_text("Paused")
@@ -71,7 +73,7 @@ def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> No
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
     expect(page.locator("h1 + .state")).to_have_text("Running")
 
-    # The limit is lifted, so that it is soon done; the page says so by itself.
+    # Remove the rate limit, so that the mailing soon finishes; the page shows it without a reload.
     page.get_by_text("More", exact=True).click()
     page.get_by_role("link", name="Edit").click()
     page.get_by_label("At most, per second").fill("")
@@ -79,7 +81,7 @@ def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> No
     page.wait_for_url(address)
     expect(page.locator("h1 + .state")).to_have_text("Finished", timeout=20_000)
 
-    # One recipient is found by the phone; all of them leave as a file.
+    # Find one recipient by phone; export all.
     page.get_by_label("Phone").fill("8 926 000 00 05")
     page.get_by_role("button", name="Find").click()
     expect(page.locator("#recipients tbody tr")).to_have_count(1)
@@ -89,12 +91,12 @@ def test_the_whole_job(site: System, operator: Person, clients_file: Path) -> No
     exported = Path(download.value.path()).read_text("utf-8-sig").splitlines()
     assert len(exported) == 61
 
-    # It counts on the dashboard, and in the list.
+    # The finished mailing is in the list.
     operator.open("/admin/mailings?status=finished&q=crowd")
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
-def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> None:
+def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: BrowserUser) -> None:
     page = operator.page
     earlier = site.create_mailing(name="Earlier", filter={"phones": ["79260100001"]})
     for n, city in enumerate(("Omsk", "Omsk", "Omsk", "Perm")):
@@ -112,7 +114,7 @@ def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> 
     site.wait_finished(earlier)
     site.wait_finished(again)
 
-    # Placeholders are inserted, and seen as real clients get them.
+    # Insert a placeholder; the preview shows the text for real clients.
     operator.open("/admin/mailings/new")
     page.get_by_label("Text").fill("Hello, ")
     page.get_by_role("button", name="{name}").click()
@@ -122,7 +124,7 @@ def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> 
     expect(page.locator("#preview .big")).to_have_text("4")
     expect(page.locator("#preview")).to_contain_text("Hello, Client0")
 
-    # A test is sent from the form, and says of each phone what became of it.
+    # Send a test from the form; its result is shown for each phone.
     site.provider.set(phones={79260100003: "reject_400"})
     page.get_by_label("Send it to yourself first").fill("8 926 010 00 02, 79260100003")
     page.get_by_role("button", name="Send a test").click()
@@ -136,7 +138,7 @@ def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> 
     page.get_by_label("Send it to yourself first").press("Enter")
     expect(page.locator("#test")).to_contain_text("A phone has 11 digits")
 
-    # Each filter narrows the audience: picked in the preview, or filled in.
+    # Each filter reduces the audience, chosen in the preview or filled in.
     page.locator("#preview").get_by_role("button", name="Asia/Omsk").click()
     expect(page.locator("#preview .big")).to_have_text("3")
     page.get_by_label("Attributes equal to").fill("city = Omsk")
@@ -150,9 +152,9 @@ def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> 
     expect(page.locator(".facts").last).to_contain_text("Again")
     page.get_by_role("button", name="Send to 1 recipient now").click()
     page.wait_for_url(re.compile(r"/admin/mailings/\d+$"))
-    made = int(page.url.rsplit("/", 1)[1])
-    site.wait_finished(made)
-    assert site.call("GET", f"/mailings/{made}")["filter"] == {
+    created = int(page.url.rsplit("/", 1)[1])
+    site.wait_finished(created)
+    assert site.call("GET", f"/mailings/{created}")["filter"] == {
         "operator_codes": [],
         "tags": ["chosen"],
         "timezones": ["Asia/Omsk"],
@@ -161,16 +163,16 @@ def test_a_test_send_and_every_way_to_choose(site: System, operator: Person) -> 
         "phones": ["79260100002"],
     }
 
-    # A copy of it chooses the same people.
-    operator.open(f"/admin/mailings/new?from={made}")
+    # A copy has the same filters.
+    operator.open(f"/admin/mailings/new?from={created}")
     expect(page.locator("details.rarer")).to_have_attribute("open", "")
     expect(page.get_by_label("Attributes equal to")).to_have_value("city = Omsk")
     expect(page.get_by_label("Again")).to_be_checked()
     expect(page.get_by_label("Only these phones")).to_have_value("79260100002")
 
 
-def test_the_dashboard_says_what_is_wrong_and_when_it_is_over(
-    site: System, operator: Person
+def test_the_dashboard_shows_an_outage_of_the_provider_until_it_ends(
+    site: System, operator: BrowserUser
 ) -> None:
     page = operator.page
     operator.open("/admin/")
@@ -178,8 +180,8 @@ def test_the_dashboard_says_what_is_wrong_and_when_it_is_over(
     site.add_clients(40, tag="patient")
     site.provider.set(down=True)
     mailing = site.create_mailing(name="Patient", filter={"tags": ["patient"]})
-    stops = re.compile("The provider (cannot be reached|gives no clear answers)")
-    expect(page.locator(".attention .danger")).to_contain_text(stops)
+    outage = re.compile("The provider (cannot be reached|gives no clear answers)")
+    expect(page.locator(".attention .danger")).to_contain_text(outage)
     expect(page.locator(".state.provider-open")).to_be_visible()
     expect(page.locator(f"[data-mailing='{mailing}']")).to_be_visible()
     site.provider.set(down=False)
@@ -188,17 +190,17 @@ def test_the_dashboard_says_what_is_wrong_and_when_it_is_over(
     site.wait_finished(mailing)
 
 
-def test_a_form_without_scripts_imports_too(
+def test_a_file_is_imported_without_scripts(
     site: System, browser: Browser, clients_file: Path
 ) -> None:
-    """Also a file larger than any other body may be."""
+    """The file is larger than the limit of other bodies."""
     large = clients_file.with_name("large.csv")
     rows = (f"7926{n};large;Europe/Moscow;{'x' * 150}" for n in range(2_000_000, 2_006_000))
     large.write_text("\n".join(("phone;tag;timezone;note", *rows)))
     assert large.stat().st_size > 1024 * 1024
-    with Person(browser, site, "Oleg", java_script_enabled=False) as person:
-        page = person.page
-        person.open("/admin/clients/import")
+    with BrowserUser(browser, site, "Oleg", java_script_enabled=False) as user:
+        page = user.page
+        user.open("/admin/clients/import")
         page.get_by_label("CSV file").set_input_files(large)
         page.get_by_role("button", name="Import").click()
         page.wait_for_url("**/admin/imports/*")
@@ -206,7 +208,7 @@ def test_a_form_without_scripts_imports_too(
         expect(page.locator(".tile", has_text="Added")).to_contain_text("6,000")
 
 
-def test_failed_messages_are_found_and_tried_again(site: System, operator: Person) -> None:
+def test_failed_messages_are_found_and_retried(site: System, operator: BrowserUser) -> None:
     page = operator.page
     site.call(
         "POST",
@@ -225,10 +227,14 @@ def test_failed_messages_are_found_and_tried_again(site: System, operator: Perso
     page.get_by_role("link", name="Retry failed").click()
     page.get_by_role("dialog").get_by_role("button", name="Retry failed").click()
     expect(page.locator("h1 + .state")).to_have_text("Finished", timeout=15_000)
-    wait_for(lambda: site.statistics(mailing)["counts"]["sent"] == 1, 10, "sent after all")
+    wait_for(
+        lambda: site.statistics(mailing)["counts"]["sent"] == 1,
+        10,
+        "the retried message to be sent",
+    )
 
 
-def test_mistakes_in_a_form_are_said_at_their_fields(operator: Person) -> None:
+def test_errors_in_a_form_are_shown_at_their_fields(operator: BrowserUser) -> None:
     page = operator.page
     operator.open("/admin/mailings/new")
     page.get_by_label("Operator codes").fill("91, 926")
@@ -242,7 +248,7 @@ def test_mistakes_in_a_form_are_said_at_their_fields(operator: Person) -> None:
     expect(page.locator("#end_at-fault")).to_be_visible()
 
 
-def test_a_client_is_made_changed_and_deleted(site: System, operator: Person) -> None:
+def test_a_client_is_created_changed_and_deleted(site: System, operator: BrowserUser) -> None:
     page = operator.page
     operator.open("/admin/clients/new")
     page.get_by_label("Phone").fill("+7 916 555-44-33")
@@ -250,7 +256,7 @@ def test_a_client_is_made_changed_and_deleted(site: System, operator: Person) ->
     page.get_by_role("button", name="Add client").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("+7 916 555-44-33")
     expect(page.locator(".facts")).to_contain_text("MSK+3")
-    # What the form does not show, it leaves alone.
+    # Saving the form keeps attributes that were set elsewhere.
     address = f"/clients/{page.url.rsplit('/', 1)[1]}"
     site.call("PATCH", address, json={"attributes": {"name": "Ivan"}})
     page.get_by_role("link", name="Edit").click()
@@ -264,7 +270,7 @@ def test_a_client_is_made_changed_and_deleted(site: System, operator: Person) ->
     expect(page.locator("main")).to_contain_text("Nothing found")
 
 
-def test_a_token_is_shown_once_and_revoked(site: System, admin: Person) -> None:
+def test_a_token_is_shown_once_and_revoked(site: System, admin: BrowserUser) -> None:
     page = admin.page
     admin.open("/admin/tokens")
     page.get_by_label("Name").fill("billing")
@@ -279,7 +285,7 @@ def test_a_token_is_shown_once_and_revoked(site: System, admin: Person) -> None:
     expect(page.locator("tr", has_text="billing")).to_contain_text("revoked")
 
 
-def test_what_people_do_is_in_the_audit_log(admin: Person) -> None:
+def test_actions_in_the_admin_ui_are_in_the_audit_log(admin: BrowserUser) -> None:
     admin.open("/admin/opt-outs")
     admin.page.get_by_label("Phones").fill("8 926 777 77 77")
     admin.page.get_by_label("Source").fill("a call")
@@ -291,22 +297,21 @@ def test_what_people_do_is_in_the_audit_log(admin: Person) -> None:
     expect(admin.page.locator("tbody tr").first).to_contain_text("signed in")
 
 
-def test_pages_are_accessible_and_fit_a_phone(site: System, admin: Person) -> None:
-    """axe-core finds nothing serious on any page, and, in the dark, on those with most colours."""
+def test_pages_are_accessible_and_fit_a_phone(site: System, admin: BrowserUser) -> None:
+    """axe-core checks every page in the light theme, and the most colourful ones in the dark."""
     mailing = f"/admin/mailings/{site.create_mailing(starts_in=7200, name='Accessible')}"
     file = "phone,tag\n79260300000,x\n7,9E+10,x\n8 926,y\n"
     headers = {"Content-Type": "text/csv"}
-    answer = site.call("POST", "/clients/import", data=file.encode(), headers=headers, params=ZONE)
-    report = answer["id"]
+    started = site.call("POST", "/clients/import", data=file.encode(), headers=headers, params=ZONE)
     admin.page.set_viewport_size({"width": 390, "height": 844})
     for theme, paths in (
         ("light", (*PAGES, mailing, f"{mailing}/cancel")),
         ("dark", ("/admin/", "/admin/mailings", "/admin/mailings/new")),
-        ("dark", (f"/admin/imports/{report}",)),
+        ("dark", (f"/admin/imports/{started['id']}",)),
     ):
         admin.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
         for path in paths:
             assert admin.open(path).status == 200, path
-            assert not admin.violations(), (theme, path)
+            assert not admin.accessibility_violations(), (theme, path)
             wide = admin.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= 390, f"{path} is {wide} wide on a phone"

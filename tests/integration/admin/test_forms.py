@@ -1,4 +1,4 @@
-"""What forms of the admin UI come to: made once, complete, and refused in the reader's language."""
+"""Forms of the admin UI: submit once, keep every field, reject in the reader's language."""
 
 import re
 from io import BytesIO
@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import ahead, make_admin_app, make_client, value
 
-EVERYTHING = {
+EVERY_FILTER = {
     "operator_codes": ["916", "926"],
     "tags": ["vip"],
     "timezones": ["Asia/Omsk"],
@@ -31,18 +31,18 @@ def operator(app: Flask) -> Signed:
     return Signed(app, "operator")
 
 
-def post(somebody: Signed, path: str, fields: Any, **more: Any) -> TestResponse:
-    data = {"csrf_token": somebody.token, **fields}
-    return somebody.client.post(path, base_url=PUBLIC, data=data, **more)
+def submit(signed: Signed, path: str, fields: Any, **more: Any) -> TestResponse:
+    data = {"csrf_token": signed.token, **fields}
+    return signed.client.post(path, base_url=PUBLIC, data=data, **more)
 
 
-def page(somebody: Signed, path: str, language: str = "en") -> str:
+def page(signed: Signed, path: str, language: str = "en") -> str:
     headers = {"Accept-Language": language}
-    return somebody.client.get(path, base_url=PUBLIC, headers=headers).text
+    return signed.client.get(path, base_url=PUBLIC, headers=headers).text
 
 
-def filled_in(html: str) -> dict[str, Any]:
-    """The fields of the page's main form, as a browser would send them."""
+def form_fields(html: str) -> dict[str, Any]:
+    """Return the fields of the page's main form as a browser would send them."""
     form = html[html.index("data-preview") :]
     fields: dict[str, Any] = {}
     for tag, body in re.findall(r"<(input [^>]*|textarea [^>]*)>(?:([^<]*)</textarea>)?", form):
@@ -55,56 +55,56 @@ def filled_in(html: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("starts", ["now", "later"])
-def test_a_mailing_that_is_confirmed_twice_is_made_once(
+def test_a_mailing_confirmed_twice_is_created_once(
     operator: Signed, database: Cursor, starts: str
 ) -> None:
     fields = {
         "text": "Hello",
-        "tags": "nobody",
+        "tags": "no-client",
         "starts": starts,
         "start_at": ahead(hours=1)[:16],
         "end_at": ahead(hours=2)[:16],
         "zone": "UTC",
     }
-    asked = post(operator, "/admin/mailings/new", fields)
-    assert asked.status_code == 200
-    found = re.search(r'name="once" value="([^"]+)"', asked.text)
+    review = submit(operator, "/admin/mailings/new", fields)
+    assert review.status_code == 200
+    found = re.search(r'name="once" value="([^"]+)"', review.text)
     assert found
     database.execute("SELECT count(*) FROM mailings")
     before = value(database)
     for _ in range(2):
         confirmed = {**fields, "confirmed": "yes", "once": found[1]}
-        assert post(operator, "/admin/mailings/new", confirmed).status_code == 303
+        assert submit(operator, "/admin/mailings/new", confirmed).status_code == 303
     database.execute("SELECT count(*) FROM mailings")
     assert value(database) == before + 1
 
 
-def test_a_form_carries_every_filter(app: Flask, operator: Signed) -> None:
-    """Changed in its name alone, copied, reviewed: who gets it stays the same."""
+def test_the_mailing_form_keeps_every_filter(app: Flask, operator: Signed) -> None:
+    """Renaming, copying and reviewing a mailing leaves its filter unchanged."""
     api = make_client(app)
     body = {"text": "Hello", "start_at": ahead(hours=1), "end_at": ahead(hours=2)}
     earlier = api.post("/api/v1/mailings", json=body).get_json()["id"]
-    wanted = {**EVERYTHING, "exclude_mailing_ids": [earlier]}
+    wanted = {**EVERY_FILTER, "exclude_mailing_ids": [earlier]}
     made = api.post("/api/v1/mailings", json=body | {"filter": wanted}).get_json()
-    fields = filled_in(page(operator, f"/admin/mailings/{made['id']}/edit"))
-    answer = post(operator, f"/admin/mailings/{made['id']}/edit", {**fields, "name": "Renamed"})
-    assert answer.status_code == 303, answer.text
+    fields = form_fields(page(operator, f"/admin/mailings/{made['id']}/edit"))
+    response = submit(operator, f"/admin/mailings/{made['id']}/edit", {**fields, "name": "Renamed"})
+    assert response.status_code == 303, response.text
     changed = api.get(f"/api/v1/mailings/{made['id']}").get_json()
     assert changed["name"] == "Renamed"
     for kept in ("filter", "start_at", "end_at", "window", "text"):
         assert changed[kept] == made[kept]
-    copied = filled_in(page(operator, f"/admin/mailings/new?from={made['id']}"))
-    review = post(operator, "/admin/mailings/new", copied | {"text": "Hello again"})
+    copied = form_fields(page(operator, f"/admin/mailings/new?from={made['id']}"))
+    review = submit(operator, "/admin/mailings/new", copied | {"text": "Hello again"})
     assert review.status_code == 200
     hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', review.text))
     del hidden["csrf_token"]
-    answer = post(operator, "/admin/mailings/new", {**hidden, "confirmed": "yes"})
-    copy = api.get(f"/api/v1/mailings/{answer.headers['Location'].rsplit('/', 1)[1]}").get_json()
+    response = submit(operator, "/admin/mailings/new", {**hidden, "confirmed": "yes"})
+    copy = api.get(f"/api/v1/mailings/{response.headers['Location'].rsplit('/', 1)[1]}").get_json()
     assert copy["filter"] == made["filter"]
 
 
 @pytest.mark.parametrize(
-    ("field", "given", "says"),
+    ("field", "given", "message"),
     [
         ("attributes", "city Omsk", "name = value"),
         ("attributes", "phone = 1", "name = value"),
@@ -116,21 +116,21 @@ def test_a_form_carries_every_filter(app: Flask, operator: Signed) -> None:
         ("rate_limit", "many", "Give a whole number."),
     ],
 )
-def test_a_mistake_is_said_at_its_field(
-    operator: Signed, field: str, given: str, says: str
+def test_an_error_is_shown_at_its_field(
+    operator: Signed, field: str, given: str, message: str
 ) -> None:
     fields = {"text": "Hello", "starts": "now", "end_at": ahead(hours=2)[:16], "zone": "UTC"}
-    answer = post(operator, "/admin/mailings/new", {**fields, field: given})
-    assert answer.status_code == 422
-    at = answer.text.index(f'id="{field}-fault"')
-    assert says in answer.text[at : at + 300]
-    assert given in answer.text, "what was written is kept"
+    response = submit(operator, "/admin/mailings/new", {**fields, field: given})
+    assert response.status_code == 422
+    at = response.text.index(f'id="{field}-fault"')
+    assert message in response.text[at : at + 300]
+    assert given in response.text, "the submitted value is kept"
 
 
-def upload(somebody: Signed, content: bytes, language: str = "ru") -> TestResponse:
+def upload(signed: Signed, content: bytes, language: str = "ru") -> TestResponse:
     file = (BytesIO(content), "clients.csv")
-    return post(
-        somebody,
+    return submit(
+        signed,
         "/admin/clients/import",
         {"file": file, "timezone": "Europe/Moscow"},
         content_type="multipart/form-data",
@@ -138,27 +138,27 @@ def upload(somebody: Signed, content: bytes, language: str = "ru") -> TestRespon
     )
 
 
-def test_a_plain_form_imports_and_the_report_is_in_russian(operator: Signed) -> None:
+def test_a_form_imports_a_file_and_its_report_is_in_russian(operator: Signed) -> None:
     rows = (
         *("phone,operator_code,tag,timezone,city", "79160000001,,,,", '"7,9E+10"', "8 926 1,,,,"),
         *("79160000003,12,,,", f"79160000004,,{'x' * 65},,", "79160000005,,,Moon/Base,"),
         *(f"79160000006,,,,{'y' * 201}", "79160000007,,,,a,more", '79160000008,"x"y,,,'),
     )
-    answer = upload(operator, "\n".join(rows).encode())
-    assert answer.status_code == 303
-    report = page(operator, answer.headers["Location"], "ru")
+    response = upload(operator, "\n".join(rows).encode())
+    assert response.status_code == 303
+    report = page(operator, response.headers["Location"], "ru")
     table = report[report.index("<table") : report.index("</table>")]
-    said = re.findall(r"<td>([^<]+)</td></tr>", table)
-    assert len(said) == 8
-    for each in said:
+    messages = re.findall(r"<td>([^<]+)</td></tr>", table)
+    assert len(messages) == 8
+    for each in messages:
         assert re.search(r"[а-я]{4}", each), each
         assert not re.search(r"\b(must|phone|timezone|missing)\b", each), each
-    exported = page(operator, f"{answer.headers['Location']}/rejected.csv", "ru")
+    exported = page(operator, f"{response.headers['Location']}/rejected.csv", "ru")
     assert "В телефоне должно быть 11 цифр" in exported
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "Файл пуст"),
         (b"PK\x03\x04 workbook", "Это не CSV-файл"),
@@ -170,16 +170,16 @@ def test_a_plain_form_imports_and_the_report_is_in_russian(operator: Signed) -> 
         (b"phone\n" + b"79160000001\n" * 170_000, "больше"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_russian(
-    operator: Signed, database: Cursor, content: bytes, says: str
+def test_an_unusable_file_is_rejected_in_russian(
+    operator: Signed, database: Cursor, content: bytes, message: str
 ) -> None:
-    answer = upload(operator, content)
-    assert answer.status_code == 422
-    shown = re.search(r'id="upload-problem".*?<p>(.*?)</p>', answer.text, re.S)
+    response = upload(operator, content)
+    assert response.status_code == 422
+    shown = re.search(r'id="upload-problem".*?<p>(.*?)</p>', response.text, re.S)
     assert shown
-    assert says in shown[1], shown[1]
-    # The page's script is told the same.
-    told = operator.client.post(
+    assert message in shown[1], shown[1]
+    # The page's script receives the same message.
+    scripted = operator.client.post(
         "/admin/clients/import",
         base_url=PUBLIC,
         data=content,
@@ -189,12 +189,12 @@ def test_a_file_that_cannot_be_used_is_refused_in_russian(
             "Accept-Language": "ru",
         },
     )
-    assert says in told.get_json()["problem"]
+    assert message in scripted.get_json()["problem"]
     database.execute("SELECT count(*) FROM imports WHERE status <> 'running'")
     assert value(database) == 0
 
 
-def test_a_plain_form_without_a_file_says_so(operator: Signed) -> None:
-    answer = post(operator, "/admin/clients/import", {}, content_type="multipart/form-data")
-    assert answer.status_code == 422
-    assert "Choose a file first." in answer.text
+def test_a_form_without_a_file_is_rejected(operator: Signed) -> None:
+    response = submit(operator, "/admin/clients/import", {}, content_type="multipart/form-data")
+    assert response.status_code == 422
+    assert "Choose a file first." in response.text

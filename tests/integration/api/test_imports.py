@@ -1,4 +1,4 @@
-"""Imports: a file goes in over the API, a worker merges it, the report says what became of it."""
+"""Imports: upload a file over the API, merge it as a worker does, check the report."""
 
 import csv
 import io
@@ -33,8 +33,8 @@ def db(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def number(phones: Iterator[str]) -> Callable[[], str]:
-    """A phone that nobody has."""
+def new_phone(phones: Iterator[str]) -> Callable[[], str]:
+    """Return a function that returns an unused phone."""
     return lambda: next(phones)
 
 
@@ -44,35 +44,35 @@ def upload(client: FlaskClient, data: str | bytes, query: str = "") -> TestRespo
 
 
 @pytest.fixture
-def load(client: FlaskClient, db: Database) -> Callable[..., dict[str, Any]]:
-    """Import a file to its end; the report."""
+def run_import(client: FlaskClient, db: Database) -> Callable[..., dict[str, Any]]:
+    """Return a function that imports a file to its end and returns the report."""
 
-    def run(data: str | bytes, query: str = "") -> dict[str, Any]:
-        answer = upload(client, data, query)
-        assert answer.status_code == 202, answer.text
-        made = answer.get_json()
-        assert answer.headers["Location"] == f"/api/v1/imports/{made['id']}"
-        while merge_import_slice(db, made["id"]):
+    def upload_and_merge(data: str | bytes, query: str = "") -> dict[str, Any]:
+        response = upload(client, data, query)
+        assert response.status_code == 202, response.text
+        started = response.get_json()
+        assert response.headers["Location"] == f"/api/v1/imports/{started['id']}"
+        while merge_import_slice(db, started["id"]):
             pass
-        report: dict[str, Any] = client.get(answer.headers["Location"]).get_json()
+        report: dict[str, Any] = client.get(response.headers["Location"]).get_json()
         assert report["status"] == "finished", report
         assert report["rows_total"] == report["rows_done"]
         return report
 
-    return run
+    return upload_and_merge
 
 
-def counts(report: dict[str, Any]) -> tuple[int, ...]:
+def totals(report: dict[str, Any]) -> tuple[int, ...]:
     names = ("rows_total", "created", "updated", "unchanged", "rejected")
     return tuple(report[name] for name in names)
 
 
-def find(client: FlaskClient, phone: str) -> dict[str, Any]:
+def find_client(client: FlaskClient, phone: str) -> dict[str, Any]:
     (found,) = client.get(f"/api/v1/clients?phone={phone}").get_json()["items"]
     return found  # type: ignore[no-any-return]
 
 
-def nothing_is_left(database: Cursor) -> None:
+def assert_no_open_imports(database: Cursor) -> None:
     database.execute(
         "SELECT (SELECT count(*) FROM imports WHERE status IN ('receiving', 'running')),"
         " (SELECT count(*) FROM pg_class WHERE relname LIKE 'import_rows%%')"
@@ -80,122 +80,141 @@ def nothing_is_left(database: Cursor) -> None:
     assert database.fetchone() == (0, 0)
 
 
-def test_clients_are_made_updated_and_left_alone(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str], database: Cursor
+def test_clients_are_created_updated_or_unchanged(
+    client: FlaskClient,
+    run_import: Callable[..., Any],
+    new_phone: Callable[[], str],
+    database: Cursor,
 ) -> None:
-    a, b, c = number(), number(), number()
-    report = load(f"{HEADER}{a},,vip,Europe/Moscow\n{b},495,,Asia/Omsk\n{c},,x,Asia/Omsk\n")
-    assert counts(report) == (3, 3, 0, 0, 0)
+    a, b, c = new_phone(), new_phone(), new_phone()
+    report = run_import(f"{HEADER}{a},,vip,Europe/Moscow\n{b},495,,Asia/Omsk\n{c},,x,Asia/Omsk\n")
+    assert totals(report) == (3, 3, 0, 0, 0)
     assert report["errors"] == []
-    first = find(client, a)
+    first = find_client(client, a)
     assert (first["operator_code"], first["tag"], first["timezone"]) == (
         a[1:4],
         "vip",
         "Europe/Moscow",
     )
-    assert find(client, b)["operator_code"] == "495"
-    again = load(f"{HEADER}{a},,vip,Europe/Moscow\n{b},,new,Asia/Omsk\n{c},,,Asia/Tokyo\n")
-    assert counts(again) == (3, 0, 2, 1, 0)
-    assert find(client, a)["updated_at"] == first["updated_at"]
-    assert (find(client, b)["operator_code"], find(client, b)["tag"]) == ("495", "new")
-    assert (find(client, c)["tag"], find(client, c)["timezone"]) == ("", "Asia/Tokyo")
-    nothing_is_left(database)
+    assert find_client(client, b)["operator_code"] == "495"
+    again = run_import(f"{HEADER}{a},,vip,Europe/Moscow\n{b},,new,Asia/Omsk\n{c},,,Asia/Tokyo\n")
+    assert totals(again) == (3, 0, 2, 1, 0)
+    assert find_client(client, a)["updated_at"] == first["updated_at"]
+    assert (find_client(client, b)["operator_code"], find_client(client, b)["tag"]) == (
+        "495",
+        "new",
+    )
+    assert (find_client(client, c)["tag"], find_client(client, c)["timezone"]) == ("", "Asia/Tokyo")
+    assert_no_open_imports(database)
 
 
-def test_a_column_that_is_not_there_leaves_what_is_known(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str], new_client: Any
+def test_a_missing_column_leaves_values_unchanged(
+    client: FlaskClient,
+    run_import: Callable[..., Any],
+    new_phone: Callable[[], str],
+    new_client: Any,
 ) -> None:
-    phone = number()
+    phone = new_phone()
     new_client(phone=phone, tag="vip", operator_code="495")
-    assert counts(load(f"phone,timezone\n{phone},Asia/Omsk\n")) == (1, 0, 1, 0, 0)
-    found = find(client, phone)
+    assert totals(run_import(f"phone,timezone\n{phone},Asia/Omsk\n")) == (1, 0, 1, 0, 0)
+    found = find_client(client, phone)
     assert (found["tag"], found["operator_code"], found["timezone"]) == ("vip", "495", "Asia/Omsk")
 
 
-def test_an_operator_code_that_was_given_stays_given(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+def test_a_given_operator_code_does_not_follow_the_phone(
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    """As over the API: it follows a changed phone only where it was not given."""
-    given, derived, later = number(), number(), number()
-    load(f"{HEADER}{given},495,,UTC\n{derived},,,UTC\n{later},,,UTC\n")
-    load(f"{HEADER}{later},499,,UTC\n{derived},{derived[1:4]},,UTC\n")
+    """As over the API, only a derived code follows a changed phone."""
+    given, derived, later = new_phone(), new_phone(), new_phone()
+    run_import(f"{HEADER}{given},495,,UTC\n{derived},,,UTC\n{later},,,UTC\n")
+    run_import(f"{HEADER}{later},499,,UTC\n{derived},{derived[1:4]},,UTC\n")
     for phone, code in ((given, "495"), (derived, "777"), (later, "499")):
         new = f"7777{phone[4:]}"
-        found = client.patch(f"/api/v1/clients/{find(client, phone)['id']}", json={"phone": new})
+        found = client.patch(
+            f"/api/v1/clients/{find_client(client, phone)['id']}", json={"phone": new}
+        )
         assert found.get_json()["operator_code"] == code
 
 
-def test_files_as_people_have_them(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+def test_encodings_delimiters_and_spellings_of_real_files_are_accepted(
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    phone = number()
+    phone = new_phone()
     written = f"+7 ({phone[1:4]}) {phone[4:7]}-{phone[7:9]}-{phone[9:]}"
     file = f"Метка;Имя;Телефон;Часовой пояс\r\n  друзья ;Пётр;{written};europe/moscow\r\n;;;\r\n"
     for encoding in ("cp1251", "utf-8", "utf-8-sig"):
-        report = load(file.encode(encoding))
+        report = run_import(file.encode(encoding))
         assert report["rows_total"] == 1
         assert report["rejected"] == 0
         assert (report["ignored_columns"], report["attribute_columns"]) == ([], ["Имя"])
-        assert find(client, phone)["attributes"] == {"Имя": "Пётр"}
-        assert find(client, phone)["tag"] == "друзья"
-        assert find(client, phone)["timezone"] == "Europe/Moscow"
+        assert find_client(client, phone)["attributes"] == {"Имя": "Пётр"}
+        assert find_client(client, phone)["tag"] == "друзья"
+        assert find_client(client, phone)["timezone"] == "Europe/Moscow"
     eight = f"8 {phone[1:4]} {phone[4:7]} {phone[7:9]} {phone[9:]}"
-    assert counts(load(f"телефон\tтег\n{eight}\tдрузья\n", "?timezone=Europe/Moscow"))[3] == 1
+    assert totals(run_import(f"телефон\tтег\n{eight}\tдрузья\n", "?timezone=Europe/Moscow"))[3] == 1
 
 
-def test_gaps_are_filled_from_the_address(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+def test_empty_cells_are_filled_from_the_query_string(
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    bare, full = number(), number()
-    load(f"phone,tag,timezone\n{bare},,\n{full},own,Asia/Omsk\n", "?tag=crowd&timezone=Asia/Tokyo")
-    assert (find(client, bare)["tag"], find(client, bare)["timezone"]) == ("crowd", "Asia/Tokyo")
-    assert (find(client, full)["tag"], find(client, full)["timezone"]) == ("own", "Asia/Omsk")
+    bare, full = new_phone(), new_phone()
+    run_import(
+        f"phone,tag,timezone\n{bare},,\n{full},own,Asia/Omsk\n", "?tag=crowd&timezone=Asia/Tokyo"
+    )
+    assert (find_client(client, bare)["tag"], find_client(client, bare)["timezone"]) == (
+        "crowd",
+        "Asia/Tokyo",
+    )
+    assert (find_client(client, full)["tag"], find_client(client, full)["timezone"]) == (
+        "own",
+        "Asia/Omsk",
+    )
 
 
-def test_the_default_zone_is_for_new_clients_only(
-    database_url: str, redis_url: str, db: Database, number: Callable[[], str], new_client: Any
+def test_the_default_timezone_applies_to_new_clients_only(
+    database_url: str, redis_url: str, db: Database, new_phone: Callable[[], str], new_client: Any
 ) -> None:
     client = make_client(make_app(database_url, redis_url, DEFAULT_TIMEZONE="Asia/Omsk"))
-    known, new = number(), number()
+    known, new = new_phone(), new_phone()
     new_client(phone=known, timezone="Asia/Tokyo")
     import_id = upload(client, f"phone,tag\n{known},a\n{new},a\n").get_json()["id"]
     while merge_import_slice(db, import_id):
         pass
-    assert find(client, known)["timezone"] == "Asia/Tokyo"
-    assert find(client, new)["timezone"] == "Asia/Omsk"
+    assert find_client(client, known)["timezone"] == "Asia/Tokyo"
+    assert find_client(client, new)["timezone"] == "Asia/Omsk"
 
 
-def test_bad_rows_are_rejected_one_by_one_with_instructions(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+def test_invalid_rows_are_rejected_one_by_one_with_instructions(
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    good = number()
+    good = new_phone()
     bad = [
         "9161234567,,vip,Europe/Moscow",
         '"7,9E+10",,vip,Europe/Moscow',
-        f"{number()},12,vip,Moon/Base",
-        f"{number()},,vip,",
-        f"{number()},,{'x' * 65},UTC",
-        f"{number()},,a,UTC,extra",
-        f'{number()},,"a"b,UTC',
+        f"{new_phone()},12,vip,Moon/Base",
+        f"{new_phone()},,vip,",
+        f"{new_phone()},,{'x' * 65},UTC",
+        f"{new_phone()},,a,UTC,extra",
+        f'{new_phone()},,"a"b,UTC',
         "=1+1,,vip,UTC",
     ]
-    report = load(HEADER + "\n".join([bad[0], f"{good},,vip,UTC", *bad[1:]]) + "\n")
-    assert counts(report) == (9, 1, 0, 0, 8)
+    report = run_import(HEADER + "\n".join([bad[0], f"{good},,vip,UTC", *bad[1:]]) + "\n")
+    assert totals(report) == (9, 1, 0, 0, 8)
     first = report["errors"][0]
     assert first == {
         "line": 2,
         "column": "phone",
         "detail": "line 2: phone must be 11 digits and start with 7, for example 79161234567",
     }
-    said = {(error["line"], error["column"]) for error in report["errors"]}
-    assert said == {
+    reported = {(error["line"], error["column"]) for error in report["errors"]}
+    assert reported == {
         *((2, "phone"), (4, "phone"), (5, "operator_code"), (5, "timezone"), (6, "timezone")),
         *((7, "tag"), (8, ""), (9, ""), (10, "phone")),
     }
     assert "format the column as text" in report["errors"][1]["detail"]
-    answer = client.get(f"/api/v1/imports/{report['id']}/rejected.csv")
-    assert answer.mimetype == "text/csv"
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    response = client.get(f"/api/v1/imports/{report['id']}/rejected.csv")
+    assert response.mimetype == "text/csv"
+    rows = list(csv.DictReader(io.StringIO(response.text)))
     assert [row["line"] for row in rows] == ["2", "4", "5", "6", "7", "8", "9", "10"]
     assert rows[0]["phone"] == "9161234567"
     assert rows[0]["reason"].startswith("phone must be 11 digits")
@@ -203,88 +222,92 @@ def test_bad_rows_are_rejected_one_by_one_with_instructions(
     assert rows[7]["phone"] == "'=1+1"
 
 
-def test_rejected_rows_can_be_mended_and_sent_again(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+def test_rejected_rows_can_be_corrected_and_imported_again(
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    phone = number()
-    report = load(f"phone,tag,timezone\n{phone},'=sum,Moscow\n")
+    phone = new_phone()
+    report = run_import(f"phone,tag,timezone\n{phone},'=sum,Moscow\n")
     rejected = client.get(f"/api/v1/imports/{report['id']}/rejected.csv?excel=true").get_data()
     assert rejected.startswith(b"\xef\xbb\xbfline;phone;")
-    mended = load(rejected.replace(b";Moscow;", b";Europe/Moscow;"))
-    assert counts(mended) == (1, 1, 0, 0, 0)
-    assert mended["ignored_columns"] == ["line", "reason"]
-    assert find(client, phone)["tag"] == "=sum"
+    corrected = run_import(rejected.replace(b";Moscow;", b";Europe/Moscow;"))
+    assert totals(corrected) == (1, 1, 0, 0, 0)
+    assert corrected["ignored_columns"] == ["line", "reason"]
+    assert find_client(client, phone)["tag"] == "=sum"
 
 
 def test_other_columns_are_attributes(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    a, b = number(), number()
+    a, b = new_phone(), new_phone()
     odd = 'О\'\\ "x" {1}'
     quoted = odd.replace('"', '""')
     header = "phone,timezone,first name,city,2nd,id,Reason\n"
-    report = load(f'{header}{a},UTC,"{quoted}",\'=Omsk,x,7,y\n{b},UTC,,Omsk,x,7,y\n')
-    assert counts(report) == (2, 2, 0, 0, 0)
+    report = run_import(f'{header}{a},UTC,"{quoted}",\'=Omsk,x,7,y\n{b},UTC,,Omsk,x,7,y\n')
+    assert totals(report) == (2, 2, 0, 0, 0)
     assert report["attribute_columns"] == ["first_name", "city"]
     assert report["ignored_columns"] == ["2nd", "id", "Reason"]
-    assert find(client, a)["attributes"] == {"first_name": odd, "city": "=Omsk"}
-    assert find(client, b)["attributes"] == {"city": "Omsk"}
-    # What a file does not name, or leaves empty, stays.
-    again = load(f"phone,timezone,city,points\n{a},UTC,,12\n{b},UTC,Omsk,\n")
-    assert counts(again) == (2, 0, 1, 1, 0)
-    assert find(client, a)["attributes"] == {"first_name": odd, "city": "=Omsk", "points": "12"}
-    assert find(client, b)["attributes"] == {"city": "Omsk"}
-    assert counts(load(f"phone\n{b}\n", "?timezone=UTC"))[3] == 1
-    assert find(client, b)["attributes"] == {"city": "Omsk"}
-    # An export brings all of it back as it was.
+    assert find_client(client, a)["attributes"] == {"first_name": odd, "city": "=Omsk"}
+    assert find_client(client, b)["attributes"] == {"city": "Omsk"}
+    # Attributes that a file lacks or leaves empty stay unchanged.
+    again = run_import(f"phone,timezone,city,points\n{a},UTC,,12\n{b},UTC,Omsk,\n")
+    assert totals(again) == (2, 0, 1, 1, 0)
+    assert find_client(client, a)["attributes"] == {
+        "first_name": odd,
+        "city": "=Omsk",
+        "points": "12",
+    }
+    assert find_client(client, b)["attributes"] == {"city": "Omsk"}
+    assert totals(run_import(f"phone\n{b}\n", "?timezone=UTC"))[3] == 1
+    assert find_client(client, b)["attributes"] == {"city": "Omsk"}
+    # Importing an export changes nothing.
     exported = client.get("/api/v1/clients.csv").get_data()
-    back = load(exported)
+    back = run_import(exported)
     assert back["unchanged"] == back["rows_total"] > 1
     assert back["attribute_columns"] == sorted(back["attribute_columns"])
     assert {"city", "first_name", "points"} <= set(back["attribute_columns"])
 
 
-def test_attributes_that_are_wrong_reject_their_row_and_keep_its_cells(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+def test_invalid_attributes_reject_the_row_and_keep_its_cells(
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    good, long, broken, bad = (number() for _ in range(4))
-    report = load(
+    good, long, broken, bad = (new_phone() for _ in range(4))
+    report = run_import(
         f"phone,timezone,name\n{good},UTC,Anna\n{long},UTC,{'x' * 201}\n"
         f'{broken},UTC,"a\nb"\n{bad},Mars,Eva\n'
     )
-    assert counts(report) == (4, 1, 0, 0, 3)
+    assert totals(report) == (4, 1, 0, 0, 3)
     assert [(e["column"], e["detail"]) for e in report["errors"]][:2] == [
         ("name", "line 3: name must be at most 200 characters"),
         ("name", "line 4: name must not hold a line break; look for a quote that is not closed"),
     ]
     rejected = client.get(f"/api/v1/imports/{report['id']}/rejected.csv").get_data()
     assert rejected.startswith(b"line,phone,operator_code,tag,timezone,name,reason\r\n")
-    mended = load(rejected.replace(b",Mars,", b",UTC,"))
-    assert find(client, bad)["attributes"] == {"name": "Eva"}
-    assert mended["rejected"] == 1  # the line break is in there still
+    corrected = run_import(rejected.replace(b",Mars,", b",UTC,"))
+    assert find_client(client, bad)["attributes"] == {"name": "Eva"}
+    assert corrected["rejected"] == 1  # the line break is still there
 
 
 def test_there_are_at_most_twenty_attribute_columns(
-    load: Callable[..., Any], number: Callable[[], str], client: FlaskClient
+    run_import: Callable[..., Any], new_phone: Callable[[], str], client: FlaskClient
 ) -> None:
     names = [f"a{n}" for n in range(22)]
-    phone = number()
-    report = load(f"phone,timezone,{','.join(names)}\n{phone},UTC,{','.join(names)}\n")
+    phone = new_phone()
+    report = run_import(f"phone,timezone,{','.join(names)}\n{phone},UTC,{','.join(names)}\n")
     assert report["attribute_columns"] == names[:20]
     assert report["ignored_columns"] == names[20:]
-    assert find(client, phone)["attributes"] == {name: name for name in names[:20]}
-    answer = upload(client, f"phone,timezone,a b,a-b\n{phone},UTC,1,2\n")
-    assert answer.status_code == 422
+    assert find_client(client, phone)["attributes"] == {name: name for name in names[:20]}
+    response = upload(client, f"phone,timezone,a b,a-b\n{phone},UTC,1,2\n")
+    assert response.status_code == 422
 
 
-def test_of_a_phone_given_twice_the_last_wins(
-    client: FlaskClient, load: Callable[..., Any], number: Callable[[], str]
+def test_the_last_row_of_a_repeated_phone_wins(
+    client: FlaskClient, run_import: Callable[..., Any], new_phone: Callable[[], str]
 ) -> None:
-    phone, other = number(), number()
+    phone, other = new_phone(), new_phone()
     file = f"{HEADER}{phone},,one,UTC\n{other},,x,UTC\n{phone},,two,UTC\n{phone},,three,UTC\n"
-    report = load(file)
-    assert counts(report) == (4, 2, 0, 0, 2)
-    assert find(client, phone)["tag"] == "three"
+    report = run_import(file)
+    assert totals(report) == (4, 2, 0, 0, 2)
+    assert find_client(client, phone)["tag"] == "three"
     assert [error["detail"] for error in report["errors"]] == [
         "line 2: phone is given again in line 4, and the last one wins",
         "line 4: phone is given again in line 5, and the last one wins",
@@ -292,17 +315,17 @@ def test_of_a_phone_given_twice_the_last_wins(
 
 
 def test_only_the_first_hundred_errors_are_in_the_report(
-    client: FlaskClient, load: Callable[..., Any]
+    client: FlaskClient, run_import: Callable[..., Any]
 ) -> None:
-    report = load("phone\n" + "1\n" * 12_000)
+    report = run_import("phone\n" + "1\n" * 12_000)
     assert report["rejected"] == 12_000
     assert len(report["errors"]) == 100
-    answer = client.get(f"/api/v1/imports/{report['id']}/rejected.csv")
-    assert len(answer.text.splitlines()) == 12_001
+    response = client.get(f"/api/v1/imports/{report['id']}/rejected.csv")
+    assert len(response.text.splitlines()) == 12_001
 
 
 @pytest.mark.parametrize(
-    ("data", "status", "says"),
+    ("data", "status", "detail"),
     [
         (b"", 422, "first line must name the columns"),
         (b"79160009999,vip\n", 422, "phone must be among them"),
@@ -314,47 +337,47 @@ def test_only_the_first_hundred_errors_are_in_the_report(
         (HEADER.encode() + b"79160009999,,,UTC\n" * 60_000, 413, "larger than 1000000 bytes"),
     ],
 )
-def test_a_bad_file_changes_nothing(
-    database_url: str, redis_url: str, database: Cursor, data: bytes, status: int, says: str
+def test_an_unusable_file_changes_nothing(
+    database_url: str, redis_url: str, database: Cursor, data: bytes, status: int, detail: str
 ) -> None:
     client = make_client(make_app(database_url, redis_url, IMPORT_MAX_BYTES="1000000"))
     database.execute("SELECT count(*) FROM imports")
     before = value(database)
-    answer = upload(client, data, "?timezone=UTC")
-    assert answer.status_code == status, answer.text
-    assert answer.mimetype == "application/problem+json"
-    assert says in answer.get_json()["detail"]
+    response = upload(client, data, "?timezone=UTC")
+    assert response.status_code == status, response.text
+    assert response.mimetype == "application/problem+json"
+    assert detail in response.get_json()["detail"]
     database.execute("SELECT count(*) FROM imports")
     assert value(database) == before
     database.execute("SELECT count(*) FROM rejected_rows WHERE phone = '79160009999'")
     assert value(database) == 0
     assert client.get("/api/v1/clients?phone=79160009999").get_json()["items"] == []
-    nothing_is_left(database)
+    assert_no_open_imports(database)
 
 
-def test_bodies_of_unknown_length_are_limited_too(
+def test_bodies_of_unknown_length_are_limited(
     database_url: str, redis_url: str, database: Cursor
 ) -> None:
     client = make_client(make_app(database_url, redis_url, IMPORT_MAX_BYTES="1000"))
-    answer = client.post(
+    response = client.post(
         "/api/v1/clients/import",
         input_stream=io.BytesIO(b"phone\n" + b"1\n" * 10_000),
         content_type="text/csv",
         environ_overrides={"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"},
     )
-    assert answer.status_code == 413, answer.text
-    nothing_is_left(database)
+    assert response.status_code == 413, response.text
+    assert_no_open_imports(database)
 
 
-def test_a_body_that_is_cut_short_changes_nothing(client: FlaskClient, database: Cursor) -> None:
-    answer = client.post(
+def test_a_truncated_body_changes_nothing(client: FlaskClient, database: Cursor) -> None:
+    response = client.post(
         "/api/v1/clients/import",
         input_stream=io.BytesIO(b"phone\n1\n"),
         content_type="text/csv",
         environ_overrides={"wsgi.input_terminated": True, "CONTENT_LENGTH": "1000"},
     )
-    assert answer.status_code == 400, answer.text
-    nothing_is_left(database)
+    assert response.status_code == 400, response.text
+    assert_no_open_imports(database)
 
 
 @pytest.mark.parametrize(
@@ -367,23 +390,25 @@ def test_a_body_that_is_cut_short_changes_nothing(client: FlaskClient, database:
         ("", "multipart/form-data; boundary=x", 415),
     ],
 )
-def test_bad_requests(client: FlaskClient, query: str, content_type: str, status: int) -> None:
+def test_invalid_requests_are_rejected(
+    client: FlaskClient, query: str, content_type: str, status: int
+) -> None:
     path = f"/api/v1/clients/import{query}"
-    answer = client.post(path, data=b"phone\n1\n", content_type=content_type)
-    assert answer.status_code == status, answer.text
+    response = client.post(path, data=b"phone\n1\n", content_type=content_type)
+    assert response.status_code == status, response.text
 
 
-def test_other_bodies_keep_their_limit(client: FlaskClient) -> None:
+def test_other_bodies_keep_their_smaller_limit(client: FlaskClient) -> None:
     assert client.post("/api/v1/clients", json={"tag": "x" * 1_100_000}).status_code == 413
 
 
-def test_there_is_no_such_import(client: FlaskClient) -> None:
+def test_an_unknown_import_is_not_found(client: FlaskClient) -> None:
     assert client.get("/api/v1/imports/999999").status_code == 404
     assert client.get("/api/v1/imports/999999/rejected.csv").status_code == 404
 
 
-def test_imports_are_listed_in_pages(client: FlaskClient, load: Callable[..., Any]) -> None:
-    ids = [load("phone\n1\n")["id"] for _ in range(3)]
+def test_imports_are_listed_in_pages(client: FlaskClient, run_import: Callable[..., Any]) -> None:
+    ids = [run_import("phone\n1\n")["id"] for _ in range(3)]
     found: list[int] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -393,53 +418,53 @@ def test_imports_are_listed_in_pages(client: FlaskClient, load: Callable[..., An
     assert found[-3:] == ids
 
 
-def die_in_a_chunk(db: Database, import_id: int) -> None:
+def fail_in_a_chunk(db: Database, import_id: int) -> None:
     with db.transaction() as cursor:
         merge_chunk(cursor, import_id, size=4)
         raise ZeroDivisionError
 
 
-def test_it_merges_in_chunks_and_may_stop_between_any_two(
-    client: FlaskClient, db: Database, number: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+def test_a_merge_can_stop_after_any_chunk_or_inside_one(
+    client: FlaskClient, db: Database, new_phone: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    phones = sorted(number() for _ in range(10))
+    phones = sorted(new_phone() for _ in range(10))
     lines = "".join(f"{phone},,chunk,UTC\n" for phone in [*phones, phones[4], phones[5]])
-    made = upload(client, HEADER + lines).get_json()
-    assert (made["status"], made["rows_total"], made["rows_done"]) == ("running", 12, 0)
+    started = upload(client, HEADER + lines).get_json()
+    assert (started["status"], started["rows_total"], started["rows_done"]) == ("running", 12, 0)
     seen = []
     while True:
         with db.transaction() as cursor:
-            merged = merge_chunk(cursor, made["id"], size=4)
+            merged = merge_chunk(cursor, started["id"], size=4)
         if merged is None:
             break
         if not merged.rows:
             continue
-        report = client.get(f"/api/v1/imports/{made['id']}").get_json()
+        report = client.get(f"/api/v1/imports/{started['id']}").get_json()
         seen.append(report["rows_done"])
         with pytest.raises(ZeroDivisionError):
-            die_in_a_chunk(db, made["id"])  # it leaves no trace
-        assert client.get(f"/api/v1/imports/{made['id']}").get_json() == report
+            fail_in_a_chunk(db, started["id"])  # rolled back
+        assert client.get(f"/api/v1/imports/{started['id']}").get_json() == report
     assert seen == sorted(seen)
     assert len(seen) == 3
-    report = client.get(f"/api/v1/imports/{made['id']}").get_json()
+    report = client.get(f"/api/v1/imports/{started['id']}").get_json()
     assert report["status"] == "finished"
-    assert counts(report) == (12, 10, 0, 0, 2)
+    assert totals(report) == (12, 10, 0, 0, 2)
 
 
-def test_two_at_one_import_do_everything_once(
+def test_two_workers_merge_each_row_of_an_import_once(
     client: FlaskClient,
     database_url: str,
-    number: Callable[[], str],
+    new_phone: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each at a part of its own, as long as there are two."""
+    """Each merges a part of its own, as long as there are two."""
     monkeypatch.setattr("shared.client_import.merge.PART_ROWS", 1_000)
-    lines = "".join(f"{number()},,both,UTC\n" for _ in range(3_000))
+    lines = "".join(f"{new_phone()},,both,UTC\n" for _ in range(3_000))
     import_id = upload(client, HEADER + lines).get_json()["id"]
 
     chunks: list[tuple[int, int]] = []
 
-    def work() -> None:
+    def merge_parts() -> None:
         own = Database(database_url, "test")
         more = True
         while more:
@@ -451,22 +476,22 @@ def test_two_at_one_import_do_everything_once(
                 more = value(cursor)
         own.close()
 
-    workers = [threading.Thread(target=work) for _ in range(2)]
+    workers = [threading.Thread(target=merge_parts) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
     report = client.get(f"/api/v1/imports/{import_id}").get_json()
-    assert counts(report) == (3_000, 3_000, 0, 0, 0)
+    assert totals(report) == (3_000, 3_000, 0, 0, 0)
     assert report["status"] == "finished"
     assert len({thread for thread, rows in chunks if rows}) == 2
     assert sum(rows for _, rows in chunks) == 3_000
 
 
-def test_a_client_who_appears_meanwhile_is_updated(
-    client: FlaskClient, db: Database, database_url: str, number: Callable[[], str]
+def test_a_client_created_during_the_merge_is_updated(
+    client: FlaskClient, db: Database, database_url: str, new_phone: Callable[[], str]
 ) -> None:
-    phone = number()
+    phone = new_phone()
     import_id = upload(client, f"{HEADER}{phone},,mine,UTC\n").get_json()["id"]
     other = psycopg2.connect(database_url)
     with other.cursor() as cursor:
@@ -480,7 +505,7 @@ def test_a_client_who_appears_meanwhile_is_updated(
         cursor.execute("SELECT pg_backend_pid()")
         pid = value(cursor)
 
-        def waited_for() -> bool:
+        def blocks_another() -> bool:
             cursor.execute(
                 "SELECT EXISTS (SELECT FROM pg_stat_activity"
                 " WHERE %s = ANY (pg_blocking_pids(pid)))",
@@ -488,18 +513,18 @@ def test_a_client_who_appears_meanwhile_is_updated(
             )
             return bool(value(cursor))
 
-        wait_for(waited_for, 10, "the merge waits for the other insert")
+        wait_for(blocks_another, 10, "the merge to wait for the other insert")
     other.commit()
     merging.join(30)
     other.close()
     merge_import_slice(db, import_id)
     report = client.get(f"/api/v1/imports/{import_id}").get_json()
-    assert counts(report) == (1, 0, 1, 0, 0)
-    assert find(client, phone)["tag"] == "mine"
+    assert totals(report) == (1, 0, 1, 0, 0)
+    assert find_client(client, phone)["tag"] == "mine"
 
 
-def test_messages_move_with_the_zones_of_their_clients(
-    fleet: Fleet, load: Callable[..., Any], database: Cursor
+def test_pending_messages_move_to_the_new_zones_of_their_clients(
+    fleet: Fleet, run_import: Callable[..., Any], database: Cursor
 ) -> None:
     """The pending messages of all clients move at once, into one batch per zone."""
     ids = fleet.add_clients(6, zones=["Europe/Moscow"], tag="movers")
@@ -510,8 +535,8 @@ def test_messages_move_with_the_zones_of_their_clients(
     rows = fleet.query("SELECT id, phone FROM clients WHERE id = ANY (%s) ORDER BY id", ids)
     zones = ["Asia/Omsk", "Asia/Omsk", "Asia/Omsk", "Asia/Tokyo", "Europe/Moscow", "Asia/Tokyo"]
     lines = [f"{phone},{zone}" for (_, phone), zone in zip(rows, zones, strict=True)]
-    report = load("phone,timezone\n" + "\n".join(lines))
-    assert counts(report) == (6, 0, 5, 1, 0)
+    report = run_import("phone,timezone\n" + "\n".join(lines))
+    assert totals(report) == (6, 0, 5, 1, 0)
     batches = fleet.query(
         "SELECT timezone, size, pending, sent FROM batches WHERE mailing_id = %s ORDER BY id",
         mailing_id,
@@ -523,15 +548,19 @@ def test_messages_move_with_the_zones_of_their_clients(
     ]
 
 
-def test_the_sweep_finds_an_import_whose_job_is_lost(
-    client: FlaskClient, db: Database, database: Cursor, redis_url: str, number: Callable[[], str]
+def test_the_sweep_enqueues_an_import_whose_job_is_lost(
+    client: FlaskClient,
+    db: Database,
+    database: Cursor,
+    redis_url: str,
+    new_phone: Callable[[], str],
 ) -> None:
-    import_id = upload(client, f"{HEADER}{number()},,lost,UTC\n").get_json()["id"]
+    import_id = upload(client, f"{HEADER}{new_phone()},,lost,UTC\n").get_json()["id"]
     redis = Redis.from_url(redis_url)
     redis.flushdb()
     queues = Queues.connect(redis_url)
     sweep_imports(db, queues)
-    assert redis.llen("rq:queue:control") == 0  # its job may still be on its way
+    assert redis.llen("rq:queue:control") == 0  # its job may still be queued
     database.execute(
         "UPDATE imports SET updated_at = now() - interval '6 seconds' WHERE id = %s", (import_id,)
     )
@@ -541,10 +570,10 @@ def test_the_sweep_finds_an_import_whose_job_is_lost(
     assert not merge_import_slice(db, import_id)
 
 
-def test_what_cannot_be_merged_fails_with_the_reason(
-    client: FlaskClient, db: Database, database: Cursor, number: Callable[[], str]
+def test_an_import_that_cannot_be_merged_fails_with_a_reason(
+    client: FlaskClient, db: Database, database: Cursor, new_phone: Callable[[], str]
 ) -> None:
-    import_id = upload(client, f"{HEADER}{number()},,gone,UTC\n").get_json()["id"]
+    import_id = upload(client, f"{HEADER}{new_phone()},,gone,UTC\n").get_json()["id"]
     database.execute(f"DROP TABLE import_rows_{import_id}")
     assert not merge_import_slice(db, import_id)
     report = client.get(f"/api/v1/imports/{import_id}").get_json()
@@ -552,11 +581,15 @@ def test_what_cannot_be_merged_fails_with_the_reason(
     assert "Send it again" in report["failure"]
 
 
-def test_old_and_abandoned_imports_are_removed(
-    client: FlaskClient, db: Database, database: Cursor, redis_url: str, load: Callable[..., Any]
+def test_old_and_abandoned_imports_are_deleted(
+    client: FlaskClient,
+    db: Database,
+    database: Cursor,
+    redis_url: str,
+    run_import: Callable[..., Any],
 ) -> None:
     queues = Queues.connect(redis_url)
-    old, kept = load("phone\n1\n2\n")["id"], load("phone\n1\n")["id"]
+    old, kept = run_import("phone\n1\n2\n")["id"], run_import("phone\n1\n")["id"]
     for import_id, age in ((old, timedelta(days=31)), (kept, timedelta(days=29))):
         database.execute(
             "UPDATE imports SET created_at = %s WHERE id = %s",
