@@ -55,9 +55,9 @@ class MessageCsvQuery(CsvQuery):
 def export_clients(query: ClientCsvQuery) -> Response:
     """Download clients as CSV
 
-    By id, the oldest first; the filters are those of the list. Each attribute that somebody has is
-    a column. The file may be imported again.
-    A text that a spreadsheet would run as a formula begins with an apostrophe.
+    Ordered by id, the oldest first; the filters are those of the list. Each attribute of these
+    clients is a column. The file can be imported again.
+    A text that a spreadsheet would execute as a formula is prefixed with an apostrophe.
     """
     return clients_csv(ClientSearch.from_query(query), excel=query.excel)
 
@@ -74,7 +74,7 @@ def export_clients(query: ClientCsvQuery) -> Response:
 def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
     """Download a mailing's messages as CSV
 
-    By id. The phone is the client's present one, and empty for a client who was deleted.
+    Ordered by id. The phone is the client's present one, and empty for a deleted client.
     """
     return messages_csv(mailing_id, query.status, excel=query.excel)
 

@@ -6,8 +6,8 @@ from sqlalchemy import text
 from werkzeug.datastructures import MultiDict
 
 from api.admin.forms.text_fields import phone_expected, read_phone
+from api.admin.pagination import requested_start
 from api.db import fetch_all
-from api.http.pagination import MAX_ID
 from api.mailings.messages import COLUMNS, list_mailing_messages
 from shared.domain.statuses import MessageStatus
 
@@ -36,11 +36,10 @@ def find_recipients(
     elif written:
         rows, problem = [], phone_expected()
     else:
-        after = args.get("after", "")
         rows, last_id = list_mailing_messages(
             mailing_id,
             MessageStatus(status) if status else None,
-            int(after) if after.isdecimal() and int(after) <= MAX_ID else 0,
+            requested_start(),
             PAGE_ROWS,
         )
     clients = {row["id"]: row for row in fetch_all(CLIENTS, ids=[row["client_id"] for row in rows])}

@@ -48,7 +48,7 @@ def remove_opt_out(phone: int) -> BaseResponse:
     except NotFound:
         flash(_("This phone was removed already."), "warning")
     else:
-        flash(_("The phone may be written to again."), "success")
+        flash(_("Mailings can send to the phone again."), "success")
     return redirect(url_for(".list_opt_outs"), 303)
 
 
