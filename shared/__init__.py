@@ -1,3 +1,3 @@
-"""What the API and the fleet both need: settings, the data model, the ledger, queues, logs."""
+"""Code that the API and the workers share: configuration, database, domain rules, queues, logs."""
 
 __version__ = "1.0.0"

@@ -1,14 +1,14 @@
-"""The service's own metrics: what each is called and means, and where the fleet leaves its part.
+"""The service's metrics: names, types, descriptions, and the Redis keys of workers' counters.
 
-Workers count in Redis (a pipeline a second each); the rest is read from PostgreSQL and Redis when
-Prometheus asks. docs/metrics.md describes each for readers; a test holds the two together.
+Each worker updates its counters in Redis once a second; other values are read from PostgreSQL and
+Redis at a scrape. docs/metrics.md is the reference; a test compares the two.
 """
 
 from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """One metric as Prometheus knows it."""
+    """Name, type, description and labels of one metric."""
 
     name: str
     kind: str  # gauge, counter or histogram
@@ -21,25 +21,25 @@ ALL_METRICS = (
     Metric(
         "notification_messages_total",
         "gauge",
-        "Messages by present status, deleted mailings' included.",
+        "Messages by current status, including those of deleted mailings.",
         ("status",),
     ),
     Metric(
         "notification_mailings",
         "gauge",
-        "Mailings by status, without the deleted ones.",
+        "Mailings by status, excluding deleted ones.",
         ("status",),
     ),
-    Metric("notification_batches_due", "gauge", "Batches that a dispatcher could take now."),
+    Metric("notification_batches_due", "gauge", "Batches that a dispatcher could claim now."),
     Metric(
         "notification_dispatch_lag_seconds",
         "gauge",
-        "Age of the oldest batch due and in nobody's hands (mailings with a rate aside).",
+        "Age of the oldest batch that is due and not leased (except in mailings with a rate limit).",
     ),
     Metric(
         "notification_launch_delay_seconds",
         "gauge",
-        "For how long a mailing's start has come without a launch, the longest; 0 if none waits.",
+        "The longest time since a mailing's start without a launch; 0 if none waits.",
     ),
     Metric(
         "notification_database_connections",
@@ -50,7 +50,7 @@ ALL_METRICS = (
     Metric(
         "notification_database_connections_max",
         "gauge",
-        "How many connections PostgreSQL allows.",
+        "Maximum number of PostgreSQL connections.",
     ),
     # Counted by the dispatchers, in Redis
     Metric(
@@ -62,56 +62,61 @@ ALL_METRICS = (
     Metric(
         "notification_provider_request_seconds",
         "histogram",
-        "From a request's hand-off to the end of its answer.",
+        "Time from sending a request to the end of its response.",
     ),
     Metric(
         "notification_messages_late_total",
         "counter",
-        "Messages handed off after their mailing's end. Must stay 0.",
+        "Messages sent after their mailing's end. Must stay 0.",
     ),
-    Metric("notification_in_flight", "gauge", "Requests whose answers are awaited."),
+    Metric("notification_in_flight", "gauge", "Requests without a response so far."),
     Metric(
         "notification_rate_limit",
         "gauge",
-        "PROVIDER_RATE, messages a second over the fleet; 0: no limit, or nobody is sending.",
+        "PROVIDER_RATE in messages per second of all workers; 0: no limit, or no worker is sending.",
     ),
-    Metric("notification_rate_used", "gauge", "Messages handed off in the last second, by all."),
+    Metric("notification_rate_used", "gauge", "Messages sent in the last second by all workers."),
     # Read from Redis
     Metric(
         "notification_breaker_open",
         "gauge",
-        "1 while nothing is handed off for this reason (throttled: the provider asked to wait).",
+        "1 while nothing is sent for this reason (throttled: the provider asked to wait).",
         ("reason",),
     ),
     Metric(
         "notification_queue_jobs",
         "gauge",
-        "Jobs that wait; scheduled are those for later.",
+        "Waiting jobs; scheduled ones start later.",
         ("queue",),
     ),
     Metric("notification_workers", "gauge", "Worker processes.", ("queue", "state")),
-    Metric("notification_sweep_age_seconds", "gauge", "Since the last sweep was through."),
-    # About this page itself
+    Metric("notification_sweep_age_seconds", "gauge", "Seconds since the end of the last sweep."),
+    # About /metrics itself
     Metric(
         "notification_source_up",
         "gauge",
-        "1 if the source answered this scrape; at 0 its metrics are missing here.",
+        "1 if the source responded to this scrape; at 0 its metrics are missing.",
         ("source",),
     ),
-    Metric("notification_build_info", "gauge", "Always 1; the labels tell.", ("version", "python")),
+    Metric(
+        "notification_build_info",
+        "gauge",
+        "Always 1; the labels have the versions.",
+        ("version", "python"),
+    ),
 )
 METRICS = {metric.name: metric for metric in ALL_METRICS}
 
-# Upper edges, in seconds, of the histogram's buckets; the last one is without.
+# Upper bounds of the histogram's buckets in seconds; one more bucket is unbounded.
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 # A hash of counters: "attempt:<outcome>", "bucket:<index>", "seconds", "late".
 COUNTERS_KEY = "notification:metrics"
-# A hash of who is sending: worker → "at in_flight rate_used rate_limit", at in seconds since 1970.
+# A hash of sending workers: name → "at in_flight rate_used rate_limit"; at: seconds since 1970.
 SENDERS_KEY = "notification:metrics:senders"
 SENDER_STALE_SECONDS = 10.0
-# When the last sweep was through, in seconds since 1970.
+# The end of the last sweep, in seconds since 1970.
 SWEPT_KEY = "notification:metrics:swept"
-# The breaker's state and the provider's wish to wait: see worker/provider/circuit_breaker.py.
+# The breaker's state, and until when the provider asked to wait: worker/provider/circuit_breaker.py.
 BREAKER_KEY = "notification:breaker"
 HOLD_KEY = "notification:hold"

@@ -1,7 +1,7 @@
-"""Wakes workers: RQ jobs now, or later through rq-scheduler.
+"""Enqueues RQ jobs for workers: immediately, or at a later time through rq-scheduler.
 
-A job is a hint that carries ids only. It may be lost, repeated or late: PostgreSQL knows what is to
-be done, and the sweep finds whatever a lost job left undone. So nothing here ever fails its caller.
+A job is a hint that carries ids only. It may be lost, repeated or late: the work to be done is in
+PostgreSQL, and the sweep finds what a lost job left. So errors of Redis are logged and not raised.
 """
 
 import math
@@ -25,7 +25,7 @@ from rq_scheduler import Scheduler
 CONTROL_QUEUE = "control"
 DISPATCH_QUEUE = "dispatch"
 
-# The only functions a job may name: Redis holds hints, not code.
+# The functions that a job may name, with their queues; others are not executed.
 JOB_QUEUES = {
     "worker.jobs.launch": CONTROL_QUEUE,
     "worker.jobs.merge_import": CONTROL_QUEUE,
@@ -36,21 +36,21 @@ JOB_QUEUES = {
 }
 LAUNCH_ID = re.compile(rb"launch-(\d+)-[0-9a-f]+")
 WAKE_KEY = "notification:wake:{}"
-# Dispatchers linger longer than this when nothing is due, so a damped wake-up costs nothing.
+# Dispatchers stay idle for longer than this before they end, so suppressing a wake-up is harmless.
 WAKE_DAMPING_MS = 500
 
 log = structlog.get_logger()
 
 
 class UnknownJob(Exception):
-    """Redis holds a job that is none of ours."""
+    """A job in Redis names a function that is not in JOB_QUEUES."""
 
 
 class NotificationJob(Job):
-    """A job whose data is JSON, which names one of our functions, and which leaves nothing behind.
+    """A job with JSON data that calls a function of JOB_QUEUES and stores no result.
 
-    It has no time limit: that would be raised in the middle of the sending loop. Redis may hold
-    what somebody else wrote: nothing of it is run, and it stops no worker.
+    It has no time limit, as RQ would raise that within the sending loop. Data in Redis that this
+    code did not write is not executed, and does not stop a worker.
     """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
@@ -64,7 +64,7 @@ class NotificationJob(Job):
         return super().create(*args, **kwargs)
 
     def restore(self, raw_data: Any) -> None:
-        """Leave out what else a job may name: functions and addresses to call when it ends."""
+        """Ignore callbacks and webhooks, which a job in Redis could name as well."""
         super().restore(raw_data)
         self._success_callback_name = None
         self._failure_callback_name = None
@@ -73,7 +73,7 @@ class NotificationJob(Job):
         self.meta.pop("queue_class_name", None)
 
     def _deserialize_data(self) -> None:
-        """Data that cannot be read names none of our functions."""
+        """Treat unreadable data as a job of an unknown function."""
         try:
             super()._deserialize_data()  # type: ignore[no-untyped-call]
         except DeserializationError:
@@ -82,12 +82,12 @@ class NotificationJob(Job):
     @property
     def func(self) -> Any:
         if self.func_name not in JOB_QUEUES:
-            raise UnknownJob(f"no job is called {self.func_name}")
+            raise UnknownJob(f"unknown job: {self.func_name}")
         return super().func
 
 
 def retrying_client(redis_url: str) -> Redis:
-    """A client that outlasts a minute's outage: for workers and schedulers."""
+    """Return a client that retries for about a minute: for workers and schedulers."""
     return Redis.from_url(
         redis_url,
         retry=Retry(ExponentialBackoff(cap=1, base=0.05), 60),
@@ -97,7 +97,7 @@ def retrying_client(redis_url: str) -> Redis:
 
 
 def fail_fast_client(redis_url: str, timeout: float = 0.3) -> Redis:
-    """A client that gives up at once: for whoever has something better to do than to wait."""
+    """Return a client without retries: for request handlers."""
     return Redis.from_url(
         redis_url,
         retry=Retry(NoBackoff(), 0),
@@ -116,7 +116,7 @@ def make_queue(name: str, connection: Redis) -> Queue:
 
 
 class Queues:
-    """What the API and the jobs themselves use to wake workers. `connection` is any client."""
+    """Enqueues jobs on a Redis client; every method returns whether that succeeded."""
 
     def __init__(self, connection: Redis):
         self.connection = connection
@@ -132,14 +132,14 @@ class Queues:
     def launch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
-        """Have a mailing launched at `at` (an aware instant; now if past or None)."""
+        """Enqueue a mailing's launch at `at` (an aware instant; now if past or None)."""
         return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, at, request_id)
 
     def keep_launching(self, mailing_ids: Iterable[int], request_id: str | None = None) -> None:
-        """Have launches run, each unless it waits in its queue already.
+        """Enqueue the launches that are not waiting in the queue.
 
-        Each job of a long launch takes a turn, so two of one mailing make everybody behind them
-        wait twice.
+        Each job of a long launch runs one slice, so two jobs of one mailing would delay all
+        launches behind them twice.
         """
         try:
             job_ids: list[Any] = self.connection.lrange(self._queues[CONTROL_QUEUE].key, 0, -1)
@@ -154,14 +154,14 @@ class Queues:
     def dispatch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
-        """Wake idle dispatchers because `mailing_id` has something due at `at` (None: now)."""
+        """Wake idle dispatchers as messages of a mailing are due at `at` (None: now)."""
         ids = {"mailing_id": mailing_id}
         try:
             if at is None:
                 key = WAKE_KEY.format(mailing_id)
                 if not self.connection.set(key, 1, nx=True, px=WAKE_DAMPING_MS):
                     return True
-                # A job for each dispatcher, and no more: they serve whatever is due.
+                # At most one job per dispatcher: each serves all mailings that are due.
                 target = self._queues[DISPATCH_QUEUE]
                 missing = Worker.count(queue=target) - target.count
                 return all(
@@ -169,24 +169,24 @@ class Queues:
                     for _ in range(max(1, missing) if missing >= 0 else 0)
                 )
         except RedisError as error:
-            return self._away(error, "worker.jobs.dispatch", ids)
+            return self._log_failure(error, "worker.jobs.dispatch", ids)
         return self._enqueue("worker.jobs.dispatch", ids, at, request_id)
 
     def merge_import(self, import_id: int, request_id: str | None = None) -> bool:
-        """Have the rows of an import merged."""
+        """Enqueue the merge of an import."""
         return self._enqueue("worker.jobs.merge_import", {"import_id": import_id}, None, request_id)
 
     def send_test(self, test_id: int, request_id: str | None = None) -> bool:
-        """Have a test sent, now or not at all."""
+        """Enqueue a test send."""
         return self._enqueue("worker.jobs.send_test", {"test_id": test_id}, None, request_id)
 
     def send_daily_report(self, day: date) -> bool:
-        """Have a local day's report sent, unless it was."""
+        """Enqueue the report of a local day."""
         ids = {"day": day.isoformat()}
         return self._enqueue("worker.jobs.send_daily_report", ids, None, None)
 
     def ping(self) -> bool:
-        """Whether Redis answers."""
+        """Return whether Redis responds."""
         try:
             return bool(self.connection.ping())
         except RedisError:
@@ -197,21 +197,21 @@ class Queues:
     ) -> bool:
         kwargs = {**ids, "request_id": request_id}
         target = self._queues[JOB_QUEUES[name]]
-        # Never the same one twice, or a job that enqueues its successor would be in its way.
+        # A unique id: a job that enqueues its successor must not replace itself.
         job_id = "-".join((name.rpartition(".")[2], *map(str, ids.values()), secrets.token_hex(8)))
         try:
             if at is None or at <= datetime.now(UTC):
                 target.enqueue_call(name, kwargs=kwargs, job_id=job_id)
             else:
-                # The scheduler drops fractions of a second, which would be too early.
+                # The scheduler truncates to seconds, which would be too early.
                 when = datetime.fromtimestamp(math.ceil(at.timestamp()), UTC)
                 self._scheduler.enqueue_at(
                     when, name, queue_name=target.name, job_id=job_id, **kwargs
                 )
         except RedisError as error:
-            return self._away(error, name, ids)
+            return self._log_failure(error, name, ids)
         return True
 
-    def _away(self, error: RedisError, job: str, ids: Mapping[str, int | str]) -> bool:
+    def _log_failure(self, error: RedisError, job: str, ids: Mapping[str, int | str]) -> bool:
         log.warning("queue.unavailable", job=job, error=str(error), **ids)
         return False

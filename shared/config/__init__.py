@@ -1,1 +1,1 @@
-"""Settings and secrets."""
+"""Settings from the environment (`settings`), and secrets from files (`secret_files`)."""

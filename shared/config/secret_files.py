@@ -1,7 +1,7 @@
-"""Secrets by file: `SECRET_KEY_FILE=/run/secrets/key` instead of `SECRET_KEY`, for every secret.
+"""Reads secrets from files: `SECRET_KEY_FILE=/run/secrets/key` instead of `SECRET_KEY`.
 
-Orchestrators mount secrets as files; what is in the environment is seen by whoever may inspect a
-container, and by every child of the process.
+Orchestrators mount secrets as files. An environment variable is visible to all who may inspect the
+container, and to every child process.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,53 +12,55 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 FILE_SUFFIX = "_FILE"
-# No secret is this long; /dev/zero is no secret.
+# Limits reading if the path is a device such as /dev/zero.
 MAX_SECRET_BYTES = 64 * 1024
-# Addresses that hold a password, though not typed as secrets.
+# Settings that may contain a password though their type is not SecretStr.
 URL_SETTINGS = frozenset({"database_url", "redis_url"})
 
 
 class UnreadableSecretFile(Exception):
-    """A secret's file cannot be used; `str()` is the line to end the process with."""
+    """A secret's file cannot be used; the text is the line to exit with."""
 
 
 def accepts_secret_file(name: str, field: FieldInfo) -> bool:
-    return name in URL_SETTINGS or SecretStr in _types(field.annotation)
+    return name in URL_SETTINGS or SecretStr in _nested_types(field.annotation)
 
 
 def read_secret_files(
     fields: Mapping[str, FieldInfo], environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """The values of those of the fields that the environment names a file for."""
+    """Return the values of the fields for which the environment names a file."""
     return {
-        name: _read(name.upper(), environment)
+        name: _read_file(name.upper(), environment)
         for name, field in fields.items()
         if accepts_secret_file(name, field) and environment.get(name.upper() + FILE_SUFFIX)
     }
 
 
-def _types(annotation: Any) -> Iterable[Any]:
+def _nested_types(annotation: Any) -> Iterable[Any]:
     yield annotation
     for inner in get_args(annotation):
-        yield from _types(inner)
+        yield from _nested_types(inner)
 
 
-def _read(name: str, environment: Mapping[str, str]) -> str:
-    by_file = name + FILE_SUFFIX
+def _read_file(name: str, environment: Mapping[str, str]) -> str:
+    variable = name + FILE_SUFFIX
     if environment.get(name):
-        raise UnreadableSecretFile(f"settings {name} and {by_file}: both are set; give one of them")
-    path = Path(environment[by_file])
+        raise UnreadableSecretFile(
+            f"settings {name} and {variable}: both are set; give one of them"
+        )
+    path = Path(environment[variable])
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SECRET_BYTES + 1)
         text = content.decode().rstrip("\r\n")
     except OSError as error:
         raise UnreadableSecretFile(
-            f"setting {by_file}: cannot read {path}: {error.strerror}"
+            f"setting {variable}: cannot read {path}: {error.strerror}"
         ) from None
-    except ValueError:  # no UTF-8, or a null in the path
-        raise UnreadableSecretFile(f"setting {by_file}: {path} is not UTF-8 text") from None
+    except ValueError:  # not UTF-8, or a null character in the path
+        raise UnreadableSecretFile(f"setting {variable}: {path} is not UTF-8 text") from None
     if not text or len(content) > MAX_SECRET_BYTES:
         problem = "is empty" if not text else f"is longer than {MAX_SECRET_BYTES} bytes"
-        raise UnreadableSecretFile(f"setting {by_file}: {path} {problem}")
+        raise UnreadableSecretFile(f"setting {variable}: {path} {problem}")
     return text

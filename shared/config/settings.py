@@ -49,7 +49,7 @@ def _check_redis_url(url: str) -> str:
 def _check_https_url(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or ""
-    # Names below .localhost are this machine's too (RFC 6761).
+    # Names under .localhost are loopback too (RFC 6761).
     local = host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
         raise ValueError("must start with https:// (http:// only on this machine)")
@@ -86,7 +86,7 @@ def _check_smtp_url(url: SecretStr) -> SecretStr:
     return url
 
 
-# Of plain ASCII: not every mail server takes others.
+# ASCII only, as not every mail server accepts other addresses.
 MAIL_ADDRESS = r"[A-Za-z0-9_.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9.-]+"
 
 
@@ -96,7 +96,7 @@ def _parse_mail_addresses(text: object) -> object:
     addresses = [part.strip() for part in text.split(",") if part.strip()]
     if not all(re.fullmatch(MAIL_ADDRESS, address) for address in addresses):
         raise ValueError("must be mail addresses with commas between them")
-    # Nobody is to get two.
+    # Drop duplicate recipients.
     return list({address.lower(): address for address in addresses}.values())
 
 
@@ -113,7 +113,7 @@ def _check_sender(text: str) -> str:
 
 
 class DatabaseSettings(BaseSettings):
-    """What commands on the database need, such as migrations."""
+    """Settings of commands on the database, such as migrations."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
@@ -123,26 +123,26 @@ class DatabaseSettings(BaseSettings):
 
 
 class CommandSettings(DatabaseSettings):
-    """What commands on clients need besides."""
+    """Further settings of commands on clients."""
 
     default_timezone: Annotated[str, AfterValidator(_check_time_zone)] | None = None
     import_max_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
 
 
 class Settings(DatabaseSettings):
-    """What every process needs."""
+    """Settings of every process."""
 
     redis_url: Annotated[str, AfterValidator(_check_redis_url)]
 
 
 class RateSettings(Settings):
-    """What sending needs, and foretelling how long it will take."""
+    """Settings of sending, and of estimates of its duration."""
 
     provider_rate: Annotated[float, Field(gt=0)] | None = None
 
 
 class ReportSettings(DatabaseSettings):
-    """What the daily report needs. It is on where there are recipients and a mail server."""
+    """Settings of the daily report; it is enabled if recipients and a mail server are set."""
 
     smtp_url: Annotated[SecretStr, AfterValidator(_check_smtp_url)] | None = None
     report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_parse_mail_addresses)] = []
@@ -154,14 +154,14 @@ class ReportSettings(DatabaseSettings):
 
 
 class ApiSettings(RateSettings, CommandSettings, ReportSettings):
-    """What the web process needs besides."""
+    """Settings of the API and the admin UI."""
 
     api_bootstrap_token: Annotated[SecretStr, Field(min_length=16)]
     secret_key: Annotated[SecretStr, Field(min_length=16)]
     metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = None
     test_sends_per_minute: Annotated[int, Field(ge=0)] = 10
     segment_price: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
-    # The admin UI is on where there is an issuer.
+    # The admin UI is enabled if the issuer is set.
     oidc_issuer: Annotated[str, AfterValidator(_check_https_url)] | None = None
     oidc_client_id: str | None = Field(default=None, validate_default=True)
     oidc_client_secret: SecretStr | None = None
@@ -185,7 +185,7 @@ class ApiSettings(RateSettings, CommandSettings, ReportSettings):
 
 
 class WorkerSettings(RateSettings, ReportSettings):
-    """What the fleet needs besides."""
+    """Settings of workers."""
 
     provider_url: Annotated[str, AfterValidator(_check_http_url)]
     provider_token: SecretStr
@@ -197,10 +197,10 @@ class WorkerSettings(RateSettings, ReportSettings):
 
     @property
     def lease_seconds(self) -> float:
-        """How long a claimed batch stays its worker's without renewal.
+        """How long a worker's claim on a batch lasts without renewal.
 
-        Longer than any request may last, so that nothing of a live worker is in flight when its
-        lease runs out.
+        It is longer than any request, so a live worker has no request in flight when its lease
+        expires.
         """
         return self.provider_timeout + 10.0
 
@@ -209,17 +209,17 @@ S = TypeVar("S", bound=DatabaseSettings)
 
 
 def load_settings(kind: type[S]) -> S:
-    """Read `kind` from the environment, or end the process with a line that names what is wrong."""
+    """Read settings from the environment, or exit with one line that names the problem."""
     try:
-        by_file = read_secret_files(kind.model_fields, os.environ)
+        from_files = read_secret_files(kind.model_fields, os.environ)
     except UnreadableSecretFile as error:
         sys.exit(str(error))
     try:
-        settings = kind(**by_file)  # type: ignore[arg-type]
+        settings = kind(**from_files)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = str(first["loc"][0])
-        name = field.upper() + (FILE_SUFFIX if field in by_file else "")
+        name = field.upper() + (FILE_SUFFIX if field in from_files else "")
         if first["type"] == "missing":
             problem = "is not set"
         else:
@@ -232,27 +232,27 @@ def load_settings(kind: type[S]) -> S:
     return settings
 
 
-# What the secrets in docker-compose.yml begin with that a first start is made with.
+# Prefix of the demonstration secrets in docker-compose.yml.
 DEMO_PREFIX = "demo-"
-# Where one of these is https, real people are at the other end.
+# If one of these is https, this is a production environment.
 PRODUCTION_URLS = ("PROVIDER_URL", "PUBLIC_URL", "OIDC_ISSUER")
 
 
 def _reject_demo_secrets(settings: DatabaseSettings) -> None:
-    """End the process if it meets the real world with secrets that everybody knows."""
+    """Exit if demonstration secrets, which are public, are used in a production environment."""
     real = [name for name in PRODUCTION_URLS if os.environ.get(name, "").startswith("https://")]
     known = [
         name.upper() for name, value in settings if _extract_secret(value).startswith(DEMO_PREFIX)
     ]
     if real and known:
         sys.exit(
-            f"settings {', '.join(known)}: the demonstration's secrets, which everybody knows, do "
-            f"not go with a real {' or '.join(real)}: set your own (.env.example names them)"
+            f"settings {', '.join(known)}: the demonstration's secrets are public and must not be "
+            f"used with a real {' or '.join(real)}: set your own (.env.example names them)"
         )
 
 
 def _extract_secret(value: object) -> str:
-    """A secret, or the password in an address."""
+    """Return the secret of a setting: its value, or the password in a URL; else an empty text."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     elif not (isinstance(value, str) and "://" in value):

@@ -1,1 +1,1 @@
-"""Pure rules of the product, without input or output."""
+"""Rules of the product as pure functions, without input or output."""

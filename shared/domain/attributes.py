@@ -1,7 +1,7 @@
-"""Attributes of clients: what they may be called, and how long they may be.
+"""Attributes of clients: rules for their names and values.
 
-A name can stand between braces in a mailing's text, so it is a word of Latin or Cyrillic letters,
-and none of those that mean the client's own fields there.
+A mailing's text refers to an attribute as {name}. So a name is a word of Latin or Cyrillic letters,
+digits and underscores, and differs from the client's own fields.
 """
 
 import re
@@ -11,7 +11,7 @@ MAX_VALUE_LENGTH = 200
 
 NAME_LETTERS = "A-Za-zА-Яа-яЁё_"
 ATTRIBUTE_NAME = re.compile(f"[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}")
-# The fields of a client that a text may use besides the attributes.
+# Fields of a client that a text may use like attributes.
 CLIENT_FIELDS = frozenset({"phone", "tag", "operator_code", "timezone"})
 
 NAME_DETAIL = (
@@ -21,12 +21,12 @@ RESERVED_DETAIL = "is the name of a field of every client and cannot be an attri
 
 
 def is_attribute_name(name: str) -> bool:
-    """Whether an attribute may be called so."""
+    """Return whether `name` is a valid name of an attribute."""
     return ATTRIBUTE_NAME.fullmatch(name) is not None and name not in CLIENT_FIELDS
 
 
 def placeholder_values(table: str) -> str:
-    """SQL: what a text's placeholders stand for, as a JSON object, by a row of clients."""
+    """Return SQL for the values of a text's placeholders, as a JSON object; `table` is clients."""
     return (
         f"{table}.attributes || jsonb_build_object('phone', {table}.phone::text,"
         f" 'tag', {table}.tag, 'operator_code', {table}.operator_code,"

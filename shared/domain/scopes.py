@@ -1,10 +1,10 @@
-"""What an API token may do: each scope includes the ones before it."""
+"""Scopes of API tokens; each includes the previous ones."""
 
 from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """read: look; write: change clients and mailings; admin: tokens too."""
+    """read: read only; write: change clients and mailings; admin: manage tokens as well."""
 
     READ = "read"
     WRITE = "write"

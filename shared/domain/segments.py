@@ -1,8 +1,8 @@
-"""How a text travels as SMS: in which encoding, and in how many segments.
+"""Encoding and number of segments of a text that is sent as SMS.
 
-A text whose every character is in the GSM 7-bit alphabet takes 160 units in one segment, or 153 in
-each of several; any other goes as UCS-2, with 70 or 67. A character of the extension table takes
-two units, as does one outside of the basic plane in UCS-2, and neither is split between segments.
+A text of characters of the GSM 7-bit alphabet has up to 160 units in a single segment, or 153 in
+each of several; other texts are UCS-2, with 70 or 67. A character of the extension table has two
+units, as has one outside of the basic plane in UCS-2; a segment never ends within a character.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ GSM_ALPHABET = GSM_BASIC | GSM_EXTENSION
 
 GSM_7 = "GSM-7"
 UCS_2 = "UCS-2"
-# Of each encoding: the units that fit a single segment, and one of several.
+# Units per encoding: in a single segment, and in each of several.
 CAPACITY = {GSM_7: (160, 153), UCS_2: (70, 67)}
 
 
 class SegmentedText(NamedTuple):
-    """A text as it is sent: `units` are septets of GSM-7, or 16-bit words of UCS-2."""
+    """The size of a text as it is sent; units are septets of GSM-7, or 16-bit words of UCS-2."""
 
     encoding: str
     units: int
@@ -30,22 +30,24 @@ class SegmentedText(NamedTuple):
 
 
 def measure_segments(text: str) -> SegmentedText:
-    """How many segments `text` takes; an empty one still takes one."""
+    """Return the size of `text`; an empty text has one segment."""
     if GSM_ALPHABET.issuperset(text):
-        encoding, even = GSM_7, GSM_EXTENSION.isdisjoint(text)
+        encoding, uniform = GSM_7, GSM_EXTENSION.isdisjoint(text)
     else:
-        encoding, even = UCS_2, max(text) <= "\uffff"
+        encoding, uniform = UCS_2, max(text) <= "\uffff"
     single, several = CAPACITY[encoding]
-    if even:  # a unit for each character, as in nearly every text
+    if uniform:  # one unit per character, as in nearly every text
         units = len(text)
         return SegmentedText(encoding, units, 1 if units <= single else -(-units // several))
     gsm = encoding == GSM_7
     widths = [2 if c > "\uffff" or (gsm and c in GSM_EXTENSION) else 1 for c in text]
     units = sum(widths)
-    return SegmentedText(encoding, units, 1 if units <= single else _pack(widths, several))
+    return SegmentedText(
+        encoding, units, 1 if units <= single else _count_segments(widths, several)
+    )
 
 
-def _pack(widths: Sequence[int], capacity: int) -> int:
+def _count_segments(widths: Sequence[int], capacity: int) -> int:
     segments, free = 1, capacity
     for width in widths:
         if width > free:

@@ -1,10 +1,10 @@
-"""Local-time windows: is a client's clock inside one, when does it open, when does it close.
+"""Local-time windows: whether one is open at an instant, when it opens, when it closes.
 
-A window is judged by what a wall clock in the zone shows at an instant, from inclusive, to
-exclusive, possibly across midnight. That is defined for every instant, so daylight saving needs no
-special rule: in a spring gap a window that lies wholly inside it does not open that day, and one
-that starts inside it opens when the gap ends; in an autumn fold a window opens whenever the clock
-shows a time inside it, if need be twice.
+A window is open if the wall clock of the time zone shows a time from `start` (inclusive) to `end`
+(exclusive), possibly across midnight. This is defined for every instant, so daylight saving needs
+no special rule. In a spring gap, a window wholly inside of it does not open that day, and one that
+starts inside opens when the gap ends. In an autumn fold, a window is open whenever the clock shows
+a time inside of it, possibly twice.
 """
 
 from datetime import UTC, datetime, time, timedelta
@@ -12,13 +12,13 @@ from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-# A window opens every day. Four days outlast a missing day and any shift of the clock.
+# A window opens daily; four days cover a skipped day and any shift of the clock.
 HORIZON_DAYS = 4
 SAMPLING_STEP = timedelta(hours=3)
 
 
 class Window(NamedTuple):
-    """The local hours in which a client may be disturbed; `start` differs from `end`."""
+    """The local hours in which messages may be sent; `start` differs from `end`."""
 
     start: time
     end: time
@@ -30,12 +30,12 @@ class Window(NamedTuple):
 
 
 def is_open(window: Window | None, zone: str, at: datetime) -> bool:
-    """Whether clients in `zone` may be written to at the instant `at` (aware)."""
+    """Return whether messages may be sent to `zone` at the instant `at` (aware)."""
     return window is None or window.contains(at.astimezone(ZoneInfo(zone)).time())
 
 
 def next_opening(window: Window | None, zone: str, at: datetime) -> datetime:
-    """The first instant not before `at` at which the window is open: `at` itself if it is."""
+    """Return the first instant from `at` on at which the window is open."""
     if window is None or is_open(window, zone, at):
         return at
     return next(
@@ -44,7 +44,7 @@ def next_opening(window: Window | None, zone: str, at: datetime) -> datetime:
 
 
 def next_closing(window: Window | None, zone: str, at: datetime) -> datetime | None:
-    """When the window, open at `at`, shuts next; None if it never does."""
+    """Return when the window, open at `at`, closes next; None if it never does."""
     if window is None:
         return None
     return next(
@@ -60,10 +60,10 @@ def _day(at: datetime) -> datetime:
 
 @lru_cache(maxsize=4096)
 def _possible_edges(window: Window, zone_name: str, day: datetime) -> list[datetime]:
-    """Every instant around `day` at which the window may open or shut, in order.
+    """Return the instants around `day` at which the window may open or close, in order.
 
-    These are its two times on each local date, in both readings where a fold gives two, and the
-    instants at which the zone's offset changes.
+    These are its two times on each local date (twice in a fold), and the instants at which the
+    zone's offset changes.
     """
     zone = ZoneInfo(zone_name)
     date = day.astimezone(zone).date() - timedelta(days=1)
@@ -76,7 +76,7 @@ def _possible_edges(window: Window, zone_name: str, day: datetime) -> list[datet
 
 
 def _offset_changes(zone: ZoneInfo, start: datetime, days: int) -> list[datetime]:
-    """The instants within `days` of `start` at which the zone's offset from UTC changes."""
+    """Return the instants within `days` of `start` at which the offset from UTC changes."""
     shifts = []
     before, until = start, start + timedelta(days=days)
     while before < until:

@@ -1,4 +1,4 @@
-"""The states of mailings and messages, and the reasons a message may carry."""
+"""Statuses of mailings, messages and imports, and the reasons of a message's status."""
 
 from enum import StrEnum
 
@@ -24,7 +24,7 @@ class MessageStatus(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a message ended as it did. `failed` messages add what the provider answered."""
+    """Why a message has its final status. `failed` messages append the provider's response."""
 
     END = "the mailing ended first"
     WINDOW = "the window never opened before the end"
@@ -37,7 +37,7 @@ class Reason(StrEnum):
 
 
 class ImportStatus(StrEnum):
-    """receiving → running → finished | failed. One that is still being received is not shown."""
+    """receiving → running → finished | failed. Imports are not shown while `receiving`."""
 
     RECEIVING = "receiving"
     RUNNING = "running"

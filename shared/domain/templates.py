@@ -1,7 +1,7 @@
 """Texts with placeholders: `{phone}`, `{name|dear client}`, and `{{` and `}}` for braces.
 
 A text is compiled once and rendered for each client. One without placeholders is plain: it is the
-same for everybody, and whoever sends it need not know anything of the client but the phone.
+same for all clients, and sending it needs nothing of a client but the phone.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from shared.domain.attributes import ATTRIBUTE_NAME, CLIENT_FIELDS
 
-# Values may make a text much longer than it was written. Longer than this, it is not sent.
+# In characters. Values may lengthen a text; a longer one is not sent.
 MAX_RENDERED_LENGTH = 4000
 
 
 class MalformedTemplate(Exception):
-    """A text with a brace that makes no sense, at `position` (the first character is 1)."""
+    """A text with a misplaced brace at `position` (the first character is 1)."""
 
     def __init__(self, position: int, detail: str):
         super().__init__(f"character {position}: {detail}")
@@ -23,11 +23,11 @@ class MalformedTemplate(Exception):
 
 
 class RenderingError(Exception):
-    """The text cannot be made for this client. The error's text is the message's reason."""
+    """The text cannot be rendered for this client; the error's text is the message's reason."""
 
 
 class MissingAttribute(RenderingError):
-    """The client lacks a value that the text needs."""
+    """The client lacks an attribute that the text requires."""
 
     def __init__(self, name: str):
         super().__init__(f"missing attribute: {name}")
@@ -35,42 +35,42 @@ class MissingAttribute(RenderingError):
 
 
 class RenderedTextTooLong(RenderingError):
-    """The values make the text too long."""
+    """The client's values make the text too long."""
 
     def __init__(self, length: int):
         super().__init__(f"text too long: {length} characters, at most {MAX_RENDERED_LENGTH}")
 
 
 class Placeholder(NamedTuple):
-    """What a client's value takes the place of, and what stands there if there is none."""
+    """A reference to a client's value, and the default if there is none."""
 
     name: str
     default: str | None
 
 
 class Template(NamedTuple):
-    """A compiled text: literal parts and placeholders in their order."""
+    """A compiled text: literal parts and placeholders in order."""
 
     parts: tuple[str | Placeholder, ...]
 
     @property
     def plain(self) -> str | None:
-        """The text that everybody gets, if that is the same for all; None if it is not."""
+        """The text, if it is the same for all clients; None if it has placeholders."""
         if all(isinstance(part, str) for part in self.parts):
             return "".join(part for part in self.parts if isinstance(part, str))
         return None
 
     @property
     def required(self) -> list[str]:
-        """The attributes that a client must have, in the order of their first mention."""
+        """The attributes that a client must have, in order of appearance."""
         placeholders = (part for part in self.parts if isinstance(part, Placeholder))
         names = (p.name for p in placeholders if p.default is None and p.name not in CLIENT_FIELDS)
         return list(dict.fromkeys(names))
 
     def render(self, values: Mapping[str, str]) -> str:
-        """The text for a client with these values, fields and attributes alike.
+        """Return the text for a client with these values of fields and attributes.
 
-        An empty value gives way to a default. Raises RenderingError.
+        A default replaces an empty value as well. Raise RenderingError.
         """
         pieces = []
         for part in self.parts:
@@ -94,7 +94,7 @@ class Template(NamedTuple):
 
 @lru_cache(maxsize=256)
 def compile_template(text: str) -> Template:
-    """The template that a mailing's text is. Raises Malformed."""
+    """Compile a mailing's text. Raise MalformedTemplate."""
     parts: list[str | Placeholder] = []
     literal: list[str] = []
     at = 0
@@ -119,10 +119,7 @@ def compile_template(text: str) -> Template:
 
 
 def compile_stored_template(text: str) -> Template:
-    """The template of a text that is to be sent by now.
-
-    One that an older release took in with a lone brace is sent the way it was written.
-    """
+    """Compile a stored text; one with a misplaced brace, from an older release, is sent as it is."""
     try:
         return compile_template(text)
     except MalformedTemplate:
@@ -130,7 +127,7 @@ def compile_stored_template(text: str) -> Template:
 
 
 def _parse_placeholder(text: str, at: int) -> tuple[Placeholder, int]:
-    """The placeholder that begins at `at`, and where what follows it begins."""
+    """Return the placeholder that begins at `at`, and the position after it."""
     end = text.find("}", at)
     again = text.find("{", at + 1)
     if end < 0 or 0 <= again < end:

@@ -1,6 +1,6 @@
-"""The time zones a client may be in: the IANA names."""
+"""The time zones that a client may have: IANA names."""
 
 import zoneinfo
 
-# Names that depend on the machine, or that stand for no zone at all, mean nothing to a mailing.
+# Excludes names that depend on the machine or denote no zone.
 TIME_ZONES = frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})

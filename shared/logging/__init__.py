@@ -1,1 +1,1 @@
-"""Structured logging: set-up, redaction and the list of events."""
+"""Structured logging: set-up (`log_config`), redaction of secrets and phones, list of events."""

@@ -1,94 +1,98 @@
-"""The closed list of what the logs can say: every `event`, with one line on when it is written.
+"""The complete list of log events, with one line on when each is written.
 
-docs/logging.md shows the same list; a test holds the two and the code together.
+docs/logging.md shows the same list; tests/unit/test_vocabulary.py compares both and the code.
 """
 
 EVENTS = {
-    # A mailing's life
-    "mailing.created": "A mailing was made over the API.",
+    # Mailings
+    "mailing.created": "A mailing was created.",
     "mailing.updated": "A mailing was changed; `changed` names the fields.",
     "mailing.deleted": "A mailing was deleted.",
-    "mailing.started": "A mailing was started: by hand (API), or its launch began (control).",
+    "mailing.started": "A mailing was started: by a caller (API), or its launch began (control).",
     "mailing.paused": "A mailing was paused.",
     "mailing.resumed": "A mailing was resumed.",
     "mailing.cancelled": "A mailing was cancelled; its messages follow as `message.cancelled`.",
-    "mailing.retry_requested": "The failed messages are to be tried again; `messages`: how many.",
-    "mailing.state_applied": "An end, a cancellation or a retry reached `messages` messages.",
-    "mailing.settled": "Nothing is left to do; the counts are final (but for late acceptances).",
+    "mailing.retry_requested": "A retry of the failed messages was requested; `messages`: how "
+    "many.",
+    "mailing.state_applied": "An end, a cancellation or a retry was applied to `messages` "
+    "messages.",
+    "mailing.settled": "No work is left; the counts are final (except for late acceptances).",
     "launch.chunk": "A part of the audience was written: `recipients`, and the range of their "
     "messages from `first_message_id` to `last_message_id`.",
     # Batches and messages
-    "batch.claimed": "A dispatcher took a batch in hand; `taken_over` if from one that vanished.",
-    "batch.released": "A dispatcher gave a batch back: `why`, what is `pending`, when it is due "
-    "again (`due_at`; none if it is done).",
-    "batch.lost": "A dispatcher's lease was taken over; it stops handing the batch off.",
-    "message.attempt": "One request to the provider and its answer: `outcome`, `http_status`, "
+    "batch.claimed": "A dispatcher claimed a batch; `taken_over` if another's lease on it had "
+    "expired.",
+    "batch.released": "A dispatcher released a batch: `why`, how many are `pending`, when it is "
+    "due again (`due_at`; none if it is done).",
+    "batch.lost": "A dispatcher's batch was taken over; it stops sending its messages.",
+    "message.attempt": "One request to the provider and its result: `outcome`, `http_status`, "
     "`reason`, `latency_ms`.",
-    "message.retry": "These messages were not accepted and are tried again at `due_at`.",
-    "message.sent": "Accepted by the provider after a surprise: late, or after a doubt.",
-    "message.failed": "These messages ended: refused for good, or attempts exhausted (`reason`).",
-    "message.expired": "These messages ended because the mailing's end came (`reason`).",
+    "message.retry": "These messages were not accepted and will be retried at `due_at`.",
+    "message.sent": "The provider accepted the message late, or after it was in doubt.",
+    "message.failed": "These messages ended: rejected, or attempts exhausted (`reason`).",
+    "message.expired": "These messages ended because the mailing ended (`reason`).",
     "message.cancelled": "These messages were cancelled (`reason`).",
-    "message.in_doubt": "Whoever had these messages vanished: they may have been sent.",
-    "message.reopened": "These failed messages are pending again, because that was asked for.",
+    "message.in_doubt": "The worker that had these messages vanished: they may have been sent.",
+    "message.reopened": "These failed messages are pending again, as a retry was requested.",
     # The provider
-    "provider.throttled": "The provider asked to wait; the whole fleet does, for `seconds`.",
-    "breaker.opened": "The provider is not well (`reason`): nothing is handed off for `wait` s.",
-    "breaker.probing": "A few messages are let through to see whether the provider is back.",
-    "breaker.closed": "The provider is back.",
+    "provider.throttled": "The provider asked to wait; all workers do, for `seconds`.",
+    "breaker.opened": "The provider has problems (`reason`): nothing is sent for `wait` s.",
+    "breaker.probing": "A few messages are sent to test whether the provider has recovered.",
+    "breaker.closed": "The provider has recovered.",
     # Clients
-    "client.created": "A client was made over the API.",
+    "client.created": "A client was created.",
     "client.updated": "A client was changed; `changed` names the fields.",
     "client.deleted": "A client was deleted and the personal data erased.",
     # Opt-outs and tests
     "opt_outs.added": "Phones were opted out; `added` says how many are new.",
-    "opt_outs.imported": "A file of opt-outs came in.",
-    "opt_out.removed": "A phone may be written to again.",
-    "test_send.created": "Somebody wants to see a text on a few phones.",
-    "test_send.message": "What became of one message of a test: `outcome`, `reason`.",
-    "test_send.failed": "A test failed for a reason nobody expected.",
-    "client.imported": "These clients were made or changed (`change`) by an import (`import_id`).",
+    "opt_outs.imported": "A file of opt-outs was imported.",
+    "opt_out.removed": "A phone may be sent to again.",
+    "test_send.created": "A test send to a few phones was requested.",
+    "test_send.message": "The result of one message of a test send: `outcome`, `reason`.",
+    "test_send.failed": "A test send failed with an unexpected error.",
+    "client.imported": "These clients were created or updated (`change`) by an import "
+    "(`import_id`).",
     # Imports, exports, reports
-    "import.received": "A file of clients was read; it waits to be merged.",
+    "import.received": "A file of clients was uploaded; it waits to be merged.",
     "import.chunk": "A part of an import was merged; the counts of its rows.",
-    "import.finished": "An import is through; its counts.",
-    "import.failed": "An import could not be merged any further (`error`); what was merged stays.",
-    "import.abandoned": "An import whose file never arrived completely was dropped.",
-    "import.forgotten": "An old import's record was removed.",
-    "export.broken": "An export broke off in the middle: the caller has an incomplete file.",
+    "import.finished": "An import is complete; its counts.",
+    "import.failed": "An import could not be merged any further (`error`); merged rows stay.",
+    "import.abandoned": "An import whose upload never completed was dropped.",
+    "import.forgotten": "The record of an old import was deleted.",
+    "export.broken": "An export was interrupted: the caller has an incomplete file.",
     "report.sent": "A daily report was sent.",
-    "report.failed": "A daily report could not be sent; it is tried again.",
-    "report.in_doubt": "A daily report may have been sent; it is not sent a second time.",
+    "report.failed": "A daily report could not be sent; it will be retried.",
+    "report.in_doubt": "A daily report may have been sent; it is not sent again.",
     # The API
     "api.request": "A request was answered: `method`, `route`, `status`, `latency_ms`.",
-    "api.replayed": "A repeated request got the first one's answer (Idempotency-Key).",
-    "api.defect": "A request failed for a reason nobody expected: `error`, `stack`.",
-    "token.created": "An API token was made.",
+    "api.replayed": "A repeated request got the first one's response (Idempotency-Key).",
+    "api.defect": "A request failed with an unexpected error: `error`, `stack`.",
+    "token.created": "An API token was created.",
     "token.revoked": "An API token was revoked.",
-    "token.use_not_kept": "When a token was last used could not be kept; the request went on.",
-    "admin.signed_in": "Somebody signed in to the admin UI; their `role`.",
-    "admin.signed_out": "Somebody signed out of the admin UI.",
-    "admin.no_role": "Somebody who has no role here tried to sign in.",
+    "token.use_not_kept": "A token's time of last use could not be stored; the request continued.",
+    "admin.signed_in": "A person signed in to the admin UI; their `role`.",
+    "admin.signed_out": "A person signed out of the admin UI.",
+    "admin.no_role": "A person without a role tried to sign in.",
     "admin.sign_in_refused": "The identity provider did not confirm a sign-in (`error`).",
-    "admin.sign_in_provider_away": "The identity provider did not answer.",
-    "admin.csrf_refused": "A form was refused: too old, or from elsewhere.",
-    "admin.end_not_kept": "That a session ended could not be kept; its cookie is gone.",
-    # The machinery
-    "database.unavailable": "PostgreSQL did not answer (`error`); it is asked again.",
-    "database.refused": "PostgreSQL refused what nobody expected it to: `what`, `exception`.",
-    "redis.away": "Redis does not answer a dispatcher; it goes on without.",
-    "redis.back": "Redis answers again.",
-    "queue.unavailable": "A worker could not be woken; the sweep will.",
-    "metrics.unavailable": "A source of figures did not answer; /metrics says so.",
-    "job.failed": "A job failed for a reason nobody expected: `error` with the traceback.",
+    "admin.sign_in_provider_away": "The identity provider did not respond.",
+    "admin.csrf_refused": "A form was rejected: expired, or from another site.",
+    "admin.end_not_kept": "The end of a session could not be stored; its cookie is deleted.",
+    # Infrastructure
+    "database.unavailable": "PostgreSQL did not respond (`error`); the statement is retried.",
+    "database.refused": "PostgreSQL raised an unexpected error: `what`, `exception`.",
+    "redis.away": "Redis does not respond to a dispatcher; it continues without.",
+    "redis.back": "Redis responds again.",
+    "queue.unavailable": "A job could not be enqueued; the sweep will find the work.",
+    "metrics.unavailable": "A source of metrics did not respond; /metrics reports that.",
+    "job.failed": "A job failed with an unexpected error: `error` with the traceback.",
     "sweep.slow": "A sweep took longer than a second.",
-    "retention.dropped": "The messages of old mailings are gone, whole partitions at once.",
-    "retention.postponed": "Old messages are still being read; they are dropped later.",
-    "partition.made": "Room was made for the mailings to come.",
+    "retention.dropped": "The messages of old mailings were deleted, whole partitions at once.",
+    "retention.postponed": "Old messages are still being read; they are deleted later.",
+    "partition.made": "Partitions for further mailings were created.",
     "scheduler.registered": "A periodic job was missing and is registered again.",
-    "worker.pulse_failed": "A worker could not say that it lives; it goes on.",
-    "worker.farewell_failed": "A worker could not say that it ends; it ends.",
+    "worker.pulse_failed": "A worker could not write its heartbeat; it continues.",
+    "worker.farewell_failed": "A worker could not record its end; it ends.",
 }
 
-# Libraries' own lines: `event` is this and the library's logger, `message` what it says.
+# Prefix of events that libraries log: `event` is this and the logger's name, `message` the text.
 LIBRARY_EVENT_PREFIX = "library."

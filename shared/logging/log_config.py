@@ -1,8 +1,9 @@
-"""Logs: one JSON object per line on stdout, in one vocabulary, from our code and libraries alike.
+"""Configures logging: one JSON object per line on stdout, for this code and for libraries.
 
-`ts` (UTC), `level`, `event` (dotted), `service`, and ids under the same names everywhere:
-`request_id`, `job_id`, `mailing_id`, `message_id`, `client_id`, `batch_id`. Phones appear masked,
-message texts and tokens never. events.py lists every `event`; docs/logging.md is for readers.
+Fields are `ts` (UTC), `level`, `event` (dotted), `service`, and ids under the same names
+everywhere: `request_id`, `job_id`, `mailing_id`, `message_id`, `client_id`, `batch_id`. Phones are
+masked; message texts and tokens never appear. events.py lists every `event`; docs/logging.md is the
+reference.
 """
 
 import io
@@ -23,7 +24,7 @@ from shared.logging.redaction import redact
 
 _console_renderer: Processor | None = None
 
-# Libraries that say at INFO what a person need not read, or say it with addresses and values.
+# Libraries whose INFO lines are noise, or contain addresses and values: the lowest level logged.
 LIBRARY_LEVELS = {
     "rq.worker": "WARNING",
     "rq.queue": "WARNING",
@@ -34,7 +35,7 @@ LIBRARY_LEVELS = {
 
 
 class _Stdout(io.TextIOBase):
-    """The standard output as it is when a line is written: whoever captures it may change it."""
+    """The standard output at the time of writing, as tests that capture output replace it."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)
@@ -47,7 +48,7 @@ STDOUT = cast(TextIO, _Stdout())
 
 
 def format_timestamp(at: float | None = None) -> str:
-    """An instant (seconds since the epoch; now if None) as the logs write it: UTC, milliseconds."""
+    """Format an instant (seconds since the epoch; now if None): UTC with milliseconds."""
     second, milliseconds = divmod(int((time.time() if at is None else at) * 1000), 1000)
     return f"{_second(second)}.{milliseconds:03}Z"
 
@@ -107,9 +108,9 @@ def configure_logging(service: str, level: str = "INFO", log_format: str = "json
 
 
 def write_log_lines(events: Iterable[dict[str, Any] | bytes]) -> None:
-    """Write many ready-made events at once, past the logging stack: for the sending loop.
+    """Write many complete events at once without the logging stack, for the sending loop.
 
-    One that is bytes is a line of JSON already.
+    An event given as bytes is a line of JSON.
     """
     sys.stdout.flush()
     if _console_renderer is None:
@@ -124,7 +125,7 @@ def write_log_lines(events: Iterable[dict[str, Any] | bytes]) -> None:
 
 
 def _redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Ids stay as they are: eleven of their digits are no phone."""
+    """Redact all fields but ids, whose digits must not be taken for a phone."""
     return {
         name: value if name == "event" or name.endswith(("_id", "_ids")) else redact(value)
         for name, value in event.items()

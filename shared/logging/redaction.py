@@ -1,7 +1,7 @@
-"""What must never reach a log: whole phones, message texts, tokens and passwords.
+"""Removes phones, message texts, tokens and passwords from log lines.
 
-Our own lines are written without them; this is for what others wrote: libraries, drivers that quote
-a row in an error, a provider that repeats in its answer what it was sent.
+This code's own lines do not contain them. Redaction is for texts of others: libraries, drivers that
+quote a row in an error, a provider whose response repeats the request.
 """
 
 import json
@@ -12,13 +12,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 MIN_SECRET_LENGTH = 8
-# So many characters of a message's text, found in an answer, are taken for a repetition of it.
+# A response that contains this many consecutive characters of a message's text repeats it.
 MIN_REPEATED_LENGTH = 12
 
 PHONE = re.compile(r"(?<![\w.])7\d{10}(?!\w)")
 BEARER_TOKEN = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
 JSON_WEB_TOKEN = re.compile(r"\beyJ[\w-]{6,}\.[\w-]+\.[\w-]*")
-# PostgreSQL and its drivers quote the row, the statement or its values below an error's first line.
+# PostgreSQL and its drivers quote the row, the statement or its values after the first line.
 QUOTED_ROW = re.compile(
     r"\n(?:DETAIL|CONTEXT|QUERY|STATEMENT|LINE \d+): .*?(?=\n\n|\nTraceback|\n\[SQL|\Z)"
     r"|\[parameters: .*?\](?=\n|\Z)",
@@ -29,13 +29,13 @@ _secrets: list[str] = []
 
 
 def mask_phone(phone: int | str) -> str:
-    """A phone as the logs may show it: 79161234567 becomes 7916***4567."""
+    """Mask a phone: 79161234567 becomes 7916***4567."""
     digits = str(phone)
     return f"{digits[:4]}***{digits[-4:]}"
 
 
 def register_secrets(values: Iterable[str]) -> None:
-    """Never show these. Of an address, the password in it is meant."""
+    """Redact these values from now on; of a URL, the password in it."""
     for value in values:
         secret = urlsplit(value).password if "://" in value else value
         for form in {secret or "", unquote(secret or "")}:
@@ -44,7 +44,7 @@ def register_secrets(values: Iterable[str]) -> None:
 
 
 def redact(value: Any) -> Any:
-    """The value, and whatever is in it, with nothing to hide left in its strings."""
+    """Return the value with its strings redacted, also in nested dicts and lists."""
     if isinstance(value, str):
         return _redact_text(value) if len(value) >= MIN_SECRET_LENGTH else value
     if isinstance(value, dict):
@@ -69,7 +69,7 @@ def _redact_text(text: str) -> str:
 
 @lru_cache(4096)
 def redact_answer(answer: str, text: str) -> str:
-    """A provider's answer as the logs may show it: withheld if it repeats the message's text."""
+    """Redact a provider's response; withhold it if it repeats the message's text."""
     plain = " ".join(text.split())
     if not plain:
         return str(redact(answer))
