@@ -19,7 +19,7 @@ def job_queues() -> Queues:
 
 def enqueue_launch(mailing: Mailing, request_id: str | None) -> None:
     """Enqueue the launch of a scheduled mailing for its start; at once if that has passed."""
-    job_queues().launch(mailing.id, at=mailing.start_at, request_id=request_id)
+    job_queues().enqueue_launch(mailing.id, at=mailing.start_at, request_id=request_id)
 
 
 def enqueue_dispatch(mailing: Mailing, request_id: str | None) -> None:
@@ -28,5 +28,5 @@ def enqueue_dispatch(mailing: Mailing, request_id: str | None) -> None:
     A running mailing whose audience is incomplete also gets a launch job.
     """
     if mailing.status == MailingStatus.RUNNING and not mailing.audience_complete:
-        job_queues().launch(mailing.id, request_id=request_id)
-    job_queues().dispatch(mailing.id, request_id=request_id)
+        job_queues().enqueue_launch(mailing.id, request_id=request_id)
+    job_queues().wake_dispatchers(mailing.id, request_id=request_id)

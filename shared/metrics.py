@@ -34,7 +34,7 @@ ALL_METRICS = (
     Metric(
         "notification_dispatch_lag_seconds",
         "gauge",
-        "Age of the oldest batch that is due and not leased (except in mailings with a rate limit).",
+        "Age of the oldest batch that is due and not leased (without a rate limit).",
     ),
     Metric(
         "notification_launch_delay_seconds",
@@ -73,7 +73,7 @@ ALL_METRICS = (
     Metric(
         "notification_rate_limit",
         "gauge",
-        "PROVIDER_RATE in messages per second of all workers; 0: no limit, or no worker is sending.",
+        "PROVIDER_RATE in messages per second; 0: no limit, or no worker is sending.",
     ),
     Metric("notification_rate_used", "gauge", "Messages sent in the last second by all workers."),
     # Read from Redis
@@ -117,6 +117,6 @@ SENDERS_KEY = "notification:metrics:senders"
 SENDER_STALE_SECONDS = 10.0
 # The end of the last sweep, in seconds since 1970.
 SWEPT_KEY = "notification:metrics:swept"
-# The breaker's state, and until when the provider asked to wait: worker/provider/circuit_breaker.py.
+# The breaker's state, and the time until which the provider asked to wait.
 BREAKER_KEY = "notification:breaker"
 HOLD_KEY = "notification:hold"

@@ -58,7 +58,7 @@ class NotificationJob(Job):
 
     @classmethod
     def create(cls, *args: Any, **kwargs: Any) -> Job:
-        if kwargs.get("result_ttl") is None:  # a periodic job's is -1: it is run again
+        if kwargs.get("result_ttl") is None:  # -1 for a periodic job, which runs again
             kwargs["result_ttl"] = 0
         kwargs.update(failure_ttl=3600, timeout=-1)
         return super().create(*args, **kwargs)
@@ -116,7 +116,7 @@ def make_queue(name: str, connection: Redis) -> Queue:
 
 
 class Queues:
-    """Enqueues jobs on a Redis client; every method returns whether that succeeded."""
+    """Enqueues jobs on a Redis client; methods return whether that succeeded."""
 
     def __init__(self, connection: Redis):
         self.connection = connection
@@ -129,13 +129,13 @@ class Queues:
     def connect(cls, redis_url: str, timeout: float = 0.3) -> "Queues":
         return cls(fail_fast_client(redis_url, timeout))
 
-    def launch(
+    def enqueue_launch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
         """Enqueue a mailing's launch at `at` (an aware instant; now if past or None)."""
         return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, at, request_id)
 
-    def keep_launching(self, mailing_ids: Iterable[int], request_id: str | None = None) -> None:
+    def enqueue_launches(self, mailing_ids: Iterable[int], request_id: str | None = None) -> None:
         """Enqueue the launches that are not waiting in the queue.
 
         Each job of a long launch runs one slice, so two jobs of one mailing would delay all
@@ -149,9 +149,9 @@ class Queues:
         waiting = {int(match[1]) for job_id in job_ids if (match := LAUNCH_ID.fullmatch(job_id))}
         for mailing_id in mailing_ids:
             if mailing_id not in waiting:
-                self.launch(mailing_id, request_id=request_id)
+                self.enqueue_launch(mailing_id, request_id=request_id)
 
-    def dispatch(
+    def wake_dispatchers(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
         """Wake idle dispatchers as messages of a mailing are due at `at` (None: now)."""
@@ -172,15 +172,15 @@ class Queues:
             return self._log_failure(error, "worker.jobs.dispatch", ids)
         return self._enqueue("worker.jobs.dispatch", ids, at, request_id)
 
-    def merge_import(self, import_id: int, request_id: str | None = None) -> bool:
+    def enqueue_import_merge(self, import_id: int, request_id: str | None = None) -> bool:
         """Enqueue the merge of an import."""
         return self._enqueue("worker.jobs.merge_import", {"import_id": import_id}, None, request_id)
 
-    def send_test(self, test_id: int, request_id: str | None = None) -> bool:
+    def enqueue_test_send(self, test_id: int, request_id: str | None = None) -> bool:
         """Enqueue a test send."""
         return self._enqueue("worker.jobs.send_test", {"test_id": test_id}, None, request_id)
 
-    def send_daily_report(self, day: date) -> bool:
+    def enqueue_daily_report(self, day: date) -> bool:
         """Enqueue the report of a local day."""
         ids = {"day": day.isoformat()}
         return self._enqueue("worker.jobs.send_daily_report", ids, None, None)

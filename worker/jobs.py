@@ -72,10 +72,10 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
             (_database(0), _database(1)),
             mailing_id,
             WorkerContext.settings.batch_size,
-            lambda: queues.dispatch(mailing_id, request_id=request_id),
+            lambda: queues.wake_dispatchers(mailing_id, request_id=request_id),
         )
         if more and not stopping.is_set():
-            queues.keep_launching([mailing_id], request_id)
+            queues.enqueue_launches([mailing_id], request_id)
 
 
 def dispatch(mailing_id: int, request_id: str | None = None) -> None:
@@ -98,7 +98,7 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
     with _job_context("import", request_id=request_id, import_id=import_id):
         more = merge_import_slice(_database(0), import_id, _database(1))
         if more and not stopping.is_set():
-            WorkerContext.queues().merge_import(import_id, request_id)
+            WorkerContext.queues().enqueue_import_merge(import_id, request_id)
 
 
 def send_test(test_id: int, request_id: str | None = None) -> None:
@@ -121,6 +121,6 @@ def sweep() -> None:
         if now > WorkerContext.next_report_at:
             WorkerContext.next_report_at = now + REPORT_INTERVAL_SECONDS
             for day in find_due_days(_database(0).transaction, settings):
-                queues.send_daily_report(day)
+                queues.enqueue_daily_report(day)
         sweep_mailings(_database(0), queues, settings.lease_seconds)
         WorkerContext.connection.set(SWEPT_KEY, time.time())

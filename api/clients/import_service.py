@@ -52,7 +52,7 @@ def start_import(
         bytes=reader.size,
         seconds=round(time.monotonic() - started, 3),
     )
-    job_queues().merge_import(import_id, actor.request_id)
+    job_queues().enqueue_import_merge(import_id, actor.request_id)
     return get_import(import_id)
 
 

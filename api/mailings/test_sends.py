@@ -64,7 +64,7 @@ def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[st
     audit_log.record_change(actor, "sent", "test_send", test["id"], changes)
     db.session.commit()
     log.info("test_send.created", test_send_id=test["id"], messages=len(phones))
-    if not job_queues().send_test(test["id"], actor.request_id):
+    if not job_queues().enqueue_test_send(test["id"], actor.request_id):
         raise Unavailable("The workers cannot be reached: nothing was sent. Try again in a moment.")
     return _await_results(test["id"])
 

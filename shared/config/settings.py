@@ -1,7 +1,7 @@
-"""The settings of every process, read once from the environment and checked at start.
+"""Settings of every process, read from the environment and checked at start.
 
-A missing or malformed variable stops the process with one line that names it. Secrets may be given
-by file (shared/config/secret_files.py). docs/configuration.md lists every setting.
+A missing or malformed variable ends the process with one line that names it. Secrets may be given
+as files (shared/config/secret_files.py). docs/configuration.md lists every setting.
 """
 
 import os

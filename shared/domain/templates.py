@@ -119,7 +119,7 @@ def compile_template(text: str) -> Template:
 
 
 def compile_stored_template(text: str) -> Template:
-    """Compile a stored text; one with a misplaced brace, from an older release, is sent as it is."""
+    """Compile a stored text; one with a misplaced brace (of an older release) is literal."""
     try:
         return compile_template(text)
     except MalformedTemplate:

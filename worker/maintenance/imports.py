@@ -105,7 +105,7 @@ def sweep_imports(db: Database, queues: Queues) -> None:
                 cursor.execute(DELETE_IMPORT, (import_id,))
                 log.info("import.forgotten", import_id=import_id)
     for import_id, request_id in stalled:
-        queues.merge_import(import_id, request_id)
+        queues.enqueue_import_merge(import_id, request_id)
 
 
 def _merge_chunks(db: Database, import_id: int) -> bool:

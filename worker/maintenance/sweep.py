@@ -49,7 +49,7 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
         mailings = cursor.fetchall()
         _create_next_partitions(cursor)
         cursor.execute(DELETE_OLD_KEYS)
-    queues.keep_launching(
+    queues.enqueue_launches(
         mailing_id
         for mailing_id, status, unstarted, ended, complete, *_ in mailings
         if status == "scheduled"
@@ -59,7 +59,7 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
         if retrying or (open_ and (ended or status == "cancelled")):
             apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS)
         if due:
-            queues.dispatch(mailing_id)
+            queues.wake_dispatchers(mailing_id)
         else:
             settle_mailing(db, mailing_id)
     sweep_imports(db, queues)

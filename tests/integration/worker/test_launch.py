@@ -331,7 +331,7 @@ def test_a_launch_that_was_asked_for_twice_goes_on_once(
     )
     monkeypatch.setattr(jobs.WorkerContext, "connection", redis, raising=False)
     for _ in range(2):
-        Queues(redis).launch(mailing_id)
+        Queues(redis).enqueue_launch(mailing_id)
     for _ in range(3):
         assert make_queue(CONTROL_QUEUE, redis).pop_job_id() is not None
         jobs.launch(mailing_id)
