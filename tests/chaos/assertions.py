@@ -1,4 +1,4 @@
-"""The rules by which a scenario is judged: from what the provider saw and what the books say."""
+"""The rules for every scenario: compare the requests that the provider received with PostgreSQL."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -9,21 +9,21 @@ from typing import Any
 
 from shared.domain.send_windows import Window, is_open
 
-# A request is stamped when the provider has read it, some time after it left.
-TRANSIT = 0.05
-# Accepted, but nobody was told in time.
+# A request gets its time when the provider has read it, at most this long after it left.
+TRANSIT_SECONDS = 0.05
+# Answers of the provider that accept a message without the worker learning it in time.
 LOST_ANSWERS = {"reset_after", "accepted_hang", "accepted_late", "drip"}
-# How long before a blow an acceptance may have come that was not recorded by then.
-UNRECORDED = 1.0
+# An acceptance at most this old may be unrecorded when a worker fails.
+UNRECORDED_SECONDS = 1.0
 
-Row = dict[str, Any]  # a request as the provider lists it
+RequestRow = dict[str, Any]  # a request as the provider lists it
 Statuses = dict[int, tuple[int, str, bool]]  # by message: its mailing, status, in doubt
-Say = Callable[[str], None]
+ReportViolation = Callable[[str], None]
 
 
 @dataclass
-class Watched:
-    """A mailing as the test made it. `phones` are its audience's, with each one's time zone."""
+class ObservedMailing:
+    """A mailing of the scenario. `phones` maps the phones of its audience to their time zones."""
 
     id: int
     tag: str
@@ -34,13 +34,16 @@ class Watched:
     window: Window | None = None
 
 
-@dataclass
-class Verdict:
-    """What a scenario did to the messages: a line of the table.
+MailingsByText = dict[str, ObservedMailing]
 
-    `silence_s` is the longest pause between two arrivals, `latest_ms` how long after the end (or,
-    below zero, before it) the last one came. `recovery_s` is what the scenario measures; after
-    blows, the longest that it took until another worker sent what the dead one had in hand.
+
+@dataclass
+class ScenarioResult:
+    """The effects of a scenario on its messages: a line of the table.
+
+    `silence_s` is the longest pause between two requests, `latest_ms` the time of the last request
+    after the end (negative: before it). `recovery_s` is what the scenario measures; after worker
+    failures, the longest time until another worker sent a message of the failed one.
     """
 
     fault: str
@@ -51,129 +54,146 @@ class Verdict:
     latest_ms: float | None = None
     recovery_s: float | None = None
     silence_s: float = 0.0
-    notes: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-def judge_times(rows: list[Row], by_text: dict[str, Watched], verdict: Verdict, say: Say) -> None:
-    """Nothing at or after the end, nothing outside the window."""
-    verdict.silence_s = max(gaps(row["at"] for row in rows), default=0.0)
-    for row in rows:
-        watched = by_text.get(row["text"])
-        if watched is None or row["phone"] not in watched.phones:
-            continue
-        after = row["at"] - watched.end_at
-        if after > -1 and after > (verdict.latest_ms or -1000) / 1000:
-            verdict.latest_ms = round(after * 1000, 1)
-        zone = watched.phones[row["phone"]]
-        # What left before the window's close may arrive after it; nothing before it opens.
-        left, arrived = (datetime.fromtimestamp(row["at"] - s, UTC) for s in (TRANSIT, 0))
-        outside = not any(is_open(watched.window, zone, at) for at in (left, arrived))
-        if after >= TRANSIT or outside:
-            verdict.late += 1
-            say(f"{after:+.3f} s from its end, outside the window {outside}: {row}")
-
-
-def judge_outcomes(
-    statuses: Statuses, accepted: set[int], made: list[Watched], verdict: Verdict, say: Say
+def check_times(
+    rows: list[RequestRow], by_text: MailingsByText, result: ScenarioResult, report: ReportViolation
 ) -> None:
-    """Everybody has a message, each message has ended, and as the provider saw it."""
+    """No request arrives at or after the end, or outside the window."""
+    result.silence_s = max(intervals(row["at"] for row in rows), default=0.0)
+    for row in rows:
+        mailing = by_text.get(row["text"])
+        if mailing is None or row["phone"] not in mailing.phones:
+            continue
+        after = row["at"] - mailing.end_at
+        if after > -1 and after > (result.latest_ms or -1000) / 1000:
+            result.latest_ms = round(after * 1000, 1)
+        zone = mailing.phones[row["phone"]]
+        # A request that left before the window's close may arrive after it.
+        left, arrived = (datetime.fromtimestamp(row["at"] - s, UTC) for s in (TRANSIT_SECONDS, 0))
+        outside = not any(is_open(mailing.window, zone, at) for at in (left, arrived))
+        if after >= TRANSIT_SECONDS or outside:
+            result.late += 1
+            report(f"{after:+.3f} s from its end, outside the window {outside}: {row}")
+
+
+def check_outcomes(
+    statuses: Statuses,
+    accepted: set[int],
+    mailings: list[ObservedMailing],
+    result: ScenarioResult,
+    report: ReportViolation,
+) -> None:
+    """Each client has a message, each message has ended, and its status agrees with the provider.
+
+    What is `sent` was accepted. What was accepted is `sent`, or has ended and is in doubt.
+    """
     audiences = Counter(mailing_id for mailing_id, _, _ in statuses.values())
-    for watched in made:
-        missing = watched.clients - audiences[watched.id]
+    for mailing in mailings:
+        missing = mailing.clients - audiences[mailing.id]
         if missing:
-            verdict.lost += missing
-            say(f"mailing {watched.id}: {missing} clients have no message")
+            result.lost += missing
+            report(f"mailing {mailing.id}: {missing} clients have no message")
     for id_, (mailing_id, status, in_doubt) in statuses.items():
         if status == "pending" or (status == "sent" and id_ not in accepted):
-            verdict.lost += 1
-            say(f"message {id_} of mailing {mailing_id} is {status}: {id_ in accepted=}")
+            result.lost += 1
+            report(f"message {id_} of mailing {mailing_id} is {status}: {id_ in accepted=}")
         elif id_ in accepted and status != "sent" and not in_doubt:
-            say(f"message {id_} was accepted, but is {status} without a doubt")
+            report(f"message {id_} was accepted, but is {status} and not in doubt")
     for id_ in accepted - statuses.keys():
-        say(f"message {id_} was accepted, but is of none of the mailings")
+        report(f"message {id_} was accepted, but belongs to none of the mailings")
 
 
-def judge_recipients(rows: list[Row], by_text: dict[str, Watched], say: Say) -> None:
-    """A client gets a mailing under one id."""
+def check_recipients(
+    rows: list[RequestRow], by_text: MailingsByText, report: ReportViolation
+) -> None:
+    """Each client of a mailing gets its message under one id."""
     ids: dict[tuple[int, int], int] = {}
     for row in rows:
-        watched = by_text.get(row["text"])
-        if watched is not None:
-            first = ids.setdefault((watched.id, row["phone"]), row["id"])
+        mailing = by_text.get(row["text"])
+        if mailing is not None:
+            first = ids.setdefault((mailing.id, row["phone"]), row["id"])
             if first != row["id"]:
-                say(f"one phone, one mailing, two ids: {first} and {row}")
+                report(f"one phone, one mailing, two ids: {first} and {row}")
 
 
 class Repeats:
-    """What was accepted more than once, and why.
+    """The messages that were accepted more than once, and the permitted reasons.
 
-    `blows` are the moments at which a worker was killed or stopped, `cuts` those at which the
-    provider dropped every connection, `timed_out` the messages whose answer was waited for in vain;
-    `latency` is the longest that an answer takes.
+    `failures` are the instants at which a worker was killed or stopped, `disconnects` those at
+    which the provider dropped every connection, `timed_out` the messages whose answer did not
+    arrive in time, `latency` the longest answer time. A message accepted up to `unrecorded` seconds
+    before a failure may not be recorded yet.
     """
 
     def __init__(
         self,
-        rows: list[Row],
-        blows: list[float],
-        cuts: list[float],
+        rows: list[RequestRow],
+        failures: list[float],
+        disconnects: list[float],
         timed_out: set[int],
         *,
         latency: float,
         unrecorded: float,
     ):
-        self.rows, self.blows, self.cuts = rows, blows, cuts
+        self.rows, self.failures, self.disconnects = rows, failures, disconnects
         self.timed_out, self.latency, self.unrecorded = timed_out, latency, unrecorded
 
-    def judge(self, concurrency: int, verdict: Verdict, say: Say) -> None:
-        by_blow: Counter[float] = Counter()
-        taken_over: dict[float, float] = {}
-        for id_, rows in self._by_message().items():
+    def check(self, concurrency: int, result: ScenarioResult, report: ReportViolation) -> None:
+        """Each repeat has a reason. A failure repeats at most the requests in flight and the
+        acceptances of half a second."""
+        by_failure: Counter[float] = Counter()
+        resent_at: dict[float, float] = {}
+        for id_, rows in self._accepted_requests().items():
             if len(rows) < 2:
                 continue
-            verdict.duplicated += 1
+            result.duplicated += 1
             for row, following in pairwise(rows):
-                if row["answer"] in LOST_ANSWERS or self._moment(self.cuts, row["at"], 0):
+                if row["answer"] in LOST_ANSWERS or self._find(self.disconnects, row["at"], 0):
                     continue
-                blow = self._moment(self.blows, row["at"], self.unrecorded)
-                if blow is None and id_ in self.timed_out:
-                    verdict.notes["timed out"] = verdict.notes.get("timed out", 0) + 1
-                elif blow is None:
-                    say(f"message {id_} was accepted again without a reason: {rows}")
+                failure = self._find(self.failures, row["at"], self.unrecorded)
+                if failure is None and id_ in self.timed_out:
+                    result.details["timed out"] = result.details.get("timed out", 0) + 1
+                elif failure is None:
+                    report(f"message {id_} was accepted again without a reason: {rows}")
                 else:
-                    by_blow[blow] += 1
-                    first = taken_over.get(blow, following["at"])
-                    taken_over[blow] = min(first, following["at"])
-        for blow, count in sorted(by_blow.items()):
-            bound = concurrency + self._half_second_before(blow)
-            verdict.notes[f"blow {self.blows.index(blow) + 1}"] = f"{count} of {bound}"
-            if count > bound:
-                say(f"{count} handed off again after one blow, at most {bound} may be")
-        if taken_over and verdict.recovery_s is None:
-            verdict.recovery_s = max(again - blow for blow, again in taken_over.items())
+                    by_failure[failure] += 1
+                    first = resent_at.get(failure, following["at"])
+                    resent_at[failure] = min(first, following["at"])
+        for failure, count in sorted(by_failure.items()):
+            limit = concurrency + self._count_last_half_second(failure)
+            number = self.failures.index(failure) + 1
+            result.details[f"repeats after failure {number}"] = f"{count} of {limit}"
+            if count > limit:
+                report(f"{count} messages repeated after one failure, at most {limit} permitted")
+        if resent_at and result.recovery_s is None:
+            result.recovery_s = max(again - failure for failure, again in resent_at.items())
 
-    def _by_message(self) -> dict[int, list[Row]]:
-        times: dict[int, list[Row]] = {}
+    def _accepted_requests(self) -> dict[int, list[RequestRow]]:
+        by_message: dict[int, list[RequestRow]] = {}
         for row in self.rows:
             if row["accepted"]:
-                times.setdefault(row["id"], []).append(row)
-        return times
+                by_message.setdefault(row["id"], []).append(row)
+        return by_message
 
-    def _half_second_before(self, blow: float) -> int:
-        """How many arrived in the last half second of sending before the blow."""
-        times = [row["at"] for row in self.rows if blow - self.unrecorded <= row["at"] <= blow]
-        # Sending may have stopped before, because PostgreSQL was away.
-        last = max(times, default=blow) if self.unrecorded > UNRECORDED else blow
+    def _count_last_half_second(self, failure: float) -> int:
+        """Count the requests of the last half second of sending before the failure."""
+        start = failure - self.unrecorded
+        times = [row["at"] for row in self.rows if start <= row["at"] <= failure]
+        # Sending may have stopped earlier, because PostgreSQL was down.
+        last = max(times, default=failure) if self.unrecorded > UNRECORDED_SECONDS else failure
         return sum(last - 0.5 <= at <= last for at in times)
 
-    def _moment(self, moments: list[float], at: float, before: float) -> float | None:
-        """The moment at which what was accepted at `at` was in flight, or that little before."""
-        for moment in moments:
-            if moment - before - self.latency - TRANSIT <= at <= moment + TRANSIT:
-                return moment
+    def _find(self, instants: list[float], at: float, before: float) -> float | None:
+        """Find the instant at which a request of time `at` was in flight, or `before` earlier."""
+        for instant in instants:
+            earliest = instant - before - self.latency - TRANSIT_SECONDS
+            if earliest <= at <= instant + TRANSIT_SECONDS:
+                return instant
         return None
 
 
-def gaps(arrivals: Iterable[float]) -> list[float]:
-    """The pauses between arrivals."""
-    return [later - sooner for sooner, later in pairwise(sorted(arrivals))]
+def intervals(times: Iterable[float]) -> list[float]:
+    """Return the pauses between these times."""
+    return [later - sooner for sooner, later in pairwise(sorted(times))]

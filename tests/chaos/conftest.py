@@ -1,4 +1,4 @@
-"""One running system for all scenarios of a test process, a witness for each, and their table."""
+"""One running system for all scenarios of a test process, and the table of their results."""
 
 import json
 import re
@@ -11,9 +11,9 @@ from random import Random
 import pytest
 import requests
 
-from tests.chaos.assertions import Verdict
-from tests.chaos.observer import Witness
-from tests.chaos.run_options import LONG, SEED, dice
+from tests.chaos.assertions import ScenarioResult
+from tests.chaos.observer import Observer
+from tests.chaos.run_options import LONG, SEED, scenario_random
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
@@ -25,12 +25,12 @@ SETTINGS = {
     "MAX_ATTEMPTS": 50,
 }
 
-COMPLAINT = r'^.*(?:"level": ?"error"|Traceback).*$'
-# What RQ says of a job that ended after Redis had lost it.
-FORGOTTEN = "Failed to retrieve status for job"
+ERROR_LINE = r'^.*(?:"level": ?"error"|Traceback).*$'
+# RQ logs this for a job that ended after Redis had lost it.
+LOST_JOB = "Failed to retrieve status for job"
 
-Watch = Callable[[str], AbstractContextManager[Witness]]
-_table: list[Verdict] = []
+Observe = Callable[[str], AbstractContextManager[Observer]]
+_results: list[ScenarioResult] = []
 
 
 @pytest.fixture(scope="session")
@@ -44,47 +44,47 @@ def chaos_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture
 def system(chaos_system: System, request: pytest.FixtureRequest) -> Iterator[System]:
-    """The shared system, well at the beginning and at the end."""
-    calm(chaos_system)
+    """The shared system: restored before the scenario, running without errors after it."""
+    restore_system(chaos_system)
     sizes = {name: p.log.stat().st_size for name, p in chaos_system.processes.items()}
     yield chaos_system
     if request.node.stash.get(_FAILED, False):
         return
-    dead = [name for name, process in chaos_system.processes.items() if not process.running]
-    assert not dead, f"ended by themselves: {dead}"
+    ended = [name for name, process in chaos_system.processes.items() if not process.running]
+    assert not ended, f"processes ended by themselves: {ended}"
     for name, process in chaos_system.processes.items():
         with process.log.open("rb") as log:
             log.seek(sizes.get(name, 0))
-            said = log.read().decode(errors="replace")
-        errors = [e for e in re.findall(COMPLAINT, said, re.MULTILINE) if FORGOTTEN not in e]
-        assert not errors, f"{name} complained: {errors[:3]}"
+            output = log.read().decode(errors="replace")
+        errors = [e for e in re.findall(ERROR_LINE, output, re.MULTILINE) if LOST_JOB not in e]
+        assert not errors, f"{name} logged errors: {errors[:3]}"
 
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> Random:
-    """The scenario's own chance, repeatable by CHAOS_SEED."""
-    return dice(request.node.name)
+    """The scenario's own random generator, repeatable by CHAOS_SEED."""
+    return scenario_random(request.node.name)
 
 
 @pytest.fixture
-def watch(system: System, request: pytest.FixtureRequest) -> Watch:
-    """Gives a witness that watches a scenario; its verdict goes into the table."""
+def observe(system: System, request: pytest.FixtureRequest) -> Observe:
+    """Return a context manager that observes a scenario and adds its result to the table."""
 
     @contextmanager
-    def watching(fault: str) -> Iterator[Witness]:
-        witness = Witness(system, fault, CONCURRENCY)
+    def observing(fault: str) -> Iterator[Observer]:
+        observer = Observer(system, fault, CONCURRENCY)
         try:
-            with witness:
-                yield witness
+            with observer:
+                yield observer
         finally:
-            _table.append(witness.verdict)
+            _results.append(observer.result)
             _write_table(request)
 
-    return watching
+    return observing
 
 
-def calm(system: System) -> None:
-    """Whatever a failed scenario left: services and processes up, nothing unsettled."""
+def restore_system(system: System) -> None:
+    """Start services and processes that a failed scenario stopped; settle its mailings."""
     system.postgres.start()
     system.valkey.start()
     for process in system.processes.values():
@@ -118,9 +118,9 @@ def pytest_runtest_makereport(
 
 
 def _write_table(request: pytest.FixtureRequest) -> None:
-    """A file besides: under xdist the terminal belongs to another process."""
+    """Write the table to a file as well: under xdist another process owns the terminal."""
     factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
-    lines = [json.dumps(asdict(verdict), ensure_ascii=False) for verdict in _table]
+    lines = [json.dumps(asdict(result), ensure_ascii=False) for result in _results]
     (factory.getbasetemp() / "chaos.jsonl").write_text("\n".join([*lines, ""]))
 
 
@@ -129,14 +129,14 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _table:
+    if not _results:
         return
-    terminalreporter.section(f"what chaos did (CHAOS_SEED={SEED})")
+    terminalreporter.section(f"effects of the chaos scenarios (CHAOS_SEED={SEED})")
     head = ("audience", "lost", "duplicated", "late", "silence s", "recovery s")
     terminalreporter.write_line(f"{'fault':58}" + "".join(f"{name:>11}" for name in head))
-    for v in _table:
+    for v in _results:
         recovery = "" if v.recovery_s is None else f"{v.recovery_s:.1f}"
         cells = (v.audience, v.lost, v.duplicated, v.late, f"{v.silence_s:.1f}", recovery)
         line = f"{v.fault:58}" + "".join(f"{cell:>11}" for cell in cells)
-        notes = ", ".join(f"{name}: {value}" for name, value in v.notes.items())
-        terminalreporter.write_line(f"{line}  {notes}")
+        details = ", ".join(f"{name}: {value}" for name, value in v.details.items())
+        terminalreporter.write_line(f"{line}  {details}")

@@ -1,4 +1,4 @@
-"""The form of a run: short for every day, long for `make chaos`; and its seed."""
+"""The form of a run, short by default and long for `make chaos`, and its random seed."""
 
 import os
 import random
@@ -7,15 +7,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LONG = os.environ.get("CHAOS_LONG", "") not in ("", "0")
-# Everything that a scenario leaves to chance is drawn from this: the same seed, the same draws.
+# All random choices of the scenarios are drawn from this seed, so that a run can be repeated.
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
 
 
-def pick(short: T, long: T) -> T:
-    """What a scenario does in the short form, and in the long one."""
+def short_or_long(short: T, long: T) -> T:
+    """Return the value for this run's form."""
     return long if LONG else short
 
 
-def dice(scenario: str) -> random.Random:
-    """A scenario's own chance, whichever others run before it."""
+def scenario_random(scenario: str) -> random.Random:
+    """Return a scenario's own random generator, independent of the other scenarios."""
     return random.Random(f"{SEED} {scenario}")
