@@ -165,7 +165,7 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
 
     # A copy has the same filters.
     operator.open(f"/admin/mailings/new?from={created}")
-    expect(page.locator("details.rarer")).to_have_attribute("open", "")
+    expect(page.locator("details.rare-fields")).to_have_attribute("open", "")
     expect(page.get_by_label("Attributes equal to")).to_have_value("city = Omsk")
     expect(page.get_by_label("Again")).to_be_checked()
     expect(page.get_by_label("Only these phones")).to_have_value("79260100002")
