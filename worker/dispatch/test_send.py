@@ -8,7 +8,7 @@ sent twice.
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import structlog
@@ -57,16 +57,6 @@ class TestMessage(Request):
     expires: float
 
 
-class UnsentMessage(NamedTuple):
-    """Why a message is not sent."""
-
-    outcome: str
-    reason: str
-
-
-NO_RATE_SLOT = UnsentMessage(str(Outcome.NOT_SENT), "provider_rate")
-
-
 def start_test_send(settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
     """Send a test in a thread of its own, so that launches and sweeps do not wait for it."""
     threading.Thread(
@@ -99,17 +89,30 @@ def send_test(db: Database, settings: WorkerSettings, test_id: int, request_id: 
         cursor.execute(RECIPIENTS, (phones,))
         recipients = {phone: (opted_out, values) for phone, opted_out, values in cursor.fetchall()}
     messages: deque[TestMessage] = deque()
-    results: dict[int, Result[TestMessage] | UnsentMessage] = {}
+    results: dict[int, dict[str, Any]] = {}
     for message_id, phone in enumerate(phones, first_id):
-        message = _make_message(text, message_id, phone, *recipients[phone], request_id)
-        if isinstance(message, TestMessage):
-            messages.append(message)
+        opted_out, values = recipients[phone]
+        results[message_id] = _unsent(Outcome.NOT_SENT, "provider_rate")
+        if opted_out:
+            results[message_id] = _unsent(OPTED_OUT, OPTED_OUT)
+            continue
+        try:
+            body = _encode_body(text, message_id, phone, values)
+        except RenderingError as error:
+            results[message_id] = _unsent(Outcome.NOT_SENT, str(error))
         else:
-            results[message_id] = message
-    results |= {each.request.message_id: each for each in _send(settings, messages, timeout)}
+            messages.append(TestMessage(message_id, body, request_id))
+    for result in _send(settings, messages, timeout):
+        results[result.request.message_id] = {
+            "outcome": str(result.outcome),
+            "reason": result.reason,
+            "http_status": result.http_status,
+            "latency_ms": int(result.latency * 1000),
+            "excerpt": result.excerpt,
+        }
     items = []
     for message_id, phone in enumerate(phones, first_id):
-        item = _result_item(results.get(message_id, NO_RATE_SLOT))
+        item = results[message_id]
         logged = {name: value for name, value in item.items() if name != "excerpt"}
         log.info("test_send.message", message_id=message_id, phone=mask_phone(phone), **logged)
         items.append({"message_id": message_id, "phone": str(phone), **item})
@@ -117,25 +120,18 @@ def send_test(db: Database, settings: WorkerSettings, test_id: int, request_id: 
         cursor.execute(FINISH, (orjson.dumps(items).decode(), test_id))
 
 
-def _make_message(
-    text: str,
-    message_id: int,
-    phone: int,
-    opted_out: bool,
-    values: dict[str, str] | None,
-    request_id: str | None,
-) -> TestMessage | UnsentMessage:
-    if opted_out:
-        return UnsentMessage(OPTED_OUT, OPTED_OUT)
+def _unsent(outcome: str, reason: str) -> dict[str, Any]:
+    """Return the result of a message that was not sent."""
+    item = {"outcome": str(outcome), "reason": reason, "http_status": None}
+    return item | {"latency_ms": None, "excerpt": ""}
+
+
+def _encode_body(text: str, message_id: int, phone: int, values: dict[str, str] | None) -> bytes:
+    """Render the text, without a client from the phone alone. Raises RenderingError."""
     digits = str(phone)
-    try:
-        rendered = compile_stored_template(text).render(
-            values or {"phone": digits, "operator_code": digits[1:4]}
-        )
-    except RenderingError as error:
-        return UnsentMessage(str(Outcome.NOT_SENT), str(error))
-    body = b'{"id":%d,"phone":%d%b' % (message_id, phone, encode_body_end(rendered))
-    return TestMessage(message_id, body, request_id)
+    values = values or {"phone": digits, "operator_code": digits[1:4]}
+    body_end = encode_body_end(compile_stored_template(text).render(values))
+    return b'{"id":%d,"phone":%d%b' % (message_id, phone, body_end)
 
 
 def _send(
@@ -169,14 +165,3 @@ def _send(
                     yield result
     finally:
         http_client.close()
-
-
-def _result_item(result: Result[TestMessage] | UnsentMessage) -> dict[str, Any]:
-    sent = result if isinstance(result, Result) else None
-    return {
-        "outcome": str(result.outcome),
-        "reason": result.reason,
-        "http_status": sent.http_status if sent else None,
-        "latency_ms": int(sent.latency * 1000) if sent else None,
-        "excerpt": sent.excerpt if sent else "",
-    }

@@ -24,18 +24,8 @@ import uuid
 import structlog
 
 from shared.metrics import BREAKER_KEY, HOLD_KEY
-from worker.provider.circuit_breaker_rules import (
-    FAILURE_THRESHOLD,
-    FIRST_WAIT_SECONDS,
-    MAX_PROBES,
-    MAX_WAIT_SECONDS,
-    RECENT_SECONDS,
-    UNAUTHORIZED,
-    BreakerState,
-    Transition,
-    WorkerReport,
-    apply_report,
-)
+from worker.provider import circuit_breaker_rules as rules
+from worker.provider.circuit_breaker_rules import BreakerState, Transition, WorkerReport
 from worker.provider.outcomes import Outcome
 from worker.provider.redis_client import FailFastRedis, read_lua_script
 
@@ -45,11 +35,11 @@ UNUSED_PROBE_SECONDS = 1.0
 
 SCRIPT = read_lua_script(
     "circuit_breaker",
-    FAILURE_THRESHOLD=FAILURE_THRESHOLD,
-    MAX_PROBES=MAX_PROBES,
-    RECENT_SECONDS=RECENT_SECONDS,
-    FIRST_WAIT_SECONDS=FIRST_WAIT_SECONDS,
-    MAX_WAIT_SECONDS=MAX_WAIT_SECONDS,
+    FAILURE_THRESHOLD=rules.FAILURE_THRESHOLD,
+    MAX_PROBES=rules.MAX_PROBES,
+    RECENT_SECONDS=rules.RECENT_SECONDS,
+    FIRST_WAIT_SECONDS=rules.FIRST_WAIT_SECONDS,
+    MAX_WAIT_SECONDS=rules.MAX_WAIT_SECONDS,
 )
 
 log = structlog.get_logger()
@@ -107,7 +97,7 @@ class CircuitBreaker:
         elif outcome is Outcome.UNAUTHORIZED:
             report.unauthorized = True
             if probe:
-                report.probe_failure = UNAUTHORIZED
+                report.probe_failure = rules.UNAUTHORIZED
         elif probe:  # throttled or not sent: inconclusive, another worker may try
             report.returned_probes += 1
 
@@ -116,7 +106,7 @@ class CircuitBreaker:
         self._held_until = max(self._held_until, until)
         self._unreported_hold = max(self._unreported_hold, until)
 
-    def sync(self, now: float, wanted_probes: int = MAX_PROBES) -> None:
+    def sync(self, now: float, wanted_probes: int = rules.MAX_PROBES) -> None:
         """Report and receive the fleet's state if a sync is due. Call it in every cycle.
 
         `wanted_probes`: how many messages this worker could send soon if the breaker were half
@@ -128,7 +118,7 @@ class CircuitBreaker:
             self._report.returned_probes += self._probes
             self._probes = 0
         report, self._report = self._report, WorkerReport()
-        report.wanted_probes = max(0, min(wanted_probes, MAX_PROBES) - self._probes)
+        report.wanted_probes = max(0, min(wanted_probes, rules.MAX_PROBES) - self._probes)
         transition = self._exchange(report, now)
         now = self._redis.clock()
         self._next_sync, self._next_stopped_sync = now + SYNC_SECONDS, now + STOPPED_SYNC_SECONDS
@@ -159,7 +149,8 @@ class CircuitBreaker:
 
     def _stopped(self) -> bool:
         """Whether this worker observed what would open the breaker and has not reported it yet."""
-        return self._report.trailing_failures >= FAILURE_THRESHOLD or self._report.unauthorized
+        report = self._report
+        return report.trailing_failures >= rules.FAILURE_THRESHOLD or report.unauthorized
 
     def _exchange(self, report: WorkerReport, now: float) -> Transition:
         """Report to Redis and adopt the fleet's state; without Redis apply the rules locally."""
@@ -177,7 +168,7 @@ class CircuitBreaker:
         )  # fmt: skip
         now = self._redis.clock()
         if reply is None:
-            return apply_report(
+            return rules.apply_report(
                 self._fleet, report, self._worker, now, self._probe_timeout, wait_factor
             )
         event, wait, granted, until, opened_at, opens, reason, run, held_for = reply

@@ -44,26 +44,6 @@ class Connection(Generic[RequestT]):
     `event_mask` is the epoll mask to watch it with. Instants are of `monotonic`.
     """
 
-    __slots__ = (
-        "_parser",
-        "address",
-        "connect_deadline",
-        "deadline",
-        "event_mask",
-        "fd",
-        "idle_since",
-        "ready",
-        "recv",
-        "request",
-        "reusable",
-        "secure",
-        "send",
-        "sent_at",
-        "sock",
-        "unsent",
-        "untried_addresses",
-    )
-
     sock: Any  # a socket, or TLS over one
 
     def __init__(self, request: RequestT, address: Address, untried: list[Address]) -> None:

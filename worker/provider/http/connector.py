@@ -1,32 +1,24 @@
 """Opens connections to the provider for requests that found no idle one.
 
 It resolves the name, tries each address for its share of the time, and establishes TLS. The result
-is reported by one of two callbacks: `on_ready` with a connection, or `on_failed` with a request
-that was not sent.
+is reported by one of two callbacks: `on_ready(connection)`, or `on_failed(request, failure, detail,
+now)` for a request that was not sent.
 """
 
 import select
 import ssl
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 from urllib.parse import SplitResult
 
 import certifi
 
 from worker.provider.http.connection import Connection, ConnectionBroken
 from worker.provider.http.dns import Address, Resolver
-from worker.provider.http.exchange import Request, RequestT
+from worker.provider.http.exchange import RequestT
 from worker.provider.outcomes import Failure
 
 MAX_CONNECT_SECONDS = 5.0
-
-FailedT = TypeVar("FailedT", bound=Request, contravariant=True)
-
-
-class OnFailed(Protocol[FailedT]):
-    """Callback for a request that was not sent."""
-
-    def __call__(self, request: FailedT, failure: Failure, detail: str, now: float) -> None: ...
 
 
 class Connector(Generic[RequestT]):
@@ -43,7 +35,7 @@ class Connector(Generic[RequestT]):
         connections: dict[int, Connection[RequestT]],
         wake: Callable[[], None],
         on_ready: Callable[[Connection[RequestT]], None],
-        on_failed: OnFailed[RequestT],
+        on_failed: Callable[[RequestT, Failure, str, float], None],
     ) -> None:
         https = base_url.scheme == "https"
         self._host = base_url.hostname or ""
