@@ -25,6 +25,8 @@ COMPOSED_EVENTS: dict[str, set[str]] = {
     "f'message.{status}'": {f"message.{status}" for status in MessageStatus},
     "f'admin.sign_in_{what}'": {"admin.sign_in_refused", "admin.sign_in_provider_away"},
 }
+# Functions that log an event, by the argument that names it.
+FIRST_ARGUMENT = {"write", "_log_event"}
 LOG_ON_COMMIT = {"log_on_commit", "log_messages_on_commit", "log_clients_on_commit"}
 
 
@@ -54,8 +56,10 @@ def event_names(node: ast.AST) -> Iterator[str]:
         yield from constant_texts(arguments[0])
     elif isinstance(function, ast.Name) and function.id in LOG_ON_COMMIT and len(arguments) > 1:
         yield from constant_texts(arguments[1])
-    elif isinstance(function, ast.Name) and function.id in ("write", "_commit") and arguments:
-        yield from constant_texts(arguments[-1] if function.id == "_commit" else arguments[0])
+    elif isinstance(function, ast.Name) and function.id in FIRST_ARGUMENT and arguments:
+        yield from constant_texts(arguments[0])
+    elif isinstance(function, ast.Name) and function.id == "_commit" and arguments:
+        yield from constant_texts(arguments[-1])
 
 
 def constant_texts(node: ast.AST) -> Iterator[str]:
@@ -192,40 +196,23 @@ TEXT_FILES = {
 # Files that are not yet in plain language. Remove an entry once its files are; add none.
 NOT_YET_PLAIN: tuple[str, ...] = (
     ".env.example",
-    "CHANGELOG.md",
     "Dockerfile.api",
     "Dockerfile.worker",
     "api/admin/",
     "api/cli/",
     "api/exports.py",
     "api/http/",
-    "api/mailings/",
     "api/monitoring/",
-    "api/opt_outs/",
     "deploy/prometheus/",
-    "dev/bench/",
-    "dev/mail.py",
-    "dev/mail_page.py",
-    "dev/openid.py",
-    "dev/provider/",
     "dev/stack/",
     "docker-compose.yml",
-    "docs/admin.md",
-    "docs/api.md",
     "docs/architecture.svg",
-    "docs/kubernetes.md",
     "docs/logging.md",
-    "docs/metrics.md",
-    "docs/operations.md",
-    "docs/report.md",
-    "docs/runbook.md",
-    "docs/security.md",
     "k8s/02-secrets.yaml",
     "k8s/20-api.yaml",
     "k8s/optional/",
     "shared/client_import/",
     "shared/config/",
-    "shared/db/",
     "shared/domain/",
     "shared/logging/",
     "shared/metrics.py",
@@ -234,7 +221,6 @@ NOT_YET_PLAIN: tuple[str, ...] = (
     "tests/chaos/",
     "tests/containers/",
     "tests/deploy/",
-    "tests/e2e/",
     "tests/integration/",
     "tests/support/",
     "tests/unit/",
