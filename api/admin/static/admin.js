@@ -1,4 +1,5 @@
-// What the pages can do beyond links and forms. Without it they still work, but for imports.
+// Enhancements of the admin UI. Without this script the pages work as links and forms, but without
+// live figures and previews.
 "use strict";
 (function () {
   const root = document.documentElement;
@@ -18,7 +19,7 @@
     })
   );
 
-  // --- menus close when one clicks elsewhere, or by Escape ------------------------------------
+  // --- close menus on a click elsewhere and on Escape -----------------------------------------
   document.addEventListener("click", (event) =>
     all("details.menu[open]").forEach((menu) => menu.contains(event.target) || (menu.open = false))
   );
@@ -50,7 +51,7 @@
     })
   );
 
-  // --- a form is sent once --------------------------------------------------------------------
+  // --- submit a form only once ----------------------------------------------------------------
   all("form[method=post]").forEach((form) =>
     form.addEventListener("submit", (event) => {
       if (event.defaultPrevented) return;
@@ -67,23 +68,23 @@
     const value = Math.min(99.9, Math.max(0.1, (100 * part) / whole));
     return (value < 1 || value > 99 ? fine.format(value) : number.format(Math.round(value))) + " %";
   };
-  const put = (box, name, text) =>
+  const setText = (box, name, text) =>
     all("[data-" + name + "]", box).forEach((place) => {
       if (place.textContent !== text) place.textContent = text;
     });
-  const measured = (value, unit, style) =>
+  const formatUnit = (value, unit, style) =>
     new Intl.NumberFormat(language, {
       style: "unit", unit: unit, unitDisplay: style, maximumFractionDigits: value < 10 ? 1 : 0,
     }).format(value);
-  const lasting = (seconds) => {
+  const formatDuration = (seconds) => {
     const units = [[86400, "day", 172800], [3600, "hour", 3600], [60, "minute", 60], [1, "second", 0]];
     const [size, unit] = units.find((each) => seconds >= each[2]);
-    return measured(Math.max(1, Math.round(seconds / size)), unit, "long");
+    return formatUnit(Math.max(1, Math.round(seconds / size)), unit, "long");
   };
-  const answered = (ms) =>
-    ms === null ? "—" : ms < 1000 ? measured(ms, "millisecond", "short") : measured(ms / 1000, "second", "short");
+  const formatLatency = (ms) =>
+    ms === null ? "—" : ms < 1000 ? formatUnit(ms, "millisecond", "short") : formatUnit(ms / 1000, "second", "short");
   const boxes = () => all("[data-mailing]");
-  const draw = (figures) =>
+  const drawMailing = (figures) =>
     boxes().filter((box) => box.dataset.mailing === String(figures.id)).forEach((box) => {
       let placed = 0;
       for (const [part, count] of Object.entries(figures.parts)) {
@@ -93,80 +94,80 @@
           rect.setAttribute("width", (1000 * count) / (figures.audience || 1));
         }
         placed += count;
-        put(box, "part-" + part, number.format(count));
+        setText(box, "part-" + part, number.format(count));
         all("[data-row-" + part + "]", box).forEach((row) => row.classList.toggle("none", !count));
       }
-      put(box, "audience", number.format(figures.audience));
-      put(box, "percent", percent(figures.parts.sent, figures.audience));
-      put(box, "rate", figures.rate === null ? "—" : fine.format(figures.rate));
-      put(box, "left", figures.seconds_left === null ? "—" : lasting(figures.seconds_left));
+      setText(box, "audience", number.format(figures.audience));
+      setText(box, "percent", percent(figures.parts.sent, figures.audience));
+      setText(box, "rate", figures.rate === null ? "—" : fine.format(figures.rate));
+      setText(box, "left", figures.seconds_left === null ? "—" : formatDuration(figures.seconds_left));
     });
   const drawHealth = (health) => {
     const panel = document.querySelector("[data-health]");
     if (!panel || health.used === undefined) return;
-    put(panel, "h-used", number.format(Math.round(health.used)));
-    put(panel, "h-typical", answered(health.typical_ms));
-    put(panel, "h-slow", answered(health.slow_ms));
-    put(panel, "h-in-flight", number.format(health.in_flight));
-    put(panel, "h-accepted", number.format(health.accepted));
+    setText(panel, "h-used", number.format(Math.round(health.used)));
+    setText(panel, "h-typical", formatLatency(health.typical_ms));
+    setText(panel, "h-slow", formatLatency(health.slow_ms));
+    setText(panel, "h-in-flight", number.format(health.in_flight));
+    setText(panel, "h-accepted", number.format(health.accepted));
     all("[data-h-share]", panel).forEach((rect) =>
       rect.setAttribute("width", Math.min(100, (100 * health.used) / (health.limit || 1)))
     );
   };
-  const followed = () => boxes().filter((box) => box.dataset.live);
+  const liveBoxes = () => boxes().filter((box) => box.dataset.live);
   const overview = () => document.querySelector("[data-overview]");
-  const busy = () => document.querySelector("dialog[open]") !== null;
-  if ((followed().length || overview()) && window.EventSource) {
-    const only = overview() ? [] : Array.from(new Set(followed().map((box) => box.dataset.mailing)));
-    const source = new EventSource(root.dataset.live + "?" + only.map((id) => "mailing=" + id).join("&"));
+  const dialogOpen = () => document.querySelector("dialog[open]") !== null;
+  if ((liveBoxes().length || overview()) && window.EventSource) {
+    const ids = overview() ? [] : Array.from(new Set(liveBoxes().map((box) => box.dataset.mailing)));
+    const source = new EventSource(root.dataset.live + "?" + ids.map((id) => "mailing=" + id).join("&"));
     let drawnAt = Date.now();
-    let drawing = false;
-    // The overview is drawn anew when something else runs or needs attention, or when it is old.
+    let redrawing = false;
+    // The overview is reloaded when a mailing starts, an alert changes, or it is a minute old.
     const redraw = () => {
-      drawing = true;
+      redrawing = true;
       fetch(location.href)
         .then((answer) => answer.text())
         .then((html) => {
           const found = new DOMParser().parseFromString(html, "text/html").querySelector("[data-overview]");
           if (!found) return location.reload();
-          const within = overview().contains(document.activeElement) && document.activeElement.getAttribute("href");
+          const focused = overview().contains(document.activeElement) && document.activeElement.getAttribute("href");
           overview().replaceWith(found);
-          const again = within && all("a", found).find((link) => link.getAttribute("href") === within);
+          const again = focused && all("a", found).find((link) => link.getAttribute("href") === focused);
           if (again) again.focus();
         })
         .catch(() => {})
         .finally(() => {
           drawnAt = Date.now();
-          drawing = false;
+          redrawing = false;
         });
     };
-    source.onmessage = (event) => {
-      const told = JSON.parse(event.data);
-      // What a page shows is as new as itself; the figures may be two seconds older.
-      const rested = Date.now() - drawnAt > 3000;
-      // One whose state has changed, or that is not told of any more, is shown as it is now.
-      const states = new Map(told.mailings.map((each) => [String(each.id), each.status]));
-      const passed = rested && followed().some((box) => states.get(box.dataset.mailing) !== box.dataset.status);
-      told.mailings.forEach(draw);
+    source.onmessage = (message) => {
+      const event = JSON.parse(message.data);
+      // The figures may be two seconds older than a page that was just loaded.
+      const settled = Date.now() - drawnAt > 3000;
+      // Reload if a mailing's status has changed, or the event does not contain it any more.
+      const states = new Map(event.mailings.map((each) => [String(each.id), each.status]));
+      const changed = settled && liveBoxes().some((box) => states.get(box.dataset.mailing) !== box.dataset.status);
+      event.mailings.forEach(drawMailing);
       if (!overview()) {
-        if (passed && !busy()) {
+        if (changed && !dialogOpen()) {
           source.close();
           location.reload();
         }
         return;
       }
-      drawHealth(told.health);
-      const begun = told.mailings.length > followed().length && followed().length < 12;
-      const other = begun || told.alerts !== overview().dataset.overview;
+      drawHealth(event.health);
+      const started = event.mailings.length > liveBoxes().length && liveBoxes().length < 12;
+      const different = started || event.alerts !== overview().dataset.overview;
       const old = Date.now() - drawnAt > 60000;
-      if (!drawing && (passed || (rested && other) || old)) redraw();
+      if (!redrawing && (changed || (settled && different) || old)) redraw();
     };
     window.addEventListener("pagehide", () => source.close());
   }
 
-  // --- the form of a mailing: its preview, its test, what is inserted and picked ---------------
+  // --- the form of a mailing: preview, test send, inserted placeholders, picked filters --------
   const form = document.querySelector("form[data-preview]");
-  const part = (address, receive, fail) =>
+  const postForm = (address, receive, fail) =>
     fetch(address, {
       method: "POST",
       body: new URLSearchParams(new FormData(form)),
@@ -178,28 +179,28 @@
   if (form) {
     const place = document.getElementById("preview");
     let timer = 0;
-    let asked = 0;
-    const parted = (field) => field.value.split(/[,;]/).map((each) => each.trim()).filter(Boolean);
-    const mark = () =>
+    let requests = 0;
+    const splitList = (field) => field.value.split(/[,;]/).map((each) => each.trim()).filter(Boolean);
+    const markPicked = () =>
       all("[data-pick]", place).forEach((button) => {
         const field = form.elements[button.dataset.pick];
-        button.setAttribute("aria-pressed", String(parted(field).includes(button.value)));
+        button.setAttribute("aria-pressed", String(splitList(field).includes(button.value)));
       });
-    const ask = () => {
-      const mine = ++asked;
-      part(form.dataset.preview, (html) => {
-        if (mine !== asked) return;
-        const held = place.contains(document.activeElement) ? document.activeElement : null;
+    const requestPreview = () => {
+      const own = ++requests;
+      postForm(form.dataset.preview, (html) => {
+        if (own !== requests) return;
+        const focused = place.contains(document.activeElement) ? document.activeElement : null;
         place.innerHTML = html;
-        mark();
-        // Whoever picks by the keyboard goes on where they were.
-        const again = held && all("[data-pick]", place).find(
-          (each) => each.dataset.pick === held.dataset.pick && each.value === held.value
+        markPicked();
+        // Keep the keyboard focus on the same button of the new preview.
+        const again = focused && all("[data-pick]", place).find(
+          (each) => each.dataset.pick === focused.dataset.pick && each.value === focused.value
         );
         if (again) again.focus();
       });
     };
-    const settle = () => {
+    const update = () => {
       all("[data-shown-if]", form).forEach((section) => {
         const [name, value] = section.dataset.shownIf.split("=");
         const field = form.elements[name];
@@ -207,25 +208,25 @@
         section.hidden = now !== value;
       });
       clearTimeout(timer);
-      timer = setTimeout(ask, 350);
+      timer = setTimeout(requestPreview, 350);
     };
-    form.addEventListener("input", (event) => event.target.name === "test_phones" || settle());
-    form.addEventListener("change", (event) => event.target.name === "test_phones" || settle());
-    settle();
+    form.addEventListener("input", (event) => event.target.name === "test_phones" || update());
+    form.addEventListener("change", (event) => event.target.name === "test_phones" || update());
+    update();
 
     place.addEventListener("click", (event) => {
       const button = event.target.closest("[data-pick]");
       if (!button) return;
       const field = form.elements[button.dataset.pick];
-      const chosen = parted(field);
+      const chosen = splitList(field);
       const at = chosen.indexOf(button.value);
       if (at < 0) chosen.push(button.value);
       else chosen.splice(at, 1);
       field.value = chosen.join(", ");
       const folded = field.closest("details");
       if (folded) folded.open = true;
-      mark();
-      settle();
+      markPicked();
+      update();
     });
 
     all("[data-insert-into]", form).forEach((row) => {
@@ -236,7 +237,7 @@
         if (!chip) return;
         field.setRangeText(chip.dataset.insert, field.selectionStart, field.selectionEnd, "end");
         field.focus();
-        settle();
+        update();
       });
     });
 
@@ -244,15 +245,15 @@
     test.addEventListener("click", (event) => {
       event.preventDefault();
       const results = document.getElementById("test");
-      const say = (html) => {
+      const showResults = (html) => {
         results.innerHTML = html;
         test.disabled = false;
         test.removeAttribute("aria-busy");
       };
       test.disabled = true;
       test.setAttribute("aria-busy", "true");
-      part(test.getAttribute("formaction"), say, () => {
-        say("");
+      postForm(test.getAttribute("formaction"), showResults, () => {
+        showResults("");
         results.textContent = test.dataset.test;
       });
     });
@@ -311,20 +312,20 @@
       request.send(file);
     });
   }
-  // While an import is merged, its page is asked for again.
+  // While an import is merged, reload its progress.
   const merging = document.querySelector("[data-merging]");
   if (merging) {
-    const again = () =>
+    const reload = () =>
       fetch(location.href)
         .then((answer) => answer.text())
         .then((html) => {
           const found = new DOMParser().parseFromString(html, "text/html").querySelector("[data-merged]");
           const place = document.querySelector("[data-merged]");
           if (found && place) place.replaceWith(found);
-          if (found && found.querySelector("[data-merging]")) setTimeout(again, 700);
+          if (found && found.querySelector("[data-merging]")) setTimeout(reload, 700);
         })
-        .catch(() => setTimeout(again, 2000));
-    setTimeout(again, 500);
+        .catch(() => setTimeout(reload, 2000));
+    setTimeout(reload, 500);
   }
 
   // --- copy a secret --------------------------------------------------------------------------

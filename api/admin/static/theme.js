@@ -1,14 +1,14 @@
-// Light or dark, before anything is drawn: as chosen, else as the system has it.
+// Set the light or dark theme before the page is drawn: the chosen one, or else the system's.
 "use strict";
 (function () {
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const follow = () => {
+  const applySystemTheme = () => {
     if (!root.dataset.theme) root.dataset.bsTheme = dark.matches ? "dark" : "light";
   };
-  follow();
-  dark.addEventListener("change", follow);
-  // The server writes instants in the zone that this cookie names.
+  applySystemTheme();
+  dark.addEventListener("change", applySystemTheme);
+  // The server formats instants in the time zone of this cookie.
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const secure = location.protocol === "https:" ? "; secure" : "";
   if (zone && root.dataset.zone !== zone && !document.cookie.includes("admin_zone=" + zone)) {
