@@ -1,4 +1,4 @@
-"""The page of a large mailing: none of its statements reads the messages from end to end."""
+"""Query plans of the admin UI: no page reads all messages of a large mailing."""
 
 import json
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ def app(database_url: str, redis_url: str) -> Flask:
 
 @pytest.fixture(scope="module")
 def large(module_fleet: Fleet) -> int:
-    """A running mailing of which some were sent and some have failed, beside a finished one."""
+    """A running mailing with sent and failed messages, beside a finished one."""
     fleet = module_fleet
     fleet.add_clients(BIG, ZONES)
-    small = fleet.add_mailing(tags=["nobody"])
+    small = fleet.add_mailing(tags=["unused"])
     fleet.launch_mailing(small)
     mailing_id = fleet.add_mailing(name="Large")
     fleet.launch_mailing(mailing_id)
@@ -44,24 +44,24 @@ def large(module_fleet: Fleet) -> int:
 
 
 @contextmanager
-def watched(app: Flask) -> Iterator[Statements]:
-    """What the application asks PostgreSQL meanwhile."""
+def recorded_statements(app: Flask) -> Iterator[Statements]:
+    """Record the statements that the application sends inside the block."""
     seen: Statements = []
 
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    def record_statement(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         seen.append((statement, parameters))
 
     with app.app_context():
         engine = db.engine
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", record_statement)
     try:
         yield seen
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", record_statement)
 
 
-def check(database_url: str, seen: Statements) -> set[str]:
-    """No big table is read as a whole; the tables that are read at all."""
+def check_plans(database_url: str, seen: Statements) -> set[str]:
+    """Fail if a statement scans messages or attempts sequentially; return the tables read."""
     touched = set()
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:
@@ -74,7 +74,7 @@ def check(database_url: str, seen: Statements) -> set[str]:
             for node in nodes(plan[0]["Plan"]):
                 table = node.get("Relation Name", "")
                 touched.add(table.partition("_p")[0])
-                # A mailing's batches are a page or two; its messages and attempts are not.
+                # A mailing has few batches, but many messages and attempts.
                 big = table.startswith(("messages", "attempts"))
                 assert not (big and node["Node Type"] == "Seq Scan"), f"{table}: {statement}"
     connection.close()
@@ -87,24 +87,26 @@ def check(database_url: str, seen: Statements) -> set[str]:
 )
 def test_the_page_of_a_large_mailing(app: Flask, large: int, database_url: str, query: str) -> None:
     viewer = Signed(app, "viewer")
-    with watched(app) as seen:
+    with recorded_statements(app) as seen:
         page = viewer.client.get(f"/admin/mailings/{large}{query}", base_url=PUBLIC)
     assert page.status_code == 200
     assert "Large" in page.text
-    assert {"messages", "batches", "minutes"} <= check(database_url, seen)
+    assert {"messages", "batches", "minutes"} <= check_plans(database_url, seen)
     assert len(seen) < 25
 
 
 @pytest.mark.parametrize("path", ["/admin/", "/admin/mailings", "/admin/clients/1"])
-def test_other_pages_beside_it(app: Flask, large: int, database_url: str, path: str) -> None:
+def test_other_pages_beside_a_large_mailing(
+    app: Flask, large: int, database_url: str, path: str
+) -> None:
     viewer = Signed(app, "viewer")
-    with watched(app) as seen:
+    with recorded_statements(app) as seen:
         assert viewer.client.get(path, base_url=PUBLIC).status_code == 200
     assert seen
-    check(database_url, seen)
+    check_plans(database_url, seen)
 
 
-def test_a_statement_that_reads_too_much_is_noticed(large: int, database_url: str) -> None:
-    """What the tests above rely on."""
+def test_a_sequential_scan_is_detected(large: int, database_url: str) -> None:
+    """Check that the tests above can fail."""
     with pytest.raises(AssertionError, match="messages"):
-        check(database_url, [("SELECT count(*) FROM messages WHERE attempts = 7", None)])
+        check_plans(database_url, [("SELECT count(*) FROM messages WHERE attempts = 7", None)])

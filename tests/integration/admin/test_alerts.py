@@ -1,4 +1,4 @@
-"""What the dashboard says needs attention: each thing that can be wrong, and that all is well."""
+"""Alerts of the dashboard: each condition, and their absence."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from shared import metrics
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import make_app, make_client
 
-Look = Callable[[], str]
+ReadAlerts = Callable[[], str]
 SETTINGS = {
     "OIDC_ISSUER": "http://127.0.0.1:9",
     "OIDC_CLIENT_ID": "notifications",
@@ -39,7 +39,7 @@ def app(database_url: str, redis_url: str) -> Flask:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    """A fleet that is well: a worker on each queue, and a sweep a moment ago."""
+    """Redis as a healthy fleet leaves it: a worker on each queue, and a recent sweep."""
     redis = Redis.from_url(redis_url)
     redis.flushdb()
     redis.set(metrics.SWEPT_KEY, time.time())
@@ -51,89 +51,93 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def look(app: Flask, redis: Redis, database: Cursor) -> Iterator[Look]:
+def read_alerts(app: Flask, redis: Redis, database: Cursor) -> Iterator[ReadAlerts]:
     viewer = Signed(app, "viewer")
 
-    def look() -> str:
-        """The dashboard's first part as it is now, whatever was read a moment ago."""
+    def read_first_part() -> str:
+        """Return the first part of the dashboard, without the cached snapshot."""
         redis.delete("notification:admin:live", "notification:admin:live:turn")
         app.extensions["admin_live"] = SnapshotCache()
         page = viewer.client.get("/admin/", base_url=PUBLIC).text
         return page[page.index("data-overview") : page.index('id="running"')]
 
-    yield look
+    yield read_first_part
     database.execute("DELETE FROM mailings; DELETE FROM imports")
     database.execute("UPDATE provider_state SET throttled_until = NULL")
 
 
-def insert(
+def insert_mailing(
     database: Cursor, status: str, starts: str = "-1 minute", ends: str = "1 day", failed: int = 0
 ) -> None:
     values = {"status": status, "starts": starts, "ends": ends, "failed": failed}
     database.execute(MAILING, {"name": f"A {status} one", **values})
 
 
-def test_all_is_well(look: Look, database: Cursor) -> None:
-    insert(database, "running")
-    insert(database, "paused")
-    insert(database, "scheduled", starts="1 hour")
-    page = look()
+def test_no_alerts_without_problems(read_alerts: ReadAlerts, database: Cursor) -> None:
+    insert_mailing(database, "running")
+    insert_mailing(database, "paused")
+    insert_mailing(database, "scheduled", starts="1 hour")
+    page = read_alerts()
     assert "All is well" in page
     assert "Needs attention" not in page
 
 
 @pytest.mark.parametrize(
-    ("reason", "says"),
+    ("reason", "title"),
     [
         ("unauthorized", "The provider does not accept our token."),
         ("unavailable", "The provider cannot be reached."),
         ("unknown", "The provider gives no clear answers."),
     ],
 )
-def test_an_open_breaker(look: Look, redis: Redis, reason: str, says: str) -> None:
+def test_an_open_circuit_breaker_is_an_alert(
+    read_alerts: ReadAlerts, redis: Redis, reason: str, title: str
+) -> None:
     now = time.time()
     state: dict[Any, Any] = {"until": now + 8, "opened_at": now - 1, "reason": reason}
     redis.hset(metrics.BREAKER_KEY, mapping=state)
-    assert says in look()
+    assert title in read_alerts()
     redis.hset(metrics.BREAKER_KEY, mapping={"until": 0, "opened_at": 0})
-    assert "All is well" in look()
+    assert "All is well" in read_alerts()
 
 
-def test_a_provider_that_asks_to_wait(look: Look, database: Cursor) -> None:
+def test_a_throttling_provider_is_an_alert(read_alerts: ReadAlerts, database: Cursor) -> None:
     database.execute("UPDATE provider_state SET throttled_until = now() + interval '1 minute'")
-    assert "The provider asks us to wait." in look()
+    assert "The provider asks us to wait." in read_alerts()
 
 
-def test_a_fleet_without_dispatchers_and_one_without_sweeps(
-    look: Look, redis: Redis, database: Cursor
+def test_missing_dispatchers_and_sweeps_are_alerts(
+    read_alerts: ReadAlerts, redis: Redis, database: Cursor
 ) -> None:
-    redis.delete("rq:worker:dispatch")  # killed: its name stays in the set for a while
-    assert "All is well" in look(), "as long as nothing is to be sent"
-    insert(database, "running")
-    assert "No dispatch worker is running." in look()
+    redis.delete("rq:worker:dispatch")  # as after a kill: its name stays in the set for a while
+    assert "All is well" in read_alerts(), "without a running mailing, no dispatcher is needed"
+    insert_mailing(database, "running")
+    assert "No dispatch worker is running." in read_alerts()
     redis.set(metrics.SWEPT_KEY, time.time() - 100)
-    assert "The sweep is not running." in look()
+    assert "The sweep is not running." in read_alerts()
 
 
-def test_mailings_that_somebody_should_look_at(look: Look, database: Cursor) -> None:
-    insert(database, "scheduled", starts="-2 minutes")
-    insert(database, "paused", ends="1 hour")
-    insert(database, "finished", failed=3)
-    page = look()
+def test_overdue_paused_and_failed_mailings_are_alerts(
+    read_alerts: ReadAlerts, database: Cursor
+) -> None:
+    insert_mailing(database, "scheduled", starts="-2 minutes")
+    insert_mailing(database, "paused", ends="1 hour")
+    insert_mailing(database, "finished", failed=3)
+    page = read_alerts()
     assert "Its start time has passed, and it has not started." in page
     assert "It is paused; what is left expires at" in page
     assert "3 messages have failed." in page
-    assert page.index("A scheduled one") < page.index("A paused one"), "the worst first"
+    assert page.index("A scheduled one") < page.index("A paused one"), "the most urgent comes first"
 
 
-def test_an_import_that_failed(look: Look, database: Cursor) -> None:
+def test_a_failed_import_is_an_alert(read_alerts: ReadAlerts, database: Cursor) -> None:
     database.execute(
         "INSERT INTO imports (status, failure, finished_at) VALUES ('failed', 'it did', now())"
     )
-    assert "An import has failed." in look()
+    assert "An import has failed." in read_alerts()
 
 
-def test_without_redis_the_dashboard_says_so(database_url: str) -> None:
+def test_an_unreachable_redis_is_an_alert(database_url: str) -> None:
     app = make_app(database_url, "redis://127.0.0.1:9/0", **SETTINGS)
     viewer = Signed(app, "viewer")
     page = viewer.client.get("/admin/", base_url=PUBLIC)

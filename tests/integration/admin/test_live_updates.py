@@ -1,4 +1,4 @@
-"""Fifty open dashboards on a real server: PostgreSQL is asked once a second in all."""
+"""Fifty open dashboards on a real server cause one statement per second in total."""
 
 import re
 import sys
@@ -19,16 +19,16 @@ from tests.support.waiting import wait_for
 
 VIEWERS = 50
 SECONDS = 6.0
-AGAIN = 1.5  # as a browser does that was told `retry: 1500`
+RECONNECT_SECONDS = 1.5  # as a browser after `retry: 1500`
 SECRET = "test-secret-key-0123456789"
-# Each statement is a line that begins with the application's name; its text goes on indented.
+# A statement begins with the application's name; its further lines are indented.
 STATEMENT = re.compile(r"^api LOG: +(?:statement|execute [^:]+): (.*(?:\n\t.*)*)", re.MULTILINE)
-# The transactions' frame, and the pool's look whether a connection lives.
-FRAME = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SET|SHOW|SELECT 1\s*$|select pg_catalog|;)", re.I)
+# Statements around transactions.
+OVERHEAD = re.compile(r"\s*(BEGIN|COMMIT|ROLLBACK|SET|SHOW|SELECT 1\s*$|select pg_catalog|;)", re.I)
 
 
 class Server:
-    """The API with two processes, on a PostgreSQL that writes down every statement."""
+    """The API with two processes, on a PostgreSQL that logs every statement."""
 
     def __init__(self, directory: Path, redis_url: str) -> None:
         log = {"log_statement": "all", "log_line_prefix": "%a "}
@@ -70,7 +70,7 @@ class Server:
             return False
 
     def _cookie(self, redis_url: str) -> str:
-        """The session of somebody who is signed in."""
+        """Return the session cookie of a signed-in viewer."""
         app = make_app(self.postgres.url, redis_url, SECRET_KEY=SECRET, **self.settings)
         signer = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
         person = ["1", "Vera", "vera@example.com", "viewer"]
@@ -84,9 +84,9 @@ class Server:
         return session
 
     def statements(self) -> list[str]:
-        """All that the API has asked so far."""
+        """Return the statements that the API has sent so far."""
         text = self.postgres.log.read_text()
-        return [said for said in STATEMENT.findall(text) if not FRAME.match(said)]
+        return [found for found in STATEMENT.findall(text) if not OVERHEAD.match(found)]
 
     def cpu(self) -> float:
         assert self.process.popen
@@ -107,7 +107,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator
         server.stop()
 
 
-def test_fifty_dashboards_ask_once_a_second(server: Server) -> None:
+def test_fifty_dashboards_cause_one_statement_per_second(server: Server) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     now = time.time()
     body = {
@@ -123,32 +123,34 @@ def test_fifty_dashboards_ask_once_a_second(server: Server) -> None:
     answers: list[str] = []
     stop = threading.Event()
 
-    def look_on(n: int) -> None:
+    def poll(n: int) -> None:
         session = server.viewer()
-        stop.wait(AGAIN * n / VIEWERS)
+        stop.wait(RECONNECT_SECONDS * n / VIEWERS)
         while not stop.is_set():
             answer = session.get(f"{server.address}/admin/live", timeout=10)
             answer.raise_for_status()
             answers.append(answer.text)
-            stop.wait(AGAIN)
+            stop.wait(RECONNECT_SECONDS)
 
-    threads = [threading.Thread(target=look_on, args=(n,)) for n in range(VIEWERS)]
+    threads = [threading.Thread(target=poll, args=(n,)) for n in range(VIEWERS)]
     for thread in threads:
         thread.start()
-    time.sleep(AGAIN)  # all of them are there
-    before, asked, cpu, began = len(answers), len(server.statements()), server.cpu(), time.time()
+    time.sleep(RECONNECT_SECONDS)  # all of them have connected
+    before, sent, cpu, began = len(answers), len(server.statements()), server.cpu(), time.time()
     time.sleep(SECONDS)
     served, elapsed = len(answers) - before, time.time() - began
-    statements, cpu = server.statements()[asked:], server.cpu() - cpu
+    statements, cpu = server.statements()[sent:], server.cpu() - cpu
     stop.set()
     for thread in threads:
         thread.join()
-    assert served > VIEWERS * elapsed / (2 * AGAIN), "fewer than half of them were served"
+    assert served > VIEWERS * elapsed / (2 * RECONNECT_SECONDS), (
+        "fewer than half of them were served"
+    )
     event = orjson.loads(answers[-1].partition("data: ")[2])
     assert event["health"]["state"] == "idle"
-    # One each second, and perhaps the one at either edge.
+    # One per second, and perhaps one more at each edge.
     assert len(statements) <= elapsed + 2, statements
-    assert len(statements) >= elapsed / 2 - 1, "the figures stand still"
+    assert len(statements) >= elapsed / 2 - 1, "the figures are not refreshed"
     assert all("AND NOT m.settled ORDER BY m.id" in each for each in statements), statements
     print(
         f"{VIEWERS} dashboards: {served / elapsed:.0f} answers/s, "

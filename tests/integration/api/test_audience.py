@@ -1,4 +1,4 @@
-"""Whom a filter chooses: what preview counts is what launch writes to, for any filter."""
+"""Filters: the preview counts the clients that the launch chooses, for any filter."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ Make = Callable[..., dict[str, Any]]
 
 
 @dataclass
-class Person:
-    """A client as the test knows it."""
+class KnownClient:
+    """The expected state of a client."""
 
     id: int
     phone: str
@@ -35,14 +35,14 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def crowd(module_fleet: Fleet) -> tuple[list[Person], list[int]]:
-    """Three hundred clients, some deleted, and three mailings that some of them were sent."""
+def crowd(module_fleet: Fleet) -> tuple[list[KnownClient], list[int]]:
+    """Three hundred clients, some deleted, and three mailings that were sent to some of them."""
     rng = Random(7)
     people = []
     for client_id in module_fleet.add_clients(300):
         (phone,) = module_fleet.query("SELECT phone FROM clients WHERE id = %s", client_id)[0]
         names = rng.sample(["city", "name", "Имя"], rng.randint(0, 3))
-        person = Person(
+        person = KnownClient(
             client_id,
             str(phone),
             rng.choice(CODES),
@@ -73,7 +73,7 @@ def crowd(module_fleet: Fleet) -> tuple[list[Person], list[int]]:
             )
         )
         while worker := module_fleet.try_claim_batch(mailing_id):
-            accepted = worker.ids[::2]  # the others stay pending: they were sent nothing
+            accepted = worker.ids[::2]  # the others stay pending
             worker.record(accepted)
             for person in people:
                 if person.id in {clients[id_] for id_ in accepted}:
@@ -90,27 +90,27 @@ def crowd(module_fleet: Fleet) -> tuple[list[Person], list[int]]:
     return people, earlier
 
 
-def some(values: tuple[Any, ...]) -> st.SearchStrategy[list[Any]]:
+def sublists(values: tuple[Any, ...]) -> st.SearchStrategy[list[Any]]:
     return st.lists(st.sampled_from(values), unique=True, max_size=len(values))
 
 
 filters = st.fixed_dictionaries(
     {},
     optional={
-        "operator_codes": some((*CODES, "999")),
-        "tags": some((*TAGS, "nobody")),
-        "timezones": some((*ZONES, "UTC")),
+        "operator_codes": sublists((*CODES, "999")),
+        "tags": sublists((*TAGS, "unused")),
+        "timezones": sublists((*ZONES, "UTC")),
         "attributes": st.dictionaries(
             st.sampled_from(["city", "name", "Имя"]), st.sampled_from(CITIES), max_size=2
         ),
-        "exclude_mailing_ids": some((0, 1, 2)),
-        "phones": some(tuple(range(0, 300, 3))) | st.just([]),
+        "exclude_mailing_ids": sublists((0, 1, 2)),
+        "phones": sublists(tuple(range(0, 300, 3))) | st.just([]),
     },
 )
 
 
-def wanted(person: Person, chosen: dict[str, Any]) -> bool:
-    """The filter in plain words, on its own."""
+def matches(person: KnownClient, chosen: dict[str, Any]) -> bool:
+    """Return whether the filter chooses a client, computed independently of the SQL."""
     return (
         person.alive
         and all(
@@ -132,10 +132,10 @@ def wanted(person: Person, chosen: dict[str, Any]) -> bool:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(chosen=filters, needs_name=st.booleans())
-def test_preview_counts_whom_launch_writes_to(
+def test_preview_counts_the_clients_that_launch_chooses(
     client: FlaskClient,
     module_fleet: Fleet,
-    crowd: tuple[list[Person], list[int]],
+    crowd: tuple[list[KnownClient], list[int]],
     chosen: dict[str, Any],
     needs_name: bool,
 ) -> None:
@@ -157,7 +157,7 @@ def test_preview_counts_whom_launch_writes_to(
             "SELECT client_id FROM messages WHERE mailing_id = %s", made["id"]
         )
     }
-    expected = {person.id: person for person in people if wanted(person, chosen)}
+    expected = {person.id: person for person in people if matches(person, chosen)}
     assert got == set(expected)
     assert found["audience"] == len(expected) == module_fleet.read_mailing(made["id"])["audience"]
     lacking = sum("name" not in p.attributes for p in expected.values()) if needs_name else 0
@@ -166,10 +166,10 @@ def test_preview_counts_whom_launch_writes_to(
     assert {e["client_id"] for e in found["examples"]} <= set(expected)
 
 
-def test_each_part_of_the_filter_narrows(
-    client: FlaskClient, crowd: tuple[list[Person], list[int]]
+def test_each_field_of_the_filter_narrows_the_audience(
+    client: FlaskClient, crowd: tuple[list[KnownClient], list[int]]
 ) -> None:
-    """What the test above would not notice: that nobody, or everybody, is ever chosen."""
+    """Check that the test above does not only compare empty or complete audiences."""
     people, earlier = crowd
     for chosen in (
         {"timezones": ["Asia/Omsk"]},
@@ -180,4 +180,4 @@ def test_each_part_of_the_filter_narrows(
         body = {**mailing_body(), "filter": chosen}
         audience = client.post("/api/v1/mailings/preview", json=body).get_json()["audience"]
         assert 0 < audience < sum(person.alive for person in people), chosen
-        assert audience == sum(wanted(person, chosen) for person in people)
+        assert audience == sum(matches(person, chosen) for person in people)

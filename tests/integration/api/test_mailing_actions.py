@@ -1,4 +1,4 @@
-"""The steps of a mailing's life: allowed, harmless when repeated, or refused with a reason."""
+"""Actions on a mailing: permitted by its state, without effect when repeated, or refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.partitions import ensure_partition
-from tests.integration.api.test_mailings import jobs_for, put_in_state
+from tests.integration.api.test_mailings import find_jobs, set_status
 from tests.integration.conftest import value
 
 URL = "/api/v1/mailings"
-Make = Callable[..., dict[str, Any]]
+Create = Callable[..., dict[str, Any]]
 
-# What each step makes of each state; None: it is refused.
-STEPS: dict[str, dict[str, str | None]] = {
+# The status after each action, by the status before; None if the action is refused.
+ACTIONS: dict[str, dict[str, str | None]] = {
     "start": {
         "scheduled": "scheduled",
         "running": "running",
@@ -55,55 +55,57 @@ STEPS: dict[str, dict[str, str | None]] = {
 
 
 @pytest.mark.parametrize(
-    ("step", "state", "result"),
-    [(step, state, result) for step, row in STEPS.items() for state, result in row.items()],
+    ("action", "status", "result"),
+    [(action, status, result) for action, row in ACTIONS.items() for status, result in row.items()],
 )
-def test_steps(
+def test_actions_in_every_status(
     client: FlaskClient,
-    new_mailing: Make,
+    new_mailing: Create,
     database: Cursor,
-    step: str,
-    state: str,
+    action: str,
+    status: str,
     result: str | None,
 ) -> None:
     made = new_mailing()
-    put_in_state(database, made["id"], state)
+    set_status(database, made["id"], status)
     url = f"{URL}/{made['id']}"
-    answer = client.post(f"{url}/{step}")
+    answer = client.post(f"{url}/{action}")
     if result is None:
         assert answer.status_code == 409, answer.text
         assert answer.get_json()["detail"]
-        assert client.get(url).get_json()["status"] == state
+        assert client.get(url).get_json()["status"] == status
         return
     assert answer.status_code == 200, answer.text
     assert answer.get_json()["status"] == result
     assert client.get(url).get_json() == answer.get_json()
-    again = client.post(f"{url}/{step}")
+    again = client.post(f"{url}/{action}")
     assert (again.status_code, again.get_json()["status"]) == (200, result)
 
 
-def test_start_means_now(client: FlaskClient, new_mailing: Make, redis_url: str) -> None:
+def test_start_sets_the_start_to_now(
+    client: FlaskClient, new_mailing: Create, redis_url: str
+) -> None:
     made = new_mailing()
     started = client.post(f"{URL}/{made['id']}/start").get_json()
     assert made["created_at"] <= started["start_at"] < made["start_at"]
-    assert jobs_for(redis_url, made["id"])[0] == ["launch"]
+    assert find_jobs(redis_url, made["id"])[0] == ["launch"]
 
 
-def test_a_paused_mailing_that_never_started_is_scheduled_again(
-    client: FlaskClient, new_mailing: Make, redis_url: str
+def test_resuming_a_mailing_that_never_started_schedules_it(
+    client: FlaskClient, new_mailing: Create, redis_url: str
 ) -> None:
     made = new_mailing()
     url = f"{URL}/{made['id']}"
     client.post(f"{url}/pause")
     assert client.post(f"{url}/resume").get_json()["status"] == "scheduled"
-    assert len(jobs_for(redis_url, made["id"])[1]) == 2  # a hint more than needed does no harm
+    assert len(find_jobs(redis_url, made["id"])[1]) == 2  # a second launch job does no harm
 
 
-def test_cancelling_what_never_started_settles_it(
-    client: FlaskClient, new_mailing: Make, database: Cursor
+def test_cancelling_a_mailing_that_never_started_settles_it(
+    client: FlaskClient, new_mailing: Create, database: Cursor
 ) -> None:
     launched, unlaunched = new_mailing(), new_mailing()
-    put_in_state(database, launched["id"], "running")
+    set_status(database, launched["id"], "running")
     settled = {}
     for made in (launched, unlaunched):
         answer = client.post(f"{URL}/{made['id']}/cancel").get_json()
@@ -113,25 +115,25 @@ def test_cancelling_what_never_started_settles_it(
     assert settled == {launched["id"]: False, unlaunched["id"]: True}
 
 
-@pytest.mark.parametrize("step", ["start", "resume"])
-def test_nothing_starts_after_its_end(
-    client: FlaskClient, new_mailing: Make, database: Cursor, step: str
+@pytest.mark.parametrize("action", ["start", "resume"])
+def test_no_mailing_starts_after_its_end(
+    client: FlaskClient, new_mailing: Create, database: Cursor, action: str
 ) -> None:
     made = new_mailing()
-    if step == "resume":
+    if action == "resume":
         client.post(f"{URL}/{made['id']}/pause")
     database.execute(
         "UPDATE mailings SET start_at = now() - interval '2 s', end_at = now() - interval '1 s'"
         " WHERE id = %s",
         (made["id"],),
     )
-    answer = client.post(f"{URL}/{made['id']}/{step}")
+    answer = client.post(f"{URL}/{made['id']}/{action}")
     assert answer.status_code == 409
     assert "end has passed" in answer.get_json()["detail"]
 
 
-def with_failures(database: Cursor, mailing_id: int) -> None:
-    """A batch of two messages: one was sent, one failed."""
+def add_failed_batch(database: Cursor, mailing_id: int) -> None:
+    """Add a batch of two messages, one sent and one failed."""
     ensure_partition(database, mailing_id)
     database.execute(
         """
@@ -148,30 +150,30 @@ def with_failures(database: Cursor, mailing_id: int) -> None:
     )
 
 
-@pytest.mark.parametrize("state", ["finished", "running", "paused"])
-def test_what_failed_is_tried_again(
-    client: FlaskClient, new_mailing: Make, database: Cursor, state: str
+@pytest.mark.parametrize("status", ["finished", "running", "paused"])
+def test_failed_messages_are_retried(
+    client: FlaskClient, new_mailing: Create, database: Cursor, status: str
 ) -> None:
     made = new_mailing(start_at="2020-01-01T00:00:00Z")
-    with_failures(database, made["id"])
+    add_failed_batch(database, made["id"])
     database.execute("UPDATE mailings SET settled = false WHERE id = %s", (made["id"],))
-    put_in_state(database, made["id"], state)
+    set_status(database, made["id"], status)
     url = f"{URL}/{made['id']}"
     answer = client.post(f"{url}/retry-failed")
     assert answer.status_code == 200, answer.text
-    assert answer.get_json()["status"] == ("paused" if state == "paused" else "running")
+    assert answer.get_json()["status"] == ("paused" if status == "paused" else "running")
     assert answer.get_json()["finished_at"] is None
     assert client.post(f"{url}/retry-failed").status_code == 200
     database.execute("SELECT retry_version > 0, settled FROM mailings WHERE id = %s", (made["id"],))
     assert database.fetchone() == (True, False)
 
 
-def test_nothing_is_tried_again_after_the_end(
-    client: FlaskClient, new_mailing: Make, database: Cursor
+def test_no_message_is_retried_after_the_end(
+    client: FlaskClient, new_mailing: Create, database: Cursor
 ) -> None:
     made = new_mailing(start_at="2020-01-01T00:00:00Z")
-    with_failures(database, made["id"])
-    put_in_state(database, made["id"], "finished")
+    add_failed_batch(database, made["id"])
+    set_status(database, made["id"], "finished")
     database.execute(
         "UPDATE mailings SET end_at = now() - interval '1 s' WHERE id = %s", (made["id"],)
     )

@@ -1,4 +1,4 @@
-"""Mailings over the API: made, changed while their state allows it, deleted, launched."""
+"""Mailings over the API: creating, changing, listing and deleting them."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from shared.queues import CONTROL_QUEUE, NotificationJob, make_queue
 from tests.integration.conftest import ahead, mailing_body
 
 URL = "/api/v1/mailings"
-ANYBODY: dict[str, Any] = {
+EMPTY_FILTER: dict[str, Any] = {
     "operator_codes": [],
     "tags": [],
     "timezones": [],
@@ -24,11 +24,11 @@ ANYBODY: dict[str, Any] = {
     "exclude_mailing_ids": [],
     "phones": [],
 }
-Make = Callable[..., dict[str, Any]]
+Create = Callable[..., dict[str, Any]]
 
 
-def put_in_state(database: Cursor, mailing_id: int, status: str) -> None:
-    """What the fleet does to a mailing, as far as the API sees it."""
+def set_status(database: Cursor, mailing_id: int, status: str) -> None:
+    """Set a mailing's status as a worker would, as far as the API can see."""
     database.execute(
         """
         UPDATE mailings SET status = %(status)s,
@@ -41,8 +41,8 @@ def put_in_state(database: Cursor, mailing_id: int, status: str) -> None:
     )
 
 
-def jobs_for(redis_url: str, mailing_id: int) -> tuple[list[str], list[datetime]]:
-    """The names of a mailing's jobs that wait to be run now, and the times of the later ones."""
+def find_jobs(redis_url: str, mailing_id: int) -> tuple[list[str], list[datetime]]:
+    """Return the names of a mailing's queued jobs, and the times of its scheduled ones."""
     connection = Redis.from_url(redis_url)
     now = [
         str(job.func_name).rsplit(".")[-1]
@@ -59,11 +59,11 @@ def jobs_for(redis_url: str, mailing_id: int) -> tuple[list[str], list[datetime]
     return now, later
 
 
-def test_a_mailing_comes_back_as_it_was_made(client: FlaskClient) -> None:
+def test_a_created_mailing_is_returned_unchanged(client: FlaskClient) -> None:
     body = {
         **mailing_body(),
         "name": "Sale",
-        "filter": {**ANYBODY, "operator_codes": ["916"], "tags": ["vip", ""]},
+        "filter": {**EMPTY_FILTER, "operator_codes": ["916"], "tags": ["vip", ""]},
         "window": {"from": "21:30", "to": "09:00"},
         "rate_limit": 5,
     }
@@ -77,14 +77,14 @@ def test_a_mailing_comes_back_as_it_was_made(client: FlaskClient) -> None:
     assert client.get(answer.headers["Location"]).get_json() == made
 
 
-def test_instants_are_answered_in_utc(new_mailing: Make) -> None:
+def test_instants_are_returned_in_utc(new_mailing: Create) -> None:
     made = new_mailing(start_at="2190-12-01T09:00:00+03:00", end_at="2190-12-01T21:00:00.5-03:30")
     assert made["start_at"] == "2190-12-01T06:00:00.000000Z"
     assert made["end_at"] == "2190-12-02T00:30:00.500000Z"
 
 
-def test_every_text_is_kept_by_version(
-    client: FlaskClient, new_mailing: Make, database: Cursor
+def test_every_version_of_a_text_is_stored(
+    client: FlaskClient, new_mailing: Create, database: Cursor
 ) -> None:
     made = new_mailing(text="first")
     for text in ("second", "second", "third"):
@@ -97,23 +97,25 @@ def test_every_text_is_kept_by_version(
     assert database.fetchone() == (3, "third")
 
 
-def test_what_is_due_is_launched_at_once(new_mailing: Make, redis_url: str) -> None:
+def test_a_mailing_with_a_past_start_is_launched_at_once(
+    new_mailing: Create, redis_url: str
+) -> None:
     made = new_mailing(start_at="2020-01-01T00:00:00Z")
-    now, later = jobs_for(redis_url, made["id"])
+    now, later = find_jobs(redis_url, made["id"])
     assert now == ["launch"]
     assert later == []
 
 
-def test_what_is_in_the_future_is_launched_at_its_start(
-    client: FlaskClient, new_mailing: Make, redis_url: str
+def test_a_mailing_with_a_future_start_is_scheduled(
+    client: FlaskClient, new_mailing: Create, redis_url: str
 ) -> None:
     made = new_mailing()
     start = datetime.fromisoformat(made["start_at"])
-    now, later = jobs_for(redis_url, made["id"])
+    now, later = find_jobs(redis_url, made["id"])
     assert now == []
     assert [0 <= (at - start).total_seconds() <= 1 for at in later] == [True]
     client.patch(f"{URL}/{made['id']}", json={"start_at": "2020-01-01T00:00:00Z"})
-    assert jobs_for(redis_url, made["id"])[0] == ["launch"]
+    assert find_jobs(redis_url, made["id"])[0] == ["launch"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_what_is_in_the_future_is_launched_at_its_start(
         ({"filter": {"tags": ["\ud800"]}}, "/filter/tags/0", "surrogate"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_and_changes_nothing(
+def test_an_invalid_mailing_is_rejected_and_creates_nothing(
     client: FlaskClient, database: Cursor, change: dict[str, Any], pointer: str, reason: str
 ) -> None:
     database.execute("SELECT count(*) FROM mailings")
@@ -141,35 +143,35 @@ def test_what_cannot_be_sent_is_refused_and_changes_nothing(
     body = json.dumps({**mailing_body(), **change})
     answer = client.post(URL, data=body, content_type="application/json")
     assert answer.status_code == 422
-    (fault,) = answer.get_json()["errors"]
-    assert fault["pointer"] == pointer
-    assert reason in fault["detail"]
+    (error,) = answer.get_json()["errors"]
+    assert error["pointer"] == pointer
+    assert reason in error["detail"]
     database.execute("SELECT count(*) FROM mailings")
     assert database.fetchone() == before
 
 
-ANYTHING = {
+CHANGES = {
     "name": "new",
     "text": "new",
     "start_at": ahead(minutes=30),
     "end_at": ahead(hours=5),
-    "filter": {**ANYBODY, "operator_codes": ["901"]},
+    "filter": {**EMPTY_FILTER, "operator_codes": ["901"]},
     "window": {"from": "10:00", "to": "11:00"},
     "rate_limit": 7,
 }
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_before_the_launch_everything_may_change(
-    client: FlaskClient, new_mailing: Make, paused: bool
+def test_every_field_can_change_before_the_launch(
+    client: FlaskClient, new_mailing: Create, paused: bool
 ) -> None:
     url = f"{URL}/{new_mailing()['id']}"
     if paused:
         assert client.post(f"{url}/pause").get_json()["status"] == "paused"
-    answer = client.patch(url, json=ANYTHING)
+    answer = client.patch(url, json=CHANGES)
     assert answer.status_code == 200, answer.text
     changed = answer.get_json()
-    assert changed == {**changed, **ANYTHING}
+    assert changed == {**changed, **CHANGES}
     emptied = {"name": None, "window": None, "rate_limit": None}
     changed = client.patch(url, json=emptied).get_json()
     assert changed == {**changed, **emptied}
@@ -177,42 +179,42 @@ def test_before_the_launch_everything_may_change(
 
 
 @pytest.mark.parametrize("status", ["running", "paused"])
-def test_after_the_launch_the_audience_and_start_are_fixed(
-    client: FlaskClient, new_mailing: Make, database: Cursor, status: str
+def test_filter_and_start_are_fixed_after_the_launch(
+    client: FlaskClient, new_mailing: Create, database: Cursor, status: str
 ) -> None:
     made = new_mailing(filter={"tags": ["a"]})
     url = f"{URL}/{made['id']}"
-    put_in_state(database, made["id"], status)
+    set_status(database, made["id"], status)
     for name in ("start_at", "filter"):
-        answer = client.patch(url, json={name: ANYTHING[name], "name": "never"})
+        answer = client.patch(url, json={name: CHANGES[name], "name": "never"})
         assert answer.status_code == 409
         assert name in answer.get_json()["detail"]
-    # What is said again is no change.
+    # Repeating the present values is not a change.
     same = {"start_at": made["start_at"], "filter": made["filter"]}
-    may = {n: v for n, v in ANYTHING.items() if n not in ("start_at", "filter")}
+    may = {n: v for n, v in CHANGES.items() if n not in ("start_at", "filter")}
     answer = client.patch(url, json={**same, **may})
     assert answer.status_code == 200, answer.text
     assert answer.get_json() == {**answer.get_json(), **same, **may}
 
 
 @pytest.mark.parametrize("status", ["finished", "cancelled"])
-def test_what_has_ended_cannot_change(
-    client: FlaskClient, new_mailing: Make, database: Cursor, status: str
+def test_an_ended_mailing_cannot_change(
+    client: FlaskClient, new_mailing: Create, database: Cursor, status: str
 ) -> None:
     made = new_mailing()
-    put_in_state(database, made["id"], status)
+    set_status(database, made["id"], status)
     for body in ({"name": "new"}, {"text": made["text"]}):
         answer = client.patch(f"{URL}/{made['id']}", json=body)
         assert answer.status_code == 409
         assert status in answer.get_json()["detail"]
 
 
-def test_an_end_may_move_but_not_to_where_clocks_might_disagree(
-    client: FlaskClient, new_mailing: Make, database: Cursor
+def test_an_end_can_move_but_not_closer_than_three_seconds(
+    client: FlaskClient, new_mailing: Create, database: Cursor
 ) -> None:
     made = new_mailing(start_at="2020-01-01T00:00:00Z")
     url = f"{URL}/{made['id']}"
-    put_in_state(database, made["id"], "running")
+    set_status(database, made["id"], "running")
     for end_at in (ahead(seconds=2.5), ahead(seconds=-5), "2019-01-01T00:00:00Z"):
         answer = client.patch(url, json={"end_at": end_at})
         assert answer.status_code == 422
@@ -221,11 +223,11 @@ def test_an_end_may_move_but_not_to_where_clocks_might_disagree(
 
 
 def test_lists_are_filtered_by_status_and_paged(
-    client: FlaskClient, new_mailing: Make, database: Cursor
+    client: FlaskClient, new_mailing: Create, database: Cursor
 ) -> None:
     made = [new_mailing()["id"] for _ in range(3)]
     for mailing_id in made:
-        put_in_state(database, mailing_id, "finished")
+        set_status(database, mailing_id, "finished")
     first = client.get(f"{URL}?status=finished&limit=500").get_json()
     MailingPage.model_validate(first)
     assert set(made) <= {item["id"] for item in first["items"]}
@@ -238,12 +240,12 @@ def test_lists_are_filtered_by_status_and_paged(
 
 
 @pytest.mark.parametrize("status", ["scheduled", "running", "paused", "finished"])
-def test_a_deleted_mailing_is_gone(
-    client: FlaskClient, new_mailing: Make, database: Cursor, status: str
+def test_a_deleted_mailing_is_not_found_anywhere(
+    client: FlaskClient, new_mailing: Create, database: Cursor, status: str
 ) -> None:
     made = new_mailing()
     url = f"{URL}/{made['id']}"
-    put_in_state(database, made["id"], status)
+    set_status(database, made["id"], status)
     assert client.delete(url).status_code == 204
     for method, path in (
         ("GET", url),
@@ -259,5 +261,5 @@ def test_a_deleted_mailing_is_gone(
         "SELECT status, settled, finished_at IS NOT NULL FROM mailings WHERE id = %s", (made["id"],)
     )
     ended = "finished" if status == "finished" else "cancelled"
-    # What was launched is settled by the fleet, batch by batch.
+    # Workers settle a launched mailing batch by batch.
     assert database.fetchone() == (ended, status in ("scheduled", "finished"), True)

@@ -1,4 +1,4 @@
-"""Messages and statistics over the API: complete, in order, and adding up."""
+"""Messages and statistics over the API: lists are complete and ordered, counts add up."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,27 +10,27 @@ from psycopg2.extensions import cursor as Cursor
 
 from api.mailings.message_schemas import MailingStatistics, MessageDetails, MessagePage, Statistics
 from shared.db.partitions import ensure_partition
-from tests.integration.api.test_mailings import put_in_state
+from tests.integration.api.test_mailings import set_status
 from tests.integration.conftest import value
 
 URL = "/api/v1/mailings"
-Make = Callable[..., dict[str, Any]]
+Create = Callable[..., dict[str, Any]]
 STATUSES = ("pending", "sent", "failed", "expired", "cancelled")
 
 
-class Launched:
-    """A mailing with messages in the database, as the fleet would have put them there."""
+class LaunchedMailing:
+    """A mailing with batches and messages in the database, as workers would have stored them."""
 
     def __init__(self, database: Cursor, mailing_id: int) -> None:
         self.database, self.id = database, mailing_id
         self.url = f"{URL}/{mailing_id}"
         self.messages: dict[int, str] = {}
         ensure_partition(database, mailing_id)
-        put_in_state(database, mailing_id, "running")
+        set_status(database, mailing_id, "running")
 
-    def add_batch(self, *statuses: str, apart: int = 0) -> list[int]:
-        """A batch of messages with these statuses; `apart` leaves ids between them."""
-        step = apart + 1
+    def add_batch(self, *statuses: str, gap: int = 0) -> list[int]:
+        """Add a batch of messages with these statuses, and `gap` unused ids after each."""
+        step = gap + 1
         self.database.execute("SELECT take_ids('message_ids', %s)", (len(statuses) * step,))
         first = value(self.database)
         ids = [first + n * step for n in range(len(statuses))]
@@ -41,8 +41,8 @@ class Launched:
         self._insert(ids, statuses)
         return ids
 
-    def move(self, ids: list[int], statuses: tuple[str, ...]) -> None:
-        """Put messages with ids that lie among others' into a batch of their own."""
+    def add_moved_batch(self, ids: list[int], statuses: tuple[str, ...]) -> None:
+        """Add a batch whose message ids lie between the ids of another batch."""
         self._insert(ids, statuses)
 
     def _insert(self, ids: list[int], statuses: tuple[str, ...]) -> None:
@@ -74,12 +74,12 @@ class Launched:
 
 
 @pytest.fixture
-def launched(new_mailing: Make, database: Cursor) -> Launched:
-    return Launched(database, new_mailing()["id"])
+def launched(new_mailing: Create, database: Cursor) -> LaunchedMailing:
+    return LaunchedMailing(database, new_mailing()["id"])
 
 
-def walk(client: FlaskClient, url: str, **query: object) -> list[int]:
-    """Every id of a list, page by page."""
+def list_ids(client: FlaskClient, url: str, **query: object) -> list[int]:
+    """Return every id of a list, fetched page by page."""
     seen: list[int] = []
     for _ in range(1000):
         answer = client.get(url, query_string=query)
@@ -91,30 +91,30 @@ def walk(client: FlaskClient, url: str, **query: object) -> list[int]:
         if page["next_cursor"] is None:
             return seen
         query["cursor"] = page["next_cursor"]
-    raise AssertionError("the list does not end")
+    raise AssertionError("the list has no end")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 500])
 @pytest.mark.parametrize("status", [None, *STATUSES])
 def test_every_message_is_listed_once_and_in_order(
-    client: FlaskClient, launched: Launched, limit: int, status: str | None
+    client: FlaskClient, launched: LaunchedMailing, limit: int, status: str | None
 ) -> None:
     launched.add_batch("sent", "sent", "failed")
-    among = launched.add_batch("sent", "failed", "pending", "failed", apart=2)
+    among = launched.add_batch("sent", "failed", "pending", "failed", gap=2)
     launched.add_batch(*["sent"] * 5)
     launched.add_batch("pending", "pending", "failed")
-    # Their clients' zone changed: they lie among the second batch's ids.
-    launched.move([among[0] + 1, among[3] + 1], ("failed", "pending"))
+    # Messages whose clients changed their time zone: their ids lie in the second batch's range.
+    launched.add_moved_batch([among[0] + 1, among[3] + 1], ("failed", "pending"))
     launched.add_batch("failed", "cancelled")
     query: dict[str, object] = {"limit": limit} | ({"status": status} if status else {})
-    expected = [m for m, is_ in sorted(launched.messages.items()) if status in (None, is_)]
-    assert walk(client, f"{launched.url}/messages", **query) == expected
+    expected = [m for m, stored in sorted(launched.messages.items()) if status in (None, stored)]
+    assert list_ids(client, f"{launched.url}/messages", **query) == expected
 
 
-def test_a_message_is_found_by_its_id_alone(
-    client: FlaskClient, launched: Launched, database: Cursor
+def test_a_message_is_found_by_its_id(
+    client: FlaskClient, launched: LaunchedMailing, database: Cursor
 ) -> None:
-    first, second = launched.add_batch("failed", "sent", apart=1)
+    first, second = launched.add_batch("failed", "sent", gap=1)
     at = datetime(2026, 11, 23, 12, tzinfo=UTC)
     database.execute(
         """
@@ -150,14 +150,14 @@ def test_a_message_is_found_by_its_id_alone(
             "excerpt": "",
         }
     ]
-    for nobody in (first + 1, second + 1000, 10**18):
-        assert client.get(f"/api/v1/messages/{nobody}").status_code == 404
+    for unknown in (first + 1, second + 1000, 10**18):
+        assert client.get(f"/api/v1/messages/{unknown}").status_code == 404
     client.delete(launched.url)
     assert client.get(f"/api/v1/messages/{second}").status_code == 404
 
 
-def test_deleting_a_client_erases_what_was_handed_off_and_cancels_what_waits(
-    client: FlaskClient, launched: Launched, new_client: Make, database: Cursor
+def test_deleting_a_client_erases_attempts_and_cancels_pending_messages(
+    client: FlaskClient, launched: LaunchedMailing, new_client: Create, database: Cursor
 ) -> None:
     waiting, other = launched.add_batch("pending", "pending")
     person = new_client()["id"]
@@ -181,8 +181,8 @@ def test_deleting_a_client_erases_what_was_handed_off_and_cancels_what_waits(
     assert database.fetchall() == [(waiting, None, None), (other, 7900, "x")]
 
 
-def test_a_new_zone_moves_what_waits(
-    client: FlaskClient, launched: Launched, new_client: Make, database: Cursor
+def test_a_new_time_zone_moves_pending_messages(
+    client: FlaskClient, launched: LaunchedMailing, new_client: Create, database: Cursor
 ) -> None:
     (waiting,) = launched.add_batch("pending")
     person = new_client(timezone="Europe/Moscow")["id"]
@@ -199,8 +199,8 @@ def test_a_new_zone_moves_what_waits(
     assert database.fetchall() == [("Asia/Omsk",)]
 
 
-def test_a_new_window_moves_when_batches_are_due(
-    client: FlaskClient, launched: Launched, database: Cursor
+def test_a_new_window_reschedules_batches(
+    client: FlaskClient, launched: LaunchedMailing, database: Cursor
 ) -> None:
     launched.add_batch("pending")
     shut = datetime.now(UTC).hour + 6
@@ -214,7 +214,9 @@ def test_a_new_window_moves_when_batches_are_due(
     assert database.fetchall() == [(False,)]
 
 
-def test_statistics_add_up(client: FlaskClient, launched: Launched, database: Cursor) -> None:
+def test_statistics_add_up_to_the_audience(
+    client: FlaskClient, launched: LaunchedMailing, database: Cursor
+) -> None:
     launched.add_batch("pending", "sent", "sent", "failed")
     launched.add_batch("expired", "cancelled", "sent")
     counts = {"pending": 1, "sent": 3, "failed": 1, "expired": 1, "cancelled": 1}
@@ -234,8 +236,8 @@ def test_statistics_add_up(client: FlaskClient, launched: Launched, database: Cu
     assert totals["counts"]["sent"] == sum(i["counts"]["sent"] for i in overall["items"])
 
 
-def test_a_settled_mailing_is_read_from_its_row(
-    client: FlaskClient, launched: Launched, database: Cursor
+def test_statistics_of_a_settled_mailing_come_from_its_row(
+    client: FlaskClient, launched: LaunchedMailing, database: Cursor
 ) -> None:
     launched.add_batch("sent", "failed")
     database.execute(
@@ -243,7 +245,7 @@ def test_a_settled_mailing_is_read_from_its_row(
         " failed = 1, in_doubt = 1 WHERE id = %s",
         (launched.id,),
     )
-    # If the batches were asked, it would show.
+    # Reading the batches would give other counts.
     database.execute("DELETE FROM batches WHERE mailing_id = %s", (launched.id,))
     counts = {"pending": 0, "sent": 1, "failed": 1, "expired": 0, "cancelled": 0}
     answer = client.get(f"{launched.url}/statistics").get_json()

@@ -1,4 +1,4 @@
-"""Previews: the same audience as a launch finds, and what it would take to reach it."""
+"""Previews: the audience that a launch would choose, and what sending to it takes."""
 
 import itertools
 from collections.abc import Callable
@@ -17,90 +17,96 @@ _tags = itertools.count()
 
 
 @pytest.fixture
-def ask(client: FlaskClient) -> Callable[..., dict[str, Any]]:
-    def ask(client: FlaskClient = client, **fields: Any) -> dict[str, Any]:
+def preview(client: FlaskClient) -> Callable[..., dict[str, Any]]:
+    """A function that previews a mailing with these fields."""
+
+    def preview_mailing(client: FlaskClient = client, **fields: Any) -> dict[str, Any]:
         answer = client.post("/api/v1/mailings/preview", json={**mailing_body(), **fields})
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.get_json()
         return found
 
-    return ask
+    return preview_mailing
 
 
 @pytest.fixture
 def crowd(new_client: Callable[..., Any]) -> Callable[..., str]:
-    """Makes clients of one new tag; the tag."""
+    """A function that creates clients with a new tag and returns the tag."""
 
-    def make(*fields: dict[str, Any]) -> str:
+    def create_clients(*fields: dict[str, Any]) -> str:
         tag = f"crowd {next(_tags)}"
         for each in fields:
             new_client(tag=tag, **each)
         return tag
 
-    return make
+    return create_clients
 
 
-def codes(preview: dict[str, Any]) -> set[str]:
-    return {warning["code"] for warning in preview["warnings"]}
+def codes(found: dict[str, Any]) -> set[str]:
+    return {warning["code"] for warning in found["warnings"]}
 
 
-def test_nothing_is_created(client: FlaskClient, ask: Callable[..., Any], database: Cursor) -> None:
+def test_a_preview_creates_nothing(
+    client: FlaskClient, preview: Callable[..., Any], database: Cursor
+) -> None:
     database.execute("SELECT count(*) FROM mailings")
     before = value(database)
-    ask()
+    preview()
     database.execute("SELECT count(*) FROM mailings")
     assert value(database) == before
 
 
-def test_whom_it_would_reach(
-    ask: Callable[..., Any], crowd: Callable[..., str], fleet: Fleet, database: Cursor
+def test_a_preview_counts_the_audience(
+    preview: Callable[..., Any], crowd: Callable[..., str], fleet: Fleet, database: Cursor
 ) -> None:
     tag = crowd(
         {"operator_code": "495", "timezone": "Asia/Omsk"},
         {"operator_code": "495", "timezone": "Europe/Moscow"},
         {"operator_code": "916", "timezone": "Asia/Omsk"},
     )
-    preview = ask(filter={"tags": [tag]})
-    assert preview["audience"] == 3
-    assert preview["by_operator_code"] == [
+    found = preview(filter={"tags": [tag]})
+    assert found["audience"] == 3
+    assert found["by_operator_code"] == [
         {"value": "495", "clients": 2},
         {"value": "916", "clients": 1},
     ]
-    zones = {each["value"]: each["clients"] for each in preview["by_timezone"]}
+    zones = {each["value"]: each["clients"] for each in found["by_timezone"]}
     assert zones == {"Asia/Omsk": 2, "Europe/Moscow": 1}
-    assert preview["by_tag"] == [{"value": tag, "clients": 3}]
-    assert ask(filter={"tags": [tag], "operator_codes": ["916"]})["audience"] == 1
-    # The same as a launch finds.
+    assert found["by_tag"] == [{"value": tag, "clients": 3}]
+    assert preview(filter={"tags": [tag], "operator_codes": ["916"]})["audience"] == 1
+    # A launch chooses the same audience.
     mailing_id = fleet.add_mailing(tags=[tag], operator_codes=["495"])
     fleet.launch_mailing(mailing_id)
     launched = fleet.read_mailing(mailing_id)["audience"]
-    assert ask(filter={"tags": [tag], "operator_codes": ["495"]})["audience"] == launched == 2
+    assert preview(filter={"tags": [tag], "operator_codes": ["495"]})["audience"] == launched == 2
 
 
-def test_the_twenty_largest_tags(ask: Callable[..., Any], new_client: Callable[..., Any]) -> None:
+def test_a_preview_shows_the_twenty_largest_tags(
+    preview: Callable[..., Any], new_client: Callable[..., Any]
+) -> None:
     for n in range(25):
         for _ in range(2 if n == 24 else 1):
             new_client(tag=f"many {n:02}", operator_code="999")
-    preview = ask(filter={"operator_codes": ["999"]})
-    assert preview["audience"] == 26
-    assert len(preview["by_tag"]) == 20
-    assert preview["by_tag"][0] == {"value": "many 24", "clients": 2}
+    found = preview(filter={"operator_codes": ["999"]})
+    assert found["audience"] == 26
+    assert len(found["by_tag"]) == 20
+    assert found["by_tag"][0] == {"value": "many 24", "clients": 2}
 
 
-def test_clients_who_are_never_inside_the_window(
-    ask: Callable[..., Any], crowd: Callable[..., str]
+def test_clients_whose_window_never_opens_are_counted(
+    preview: Callable[..., Any], crowd: Callable[..., str]
 ) -> None:
     tag = crowd({"timezone": "Asia/Tokyo"}, {"timezone": "UTC"}, {"timezone": "UTC"})
     start = (datetime.now(UTC) + timedelta(days=1)).replace(hour=9, minute=0)
     times = {"start_at": start.isoformat(), "end_at": (start + timedelta(hours=2)).isoformat()}
-    preview = ask(filter={"tags": [tag]}, window={"from": "10:00", "to": "12:00"}, **times)
-    assert (preview["audience"], preview["never_in_window"]) == (3, 1)
-    assert codes(preview) == {"window_excludes"}
-    opens = {each["value"]: each["opens_at"] for each in preview["by_timezone"]}
+    found = preview(filter={"tags": [tag]}, window={"from": "10:00", "to": "12:00"}, **times)
+    assert (found["audience"], found["never_in_window"]) == (3, 1)
+    assert codes(found) == {"window_excludes"}
+    opens = {each["value"]: each["opens_at"] for each in found["by_timezone"]}
     assert opens["Asia/Tokyo"] is None
     local = datetime.fromisoformat(opens["UTC"]).astimezone(ZoneInfo("UTC"))
     assert (local.hour, local.minute) == (10, 0)
-    never = ask(filter={"tags": [tag]}, window={"from": "04:00", "to": "05:00"}, **times)
+    never = preview(filter={"tags": [tag]}, window={"from": "04:00", "to": "05:00"}, **times)
     assert never["never_in_window"] == 3
     assert codes(never) == {"window_never_opens"}
 
@@ -109,10 +115,10 @@ def test_clients_who_are_never_inside_the_window(
     ("text", "length", "encoding", "segments"),
     [("a" * 161, 161, "GSM-7", 2), ("я" * 71, 71, "UCS-2", 2), ("€", 1, "GSM-7", 1)],
 )
-def test_how_it_travels_and_what_it_costs(
+def test_encoding_segments_and_cost(
     database_url: str,
     redis_url: str,
-    ask: Callable[..., Any],
+    preview: Callable[..., Any],
     crowd: Callable[..., str],
     text: str,
     length: int,
@@ -120,37 +126,40 @@ def test_how_it_travels_and_what_it_costs(
     segments: int,
 ) -> None:
     tag = crowd({}, {}, {})
-    preview = ask(filter={"tags": [tag]}, text=text)
-    assert preview["text"]["length"] == length
-    assert preview["text"]["encoding"] == encoding
-    assert preview["text"]["segments"] == segments
-    assert preview["segments_total"] == 3 * segments
-    assert preview["cost"] is None
+    found = preview(filter={"tags": [tag]}, text=text)
+    assert found["text"]["length"] == length
+    assert found["text"]["encoding"] == encoding
+    assert found["text"]["segments"] == segments
+    assert found["segments_total"] == 3 * segments
+    assert found["cost"] is None
     priced = make_client(make_app(database_url, redis_url, SEGMENT_PRICE="2.35"))
     assert (
-        ask(priced, filter={"tags": [tag]}, text=text)["cost"] == {1: "7.05", 2: "14.10"}[segments]
+        preview(priced, filter={"tags": [tag]}, text=text)["cost"]
+        == {1: "7.05", 2: "14.10"}[segments]
     )
 
 
-def test_how_long_it_takes(
-    database_url: str, redis_url: str, ask: Callable[..., Any], crowd: Callable[..., str]
+def test_rate_and_duration(
+    database_url: str, redis_url: str, preview: Callable[..., Any], crowd: Callable[..., str]
 ) -> None:
     tag = crowd(*[{}] * 6)
-    unknown = ask(filter={"tags": [tag]})
+    unknown = preview(filter={"tags": [tag]})
     assert unknown["rate"] is unknown["expected_seconds"] is unknown["expected_finish_at"] is None
-    limited = ask(filter={"tags": [tag]}, rate_limit=2)
+    limited = preview(filter={"tags": [tag]}, rate_limit=2)
     assert (limited["rate"], limited["expected_seconds"]) == (2.0, 3.0)
     start = datetime.fromisoformat(limited["expected_finish_at"]) - timedelta(seconds=3)
     assert timedelta(minutes=59) < start - datetime.now(UTC) <= timedelta(hours=1)
     fleet = make_client(make_app(database_url, redis_url, PROVIDER_RATE="1.5"))
-    assert ask(fleet, filter={"tags": [tag]}, rate_limit=2)["rate"] == 1.5
-    assert ask(fleet, filter={"tags": [tag]}, rate_limit=1)["rate"] == 1.0
-    late = ask(filter={"tags": [tag]}, rate_limit=1, end_at=ahead(hours=1, seconds=4))
+    assert preview(fleet, filter={"tags": [tag]}, rate_limit=2)["rate"] == 1.5
+    assert preview(fleet, filter={"tags": [tag]}, rate_limit=1)["rate"] == 1.0
+    late = preview(filter={"tags": [tag]}, rate_limit=1, end_at=ahead(hours=1, seconds=4))
     assert codes(late) == {"ends_too_early"}
 
 
-def test_the_rate_is_what_the_fleet_did_of_late(ask: Callable[..., Any], database: Cursor) -> None:
-    """Full minutes count: those with sending before and after them."""
+def test_without_a_limit_the_rate_is_measured(
+    preview: Callable[..., Any], database: Cursor
+) -> None:
+    """Only full minutes count: messages were sent in the minutes before and after."""
     for minutes_ago, count in ((5, 10), (4, 6_000), (3, 12_000), (2, 50)):
         database.execute(
             "INSERT INTO minutes VALUES (1000000000000,"
@@ -161,25 +170,29 @@ def test_the_rate_is_what_the_fleet_did_of_late(ask: Callable[..., Any], databas
         "INSERT INTO mailings (id, text, start_at, end_at)"
         " VALUES (1000000000000, 'x', now() + interval '1 day', now() + interval '2 days')"
     )
-    assert ask()["rate"] == 150.0
+    assert preview()["rate"] == 150.0
     database.execute("UPDATE mailings SET rate_limit = 150 WHERE id = 1000000000000")
-    assert ask()["rate"] is None
+    assert preview()["rate"] is None
     database.execute("DELETE FROM minutes WHERE mailing_id = 1000000000000")
     database.execute("DELETE FROM mailings WHERE id = 1000000000000")
 
 
-def test_warnings(ask: Callable[..., Any], crowd: Callable[..., str]) -> None:
-    nobody = ask(filter={"tags": ["nobody has this"]})
-    assert codes(nobody) == {"empty_audience"}
-    assert nobody["audience"] == nobody["segments_total"] == 0
-    assert codes(ask(filter={"tags": [crowd({})]}, start_at=ahead(hours=-1))) == {"starts_at_once"}
+def test_warnings_of_an_empty_audience_and_a_past_start(
+    preview: Callable[..., Any], crowd: Callable[..., str]
+) -> None:
+    empty = preview(filter={"tags": ["an unused tag"]})
+    assert codes(empty) == {"empty_audience"}
+    assert empty["audience"] == empty["segments_total"] == 0
+    assert codes(preview(filter={"tags": [crowd({})]}, start_at=ahead(hours=-1))) == {
+        "starts_at_once"
+    }
 
 
 @pytest.mark.parametrize(
     "fields",
     [{"text": ""}, {"end_at": ahead(minutes=30)}, {"start_at": "now"}, {"extra": 1}],
 )
-def test_what_could_not_be_created_is_refused_alike(
+def test_a_preview_rejects_what_creation_rejects(
     client: FlaskClient, fields: dict[str, Any]
 ) -> None:
     body = {**mailing_body(), **fields}
