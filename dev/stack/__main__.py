@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from dev.stack import StackError, programs
-from dev.stack.files import check_free_space, describe_os_error, try_lock
+from dev.stack.files import check_free_space, explain_full_disk, try_lock
 from dev.stack.greeting import make_greeting
 from dev.stack.processes import die_with_parent
 from dev.stack.services import Postgres, Valkey
@@ -41,10 +41,8 @@ def main() -> int:
         supervisor.watch()
     except StopRequested:
         terminal.report("stopping")
-    except StackError as error:
-        message = str(error)
-    except OSError as error:
-        message = describe_os_error(error, settings.directory)
+    except (StackError, OSError) as error:
+        message = explain_full_disk(str(error), settings.directory) or str(error)
     finally:
         os.truncate(lock, 0)  # tells a stack that waits for the folder that this one is stopping
         supervisor.stop()

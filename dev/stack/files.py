@@ -1,4 +1,4 @@
-"""Folder locks, private files and the check for free disk space."""
+"""Folder locks, private files and checks for a full disk."""
 
 import errno
 import fcntl
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dev.stack import StackError
 
-MIN_FREE_MB = 256
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+MIN_FREE_MB = 256  # to start with
+_FULL_MB = 16  # less counts as full, as nothing can work any more
 
 
 def try_lock(folder: Path) -> int | None:
@@ -33,8 +33,8 @@ def write_private(path: Path, text: str) -> None:
 
 
 def check_free_space(folder: Path) -> None:
-    """Raise StackError if the disk of `folder` is almost full."""
-    free = shutil.disk_usage(folder).free // 1_000_000
+    """Raise StackError if the disk of `folder` has too little room to start with."""
+    free = _free_mb(folder)
     if free < MIN_FREE_MB:
         raise StackError(
             f"only {free} MB are free on the disk of {folder}, {MIN_FREE_MB} MB are needed:"
@@ -42,11 +42,12 @@ def check_free_space(folder: Path) -> None:
         )
 
 
-def describe_os_error(error: OSError, folder: Path) -> str:
-    """Return one line that says what failed and, for a full disk, what to do."""
-    if error.errno in _FULL:
-        return (
-            f"the disk of {error.filename or folder} is full:"
-            " make room, or set LOCAL_DIR to a folder on another disk"
-        )
-    return str(error)
+def explain_full_disk(error: str, folder: Path) -> str | None:
+    """Return what to do if this error comes from a full disk, else None."""
+    if os.strerror(errno.ENOSPC) not in error and _free_mb(folder) >= _FULL_MB:
+        return None
+    return f"the disk of {folder} is full: make room, or set LOCAL_DIR to a folder on another disk"
+
+
+def _free_mb(folder: Path) -> int:
+    return shutil.disk_usage(folder).free // 1_000_000

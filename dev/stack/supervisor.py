@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from dev.stack import StackError
+from dev.stack.files import explain_full_disk
 from dev.stack.processes import (
     Program,
     find_by_environment,
@@ -189,6 +190,8 @@ class Supervisor:
             f"{child.program.name} died ({_describe(status)});"
             f" restarting in {child.backoff:.1f} s{see}"
         )
+        if hint := explain_full_disk("", self._directory):
+            self._terminal.report(hint)
 
     def _follow_logs(self, children: Iterable[_Child]) -> None:
         for child in children:

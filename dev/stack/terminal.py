@@ -13,6 +13,7 @@ _LEVEL_COLOURS = {"warning": 33, "error": 31, "critical": 31}
 _NOT_DETAILS = {"ts", "level", "event", "service", "request_id", "job_id", "exception"}
 _MAX_DETAILS = 8  # fields after the event; the log file has all
 _MAX_LINES_PER_SECOND = 20  # of one process
+_TRACEBACK_STARTS = (b"Traceback (", b"During handling of", b"The above exception")
 _READ_BYTES = 8 * 1024 * 1024
 _ROTATE_BYTES = 64 * 1024 * 1024
 
@@ -57,6 +58,7 @@ class LogFollower:
         self._rest = b""
         self._second = 0
         self._printed = self._hidden = 0  # lines in this second
+        self._in_traceback = False
         self._offset = path.stat().st_size if path.exists() else 0
         self._rotate()
 
@@ -89,6 +91,12 @@ class LogFollower:
     def _print(self, line: bytes) -> None:
         if b'"message.attempt"' in line and b'"accepted"' in line:
             return  # one per message, many thousands a second: skip without parsing
+        # Of a traceback, only the last line is printed, which names the error.
+        self._in_traceback = line.startswith(_TRACEBACK_STARTS) or (
+            self._in_traceback and line.startswith(b" ")
+        )
+        if self._in_traceback:
+            return
         summary = summarise(line.decode(errors="replace"))
         if summary is None:
             return

@@ -1,5 +1,6 @@
 """The local stack: its supervisor (with shell scripts as programs), settings and terminal."""
 
+import io
 import json
 import os
 import re
@@ -15,9 +16,10 @@ import psutil
 import pytest
 
 from dev.stack.__main__ import lock_directory
+from dev.stack.ports import free_port
 from dev.stack.processes import find_by_environment, is_running
 from dev.stack.supervisor import MARK
-from dev.stack.terminal import summarise
+from dev.stack.terminal import LogFollower, Terminal, summarise
 
 # Each program writes its pid (and that of its child) to a file in its folder and then waits.
 _WAIT = 'echo $$ >> "$0"; sleep 600 & echo $! >> "$0"; wait'
@@ -190,14 +192,10 @@ def run_stack(directory: Path, **variables: str) -> "subprocess.CompletedProcess
 
 @pytest.mark.parametrize("name", ["API_PORT", "PROVIDER_PORT", "OPENID_PORT"])
 def test_taken_port_is_named_before_anything_starts(tmp_path: Path, name: str) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        socket.create_server(("127.0.0.1", 0)) as other,
-    ):
-        port, free = taken.getsockname()[1], other.getsockname()[1]
-        other.close()
-        names = ("API_PORT", "PROVIDER_PORT", "OPENID_PORT")
-        ports = {each: str(free + n) for n, each in enumerate(names)} | {name: str(port)}
+    names = ("API_PORT", "PROVIDER_PORT", "OPENID_PORT")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = {each: str(free_port()) for each in names} | {name: str(port)}
         ended = run_stack(tmp_path, **ports)
     assert ended.returncode == 1
     assert ended.stderr == f"port {port} is taken: set {name} to another one\n"
@@ -233,6 +231,23 @@ def test_second_stack_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         f"a stack already runs in {tmp_path} (pid {os.getpid()}):"
         " stop it, or set LOCAL_DIR to another folder\n"
     )
+
+
+def test_terminal_prints_only_the_last_line_of_a_traceback(tmp_path: Path) -> None:
+    output, log = io.StringIO(), tmp_path / "log"
+    follower = LogFollower("api", log, Terminal(output))
+    log.write_text(
+        "before\n"
+        "Traceback (most recent call last):\n  File x\nKeyError: 'a'\n"
+        "\n"
+        "During handling of the above exception, another exception occurred:\n"
+        "\n"
+        "Traceback (most recent call last):\n  File y\nValueError: b\n"
+        "after\n"
+    )
+    follower.follow()
+    texts = [line.partition("| ")[2] for line in output.getvalue().splitlines()]
+    assert texts == ["before", "KeyError: 'a'", "ValueError: b", "after"]
 
 
 def test_terminal_hides_routine_log_records() -> None:
