@@ -52,7 +52,8 @@ def create_token(
     audit_log.record_change(actor, "created", "token", token.id, {"name": name, "scope": scope})
     db.session.commit()
     db.session.refresh(token)
-    _log_event("token.created", actor, token_id=token.id, name=name, scope=token.scope)
+    if _may_log(actor):
+        log.info("token.created", token_id=token.id, name=name, scope=token.scope)
     return token, secret
 
 
@@ -85,12 +86,12 @@ def _revoke(condition: ColumnElement[bool], not_found_detail: str, actor: Actor)
     token.revoked_at = database_now()
     audit_log.record_change(actor, "revoked", "token", token.id, {"name": token.name})
     db.session.commit()
-    _log_event("token.revoked", actor, token_id=token.id, name=token.name)
+    if _may_log(actor):
+        log.info("token.revoked", token_id=token.id, name=token.name)
     clear_token_cache()
     return token
 
 
-def _log_event(event: str, actor: Actor, **fields: object) -> None:
-    """Log an event of a request. A command writes the secret, and nothing else, to stdout."""
-    if actor.request_id is not None:
-        log.info(event, **fields)
+def _may_log(actor: Actor) -> bool:
+    """Return False for a command: it writes the secret to stdout, where the log goes as well."""
+    return actor.request_id is not None

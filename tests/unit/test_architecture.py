@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "shared.logging": set(),
     "shared.metrics": set(),
     "shared.queues": {"shared.logging"},
+    "shared.fleet_status": {"shared.metrics", "shared.queues"},
     "shared.config": {"shared.domain", "shared.logging"},
     "shared.db": {"shared.config", "shared.domain", "shared.logging"},
     "shared.migrations": {"shared.db"},

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg2.extensions import cursor as Cursor
 from redis import Redis
 
-from api.monitoring.collector import COUNTS
+from api.monitoring.collector import MAILINGS
 from shared import metrics
 from tests.integration.conftest import make_app, value
 from worker.dispatch.counters import DispatchCounters
@@ -117,7 +117,7 @@ def test_ten_thousand_settled_mailings_cost_milliseconds(
         began = time.process_time()
         client.get("/metrics")
         cost.append(time.process_time() - began)
-        database.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {COUNTS.text}")
+        database.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {MAILINGS.text}")
         told.append(value(database)[0])
     assert min(cost) < 0.01, f"{min(cost) * 1000:.1f} ms"
     assert min(each["Execution Time"] for each in told) < 10

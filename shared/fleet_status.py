@@ -1,0 +1,94 @@
+"""The status of the workers and the provider, read from what the workers store in Redis."""
+
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from shared.metrics import (
+    BREAKER_KEY,
+    COUNTERS_KEY,
+    HOLD_KEY,
+    SENDER_STALE_SECONDS,
+    SENDERS_KEY,
+    SWEPT_KEY,
+)
+from shared.queues import CONTROL_QUEUE, DISPATCH_QUEUE
+
+QUEUES = (CONTROL_QUEUE, DISPATCH_QUEUE)
+# Keys of RQ and rq-scheduler.
+SCHEDULED_JOBS_KEY = "rq:scheduler:scheduled_jobs"
+QUEUE_KEY = "rq:queue:{}"
+QUEUE_WORKERS_KEY = "rq:workers:{}"
+
+
+class FleetStatus(NamedTuple):
+    """One reading. Times are seconds since 1970 by the clock of Redis."""
+
+    at: float
+    counters: dict[str, float]  # see COUNTERS_KEY
+    senders: int  # dispatchers that have reported recently
+    in_flight: int
+    rate_used: float
+    rate_limit: float  # 0: none, or no sender
+    breaker_opened_at: float | None  # None: closed
+    breaker_probe_at: float | None
+    breaker_reason: str | None
+    hold_until: float | None  # the provider asked to wait until then
+    sweep_age_seconds: float | None  # None: no sweep is known
+    queue_lengths: dict[str, int]
+    scheduled_jobs: int
+    worker_states: dict[str, list[str]]  # RQ's states of the live workers, by queue
+
+
+def read_fleet_status(redis: Redis) -> FleetStatus:
+    """Read the status in two round trips. Raise RedisError."""
+    pipeline: Any = redis.pipeline(transaction=False)
+    pipeline.time()
+    pipeline.hgetall(COUNTERS_KEY)
+    pipeline.hgetall(SENDERS_KEY)
+    pipeline.hmget(BREAKER_KEY, "until", "opened_at", "reason")
+    pipeline.get(HOLD_KEY)
+    pipeline.get(SWEPT_KEY)
+    pipeline.zcard(SCHEDULED_JOBS_KEY)
+    for queue in QUEUES:
+        pipeline.llen(QUEUE_KEY.format(queue))
+    for queue in QUEUES:
+        pipeline.smembers(QUEUE_WORKERS_KEY.format(queue))
+    time_, counters, senders, breaker, hold, swept, scheduled, *queues = pipeline.execute()
+    now = time_[0] + time_[1] / 1e6
+    # A killed dispatcher's entry stays, but is not renewed.
+    reports = [[float(field) for field in entry.split()] for entry in senders.values()]
+    reports = [report for report in reports if now - report[0] < SENDER_STALE_SECONDS]
+    probe_at, opened_at = float(breaker[0] or 0), float(breaker[1] or 0)
+    hold_until = float(hold or 0)
+    return FleetStatus(
+        at=now,
+        counters={name.decode(): float(value) for name, value in counters.items()},
+        senders=len(reports),
+        in_flight=int(sum(report[1] for report in reports)),
+        rate_used=sum(report[2] for report in reports),
+        rate_limit=max((report[3] for report in reports), default=0.0),
+        breaker_opened_at=opened_at if probe_at else None,
+        breaker_probe_at=probe_at or None,
+        breaker_reason=(breaker[2] or b"").decode() or None,
+        hold_until=hold_until if hold_until > now else None,
+        sweep_age_seconds=max(0.0, now - float(swept)) if swept else None,
+        queue_lengths=dict(zip(QUEUES, queues[: len(QUEUES)], strict=True)),
+        scheduled_jobs=scheduled,
+        worker_states=_read_worker_states(
+            redis, dict(zip(QUEUES, queues[len(QUEUES) :], strict=True))
+        ),
+    )
+
+
+def _read_worker_states(redis: Redis, workers: dict[str, set[bytes]]) -> dict[str, list[str]]:
+    """Read the states of live workers: a killed one stays in its set until RQ notices."""
+    keys = [(queue, key) for queue, keys in workers.items() for key in keys]
+    pipeline: Any = redis.pipeline(transaction=False)
+    for _, key in keys:
+        pipeline.hget(key, "state")
+    states: dict[str, list[str]] = {queue: [] for queue in workers}
+    for (queue, _), state in zip(keys, pipeline.execute(), strict=True):
+        if state is not None:  # else its key has expired
+            states[queue].append(state.decode())
+    return states
