@@ -15,10 +15,11 @@ from flask import Flask, current_app
 from redis.exceptions import RedisError
 from sqlalchemy import text
 
-from api.admin.presenters.fleet_health import assess_health, read_fleet_status
+from api.admin.presenters.fleet_health import assess_health
 from api.db import fetch_all
 from api.enqueue import job_queues
 from shared.db.mailing_counts import COUNTS
+from shared.fleet_status import FleetStatus, read_fleet_status
 
 MAX_AGE_SECONDS = 1.0
 RATE_SECONDS = 15.0  # a rate is measured over at most this time
@@ -86,7 +87,7 @@ class SnapshotCache:
         return state
 
 
-def build_state(previous: Mapping[str, Any], fleet: dict[str, Any] | None) -> dict[str, Any]:
+def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[str, Any]:
     """Read a new state as JSON. Its `past` holds recent counts, from which rates are computed."""
     mailings = fetch_all(UNSETTLED)
     now = time.time()
@@ -94,7 +95,7 @@ def build_state(previous: Mapping[str, Any], fleet: dict[str, Any] | None) -> di
     base = next((each for each in past if each["at"] >= now - RATE_SECONDS), None)
     for row in mailings:
         row["rate"] = _measure_rate(row, base, now)
-    counters = fleet["counters"] if fleet else {}
+    counters = fleet.counters if fleet else {}
     earlier = next((each["counters"] for each in past if each["counters"]), counters)
     if not past or now - past[-1]["at"] >= HISTORY_STEP_SECONDS:
         sent = {str(row["id"]): row["sent"] for row in mailings}
