@@ -4,7 +4,7 @@
     export API=http://127.0.0.1:8000/api/v1           # this is the default
     python docs/examples/walkthrough.py
 
-It makes three clients and a mailing to them, and deletes both in the end.
+It creates three clients and a mailing to them, and deletes all of them at the end.
 """
 
 import os
@@ -24,8 +24,8 @@ http = requests.Session()
 http.headers["Authorization"] = f"Bearer {TOKEN}"
 
 
-def call(method: str, path: str, **kwargs: Any) -> Any:
-    """The answer's JSON. Errors are problems (RFC 9457); 503 asks to come again."""
+def call_api(method: str, path: str, **kwargs: Any) -> Any:
+    """Return the answer's JSON. Exit with the problem (RFC 9457) on an error; repeat after a 503."""
     while True:
         answer = http.request(method, API + path, timeout=30, **kwargs)
         if answer.status_code != 503:
@@ -37,20 +37,20 @@ def call(method: str, path: str, **kwargs: Any) -> Any:
     return answer.json() if answer.content else None
 
 
-def items(path: str, **query: Any) -> Iterator[dict[str, Any]]:
-    """Everything that a list holds, page by page."""
+def iterate_items(path: str, **query: Any) -> Iterator[dict[str, Any]]:
+    """Yield all items of a list, page by page."""
     while True:
-        page = call("GET", path, params=query)
+        page = call_api("GET", path, params=query)
         yield from page["items"]
         if page["next_cursor"] is None:
             return
         query["cursor"] = page["next_cursor"]
 
 
-def watch(mailing_id: int) -> dict[str, Any]:
-    """Wait until nothing is pending any more; the last statistics."""
+def wait_until_finished(mailing_id: int) -> dict[str, Any]:
+    """Wait until no message is pending; return the last statistics."""
     while True:
-        now: dict[str, Any] = call("GET", f"/mailings/{mailing_id}/statistics")
+        now: dict[str, Any] = call_api("GET", f"/mailings/{mailing_id}/statistics")
         print(now["status"], now["counts"])
         if now["status"] in ("finished", "cancelled"):
             return now
@@ -60,10 +60,10 @@ def watch(mailing_id: int) -> dict[str, Any]:
 def main() -> None:
     tag = f"walkthrough-{uuid.uuid4().hex[:8]}"
 
-    print("== 1. Make three clients")
+    print("== 1. Create three clients")
     first = 79010000000 + int(time.time()) % 1_000_000 * 10
     clients = [
-        call(
+        call_api(
             "POST",
             "/clients",
             json={"phone": str(first + n), "tag": tag, "timezone": "Europe/Moscow"},
@@ -82,38 +82,38 @@ def main() -> None:
     }
 
     print("== 2. Preview the mailing: nothing is created")
-    preview = call("POST", "/mailings/preview", json=mailing)
+    preview = call_api("POST", "/mailings/preview", json=mailing)
     print(f"to {preview['audience']} clients, {preview['segments_total']} SMS segments in all")
 
     print("== 3. Create it; the key makes it safe to send the request again")
     key = {"Idempotency-Key": str(uuid.uuid4())}
-    made = call("POST", "/mailings", json=mailing, headers=key)
-    again = call("POST", "/mailings", json=mailing, headers=key)
-    path = f"/mailings/{made['id']}"
-    print(f"mailing {made['id']}; sent again, the request answered with mailing {again['id']}")
+    created = call_api("POST", "/mailings", json=mailing, headers=key)
+    again = call_api("POST", "/mailings", json=mailing, headers=key)
+    path = f"/mailings/{created['id']}"
+    print(f"mailing {created['id']}; sent again, the request answered with mailing {again['id']}")
 
-    print("== 4. It starts by itself: watch it")
-    statistics = watch(made["id"])
+    print("== 4. It starts by itself: wait until it is finished")
+    statistics = wait_until_finished(created["id"])
 
-    print("== 5. Look at the messages, page by page")
-    messages = list(items(f"{path}/messages", limit=2))
+    print("== 5. List the messages, page by page")
+    messages = list(iterate_items(f"{path}/messages", limit=2))
     for message in messages:
         print(message["id"], message["client_id"], message["status"], message["reason"])
 
     print("== 6. One message with its attempts")
-    print(call("GET", f"/messages/{messages[0]['id']}")["attempt_log"])
+    print(call_api("GET", f"/messages/{messages[0]['id']}")["attempt_log"])
 
-    print("== 7. Try again what has failed")
+    print("== 7. Retry failed messages")
     if statistics["counts"]["failed"]:
-        call("POST", f"{path}/retry-failed")
-        watch(made["id"])
+        call_api("POST", f"{path}/retry-failed")
+        wait_until_finished(created["id"])
     else:
         print("nothing has failed")
 
     print("== 8. Delete the mailing and the clients")
-    call("DELETE", path)
+    call_api("DELETE", path)
     for client in clients:
-        call("DELETE", f"/clients/{client['id']}")
+        call_api("DELETE", f"/clients/{client['id']}")
     print("done")
 
 

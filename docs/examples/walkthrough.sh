@@ -5,11 +5,11 @@
 #   export API=http://127.0.0.1:8000/api/v1           # this is the default
 #   docs/examples/walkthrough.sh
 #
-# It makes three clients and a mailing to them, and deletes both in the end.
+# It creates three clients and a mailing to them, and deletes all of them at the end.
 set -eu
 : "${API:=http://127.0.0.1:8000/api/v1}" "${TOKEN:?set TOKEN to an API token of the scope write}"
 
-# call METHOD PATH [curl options]: prints the answer; on an error prints the problem and stops.
+# call METHOD PATH [curl options]: print the answer; on an error print the problem and exit.
 call() {
     method=$1 path=$2
     shift 2
@@ -23,7 +23,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 tag="walkthrough-$$"
 
-step "1. Make three clients"
+step "1. Create three clients"
 clients=""
 for n in 1 2 3; do
     phone=$(printf '7900%07d' $(($(date +%s) % 1000000 * 10 + n)))
@@ -33,7 +33,7 @@ for n in 1 2 3; do
     clients="$clients $(echo "$client" | jq .id)"
 done
 
-# Anything that `date` prints will do, as long as it carries its offset.
+# Any RFC 3339 instant with an offset is accepted.
 start=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 end=$(date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -v+1H +%Y-%m-%dT%H:%M:%SZ)
 mailing="{\"name\": \"Walkthrough\", \"text\": \"Hello from the walkthrough\",
@@ -48,8 +48,8 @@ id=$(call POST /mailings -H "Idempotency-Key: $key" -d "$mailing" | jq .id)
 again=$(call POST /mailings -H "Idempotency-Key: $key" -d "$mailing" | jq .id)
 echo "mailing $id; sent again, the request answered with mailing $again"
 
-# watch: print the statistics each second until nothing is pending any more.
-watch() {
+# Print the statistics each second until no message is pending.
+wait_until_finished() {
     while :; do
         now=$(call GET "/mailings/$id/statistics")
         echo "$now" | jq -c '{status, audience, counts}'
@@ -58,10 +58,10 @@ watch() {
     done
 }
 
-step "4. It starts by itself: watch it"
-watch
+step "4. It starts by itself: wait until it is finished"
+wait_until_finished
 
-step "5. Look at the messages, page by page"
+step "5. List the messages, page by page"
 cursor=""
 while :; do
     page=$(call GET "/mailings/$id/messages?limit=2${cursor:+&cursor=$cursor}")
@@ -74,11 +74,11 @@ step "6. One message with its attempts"
 message=$(call GET "/mailings/$id/messages?limit=1" | jq '.items[0].id')
 call GET "/messages/$message" | jq -c '{id, status, reason, attempt_log}'
 
-step "7. Try again what has failed"
+step "7. Retry failed messages"
 failed=$(call GET "/mailings/$id/statistics" | jq .counts.failed)
 if [ "$failed" -gt 0 ]; then
     call POST "/mailings/$id/retry-failed" | jq -c '{id, status}'
-    watch
+    wait_until_finished
 else
     echo "nothing has failed"
 fi
