@@ -1,7 +1,6 @@
 """The container files and the pipeline, as far as they can be judged without an engine."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import yaml
 
 from shared.config.settings import ApiSettings, Settings, WorkerSettings, load_settings
+from tests.support.programs import require_program
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -263,10 +263,11 @@ def test_whatever_needs_the_schema_waits_for_it(name: str) -> None:
     assert condition == "service_completed_successfully"
 
 
-@pytest.mark.skipif(not shutil.which("docker-compose"), reason="needs docker-compose")
 @pytest.mark.parametrize("options", [(), ("--env-file", ".env.demo")], ids=["plain", "demo"])
 def test_docker_compose_understands_its_file(options: tuple[str, ...]) -> None:
-    run("docker-compose", "--project-name", "judged", *options, "config", "--quiet")
+    run(
+        require_program("docker-compose"), "--project-name", "judged", *options, "config", "--quiet"
+    )
 
 
 def test_compose_keeps_to_what_its_older_form_understands() -> None:

@@ -1,7 +1,5 @@
 """Fixtures: the whole product with the demo sign-in, and users in a real browser."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +8,9 @@ import requests
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.e2e.browser_user import CHROMIUM_ARGUMENTS, BrowserUser
+from tests.support.programs import require_program
 from tests.support.system import System, free_port
 from tests.support.waiting import wait_for
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +36,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("Chromium is missing, and CI must run these tests: install chromium")
-        pytest.skip("no Chromium on this machine: install chromium to run the browser tests")
+    chromium = require_program("chromium")
     expect.set_options(timeout=15_000)  # for busy machines
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
 

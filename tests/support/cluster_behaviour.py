@@ -117,7 +117,7 @@ def pods_have_time_to_stop(documents: list[Object]) -> Complaints:
     stop = number_in("worker/dispatch/dispatcher.py", "STOP_SECONDS")
     test = sum(
         number_in("worker/dispatch/test_send.py", name)
-        for name in ("TURN_SECONDS", "LONGEST_EXCHANGE", "RECORD_SECONDS")
+        for name in ("MAX_WAIT_SECONDS", "MAX_EXCHANGE_SECONDS", "RECORD_SECONDS")
     )
     needed = {
         "api": number_in("api/gunicorn_conf.py", "graceful_timeout"),

@@ -2,28 +2,15 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
-import pytest
-
+from tests.support.programs import require_program
 from tests.support.system import ROOT, free_port
 from tests.support.waiting import wait_for
 
 SHIPPED = ROOT / "deploy" / "nginx" / "nginx.conf"
-
-
-def require_nginx() -> str:
-    """Return the path of nginx; where it is missing, skip the test, or fail it on CI."""
-    path = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if path is None:
-        message = "nginx is not installed (Debian: apt-get install nginx-light)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
 
 
 class Nginx:
@@ -52,7 +39,13 @@ class Nginx:
         self.configuration.write_text(text)
 
     def start(self) -> None:
-        command = [require_nginx(), "-p", str(self.directory), "-c", str(self.configuration)]
+        command = [
+            require_program("nginx"),
+            "-p",
+            str(self.directory),
+            "-c",
+            str(self.configuration),
+        ]
         # Workers of a root master would run as another user, who cannot enter this directory.
         options = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
         with self.log.open("a") as output:

@@ -1,30 +1,17 @@
 """A real Prometheus server that scrapes a system under test, with the shipped rules."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 import yaml
 
+from tests.support.programs import require_program
 from tests.support.system import ROOT, free_port
 from tests.support.waiting import wait_for
 
 SHIPPED = ROOT / "deploy" / "prometheus"
-
-
-def need(program: str) -> str:
-    """The program's path; without it the test is skipped, but never in continuous integration."""
-    path = shutil.which(program)
-    if path is None:
-        message = f"{program} is not installed (Debian: apt-get install prometheus)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
 
 
 class Prometheus:
@@ -45,7 +32,7 @@ class Prometheus:
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [
-                    need("prometheus"),
+                    require_program("prometheus"),
                     f"--config.file={directory}/prometheus.yml",
                     f"--storage.tsdb.path={directory}/data",
                     f"--web.listen-address={address}",

@@ -13,7 +13,8 @@ from psycopg2.extensions import cursor as Cursor
 
 from tests.integration.conftest import TOKEN, value
 from tests.support.api_server import Server, running, settings_of
-from tests.support.nginx import Nginx, require_nginx
+from tests.support.nginx import Nginx
+from tests.support.programs import require_program
 from tests.support.waiting import wait_for
 
 KEEPALIVE = 2
@@ -33,7 +34,7 @@ def server(
     database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """One process of gunicorn, which has fewer threads than the tests have slow clients."""
-    require_nginx()
+    require_program("nginx")
     settings = {**settings_of(database_url, redis_url), "WEB_CONCURRENCY": "1"}
     with running(settings, tmp_path_factory.mktemp("server")) as server:
         yield server

@@ -1,7 +1,6 @@
 """The examples in docs/examples, run as a reader would run them."""
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -9,6 +8,7 @@ import threading
 import pytest
 
 from dev.stack.greeting import try_it_commands
+from tests.support.programs import require_program
 from tests.support.system import ROOT, TOKEN, System
 from tests.support.waiting import wait_for
 
@@ -32,8 +32,9 @@ def run_example(command: list[str], **environment: str) -> "subprocess.Completed
 
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_walkthrough_shows_the_whole_life_of_a_mailing(system: System, kind: str) -> None:
-    if kind == "curl" and not (shutil.which("jq") and shutil.which("curl")):
-        pytest.skip("needs curl and jq")
+    if kind == "curl":
+        require_program("curl")
+        require_program("jq")
     # The provider rejects the three messages once, so that there is something to retry.
     system.provider.reset()
     system.provider.set(faults={"reject_400": 1.0})
@@ -65,8 +66,7 @@ def accept_after_rejections(system: System, finished: threading.Event) -> None:
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_try_it_commands_send_a_first_mailing(system: System, shell: str) -> None:
     """The commands of the README and the greeting, pasted into a shell."""
-    if not shutil.which("curl"):
-        pytest.skip("needs curl")
+    require_program("curl")
     system.provider.reset()
     done = run_example([shell, "-c", try_it_commands(system.api_port, TOKEN)])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,6 +23,7 @@ from api.cli.log_search import Question, Story
 from shared.domain.statuses import Reason
 from shared.logging.events import EVENTS, LIBRARY_EVENT_PREFIX
 from shared.metrics import METRICS
+from tests.support.programs import require_program
 from tests.support.prometheus import Prometheus
 from tests.support.system import PROVIDER_TOKEN, ROOT, TOKEN, System
 from tests.support.waiting import wait_for
@@ -340,7 +341,9 @@ def test_every_metric_is_there_and_documented(run: Run) -> None:
 
 
 def test_every_panel_of_the_dashboard_shows_something(run: Run) -> None:
-    prometheus = run.prometheus or pytest.skip("prometheus is not installed")
+    require_program("prometheus")
+    prometheus = run.prometheus
+    assert prometheus is not None
     dashboard = json.loads((ROOT / "deploy/grafana/notifications.json").read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
@@ -349,7 +352,9 @@ def test_every_panel_of_the_dashboard_shows_something(run: Run) -> None:
 
 
 def test_prometheus_finds_the_same_numbers_and_no_fault_in_the_rules(run: Run) -> None:
-    prometheus = run.prometheus or pytest.skip("prometheus is not installed")
+    require_program("prometheus")
+    prometheus = run.prometheus
+    assert prometheus is not None
     counts = run.system.call("GET", "/statistics")["totals"]["counts"]
 
     def equal() -> bool:

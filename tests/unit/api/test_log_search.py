@@ -13,7 +13,8 @@ import structlog
 
 from api.cli.log_search import Question, Story, instant
 from shared.logging import log_config, redaction
-from tests.support.prometheus import SHIPPED, need
+from tests.support.programs import require_program
+from tests.support.prometheus import SHIPPED
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SECRET = "a-secret-of-ours-77"
@@ -150,6 +151,10 @@ def test_an_answer_that_repeats_the_text_is_withheld(answer: str, shown: str | N
 )
 def test_promtool_finds_the_alert_rules_right(what: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [need("promtool"), *what], cwd=SHIPPED, capture_output=True, text=True, check=False
+        [require_program("promtool"), *what],
+        cwd=SHIPPED,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
