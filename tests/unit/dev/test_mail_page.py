@@ -110,6 +110,7 @@ def test_page_refuses_other_hosts_and_unknown_mails(
     with pytest.raises(urllib.error.HTTPError) as refused:
         get(mail_server, path, host)
     assert refused.value.code == status
+    refused.value.close()
 
 
 def test_oldest_mails_are_removed(mail_server: SimpleNamespace) -> None:
