@@ -59,7 +59,7 @@ def send(day: date | None, to: list[str]) -> None:
     if not settings.report_recipients:
         raise click.ClickException("REPORT_RECIPIENTS is not set: set it, or give --to")
     try:
-        outcome = send_report(transaction, settings, day, asked=True)
+        outcome = send_report(transaction, settings, day, requested=True)
     except DayNotOver:
         raise click.ClickException(f"{day} is not over; --to sends what there is so far") from None
     click.echo(f"report of {day}: {OUTCOMES[outcome]}")

@@ -24,11 +24,10 @@ from shared.client_import.row_rules import (
     CellError,
     ClientRow,
     RowParser,
-    parse_attribute_name,
     parse_attributes,
 )
 from shared.db.rows import fetch_one_row
-from shared.domain.attributes import MAX_ATTRIBUTES
+from shared.domain.attributes import MAX_ATTRIBUTES, parse_attribute_name
 from shared.domain.phones import PHONE
 
 # Rows are flushed at whichever comes first. A flush updates the import, which shows the sweep that
@@ -206,7 +205,7 @@ class _RowReceiver:
             self._reject(line, given, extra, [CellError("", TOO_MANY_CELLS, "too_many_cells")])
         elif any(cell.strip() for cell in cells):
             phone, code, tag, zone = given
-            parsed = self._parser.read(phone, code, tag if "tag" in places else None, zone)
+            parsed = self._parser.parse_row(phone, code, tag if "tag" in places else None, zone)
             attributes, faults = parse_attributes(extra)
             if isinstance(parsed, ClientRow) and not faults:
                 self._accept(line, given, parsed, attributes)

@@ -1,8 +1,9 @@
-"""Reads CSV files as people really have them, in a stream and in little memory.
+"""Reads CSV files as spreadsheets and people produce them, as a stream and in little memory.
 
-UTF-8 with or without a byte order mark, or Windows-1251; commas, semicolons or tabs; a header that
-names the columns in any order, in English or Russian. A file that cannot be read as a whole raises
-BadFile, whose text tells its owner what to do; a row that cannot be read is handed on as such.
+The encoding is UTF-8, with or without a byte order mark, or Windows-1251; the delimiter a comma,
+semicolon or tab; the header names the columns in any order, in English or Russian. A file that is
+unusable as a whole raises BadFile, whose text says how to correct it; an unreadable row is yielded
+with the error.
 """
 
 import codecs
@@ -12,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 READ_BYTES = 128 * 1024
-# Nothing that a person means by a line or a row is longer; what is holds memory for nothing.
+# Longer lines or rows are not sensible data; the limits bound memory.
 MAX_LINE_LENGTH = 64 * 1024
 MAX_ROW_LINES = 200
 DELIMITERS = ",;\t"
-# Of the columns that nobody knows, so many are named in a report, by so much of their names.
+# How many unknown columns are reported, and how much of each name.
 MAX_REPORTED_COLUMNS = 20
 MAX_REPORTED_NAME_LENGTH = 64
 
@@ -31,9 +32,9 @@ OTHER_FORMATS = {
 
 
 class BadFile(Exception):
-    """Nothing of the file can be used. The text says why, and what would help.
+    """The file is unusable as a whole; the text says why, and how to correct it.
 
-    The code and the values are for whoever says it in other words.
+    `code` and `values` serve translations of the text.
     """
 
     def __init__(self, detail: str, code: str, **values: object):
@@ -42,19 +43,19 @@ class BadFile(Exception):
 
 
 class UnreadableFile(BadFile):
-    """It is not text, or not text in an encoding that is known here."""
+    """The file is not text, or is in an unsupported encoding."""
 
 
 class FileTooLarge(BadFile):
-    """It is longer than it may be."""
+    """The file exceeds the size limit."""
 
 
 class BadHeader(BadFile):
-    """It does not begin with the names of its columns."""
+    """The file does not begin with a valid header."""
 
 
 class CsvRow(NamedTuple):
-    """One row: the line it begins in, and its cells, or what is wrong with its quotes."""
+    """One row: the line in which it begins, and its cells, or the error in its quotes."""
 
     line: int
     cells: list[str]
@@ -62,11 +63,11 @@ class CsvRow(NamedTuple):
 
 
 class CsvReader:
-    """A CSV file whose header has been read; iterate over it for its rows. Blank ones are left out.
+    """Reads the header of a CSV file; iterating yields its rows, without blank ones.
 
-    `read(n)` returns up to n bytes, none at the end. `names` maps what a header may say, in lower
-    case, to the column it means. `extra` makes of another cell of the header the name of a column
-    in `extras`, up to `most` of them; those of which it makes None are in `ignored`.
+    `read(n)` returns up to n bytes, none at the end. `names` maps names in a header, in lower case,
+    to columns. `parse_extra` returns a name for another cell of the header, which is then a column
+    in `extras`, up to `max_extras`; cells for which it returns None are in `ignored`.
     """
 
     def __init__(
@@ -75,8 +76,8 @@ class CsvReader:
         names: Mapping[str, str],
         required: Sequence[str] = (),
         limit: int | None = None,
-        extra: Callable[[str], str | None] = lambda cell: None,
-        most: int = 0,
+        parse_extra: Callable[[str], str | None] = lambda cell: None,
+        max_extras: int = 0,
     ):
         self._source = _Source(read, limit)
         self._text = io.TextIOWrapper(
@@ -85,21 +86,21 @@ class CsvReader:
         self._line = 0
         self._row_begins = 1
         self._names = names
-        self._extra, self._most = extra, most
+        self._parse_extra, self._max_extras = parse_extra, max_extras
         self.extras: dict[str, int] = {}
-        header, delimiter = self._header()
-        # Strict, or a stray quote would silently swallow the rows that follow it.
+        header, delimiter = self._read_header()
+        # Strict: otherwise a stray quote would silently consume the following rows.
         self._reader = csv.reader(self._lines(), delimiter=delimiter, strict=True)
         self.width = len(header)
-        self.columns, self.ignored = self._place(header, required)
+        self.columns, self.ignored = self._map_columns(header, required)
 
     @property
     def size(self) -> int:
-        """How many bytes have been read."""
+        """The number of bytes read so far."""
         return self._source.size
 
     def __iter__(self) -> Iterator[CsvRow]:
-        new = tuple.__new__  # half the time of Row(…), and there are millions
+        new = tuple.__new__  # Takes half the time of CsvRow(…), for millions of rows.
         while True:
             try:
                 for cells in self._reader:
@@ -112,11 +113,11 @@ class CsvReader:
                 fault = 'quotes must enclose a whole cell; write a quote inside of one as ""'
                 yield CsvRow(line, [], fault)
 
-    def _header(self) -> tuple[list[str], str]:
+    def _read_header(self) -> tuple[list[str], str]:
         lines = self._lines()
         first = next((line for line in lines if line.strip()), "").strip("\r\n")
         delimiter = max(DELIMITERS, key=first.count)
-        if first[:4].lower() == "sep=" and first[4:] in tuple(DELIMITERS):  # Excel's own way
+        if first[:4].lower() == "sep=" and first[4:] in tuple(DELIMITERS):  # Excel writes this
             delimiter = first[4:]
             first = next((line for line in lines if line.strip()), "").strip("\r\n")
         self._row_begins = self._line + 1
@@ -132,7 +133,7 @@ class CsvReader:
             ) from None
         return cells, delimiter
 
-    def _place(
+    def _map_columns(
         self, header: list[str], required: Sequence[str]
     ) -> tuple[dict[str, int], list[str]]:
         columns: dict[str, int] = {}
@@ -142,8 +143,8 @@ class CsvReader:
             column = self._names.get(name)
             found = columns
             if column is None:
-                column, found = self._extra(cell), self.extras
-            if column is None or (found is self.extras and len(found) == self._most):
+                column, found = self._parse_extra(cell), self.extras
+            if column is None or (found is self.extras and len(found) == self._max_extras):
                 if name:
                     ignored.append(cell.strip()[:MAX_REPORTED_NAME_LENGTH])
             elif column in found:
@@ -171,7 +172,7 @@ class CsvReader:
                 self._line = at = self._line + 1
                 if len(line) == MAX_LINE_LENGTH and line[-1] not in "\r\n":
                     raise UnreadableFile(
-                        f"Line {at} is longer than {MAX_LINE_LENGTH // 1024} KiB: this is no CSV.",
+                        f"Line {at} is longer than {MAX_LINE_LENGTH // 1024} KiB: this is not CSV.",
                         "line_length",
                         line=at,
                     )
@@ -193,7 +194,7 @@ class CsvReader:
 
 
 class _Source(io.RawIOBase):
-    """The file's bytes as UTF-8, whatever it is written in.
+    """The file's bytes as UTF-8, converted if they are Windows-1251.
 
     ASCII is common to both encodings, so the first bytes beyond it decide.
     """
@@ -212,7 +213,7 @@ class _Source(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         ended = False
         while not self._ready and not ended:
-            chunk = self._next()
+            chunk = self._read_chunk()
             ended = not chunk
             self._ready = self._recode(chunk)
         taken = self._ready[: len(buffer)]
@@ -220,10 +221,10 @@ class _Source(io.RawIOBase):
         self._ready = self._ready[len(taken) :]
         return len(taken)
 
-    def _next(self) -> bytes:
+    def _read_chunk(self) -> bytes:
         first = not self.size
         chunk = self._read(READ_BYTES)
-        # Enough to know it by; a mark alone would look like the end.
+        # Read enough to recognise the format; a mark alone would look like the end.
         while first and 0 < len(chunk) < 4 and (more := self._read(READ_BYTES)):
             chunk += more
         self.size += len(chunk)
@@ -250,24 +251,24 @@ class _Source(io.RawIOBase):
             self._undecided = b""
             if chunk.isascii():
                 return chunk
-            self._decide(chunk, ended)
+            self._detect_encoding(chunk, ended)
             if self._encoding is None:
                 whole = len(chunk) - len(self._undecided)
                 return chunk[:whole]
         return chunk if self._encoding == "utf-8" else chunk.decode("cp1251").encode()
 
-    def _decide(self, chunk: bytes, ended: bool) -> None:
+    def _detect_encoding(self, chunk: bytes, ended: bool) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             text = decoder.decode(chunk, ended)
         except UnicodeDecodeError:
-            # Of Windows-1251 hardly a letter happens to be UTF-8; of damaged UTF-8 most are.
+            # Hardly any letter of Windows-1251 is valid UTF-8; of damaged UTF-8 most are.
             text = chunk.decode("utf-8", "replace")
             wrong = text.count("\ufffd")
             right = sum(not character.isascii() for character in text) - wrong
             self._encoding = "utf-8" if right > wrong else "cp1251"
             return
-        if text.isascii():  # only a character that is cut in two is beyond ASCII
+        if text.isascii():  # Only an incomplete last character is beyond ASCII.
             self._undecided = decoder.getstate()[0]
         else:
             self._encoding = "utf-8"

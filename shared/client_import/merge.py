@@ -1,9 +1,9 @@
-"""Merges the rows of an import into the clients, chunk by chunk in the order of their phones.
+"""Merges the rows of an import into the clients, in chunks ordered by phone.
 
-An import has a part or two, each a range of phones, so that two connections can be at it. A chunk
-is one short transaction that locks a part that nobody is at, merges the next rows behind its
-checkpoint and moves that on; so a merge may die anywhere, be repeated, or run twice. The order
-makes the index on phones grow in few places, and no two chunks wait for each other in a circle.
+An import has one or two parts, each a range of phones, so that two connections can work on it. A
+chunk is one short transaction that locks a free part, merges the next rows after its checkpoint and
+advances the checkpoint. So a merge may be interrupted anywhere, repeated, or run twice. Due to the
+order the index on phones grows in few places, and chunks cannot deadlock.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from shared.db.rows import fetch_one_row
 
 CHUNK_ROWS = 10_000
 
-# With more rows than this an import has two parts.
+# An import with more rows has two parts.
 PART_ROWS = 50_000
 
 RUNNING = """
@@ -53,16 +53,16 @@ SELECT coalesce(
     (SELECT max(phone) FROM {waiting} WHERE phone > %(after)s AND phone <= %(last)s))
 """
 END_PART = "DELETE FROM import_parts WHERE import_id = %s AND part = %s"
-# Of rows with one phone the last wins; the others are rejected, with the reason.
+# Of several rows with the same phone the last one is used; the others are rejected.
 ROWS = """
 WITH rows AS MATERIALIZED (
     SELECT *, lead(line) OVER (PARTITION BY phone ORDER BY line) AS again FROM {waiting}
     WHERE phone > %(after)s AND phone <= %(until)s
 )
 """
-# What is new is found by a join, as an insert that expects conflicts costs a quarter more. The sort
-# has all ids taken before the first insert, so that they are neighbours: an index that ends in the
-# id is written to in a place of this chunk's own, and not where the other part's merge is writing.
+# New rows are found by a join, as an insert with conflict handling costs a quarter more. Due to the
+# sort all ids are allocated before the first insert, so they are adjacent: this chunk writes to its
+# own pages of an index that ends in the id, and not to those that the other part's merge writes.
 INSERT = f"""
 {ROWS}, repeated AS (
     INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes,
@@ -95,14 +95,14 @@ KNOWN = """
 FROM rows r JOIN clients c ON c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
 WHERE r.again IS NULL
 """
-# A given operator code that is the present one is no change, so that a file that was exported and
-# comes back leaves everything as it was.
+# A given operator code that equals the current one is no change, so importing an exported file
+# changes nothing.
 CHANGED = """
 (r.operator_code <> c.operator_code OR r.tag <> c.tag OR r.timezone <> c.timezone
     OR NOT c.attributes @> r.attributes)
 """
 COMPARE = f"{ROWS} SELECT count(*), count(*) FILTER (WHERE {CHANGED}) {KNOWN}"
-# Their rows are locked first, in the order of their phones, and looked at again thereafter.
+# The rows are locked first, ordered by phone, and compared again afterwards.
 LOCK_CHANGED = f"""
 {ROWS} SELECT c.id, CASE WHEN r.timezone <> c.timezone THEN r.timezone END
 {KNOWN} AND {CHANGED} ORDER BY c.phone FOR NO KEY UPDATE OF c
@@ -121,7 +121,7 @@ WHERE r.again IS NULL AND c.phone = r.phone AND c.phone > %(after)s AND c.phone 
 ADVANCE_PART = """
 UPDATE import_parts SET merged_phone = %(until)s WHERE import_id = %(import)s AND part = %(part)s
 """
-# Last, for both parts of an import meet here.
+# Executed last, as both parts of an import update this row.
 ADVANCE = """
 UPDATE imports SET rows_done = rows_done + %(rows)s, created = created + %(created)s,
     updated = updated + %(updated)s, unchanged = unchanged + %(unchanged)s,
@@ -140,7 +140,7 @@ DROP = "DROP TABLE IF EXISTS {waiting}"
 
 
 class MergedRows(NamedTuple):
-    """What became of the rows of one chunk."""
+    """The rows of one chunk by result, and how many messages were moved to other batches."""
 
     rows: int
     created: int
@@ -154,7 +154,7 @@ NOTHING = MergedRows(0, 0, 0, 0, 0, 0)
 
 
 def import_statement(template: str, import_id: int) -> Composed:
-    """A statement on the table in which the import's rows wait."""
+    """Insert the names of the import's table of waiting rows and its index into a statement."""
     return SQL(template).format(
         waiting=Identifier(f"import_rows_{import_id}"),
         index=Identifier(f"import_rows_{import_id}_phone"),
@@ -162,9 +162,9 @@ def import_statement(template: str, import_id: int) -> Composed:
 
 
 def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> MergedRows | None:
-    """Merge the next rows; None if the import is finished, or others are at all of it.
+    """Merge the next rows; return None if the import is finished or all its parts are locked.
 
-    Nothing is merged by the step that prepares it and by the one that ends a part.
+    The steps that divide an import and that end a part merge no rows.
     """
     cursor.execute(RUNNING, (import_id,))
     row = cursor.fetchone()
@@ -172,7 +172,7 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
         return None
     default_timezone, divided = row
     if not divided:
-        return _begin_or_finish(cursor, import_id)
+        return _divide_or_finish(cursor, import_id)
     cursor.execute(LOCK_PART, (import_id,))
     row = cursor.fetchone()
     if row is None:
@@ -198,18 +198,18 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
 
 
 def fail_import(cursor: Cursor, import_id: int, reason: str) -> None:
-    """End an import that cannot be merged; what was merged stays."""
+    """Mark an import as failed; merged rows stay."""
     cursor.execute(END_PARTS, (import_id,))
     cursor.execute(FAIL, (reason, import_id))
     drop_waiting_rows(cursor, import_id)
 
 
-def _begin_or_finish(cursor: Cursor, import_id: int) -> MergedRows | None:
-    """Divide an import into parts, or finish it when they are merged."""
+def _divide_or_finish(cursor: Cursor, import_id: int) -> MergedRows | None:
+    """Divide an import into parts, or finish it if all rows are merged."""
     cursor.execute(LOCK_IMPORT, (import_id,))
     if cursor.fetchone() is None:
         return None
-    # Looked at again under the lock: somebody else may have divided it a moment ago.
+    # Check again under the lock, as another process may have divided it meanwhile.
     cursor.execute(RUNNING, (import_id,))
     _, divided = fetch_one_row(cursor)
     cursor.execute(LEFT, (import_id,))
@@ -235,7 +235,7 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedR
         cursor.execute("SAVEPOINT inserting")
         try:
             cursor.execute(import_statement(INSERT, import_id), values)
-        except UniqueViolation:  # somebody made one of them a moment ago: now it is known
+        except UniqueViolation:  # Another transaction created a client: compare with it.
             cursor.execute("ROLLBACK TO inserting")
             continue
         rows, wanted, made = fetch_one_row(cursor)
@@ -247,7 +247,7 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedR
             break
         cursor.execute(import_statement(COMPARE, import_id), values)
         known, changed = fetch_one_row(cursor)
-        # All are known now, unless one was deleted a moment ago: then it is inserted after all.
+        # All clients exist now, unless one was deleted meanwhile: then insert it.
         if known == wanted:
             if changed:
                 updated, moved = _update(cursor, import_id, values)

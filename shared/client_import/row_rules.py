@@ -1,19 +1,19 @@
-"""What a row of an imported file must be to become a client, and what is said of it if it is not.
+"""Parses a row of an imported file into a client, or lists the errors in it.
 
-A row is read as people write it: a phone with a plus, brackets and spaces, a zone in any case, an
-empty cell for what is not known. Everything that is wrong with a row is said at once.
+Cells are accepted as people write them: a phone with a plus, brackets and spaces, a time zone in
+any case, an empty cell for an unknown value. All errors of a row are reported together.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from shared.domain.attributes import MAX_VALUE_LENGTH, is_attribute_name
+from shared.domain.attributes import MAX_VALUE_LENGTH
 from shared.domain.phones import InvalidPhone, parse_phone
 from shared.domain.spreadsheets import unescape_formula
 from shared.domain.time_zones import TIME_ZONES
 
-# What a header may call a column, in lower case.
+# Columns by the names that a header may use, in lower case.
 COLUMN_NAMES = {
     name: column
     for column, names in {
@@ -27,8 +27,6 @@ COLUMN_NAMES = {
     for name in names.split("|")
 }
 COLUMNS = ("phone", "operator_code", "tag", "timezone")
-# Columns of our own exports, which mean nothing when they come back.
-EXPORT_ONLY_COLUMNS = frozenset({"id", "created_at", "updated_at", "line", "reason"})
 MAX_TAG_LENGTH = 64
 
 OPERATOR_CODE = re.compile(r"[0-9]{3}")
@@ -42,7 +40,7 @@ _ZONES = {zone.lower(): zone for zone in TIME_ZONES}
 
 
 class InvalidCell(ValueError):
-    """A cell that cannot be used: what to do, and a code for whoever says it in other words."""
+    """An invalid cell; the text says what is expected, `code` serves translations."""
 
     def __init__(self, code: str, detail: str):
         super().__init__(detail)
@@ -50,7 +48,7 @@ class InvalidCell(ValueError):
 
 
 class CellError(NamedTuple):
-    """What is wrong with a row: in which column, what to do, and its code."""
+    """An error in a row: its column (empty for the whole row), what is expected, and a code."""
 
     column: str
     detail: str
@@ -58,7 +56,7 @@ class CellError(NamedTuple):
 
 
 class ClientRow(NamedTuple):
-    """A row as it is to be merged; None is what it leaves open."""
+    """A valid row; a value of None leaves that of a known client unchanged."""
 
     phone: str
     operator_code: str | None
@@ -67,8 +65,10 @@ class ClientRow(NamedTuple):
 
 
 class RowParser:
-    """Reads cells, with what fills the gaps: `tag` and `timezone` stand for an empty or missing
-    cell. `zone_optional` says that a new client without a zone will be given one later.
+    """Parses the cells of rows.
+
+    `tag` and `timezone` are the values for empty or missing cells. With `zone_optional` a time zone
+    is not required, as new clients get a default one when they are merged.
     """
 
     def __init__(self, tag: str | None, timezone: str | None, zone_optional: bool):
@@ -76,40 +76,40 @@ class RowParser:
         self._timezone = timezone
         self._zone_optional = zone_optional
 
-    def read(
+    def parse_row(
         self, phone: str, code: str, tag: str | None, zone: str
     ) -> ClientRow | list[CellError]:
-        """The row, or all that is wrong with it. A tag of None says there is no such column."""
-        faults: list[CellError] = []
+        """Return the row, or all its errors. A tag of None means that there is no such column."""
+        errors: list[CellError] = []
 
-        def attempt(
-            column: str, reader: Callable[[str | None], str | None], cell: str | None
+        def parse(
+            column: str, parser: Callable[[str | None], str | None], cell: str | None
         ) -> str | None:
             try:
                 if cell and ("\n" in cell or "\r" in cell):
                     raise InvalidCell("line_break", BREAK_DETAIL.format(column))
-                return reader(cell)
+                return parser(cell)
             except (InvalidCell, InvalidPhone) as error:
-                faults.append(CellError(column, str(error), error.code))
+                errors.append(CellError(column, str(error), error.code))
                 return None
 
         row = ClientRow(
-            attempt("phone", lambda cell: parse_phone(cell or ""), phone) or "",
-            attempt("operator_code", parse_operator_code, code),
-            attempt("tag", self.read_tag, tag),
-            attempt("timezone", self.read_zone, zone),
+            parse("phone", lambda cell: parse_phone(cell or ""), phone) or "",
+            parse("operator_code", parse_operator_code, code),
+            parse("tag", self.parse_tag, tag),
+            parse("timezone", self.parse_zone, zone),
         )
-        return faults or row
+        return errors or row
 
-    def read_tag(self, cell: str | None) -> str | None:
-        """The tag; None to leave it as it is (or empty, for a new client)."""
+    def parse_tag(self, cell: str | None) -> str | None:
+        """Return the tag; None to leave it unchanged (empty for a new client)."""
         tag = unescape_formula(cell.strip()) if cell is not None else ""
         if len(tag) > MAX_TAG_LENGTH:
             raise InvalidCell("tag_length", TAG_DETAIL)
         return tag or (self._tag if self._tag is not None or cell is None else "")
 
-    def read_zone(self, cell: str | None) -> str | None:
-        """The zone's IANA name; None to leave it as it is."""
+    def parse_zone(self, cell: str | None) -> str | None:
+        """Return the zone's IANA name; None to leave it unchanged."""
         name = cell.strip() if cell else ""
         if name:
             zone = name if name in TIME_ZONES else _ZONES.get(name.lower())
@@ -121,25 +121,19 @@ class RowParser:
         return self._timezone
 
 
-def parse_attribute_name(header: str) -> str | None:
-    """The attribute that a column of another name stands for; None if it can be none."""
-    name = "_".join(header.replace("-", " ").split())
-    return name if is_attribute_name(name) and name.lower() not in EXPORT_ONLY_COLUMNS else None
-
-
 def parse_attributes(cells: Mapping[str, str]) -> tuple[dict[str, str], list[CellError]]:
-    """The attributes in these cells, by name, and what is wrong with them; an empty one is none."""
-    attributes, faults = {}, []
+    """Return the attributes in cells (by name) that are not empty, and the errors in them."""
+    attributes, errors = {}, []
     for name, cell in cells.items():
         value = unescape_formula(cell.strip())
         if len(value) > MAX_VALUE_LENGTH:
             detail = f"{name} must be at most {MAX_VALUE_LENGTH} characters"
-            faults.append(CellError(name, detail, "value_length"))
+            errors.append(CellError(name, detail, "value_length"))
         elif "\n" in value or "\r" in value:
-            faults.append(CellError(name, BREAK_DETAIL.format(name), "line_break"))
+            errors.append(CellError(name, BREAK_DETAIL.format(name), "line_break"))
         elif value:
             attributes[name] = value
-    return attributes, faults
+    return attributes, errors
 
 
 def parse_operator_code(cell: str | None) -> str | None:

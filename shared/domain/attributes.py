@@ -13,6 +13,8 @@ NAME_LETTERS = "A-Za-zА-Яа-яЁё_"
 ATTRIBUTE_NAME = re.compile(f"[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}")
 # Fields of a client that a text may use like attributes.
 CLIENT_FIELDS = frozenset({"phone", "tag", "operator_code", "timezone"})
+# Columns of this service's exports that are not attributes if an export is imported again.
+EXPORT_ONLY_COLUMNS = frozenset({"id", "created_at", "updated_at", "line", "reason"})
 
 NAME_DETAIL = (
     "must be 1 to 32 letters (Latin or Cyrillic), digits or underscores, and not begin with a digit"
@@ -23,6 +25,15 @@ RESERVED_DETAIL = "is the name of a field of every client and cannot be an attri
 def is_attribute_name(name: str) -> bool:
     """Return whether `name` is a valid name of an attribute."""
     return ATTRIBUTE_NAME.fullmatch(name) is not None and name not in CLIENT_FIELDS
+
+
+def parse_attribute_name(text: str) -> str | None:
+    """Return the attribute that a person or a column header names; None if it names none.
+
+    Spaces and hyphens become underscores.
+    """
+    name = "_".join(text.replace("-", " ").split())
+    return name if is_attribute_name(name) and name.lower() not in EXPORT_ONLY_COLUMNS else None
 
 
 def placeholder_values(table: str) -> str:

@@ -1,4 +1,4 @@
-"""Local days: when one begins and ends, and which ones a report is due for."""
+"""Local days: their first and last instants, and the days whose report is due."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -7,23 +7,23 @@ CATCH_UP_DAYS = 7
 
 
 def local_instant(day: date, at: time, zone: str) -> datetime:
-    """When the wall clock of `zone` shows `at` on `day`, in UTC.
+    """Return the instant, in UTC, at which the wall clock of `zone` shows `at` on `day`.
 
-    Where the clock shows it twice, the first time; where it never does, the moment it would have
-    been, had the clock not been moved.
+    If the clock shows it twice, that is the first time; if it never does, the instant at which it
+    would if the clock had not been advanced.
     """
     return datetime.combine(day, at, ZoneInfo(zone)).astimezone(UTC)
 
 
 def day_bounds(day: date, zone: str) -> tuple[datetime, datetime]:
-    """The first instant of a local day, and the first one after it."""
+    """Return the first instant of a local day, and the first instant after it."""
     return local_instant(day, time(), zone), local_instant(day + timedelta(days=1), time(), zone)
 
 
 def due_days(now: datetime, at: time, zone: str) -> list[date]:
-    """The days of the last week that ended, and whose time to be told of has come: oldest first.
+    """Return the days of the past week whose report is due, the oldest first.
 
-    A day is told of on the day after it, at `at`.
+    A day's report is due on the following day at `at`.
     """
     today = now.astimezone(ZoneInfo(zone)).date()
     days = [today - timedelta(days=n) for n in range(CATCH_UP_DAYS, 0, -1)]

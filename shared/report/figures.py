@@ -1,7 +1,7 @@
-"""What the mailings did on a local day, out of the database.
+"""Reads the figures of a local day from the database.
 
-The day's figures come from `minutes`, which hold the net change of each status by minute; so over
-all days they add up to a mailing's counts. What was failed and is tried again counts negative.
+They come from `minutes`, the net changes of each status by minute, so over all days they add up to
+a mailing's counts. A failed message that is retried counts negative.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ SELECT mailing_id, sum(count) FROM minutes
 WHERE mailing_id = ANY (%(ids)s) AND minute < %(until)s GROUP BY 1
 """
 MADE = "SELECT DISTINCT timezone, created_at FROM batches WHERE mailing_id = %s"
-# From when a message could have left (its batch written, its window open) to when it was accepted.
+# From when a message could be sent (its batch exists, its window is open) until it was accepted.
 WAITS = """
 SELECT percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
     ORDER BY extract(epoch FROM greatest(m.sent_at - d.due, interval '0'))::float8)
@@ -45,7 +45,7 @@ JOIN unnest(%(zones)s::text[], %(made)s::timestamptz[], %(dues)s::timestamptz[])
 WHERE m.mailing_id = %(mailing)s AND b.mailing_id = %(mailing)s
     AND m.sent_at >= %(since)s AND m.sent_at < %(until)s
 """
-# A message fails when its last attempt does; one that could not be made has none.
+# A message failed at its last attempt; one that could not be rendered has none.
 REASONS = """
 SELECT m.reason, count(*) FROM batches b JOIN messages m ON m.mailing_id = b.mailing_id
     AND m.id BETWEEN b.first_id AND b.last_id AND m.batch_id = b.id
@@ -61,8 +61,8 @@ OPENINGS = """
 SELECT reason, count(*) FROM breaker_openings WHERE at >= %(since)s AND at < %(until)s
 GROUP BY 1 ORDER BY 2 DESC, 1
 """
-# What will not have left by the mailing's end: its window opens too late (sure), it is paused
-# (unless resumed), or it is due and the pace of the last ten minutes does not suffice.
+# Messages that will not be sent by their mailing's end: the window opens too late, the mailing is
+# paused, or the rate of the last ten minutes is too low for what is due.
 LATE = f"""
 SELECT m.id, m.end_at, m.status, never, in_progress + due, coalesce(pace, 0)::float8
 FROM mailings m {COUNTS}
@@ -83,10 +83,11 @@ ORDER BY m.end_at, m.id
 
 @dataclass
 class MailingDay:
-    """One mailing's day. `median` and `p95` are seconds from due to accepted; None: none was.
+    """One mailing's figures of a day.
 
-    The changes and `pending` are those of the day and of its end; `audience`, `status` and
-    `in_doubt` are the present ones.
+    `sent`, `failed`, `expired` and `cancelled` are the changes of the day, `pending` the count at
+    its end; `audience`, `status` and `in_doubt` are current. `median` and `p95` are seconds from
+    due to accepted; None if no message was accepted.
     """
 
     id: int
@@ -108,7 +109,7 @@ class MailingDay:
 
     @property
     def share(self) -> float | None:
-        """The accepted ones' share of what ended that day; None if nothing did."""
+        """The accepted messages' share of those that ended that day; None if none did."""
         return accepted_share(*map(self.count, COUNTED_STATUSES))
 
     def count(self, name: str) -> int:
@@ -119,7 +120,7 @@ class MailingDay:
 
 @dataclass
 class LateMailing:
-    """A mailing that, as things are, ends with messages left: `never` for want of a window."""
+    """A mailing that will end with messages left; the windows of `never` of them open too late."""
 
     id: int
     end_at: datetime
@@ -131,7 +132,7 @@ class LateMailing:
 
 @dataclass
 class DayFigures:
-    """Everything that a day's report says."""
+    """All data of a day's report."""
 
     day: date
     zone: str
@@ -141,23 +142,23 @@ class DayFigures:
     late: list[LateMailing] = field(default_factory=list)
 
     def total(self, name: str) -> int:
-        """A column's sum over the mailings."""
+        """Return the sum of a count over all mailings."""
         return sum(mailing.count(name) for mailing in self.mailings)
 
     @property
     def share(self) -> float | None:
-        """As a mailing's, over all of them."""
+        """As a mailing's share, over all mailings."""
         return accepted_share(*(self.total(name) for name in COUNTED_STATUSES))
 
 
 def accepted_share(sent: int, *others: int) -> float | None:
-    """The part of `sent` in all; a negative number (they are tried again) is no part of it."""
+    """Return the share of `sent` in all; negative numbers (messages retried) count as 0."""
     ended = max(0, sent) + sum(max(0, n) for n in others)
     return max(0, sent) / ended if ended else None
 
 
 def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
-    """Read a local day's figures; the caller's transaction should see one instant."""
+    """Read a local day's figures; the caller's transaction should read one snapshot."""
     since, until = day_bounds(day, zone)
     span = {"since": since, "until": until}
     cursor.execute(ACTIVE, span)
@@ -184,7 +185,7 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
         )
         if mailing.sent > 0:
             window = Window(opens, closes) if opens is not None else None
-            mailing.median, mailing.p95 = _waits(cursor, id_, window, span)
+            mailing.median, mailing.p95 = _read_waits(cursor, id_, window, span)
         if mailing.failed > 0:
             cursor.execute(REASONS, {"mailing": id_, **span})
             for reason, n in cursor.fetchall():
@@ -198,10 +199,10 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
     return result
 
 
-def _waits(
+def _read_waits(
     cursor: Cursor, mailing_id: int, window: Window | None, span: dict[str, datetime]
 ) -> tuple[float | None, float | None]:
-    """The median and the 95th percentile of the wait from due to accepted, in seconds."""
+    """Return median and 95th percentile of the seconds from due to accepted."""
     cursor.execute(MADE, (mailing_id,))
     made = cursor.fetchall()
     values = {

@@ -1,4 +1,4 @@
-"""Hands a message to a mail server, and knows when only the server can tell what became of it."""
+"""Sends a message to a mail server, and reports whether it may have been accepted on an error."""
 
 import contextlib
 import re
@@ -10,17 +10,17 @@ from email.message import EmailMessage
 from email.utils import parseaddr
 from urllib.parse import unquote, urlsplit
 
-# How long one answer of the server may take, and everything before the message itself.
+# Seconds: for one reply of the server, and for everything before the message itself.
 ANSWER_TIMEOUT = 30.0
-APPROACH_SECONDS = 180.0
+ENVELOPE_TIMEOUT = 180.0
 
 
 class NotSent(Exception):
-    """The server has not taken the message: trying again later is right."""
+    """The server has not accepted the message, so it can be sent again."""
 
 
 class SentInDoubt(Exception):
-    """The connection broke while the server had the message: it may have taken it."""
+    """The connection broke after the message was transmitted: the server may have accepted it."""
 
 
 def deliver_mail(
@@ -29,15 +29,15 @@ def deliver_mail(
     recipients: list[str],
     before_data: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Hand `mail` to the server at `smtp_url` for `recipients`.
+    """Send `mail` to `recipients` through the server at `smtp_url`.
 
-    `smtp://` upgrades to TLS by STARTTLS (`?starttls=never` for a server on a closed network does
-    not), `smtps://` begins with it. `before_data` is called right before the message itself goes
-    out; what it raises calls it off. Returns the recipients that the server refused, with its
-    answers; the others are served. Raises NotSent or SentInDoubt.
+    `smtp://` uses STARTTLS (except with `?starttls=never`, for a server on a closed network),
+    `smtps://` uses TLS from the start. `before_data` is called directly before the message itself
+    is transmitted; an error of it cancels sending. Return the recipients that the server refused,
+    with its replies; it has accepted the message for the others. Raise NotSent or SentInDoubt.
     """
     content = _encode_data(mail.as_bytes())
-    until = time.monotonic() + APPROACH_SECONDS
+    until = time.monotonic() + ENVELOPE_TIMEOUT
     given = False
     try:
         server = _connect(smtp_url)
@@ -86,7 +86,7 @@ def _connect(smtp_url: str) -> smtplib.SMTP:
 def _send_envelope(
     server: smtplib.SMTP, mail: EmailMessage, recipients: list[str], until: float
 ) -> dict[str, str]:
-    """Say from whom and to whom it is; the refused recipients with the server's answers."""
+    """Transmit sender and recipients; return the refused recipients with the server's replies."""
     _check_answer(server.mail(parseaddr(str(mail["From"]))[1]), 250)
     refused = {}
     for recipient in recipients:
@@ -101,7 +101,7 @@ def _send_envelope(
 
 
 def _encode_data(content: bytes) -> bytes:
-    """A message as it goes over the wire: dots doubled at the start of lines, a dot at the end."""
+    """Encode a message for DATA: double dots at the start of lines, append a line with a dot."""
     body = re.sub(rb"(?m)^\.", b"..", content)
     return body + (b"" if body.endswith(b"\r\n") else b"\r\n") + b".\r\n"
 

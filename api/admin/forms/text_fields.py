@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from flask_babel import gettext as _
 
-from shared.client_import.row_rules import parse_attribute_name
+from shared.domain.attributes import parse_attribute_name
 from shared.domain.phones import InvalidPhone, parse_phone
 
 

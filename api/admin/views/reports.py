@@ -75,7 +75,7 @@ def send(day: str) -> Response:
         "not due": (_("This report was sent already, or is being sent now."), "warning"),
     }
     try:
-        outcome = send_report(transaction, _settings(), _day(day), asked=True)
+        outcome = send_report(transaction, _settings(), _day(day), requested=True)
     except DayNotOver:
         abort(404)
     record_change(current_actor(), "sent", "report", changes={"day": day, "outcome": outcome})

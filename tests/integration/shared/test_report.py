@@ -218,7 +218,7 @@ def test_a_report_is_sent_once_to_everybody(
     accept(fleet, mailing_id, DAY, DAY)
     assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "not due"
+    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "not due"
     assert yesterday not in find_due_days(fleet.db.transaction, asked)
     ((recipients, mail),) = server.kept
     assert recipients == [ANNA, OLEG]
@@ -253,13 +253,13 @@ def test_a_new_installation_owes_none(fleet: Fleet, server: MailServer, yesterda
     asked = settings(fleet, server.url)
     assert find_due_days(fleet.db.transaction, asked) == []
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "sent"
+    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "sent"
     assert find_due_days(fleet.db.transaction, asked) == []
 
 
 def test_a_day_that_is_not_over_is_not_told(fleet: Fleet, server: MailServer, today: date) -> None:
     with pytest.raises(DayNotOver):
-        send_report(fleet.db.transaction, settings(fleet, server.url), today, asked=True)
+        send_report(fleet.db.transaction, settings(fleet, server.url), today, requested=True)
 
 
 def test_nothing_is_due_without_recipients_or_a_server(fleet: Fleet) -> None:
@@ -298,7 +298,7 @@ def test_a_message_that_is_turned_down_is_tried_again(
     server.answers = ["451 try again later"]
     assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "sent"
+    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "sent"
     assert server.seen == 2
     assert len(server.kept) == 1
 
@@ -343,7 +343,7 @@ def test_a_connection_dropped_after_the_message_is_in_doubt_and_not_sent_twice(
     make_due(fleet, yesterday)
     assert yesterday not in find_due_days(fleet.db.transaction, asked)
     assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, asked=True) == "not due"
+    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "not due"
     assert server.seen == 1
 
 
@@ -435,11 +435,11 @@ def test_starttls_and_login(
 
         monkeypatch.setenv("SSL_CERT_FILE", certificate)
         wrong = settings(fleet, url.replace("word", "ward"))
-        assert send_report(fleet.db.transaction, wrong, yesterday, asked=True) == "failed"
+        assert send_report(fleet.db.transaction, wrong, yesterday, requested=True) == "failed"
         assert server.seen == 0
 
         right = settings(fleet, url)
-        assert send_report(fleet.db.transaction, right, yesterday, asked=True) == "sent"
+        assert send_report(fleet.db.transaction, right, yesterday, requested=True) == "sent"
         assert server.encrypted == [True]
     finally:
         server.stop()

@@ -152,34 +152,34 @@ def test_lines_are_counted_through_cells_with_line_breaks() -> None:
     assert [line for line, _ in rows(b'phone,note\n1,"a\nb\r\nc"\n\n2,d\n')] == [2, 6]
 
 
-RULES = RowParser(None, None, zone_optional=False)
+PARSER = RowParser(None, None, zone_optional=False)
 
 
 def test_a_row() -> None:
-    assert RULES.read("8 916 123 45 67", " 495 ", " vip ", "europe/moscow") == ClientRow(
+    assert PARSER.parse_row("8 916 123 45 67", " 495 ", " vip ", "europe/moscow") == ClientRow(
         "79161234567", "495", "vip", "Europe/Moscow"
     )
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    faults = RULES.read("1", "12", "x" * 65, "Moon/Base")
+    faults = PARSER.parse_row("1", "12", "x" * 65, "Moon/Base")
     assert isinstance(faults, list)
     assert [fault.column for fault in faults] == ["phone", "operator_code", "tag", "timezone"]
     assert (faults[0].detail, faults[3].detail) == (f"phone {PHONE_DETAIL}", ZONE_DETAIL)
-    assert RULES.read("7,9E+10", "", None, "") == [
+    assert PARSER.parse_row("7,9E+10", "", None, "") == [
         ("phone", f"phone {SHORTENED_DETAIL}", "phone_shortened"),
         ("timezone", ZONE_MISSING, "timezone_missing"),
     ]
 
 
 def test_a_cell_with_a_line_break_points_at_the_quote() -> None:
-    faults = RULES.read("79161234567", "", "a\nb", "UTC")
+    faults = PARSER.parse_row("79161234567", "", "a\nb", "UTC")
     assert isinstance(faults, list)
     assert "quote that is not closed" in faults[0].detail
 
 
 @pytest.mark.parametrize(
-    ("rules", "tag", "zone", "row"),
+    ("parser", "tag", "zone", "row"),
     [
         # (tag, zone) of the row: None is what is left open.
         (RowParser("new", "UTC", False), "", "", ("new", "UTC")),
@@ -190,8 +190,8 @@ def test_a_cell_with_a_line_break_points_at_the_quote() -> None:
     ],
 )
 def test_gaps_are_filled(
-    rules: RowParser, tag: str | None, zone: str, row: tuple[str | None, str | None]
+    parser: RowParser, tag: str | None, zone: str, row: tuple[str | None, str | None]
 ) -> None:
-    read = rules.read("79161234567", "", tag, zone)
+    read = parser.parse_row("79161234567", "", tag, zone)
     assert isinstance(read, ClientRow)
     assert (read.tag, read.timezone) == row
