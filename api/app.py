@@ -10,8 +10,9 @@ from flask import Flask, Request
 from flask.json.provider import JSONProvider
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
-from api import audit_log, exports
+from api import exports
 from api.admin import init_admin
+from api.audit_log import routes as audit_log
 from api.cli.clients import client_commands
 from api.cli.logs import log_commands
 from api.cli.reports import report_commands

@@ -32,7 +32,7 @@ from api.admin.auth import (
     public,
     start_session,
 )
-from api.audit_log import record_change
+from api.audit_log.service import record_change
 from api.db import db
 from shared.config.settings import ApiSettings
 

@@ -13,8 +13,8 @@ import orjson
 from flask import current_app
 from psycopg2 import Error as DatabaseError
 
-from api import audit_log
 from api.actor import Actor
+from api.audit_log import service as audit_log
 from api.db import transaction
 from shared.client_import.csv_reader import BadFile, CsvReader, CsvRow
 from shared.client_import.merge import drop_waiting_rows, import_statement

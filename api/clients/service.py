@@ -9,8 +9,8 @@ from psycopg2.extras import Json
 from sqlalchemy import ColumnElement, Select, func, select, text
 from sqlalchemy.exc import IntegrityError
 
-from api import audit_log
 from api.actor import Actor
+from api.audit_log import service as audit_log
 from api.clients.schemas import ClientChanges, ClientFilter, NewClient
 from api.db import autocommit_cursor, database_now, db, fetch_all, session_cursor
 from api.errors import Conflict, NotFound

@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
-from api import audit_log
 from api.actor import Actor
+from api.audit_log import service as audit_log
 from api.db import database_now, db, session_cursor
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import select
 
-from api import audit_log
 from api.actor import Actor
+from api.audit_log import service as audit_log
 from api.db import database_now, db, session_cursor
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict, FieldError, InvalidFields, NotFound

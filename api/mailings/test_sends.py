@@ -12,8 +12,8 @@ import structlog
 from flask import current_app
 from sqlalchemy import text
 
-from api import audit_log
 from api.actor import Actor
+from api.audit_log import service as audit_log
 from api.db import db, fetch_all
 from api.enqueue import job_queues
 from api.errors import FieldError, InvalidFields, RateLimited, Unavailable

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import delete, select
 
-from api import audit_log
 from api.actor import Actor
+from api.audit_log import service as audit_log
 from api.db import db, session_cursor
 from api.errors import NotFound
 from shared.client_import.csv_reader import CsvReader

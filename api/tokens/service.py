@@ -8,8 +8,8 @@ from psycopg2 import errors
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 
-from api import audit_log
 from api.actor import Actor
+from api.audit_log import service as audit_log
 from api.db import database_now, db
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.tokens.authenticator import (

@@ -1,4 +1,4 @@
-"""The audit log, for administrators: who did what, when, found by person and by thing."""
+"""The audit log, for administrators: who did what, when; searched by person and by object."""
 
 import re
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from flask_babel import LazyString, lazy_gettext
 from markupsafe import Markup
-from sqlalchemy import select
 
 from api.admin.auth import require_scope
 from api.admin.forms.field_errors import field_text
 from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, render_instant
-from api.db import db
+from api.audit_log import service
+from api.audit_log.service import AuditFilter
 from shared.db.audit_models import AuditEntry
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("audit", __name__)
 
-PAGE = 50
+PAGE_SIZE = 50
 ENTITIES = {
     "mailing": lazy_gettext("Mailing"),
     "client": lazy_gettext("Client"),
@@ -30,7 +30,7 @@ ENTITIES = {
     "report": lazy_gettext("Daily report"),
     "person": lazy_gettext("Sign-in"),
 }
-FIELDS: dict[str, LazyString] = {
+FIELD_LABELS: dict[str, LazyString] = {
     "name": lazy_gettext("Name"),
     "text": lazy_gettext("Text"),
     "length": lazy_gettext("characters"),
@@ -61,28 +61,32 @@ FIELDS: dict[str, LazyString] = {
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
-def changes_of(entry: AuditEntry) -> Iterator[tuple[str, Markup | str | None, Markup | str | None]]:
-    """What changed: the field, and its values before and after, as far as they are kept."""
+def describe_changes(
+    entry: AuditEntry,
+) -> Iterator[tuple[str, Markup | str | None, Markup | str | None]]:
+    """Yield each changed field's label with the old and the new value, as far as recorded."""
     for field, value in entry.changes.items():
-        label = str(FIELDS.get(field) or field)
+        label = str(FIELD_LABELS.get(field) or field)
         if not isinstance(value, dict) or set(value) != {"old", "new"}:
-            yield label, None, in_words(value)
+            yield label, None, format_value(value)
         elif value["old"] is not None or value["new"] not in (None, "", {}, []):
-            old = None if value["old"] is None else in_words(value["old"])
-            yield label, old, in_words(value["new"]) or "—"
+            old = None if value["old"] is None else format_value(value["old"])
+            yield label, old, format_value(value["new"]) or "—"
 
 
-def in_words(value: Any) -> Markup | str | None:
+def format_value(value: Any) -> Markup | str | None:
     match value:
         case None:
             return None
         case {"from": begins, "to": ends}:
             return f"{begins}–{ends}"
         case dict():
-            shown = ((FIELDS.get(name, name), in_words(each)) for name, each in value.items())
+            shown = (
+                (FIELD_LABELS.get(name, name), format_value(each)) for name, each in value.items()
+            )
             return "; ".join(f"{name}: {each}" for name, each in shown if each)
         case list():
-            return ", ".join(str(in_words(each)) for each in value)
+            return ", ".join(str(format_value(each)) for each in value)
         case str() if INSTANT.fullmatch(value):
             return render_instant(datetime.fromisoformat(value))
         case str():
@@ -92,25 +96,25 @@ def in_words(value: Any) -> Markup | str | None:
 
 @blueprint.get("/audit")
 @require_scope(Scope.ADMIN)
-def index() -> str:
+def list_entries() -> str:
     wanted = {name: field_text(request.args, name) for name in ("actor", "entity", "entity_id")}
-    before = request.args.get("before", "")
-    found = select(AuditEntry)
-    if wanted["actor"]:
-        found = found.where(AuditEntry.actor == wanted["actor"])
-    if wanted["entity"]:
-        found = found.where(AuditEntry.entity == wanted["entity"])
-    if wanted["entity_id"].isdecimal() and len(wanted["entity_id"]) < 19:
-        found = found.where(AuditEntry.entity_id == int(wanted["entity_id"]))
-    if before.isdecimal() and len(before) < 19:
-        found = found.where(AuditEntry.id < int(before))
-    listed = db.session.scalars(found.order_by(AuditEntry.id.desc()).limit(PAGE + 1)).all()
+    before_id = _read_id(request.args.get("before", ""))
+    filters = AuditFilter(
+        actor=wanted["actor"] or None,
+        entity=wanted["entity"] or None,
+        entity_id=_read_id(wanted["entity_id"]),
+    )
+    found = service.list_entries(filters, before_id=before_id, limit=PAGE_SIZE + 1)
     return render_template(
         "admin/audit.html",
-        entries=listed[:PAGE],
-        following=listed[PAGE - 1].id if len(listed) > PAGE else None,
+        entries=found[:PAGE_SIZE],
+        following=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else None,
         wanted=wanted,
         entities=ENTITIES,
-        changes_of=changes_of,
-        paged=bool(before),
+        changes_of=describe_changes,
+        paged=before_id is not None,
     )
+
+
+def _read_id(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 19 else None

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response
 
 from api.actor import current_actor
 from api.admin.auth import require_scope
-from api.audit_log import record_change
+from api.audit_log.service import record_change
 from api.db import db, transaction
 from shared.config.settings import ApiSettings, ReportSettings
 from shared.db.report_models import DailyReport

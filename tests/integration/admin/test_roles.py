@@ -50,7 +50,7 @@ LOOKS: dict[str, str] = {
     ),
     **dict.fromkeys(("clients.confirm_delete", "imports.choose_file"), "operator"),
     **dict.fromkeys(
-        ("tokens.list_tokens", "reports.index", "reports.preview", "audit.index"), "admin"
+        ("tokens.list_tokens", "reports.index", "reports.preview", "audit.list_entries"), "admin"
     ),
 }
 OPEN = {"signin.welcome", "signin.come_back", "preferences.set_language"}

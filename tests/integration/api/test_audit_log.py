@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
-from api.audit_log import AuditPage
+from api.audit_log.schemas import AuditPage
 from tests.integration.conftest import ahead, mailing_body
 
 URL = "/api/v1/audit"

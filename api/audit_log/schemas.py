@@ -1,0 +1,87 @@
+"""The audit log in the API: the query that callers send, and the answers."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from api.http.pagination import MAX_ID
+from api.schemas import examples
+from api.schemas.base import PageQuery
+from api.schemas.fields import Instant
+from api.schemas.responses import ResponseModel, format_instant, with_example
+from shared.db.audit_models import AuditEntry
+
+EXAMPLE: dict[str, Any] = {
+    "id": 901,
+    "at": "2030-12-02T06:10:00.000000Z",
+    "actor": "token:billing",
+    "action": "updated",
+    "entity": "mailing",
+    "entity_id": 17,
+    "changes": {
+        "end_at": {"old": "2030-12-02T18:00:00.000000Z", "new": "2030-12-02T19:00:00.000000Z"}
+    },
+    "request_id": "6b1f0c7c4f5a4c57a0b9d5a1f0c8f7e2",
+}
+
+
+class AuditEntryAnswer(ResponseModel):
+    """Something that was done."""
+
+    model_config = with_example(EXAMPLE)
+
+    id: int
+    at: datetime
+    actor: str = Field(description="`token:NAME`, `bootstrap`, a person, or `command`.")
+    action: str = Field(examples=["updated"])
+    entity: str = Field(examples=["mailing"])
+    entity_id: int | None = Field(description="Its id; null for what has none, as an opt-out.")
+    changes: dict[str, Any] = Field(
+        description="Each changed field with `old` and `new`, or null where the value is personal;"
+        " phones are masked, texts are given by length and version."
+    )
+    request_id: str | None
+
+
+class AuditPage(ResponseModel):
+    """A page of the audit log, the newest first."""
+
+    model_config = with_example(examples.page_of(EXAMPLE))
+
+    items: list[AuditEntryAnswer]
+    next_cursor: str | None
+
+
+def _read_id(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and int(value) <= MAX_ID:
+        return int(value)
+    raise PydanticCustomError("id", "must be the id of something: a whole number")
+
+
+class AuditQuery(PageQuery):
+    entity: str | None = Field(
+        default=None, max_length=64, description="What was changed: a `mailing`, a `client`, ..."
+    )
+    entity_id: (
+        Annotated[
+            int,
+            BeforeValidator(_read_id),
+            WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_ID}),
+        ]
+        | None
+    ) = Field(default=None, description="The id of what was changed; best with `entity`.")
+    actor: str | None = Field(
+        default=None, max_length=200, description="Who did it, as the log writes it."
+    )
+    action: str | None = Field(
+        default=None, max_length=64, description="What was done: `created`, `updated`, ..."
+    )
+    since: Instant | None = Field(default=None, description="Not before this instant.")
+    until: Instant | None = Field(default=None, description="Before this instant.")
+
+
+def present_entry(entry: AuditEntry) -> dict[str, Any]:
+    kept = ("id", "actor", "action", "entity", "entity_id", "changes", "request_id")
+    return {"at": format_instant(entry.at)} | {name: getattr(entry, name) for name in kept}

@@ -1,0 +1,91 @@
+"""The audit log: record changes, and find recorded ones.
+
+An entry is written in the transaction of the change that it describes. Clients' data is personal
+and the log is kept forever, so of a client only the names of the changed fields are recorded; a
+phone is masked, and of a text the length and the version are recorded.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import insert, select
+
+from api.actor import Actor
+from api.db import db
+from shared.db.audit_models import AuditEntry
+
+# Like `record_change`, as a part of the statement that creates a row: `made` is a query of its id.
+RECORD_CREATED = """
+INSERT INTO audit_log (actor, request_id, action, entity, entity_id)
+SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id FROM made
+"""
+
+
+class AuditFilter(NamedTuple):
+    """What an entry must match; None matches everything. `until` is exclusive."""
+
+    entity: str | None = None
+    entity_id: int | None = None
+    actor: str | None = None
+    action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def record_change(
+    actor: Actor,
+    action: str,
+    entity: str,
+    entity_id: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an entry in the transaction of the change."""
+    record_changes(actor, action, entity, [(entity_id, changes or {})])
+
+
+def record_changes(
+    actor: Actor, action: str, entity: str, objects: Iterable[tuple[int | None, Mapping[str, Any]]]
+) -> None:
+    """Add one entry for each object, given as its id and its changes."""
+    common = {**actor_columns(actor), "action": action, "entity": entity}
+    entries = [common | {"entity_id": id_, "changes": dict(changes)} for id_, changes in objects]
+    if entries:
+        db.session.execute(insert(AuditEntry), entries)
+
+
+def actor_columns(actor: Actor) -> dict[str, str | None]:
+    """Return the columns of an entry that say who acted, and in which request."""
+    return {"actor": actor.name, "request_id": actor.request_id}
+
+
+def diff_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that differ, with old and new value. Values are JSON already."""
+    return {
+        name: {"old": old.get(name), "new": value}
+        for name, value in new.items()
+        if value != old.get(name)
+    }
+
+
+def hide_values(fields: Iterable[str]) -> dict[str, Any]:
+    """Return the changes of fields whose values are personal: their names alone."""
+    return dict.fromkeys(fields)
+
+
+def list_entries(
+    filters: AuditFilter, *, before_id: int | None, limit: int
+) -> Sequence[AuditEntry]:
+    """Return the matching entries with an id below `before_id`, the newest first."""
+    found = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
+    if before_id:
+        found = found.where(AuditEntry.id < before_id)
+    for name in ("entity", "entity_id", "actor", "action"):
+        value = getattr(filters, name)
+        if value is not None:
+            found = found.where(getattr(AuditEntry, name) == value)
+    if filters.since is not None:
+        found = found.where(AuditEntry.at >= filters.since)
+    if filters.until is not None:
+        found = found.where(AuditEntry.at < filters.until)
+    return db.session.scalars(found).all()
