@@ -25,7 +25,7 @@ http.headers["Authorization"] = f"Bearer {TOKEN}"
 
 
 def call_api(method: str, path: str, **kwargs: Any) -> Any:
-    """Return the answer's JSON. Exit with the problem (RFC 9457) on an error; repeat after a 503."""
+    """Return the answer's JSON. Exit with the problem (RFC 9457) on an error; repeat on 503."""
     while True:
         answer = http.request(method, API + path, timeout=30, **kwargs)
         if answer.status_code != 503:
