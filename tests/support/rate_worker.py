@@ -1,8 +1,8 @@
-"""One worker of test_rate.py: a loop that hands off whatever the limiter lets it.
+"""One worker of test_rate_limiter.py: a loop that sends whatever the rate limiter allows.
 
-Arguments: Redis' URL, seconds, the fleet's rate, mailings with their own rates and the most
-messages per second that this worker is able to send (0: no such limit). Says when it is ready,
-reads from stdin when to begin (boottime), and prints each hand-off's time and mailing. Between
+Arguments: the URL of Redis, seconds, the fleet's rate, the mailings with their own rates, and the
+most messages per second that this worker can send (0: no such limit). It prints "ready", reads
+from stdin when to begin (boottime), and prints the time and mailing of each message sent. Between
 slots it waits for 5 ms as the sending loop does.
 """
 
@@ -19,7 +19,7 @@ from worker.runtime.clock import boottime
 url, seconds = sys.argv[1], float(sys.argv[2])
 rate = None if sys.argv[3] == "None" else float(sys.argv[3])
 mailings: dict[int, float | None] = ast.literal_eval(sys.argv[4])
-most = float(sys.argv[5])
+max_rate = float(sys.argv[5])
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 limiter = RateLimiter(FailFastRedis(fail_fast_client(url)), rate)
@@ -32,11 +32,11 @@ while boottime() < begin:
 while (now := boottime()) < begin + seconds:
     limiter.refill(demands, now)
     for mailing, own in mailings.items():
-        while not most or len(sent) < most * (now - begin):
+        while not max_rate or len(sent) < max_rate * (now - begin):
             deadline = limiter.acquire(mailing, own, now := boottime())
             if not deadline:
                 break
             if (at := boottime()) < deadline:
                 sent.append((at, mailing))
-    time.sleep(0.001 if most else 0.005)
+    time.sleep(0.001 if max_rate else 0.005)
 sys.stdout.write("".join(f"{at} {mailing}\n" for at, mailing in sent))

@@ -1,4 +1,4 @@
-"""A server of raw bytes on a real socket: each connection is played by a script in a thread."""
+"""A server of raw bytes on a real socket: a script in a thread handles each connection."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Self-signed for localhost and 127.0.0.1, valid until 2126; worth nothing anywhere else.
+# Self-signed for localhost and 127.0.0.1, valid until 2126; used only here.
 CERTIFICATE = """\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgD+b1+zFbTqyriZYl
@@ -32,19 +32,19 @@ jot5LhK1ED3Bm24JoOTDB4PtUQfx0mPgiDPhcOmWe+Y=
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{"code":0,"message":"OK"}'
 
 
-def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
+def make_response(status: str, body: bytes = b"", *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
-def reset(connection: socket.socket) -> None:
+def reset_connection(connection: socket.socket) -> None:
     """Close with RST instead of FIN."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 class RawServer:
-    """`script(connection, server)` plays one accepted connection; returning closes it."""
+    """Calls `script(connection, server)` for each accepted connection, and then closes it."""
 
     def __init__(self, script: Callable[[socket.socket, "RawServer"], None], tls: str = "") -> None:
         self.script = script
@@ -72,13 +72,13 @@ class RawServer:
         self.drop_connections()
 
     def drop_connections(self) -> None:
-        """Close every open connection from this side, saying nothing."""
+        """Shut every open connection down without sending anything."""
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def receive(self, connection: socket.socket) -> bytes | None:
-        """The next whole request on the connection, noted; None once the client has gone."""
+        """Read and record the next complete request; None once the client has closed."""
         data = b""
         while b"\r\n\r\n" not in data:
             piece = connection.recv(65536)
@@ -100,7 +100,7 @@ class RawServer:
     def wait_for(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
+            assert time.monotonic() < deadline, "the condition did not become true in time"
             time.sleep(0.005)
 
     def _accept(self) -> None:
@@ -110,9 +110,11 @@ class RawServer:
             except OSError:
                 return
             self.connections += 1
-            threading.Thread(target=self._play, args=(connection,), daemon=True).start()
+            threading.Thread(
+                target=self._handle_connection, args=(connection,), daemon=True
+            ).start()
 
-    def _play(self, connection: socket.socket) -> None:
+    def _handle_connection(self, connection: socket.socket) -> None:
         self._open.add(connection)
         with contextlib.suppress(OSError):
             if self._context is not None:
@@ -126,18 +128,18 @@ class RawServer:
         connection.close()
 
 
-def answering(*answers: bytes) -> Callable[[socket.socket, RawServer], None]:
-    """A script: read a request, give the next answer (the last for ever), keep the connection."""
+def respond(*responses: bytes) -> Callable[[socket.socket, RawServer], None]:
+    """Return a script that sends the next response (at the end the last one) to each request."""
 
     def script(connection: socket.socket, server: RawServer) -> None:
         while server.receive(connection) is not None:
-            connection.sendall(answers[min(len(server.requests), len(answers)) - 1])
+            connection.sendall(responses[min(len(server.requests), len(responses)) - 1])
 
     return script
 
 
-def answering_once(data: bytes) -> Callable[[socket.socket, RawServer], None]:
-    """A script: read a request, send `data`, close."""
+def respond_once(data: bytes) -> Callable[[socket.socket, RawServer], None]:
+    """Return a script that reads a request, sends `data` and closes."""
 
     def script(connection: socket.socket, server: RawServer) -> None:
         if server.receive(connection) is not None:

@@ -1,4 +1,4 @@
-"""The main job, end to end, with real processes: from clients to true statistics."""
+"""Mailings end to end with real processes: from clients to statistics."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ CLIENTS = 20_000
 
 
 def load_clients(system: System, count: int) -> dict[int, dict[str, str]]:
-    """Create clients over the API, from eight connections; by id."""
+    """Create clients over the API on eight connections; return them by id."""
     local = threading.local()
 
     def create(n: int) -> dict[str, str]:
@@ -76,17 +76,17 @@ def test_a_mailing_reaches_its_audience_once_and_on_time(system: System) -> None
     assert mailing["status"] == "scheduled"
     sums_differ: list[dict[str, object]] = []
 
-    def done() -> bool:
+    def is_finished() -> bool:
         now = system.statistics(mailing["id"])
         if now["audience"] != sum(now["counts"].values()):
             sums_differ.append(now)
         return bool(now["status"] == "finished")
 
-    wait_for(done, 30, "the mailing to start by itself and finish")
+    wait_for(is_finished, 30, "the mailing to start by itself and finish")
     assert not sums_differ
 
     received = list(system.provider.requests())
-    assert Counter(r["phone"] for r in received) == Counter(expected), "each of them, exactly once"
+    assert Counter(r["phone"] for r in received) == Counter(expected), "each client exactly once"
     assert {r["text"] for r in received} == {"Скидка 10 % до пятницы"}
     arrivals = [r["at"] for r in received]
     assert start <= min(arrivals) <= start + 3, f"started {min(arrivals) - start:+.2f} s from time"
@@ -96,7 +96,7 @@ def test_a_mailing_reaches_its_audience_once_and_on_time(system: System) -> None
     assert datetime.fromisoformat(started_at).timestamp() >= start
     system.check_totals()
 
-    # The list of messages says the same, page by page.
+    # The paginated list of messages agrees.
     ids, cursor = [], None
     while True:
         query = {"status": "sent", "limit": 500} | ({"cursor": cursor} if cursor else {})
@@ -111,7 +111,7 @@ def test_a_mailing_reaches_its_audience_once_and_on_time(system: System) -> None
     assert one["attempts"] == 1
 
 
-def test_ten_thousand_are_through_in_seconds(system: System) -> None:
+def test_ten_thousand_messages_are_sent_within_seconds(system: System) -> None:
     system.provider.clear_requests()
     system.add_clients(10_000, tag="crowd")
     mailing = system.create_mailing(filter={"operator_codes": [], "tags": ["crowd"]})
@@ -121,7 +121,7 @@ def test_ten_thousand_are_through_in_seconds(system: System) -> None:
     assert (summary["accepted"], summary["distinct"]) == (10_000, 10_000)
 
 
-def test_a_killed_dispatcher_costs_nobody_a_message(system: System) -> None:
+def test_no_message_is_lost_when_a_dispatcher_is_killed(system: System) -> None:
     system.provider.reset()
     system.provider.set(latency=0.05)
     system.add_clients(6_000, tag="killed")
@@ -150,7 +150,7 @@ def test_deleting_a_mailing_stops_it_within_a_second(system: System) -> None:
     wait_for(
         lambda: system.query("SELECT settled FROM mailings WHERE id = %s", mailing)[0][0],
         15,
-        "the books to be closed",
+        "the mailing to be settled",
     )
     last = max(r["at"] for r in system.provider.requests())
     assert last < deleted_at + 1.0

@@ -1,4 +1,4 @@
-"""The client against real sockets that do what providers and networks do on bad days."""
+"""The HTTP client on real sockets, against the faults of providers and networks."""
 
 import gzip
 import os
@@ -19,10 +19,10 @@ import pytest
 from tests.support.raw_server import (
     OK,
     RawServer,
-    answer,
-    answering,
-    answering_once,
-    reset,
+    make_response,
+    reset_connection,
+    respond,
+    respond_once,
     write_certificate,
 )
 from worker.provider.http import client as client_module
@@ -32,7 +32,7 @@ from worker.provider.http.response_parser import MAX_RESPONSE_BYTES
 from worker.provider.outcomes import Outcome
 
 TOKEN = "head.payload.signature"
-LAST = answer("200 OK", b'{"code":0}', "Connection: close")
+LAST = make_response("200 OK", b'{"code":0}', "Connection: close")
 BODY = b'{"id":1,"phone":79001234567,"text":"hello"}'
 
 
@@ -58,7 +58,7 @@ def drain(client: HttpClient[Request], seconds: float = 15.0) -> list[Result[Req
     results: list[Result[Request]] = []
     while client.in_flight:
         results += client.poll(0.2)
-        assert time.monotonic() < deadline, "transfers never ended"
+        assert time.monotonic() < deadline, "the requests did not end in time"
     return results
 
 
@@ -68,17 +68,17 @@ def send(client: HttpClient[Request], message_id: int = 1) -> Result[Request]:
     return result
 
 
-def ask(script: Callable[[socket.socket, RawServer], None], **options: Any) -> Result[Request]:
+def exchange(script: Callable[[socket.socket, RawServer], None], **options: Any) -> Result[Request]:
     with RawServer(script) as server, make_client(server.url, **options) as client:
         return send(client)
 
 
-def seen(result: Result[Request]) -> tuple[str, int | None, str]:
+def summarize(result: Result[Request]) -> tuple[str, int | None, str]:
     return result.outcome.value, result.http_status, result.reason
 
 
-def test_a_request_is_what_the_contract_says() -> None:
-    with RawServer(answering(OK)) as server, make_client(server.url) as client:
+def test_a_request_follows_the_contract() -> None:
+    with RawServer(respond(OK)) as server, make_client(server.url) as client:
         before = time.time()
         request = Request(9_000_000_000, BODY, request_id="req-1")
         client.submit(request)
@@ -97,7 +97,7 @@ def test_a_request_is_what_the_contract_says() -> None:
         "Content-Length": str(len(BODY)),
     }
     assert body == BODY
-    assert seen(result) == ("accepted", 200, "code_0")
+    assert summarize(result) == ("accepted", 200, "code_0")
     assert result.request is request
     assert result.sent
     assert 0 < result.latency < 5
@@ -105,13 +105,13 @@ def test_a_request_is_what_the_contract_says() -> None:
 
 
 def test_a_base_path_is_kept() -> None:
-    with RawServer(answering(OK)) as server, make_client(f"{server.url}/sms/") as client:
+    with RawServer(respond(OK)) as server, make_client(f"{server.url}/sms/") as client:
         send(client, 5)
     assert server.requests[0].startswith(b"POST /sms/v1/send/5 HTTP/1.1\r\n")
 
 
-def test_request_ids_follow_their_requests() -> None:
-    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=1) as client:
+def test_each_request_carries_its_request_id() -> None:
+    with RawServer(respond(OK)) as server, make_client(server.url, concurrency=1) as client:
         for request_id in ("a", "b", None, None, "c"):
             client.submit(Request(1, BODY, request_id=request_id))
             drain(client)
@@ -119,8 +119,8 @@ def test_request_ids_follow_their_requests() -> None:
     assert ids == [b"a", b"b", b"", b"", b"c"]
 
 
-def test_a_request_id_cannot_smuggle_a_header() -> None:
-    with RawServer(answering(OK)) as server, make_client(server.url) as client:
+def test_a_request_id_cannot_inject_a_header() -> None:
+    with RawServer(respond(OK)) as server, make_client(server.url) as client:
         with pytest.raises(ValueError, match="printable"):
             client.submit(Request(1, BODY, request_id="a\r\nX-Evil: 1"))
         assert client.in_flight == 0
@@ -130,23 +130,23 @@ def test_a_request_id_cannot_smuggle_a_header() -> None:
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (answer("200 OK", b"<html>welcome</html>"), ("unknown", 200, "not_json")),
-        (answer("200 OK", b"[]"), ("unknown", 200, "not_object")),
-        (answer("200 OK", b'{"code": "0"}'), ("unknown", 200, "code_not_integer")),
-        (answer("200 OK", b'{"code": 1}'), ("declined", 200, "code_1")),
-        (answer("200 OK"), ("unknown", 200, "not_json")),
-        (answer("200 OK", b'{"code": 0, "mess'), ("unknown", 200, "not_json")),
-        (answer("200 OK", b'{"code": 0, "m": "\xff\xfe"}'), ("unknown", 200, "not_json")),
-        (answer("201 Created", b'{"code": 0}'), ("unknown", 201, "http_201")),
+        (make_response("200 OK", b"<html>welcome</html>"), ("unknown", 200, "not_json")),
+        (make_response("200 OK", b"[]"), ("unknown", 200, "not_object")),
+        (make_response("200 OK", b'{"code": "0"}'), ("unknown", 200, "code_not_integer")),
+        (make_response("200 OK", b'{"code": 1}'), ("declined", 200, "code_1")),
+        (make_response("200 OK"), ("unknown", 200, "not_json")),
+        (make_response("200 OK", b'{"code": 0, "mess'), ("unknown", 200, "not_json")),
+        (make_response("200 OK", b'{"code": 0, "m": "\xff\xfe"}'), ("unknown", 200, "not_json")),
+        (make_response("201 Created", b'{"code": 0}'), ("unknown", 201, "http_201")),
         (b"HTTP/1.1 204 No Content\r\n\r\n", ("unknown", 204, "http_204")),
-        (answer("400 Bad Request", b"no"), ("rejected", 400, "http_400")),
-        (answer("422 Unprocessable", b"no"), ("rejected", 422, "http_422")),
-        (answer("401 Unauthorized"), ("unauthorized", 401, "http_401")),
-        (answer("403 Forbidden"), ("unauthorized", 403, "http_403")),
-        (answer("408 Request Timeout"), ("unavailable", 408, "http_408")),
-        (answer("425 Too Early"), ("unavailable", 425, "http_425")),
-        (answer("500 Oops"), ("unavailable", 500, "http_500")),
-        (answer("503 Busy"), ("unavailable", 503, "http_503")),
+        (make_response("400 Bad Request", b"no"), ("rejected", 400, "http_400")),
+        (make_response("422 Unprocessable", b"no"), ("rejected", 422, "http_422")),
+        (make_response("401 Unauthorized"), ("unauthorized", 401, "http_401")),
+        (make_response("403 Forbidden"), ("unauthorized", 403, "http_403")),
+        (make_response("408 Request Timeout"), ("unavailable", 408, "http_408")),
+        (make_response("425 Too Early"), ("unavailable", 425, "http_425")),
+        (make_response("500 Oops"), ("unavailable", 500, "http_500")),
+        (make_response("503 Busy"), ("unavailable", 503, "http_503")),
         (
             b"HTTP/1.1 100 Continue\r\nRetry-After: 9\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK,
             ("accepted", 200, "code_0"),
@@ -158,11 +158,11 @@ def test_a_request_id_cannot_smuggle_a_header() -> None:
         ),
     ],
 )
-def test_answers(raw: bytes, expected: tuple[str, int, str]) -> None:
-    with RawServer(answering(raw)) as server, make_client(server.url) as client:
-        assert seen(send(client)) == expected
-        # The slot and its connection serve the next request as if nothing had happened.
-        assert seen(send(client)) == expected
+def test_responses_are_classified(raw: bytes, expected: tuple[str, int, str]) -> None:
+    with RawServer(respond(raw)) as server, make_client(server.url) as client:
+        assert summarize(send(client)) == expected
+        # The slot and its connection work for the next request.
+        assert summarize(send(client)) == expected
 
 
 @pytest.mark.parametrize(
@@ -176,21 +176,21 @@ def test_answers(raw: bytes, expected: tuple[str, int, str]) -> None:
         (b"\x00" * 1000, "not_http"),
     ],
 )
-def test_answers_that_are_none(raw: bytes, reason: str | None) -> None:
-    result = ask(answering_once(raw))
+def test_invalid_and_incomplete_responses_are_unknown(raw: bytes, reason: str | None) -> None:
+    result = exchange(respond_once(raw))
     assert result.outcome is Outcome.UNKNOWN
     assert result.sent
     assert reason in (None, result.reason)
 
 
-def test_gzip_is_not_unpacked() -> None:
+def test_gzip_is_not_decompressed() -> None:
     bomb = gzip.compress(b'{"code": 0, "x": "' + b"0" * 20_000_000 + b'"}')
-    result = ask(answering(answer("200 OK", bomb, "Content-Encoding: gzip")))
-    assert seen(result) == ("unknown", 200, "not_json")
+    result = exchange(respond(make_response("200 OK", bomb, "Content-Encoding: gzip")))
+    assert summarize(result) == ("unknown", 200, "not_json")
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_ten_megabyte_answer_is_not_read(announced: bool) -> None:
+def test_a_ten_megabyte_response_is_not_read(announced: bool) -> None:
     sent = 0
 
     def script(connection: socket.socket, server: RawServer) -> None:
@@ -203,28 +203,28 @@ def test_a_ten_megabyte_answer_is_not_read(announced: bool) -> None:
             sent += 1000
 
     with RawServer(script) as server, make_client(server.url) as client:
-        assert seen(send(client)) == ("unknown", 200, "too_long")
+        assert summarize(send(client)) == ("unknown", 200, "too_long")
         assert not client._connections
-    assert sent < 9_000_000  # the rest of it met a closed connection
+    assert sent < 9_000_000  # the rest was sent to a closed connection
 
 
 @pytest.mark.parametrize(
     ("status", "outcome"),
     [("401 No", "unauthorized"), ("422 No", "rejected"), ("500 No", "unavailable")],
 )
-def test_a_long_answer_is_judged_by_its_status_where_that_says_all(
+def test_a_too_long_response_is_classified_by_a_status_other_than_200(
     status: str, outcome: str
 ) -> None:
-    result = ask(answering(answer(status, b"x" * (MAX_RESPONSE_BYTES + 1))))
+    result = exchange(respond(make_response(status, b"x" * (MAX_RESPONSE_BYTES + 1))))
     assert result.outcome == outcome
 
 
-def test_an_answer_just_short_enough_is_read() -> None:
+def test_a_response_of_the_maximum_length_is_read() -> None:
     body = b'{"code":0}'.ljust(MAX_RESPONSE_BYTES)
-    assert ask(answering(answer("200 OK", body))).outcome is Outcome.ACCEPTED
+    assert exchange(respond(make_response("200 OK", body))).outcome is Outcome.ACCEPTED
 
 
-def drip(connection: socket.socket, data: bytes, server: RawServer) -> None:
+def send_slowly(connection: socket.socket, data: bytes, server: RawServer) -> None:
     for byte in data:
         connection.sendall(bytes([byte]))
         if server.stopped.wait(0.1):
@@ -233,7 +233,7 @@ def drip(connection: socket.socket, data: bytes, server: RawServer) -> None:
 
 def receive_and_drip(connection: socket.socket, server: RawServer) -> None:
     server.receive(connection)
-    drip(connection, OK * 9, server)
+    send_slowly(connection, OK * 9, server)
 
 
 @pytest.mark.parametrize(
@@ -243,20 +243,20 @@ def receive_and_drip(connection: socket.socket, server: RawServer) -> None:
         lambda connection, server: (server.receive(connection), server.stopped.wait(30)),
         lambda connection, server: server.stopped.wait(30),
     ],
-    ids=["one byte at a time", "never answered", "accepted and never read"],
+    ids=["one byte at a time", "no response", "request never read"],
 )
 def test_the_whole_exchange_has_a_deadline(
     script: Callable[[socket.socket, RawServer], None],
 ) -> None:
     started = time.monotonic()
-    result = ask(script, timeout=0.5)
+    result = exchange(script, timeout=0.5)
     assert result.outcome is Outcome.UNKNOWN
     assert result.reason == "timeout"
     assert 0.4 < time.monotonic() - started < 2
     assert 0.3 < result.latency < 2
 
 
-def test_headers_without_end() -> None:
+def test_endless_headers_are_too_long() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         server.receive(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
@@ -264,12 +264,12 @@ def test_headers_without_end() -> None:
             connection.sendall(b"X-More: " + b"x" * 1000 + b"\r\n")
 
     started = time.monotonic()
-    result = ask(script)
+    result = exchange(script)
     assert (result.outcome, result.reason) == (Outcome.UNKNOWN, "too_long")
     assert time.monotonic() - started < 4
 
 
-def test_one_header_without_end() -> None:
+def test_an_endless_header_is_unknown() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         server.receive(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nX-More: ")
@@ -277,24 +277,24 @@ def test_one_header_without_end() -> None:
             connection.sendall(b"x" * 10_000)
 
     started = time.monotonic()
-    assert ask(script).outcome is Outcome.UNKNOWN
+    assert exchange(script).outcome is Outcome.UNKNOWN
     assert time.monotonic() - started < 4
 
 
 def test_a_redirect_is_not_followed() -> None:
-    with RawServer(answering(OK)) as other:
+    with RawServer(respond(OK)) as other:
         location = f"Location: {other.url}/v1/send/1"
-        result = ask(answering(answer("302 Found", b"", location)))
-        assert seen(result) == ("unknown", 302, "redirect")
+        result = exchange(respond(make_response("302 Found", b"", location)))
+        assert summarize(result) == ("unknown", 302, "redirect")
         assert other.connections == 0
 
 
-def test_the_environments_proxy_and_cookies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    with RawServer(answering(OK)) as proxy:
+def test_proxy_settings_and_cookies_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer(respond(OK)) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
-        raw = answer("200 OK", b'{"code":0}', "Set-Cookie: a=b")
-        with RawServer(answering(raw)) as server, make_client(server.url) as client:
+        raw = make_response("200 OK", b'{"code":0}', "Set-Cookie: a=b")
+        with RawServer(respond(raw)) as server, make_client(server.url) as client:
             assert send(client).outcome is Outcome.ACCEPTED
             assert send(client).outcome is Outcome.ACCEPTED
         assert b"cookie" not in server.requests[1].lower()
@@ -302,29 +302,29 @@ def test_the_environments_proxy_and_cookies_are_not_used(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("moment", ["before", "while", "after"])
-def test_resets(moment: str) -> None:
+def test_a_reset_is_unknown_once_the_request_was_sent(moment: str) -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         if moment == "while":
             connection.recv(20)
         elif moment == "after":
             server.receive(connection)
-        reset(connection)
+        reset_connection(connection)
 
-    result = ask(script)
-    if moment == "before" and not result.sent:  # it was quick enough to fail the connecting
-        assert seen(result) == ("unavailable", None, "connection_refused")
+    result = exchange(script)
+    if moment == "before" and not result.sent:  # the reset came while connecting
+        assert summarize(result) == ("unavailable", None, "connection_refused")
     else:
         assert result.outcome is Outcome.UNKNOWN
         assert result.reason == "reset"
 
 
-def test_connection_refused() -> None:
+def test_a_refused_connection_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     with make_client(f"http://127.0.0.1:{port}") as client:
         for _ in range(2):
             result = send(client)
-            assert seen(result) == ("unavailable", None, "connection_refused")
+            assert summarize(result) == ("unavailable", None, "connection_refused")
             assert not result.sent
             assert result.latency == 0
             assert TOKEN not in result.excerpt
@@ -337,13 +337,13 @@ def test_dns_failure_neither_blocks_nor_sends() -> None:
         client.poll(0.0)
         assert time.monotonic() - started < 1
         (result,) = drain(client)
-    assert seen(result) == ("unavailable", None, "dns")
+    assert summarize(result) == ("unavailable", None, "dns")
     assert not result.sent
 
 
 def test_a_host_name_is_resolved() -> None:
     with (
-        RawServer(answering(OK)) as server,
+        RawServer(respond(OK)) as server,
         make_client(f"http://localhost:{server.port}", concurrency=70) as client,
     ):
         for _ in range(5):
@@ -352,29 +352,29 @@ def test_a_host_name_is_resolved() -> None:
             assert {r.outcome for r in drain(client)} == {Outcome.ACCEPTED}
 
 
-def test_tls_to_a_plain_port() -> None:
+def test_tls_to_a_plain_port_is_unavailable() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         connection.recv(100)
-        connection.sendall(answer("400 Bad Request", b"plain HTTP here"))
+        connection.sendall(make_response("400 Bad Request", b"plain HTTP here"))
 
     with RawServer(script) as server, make_client(f"https://127.0.0.1:{server.port}") as client:
         result = send(client)
-    assert seen(result) == ("unavailable", None, "tls")
+    assert summarize(result) == ("unavailable", None, "tls")
     assert not result.sent
 
 
 def test_a_certificate_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = write_certificate(tmp_path)
-    with RawServer(answering(OK), tls=certificate) as server:
+    with RawServer(respond(OK), tls=certificate) as server:
         with make_client(server.url) as client:
             result = send(client)
-            assert seen(result) == ("unavailable", None, "tls")
+            assert summarize(result) == ("unavailable", None, "tls")
             assert not result.sent
         assert server.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", certificate)
         with make_client(server.url) as client:
-            assert seen(send(client)) == ("accepted", 200, "code_0")
-            assert seen(send(client)) == ("accepted", 200, "code_0")
+            assert summarize(send(client)) == ("accepted", 200, "code_0")
+            assert summarize(send(client)) == ("accepted", 200, "code_0")
         assert len(server.requests) == 2
 
 
@@ -392,42 +392,44 @@ def test_a_certificate_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("103 Hints\r\nRetry-After: 9\r\n\r\nHTTP/1.1 503 Busy", "X: 1", "unavailable", None),
     ],
 )
-def test_retry_after(status: str, header: str, outcome: str, retry_after: float | None) -> None:
-    result = ask(answering(answer(status, b"slow down", header)))
+def test_retry_after_is_returned(
+    status: str, header: str, outcome: str, retry_after: float | None
+) -> None:
+    result = exchange(respond(make_response(status, b"slow down", header)))
     assert (result.outcome.value, result.retry_after) == (outcome, retry_after)
     assert result.excerpt == "slow down"
 
 
-def test_retry_after_as_a_date() -> None:
+def test_retry_after_may_be_a_date() -> None:
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 100))
-    result = ask(answering(answer("429 Slow", b"", f"Retry-After: {date}")))
+    result = exchange(respond(make_response("429 Slow", b"", f"Retry-After: {date}")))
     assert result.retry_after is not None
     assert 95 < result.retry_after <= 100
 
 
-# --- the permit --------------------------------------------------------------------------------
+# --- the check before sending ------------------------------------------------------------------
 
 
-def test_what_is_not_permitted_does_not_leave() -> None:
-    asked: list[int] = []
+def test_a_request_that_may_not_be_sent_is_not_sent() -> None:
+    checked: list[int] = []
 
     def may_send(request: Request) -> bool:
-        asked.append(request.message_id)
+        checked.append(request.message_id)
         return request.message_id % 2 == 0
 
-    with RawServer(answering(OK)) as server, make_client(server.url, may_send=may_send) as client:
+    with RawServer(respond(OK)) as server, make_client(server.url, may_send=may_send) as client:
         outcomes = {n: send(client, n) for n in range(1, 7)}
-    assert asked == [1, 2, 3, 4, 5, 6]
-    assert [seen(outcomes[n]) for n in (1, 3, 5)] == [("not_sent", None, "not_permitted")] * 3
+    assert checked == [1, 2, 3, 4, 5, 6]
+    assert [summarize(outcomes[n]) for n in (1, 3, 5)] == [("not_sent", None, "not_permitted")] * 3
     assert [outcomes[n].sent for n in (1, 2)] == [False, True]
     assert [r.split(b" ")[1] for r in server.requests] == [b"/v1/send/%d" % n for n in (2, 4, 6)]
 
 
-def test_the_permit_is_asked_at_the_hand_off_not_at_submit() -> None:
+def test_the_check_is_made_when_sending_not_at_submit() -> None:
     allowed = True
 
     with (
-        RawServer(answering(OK)) as server,
+        RawServer(respond(OK)) as server,
         make_client(server.url, may_send=lambda request: allowed) as client,
     ):
         client.submit(Request(1, BODY))
@@ -437,9 +439,9 @@ def test_the_permit_is_asked_at_the_hand_off_not_at_submit() -> None:
     assert server.requests == []
 
 
-def test_a_refusal_on_a_kept_connection_is_told_at_once() -> None:
+def test_a_refused_check_on_an_idle_connection_is_reported_at_once() -> None:
     with (
-        RawServer(answering(OK)) as server,
+        RawServer(respond(OK)) as server,
         make_client(server.url, may_send=lambda request: request.message_id == 1) as client,
     ):
         assert send(client, 1).outcome is Outcome.ACCEPTED
@@ -450,11 +452,11 @@ def test_a_refusal_on_a_kept_connection_is_told_at_once() -> None:
         assert time.monotonic() - started < 1
 
 
-def test_a_permit_that_fails_permits_nothing_and_is_heard() -> None:
+def test_an_error_of_the_check_prevents_sending_and_is_raised() -> None:
     def may_send(request: Request) -> bool:
         raise LookupError("no lease known")
 
-    with RawServer(answering(OK)) as server, make_client(server.url, may_send=may_send) as client:
+    with RawServer(respond(OK)) as server, make_client(server.url, may_send=may_send) as client:
         client.submit(Request(1, BODY))
         (result,) = client.poll(5.0)
         assert result.outcome is Outcome.NOT_SENT
@@ -463,7 +465,7 @@ def test_a_permit_that_fails_permits_nothing_and_is_heard() -> None:
     assert server.requests == []
 
 
-def test_a_process_stopped_past_the_deadline_sends_nothing_afterwards(tmp_path: Path) -> None:
+def test_a_process_suspended_past_the_deadline_sends_nothing_afterwards(tmp_path: Path) -> None:
     code = """
         import os, signal, sys, time
         from worker.provider.http.client import HttpClient, Request
@@ -481,7 +483,7 @@ def test_a_process_stopped_past_the_deadline_sends_nothing_afterwards(tmp_path: 
             results += client.poll(1)
         print(*(result.outcome for result in results))
     """
-    with RawServer(answering(OK)) as server:
+    with RawServer(respond(OK)) as server:
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code), server.url],
             stdout=subprocess.PIPE,
@@ -489,7 +491,7 @@ def test_a_process_stopped_past_the_deadline_sends_nothing_afterwards(tmp_path: 
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "queued\n"
-        time.sleep(0.7)  # past the end that the process keeps to
+        time.sleep(0.7)  # past the process's own deadline
         os.kill(process.pid, signal.SIGCONT)
         output, _ = process.communicate(timeout=10)
     assert output.split() == ["not_sent"] * 4
@@ -500,7 +502,7 @@ def test_a_process_stopped_past_the_deadline_sends_nothing_afterwards(tmp_path: 
 
 
 def test_connections_are_kept() -> None:
-    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=3) as client:
+    with RawServer(respond(OK)) as server, make_client(server.url, concurrency=3) as client:
         for _ in range(20):
             for message_id in range(3):
                 client.submit(Request(message_id, BODY))
@@ -513,34 +515,34 @@ def test_a_request_is_never_sent_twice() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         server.receive(connection)
         connection.sendall(OK)
-        server.receive(connection)  # and close without an answer: many clients would try again
+        server.receive(connection)  # and close without a response: many clients would retry
 
     with RawServer(script) as server, make_client(server.url) as client:
         assert send(client, 1).outcome is Outcome.ACCEPTED
         result = send(client, 2)
-    assert seen(result) == ("unknown", None, "reset")
+    assert summarize(result) == ("unknown", None, "reset")
     assert result.sent
     assert [r.split(b" ")[1] for r in server.requests] == [b"/v1/send/1", b"/v1/send/2"]
 
 
-def test_a_connection_that_died_while_idle_costs_nothing() -> None:
-    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=8) as client:
+def test_connections_closed_while_idle_lose_no_request() -> None:
+    with RawServer(respond(OK)) as server, make_client(server.url, concurrency=8) as client:
         for round_ in range(5):
             for message_id in range(8):
                 client.submit(Request(round_ * 8 + message_id, BODY))
             assert {r.outcome for r in drain(client)} == {Outcome.ACCEPTED}
             server.drop_connections()
-            # The FINs are in our sockets once the server's threads have seen them closed.
+            # The sockets have received the FINs once the server's threads have ended.
             server.wait_for(lambda: not server._open)
             time.sleep(0.05)  # with no poll in between
     assert len(server.requests) == 40
     assert len({r.split(b" ")[1] for r in server.requests}) == 40
 
 
-def test_an_answer_to_no_question_is_not_taken_for_the_next_ones() -> None:
+def test_an_unsolicited_response_is_not_used_for_the_next_request() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         server.receive(connection)
-        connection.sendall(answer("422 No", b"no"))
+        connection.sendall(make_response("422 No", b"no"))
         if server.connections == 1:
             time.sleep(0.05)
             connection.sendall(OK)
@@ -548,18 +550,18 @@ def test_an_answer_to_no_question_is_not_taken_for_the_next_ones() -> None:
 
     with RawServer(script) as server, make_client(server.url, concurrency=1) as client:
         assert send(client, 1).outcome is Outcome.REJECTED
-        time.sleep(0.3)  # the dispatcher is busy elsewhere, and the answer to no question comes in
+        time.sleep(0.3)  # without a poll, while the unsolicited response arrives
         assert send(client, 2).outcome is Outcome.REJECTED
         assert server.connections == 2
 
 
 def test_a_connection_idle_for_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "IDLE_CONNECTION_SECONDS", 0.1)
-    with RawServer(answering(OK)) as server, make_client(server.url) as client:
+    with RawServer(respond(OK)) as server, make_client(server.url) as client:
         assert send(client, 1).outcome is Outcome.ACCEPTED
         assert send(client, 2).outcome is Outcome.ACCEPTED
         assert server.connections == 1
-        time.sleep(0.15)  # the idling itself
+        time.sleep(0.15)  # longer than IDLE_CONNECTION_SECONDS
         assert send(client, 3).outcome is Outcome.ACCEPTED
         assert server.connections == 2
 
@@ -567,29 +569,29 @@ def test_a_connection_idle_for_too_long_is_not_used(monkeypatch: pytest.MonkeyPa
 # --- addresses ---------------------------------------------------------------------------------
 
 
-def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str] | OSError) -> list[str]:
-    """Have names resolve to these, one look-up after another; the names asked for."""
-    asked: list[str] = []
+def patch_dns(monkeypatch: pytest.MonkeyPatch, *answers: list[str] | OSError) -> list[str]:
+    """Make names resolve to these, lookup by lookup; return the names looked up."""
+    lookups: list[str] = []
 
-    def look_up(host: str, port: int, **options: int) -> list[object]:
+    def getaddrinfo(host: str, port: int, **options: int) -> list[object]:
         if options.get("flags"):
-            raise socket.gaierror("no number")
-        asked.append(host)
-        answer_ = answers[min(len(asked), len(answers)) - 1]
-        if isinstance(answer_, OSError):
-            raise answer_
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in answer_]
+            raise socket.gaierror("not a numeric address")
+        lookups.append(host)
+        answer = answers[min(len(lookups), len(answers)) - 1]
+        if isinstance(answer, OSError):
+            raise answer
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in answer]
 
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    return asked
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return lookups
 
 
-def test_the_next_address_is_tried_and_the_one_that_works_remembered(
+def test_the_next_address_is_tried_and_a_working_one_preferred(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = resolving(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    lookups = patch_dns(monkeypatch, ["127.0.0.2", "127.0.0.1"])
     with (
-        RawServer(answering_once(LAST)) as server,
+        RawServer(respond_once(LAST)) as server,
         make_client(f"http://provider.test:{server.port}") as client,
     ):
         assert [send(client, n).outcome for n in range(3)] == [Outcome.ACCEPTED] * 3
@@ -597,29 +599,29 @@ def test_the_next_address_is_tried_and_the_one_that_works_remembered(
             (socket.AF_INET, ("127.0.0.1", server.port)),
             (socket.AF_INET, ("127.0.0.2", server.port)),
         ]
-    assert asked == ["provider.test"]
+    assert lookups == ["provider.test"]
 
 
-def test_a_name_server_that_goes_away_does_not_take_the_provider_with_it(
+def test_known_addresses_stay_in_use_while_the_name_server_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(resolver_module, "CACHE_SECONDS", 0.0)
-    asked = resolving(monkeypatch, ["127.0.0.1"], socket.gaierror("no name server"))
+    lookups = patch_dns(monkeypatch, ["127.0.0.1"], socket.gaierror("no name server"))
     with (
-        RawServer(answering_once(LAST)) as server,
+        RawServer(respond_once(LAST)) as server,
         make_client(f"http://provider.test:{server.port}") as client,
     ):
         for n in range(5):
             assert send(client, n).outcome is Outcome.ACCEPTED
-    assert len(asked) > 1
+    assert len(lookups) > 1
 
 
 # --- large requests ----------------------------------------------------------------------------
 
 
-def test_a_request_longer_than_the_sockets_buffers_arrives_whole() -> None:
+def test_a_request_longer_than_the_socket_buffers_arrives_complete() -> None:
     body = b"x" * 8_000_000
-    with RawServer(answering(OK)) as server, make_client(server.url) as client:
+    with RawServer(respond(OK)) as server, make_client(server.url) as client:
         client.submit(Request(1, body))
         (result,) = drain(client)
         assert result.outcome is Outcome.ACCEPTED
@@ -628,26 +630,26 @@ def test_a_request_longer_than_the_sockets_buffers_arrives_whole() -> None:
     assert server.requests[0].endswith(b"\r\n\r\n" + body)
 
 
-def test_an_answer_before_the_request_was_read_ends_the_connection() -> None:
+def test_a_response_before_the_request_was_read_closes_the_connection() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         connection.recv(1000)
-        connection.sendall(answer("413 Too Large", b"no"))
+        connection.sendall(make_response("413 Too Large", b"no"))
         if server.connections % 2:
-            server.stopped.wait(10)  # else it closes: the answer is there, and sending fails
+            server.stopped.wait(10)  # else it closes: the response has arrived, and sending fails
 
     with RawServer(script) as server, make_client(server.url) as client:
         for n in (1, 2, 3, 4):
             client.submit(Request(n, b"x" * 8_000_000))
             (result,) = drain(client)
-            assert seen(result) == ("rejected", 413, "http_413")
+            assert summarize(result) == ("rejected", 413, "http_413")
         assert server.connections == 4
 
 
-# --- the client as its user sees it ------------------------------------------------------------
+# --- the interface -----------------------------------------------------------------------------
 
 
-def test_slots() -> None:
-    with RawServer(answering(OK)) as server, make_client(server.url, concurrency=2) as client:
+def test_submit_takes_a_slot_and_a_result_frees_it() -> None:
+    with RawServer(respond(OK)) as server, make_client(server.url, concurrency=2) as client:
         assert (client.in_flight, client.free_slots) == (0, 2)
         client.submit(Request(1, BODY))
         client.submit(Request(2, BODY))
@@ -658,7 +660,7 @@ def test_slots() -> None:
         assert (client.in_flight, client.free_slots) == (0, 2)
 
 
-def test_poll_waits_no_longer_than_told() -> None:
+def test_poll_returns_after_its_timeout() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         server.stopped.wait(10)
 
@@ -678,16 +680,16 @@ def test_wake_ends_a_poll_from_another_thread() -> None:
         assert time.monotonic() - started < 2
         timer.join()
         started = time.monotonic()
-        client.poll(0.1)  # woken once, not for ever
+        client.poll(0.1)  # woken once only
         assert time.monotonic() - started > 0.05
 
 
-def test_a_thousand_in_flight() -> None:
-    gate = threading.Event()
+def test_a_thousand_requests_can_be_in_flight() -> None:
+    may_respond = threading.Event()
 
     def script(connection: socket.socket, server: RawServer) -> None:
         while server.receive(connection) is not None:
-            gate.wait(10)
+            may_respond.wait(10)
             connection.sendall(OK)
 
     with (
@@ -700,21 +702,19 @@ def test_a_thousand_in_flight() -> None:
         while len(server.requests) < 1000:
             assert client.poll(0.05) == []
             assert time.monotonic() < deadline
-        gate.set()
+        may_respond.set()
         results = drain(client)
         assert {r.outcome for r in results} == {Outcome.ACCEPTED}
         assert len({r.request.message_id for r in results}) == 1000
 
 
-def test_faults_leave_nothing_behind() -> None:
-    """Errors of all kinds, over and over: slots come back, files do not pile up."""
-
+def test_no_slot_or_result_is_lost_under_faults_of_all_kinds() -> None:
     def script(connection: socket.socket, server: RawServer) -> None:
         kind = 0
         while server.receive(connection) is not None:
             kind = len(server.requests) % 7
             if kind == 0:
-                return reset(connection)
+                return reset_connection(connection)
             if kind == 1:
                 return None
             if kind == 2:
@@ -723,7 +723,7 @@ def test_faults_leave_nothing_behind() -> None:
             if kind == 3:
                 server.stopped.wait(0.3)
                 return None
-            connection.sendall(OK if kind < 6 else answer("500 Oops"))
+            connection.sendall(OK if kind < 6 else make_response("500 Oops"))
         return None
 
     with RawServer(script) as server:
@@ -737,28 +737,30 @@ def test_faults_leave_nothing_behind() -> None:
             results += drain(client)
             assert sorted(r.request.message_id for r in results) == list(range(600))
             assert client.free_slots == 20
-            by_id = {r.request.message_id: r for r in results}
-            assert all((by_id[n].outcome is Outcome.NOT_SENT) == (n % 5 == 0) for n in range(600))
+            results_by_id = {r.request.message_id: r for r in results}
+            assert all(
+                (results_by_id[n].outcome is Outcome.NOT_SENT) == (n % 5 == 0) for n in range(600)
+            )
     ids = [int(r.split(b" ")[1].rpartition(b"/")[2]) for r in server.requests]
-    assert len(ids) == len(set(ids)), "nobody hears a message twice but by the caller's will"
+    assert len(ids) == len(set(ids)), "a message was sent twice"
 
 
-def test_close_frees_every_file() -> None:
-    def files() -> int:
+def test_close_closes_every_file_descriptor() -> None:
+    def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
     with make_client("http://127.0.0.1:1") as client:
         send(client)
-    before = files()
+    before = open_files()
     with make_client("http://127.0.0.1:1", concurrency=200) as client:
         send(client)
-    client.close()  # twice does no harm
-    assert files() == before
+    client.close()  # a second close has no effect
+    assert open_files() == before
 
 
-def test_a_stall_longer_than_the_timeout_loses_no_answer_that_is_there() -> None:
+def test_responses_that_arrived_during_a_long_stall_are_not_lost() -> None:
     with (
-        RawServer(answering(OK)) as server,
+        RawServer(respond(OK)) as server,
         make_client(server.url, concurrency=1100, timeout=30) as client,
     ):
         for message_id in range(1100):
@@ -766,14 +768,14 @@ def test_a_stall_longer_than_the_timeout_loses_no_answer_that_is_there() -> None
         results: list[Result[Request]] = []
         while len(server.requests) < 1100 and client.in_flight:
             results += client.poll(0.0)
-        time.sleep(0.5)  # the whole process was stopped, and every answer came in meanwhile
+        time.sleep(0.5)  # as if the process was suspended while every response arrived
         for connection in client._connections.values():
             connection.deadline = 0.0
         results += drain(client)
     assert {r.outcome for r in results} == {Outcome.ACCEPTED}
 
 
-def test_an_engine_that_cannot_be_made_leaves_nothing_behind() -> None:
+def test_a_failed_constructor_leaves_no_file_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(ValueError, match="ort"):
@@ -785,13 +787,13 @@ def test_an_engine_that_cannot_be_made_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "x", "http://", "file:///etc/passwd", "http://x?a=b"])
-def test_addresses_that_are_none(url: str) -> None:
+def test_invalid_addresses_are_rejected(url: str) -> None:
     with pytest.raises(ValueError, match="provider's address"), make_client(url):
         pass
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\r\nX-Evil: 1", "пароль"])
-def test_tokens_that_are_none(token: str) -> None:
+def test_invalid_tokens_are_rejected(token: str) -> None:
     with pytest.raises(ValueError, match="token") as caught:
         HttpClient(
             base_url="http://x",

@@ -1,4 +1,4 @@
-"""Mailings with failures through the real processes, told again from their logs and metrics alone.
+"""Logs and metrics of mailings with failures, produced by the real processes.
 
 One run, in which messages are refused, retried, exhausted, reopened, cancelled, expired, and Redis
 loses everything; then each test asks what the logs and the metrics know of it.
@@ -31,7 +31,7 @@ from tests.support.waiting import wait_for
 TEXT = 'Код вашей скидки 918273, только "сегодня"\nи только для вас'
 REQUEST_ID = "story-of-a-mailing"
 CLIENTS = 400
-BURNS = {"accepted", "rejected", "declined", "unavailable", "unknown"}
+COUNTED_OUTCOMES = {"accepted", "rejected", "declined", "unavailable", "unknown"}
 NEVER_ACCEPTED, REFUSED = 79000000003, 79000000005
 OWN_MESSAGES = "SELECT id FROM messages WHERE mailing_id = %s"
 
@@ -41,7 +41,7 @@ Samples = dict[str, float]
 
 @dataclass
 class Run:
-    """What happened, as far as those who asked for it know."""
+    """The system after the run, and what the tests need to know of the run."""
 
     system: System
     prometheus: Prometheus | None
@@ -56,8 +56,8 @@ class Run:
         names = ("api", "scheduler", "control", *self.system.dispatchers)
         return [self.system.directory / f"{name}.log" for name in names]
 
-    def ask(self, **question: Any) -> list[Line]:
-        """What the reader tells."""
+    def search_logs(self, **question: Any) -> list[Line]:
+        """Return the log lines that the log search finds."""
         story = Story(Question(**question))
         for path in self.logs:
             story.take(path.read_text().splitlines())
@@ -77,8 +77,8 @@ def scrape(system: System) -> Samples:
     }
 
 
-def of(samples: Samples, name: str) -> dict[str, float]:
-    """A metric's values by its only label's."""
+def by_label(samples: Samples, name: str) -> dict[str, float]:
+    """Return a metric's values by the value of its only label."""
     return {
         key.split("=")[1]: value for key, value in samples.items() if key.startswith(f"{name},")
     }
@@ -91,16 +91,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     prometheus = None
     try:
         system.start()
-        with contextlib.suppress(pytest.skip.Exception):  # the tests that need it say so
+        with contextlib.suppress(pytest.skip.Exception):  # the tests that need it are skipped
             prometheus = Prometheus(directory / "prometheus", f"127.0.0.1:{system.api_port}")
-        yield play(Run(system, prometheus))
+        yield run_mailings(Run(system, prometheus))
     finally:
         if prometheus is not None:
             prometheus.stop()
         system.stop()
 
 
-def play(run: Run) -> Run:
+def run_mailings(run: Run) -> Run:
     system = run.system
     system.add_clients(CLIENTS, tag="crowd", zones=("Europe/Moscow", "Asia/Omsk"))
     run.phones = {str(phone) for (phone,) in system.query("SELECT phone FROM clients")}
@@ -118,7 +118,7 @@ def play(run: Run) -> Run:
     failing = system.create_mailing(text=TEXT, filter=chosen, name="failing")
     del system.http.headers["X-Request-ID"]
     system.wait_finished(failing, 60)
-    run.before_flush = wait_for(lambda: counted_all(run), 10, "the last counts are in Redis")
+    run.before_flush = wait_for(lambda: counted_all(run), 10, "the last counts in Redis")
     Redis.from_url(system.valkey.url).flushall()
     run.after_flush = run.scrape()
 
@@ -132,19 +132,19 @@ def play(run: Run) -> Run:
     for mailing in (failing, cancelled, expiring):
         system.wait_finished(mailing, 30)
     settled = "SELECT count(*) = 3 FROM mailings WHERE settled"
-    wait_for(lambda: system.query(settled)[0][0], 20, "all books are closed")
+    wait_for(lambda: system.query(settled)[0][0], 20, "all mailings are settled")
     system.call("DELETE", f"/clients/{run.client}")
     run.mailings = {"failing": failing, "cancelled": cancelled, "expiring": expiring}
     return run
 
 
 def counted_all(run: Run) -> Samples | None:
-    """The metrics, once what the log has written has also been counted."""
+    """Return the metrics once they count every attempt in the logs."""
     samples = run.scrape()
     attempts = [line for path in run.logs for line in lines_of(path) if is_attempt(line)]
     return (
         samples
-        if sum(of(samples, "notification_attempts_total").values()) == len(attempts)
+        if sum(by_label(samples, "notification_attempts_total").values()) == len(attempts)
         else None
     )
 
@@ -158,7 +158,7 @@ def is_attempt(line: Line) -> bool:
 
 
 def replay(lines: list[Line]) -> dict[int, tuple[str, int]]:
-    """Each message's status and used attempts, from nothing but log lines."""
+    """Reconstruct each message's status and attempts from log lines alone."""
     status: dict[int, str] = {}
     attempts: Counter[int] = Counter()
     for line in lines:
@@ -168,7 +168,7 @@ def replay(lines: list[Line]) -> dict[int, tuple[str, int]]:
                 status.setdefault(id_, "pending")
         elif is_attempt(line):
             id_ = line["message_id"]
-            attempts[id_] += line["outcome"] in BURNS and not line.get("probe", False)
+            attempts[id_] += line["outcome"] in COUNTED_OUTCOMES and not line.get("probe", False)
             if line["outcome"] == "accepted":
                 status[id_] = "sent"
         elif event.startswith("message.") and "message_ids" in line:
@@ -185,12 +185,12 @@ def replay(lines: list[Line]) -> dict[int, tuple[str, int]]:
 @pytest.mark.parametrize("name", ["failing", "cancelled", "expiring"])
 def test_a_mailings_history_is_in_the_logs(run: Run, name: str) -> None:
     mailing = run.mailings[name]
-    lines = run.ask(mailing=mailing)
-    told = replay(lines)
+    lines = run.search_logs(mailing=mailing)
+    replayed = replay(lines)
     rows = run.system.query(
         "SELECT id, status, attempts FROM messages WHERE mailing_id = %s", mailing
     )
-    assert told == {id_: (status, attempts) for id_, status, attempts in rows}
+    assert replayed == {id_: (status, attempts) for id_, status, attempts in rows}
     events = [line["event"] for line in lines]
     for first, then in (
         ("mailing.created", "mailing.started"),
@@ -204,8 +204,8 @@ def test_a_mailings_history_is_in_the_logs(run: Run, name: str) -> None:
     counts = run.system.statistics(mailing)["counts"]
     assert {status: settled.get(status, 0) for status in counts} == counts
     calls = [line["route"] for line in lines if line["event"] == "api.request"]
-    assert "/api/v1/mailings" in calls, "the call that created it belongs to its story"
-    # Every batch was claimed as often as its fence has moved; none was left in anybody's hands.
+    assert "/api/v1/mailings" in calls, "the call that created it is part of its history"
+    # Every batch was claimed as often as its token grew, and every claim was released.
     claims = Counter(line["batch_id"] for line in lines if line["event"] == "batch.claimed")
     tokens = dict(
         run.system.query(
@@ -227,7 +227,7 @@ def test_a_retried_messages_history_is_in_the_logs(run: Run) -> None:
         NEVER_ACCEPTED,
     )
     message, status, client, _ = row
-    lines = run.ask(message=message)
+    lines = run.search_logs(message=message)
     attempts = [line for line in lines if is_attempt(line)]
     kept = run.system.query(
         "SELECT outcome, http_status, reason FROM attempts"
@@ -239,10 +239,10 @@ def test_a_retried_messages_history_is_in_the_logs(run: Run) -> None:
     assert [(a["outcome"], a["http_status"], a["reason"]) for a in refused] == kept
     assert len(refused) >= 3
     assert {a["client_id"] for a in attempts} == {client}
-    # Why it is tried again, and when; how it ended; that somebody asked again; and how that went.
+    # The logs say why and when it was retried, how it ended, and that it was reopened.
     own = [line for line in lines if message in line.get("message_ids", ())]
-    said = [line["event"] for line in own]
-    assert said[-2:] == ["message.failed", "message.reopened"]
+    events = [line["event"] for line in own]
+    assert events[-2:] == ["message.failed", "message.reopened"]
     assert own[-2]["reason"] == Reason.ATTEMPTS
     retries = [line for line in own if line["event"] == "message.retry"]
     for retry, again in zip(retries, attempts[1:], strict=False):
@@ -251,7 +251,7 @@ def test_a_retried_messages_history_is_in_the_logs(run: Run) -> None:
 
 
 def test_a_clients_history_is_in_the_logs(run: Run) -> None:
-    lines = run.ask(client=run.client)
+    lines = run.search_logs(client=run.client)
     events = [line["event"] for line in lines if line["event"].startswith("client.")]
     assert events == ["client.created", "client.updated", "client.deleted"]
     (updated,) = [line for line in lines if line["event"] == "client.updated"]
@@ -259,17 +259,17 @@ def test_a_clients_history_is_in_the_logs(run: Run) -> None:
     messages = run.system.query(
         "SELECT mailing_id, id FROM messages WHERE client_id = %s", run.client
     )
-    told = {(line["mailing_id"], line["message_id"]) for line in lines if is_attempt(line)}
+    logged = {(line["mailing_id"], line["message_id"]) for line in lines if is_attempt(line)}
     for line in lines:
         if run.client in line.get("client_ids", ()):
             at = line["client_ids"].index(run.client)
-            told.add((line["mailing_id"], line["message_ids"][at]))
-    assert told == set(messages)
+            logged.add((line["mailing_id"], line["message_ids"][at]))
+    assert logged == set(messages)
     assert len(messages) == 3
 
 
 def test_a_request_is_followed_to_the_provider(run: Run) -> None:
-    lines = run.ask(request=REQUEST_ID)
+    lines = run.search_logs(request=REQUEST_ID)
     services = {line["service"] for line in lines}
     assert {"api", "control", "dispatch"} <= services
     assert {"mailing.created", "mailing.started", "message.attempt", "batch.released"} <= {
@@ -277,20 +277,20 @@ def test_a_request_is_followed_to_the_provider(run: Run) -> None:
     }
     assert all("job_id" in line for line in lines if line["event"] == "mailing.started")
     own = {id_ for (id_,) in run.system.query(OWN_MESSAGES, run.mailings["failing"])}
-    told = [(row["id"] in own, row.get("request_id")) for row in run.system.provider.requests()]
-    assert {request for of_it, request in told if of_it} == {REQUEST_ID}
-    others = {request for of_it, request in told if not of_it}
+    received = [(row["id"] in own, row.get("request_id")) for row in run.system.provider.requests()]
+    assert {request for is_own, request in received if is_own} == {REQUEST_ID}
+    others = {request for is_own, request in received if not is_own}
     assert len(others) == 2, "each mailing has the id of the call that created it"
     assert not others & {None, REQUEST_ID}
 
 
-def test_the_reader_is_a_command(run: Run) -> None:
+def test_the_log_search_is_a_command(run: Run) -> None:
     logs = [str(path) for path in run.logs]
-    told = run.system.run("flask", "--app", "api", "logs", "--client", str(run.client), *logs)
-    assert [json.loads(line) for line in told.splitlines()] == run.ask(client=run.client)
+    output = run.system.run("flask", "--app", "api", "logs", "--client", str(run.client), *logs)
+    assert [json.loads(line) for line in output.splitlines()] == run.search_logs(client=run.client)
 
 
-def test_every_line_speaks_the_vocabulary(run: Run) -> None:
+def test_every_log_line_uses_a_known_event(run: Run) -> None:
     for path in run.logs:
         for line in lines_of(path):
             assert {"ts", "level", "event", "service"} <= line.keys(), line
@@ -313,13 +313,13 @@ def test_no_phone_text_or_token_is_in_any_log(run: Run) -> None:
 def test_the_metrics_equal_the_statistics_and_the_logs(run: Run) -> None:
     samples = run.scrape()
     totals = run.system.call("GET", "/statistics")["totals"]
-    assert of(samples, "notification_messages_total") == totals["counts"]
-    assert of(samples, "notification_mailings") == totals["mailings"]
-    story = run.ask(mailing=run.mailings["failing"])
+    assert by_label(samples, "notification_messages_total") == totals["counts"]
+    assert by_label(samples, "notification_mailings") == totals["mailings"]
+    story = run.search_logs(mailing=run.mailings["failing"])
     (retried,) = [line["ts"] for line in story if line["event"] == "mailing.retry_requested"]
     earlier = [line for line in story if is_attempt(line) and line["ts"] < retried]
     attempts = Counter(line["outcome"] for line in earlier)
-    counted = of(run.before_flush, "notification_attempts_total")
+    counted = by_label(run.before_flush, "notification_attempts_total")
     assert {outcome: n for outcome, n in counted.items() if n} == attempts
     assert run.before_flush["notification_provider_request_seconds_count"] == attempts.total()
     assert samples["notification_messages_late_total"] == 0
@@ -331,8 +331,8 @@ def test_the_metrics_equal_the_statistics_and_the_logs(run: Run) -> None:
 
 def test_losing_redis_changes_no_total_of_messages(run: Run) -> None:
     name = "notification_messages_total"
-    assert of(run.before_flush, name) == of(run.after_flush, name)
-    assert sum(of(run.after_flush, name).values()) == CLIENTS + 1
+    assert by_label(run.before_flush, name) == by_label(run.after_flush, name)
+    assert sum(by_label(run.after_flush, name).values()) == CLIENTS + 1
 
 
 def test_every_metric_is_there_and_documented(run: Run) -> None:
@@ -340,7 +340,7 @@ def test_every_metric_is_there_and_documented(run: Run) -> None:
     assert {name for name in ours if name.startswith("notification_")} == set(METRICS)
 
 
-def test_every_panel_of_the_dashboard_shows_something(run: Run) -> None:
+def test_every_panel_of_the_dashboard_shows_data(run: Run) -> None:
     require_program("prometheus")
     prometheus = run.prometheus
     assert prometheus is not None
@@ -351,7 +351,7 @@ def test_every_panel_of_the_dashboard_shows_something(run: Run) -> None:
             assert prometheus.query(expression), f"{panel['title']} is empty: {expression}"
 
 
-def test_prometheus_finds_the_same_numbers_and_no_fault_in_the_rules(run: Run) -> None:
+def test_prometheus_scrapes_the_same_numbers_and_accepts_the_rules(run: Run) -> None:
     require_program("prometheus")
     prometheus = run.prometheus
     assert prometheus is not None
@@ -369,8 +369,8 @@ def test_prometheus_finds_the_same_numbers_and_no_fault_in_the_rules(run: Run) -
     assert late[0]["state"] == "inactive"
 
 
-def test_what_nobody_expected_is_logged_once_with_its_ids(run: Run) -> None:
-    """A zone that is none makes the launch raise; a table that is gone, the sweep's statement."""
+def test_unexpected_errors_are_logged_once_with_their_ids(run: Run) -> None:
+    """An invalid zone makes the launch fail, a missing table a statement of the sweep."""
     system = run.system
     lost = system.call("POST", "/clients", json={"phone": "79160001122", "timezone": "UTC"})["id"]
     with system.database() as cursor:
@@ -380,36 +380,38 @@ def test_what_nobody_expected_is_logged_once_with_its_ids(run: Run) -> None:
     mailing = system.create_mailing(
         text="x", filter={"tags": ["lost"]}, window={"from": "09:00", "to": "18:00"}
     )
-    failed = wait_for(lambda: said(run, "job.failed", mailing_id=mailing), 10, "the launch failed")
+    failed = wait_for(
+        lambda: find_lines(run, "job.failed", mailing_id=mailing), 10, "the launch failed"
+    )
     system.call("POST", f"/mailings/{mailing}/cancel")
     assert failed[0]["job"] == "worker.jobs.launch"
-    assert {line["request_id"] for line in run.ask(mailing=mailing) if "route" in line} >= {
+    assert {line["request_id"] for line in run.search_logs(mailing=mailing) if "route" in line} >= {
         failed[0]["request_id"]
     }
     assert "Traceback" in failed[0]["exception"]
     assert "Moon/Base" in failed[0]["exception"]
-    assert len(said(run, "job.failed", job_id=failed[0]["job_id"])) == 1
+    assert len(find_lines(run, "job.failed", job_id=failed[0]["job_id"])) == 1
 
     with system.database() as cursor:
         cursor.execute("ALTER TABLE idempotency_keys RENAME TO mislaid")
     try:
-        refused = wait_for(lambda: said(run, "database.refused"), 10, "the sweep is refused")
+        refused = wait_for(lambda: find_lines(run, "database.refused"), 10, "the sweep is refused")
     finally:
         with system.database() as cursor:
             cursor.execute("ALTER TABLE mislaid RENAME TO idempotency_keys")
     assert (refused[0]["what"], refused[0]["level"]) == ("sweep", "error")
     assert "UndefinedTable" in refused[0]["exception"]
-    assert len(said(run, "database.refused", job_id=refused[0]["job_id"])) == 1
+    assert len(find_lines(run, "database.refused", job_id=refused[0]["job_id"])) == 1
 
 
-def said(run: Run, event: str, **fields: Any) -> list[Line]:
-    """The log lines of this event with these fields."""
+def find_lines(run: Run, event: str, **fields: Any) -> list[Line]:
+    """Return the log lines of an event with these fields."""
     lines = (line for path in run.logs for line in lines_of(path))
     return [line for line in lines if line["event"] == event and fields.items() <= line.items()]
 
 
-def test_a_scrape_says_which_source_is_away(run: Run) -> None:
-    """Last: it stops Redis, then PostgreSQL."""
+def test_a_scrape_names_the_unavailable_source(run: Run) -> None:
+    """Runs last, since it stops Redis, then PostgreSQL."""
     system = run.system
     system.valkey.stop()
     samples = run.scrape()

@@ -1,4 +1,4 @@
-"""The hot statements' plans: one partition each, and nothing read from its beginning to its end."""
+"""Plans of the frequent statements: one partition each, and no sequential scans of big tables."""
 
 import json
 import time
@@ -24,15 +24,15 @@ def plans(module_fleet: Fleet) -> "Plans":
 
 
 class Plans:
-    """A mailing that is big enough for its plans to matter, with partitions before and after it."""
+    """A mailing big enough for its plans to matter, with partitions before and after its own."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         fleet.add_clients(BIG, ("Europe/Moscow", "Asia/Omsk"))
         for _ in range(2):
-            self.in_new_partition("nobody")
+            self.in_new_partition("unused")
         self.mailing_id = self.in_new_partition("")
-        self.in_new_partition("nobody")
+        self.in_new_partition("unused")
         fleet.query("ANALYZE clients, mailings, minutes")
         worker = fleet.claim_batch(self.mailing_id)
         worker.record(worker.ids[:100])
@@ -52,7 +52,7 @@ class Plans:
         return mailing_id
 
     def check(self, statement: str | PreparedStatement, values: Any) -> None:
-        """No partition but the mailing's is touched, and no partition is read as a whole."""
+        """Assert that only the mailing's partition is read, and not sequentially."""
         with self.fleet.db.transaction() as cursor:
             if isinstance(statement, PreparedStatement):
                 statement.run(cursor, values)
@@ -72,8 +72,10 @@ class Plans:
             name for name in touched if name.startswith(("messages", "batches", "attempts"))
         }
         assert partitioned, f"none of the big tables is read: {touched}"
-        strangers = {n for n in partitioned if not n.endswith(f"_p{self.partition}")}
-        assert not strangers, f"it looks into partitions of other mailings: {strangers}"
+        other_partitions = {n for n in partitioned if not n.endswith(f"_p{self.partition}")}
+        assert not other_partitions, (
+            f"it looks into partitions of other mailings: {other_partitions}"
+        )
         for node in scans:
             if node.get("Node Type") == "Seq Scan":
                 name = node["Relation Name"]
@@ -87,7 +89,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-def test_claim(plans: Plans) -> None:
+def test_claiming_a_batch(plans: Plans) -> None:
     plans.check(claim_queries.CLAIM_BATCH, {"mailing": plans.mailing_id, "lease": TAKEOVER_SECONDS})
 
 
@@ -112,7 +114,7 @@ def test_locking_batches(plans: Plans) -> None:
     plans.check(queries.LOCK_BATCHES, {"mailing": plans.mailing_id, "ids": ids})
 
 
-def test_accepting(plans: Plans) -> None:
+def test_accepting_messages(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
     plans.check(
         queries.ACCEPT_MESSAGES,
@@ -126,7 +128,7 @@ def test_accepting(plans: Plans) -> None:
     )
 
 
-def test_reading_and_writing_with_care(plans: Plans) -> None:
+def test_the_full_recording_path(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
     plans.check(queries.READ_MESSAGES, (plans.mailing_id, ids))
     n = len(ids)
@@ -156,7 +158,7 @@ def test_counting_batches(plans: Plans) -> None:
     )
 
 
-def test_ending_and_doubting(plans: Plans) -> None:
+def test_ending_messages_and_marking_them_in_doubt(plans: Plans) -> None:
     claimed = plans.worker.claim
     values = {
         "mailing": plans.mailing_id,
@@ -177,7 +179,7 @@ def test_totals(plans: Plans) -> None:
 
 @pytest.mark.parametrize("statement", [GET, CREATE], ids=lambda each: each.name)
 def test_clients_are_found_by_index(plans: Plans, statement: PreparedStatement) -> None:
-    """They are planned once per connection, so what was best for an empty table is not enough."""
+    """Generic plans are made once per connection, possibly for an empty table."""
     person = {"id": 1, "phone": 79990000000, "operator_code": "999", "operator_code_given": False}
     person |= {"tag": "", "timezone": "Europe/Moscow", "attributes": "{}"}
     who = {"actor": "token:x", "request_id": None, "entity": "client"}
@@ -189,8 +191,8 @@ def test_clients_are_found_by_index(plans: Plans, statement: PreparedStatement) 
     assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan["Plan"])}
 
 
-def test_a_plan_that_touches_too_much_is_noticed(plans: Plans) -> None:
-    """What the tests above rely on."""
+def test_the_check_rejects_plans_that_read_too_much(plans: Plans) -> None:
+    """The tests above rely on this."""
     with pytest.raises(AssertionError, match="other mailings"):
         plans.check("SELECT * FROM messages WHERE id = %s", (plans.worker.ids[0],))
     with pytest.raises(AssertionError, match="as a whole"):

@@ -1,4 +1,4 @@
-"""The rate as the provider sees it: real processes, one real Valkey, every arrival's time."""
+"""The rate limiter across real processes with one Valkey: when each message is sent."""
 
 import os
 import pathlib
@@ -19,8 +19,8 @@ from worker.runtime.clock import boottime
 
 ROOT = pathlib.Path(__file__).parents[3]
 
-# What share of a rate must be reached here. On a machine that is busy with other tests a worker may
-# miss some slots; over ten seconds in the long form of the chaos suite it must be 95 %.
+# The share of a rate that must be reached here. On a machine that is busy with other tests a worker
+# may miss some slots; over ten seconds in the long form of the chaos suite it must be 95 %.
 REACH = 0.8
 
 
@@ -42,16 +42,16 @@ def valkey(server: Valkey) -> Valkey:
 
 
 class Fleet:
-    """Worker processes that hand off as fast as they may, and what arrived of it."""
+    """Worker processes that send as fast as they may, and the messages they sent."""
 
     def __init__(self, valkey: Valkey, seconds: float, rate: float | None,
-                 *mailings: Mapping[int, float | None], most: float = 0) -> None:  # fmt: skip
-        """`mailings`: what each worker has messages of; `most`: messages/s the first can send."""
+                 *mailings: Mapping[int, float | None], max_rate: float = 0) -> None:  # fmt: skip
+        """`mailings`: those of each worker; `max_rate`: messages/s that the first one can send."""
         self.seconds = seconds
         self.workers = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.support.rate_worker", valkey.url,
-                 str(seconds), str(rate), repr(demand), str(most if i == 0 else 0)],
+                 str(seconds), str(rate), repr(demand), str(max_rate if i == 0 else 0)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
             )
             for i, demand in enumerate(mailings)
@@ -69,7 +69,7 @@ class Fleet:
         time.sleep(max(0.0, self.began + second - boottime()))
 
     def arrivals(self) -> list[tuple[float, int, int]]:
-        """(second, mailing, worker) of every hand-off, in order."""
+        """Return (second, mailing, worker) of every message sent, in order."""
         seen = []
         for number, worker in enumerate(self.workers):
             out, _ = worker.communicate(timeout=self.seconds + 20)
@@ -80,8 +80,8 @@ class Fleet:
         return sorted(seen)
 
 
-def fullest_window(times: list[float], length: float = 1.0) -> int:
-    """The most arrivals in any window [t, t + length)."""
+def max_in_window(times: list[float], length: float = 1.0) -> int:
+    """Return the most arrivals in any window [t, t + length)."""
     most = first = 0
     for last, at in enumerate(times):
         while times[first] <= at - length:
@@ -91,19 +91,21 @@ def fullest_window(times: list[float], length: float = 1.0) -> int:
 
 
 def assert_never_above(times: list[float], rate: float) -> None:
-    assert fullest_window(times) <= 1.05 * rate + 1
+    assert max_in_window(times) <= 1.05 * rate + 1
 
 
-def within(times: list[float], begin: float, end: float) -> int:
+def count_between(times: list[float], begin: float, end: float) -> int:
     return sum(begin <= at < end for at in times)
 
 
 @pytest.mark.parametrize(("rate", "workers"), [(20, 3), (1000, 1), (1000, 4), (8000, 2)])
-def test_the_fleet_keeps_its_rate_and_reaches_it(valkey: Valkey, rate: float, workers: int) -> None:
+def test_the_fleet_reaches_its_rate_and_never_exceeds_it(
+    valkey: Valkey, rate: float, workers: int
+) -> None:
     seen = Fleet(valkey, 3.0, rate, *[{1: None}] * workers).arrivals()
     times = [at for at, _, _ in seen]
     assert_never_above(times, rate)
-    assert within(times, 0.5, 3.0) >= REACH * rate * 2.5
+    assert count_between(times, 0.5, 3.0) >= REACH * rate * 2.5
     if rate >= 1000:
         shares = Counter(worker for _, _, worker in seen)
         assert all(share > 0.6 * len(seen) / workers for share in shares.values()), shares
@@ -114,37 +116,37 @@ def test_a_mailing_with_a_low_rate_does_not_slow_another(valkey: Valkey) -> None
     seen = Fleet(valkey, 4.0, 1000, demand, demand).arrivals()
     of = {mailing: [at for at, m, _ in seen if m == mailing] for mailing in demand}
     assert_never_above([at for at, _, _ in seen], 1000)
-    assert within([at for at, _, _ in seen], 0.5, 3.5) >= REACH * 1000 * 3
+    assert count_between([at for at, _, _ in seen], 0.5, 3.5) >= REACH * 1000 * 3
     for mailing, rate in ((2, 10), (3, 100)):
         assert_never_above(of[mailing], rate)
-        assert within(of[mailing], 0.5, 3.5) >= 0.9 * rate * 3
-    assert within(of[1], 0.5, 3.5) >= REACH * 890 * 3
+        assert count_between(of[mailing], 0.5, 3.5) >= 0.9 * rate * 3
+    assert count_between(of[1], 0.5, 3.5) >= REACH * 890 * 3
 
 
-def test_a_mailing_at_its_limit_burns_none_of_the_fleets_slots(valkey: Valkey) -> None:
+def test_a_mailing_at_its_limit_wastes_no_slots_of_the_fleet(valkey: Valkey) -> None:
     seen = Fleet(valkey, 3.0, 500, {2: 5.0}, {1: None}).arrivals()
-    assert within([at for at, m, _ in seen if m == 1], 0.5, 2.5) >= REACH * 495 * 2
+    assert count_between([at for at, m, _ in seen if m == 1], 0.5, 2.5) >= REACH * 495 * 2
     assert_never_above([at for at, m, _ in seen if m == 2], 5)
     assert_never_above([at for at, _, _ in seen], 500)
 
 
-def test_mailing_limits_hold_where_the_fleet_has_none(valkey: Valkey) -> None:
+def test_mailing_limits_hold_without_a_fleet_limit(valkey: Valkey) -> None:
     demand = {1: 300.0, 2: 2.0}
     seen = Fleet(valkey, 3.0, None, demand, demand).arrivals()
     for mailing, rate in demand.items():
         times = [at for at, m, _ in seen if m == mailing]
         assert_never_above(times, rate)
-        assert within(times, 1.0, 3.0) >= REACH * rate * 2 - 1
+        assert count_between(times, 1.0, 3.0) >= REACH * rate * 2 - 1
 
 
-def test_a_worker_that_cannot_use_its_share_leaves_it_to_the_others(valkey: Valkey) -> None:
-    seen = Fleet(valkey, 4.0, 1000, {1: None}, {1: None}, most=100).arrivals()
+def test_the_unused_share_of_a_slow_worker_goes_to_the_others(valkey: Valkey) -> None:
+    seen = Fleet(valkey, 4.0, 1000, {1: None}, {1: None}, max_rate=100).arrivals()
     times = [at for at, _, _ in seen]
     assert_never_above(times, 1000)
-    assert within(times, 0.5, 3.5) >= 0.85 * 1000 * 3
+    assert count_between(times, 0.5, 3.5) >= 0.85 * 1000 * 3
 
 
-def test_a_worker_that_was_stopped_does_not_make_up_for_it(valkey: Valkey) -> None:
+def test_a_suspended_worker_does_not_catch_up(valkey: Valkey) -> None:
     fleet = Fleet(valkey, 3.0, 1000, {1: None})
     (worker,) = fleet.workers
     for moment in (0.6, 1.3, 2.0):
@@ -153,15 +155,15 @@ def test_a_worker_that_was_stopped_does_not_make_up_for_it(valkey: Valkey) -> No
         fleet.wait_until(moment + 0.15)
         worker.send_signal(signal.SIGCONT)
     times = [at for at, _, _ in fleet.arrivals()]
-    assert within(times, 0.0, 3.0) > 2000
-    # What it held is dead by then; a new grant reaches back 25 ms.
+    assert count_between(times, 0.0, 3.0) > 2000
+    # Its slots are dead by then; a new grant reaches back 25 ms.
     for moment in (0.6, 1.3, 2.0):
-        assert within(times, moment + 0.15, moment + 0.16) < 25 + 10 + 10
+        assert count_between(times, moment + 0.15, moment + 0.16) < 25 + 10 + 10
         assert_never_above([at for at in times if at >= moment + 0.14], 1000)
 
 
 @pytest.mark.parametrize("rate", [5, 1000])
-def test_flushall_grants_nothing_twice(valkey: Valkey, rate: float) -> None:
+def test_flushall_grants_no_slot_twice(valkey: Valkey, rate: float) -> None:
     fleet = Fleet(valkey, 4.0, rate, {1: None}, {1: None, 2: 3.0})
     for moment in (1.0, 1.4, 2.2):
         fleet.wait_until(moment)
@@ -170,10 +172,10 @@ def test_flushall_grants_nothing_twice(valkey: Valkey, rate: float) -> None:
     times = [at for at, _, _ in seen]
     assert_never_above(times, rate)
     assert_never_above([at for at, m, _ in seen if m == 2], 3)
-    assert within(times, 2.6, 4.0) >= 0.9 * rate * 1.4 - 1
+    assert count_between(times, 2.6, 4.0) >= 0.9 * rate * 1.4 - 1
 
 
-def test_without_redis_nothing_leaves_and_back_it_goes_on(valkey: Valkey) -> None:
+def test_nothing_is_sent_while_redis_is_away_and_sending_resumes_after(valkey: Valkey) -> None:
     fleet = Fleet(valkey, 5.0, 1000, {1: None}, {1: None})
     fleet.wait_until(1.5)
     valkey.kill()
@@ -181,12 +183,12 @@ def test_without_redis_nothing_leaves_and_back_it_goes_on(valkey: Valkey) -> Non
     valkey.start()
     times = [at for at, _, _ in fleet.arrivals()]
     assert_never_above(times, 1000)
-    assert within(times, 0.5, 1.4) > 0.9 * 900
-    assert within(times, 1.65, 2.5) == 0
-    assert within(times, 3.7, 4.9) > 0.9 * 1200
+    assert count_between(times, 0.5, 1.4) > 0.9 * 900
+    assert count_between(times, 1.65, 2.5) == 0
+    assert count_between(times, 3.7, 4.9) > 0.9 * 1200
 
 
-def test_a_silent_redis_costs_the_loop_little(valkey: Valkey) -> None:
+def test_an_unresponsive_redis_blocks_the_loop_for_less_than_200_ms(valkey: Valkey) -> None:
     redis = FailFastRedis(fail_fast_client(valkey.url))
     limiter = RateLimiter(redis, 1000)
     limiter.refill({1: (None, 10)}, boottime())
@@ -206,14 +208,14 @@ def test_a_silent_redis_costs_the_loop_little(valkey: Valkey) -> None:
         os.kill(valkey.pid, signal.SIGCONT)
 
 
-def test_a_server_clock_that_was_set_back_wedges_nothing(valkey: Valkey) -> None:
+def test_a_server_clock_that_was_set_back_does_not_stop_sending(valkey: Valkey) -> None:
     an_hour_ahead = int((time.time() + 3600) * 1e6)
     Redis.from_url(valkey.url).set(FLEET_KEY, an_hour_ahead)
     times = [at for at, _, _ in Fleet(valkey, 1.5, 100, {1: None}).arrivals()]
-    assert within(times, 0.5, 1.5) >= 90
+    assert count_between(times, 0.5, 1.5) >= 90
 
 
-def test_no_more_than_forty_odd_round_trips_a_second(valkey: Valkey) -> None:
+def test_a_worker_makes_at_most_60_round_trips_a_second(valkey: Valkey) -> None:
     before = (
         Redis.from_url(valkey.url)
         .info("commandstats")
@@ -224,7 +226,7 @@ def test_no_more_than_forty_odd_round_trips_a_second(valkey: Valkey) -> None:
     assert calls <= 2 * 60
 
 
-def test_keys_do_not_stay_for_ever(valkey: Valkey) -> None:
+def test_keys_expire(valkey: Valkey) -> None:
     Fleet(valkey, 0.3, 100, {1: None, 2: 50.0}).arrivals()
     names = {str(name) for name in Redis.from_url(valkey.url, decode_responses=True).keys("*")}
     assert names == {FLEET_KEY, f"{FLEET_KEY}:2"}

@@ -1,4 +1,4 @@
-"""Test sends through the real processes, with the provider as witness; and a client's history."""
+"""Test sends through the real processes and the simulated provider; and a client's history."""
 
 import threading
 import time
@@ -27,8 +27,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.fixture(autouse=True)
-def quiet(system: System) -> None:
-    """No test counts against the next one's limit, and the provider has seen nothing."""
+def reset_limits(system: System) -> None:
+    """Reset the limit per minute and the provider before each test."""
     with system.database() as cursor:
         cursor.execute("UPDATE test_sends SET created_at = created_at - interval '2 minutes'")
     system.provider.reset()
@@ -42,11 +42,11 @@ def send(system: System, *phones: int, text: str = "Hello") -> list[dict[str, An
     return items
 
 
-def refused(system: System, body: dict[str, Any]) -> Any:
+def post_test_send(system: System, body: dict[str, Any]) -> Any:
     return system.http.post(f"http://127.0.0.1:{system.api_port}/api/v1{URL}", json=body)
 
 
-def test_it_is_sent_at_once_and_is_nobodys_mailing(system: System) -> None:
+def test_a_test_is_sent_at_once_and_belongs_to_no_mailing(system: System) -> None:
     system.add_clients(1, tag="known")
     ((phone, client_id),) = system.query("SELECT phone, id FROM clients")
     system.call("PATCH", f"/clients/{client_id}", json={"attributes": {"name": "Anna"}})
@@ -72,7 +72,7 @@ def test_it_is_sent_at_once_and_is_nobodys_mailing(system: System) -> None:
     assert message["id"] not in {item["message_id"] for item in items}
 
 
-def test_each_outcome_is_told(system: System) -> None:
+def test_each_outcome_is_returned(system: System) -> None:
     kinds = {
         79990000011: ("reject_400", "rejected"),
         79990000012: ("error_500", "unavailable"),
@@ -90,14 +90,14 @@ def test_each_outcome_is_told(system: System) -> None:
     assert (item["outcome"], item["reason"]) == ("not_sent", "missing attribute: name")
 
 
-def test_it_goes_where_a_mailing_waits_for_the_provider(system: System) -> None:
-    """The breaker keeps mailings back, and launches and sweeps do not wait for a test."""
+def test_a_test_is_sent_while_mailings_wait_for_the_breaker(system: System) -> None:
+    """Launches and sweeps do not wait for a test either."""
     system.add_clients(300, tag="many")
     system.provider.set(faults={"hang": 1.0})
     mailing_id = system.create_mailing(filter={"tags": ["many"]})
     thread = threading.Thread(target=send, args=(system, 79990000021))
     thread.start()
-    small = system.create_mailing(filter={"tags": ["nobody"]})
+    small = system.create_mailing(filter={"tags": ["unused"]})
     system.wait_finished(small, 4)
     thread.join()
     system.provider.set(faults={})
@@ -106,10 +106,10 @@ def test_it_goes_where_a_mailing_waits_for_the_provider(system: System) -> None:
     system.call("DELETE", f"/mailings/{mailing_id}")
 
 
-def test_without_a_worker_nothing_is_sent_and_that_is_said(system: System) -> None:
+def test_without_a_worker_nothing_is_sent_and_the_answer_is_503(system: System) -> None:
     system["control"].freeze()
     try:
-        answer = refused(system, {"text": "late", "phones": ["79990000031"]})
+        answer = post_test_send(system, {"text": "late", "phones": ["79990000031"]})
     finally:
         system["control"].thaw()
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
@@ -119,13 +119,15 @@ def test_without_a_worker_nothing_is_sent_and_that_is_said(system: System) -> No
     assert [r["phone"] for r in system.provider.requests()] == [79990000032]
 
 
-def test_the_limit_per_minute(system: System) -> None:
+def test_tests_are_limited_per_minute(system: System) -> None:
     send(system, *range(79990000100, 79990000110))
-    answer = refused(system, {"text": "x", "phones": ["79990000041", "79990000042", "79990000043"]})
+    answer = post_test_send(
+        system, {"text": "x", "phones": ["79990000041", "79990000042", "79990000043"]}
+    )
     assert answer.status_code == 429
     assert 0 < int(answer.headers["Retry-After"]) <= 60
     send(system, 79990000041, 79990000042)
-    assert refused(system, {"text": "x", "phones": ["79990000043"]}).status_code == 429
+    assert post_test_send(system, {"text": "x", "phones": ["79990000043"]}).status_code == 429
     assert system.provider.stats()["accepted"] == LIMIT
 
 
@@ -140,13 +142,13 @@ def test_the_limit_per_minute(system: System) -> None:
         {"phones": ["79990000001"]},
     ],
 )
-def test_bad_input_sends_nothing(system: System, body: dict[str, Any]) -> None:
-    assert refused(system, body).status_code == 422
+def test_invalid_input_sends_nothing(system: System, body: dict[str, Any]) -> None:
+    assert post_test_send(system, body).status_code == 422
     assert system.provider.stats()["received"] == 0
 
 
-def test_a_clients_history(system: System) -> None:
-    """Of the newest mailing first, page by page; also after the client is gone."""
+def test_a_clients_history_lists_all_messages(system: System) -> None:
+    """Newest mailing first, page by page; also after the client was deleted."""
     system.add_clients(2, tag="history")
     ((client_id, phone), _) = system.query(
         "SELECT id, phone FROM clients WHERE tag = 'history' ORDER BY id"

@@ -1,4 +1,4 @@
-"""What each answer and each failure means: the table, word by word."""
+"""The classification of every response and failure."""
 
 import time
 from email.utils import formatdate
@@ -25,7 +25,7 @@ from worker.provider.outcomes import (
 NOW = 1_800_000_000.0
 
 
-def judge(
+def classify(
     status: int, body: bytes = b"", retry_after: str | None = None, too_long: bool = False
 ) -> Classification:
     return classify_response(status, body, retry_after, too_long, NOW)
@@ -38,7 +38,7 @@ def judge(
         (b'{"code":0}', "accepted", "code_0"),
         (b' \r\n{"message": [1, {}], "code": 0}\n', "accepted", "code_0"),
         (b'{"code": -0}', "accepted", "code_0"),
-        (b'{"code": 1, "code": 0}', "accepted", "code_0"),  # JSON readers agree: the last one
+        (b'{"code": 1, "code": 0}', "accepted", "code_0"),  # JSON parsers use the last one
         (b'{"code": 1}', "declined", "code_1"),
         (b'{"code": 0, "code": 1}', "declined", "code_1"),
         (b'{"code": -1}', "declined", "code_-1"),
@@ -78,9 +78,9 @@ def judge(
         (b"\x00", "unknown", "not_json"),
     ],
 )
-def test_a_200_is_judged_by_its_body(body: bytes, outcome: str, reason: str) -> None:
-    for _ in range(2):  # read, then remembered
-        result = judge(200, body)
+def test_a_200_is_classified_by_its_body(body: bytes, outcome: str, reason: str) -> None:
+    for _ in range(2):  # parsed, then from the cache
+        result = classify(200, body)
         assert (result.outcome.value, result.reason) == (outcome, reason)
         assert result.http_status == 200
         assert result.retry_after is None
@@ -97,9 +97,9 @@ def expected(status: int) -> Outcome:
 
 
 @pytest.mark.parametrize("body", [b"", b'{"code": 0, "message": "OK"}'])
-def test_every_other_status_is_judged_by_itself(body: bytes) -> None:
+def test_every_other_status_is_classified_by_itself(body: bytes) -> None:
     for status in (0, *range(100, 200), *range(201, 700), 999):
-        result = judge(status, body)
+        result = classify(status, body)
         assert result.outcome is expected(status), status
         assert result.reason == ("redirect" if 300 <= status < 400 else f"http_{status}")
         assert result.http_status == status
@@ -115,26 +115,26 @@ def test_every_other_status_is_judged_by_itself(body: bytes) -> None:
         ("5", Outcome.THROTTLED, 5.0),
     ],
 )
-def test_a_503_that_says_when_to_return_is_throttling(
+def test_a_503_with_retry_after_is_throttling(
     header: str | None, outcome: Outcome, retry_after: float | None
 ) -> None:
-    result = judge(503, b"busy", header)
+    result = classify(503, b"busy", header)
     assert (result.outcome, result.retry_after) == (outcome, retry_after)
 
 
-def test_other_statuses_pass_the_wait_on_but_do_not_become_throttling() -> None:
-    assert judge(500, b"", "7").outcome is Outcome.UNAVAILABLE
-    assert judge(500, b"", "7").retry_after == 7.0
-    assert judge(422, b"", "7").outcome is Outcome.REJECTED
+def test_other_statuses_keep_retry_after_without_being_throttling() -> None:
+    assert classify(500, b"", "7").outcome is Outcome.UNAVAILABLE
+    assert classify(500, b"", "7").retry_after == 7.0
+    assert classify(422, b"", "7").outcome is Outcome.REJECTED
 
 
-def test_too_long_an_answer_says_nothing_where_the_body_would_have() -> None:
-    assert judge(200, b'{"code":0}', too_long=True).outcome is Outcome.UNKNOWN
-    assert judge(200, b'{"code":0}', too_long=True).reason == "too_long"
-    assert judge(200, b'{"code":0}').outcome is Outcome.ACCEPTED
-    assert judge(201, b"x", too_long=True).reason == "too_long"
-    assert judge(401, b"x", too_long=True).outcome is Outcome.UNAUTHORIZED
-    assert judge(422, b"x", too_long=True).reason == "http_422"
+def test_a_too_long_response_is_unknown_where_the_body_would_decide() -> None:
+    assert classify(200, b'{"code":0}', too_long=True).outcome is Outcome.UNKNOWN
+    assert classify(200, b'{"code":0}', too_long=True).reason == "too_long"
+    assert classify(200, b'{"code":0}').outcome is Outcome.ACCEPTED
+    assert classify(201, b"x", too_long=True).reason == "too_long"
+    assert classify(401, b"x", too_long=True).outcome is Outcome.UNAUTHORIZED
+    assert classify(422, b"x", too_long=True).reason == "http_422"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_too_long_an_answer_says_nothing_where_the_body_would_have() -> None:
         ("1.5", None),
         ("1e3", None),
         ("+5", None),
-        ("٣", None),  # a digit, but not one of HTTP's
+        ("٣", None),  # a digit, but not an ASCII one
         ("5 seconds", None),
         ("", None),
         ("NaN", None),
@@ -160,16 +160,16 @@ def test_too_long_an_answer_says_nothing_where_the_body_would_have() -> None:
         (formatdate(NOW - 90, usegmt=True), 0.0),
         (formatdate(NOW + 90_000, usegmt=True), 3600.0),
         (time.strftime("%A, %d-%b-%y %H:%M:%S GMT", time.gmtime(NOW + 90)), 90.0),
-        (time.asctime(time.gmtime(NOW + 90)), 90.0),  # no zone written: UTC, not the machine's
+        (time.asctime(time.gmtime(NOW + 90)), 90.0),  # no zone means UTC, not the machine's zone
         ("Wed, 99 Foo 2026 25:61:61 GMT", None),
         ("Wed, 21 Oct 99999 07:28:00 GMT", None),
     ],
 )
-def test_retry_after(header: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed_and_bounded(header: str, seconds: float | None) -> None:
     assert parse_retry_after(header, NOW) == seconds
 
 
-def test_a_date_without_zone_is_utc_whatever_the_machines_zone(
+def test_a_date_without_zone_is_utc_in_every_local_zone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Kamchatka")
@@ -188,10 +188,10 @@ def test_any_retry_after_is_bounded_or_ignored(header: str, now: float) -> None:
 
 
 @given(st.integers(0, 999), st.binary(max_size=600), st.one_of(st.none(), st.text()), st.booleans())
-def test_any_answer_gets_a_verdict_fit_for_storage(
+def test_the_classification_of_any_response_can_be_stored(
     status: int, body: bytes, header: str | None, too_long: bool
 ) -> None:
-    result = judge(status, body, header, too_long)
+    result = classify(status, body, header, too_long)
     assert result.outcome is not Outcome.NOT_SENT
     assert len(result.excerpt) <= EXCERPT_LENGTH
     assert result.excerpt.isprintable()
@@ -212,12 +212,12 @@ def test_only_an_object_with_integer_code_0_is_accepted(value: object) -> None:
     body = orjson.dumps(value)
     code = value.get("code") if isinstance(value, dict) else None
     is_integer = isinstance(code, int) and not isinstance(code, bool)
-    result = judge(200, body)
+    result = classify(200, body)
     assert (result.outcome is Outcome.ACCEPTED) == (is_integer and code == 0)
     assert (result.outcome is Outcome.DECLINED) == (is_integer and code != 0)
 
 
-def test_excerpts() -> None:
+def test_excerpts_are_one_printable_line() -> None:
     assert make_excerpt(b"") == ""
     assert make_excerpt(b"a\x00b\x1b[31mc\x7f\r\n d\te") == "ab[31mc d e"
     assert make_excerpt(b"caf\xe9 \xff") == "caf\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}"
@@ -226,17 +226,17 @@ def test_excerpts() -> None:
     assert make_excerpt(b"x" * 10_000_000) == "x" * EXCERPT_LENGTH
 
 
-def test_what_is_remembered_of_bodies_is_bounded() -> None:
+def test_the_cache_of_bodies_is_bounded() -> None:
     for number in range(3 * _MAX_CACHED_BODIES):
-        assert judge(200, b'{"code":0,"id":%d}' % number).outcome is Outcome.ACCEPTED
+        assert classify(200, b'{"code":0,"id":%d}' % number).outcome is Outcome.ACCEPTED
     assert len(_BODY_CACHE) <= _MAX_CACHED_BODIES
     before = len(_BODY_CACHE)
-    judge(200, b'{"code":0}'.ljust(1000))
+    classify(200, b'{"code":0}'.ljust(1000))
     assert len(_BODY_CACHE) == before
 
 
 @pytest.mark.parametrize("failure", sorted(set(Failure) - {Failure.NOT_PERMITTED}))
-def test_a_failure_is_judged_by_whether_the_request_had_left(failure: Failure) -> None:
+def test_a_failure_is_unknown_only_if_the_request_was_sent(failure: Failure) -> None:
     before = classify_failure(failure, sent=False)
     after = classify_failure(failure, sent=True)
     assert (before.outcome, before.reason) == (Outcome.UNAVAILABLE, failure.value)
@@ -245,12 +245,12 @@ def test_a_failure_is_judged_by_whether_the_request_had_left(failure: Failure) -
     assert not before.outcome.in_doubt
 
 
-def test_the_gate() -> None:
+def test_a_request_that_may_not_be_sent_is_not_sent() -> None:
     result = classify_failure(Failure.NOT_PERMITTED, sent=False)
     assert (result.outcome, result.reason) == (Outcome.NOT_SENT, "not_permitted")
 
 
-def test_a_failures_detail_is_kept_short_and_clean() -> None:
+def test_a_failures_detail_is_short_and_printable() -> None:
     detail = "Failed\x00 to \udcff" + "x" * 500
     result = classify_failure(Failure.RESET, sent=False, detail=detail)
     assert len(result.excerpt) <= EXCERPT_LENGTH
@@ -270,7 +270,7 @@ def test_a_failures_detail_is_kept_short_and_clean() -> None:
         ("not_sent", False, False, False, False, False),
     ],
 )
-def test_what_an_outcome_means(
+def test_the_properties_of_an_outcome(
     outcome: str,
     counts_attempt: bool,
     in_doubt: bool,
@@ -278,14 +278,14 @@ def test_what_an_outcome_means(
     final: bool,
     trips_breaker: bool,
 ) -> None:
-    it = Outcome(outcome)
-    assert it.counts_attempt is counts_attempt
-    assert it.in_doubt is in_doubt
-    assert it.provider_works is provider_works
-    assert it.final is final
-    assert it.trips_breaker is trips_breaker
+    tested = Outcome(outcome)
+    assert tested.counts_attempt is counts_attempt
+    assert tested.in_doubt is in_doubt
+    assert tested.provider_works is provider_works
+    assert tested.final is final
+    assert tested.trips_breaker is trips_breaker
 
 
-def test_the_table_of_meanings_names_every_outcome() -> None:
-    mark = test_what_an_outcome_means.pytestmark[0]  # type: ignore[attr-defined]
+def test_the_properties_of_every_outcome_are_tested() -> None:
+    mark = test_the_properties_of_an_outcome.pytestmark[0]  # type: ignore[attr-defined]
     assert {row[0] for row in mark.args[1]} == {outcome.value for outcome in Outcome}

@@ -1,4 +1,4 @@
-"""HTTP answers out of a stream: cut anywhere, malformed anyhow, never unbounded."""
+"""HTTP responses from a stream: cut anywhere, malformed, or too long."""
 
 import itertools
 
@@ -40,7 +40,7 @@ NO_CONTENT = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"
     st.sampled_from([PLAIN, CHUNKED, AFTER_HINTS, BARE_LF, NO_CONTENT]),
     st.lists(st.integers(1, 200), max_size=8),
 )
-def test_it_does_not_matter_where_an_answer_is_cut(raw: bytes, cuts: list[int]) -> None:
+def test_a_response_may_be_cut_anywhere(raw: bytes, cuts: list[int]) -> None:
     places = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
     pieces = [raw[a:b] for a, b in itertools.pairwise(places)]
     assert read(*pieces) == read(raw)
@@ -53,7 +53,7 @@ def test_it_does_not_matter_where_an_answer_is_cut(raw: bytes, cuts: list[int]) 
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_any_bytes_are_an_answer_or_none_or_refused(raw: bytes, under_a_head: bool) -> None:
+def test_any_bytes_are_parsed_incomplete_or_rejected(raw: bytes, under_a_head: bool) -> None:
     if under_a_head:
         raw = b"HTTP/1.1 200 OK\r\n" + raw
     try:
@@ -81,7 +81,7 @@ def test_any_bytes_are_an_answer_or_none_or_refused(raw: bytes, under_a_head: bo
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 2000,
     ],
 )
-def test_what_is_malformed(raw: bytes) -> None:
+def test_malformed_responses_are_rejected(raw: bytes) -> None:
     with pytest.raises(MalformedResponse):
         read(raw)
 
@@ -89,7 +89,7 @@ def test_what_is_malformed(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("head", "keep_alive"),
     [
-        (b"HTTP/1.1 200 OK", False),  # its end is the connection's
+        (b"HTTP/1.1 200 OK", False),  # it ends with the connection
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0", True),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close", False),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x\r\nConnection: close", False),
@@ -98,25 +98,25 @@ def test_what_is_malformed(raw: bytes) -> None:
         (b"HTTP/1.1 101 Switching", False),
     ],
 )
-def test_whether_the_connection_stays(head: bytes, keep_alive: bool) -> None:
+def test_keep_alive_follows_the_head(head: bytes, keep_alive: bool) -> None:
     assert parse_head(head).keep_alive is keep_alive
 
 
-def test_old_and_odd_ways_to_write_a_head() -> None:
+def test_folded_and_repeated_headers_are_parsed() -> None:
     folded = parse_head(b"HTTP/1.1 503 Busy\r\nContent-Length: 10, 10\r\nRetry-After:\r\n  7")
     assert (folded.length, folded.retry_after, folded.keep_alive) == (10, "7", True)
     both = parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nTransfer-Encoding: chunked")
     assert not both.keep_alive
 
 
-def test_bytes_after_the_answer_end_the_connections_use() -> None:
+def test_a_connection_with_bytes_after_the_response_is_not_reusable() -> None:
     for raw in (PLAIN, CHUNKED):
         answer = read(raw + b"HTTP/1.1 200 OK\r\n")
         assert answer is not None
         assert not answer.reusable
 
 
-def test_an_answer_that_ends_with_the_connection() -> None:
+def test_a_response_without_a_length_ends_with_the_connection() -> None:
     raw = b'HTTP/1.1 200 OK\r\n\r\n{"code":0}'
     assert read(raw) is None
     answer = read(raw, ended=True)
@@ -135,24 +135,24 @@ def test_an_answer_that_ends_with_the_connection() -> None:
         b"\r\n" + b" " * (MAX_RESPONSE_BYTES + 1),
     ],
 )
-def test_too_long_a_body_is_cut(head: bytes) -> None:
+def test_a_too_long_body_is_cut(head: bytes) -> None:
     answer = read(b"HTTP/1.1 422 No\r\n" + head)
     assert answer is not None
     assert (answer.status, answer.too_long, answer.reusable) == (422, True, False)
     assert len(answer.body) <= MAX_RESPONSE_BYTES
 
 
-def test_heads_without_end_are_refused() -> None:
-    for unending in (
+def test_endless_heads_are_rejected() -> None:
+    for endless in (
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * MAX_RESPONSE_BYTES,
         b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_RESPONSE_BYTES,
         CHUNKED[:-2] + b"X: y\r\n" * MAX_RESPONSE_BYTES,
     ):
         with pytest.raises(ResponseTooLong):
-            read(*(unending[i : i + 8192] for i in range(0, len(unending), 8192)))
+            read(*(endless[i : i + 8192] for i in range(0, len(endless), 8192)))
 
 
-def test_what_is_remembered_of_heads_is_bounded() -> None:
+def test_the_cache_of_heads_is_bounded() -> None:
     for number in range(1000):
         parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nX-Request-ID: %d" % number)
     assert len(head_cache) <= 256
