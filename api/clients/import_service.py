@@ -21,6 +21,9 @@ log = structlog.get_logger()
 MAX_REPORTED_ERRORS = 100
 REJECTED_PAGE_ROWS = 5_000
 
+# An import is shown once its whole file has been received.
+RECEIVED = select(Import).where(Import.status != ImportStatus.RECEIVING)
+
 
 class RejectedCell(NamedTuple):
     """An error of a rejected row: its line and column (empty for the row as a whole), a code.
@@ -66,17 +69,13 @@ def get_import(import_id: int) -> Import:
 
 def list_imports(*, after: int, limit: int) -> Sequence[Import]:
     """Return up to `limit` imports with ids greater than `after`, in the order of their ids."""
-    found = _received().where(Import.id > after).order_by(Import.id)
-    return db.session.scalars(found.limit(limit)).all()
+    found = RECEIVED.where(Import.id > after).order_by(Import.id).limit(limit)
+    return db.session.scalars(found).all()
 
 
 def list_latest_imports(limit: int) -> Sequence[Import]:
     """Return the latest imports, the newest first."""
-    return db.session.scalars(_received().order_by(Import.id.desc()).limit(limit)).all()
-
-
-def _received() -> Any:
-    return select(Import).where(Import.status != ImportStatus.RECEIVING)
+    return db.session.scalars(RECEIVED.order_by(Import.id.desc()).limit(limit)).all()
 
 
 def list_rejected_rows(import_id: int, limit: int) -> list[tuple[int, list[RejectedCell]]]:

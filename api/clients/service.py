@@ -76,27 +76,24 @@ WHERE g.deleted_at IS NULL AND g.audience > 0 ORDER BY g.id DESC LIMIT 50
 
 
 class ClientSearch(NamedTuple):
-    """Values that the clients found must have; None means any. `phone` is its 11 digits."""
+    """Values that the clients found must have; None means any."""
 
-    phone: str | None = None
+    phone: int | None = None
     operator_code: str | None = None
     tag: str | None = None
     timezone: str | None = None
 
     @classmethod
     def from_query(cls, query: ClientFilter) -> Self:
-        return cls(query.phone, query.operator_code, query.tag, query.timezone)
+        """Return the search that the query string of a list or an export describes."""
+        phone = None if query.phone is None else int(query.phone)
+        return cls(phone, query.operator_code, query.tag, query.timezone)
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions of this search; deleted clients are never found."""
-        conditions: list[ColumnElement[bool]] = [Client.deleted_at.is_(None)]
-        if self.phone is not None:
-            conditions.append(Client.phone == int(self.phone))
-        for name in ("operator_code", "tag", "timezone"):
-            value = getattr(self, name)
-            if value is not None:
-                conditions.append(getattr(Client, name) == value)
-        return conditions
+        wanted = {name: value for name, value in self._asdict().items() if value is not None}
+        equal = [getattr(Client, name) == value for name, value in wanted.items()]
+        return [Client.deleted_at.is_(None), *equal]
 
 
 def create_client(new: NewClient, actor: Actor) -> Client:

@@ -137,9 +137,10 @@ def _search_for(wanted: dict[str, Any]) -> service.ClientSearch | None:
     """Return the search for the values of the search form; None if its phone is not a phone."""
     given = {name: value for name, value in wanted.items() if value}
     if "phone" in given:
-        given["phone"] = read_phone(wanted["phone"])
-        if given["phone"] is None:
+        phone = read_phone(given["phone"])
+        if phone is None:
             return None
+        given["phone"] = int(phone)
     return service.ClientSearch(**given)
 
 
