@@ -198,3 +198,15 @@ def test_a_form_without_a_file_is_rejected(operator: Signed) -> None:
     response = submit(operator, "/admin/clients/import", {}, content_type="multipart/form-data")
     assert response.status_code == 422
     assert "Choose a file first." in response.text
+
+
+def test_the_export_of_clients_uses_the_search_of_the_list(app: Flask, operator: Signed) -> None:
+    body = {"phone": "79169990001", "tag": "exported", "timezone": "UTC"}
+    assert make_client(app).post("/api/v1/clients", json=body).status_code == 201
+    for query in ("phone=8+916+999-00-01", "tag=exported"):
+        exported = page(operator, f"/admin/clients.csv?{query}")
+        assert len(exported.splitlines()) == 2
+        assert "79169990001" in exported
+    invalid = operator.client.get("/admin/clients.csv?phone=seven", base_url=PUBLIC)
+    assert invalid.status_code == 302
+    assert "A phone has 11 digits" in page(operator, invalid.headers["Location"])
