@@ -10,7 +10,7 @@ from api.http.pagination import MAX_ID
 from api.schemas import examples
 from api.schemas.base import PageQuery
 from api.schemas.fields import Instant
-from api.schemas.responses import ResponseModel, format_instant, with_example
+from api.schemas.responses import ResponseModel, with_example
 from shared.db.audit_models import AuditEntry
 
 EXAMPLE: dict[str, Any] = {
@@ -83,5 +83,4 @@ class AuditQuery(PageQuery):
 
 
 def present_entry(entry: AuditEntry) -> dict[str, Any]:
-    kept = ("id", "actor", "action", "entity", "entity_id", "changes", "request_id")
-    return {"at": format_instant(entry.at)} | {name: getattr(entry, name) for name in kept}
+    return AuditEntryAnswer.present(entry)

@@ -7,16 +7,17 @@ from flask import Blueprint
 from api.http.pagination import MAX_ID, build_page, encode_cursor
 from api.mailings import messages, statistics
 from api.mailings.message_schemas import (
+    AttemptAnswer,
+    Counts,
     MailingStatistics,
+    MessageAnswer,
     MessageDetails,
     MessagePage,
     MessageQuery,
     Statistics,
-    present_attempt,
+    Totals,
     present_mailing_statistics,
     present_mailing_totals,
-    present_message,
-    present_totals,
 )
 from api.mailings.schemas import MailingQuery
 from api.mailings.service import find_mailing
@@ -73,7 +74,8 @@ def get_message(message_id: int) -> dict[str, Any]:
     With every attempt in `attempt_log`. Of an accepted attempt only the time is stored.
     """
     message, attempts = messages.get_message(message_id)
-    return present_message(message) | {"attempt_log": [present_attempt(each) for each in attempts]}
+    log = [AttemptAnswer.present(attempt) for attempt in attempts]
+    return MessageDetails.present(message, attempt_log=log)
 
 
 @blueprint.get("/mailings/<id:mailing_id>/statistics")
@@ -101,13 +103,15 @@ def get_statistics(query: MailingQuery) -> dict[str, Any]:
     """
     found = statistics.read_statistics(query.cursor, query.limit + 1, query.status)
     return {
-        "totals": {"mailings": found.mailings, **present_totals(found.totals)},
+        "totals": Totals.present(
+            found.totals, mailings=found.mailings, counts=Counts.present(found.totals)
+        ),
         **build_page(found.rows, query.limit, present_mailing_totals, lambda row: int(row["id"])),
     }
 
 
 def _present_page(page: messages.MessageRows) -> dict[str, Any]:
     return {
-        "items": [present_message(row) for row in page.rows],
+        "items": [MessageAnswer.present(row) for row in page.rows],
         "next_cursor": None if page.last_id is None else encode_cursor(page.last_id),
     }

@@ -10,7 +10,6 @@ from api.schemas import examples
 from api.schemas.base import PageQuery
 from api.schemas.responses import (
     ResponseModel,
-    format_instant,
     with_example,
 )
 from shared.db.mailing_counts import MailingCounts
@@ -131,42 +130,16 @@ class Statistics(ResponseModel):
     next_cursor: str | None
 
 
-def present_message(row: Mapping[str, Any]) -> dict[str, Any]:
-    return _present(MessageAnswer, row)
-
-
-def present_attempt(row: Mapping[str, Any]) -> dict[str, Any]:
-    return _present(AttemptAnswer, row)
-
-
-def _present(model: type[ResponseModel], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Present the columns of a row that the model names."""
-    return {
-        name: format_instant(row[name]) if isinstance(row[name], datetime) else row[name]
-        for name in model.model_fields
-    }
-
-
 def present_mailing_statistics(mailing: Mailing, counts: MailingCounts) -> dict[str, Any]:
-    row = counts._asdict()
-    return {
-        "mailing_id": mailing.id,
-        "status": mailing.status,
-        "audience": mailing.audience,
-        "audience_complete": mailing.audience_complete,
-        "counts": _present(Counts, row),
-        **{name: row[name] for name in ("in_doubt", "in_progress", "due", "retrying", "waiting")},
-    }
+    return MailingStatistics.present(
+        counts,
+        mailing_id=mailing.id,
+        status=mailing.status,
+        audience=mailing.audience,
+        audience_complete=mailing.audience_complete,
+        counts=Counts.present(counts),
+    )
 
 
 def present_mailing_totals(row: Mapping[str, Any]) -> dict[str, Any]:
-    named = {"mailing_id": row["id"], "name": row["name"], "status": row["status"]}
-    return named | present_totals(row)
-
-
-def present_totals(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "audience": row["audience"],
-        "counts": _present(Counts, row),
-        "in_doubt": row["in_doubt"],
-    }
+    return MailingTotals.present(row, mailing_id=row["id"], counts=Counts.present(row))

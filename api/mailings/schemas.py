@@ -1,6 +1,6 @@
 """Mailings in the API: the bodies and queries that callers send, and the answers."""
 
-from datetime import datetime, time
+from datetime import datetime
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -18,7 +18,7 @@ from api.schemas.fields import (
     convert_whole_float,
 )
 from api.schemas.personalisation import Attributes, MailingText
-from api.schemas.responses import ResponseModel, format_instant, with_example
+from api.schemas.responses import ResponseModel, with_example
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus
@@ -180,25 +180,9 @@ class MailingPage(ResponseModel):
 
 
 def present_mailing(mailing: Mailing) -> dict[str, Any]:
-    return {
-        "id": mailing.id,
-        "name": mailing.name,
-        "text": mailing.text,
-        "start_at": format_instant(mailing.start_at),
-        "end_at": format_instant(mailing.end_at),
-        "filter": {name: getattr(mailing, name) for name in FILTER_COLUMNS}
-        | {"phones": [str(phone) for phone in mailing.phones]},
-        "window": _window(mailing.window_from, mailing.window_to),
-        "rate_limit": mailing.rate_limit,
-        "status": mailing.status,
-        "audience": mailing.audience,
-        "created_at": format_instant(mailing.created_at),
-        "started_at": format_instant(mailing.started_at),
-        "finished_at": format_instant(mailing.finished_at),
-    }
-
-
-def _window(start: time | None, end: time | None) -> dict[str, str] | None:
-    if start is None or end is None:
-        return None
-    return {"from": start.strftime("%H:%M"), "to": end.strftime("%H:%M")}
+    chosen = {name: getattr(mailing, name) for name in FILTER_COLUMNS}
+    chosen["phones"] = [str(phone) for phone in mailing.phones]
+    window = None
+    if mailing.window_from is not None and mailing.window_to is not None:
+        window = {"from": f"{mailing.window_from:%H:%M}", "to": f"{mailing.window_to:%H:%M}"}
+    return MailingAnswer.present(mailing, filter=chosen, window=window)

@@ -1,6 +1,8 @@
 """Base model of JSON answers, the model of an error, and how an instant is written."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +19,21 @@ class ResponseModel(BaseModel):
     """A JSON answer."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def present(cls, source: object, **computed: Any) -> dict[str, Any]:
+        """Return the JSON of an object or a row: its values of this model's fields.
+
+        Instants become texts. `computed` values are used instead of the source's.
+        """
+        read = source.__getitem__ if isinstance(source, Mapping) else partial(getattr, source)
+        values = {
+            name: computed[name] if name in computed else read(name) for name in cls.model_fields
+        }
+        return {
+            name: format_instant(value) if isinstance(value, datetime) else value
+            for name, value in values.items()
+        }
 
 
 class FaultAnswer(ResponseModel):

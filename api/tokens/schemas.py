@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, Strict
 from api.schemas import examples
 from api.schemas.base import Body
 from api.schemas.fields import Instant, TokenName
-from api.schemas.responses import ResponseModel, format_instant, with_example
+from api.schemas.responses import ResponseModel, with_example
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
 
@@ -60,13 +60,4 @@ class TokenPage(ResponseModel):
 
 
 def present_token(token: ApiToken) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "name": token.name,
-        "scope": token.scope,
-        "prefix": token.prefix,
-        "created_at": format_instant(token.created_at),
-        "expires_at": format_instant(token.expires_at),
-        "revoked_at": format_instant(token.revoked_at),
-        "last_used_at": format_instant(token.last_used_at),
-    }
+    return TokenAnswer.present(token)

@@ -11,12 +11,8 @@ from sqlalchemy import text
 
 from api.db import fetch_all
 
-HOURS = text("""
-SELECT date_trunc('hour', minute) AS at, status, sum(count)::bigint AS n FROM minutes
-WHERE minute >= :since AND status IN ('sent', 'failed', 'expired') GROUP BY 1, 2
-""")
-DAYS = text("""
-SELECT date_trunc('day', minute) AS at, status, sum(count)::bigint AS n FROM minutes
+COUNTS = text("""
+SELECT date_trunc(:unit, minute) AS at, status, sum(count)::bigint AS n FROM minutes
 WHERE minute >= :since AND minute < :until AND status IN ('sent', 'failed', 'expired')
 GROUP BY 1, 2
 """)
@@ -24,6 +20,7 @@ CHARTED_STATUSES = ("sent", "failed", "expired")
 # A month of a busy service is a million rows of `minutes`; all but today's no longer change.
 PAST_DAYS_SECONDS = 600
 CHARTS_SECONDS = 10
+ONE_DAY = timedelta(days=1)
 
 T = TypeVar("T")
 
@@ -74,16 +71,16 @@ def _read_charts(now: datetime, past: list[dict[str, Any]]) -> Charts:
     hours = [hour - timedelta(hours=n) for n in range(23, -1, -1)]
     today = hour.replace(hour=0)
     days = [today - timedelta(days=n) for n in range(29, -1, -1)]
-    todays = fetch_all(DAYS, since=today, until=today + timedelta(days=1))
+    todays = fetch_all(COUNTS, unit="day", since=today, until=today + ONE_DAY)
     return Charts(
-        build_chart(hours, fetch_all(HOURS, since=hours[0])),
+        build_chart(hours, fetch_all(COUNTS, unit="hour", since=hours[0], until=today + ONE_DAY)),
         build_chart(days, [row for row in past if row["at"] < today] + todays),
     )
 
 
 def _read_past_days(now: datetime) -> list[dict[str, Any]]:
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    return fetch_all(DAYS, since=today - timedelta(days=29), until=today)
+    return fetch_all(COUNTS, unit="day", since=today - timedelta(days=29), until=today)
 
 
 def build_chart(slots: list[datetime], rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -153,13 +153,10 @@ def local_datetime_value(value: datetime) -> str:
 def zone_name() -> str:
     """Return the viewer's time zone and its present offset: Europe/Moscow (UTC+03:00)."""
     zone = str(get_timezone())
-    return zone if zone == "UTC" else f"{zone} ({_offset(datetime.now(ZoneInfo(zone)))})"
-
-
-def _offset(moment: datetime) -> str:
-    seconds = int((moment.utcoffset() or moment - moment).total_seconds())
-    sign = "−" if seconds < 0 else "+"
-    return f"UTC{sign}{abs(seconds) // 3600:02}:{abs(seconds) % 3600 // 60:02}"
+    if zone == "UTC":
+        return zone
+    offset = datetime.now(ZoneInfo(zone)).isoformat(timespec="minutes")[-6:].replace("-", "−")
+    return f"{zone} (UTC{offset})"
 
 
 def moscow_offset(zone: str) -> str:
