@@ -1,8 +1,8 @@
-"""Answers a CSV file of any length in little memory, page by page.
+"""CSV responses of any length in little memory, written page by page.
 
-UTF-8 and commas, as programs expect (RFC 4180), and no byte order mark: to many of them it would be
-part of the first column's name. With `excel=true` the mark and semicolons, which Excel needs to
-open the file by a double click where the comma is the decimal separator.
+The format is what programs expect (RFC 4180): UTF-8, commas, and no byte order mark, which many
+programs would read as a part of the first column's name. `excel=true` adds the mark and uses
+semicolons, which Excel needs in locales where the comma is the decimal separator.
 """
 
 import csv
@@ -26,15 +26,15 @@ BOM = "\ufeff"
 def stream_csv(
     name: str, header: Sequence[str], pages: Iterator[Sequence[Sequence[Any]]], excel: bool = False
 ) -> Response:
-    """The rows of all pages as a file of this name. Texts in them cannot run as formulas.
+    """Respond with the rows of all pages as a file; texts in it cannot run as formulas.
 
-    The first page is read now, so that an outage is still answered as one; one that comes later
-    cuts the answer short, which every client notices. Between pages no connection is held.
+    The first page is read at once, so that an outage then is answered with 503; a later outage
+    truncates the response, which HTTP clients detect. No connection is held between pages.
     """
     first = next(pages, ())
     db.session.rollback()
 
-    def parts() -> Iterator[bytes]:
+    def generate() -> Iterator[bytes]:
         yield (BOM if excel else "").encode() + _encode((header, *first), excel)
         try:
             for page in pages:
@@ -45,7 +45,7 @@ def stream_csv(
             raise
 
     return Response(
-        stream_with_context(parts()),
+        stream_with_context(generate()),
         mimetype="text/csv",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )

@@ -1,6 +1,6 @@
-"""Keyset paging: a page continues after the last id the caller has seen, whatever was inserted.
+"""Keyset pagination: a page continues after the last id of the page before.
 
-Cursors are opaque: callers pass back what they were given.
+Rows inserted meanwhile do not shift the pages. Cursors are opaque to callers.
 """
 
 import base64
@@ -20,7 +20,7 @@ def encode_cursor(last_id: int) -> str:
 
 
 def decode_cursor(cursor: str) -> int:
-    """The id a cursor stands for; ValueError for anything `encode_cursor` did not make."""
+    """Return the id of a cursor. Raise ValueError for what `encode_cursor` cannot have made."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         last_id = int(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii"))
@@ -37,10 +37,10 @@ def build_page(
     present: Callable[[Row], dict[str, Any]],
     id_of: Callable[[Row], int],
 ) -> dict[str, Any]:
-    """A page out of up to `limit` + 1 rows: the one too many tells that there is more."""
+    """Build a page from up to `limit` + 1 rows; the extra row means that another page follows."""
     shown = found[:limit]
-    more = len(found) > limit
+    has_more = len(found) > limit
     return {
         "items": [present(row) for row in shown],
-        "next_cursor": encode_cursor(id_of(shown[-1])) if more else None,
+        "next_cursor": encode_cursor(id_of(shown[-1])) if has_more else None,
     }

@@ -1,4 +1,4 @@
-"""Errors as callers meet them: application/problem+json (RFC 9457), never an echo of the input."""
+"""Error responses: application/problem+json (RFC 9457), which never repeat the input."""
 
 from collections.abc import Mapping, Sequence
 from traceback import extract_tb
@@ -25,11 +25,11 @@ from api.errors import (
 
 log = structlog.get_logger()
 
-RETRY_AFTER = {"Retry-After": "2"}
+RETRY_AFTER_OUTAGE = {"Retry-After": "2"}
 
 
 class Problem(Exception):
-    """A request that is refused for reasons of HTTP. The subclasses say what the caller can do."""
+    """A request rejected for a reason of HTTP. The subclasses tell the caller what to do."""
 
     status = 500
 
@@ -40,25 +40,25 @@ class Problem(Exception):
 
 
 class BadRequest(Problem):
-    """The request cannot be parsed; fix the sender."""
+    """The request cannot be parsed: correct it."""
 
     status = 400
 
 
 class Unauthorized(Problem):
-    """Send a valid token."""
+    """The token is missing or invalid: send a valid one."""
 
     status = 401
 
 
 class Forbidden(Problem):
-    """The token is valid, but its scope is too narrow."""
+    """The token is valid, but lacks the scope: use another one."""
 
     status = 403
 
 
 class UnsupportedMediaType(Problem):
-    """Send a content type that the operation accepts."""
+    """The operation does not accept this content type: send another one."""
 
     status = 415
 
@@ -74,30 +74,30 @@ STATUS_CODES: dict[type[ServiceError], int] = {
 
 
 def status_code(error: ServiceError) -> int:
-    """Return the HTTP status that stands for an error of a service."""
+    """Return the HTTP status of a service's error."""
     return next(status for kind, status in STATUS_CODES.items() if isinstance(error, kind))
 
 
 def init_problems(app: Flask) -> None:
-    app.register_error_handler(Problem, _from_problem)
-    app.register_error_handler(ServiceError, _from_service)
-    app.register_error_handler(HTTPException, _from_http)
-    app.register_error_handler(DBAPIError, _from_database)
-    app.register_error_handler(psycopg2.Error, _from_database)
-    app.register_error_handler(PoolTimeout, _from_pool)
-    app.register_error_handler(Exception, _from_defect)
+    app.register_error_handler(Problem, _handle_problem)
+    app.register_error_handler(ServiceError, _handle_service_error)
+    app.register_error_handler(HTTPException, _handle_http_exception)
+    app.register_error_handler(DBAPIError, _handle_database_error)
+    app.register_error_handler(psycopg2.Error, _handle_database_error)
+    app.register_error_handler(PoolTimeout, _handle_pool_timeout)
+    app.register_error_handler(Exception, _handle_defect)
 
 
-def _from_problem(problem: Problem) -> Response:
+def _handle_problem(problem: Problem) -> Response:
     return _respond(problem.status, problem.detail, (), problem.headers)
 
 
-def _from_service(error: ServiceError) -> Response:
+def _handle_service_error(error: ServiceError) -> Response:
     headers = {}
     if isinstance(error, RateLimited):
         headers = {"Retry-After": str(error.seconds)}
     elif isinstance(error, Unavailable):
-        headers = RETRY_AFTER
+        headers = RETRY_AFTER_OUTAGE
     return _respond(status_code(error), error.detail, error.field_errors, headers)
 
 
@@ -132,41 +132,43 @@ DETAILS = {
 }
 
 
-def _from_http(error: HTTPException) -> HTTPException | Response:
-    """Flask's own errors. Redirects pass as they are."""
+def _handle_http_exception(error: HTTPException) -> HTTPException | Response:
+    """Render an error of Flask; pass redirects through."""
     status = error.code or 500
     if status < 400:
         return error
-    kept = {
+    headers = {
         name: value
         for name, value in error.get_headers(request.environ)
         if name in {"Allow", "Retry-After", "WWW-Authenticate"}
     }
-    return _respond(status, DETAILS.get(status, f"{HTTP_STATUS_CODES[status]}."), (), kept)
+    return _respond(status, DETAILS.get(status, f"{HTTP_STATUS_CODES[status]}."), (), headers)
 
 
-def _from_database(error: DBAPIError | psycopg2.Error) -> Response:
-    """An outage, a timeout or a deadlock passes with time; anything else is our defect."""
+def _handle_database_error(error: DBAPIError | psycopg2.Error) -> Response:
+    """Answer 503 to an outage, a timeout or a deadlock; anything else is a defect."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError):
-        # The first line only: the rest may quote the statement's values.
+        # Log the first line only: the others may quote values of the statement.
         reason = str(cause).strip().partition("\n")[0]
         log.warning("database.unavailable", error=reason, error_class=type(cause).__name__)
-        return _from_service(Unavailable("The database is not available. Try again in a moment."))
-    return _from_defect(error)
+        return _handle_service_error(
+            Unavailable("The database is not available. Try again in a moment.")
+        )
+    return _handle_defect(error)
 
 
-def _from_pool(error: PoolTimeout) -> Response:
+def _handle_pool_timeout(error: PoolTimeout) -> Response:
     log.warning("database.unavailable", error=str(error), error_class=type(error).__name__)
-    return _from_service(Unavailable("The service is overloaded. Try again in a moment."))
+    return _handle_service_error(Unavailable("The service is overloaded. Try again in a moment."))
 
 
-def _from_defect(error: Exception) -> Response:
-    # A database error's text quotes rows and parameters, so phones and texts: only its gist.
+def _handle_defect(error: Exception) -> Response:
+    # A database error quotes rows and parameters, hence phones and texts: log its summary only.
     cause = error.orig if isinstance(error, DBAPIError) else error
-    gist = cause.diag.message_primary if isinstance(cause, psycopg2.Error) else str(cause)
+    summary = cause.diag.message_primary if isinstance(cause, psycopg2.Error) else str(cause)
     stack = [
         f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)
     ]
-    log.error("api.defect", error_class=type(cause).__name__, error=gist, stack=stack)
+    log.error("api.defect", error_class=type(cause).__name__, error=summary, stack=stack)
     return _respond(500, "The service failed; the log has the details under this request_id.")

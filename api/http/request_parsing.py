@@ -1,7 +1,8 @@
-"""Reads a request's query string and JSON body into the schemas, or says what is wrong."""
+"""Parse and validate query strings and JSON bodies. Errors raise InvalidFields or a Problem."""
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -13,13 +14,14 @@ from api.errors import FieldError, InvalidFields
 from api.http.problems import BadRequest, UnsupportedMediaType
 
 Schema = TypeVar("Schema", bound=BaseModel)
+Path = tuple[str | int, ...]
 
-# Of a caller's own field name, at most this much is repeated in an error.
-SHOWN_NAME = 64
-# Of a body that is refused, at most this much is awaited.
-DISCARDED = 8 * 1024 * 1024
+# An error repeats at most this many characters of a field name that the caller has sent.
+MAX_NAME_LENGTH = 64
+# At most this much of a rejected body is read.
+MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 UNSTORABLE = "contains NUL or half of a surrogate pair, which is no text"
-# What pydantic calls these would only confuse somebody who sees JSON.
+# Replace texts of pydantic that speak of Python instead of JSON.
 DETAILS = {
     "missing": "is required",
     "extra_forbidden": "is not known here",
@@ -29,59 +31,52 @@ DETAILS = {
     "string_type": "must be a string",
     "int_type": "must be a whole number",
 }
+PYDANTIC_SUBJECT = re.compile("(String|Input|List) should")
 
 
 def parse_query(request: Request, schema: type[Schema]) -> Schema:
-    """The query string; every value is the string it was sent as."""
-    values: dict[str, Any] = {}
-    faults = []
-    for name, given in request.args.lists():
-        values[name] = given[0]
-        if len(given) > 1:
-            faults.append(FieldError("is given more than once", "repeated", parameter=_name(name)))
-    faults += [
-        FieldError(UNSTORABLE, "unstorable", parameter=_name(str(path[0])))
-        for path in _unstorable(values)
+    """Validate the query string; the schema gets each value as a string."""
+    values = {name: texts[0] for name, texts in request.args.lists()}
+    repeated = [
+        FieldError("is given more than once", "repeated", **_parameter((name,)))
+        for name, texts in request.args.lists()
+        if len(texts) > 1
     ]
-    if faults:
-        raise InvalidFields(*faults)
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise InvalidFields(
-            *(
-                FieldError(_detail(each), each["type"], parameter=_name(str(each["loc"][0])))
-                for each in _errors(error)
-            )
-        ) from None
+    return _validate(values, schema, _parameter, errors=repeated)
 
 
-def parse_body(request: Request, schema: type[Schema], context: Mapping[str, Any]) -> Schema:
-    """The JSON body."""
-    document = _read_json(request)
-    faults = [
-        FieldError(UNSTORABLE, "unstorable", pointer=_pointer(path))
-        for path in _unstorable(document)
-    ]
-    if faults:
-        raise InvalidFields(*faults)
-    try:
-        return schema.model_validate(document, context=dict(context))
-    except ValidationError as error:
-        raise InvalidFields(
-            *(
-                FieldError(_detail(each), each["type"], pointer=_pointer(each["loc"]))
-                for each in _errors(error)
-            )
-        ) from None
+def parse_body(request: Request, schema: type[Schema], context: dict[str, Any]) -> Schema:
+    """Validate the JSON body; validators of the schema get `context`."""
+    return _validate(_read_json(request), schema, _pointer, context=context)
 
 
-def discard_body(request: Request, limit: int = DISCARDED) -> None:
-    """Read away what the caller still sends, or it may meet a reset instead of our answer."""
-    stream, left = request.environ["wsgi.input"], limit
+def discard_body(request: Request, limit: int = MAX_DISCARDED_BYTES) -> None:
+    """Read the rest of the body: otherwise the client may get a reset instead of the response."""
+    stream, remaining = request.environ["wsgi.input"], limit
     with suppress(OSError):
-        while left > 0 and (chunk := stream.read(min(left, 65536))):
-            left -= len(chunk)
+        while remaining > 0 and (chunk := stream.read(min(remaining, 65536))):
+            remaining -= len(chunk)
+
+
+def _validate(
+    document: Any,
+    schema: type[Schema],
+    locate: Callable[[Path], dict[str, str]],
+    *,
+    context: dict[str, Any] | None = None,
+    errors: Iterable[FieldError] = (),
+) -> Schema:
+    unstorable = _find_unstorable(document)
+    errors = [*errors, *(FieldError(UNSTORABLE, "unstorable", **locate(p)) for p in unstorable)]
+    if errors:
+        raise InvalidFields(*errors)
+    try:
+        return schema.model_validate(document, context=context)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        raise InvalidFields(
+            *(FieldError(_detail(each), each["type"], **locate(each["loc"])) for each in found)
+        ) from None
 
 
 def _read_json(request: Request) -> Any:
@@ -93,7 +88,7 @@ def _read_json(request: Request) -> Any:
         raise UnsupportedMediaType("Send the body without a content encoding.")
     try:
         body = request.get_data(cache=False)
-        # Of a body without a declared length, werkzeug reads up to the limit and says nothing.
+        # werkzeug silently truncates a body of unknown length at the limit.
         if request.content_length is None and len(body) == request.max_content_length:
             raise RequestEntityTooLarge
         text = body.decode("utf-8")
@@ -102,7 +97,7 @@ def _read_json(request: Request) -> Any:
     except OSError:
         raise BadRequest("The body is cut short, or its chunks are malformed.") from None
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
         raise BadRequest(
             f"The body is not JSON: {error.msg}, line {error.lineno} column {error.colno}."
@@ -113,12 +108,12 @@ def _read_json(request: Request) -> Any:
         raise BadRequest("The body is not acceptable JSON: a number is out of bounds.") from None
 
 
-def _refuse_constant(_: str) -> Any:
+def _reject_constant(_: str) -> Any:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def _unstorable(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Where a document holds NUL or half of a surrogate pair, which no database text can."""
+def _find_unstorable(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the paths of texts with NUL or half a surrogate pair, which PostgreSQL cannot store."""
     if isinstance(value, str):
         if _is_unstorable(value):
             yield path
@@ -127,10 +122,10 @@ def _unstorable(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[
             if _is_unstorable(name):
                 yield (*path, name)
             else:
-                yield from _unstorable(each, (*path, name))
+                yield from _find_unstorable(each, (*path, name))
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            yield from _unstorable(each, (*path, index))
+            yield from _find_unstorable(each, (*path, index))
 
 
 def _is_unstorable(text: str) -> bool:
@@ -143,27 +138,21 @@ def _is_unstorable(text: str) -> bool:
     return False
 
 
-def _errors(error: ValidationError) -> list[Any]:
-    return error.errors(include_url=False, include_input=False, include_context=False)
-
-
 def _detail(error: Mapping[str, Any]) -> str:
-    if error["type"] in DETAILS:
-        return DETAILS[error["type"]]
-    message = str(error["msg"])
-    return (
-        message.replace("String should", "must")
-        .replace("Input should", "must")
-        .replace("List should", "must")
-    )
+    return DETAILS.get(error["type"]) or PYDANTIC_SUBJECT.sub("must", str(error["msg"]))
 
 
-def _pointer(path: tuple[str | int, ...]) -> str:
-    """A JSON pointer (RFC 6901). What is wrong with an object's key is shown at its value."""
+def _parameter(path: Path) -> dict[str, str]:
+    return {"parameter": _shorten_name(str(path[0]))}
+
+
+def _pointer(path: Path) -> dict[str, str]:
+    """Locate by a JSON pointer (RFC 6901). An error of an object's key is reported at its value."""
     if len(path) > 1 and path[-1] == "[key]":
         path = path[:-1]
-    return "".join("/" + _name(str(step)).replace("~", "~0").replace("/", "~1") for step in path)
+    steps = (_shorten_name(str(step)).replace("~", "~0").replace("/", "~1") for step in path)
+    return {"pointer": "".join(f"/{step}" for step in steps)}
 
 
-def _name(name: str) -> str:
-    return name[:SHOWN_NAME].encode("utf-8", "replace").decode().replace("\x00", "?")
+def _shorten_name(name: str) -> str:
+    return name[:MAX_NAME_LENGTH].encode("utf-8", "replace").decode().replace("\x00", "?")

@@ -1,34 +1,34 @@
-"""Headers that keep a browser from doing more with an answer than it is for.
+"""Security headers of all responses.
 
-Whoever knows better has set its own: pages that need scripts allow theirs, files may be kept.
+Headers already set by a view win: pages that need scripts allow theirs, static files are cached.
 """
 
 from flask import Flask, Response, request
 
 DEFAULTS = {
-    # An answer of the API is data: nothing in it is run, styled, loaded or shown inside of a page.
+    # A response of the API is data: a browser must not run, style, load or frame any of it.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Clients' data is kept by nobody on the way.
+    # Forbid caching of personal data.
     "Cache-Control": "no-store",
 }
-TRANSPORT = ("Strict-Transport-Security", "max-age=31536000")
+HSTS = ("Strict-Transport-Security", "max-age=31536000")
 
 
 def init_security_headers(app: Flask, public_url: str | None) -> None:
-    """To be called before other functions that see a response: the first is asked last."""
-    published_by_tls = (public_url or "").startswith("https://")
+    """Call this before other `after_request` registrations: Flask runs the first one last."""
+    public_url_uses_tls = (public_url or "").startswith("https://")
 
-    def protect(response: Response) -> Response:
-        given = {name.lower() for name, _ in response.headers}
-        response.headers.extend(item for item in DEFAULTS.items() if item[0].lower() not in given)
-        # By TLS too where a proxy that gunicorn trusts (FORWARDED_ALLOW_IPS) says so.
-        if published_by_tls or request.is_secure:
-            response.headers.setdefault(*TRANSPORT)
+    def add_headers(response: Response) -> Response:
+        present = {name.lower() for name, _ in response.headers}
+        response.headers.extend(item for item in DEFAULTS.items() if item[0].lower() not in present)
+        # `is_secure` covers a proxy that gunicorn trusts (FORWARDED_ALLOW_IPS) and that uses TLS.
+        if public_url_uses_tls or request.is_secure:
+            response.headers.setdefault(*HSTS)
         return response
 
-    app.after_request(protect)
+    app.after_request(add_headers)
