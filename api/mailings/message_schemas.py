@@ -47,7 +47,7 @@ class MessagePage(ResponseModel):
 
 
 class AttemptAnswer(ResponseModel):
-    """A request to the provider. Of one that was accepted, only the time is kept."""
+    """A request to the provider. Of one that was accepted, only the time is stored."""
 
     model_config = with_example(examples.ATTEMPT)
 
@@ -56,7 +56,7 @@ class AttemptAnswer(ResponseModel):
     reason: str
     http_status: int | None
     latency_ms: int | None
-    excerpt: str = Field(description="The beginning of what the provider answered.")
+    excerpt: str = Field(description="The beginning of the provider's response.")
 
 
 class MessageDetails(MessageAnswer):
@@ -78,20 +78,20 @@ class Counts(ResponseModel):
 
 
 class MailingStatistics(ResponseModel):
-    """What has become of a mailing's messages. The pending ones are split four ways."""
+    """The counts of a mailing's messages. The pending ones are split four ways."""
 
     model_config = with_example(examples.STATISTICS)
 
     mailing_id: int
     status: MailingStatus
     audience: int
-    audience_complete: bool = Field(description="Whether the audience is all there yet.")
+    audience_complete: bool = Field(description="False while the launch still adds recipients.")
     counts: Counts
     in_doubt: int
-    in_progress: int = Field(description="Pending: in a worker's hands.")
+    in_progress: int = Field(description="Pending: a worker is sending them.")
     due: int = Field(description="Pending: could be sent now.")
     retrying: int = Field(description="Pending: the next attempt is later.")
-    waiting: int = Field(description="Pending: the window is shut.")
+    waiting: int = Field(description="Pending: the window is closed.")
 
 
 class MailingTotals(ResponseModel):

@@ -29,7 +29,7 @@ MailingId = Annotated[
 
 
 class Filter(Body):
-    """Who gets a mailing. What is empty means any; a client must match all that is given."""
+    """The clients that get a mailing: they match all fields. An empty field matches any client."""
 
     operator_codes: list[OperatorCode] = Field(default=[], max_length=1000)
     tags: list[Tag] = Field(default=[], max_length=1000)
@@ -40,10 +40,10 @@ class Filter(Body):
     exclude_mailing_ids: list[MailingId] = Field(
         default=[],
         max_length=20,
-        description="Clients who were sent one of these mailings are left out.",
+        description="Clients who were sent one of these mailings are excluded.",
     )
     phones: list[Phone] = Field(
-        default=[], max_length=10_000, description="These clients only; unknown phones do no harm."
+        default=[], max_length=10_000, description="These clients only; unknown phones are ignored."
     )
 
     @field_validator("operator_codes", "tags", "timezones", "exclude_mailing_ids", "phones")
@@ -53,7 +53,7 @@ class Filter(Body):
 
 
 class WindowHours(Body):
-    """Local hours in which clients may be written to: from inclusive, to exclusive.
+    """Local hours in which clients may be messaged: from inclusive, to exclusive.
 
     A window whose end is earlier than its beginning crosses midnight.
     """
@@ -86,7 +86,7 @@ RateLimit = Annotated[
 
 
 class NewMailing(Body):
-    """A mailing to be made."""
+    """A mailing to create."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -133,7 +133,7 @@ class MailingQuery(PageQuery):
 
 
 class FilterAnswer(ResponseModel):
-    """Who gets the mailing; what is empty means any."""
+    """The clients that get the mailing; an empty field matches any client."""
 
     operator_codes: list[str]
     tags: list[str]
@@ -144,7 +144,7 @@ class FilterAnswer(ResponseModel):
 
 
 class WindowAnswer(ResponseModel):
-    """The clients' local hours in which they may be written to."""
+    """The clients' local hours in which they may be messaged."""
 
     start: str = Field(alias="from", examples=["09:00"])
     end: str = Field(alias="to", examples=["21:00"])

@@ -65,8 +65,8 @@ def _describe_placeholder(text: str) -> str:
         compile_template(text)
     except MalformedTemplate as error:
         message: str = _(
-            "The brace at character %(n)s makes no sense: a placeholder is written %(one)s or "
-            "%(other)s, and a mere brace twice: %(brace)s.",
+            "The brace at character %(n)s is not part of a placeholder: write %(one)s or "
+            "%(other)s, and a literal brace twice: %(brace)s.",
             n=error.position,
             one="{name}",
             other="{name|dear client}",

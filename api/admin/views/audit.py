@@ -45,7 +45,7 @@ FIELD_LABELS: dict[str, LazyString] = {
     "timezones": lazy_gettext("Time zones"),
     "timezone": lazy_gettext("Time zone"),
     "attributes": lazy_gettext("Attributes"),
-    "exclude_mailing_ids": lazy_gettext("Left out"),
+    "exclude_mailing_ids": lazy_gettext("Excluded mailings"),
     "phones": lazy_gettext("Phones"),
     "phone": lazy_gettext("Phone"),
     "window": lazy_gettext("Permitted hours"),

@@ -88,10 +88,10 @@ def review_mailing() -> str | Response | tuple[str, int]:
     except InvalidFields as error:
         db.session.rollback()
         if error.field_errors[0].code == "idempotency_key_reused":
-            flash(_("This mailing was made already: here it is."), "warning")
+            flash(_("This mailing was created already; it is in this list."), "warning")
             return redirect(url_for("admin.mailings.list_mailings"), 303)
         return _render_form(form.fields, errors_from_service(error)), 422
-    flash(_("The mailing is made. It starts by itself."), "success")
+    flash(_("The mailing is created. It starts by itself."), "success")
     mailing_id = created.presented["id"]
     return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id), 303)
 
@@ -138,7 +138,7 @@ def send_test() -> str:
 def edit_mailing(mailing_id: int) -> str | Response:
     mailing = find_mailing(mailing_id)
     if mailing.status not in RULES[Action.EDIT].possible:
-        flash(_("A mailing that has ended cannot change. Make a new one from it."), "warning")
+        flash(_("A mailing that has ended cannot change. Create a copy of it."), "warning")
         return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id))
     return _render_form(fields_from_mailing(mailing), mailing=mailing)
 
@@ -162,7 +162,10 @@ def update_mailing(mailing_id: int) -> Response | str | tuple[str, int]:
             _("The mailing has changed meanwhile, and this cannot be changed any more."), "danger"
         )
     else:
-        flash(_("The changes are saved. They apply to whatever was not yet attempted."), "success")
+        flash(
+            _("The changes are saved. They apply to messages that were not attempted yet."),
+            "success",
+        )
     return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id), 303)
 
 
