@@ -1,4 +1,4 @@
-"""The whole product as real processes, each of which a test may start, stop, freeze or kill."""
+"""The whole product as real processes, which a test can start, stop, freeze or kill."""
 
 import os
 import secrets
@@ -60,7 +60,7 @@ class Process:
             os.killpg(self.popen.pid, number)
 
     def stop(self, within: float = 15.0) -> int | None:
-        """SIGTERM to the process itself; its exit code. SIGKILL to the group if it does not end."""
+        """Send SIGTERM and return the exit code; send SIGKILL to the group if it does not end."""
         if self.popen is None:
             return None
         if self.running:
@@ -85,9 +85,9 @@ class Process:
 
 
 class System:
-    """PostgreSQL, Valkey, the simulated provider, the API, the scheduler and the fleet.
+    """PostgreSQL, Valkey, the simulated provider, the API, the scheduler and the workers.
 
-    `settings` are environment variables for the product's processes.
+    `settings` are environment variables of the product's processes.
     """
 
     def __init__(self, directory: Path, dispatchers: int = 2, **settings: object):
@@ -104,7 +104,7 @@ class System:
         self.http.trust_env = False
         self.http.headers["Authorization"] = f"Bearer {TOKEN}"
 
-    # --- life ----------------------------------------------------------------------------------
+    # --- processes -----------------------------------------------------------------------------
 
     def start(self) -> "System":
         self.postgres.start()
@@ -159,13 +159,13 @@ class System:
             "WEB_CONCURRENCY": "1",
             "PYTHONUNBUFFERED": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
-            # What a killed process leaves there goes with the rest.
+            # Files of killed processes are deleted with the directory.
             "TMPDIR": str(self.directory),
             **self.settings,
         }
 
     def run(self, *arguments: str) -> str:
-        """Run a command of the product to its end; its output."""
+        """Run a command of the product to its end; return its output."""
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
@@ -190,7 +190,7 @@ class System:
         except requests.RequestException:
             return False
 
-    # --- the product's own doors ---------------------------------------------------------------
+    # --- API -----------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, expect: int | None = None, **kwargs: Any) -> Any:
         answer = self.http.request(
@@ -203,7 +203,7 @@ class System:
         return answer.json() if answer.content else None
 
     def create_mailing(self, starts_in: float = 0.0, lasts: float = 3600.0, **fields: Any) -> int:
-        """Create a mailing that starts and ends relative to now, in seconds; its id."""
+        """Create a mailing that starts and ends relative to now, in seconds; return its id."""
         now = time.time()
         body = {
             "text": "Hello",
@@ -224,7 +224,7 @@ class System:
 
         return wait_for(finished, seconds, f"mailing {mailing_id} finished")
 
-    # --- the truth -----------------------------------------------------------------------------
+    # --- database ------------------------------------------------------------------------------
 
     @contextmanager
     def database(self) -> Iterator[psycopg2.extensions.cursor]:
@@ -243,7 +243,7 @@ class System:
     def add_clients(
         self, count: int, tag: str = "", zones: tuple[str, ...] = ("Europe/Moscow",)
     ) -> None:
-        """Insert clients in bulk; their phones follow the highest there is."""
+        """Insert clients in bulk, with phones after the highest existing one."""
         with self.database() as cursor:
             cursor.execute(
                 """
@@ -256,11 +256,11 @@ class System:
             )
 
     def check_totals(self) -> None:
-        """Assert that every mailing's numbers add up, however they are counted."""
+        """Assert that the totals of every mailing are right, however they are counted."""
         check_totals(self.postgres.url)
 
 
 def rfc3339(at: float) -> str:
-    """An instant in seconds since the epoch, as the API reads it."""
+    """Format an instant in seconds since the epoch for the API."""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
     return f"{whole}.{int(at % 1 * 1_000_000):06d}Z"

@@ -1,4 +1,4 @@
-"""The rules that keep the books true, one by one: fence, lock order, doubt, states, leases."""
+"""The rules of recording: fence, attempts, leases, doubt, changed clients, retries, lock order."""
 
 import time as clock
 from datetime import UTC, datetime, time, timedelta
@@ -32,7 +32,7 @@ MOSCOW = ZoneInfo("Europe/Moscow")
 # --- the fence ------------------------------------------------------------------------------------
 
 
-def test_a_stale_worker_is_believed_only_what_was_accepted(fleet: Fleet) -> None:
+def test_only_acceptances_of_a_stale_worker_count(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(5)
     stale = fleet.claim_batch(mailing_id)
     sent, failed, retried, *others = stale.ids
@@ -42,11 +42,11 @@ def test_a_stale_worker_is_believed_only_what_was_accepted(fleet: Fleet) -> None
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
     again = fleet.claim_batch(mailing_id)
 
-    said = stale.record(
+    recorded = stale.record(
         [sent, *others], [rejected(failed), unknown(retried)], BatchRelease(1e6, True)
     )
 
-    assert said == RecordedBatch(False, 2)
+    assert recorded == RecordedBatch(False, 2)
     assert fleet.read_message(mailing_id, sent)["status"] == "sent"
     assert fleet.read_message(mailing_id, failed)["status"] == "pending"
     assert fleet.read_message(mailing_id, retried)["attempts"] == 0
@@ -55,12 +55,12 @@ def test_a_stale_worker_is_believed_only_what_was_accepted(fleet: Fleet) -> None
     assert batch["retry_at"] is None
     assert batch["sent"] == 3
     assert not fleet.query("SELECT 1 FROM attempts WHERE mailing_id = %s", mailing_id)
-    # What the present holder says is not disturbed by it.
+    # The reports of the present holder are unaffected.
     assert again.finish([sent, failed, retried]) == RecordedBatch(True, 0)
     assert fleet.count_statuses(mailing_id) == {"sent": 5}
 
 
-def test_a_stale_worker_records_after_the_batch_was_finished_and_settled(fleet: Fleet) -> None:
+def test_stale_worker_reports_after_the_mailing_was_settled(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(4)
     stale = fleet.claim_batch(mailing_id)
     fleet.expire_lease(mailing_id)
@@ -72,12 +72,12 @@ def test_a_stale_worker_records_after_the_batch_was_finished_and_settled(fleet: 
 
     mailing = fleet.read_mailing(mailing_id)
     assert (mailing["sent"], mailing["failed"], mailing["status"]) == (3, 1, "finished")
-    # The one sent is in doubt no more; the other was marked by the takeover.
+    # The message sent is not in doubt any more; the other was marked by the takeover.
     assert mailing["in_doubt"] == 1
 
 
 @pytest.mark.parametrize("settled", [False, True])
-def test_an_acceptance_that_arrives_after_cancel(fleet: Fleet, settled: bool) -> None:
+def test_acceptance_after_cancel_counts_as_sent(fleet: Fleet, settled: bool) -> None:
     mailing_id = fleet.add_launched_mailing(3)
     worker = fleet.claim_batch(mailing_id)
     fleet.cancel_mailing(mailing_id)
@@ -97,11 +97,11 @@ def test_an_acceptance_that_arrives_after_cancel(fleet: Fleet, settled: bool) ->
         assert mailing["status"] == "cancelled"
 
 
-def test_doubt_about_what_ended_reaches_a_settled_mailing(fleet: Fleet) -> None:
-    """The client of the last message is deleted while its request is out: nothing is pending."""
+def test_doubt_about_an_ended_message_changes_a_settled_mailing(fleet: Fleet) -> None:
+    """The client of the last message is deleted during its request, so nothing is pending."""
     mailing_id = fleet.add_launched_mailing(1)
     worker = fleet.claim_batch(mailing_id)
-    delete_client(fleet, client_of(fleet, mailing_id, worker.ids[0]))
+    delete_client(fleet, client_id_of(fleet, mailing_id, worker.ids[0]))
     assert fleet.settle_mailing(mailing_id) == "finished"
 
     worker.finish(reports=[unknown(worker.ids[0])])
@@ -111,18 +111,16 @@ def test_doubt_about_what_ended_reaches_a_settled_mailing(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("release", [None, BatchRelease(), BatchRelease(60, True)])
-def test_a_flush_whose_answer_was_lost_is_applied_once(
-    fleet: Fleet, release: BatchRelease | None
-) -> None:
+def test_repeated_report_is_applied_once(fleet: Fleet, release: BatchRelease | None) -> None:
     mailing_id = fleet.add_launched_mailing(5)
     worker = fleet.claim_batch(mailing_id)
     others = [rejected(worker.ids[2]), unknown(worker.ids[3])]
-    flush = worker.make_report(worker.ids[:2], others, release)
+    report = worker.make_report(worker.ids[:2], others, release)
     key = mailing_id, worker.batch_id
 
-    first = fleet.record_reports(flush)[key]
+    first = fleet.record_reports(report)[key]
     before = fleet.read_batch(*key)
-    again = [fleet.record_reports(flush)[key] for _ in range(3)]
+    again = [fleet.record_reports(report)[key] for _ in range(3)]
 
     assert [(r.held, r.pending) for r in (first, *again)] == [(True, 2)] * 4
     after = fleet.read_batch(*key)
@@ -133,7 +131,7 @@ def test_a_flush_whose_answer_was_lost_is_applied_once(
     assert len(fleet.query("SELECT 1 FROM attempts WHERE mailing_id = %s", mailing_id)) == 2
 
 
-def test_a_later_claim_numbers_its_flushes_anew(fleet: Fleet) -> None:
+def test_reports_of_a_later_claim_are_numbered_from_one(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     first = fleet.claim_batch(mailing_id)
     for _ in range(3):
@@ -143,17 +141,17 @@ def test_a_later_claim_numbers_its_flushes_anew(fleet: Fleet) -> None:
     assert second.finish(second.ids) == RecordedBatch(True, 0)
 
 
-def test_several_mailings_and_batches_in_one_transaction(fleet: Fleet) -> None:
+def test_one_transaction_records_several_mailings_and_batches(fleet: Fleet) -> None:
     mailings = [fleet.add_launched_mailing(4, batch_size=2) for _ in range(3)]
     workers = [fleet.claim_batch(mailing_id) for mailing_id in mailings for _ in range(2)]
-    flushes = [w.make_report(w.ids[:1], [rejected(w.ids[1])], BatchRelease()) for w in workers]
-    recorded = fleet.record_reports(*reversed(flushes))
+    reports = [w.make_report(w.ids[:1], [rejected(w.ids[1])], BatchRelease()) for w in workers]
+    recorded = fleet.record_reports(*reversed(reports))
     assert recorded == {(w.mailing_id, w.batch_id): RecordedBatch(True, 0) for w in workers}
     for mailing_id in mailings:
         assert fleet.count_statuses(mailing_id) == {"sent": 2, "failed": 2}
 
 
-def test_the_same_message_accepted_twice_in_one_flush(fleet: Fleet) -> None:
+def test_message_accepted_twice_in_one_report_counts_once(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
     assert worker.finish([worker.ids[0], worker.ids[0], worker.ids[1]]) == RecordedBatch(True, 0)
@@ -163,26 +161,30 @@ def test_the_same_message_accepted_twice_in_one_flush(fleet: Fleet) -> None:
 # --- attempts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("between", "careful"), [(2, 0), (transaction.MAX_MISSING_IDS + 5, 1)])
-def test_accepted_messages_with_others_between_them(
-    fleet: Fleet, between: int, careful: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("between", "read_reports"), [(2, 0), (transaction.MAX_MISSING_IDS + 5, 1)]
+)
+def test_accepted_ids_with_gaps_are_applied_by_range_or_read_first(
+    fleet: Fleet, between: int, read_reports: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a batch that clients moved to, or of one where others are still out."""
-    reconsider = transaction.MailingRecorder._apply_rules
-    reconsidered = []
+    """A batch has gaps if clients moved to it, or if other messages are still in flight."""
+    apply_rules = transaction.MailingRecorder._apply_rules
+    counts = []
 
-    def watched(page: transaction.MailingRecorder, flushes: list[BatchReport], most: int) -> None:
-        reconsidered.append(len(flushes))
-        reconsider(page, flushes, most)
+    def count_reports(
+        recorder: transaction.MailingRecorder, reports: list[BatchReport], max_attempts: int
+    ) -> None:
+        counts.append(len(reports))
+        apply_rules(recorder, reports, max_attempts)
 
-    monkeypatch.setattr(transaction.MailingRecorder, "_apply_rules", watched)
+    monkeypatch.setattr(transaction.MailingRecorder, "_apply_rules", count_reports)
     count = between + 2
     mailing_id = fleet.add_launched_mailing(count, batch_size=count)
     worker = fleet.claim_batch(mailing_id)
     first, *others, last = worker.ids
     before = clock.time()
     recorded = worker.record([first, last])
-    assert reconsidered == [careful]
+    assert counts == [read_reports]
     assert recorded.pending == len(others)
     rows = "SELECT id, status, attempts, extract(epoch FROM sent_at)::float8 FROM messages"
     found = fleet.query(f"{rows} WHERE mailing_id = %s ORDER BY id", mailing_id)
@@ -192,7 +194,7 @@ def test_accepted_messages_with_others_between_them(
     assert worker.finish(others).pending == 0
 
 
-def test_attempts_run_out(database_url: str, fleet: Fleet) -> None:
+def test_message_fails_after_max_attempts(database_url: str, fleet: Fleet) -> None:
     fleet.max_attempts = 2
     mailing_id = fleet.add_launched_mailing(2)
     for _ in range(2):
@@ -205,7 +207,7 @@ def test_attempts_run_out(database_url: str, fleet: Fleet) -> None:
     assert fleet.read_message(mailing_id, b)["attempts"] == 0
 
 
-def test_a_retry_repeats_the_phone_and_text_that_were_handed_off(fleet: Fleet) -> None:
+def test_retry_repeats_phone_and_text_of_the_first_attempt(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
     assert all((row.first_phone, row.first_text) == (None, None) for row in worker.claim.rows)
@@ -214,7 +216,7 @@ def test_a_retry_repeats_the_phone_and_text_that_were_handed_off(fleet: Fleet) -
     worker.finish(reports=[MessageReport(tried, counts_attempt=True, attempt=first)])
     fleet.query(
         "UPDATE clients SET phone = phone + 500000 WHERE id = %s",
-        client_of(fleet, mailing_id, tried),
+        client_id_of(fleet, mailing_id, tried),
     )
     worker = fleet.claim_batch(mailing_id)
     second = make_attempt("unavailable", 79990000000, "Another text")
@@ -227,7 +229,7 @@ def test_a_retry_repeats_the_phone_and_text_that_were_handed_off(fleet: Fleet) -
     assert (rows[untried].first_phone, rows[untried].first_text) == (None, None)
 
 
-def test_a_batch_keeps_the_text_it_was_first_claimed_with(fleet: Fleet) -> None:
+def test_batch_keeps_the_text_of_its_first_claim(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(4, batch_size=2)
     first = fleet.claim_batch(mailing_id)
     first.record(release=BatchRelease(delay=-1))
@@ -241,7 +243,7 @@ def test_a_batch_keeps_the_text_it_was_first_claimed_with(fleet: Fleet) -> None:
 # --- giving a batch back --------------------------------------------------------------------------
 
 
-def test_a_backoff_is_kept_apart_from_a_plain_delay(fleet: Fleet) -> None:
+def test_backoff_sets_retry_at_and_a_plain_delay_does_not(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(1)
     worker = fleet.claim_batch(mailing_id)
     worker.record(release=BatchRelease(40, backoff=True))
@@ -260,7 +262,7 @@ def test_a_backoff_is_kept_apart_from_a_plain_delay(fleet: Fleet) -> None:
     assert (batch["retry_at"], batch["attempt"]) == (None, 1)
 
 
-def test_a_finished_batch_is_due_no_more(fleet: Fleet) -> None:
+def test_finished_batch_is_not_due(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(1)
     worker = fleet.claim_batch(mailing_id)
     worker.record(worker.ids, release=BatchRelease(40, backoff=True))
@@ -268,11 +270,11 @@ def test_a_finished_batch_is_due_no_more(fleet: Fleet) -> None:
     assert (batch["due_at"], batch["retry_at"], batch["leased_until"]) == (None, None, None)
 
 
-def test_a_parked_batch_waits_for_the_window_of_its_zone(fleet: Fleet) -> None:
-    """… as the window is when the batch is given back, not as it was when it was claimed."""
+def test_released_batch_waits_for_the_window_of_its_zone(fleet: Fleet) -> None:
+    """The window at the release applies, not the one at the claim."""
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
-    window = shut_now()
+    window = closed_window()
     fleet.query(
         "UPDATE mailings SET window_from = %s, window_to = %s WHERE id = %s", *window, mailing_id
     )
@@ -282,12 +284,12 @@ def test_a_parked_batch_waits_for_the_window_of_its_zone(fleet: Fleet) -> None:
     assert (batch["retry_at"], batch["attempt"]) == (None, 0)
 
 
-def test_a_changed_window_keeps_a_backoff_that_lasts_longer(fleet: Fleet) -> None:
+def test_changed_window_keeps_a_longer_backoff(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(4, batch_size=2)
     backing_off = fleet.claim_batch(mailing_id)
     backing_off.record(release=BatchRelease(3 * 24 * 3600, backoff=True))
-    (other,) = set(batches_of(fleet, mailing_id)) - {backing_off.batch_id}
-    window = shut_now()
+    (other,) = set(batch_ids(fleet, mailing_id)) - {backing_off.batch_id}
+    window = closed_window()
     fleet.query(
         "UPDATE mailings SET window_from = %s, window_to = %s WHERE id = %s", *window, mailing_id
     )
@@ -303,7 +305,7 @@ def test_a_changed_window_keeps_a_backoff_that_lasts_longer(fleet: Fleet) -> Non
 # --- leases and doubt -----------------------------------------------------------------------------
 
 
-def test_a_live_lease_is_nobody_elses(fleet: Fleet) -> None:
+def test_leased_batch_cannot_be_claimed(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
     assert fleet.try_claim_batch(mailing_id) is None
@@ -312,7 +314,7 @@ def test_a_live_lease_is_nobody_elses(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("plan", ["nestloop", "hashjoin", "mergejoin"])
-def test_a_claim_takes_one_batch_whatever_the_plan(fleet: Fleet, plan: str) -> None:
+def test_claim_leases_one_batch_whatever_the_plan(fleet: Fleet, plan: str) -> None:
     """PostgreSQL may run a subquery with LIMIT 1 … SKIP LOCKED once for each row it joins."""
     mailing_id = fleet.add_launched_mailing(8, batch_size=1)
     others = {"nestloop", "hashjoin", "mergejoin"} - {plan}
@@ -325,7 +327,7 @@ def test_a_claim_takes_one_batch_whatever_the_plan(fleet: Fleet, plan: str) -> N
         assert fleet.query_value(leased, mailing_id) == claimed
 
 
-def test_an_empty_flush_renews_the_lease(fleet: Fleet) -> None:
+def test_empty_report_renews_the_lease(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
     fleet.expire_lease(mailing_id)
@@ -333,7 +335,7 @@ def test_an_empty_flush_renews_the_lease(fleet: Fleet) -> None:
     assert fleet.try_claim_batch(mailing_id) is None
 
 
-def test_a_takeover_says_that_what_was_pending_is_in_doubt(fleet: Fleet) -> None:
+def test_takeover_marks_pending_messages_in_doubt(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(4)
     first = fleet.claim_batch(mailing_id)
     first.record(first.ids[:1])
@@ -347,7 +349,7 @@ def test_a_takeover_says_that_what_was_pending_is_in_doubt(fleet: Fleet) -> None
     assert [id_ for (id_,) in fleet.query(doubts, mailing_id)] == first.ids[2:]
 
 
-def test_a_batch_that_was_given_back_is_not_in_doubt(fleet: Fleet) -> None:
+def test_released_batch_is_not_in_doubt(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     fleet.claim_batch(mailing_id).record(release=BatchRelease())
     fleet.claim_batch(mailing_id)
@@ -358,12 +360,12 @@ def test_a_batch_that_was_given_back_is_not_in_doubt(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("state", ["ended", "cancelled", "deleted"])
-def test_a_dead_leased_batch_ends_in_doubt_and_a_live_one_is_left_alone(
+def test_batch_with_expired_lease_ends_in_doubt_and_leased_one_is_left(
     fleet: Fleet, state: str
 ) -> None:
     mailing_id = fleet.add_launched_mailing(6, batch_size=2)
-    dead, live = fleet.claim_batch(mailing_id), fleet.claim_batch(mailing_id)
-    fleet.expire_lease(mailing_id, dead.batch_id)
+    expired, leased = fleet.claim_batch(mailing_id), fleet.claim_batch(mailing_id)
+    fleet.expire_lease(mailing_id, expired.batch_id)
     if state == "ended":
         fleet.end_mailing(mailing_id)
     else:
@@ -374,7 +376,7 @@ def test_a_dead_leased_batch_ends_in_doubt_and_a_live_one_is_left_alone(
 
     status = "expired" if state == "ended" else "cancelled"
     assert fleet.count_statuses(mailing_id) == {status: 4, "pending": 2}
-    for id_ in dead.ids:
+    for id_ in expired.ids:
         assert fleet.read_message(mailing_id, id_)["in_doubt"]
     assert (
         fleet.query_value(
@@ -386,15 +388,15 @@ def test_a_dead_leased_batch_ends_in_doubt_and_a_live_one_is_left_alone(
     reason = reasons.get(state, "mailing deleted")
     ended = "SELECT DISTINCT reason FROM messages WHERE status <> 'pending' AND mailing_id = %s"
     assert fleet.query(ended, mailing_id) == [(reason,)]
-    # Its lease was dropped: the worker that comes back is a stale one.
-    assert not dead.record(reports=[rejected(dead.ids[0])]).held
-    live.record(live.ids[:1], release=BatchRelease())
+    # Its lease was dropped: a worker that reports later is stale.
+    assert not expired.record(reports=[rejected(expired.ids[0])]).held
+    leased.record(leased.ids[:1], release=BatchRelease())
     assert fleet.apply_mailing_state(mailing_id) == 1
     assert fleet.settle_mailing(mailing_id) == ("finished" if state == "ended" else "cancelled")
 
 
-def test_what_never_could_be_sent_expires_with_that_reason(fleet: Fleet) -> None:
-    window = shut_now()
+def test_message_without_an_open_window_expires_with_that_reason(fleet: Fleet) -> None:
+    window = closed_window()
     mailing_id = fleet.add_launched_mailing(2, window_from=window.start, window_to=window.end)
     assert fleet.try_claim_batch(mailing_id) is None
     fleet.end_mailing(mailing_id)
@@ -403,8 +405,8 @@ def test_what_never_could_be_sent_expires_with_that_reason(fleet: Fleet) -> None
     assert reasons == [("the window never opened before the end",)]
 
 
-def test_no_takeover_within_a_lease_length_of_postgresqls_start(fleet: Fleet) -> None:
-    """The holders could not renew while it was away: they get their time to report."""
+def test_no_takeover_within_one_lease_of_postgresql_start(fleet: Fleet) -> None:
+    """Holders could not renew their leases while it was down: they get the time to report."""
     claimed, ended = fleet.add_launched_mailing(2), fleet.add_launched_mailing(2)
     for mailing_id in (claimed, ended):
         fleet.claim_batch(mailing_id)
@@ -426,7 +428,7 @@ def test_no_takeover_within_a_lease_length_of_postgresqls_start(fleet: Fleet) ->
 
 
 @pytest.mark.parametrize("status", ["paused", "cancelled", "finished", "scheduled"])
-def test_nothing_is_claimed_of_a_mailing_that_does_not_run(fleet: Fleet, status: str) -> None:
+def test_nothing_is_claimed_unless_the_mailing_is_running(fleet: Fleet, status: str) -> None:
     mailing_id = fleet.add_launched_mailing(1)
     fleet.query(
         "UPDATE mailings SET status = %s, finished_at = CASE WHEN %s THEN now() END WHERE id = %s",
@@ -438,26 +440,26 @@ def test_nothing_is_claimed_of_a_mailing_that_does_not_run(fleet: Fleet, status:
     assert mailing_id not in claim_queries.fetch_due_mailings(fleet.db, 0.5)
 
 
-def test_nothing_is_claimed_past_the_end(fleet: Fleet) -> None:
+def test_nothing_is_claimed_after_the_end(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(1)
     fleet.end_mailing(mailing_id)
     assert fleet.try_claim_batch(mailing_id) is None
 
 
-# --- clients that change in flight ----------------------------------------------------------------
+# --- clients that change during a request ---------------------------------------------------------
 
 
-def test_a_client_moves_to_another_zone_while_its_message_is_out(fleet: Fleet) -> None:
+def test_client_moves_to_another_zone_during_its_request(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(4)
     worker = fleet.claim_batch(mailing_id)
     accepted, refused, unsure, stays = worker.ids
     for id_ in (accepted, refused, unsure):
-        assert move_client(fleet, client_of(fleet, mailing_id, id_), "Asia/Omsk") == 1
+        assert move_client(fleet, client_id_of(fleet, mailing_id, id_), "Asia/Omsk") == 1
     old = fleet.read_batch(mailing_id, worker.batch_id)
     for id_ in (accepted, refused, unsure):
         home = fleet.read_batch(mailing_id, fleet.read_message(mailing_id, id_)["batch_id"])
         assert (home["timezone"], home["size"], home["pending"]) == ("Asia/Omsk", 1, 1)
-        assert home["in_doubt"] == 1, "it may be out with the old batch's worker"
+        assert home["in_doubt"] == 1, "the old batch's worker may have sent it"
         assert home["due_at"] >= old["leased_until"]
         assert home["text_version"] == old["text_version"]
     assert (old["size"], old["pending"]) == (1, 1)
@@ -466,9 +468,11 @@ def test_a_client_moves_to_another_zone_while_its_message_is_out(fleet: Fleet) -
     worker.finish([accepted, stays], [rejected(refused), unknown(unsure)])
 
     assert fleet.read_message(mailing_id, accepted)["status"] == "sent"
-    assert fleet.read_message(mailing_id, refused)["status"] == "pending", "it is not its worker's"
+    assert fleet.read_message(mailing_id, refused)["status"] == "pending", (
+        "the message is in another batch now"
+    )
     assert fleet.read_batch(mailing_id, worker.batch_id)["due_at"] is None
-    # What the provider has seen already is repeated exactly, also out of the new batch.
+    # The new batch repeats exactly what the provider has already received.
     fleet.query(
         "UPDATE batches SET due_at = now() WHERE due_at > now() AND mailing_id = %s", mailing_id
     )
@@ -477,9 +481,9 @@ def test_a_client_moves_to_another_zone_while_its_message_is_out(fleet: Fleet) -
     assert {row.first_phone for row in rows} == {79990000000}
 
 
-def test_a_client_that_moves_twice_and_back(fleet: Fleet) -> None:
+def test_client_moves_twice_and_back(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
-    client_id = client_of(fleet, mailing_id, first_message(fleet, mailing_id))
+    client_id = client_id_of(fleet, mailing_id, first_message_id(fleet, mailing_id))
     for zone in ("Asia/Omsk", "Europe/Samara", "Europe/Moscow"):
         assert move_client(fleet, client_id, zone) == 1
     zones = fleet.query(
@@ -489,21 +493,21 @@ def test_a_client_that_moves_twice_and_back(fleet: Fleet) -> None:
     assert zones == [("Europe/Moscow", 2)]
 
 
-def test_a_moved_message_waits_for_the_window_of_its_new_zone(fleet: Fleet) -> None:
+def test_moved_message_waits_for_the_window_of_its_new_zone(fleet: Fleet) -> None:
     here = datetime.now(MOSCOW)
     window = Window(time((here.hour - 1) % 24), time((here.hour + 1) % 24))
     mailing_id = fleet.add_launched_mailing(1, window_from=window.start, window_to=window.end)
-    id_ = first_message(fleet, mailing_id)
-    move_client(fleet, client_of(fleet, mailing_id, id_), "Pacific/Honolulu")
+    id_ = first_message_id(fleet, mailing_id)
+    move_client(fleet, client_id_of(fleet, mailing_id, id_), "Pacific/Honolulu")
     home = fleet.read_batch(mailing_id, fleet.read_message(mailing_id, id_)["batch_id"])
     assert home["due_at"] == next_opening(window, "Pacific/Honolulu", datetime.now(UTC))
     assert home["in_doubt"] == 0
 
 
-def test_a_moved_message_takes_its_new_batch_id_as_launches_do(fleet: Fleet) -> None:
-    """A launch takes a block of ids; nobody may take one out of its midst meanwhile."""
+def test_move_waits_for_a_launch_that_takes_batch_ids(fleet: Fleet) -> None:
+    """A launch takes a block of ids, of which a move must take none."""
     mailing_id = fleet.add_launched_mailing(1)
-    client_id = client_of(fleet, mailing_id, first_message(fleet, mailing_id))
+    client_id = client_id_of(fleet, mailing_id, first_message_id(fleet, mailing_id))
     lock = "'batch_ids'::regclass::oid::bigint"
     with threads() as run:
         fleet.query(f"SELECT pg_advisory_lock({lock})")
@@ -515,12 +519,12 @@ def test_a_moved_message_takes_its_new_batch_id_as_launches_do(fleet: Fleet) -> 
     assert waited
 
 
-def test_a_window_that_changes_while_a_client_moves(fleet: Fleet) -> None:
-    """Whoever comes second sees what the first did, so the new batch follows the new window."""
+def test_client_moves_while_the_window_is_changed(fleet: Fleet) -> None:
+    """The move waits for the change, so that its new batch follows the new window."""
     mailing_id = fleet.add_launched_mailing(1)
-    id_ = first_message(fleet, mailing_id)
-    client_id = client_of(fleet, mailing_id, id_)
-    window = shut_now("Asia/Omsk")
+    id_ = first_message_id(fleet, mailing_id)
+    client_id = client_id_of(fleet, mailing_id, id_)
+    window = closed_window("Asia/Omsk")
     with threads() as run, fleet.db.transaction() as cursor:
         cursor.execute(
             "UPDATE mailings SET window_from = %s, window_to = %s WHERE id = %s",
@@ -535,12 +539,12 @@ def test_a_window_that_changes_while_a_client_moves(fleet: Fleet) -> None:
     assert home["due_at"] == next_opening(window, "Asia/Omsk", datetime.now(UTC)), window
 
 
-def test_a_client_is_deleted_while_its_message_is_out(fleet: Fleet) -> None:
+def test_client_is_deleted_during_its_request(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(4)
     worker = fleet.claim_batch(mailing_id)
     accepted, refused, unsure, stays = worker.ids
     for id_ in (accepted, refused, unsure):
-        assert delete_client(fleet, client_of(fleet, mailing_id, id_)) == 1
+        assert delete_client(fleet, client_id_of(fleet, mailing_id, id_)) == 1
     assert fleet.count_statuses(mailing_id) == {"cancelled": 3, "pending": 1}
 
     worker.finish([accepted, stays], [rejected(refused), unknown(unsure)])
@@ -555,12 +559,12 @@ def test_a_client_is_deleted_while_its_message_is_out(fleet: Fleet) -> None:
     assert kept == [(refused, "rejected", None, None), (unsure, "unknown", None, None)]
 
 
-def test_nothing_of_an_erased_client_comes_back_with_a_late_attempt(fleet: Fleet) -> None:
-    """Moved, expired in its new batch, then erased, while the old batch's worker still waits."""
+def test_late_attempt_stores_no_data_of_an_erased_client(fleet: Fleet) -> None:
+    """It is moved, expires in its new batch and is erased during the old batch's request."""
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
     moved = worker.ids[0]
-    client_id = client_of(fleet, mailing_id, moved)
+    client_id = client_id_of(fleet, mailing_id, moved)
     move_client(fleet, client_id, "Asia/Omsk")
     fleet.end_mailing(mailing_id)
     assert fleet.apply_mailing_state(mailing_id) == 1
@@ -573,38 +577,38 @@ def test_nothing_of_an_erased_client_comes_back_with_a_late_attempt(fleet: Fleet
     ]
 
 
-def test_a_deleted_client_of_a_dead_lease_is_in_doubt(fleet: Fleet) -> None:
+def test_deleted_client_of_an_expired_lease_is_in_doubt(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
     fleet.expire_lease(mailing_id)
-    delete_client(fleet, client_of(fleet, mailing_id, worker.ids[0]))
+    delete_client(fleet, client_id_of(fleet, mailing_id, worker.ids[0]))
     message = fleet.read_message(mailing_id, worker.ids[0])
     assert (message["status"], message["reason"]) == ("cancelled", "client deleted")
     assert message["in_doubt"]
 
 
-def test_a_failed_message_of_a_deleted_client_is_not_sent_by_a_retry(fleet: Fleet) -> None:
+def test_retry_has_no_phone_of_a_deleted_client(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(1)
     worker = fleet.claim_batch(mailing_id)
     worker.finish(reports=map(rejected, worker.ids))
-    delete_client(fleet, client_of(fleet, mailing_id, worker.ids[0]))
+    delete_client(fleet, client_id_of(fleet, mailing_id, worker.ids[0]))
     fleet.retry_failed(mailing_id)
     assert fleet.apply_mailing_state(mailing_id) == 1
     (row,) = fleet.claim_batch(mailing_id).claim.rows
     assert row.phone is None
 
 
-# --- retry failed, finish, and their races --------------------------------------------------------
+# --- retry-failed, settling, and their races ------------------------------------------------------
 
 
-def test_retry_failed_starts_attempts_anew(fleet: Fleet) -> None:
+def test_retry_failed_resets_attempts(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(6, batch_size=3)
     for _ in range(2):
         worker = fleet.claim_batch(mailing_id)
         worker.finish(worker.ids[:2], [rejected(worker.ids[2])])
     assert fleet.settle_mailing(mailing_id) == "finished"
     fleet.retry_failed(mailing_id)
-    assert fleet.settle_mailing(mailing_id) is None, "what was asked for is not done yet"
+    assert fleet.settle_mailing(mailing_id) is None, "the retry has not been applied yet"
     assert fleet.apply_mailing_state(mailing_id) == 2
     assert fleet.apply_mailing_state(mailing_id) == 0
     assert fleet.settle_mailing(mailing_id) is None
@@ -616,7 +620,7 @@ def test_retry_failed_starts_attempts_anew(fleet: Fleet) -> None:
     assert fleet.count_statuses(mailing_id) == {"sent": 6}
 
 
-def test_what_fails_after_retry_failed_was_asked_for_is_not_retried(fleet: Fleet) -> None:
+def test_failures_after_the_retry_request_are_not_retried(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2, batch_size=1)
     worker = fleet.claim_batch(mailing_id)
     worker.finish(reports=map(rejected, worker.ids))
@@ -629,8 +633,8 @@ def test_what_fails_after_retry_failed_was_asked_for_is_not_retried(fleet: Fleet
     assert fleet.count_statuses(mailing_id) == {"failed": 2}
 
 
-def test_retry_failed_waits_for_a_finish_that_came_first(fleet: Fleet) -> None:
-    mailing_id = failed_mailing(fleet)
+def test_retry_failed_waits_for_settling(fleet: Fleet) -> None:
+    mailing_id = add_failed_mailing(fleet)
     finishing = PausingDatabase(fleet.url, before=mailing_state.HAS_OPEN_BATCHES)
     with threads() as run:
         finish = run(mailing_state.settle_mailing, finishing, mailing_id)
@@ -644,9 +648,9 @@ def test_retry_failed_waits_for_a_finish_that_came_first(fleet: Fleet) -> None:
     check_retried(fleet, mailing_id)
 
 
-def test_a_finish_sees_the_retry_failed_it_waited_for(fleet: Fleet) -> None:
+def test_settling_reads_the_retry_it_waited_for(fleet: Fleet) -> None:
     """A subquery beside the lock would keep the snapshot from before the wait."""
-    mailing_id = failed_mailing(fleet)
+    mailing_id = add_failed_mailing(fleet)
     with threads() as run, fleet.db.transaction() as cursor:
         cursor.execute("SELECT 1 FROM mailings WHERE id = %s FOR NO KEY UPDATE", (mailing_id,))
         finish = run(mailing_state.settle_mailing, Database(fleet.url, "finishing"), mailing_id)
@@ -660,8 +664,8 @@ def test_a_finish_sees_the_retry_failed_it_waited_for(fleet: Fleet) -> None:
     check_retried(fleet, mailing_id)
 
 
-def test_a_finish_while_a_retry_is_being_applied(fleet: Fleet) -> None:
-    mailing_id = failed_mailing(fleet)
+def test_settling_waits_for_a_retry_in_progress(fleet: Fleet) -> None:
+    mailing_id = add_failed_mailing(fleet)
     fleet.retry_failed(mailing_id)
     applying = PausingDatabase(fleet.url, before=minute_counts.ADD_MINUTE_COUNTS)
     with threads() as run:
@@ -676,13 +680,13 @@ def test_a_finish_while_a_retry_is_being_applied(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("event", ["cancel", "end"])
-def test_a_retry_that_comes_too_late_revives_nothing(fleet: Fleet, event: str) -> None:
-    """The mailing is cancelled, or ends, and is settled between a retry's look and its act."""
-    mailing_id = failed_mailing(fleet)
+def test_retry_after_cancel_or_end_changes_nothing(fleet: Fleet, event: str) -> None:
+    """The mailing is cancelled or ends, and is settled, between the retry's read and its write."""
+    mailing_id = add_failed_mailing(fleet)
     fleet.retry_failed(mailing_id)
     applying = PausingDatabase(fleet.url, before=mailing_state.LOCK_FAILED_BATCHES)
 
-    def close() -> str | None:
+    def end_and_settle() -> str | None:
         with Database(fleet.url, "closing").transaction() as cursor:
             cursor.execute("SELECT 1 FROM mailings WHERE id = %s FOR NO KEY UPDATE", (mailing_id,))
             if event == "cancel":
@@ -701,7 +705,7 @@ def test_a_retry_that_comes_too_late_revives_nothing(fleet: Fleet, event: str) -
     with threads() as run:
         applied = run(mailing_state.apply_mailing_state, applying, mailing_id, 0.5, 5)
         applying.wait_until_reached()
-        closed = run(close)
+        closed = run(end_and_settle)
         wait_until_blocked(fleet.url, [closed])
         applying.resume.set()
         applied.result()
@@ -715,8 +719,8 @@ def test_a_retry_that_comes_too_late_revives_nothing(fleet: Fleet, event: str) -
 # --- lock order -----------------------------------------------------------------------------------
 
 
-def test_two_that_expire_the_same_mailing_do_not_deadlock(fleet: Fleet) -> None:
-    """The minutes come last and in order: each has 20 batches, over all 16 shards."""
+def test_concurrent_expiry_of_a_mailing_does_not_deadlock(fleet: Fleet) -> None:
+    """Minutes are locked last and in order: each transaction has 20 batches, over all 16 shards."""
     mailing_id = fleet.add_launched_mailing(40, batch_size=1)
     fleet.end_mailing(mailing_id)
     both = [
@@ -733,8 +737,8 @@ def test_two_that_expire_the_same_mailing_do_not_deadlock(fleet: Fleet) -> None:
         assert [future.result() for future in applied] == [20, 20]
 
 
-def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) -> None:
-    """Both touch two mailings, whose batches come before anybody's minutes."""
+def test_deleted_client_and_late_report_do_not_deadlock(fleet: Fleet) -> None:
+    """Both change two mailings: all batches are locked before any minutes."""
     tag = "in two mailings"
     (client_id,) = fleet.add_clients(1, tag=tag)
     fleet.add_clients(1, tag=tag)
@@ -744,7 +748,7 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
         fleet.launch_mailing(mailing_id)
         workers.append(fleet.claim_batch(mailing_id))
     erased = MessageReport(0, final_status=MessageStatus.CANCELLED, reason="client deleted")
-    flushes = [w.make_report(reports=[erased._replace(message_id=w.ids[1])]) for w in workers]
+    reports = [w.make_report(reports=[erased._replace(message_id=w.ids[1])]) for w in workers]
     deleting = PausingDatabase(fleet.url, before=status_changes.END_PENDING_MESSAGES, nth=2)
     recording = PausingDatabase(fleet.url, before=minute_counts.ADD_MINUTE_COUNTS)
 
@@ -755,7 +759,7 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
     with threads() as run:
         deleted = run(delete)
         deleting.wait_until_reached()
-        recorded = run(record.record_reports, recording, flushes, LEASE_SECONDS, 50)
+        recorded = run(record.record_reports, recording, reports, LEASE_SECONDS, 50)
         wait_until_blocked(fleet.url, [recorded])
         deleting.resume.set()
         assert deleted.result() == 2
@@ -763,16 +767,16 @@ def test_a_deleted_client_and_a_late_acceptance_do_not_deadlock(fleet: Fleet) ->
         assert len(recorded.result()) == 2
 
 
-def test_what_cannot_be_recorded_changes_nothing(fleet: Fleet) -> None:
+def test_failed_recording_changes_nothing(fleet: Fleet) -> None:
     mailing_id = fleet.add_launched_mailing(2)
     worker = fleet.claim_batch(mailing_id)
-    flush = worker.make_report(worker.ids)
+    report = worker.make_report(worker.ids)
     fleet.query("ALTER TABLE minutes ADD CONSTRAINT broken CHECK (mailing_id <> %s)", mailing_id)
     with pytest.raises(psycopg2.Error):
-        fleet.record_reports(flush)
+        fleet.record_reports(report)
     fleet.query("ALTER TABLE minutes DROP CONSTRAINT broken")
     assert fleet.count_statuses(mailing_id) == {"pending": 2}
-    assert fleet.record_reports(flush)[mailing_id, worker.batch_id] == RecordedBatch(True, 0)
+    assert fleet.record_reports(report)[mailing_id, worker.batch_id] == RecordedBatch(True, 0)
 
 
 @pytest.mark.parametrize(
@@ -785,27 +789,27 @@ def test_the_tables_refuse_find_wrong_totals(fleet: Fleet, wrong: str) -> None:
         fleet.query(f"UPDATE batches SET {wrong} WHERE mailing_id = %s", mailing_id)
 
 
-# --- what the tests above share -------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 
-def shut_now(zone: str = "Europe/Moscow") -> Window:
+def closed_window(zone: str = "Europe/Moscow") -> Window:
     """A window that opens two or three hours from now in this zone."""
     hour = datetime.now(ZoneInfo(zone)).hour
     return Window(time((hour + 3) % 24), time((hour + 4) % 24))
 
 
-def batches_of(fleet: Fleet, mailing_id: int) -> list[int]:
+def batch_ids(fleet: Fleet, mailing_id: int) -> list[int]:
     return [
         id_ for (id_,) in fleet.query("SELECT id FROM batches WHERE mailing_id = %s", mailing_id)
     ]
 
 
-def first_message(fleet: Fleet, mailing_id: int) -> int:
+def first_message_id(fleet: Fleet, mailing_id: int) -> int:
     id_: int = fleet.query_value("SELECT min(id) FROM messages WHERE mailing_id = %s", mailing_id)
     return id_
 
 
-def client_of(fleet: Fleet, mailing_id: int, message_id: int) -> int:
+def client_id_of(fleet: Fleet, mailing_id: int, message_id: int) -> int:
     client_id: int = fleet.read_message(mailing_id, message_id)["client_id"]
     return client_id
 
@@ -826,8 +830,8 @@ def delete_client(fleet: Fleet, client_id: int) -> int:
         return status_changes.cancel_client_messages(cursor, [client_id], Reason.CLIENT_DELETED)
 
 
-def failed_mailing(fleet: Fleet) -> int:
-    """A running mailing with one message, which has failed."""
+def add_failed_mailing(fleet: Fleet) -> int:
+    """Add a running mailing with one message, which has failed."""
     mailing_id = fleet.add_launched_mailing(1)
     worker = fleet.claim_batch(mailing_id)
     worker.finish(reports=map(rejected, worker.ids))
@@ -835,7 +839,7 @@ def failed_mailing(fleet: Fleet) -> int:
 
 
 def check_retried(fleet: Fleet, mailing_id: int, applied: bool = False) -> None:
-    """The retry that was asked for happens, and the mailing finishes only after it."""
+    """Assert that the requested retry happens and the mailing finishes only after it."""
     mailing = fleet.read_mailing(mailing_id)
     assert (mailing["status"], mailing["settled"]) == ("running", False)
     assert fleet.apply_mailing_state(mailing_id) == (0 if applied else 1)

@@ -1,4 +1,4 @@
-"""One report a day from real processes, whatever Redis forgets and however often they restart."""
+"""Real processes send one report a day, despite restarts and a flushed Redis."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -41,12 +41,12 @@ def system(server: MailServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         system.stop()
 
 
-def test_flushing_redis_and_starting_anew_sends_no_second_report(
+def test_flushed_redis_and_restarts_send_no_second_report(
     system: System, server: MailServer
 ) -> None:
     redis = Redis.from_url(system.valkey.url)
     system["control"].stop()
-    # The days before yesterday were told, so yesterday is owed, and nothing else is.
+    # The days before yesterday have been sent: only yesterday's report is due.
     with system.database() as cursor:
         cursor.execute("TRUNCATE daily_reports")
         cursor.execute(
@@ -58,14 +58,14 @@ def test_flushing_redis_and_starting_anew_sends_no_second_report(
     redis.flushall()
     system["control"].start()
     wait_for(lambda: server.kept, 30, "the report")
-    told = [("sent",)] * 8
-    # Killed between the hand-over and this, it would say for ever that it does not know.
-    wait_for(lambda: system.query("SELECT status FROM daily_reports") == told, 30, "its record")
+    all_sent = [("sent",)] * 8
+    # A kill between the delivery and its record would leave the report in doubt.
+    wait_for(lambda: system.query("SELECT status FROM daily_reports") == all_sent, 30, "its record")
     for process in ("control", "scheduler", "control"):
         system[process].kill()
         redis.flushall()
         system[process].start()
-        # A control worker that starts looks for reports at its first sweep.
+        # A control worker looks for due reports at its first sweep.
         wait_for(lambda: redis.exists(SWEPT_KEY), 30, f"a sweep after {process} was killed")
     assert server.seen == 1
-    assert system.query("SELECT status FROM daily_reports") == told
+    assert system.query("SELECT status FROM daily_reports") == all_sent

@@ -1,4 +1,4 @@
-"""Retention: whole partitions go when all in them has ended long ago; statistics stay."""
+"""Retention drops whole partitions whose mailings ended long ago; statistics stay."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def ignore_dropped_mailings(fleet: Fleet) -> Iterator[None]:
     fleet.ignore_earlier_mailings()
 
 
-def partitions(fleet: Fleet) -> set[str]:
+def read_partitions(fleet: Fleet) -> set[str]:
     return {
         name
         for (name,) in fleet.query(
@@ -30,7 +30,7 @@ def partitions(fleet: Fleet) -> set[str]:
     }
 
 
-def ranges(fleet: Fleet) -> list[tuple[int, int]]:
+def read_ranges(fleet: Fleet) -> list[tuple[int, int]]:
     return [
         (first, until)
         for first, until in fleet.query(
@@ -39,7 +39,7 @@ def ranges(fleet: Fleet) -> list[tuple[int, int]]:
     ]
 
 
-def finished_mailing(fleet: Fleet) -> int:
+def add_finished_mailing(fleet: Fleet) -> int:
     mailing_id = fleet.add_launched_mailing(3)
     worker = fleet.claim_batch(mailing_id)
     worker.finish(accepted=worker.ids)
@@ -48,10 +48,10 @@ def finished_mailing(fleet: Fleet) -> int:
 
 
 def fill_range(fleet: Fleet) -> tuple[int, list[int]]:
-    """Three mailings, and others behind them until the next range; the range's beginning."""
+    """Fill a range; return its first id and its three finished mailings (others are cancelled)."""
     fleet.query("UPDATE mailings SET created_at = now() - interval '8 days'")  # ranges stay small
-    mailings = [finished_mailing(fleet) for _ in range(3)]
-    first, until = next(r for r in ranges(fleet) if r[0] <= mailings[0] < r[1])
+    mailings = [add_finished_mailing(fleet) for _ in range(3)]
+    first, until = next(r for r in read_ranges(fleet) if r[0] <= mailings[0] < r[1])
     while fleet.add_mailing() < until:
         pass
     fleet.query(
@@ -67,9 +67,9 @@ def fill_range(fleet: Fleet) -> tuple[int, list[int]]:
     return first, mailings
 
 
-def age(fleet: Fleet, first: int, days: float) -> None:
-    """As if everything of the range beginning there had been done so many days ago."""
-    (until,) = (u for f, u in ranges(fleet) if f == first)
+def move_into_past(fleet: Fleet, first: int, days: float) -> None:
+    """Move all times of the range that begins with `first` into the past."""
+    (until,) = (u for f, u in read_ranges(fleet) if f == first)
     fleet.query(
         """
         UPDATE mailings SET created_at = created_at - %(by)s, start_at = start_at - %(by)s,
@@ -86,7 +86,7 @@ def age(fleet: Fleet, first: int, days: float) -> None:
     )
 
 
-def test_old_partitions_go_and_statistics_stay(fleet: Fleet, client: FlaskClient) -> None:
+def test_old_partitions_are_dropped_and_statistics_stay(fleet: Fleet, client: FlaskClient) -> None:
     first, (mailing_id, deleted, *_) = fill_range(fleet)
     (message_id,) = fleet.query("SELECT min(id) FROM messages WHERE mailing_id = %s", mailing_id)[0]
     client.delete(f"/api/v1/mailings/{deleted}")
@@ -94,10 +94,10 @@ def test_old_partitions_go_and_statistics_stay(fleet: Fleet, client: FlaskClient
     statistics = client.get(f"{url}/statistics").get_json()
     totals = client.get("/api/v1/statistics").get_json()["totals"]
     assert drop_old_data(fleet.db, DAYS) == 0
-    age(fleet, first, DAYS + 1)
+    move_into_past(fleet, first, DAYS + 1)
     assert drop_old_data(fleet.db, DAYS) == 1
-    assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
-    assert first not in [begins for begins, _ in ranges(fleet)]
+    assert not {f"{table}_p{first}" for table in TABLES} & read_partitions(fleet)
+    assert first not in [begins for begins, _ in read_ranges(fleet)]
     assert client.get(f"{url}/statistics").get_json() == statistics
     assert statistics["counts"]["sent"] == 3
     assert client.get("/api/v1/statistics").get_json()["totals"] == totals
@@ -107,8 +107,8 @@ def test_old_partitions_go_and_statistics_stay(fleet: Fleet, client: FlaskClient
     for table in ("minutes", "id_blocks", "mailing_texts"):
         assert not fleet.query(f"SELECT 1 FROM {table} WHERE mailing_id = %s", mailing_id)
     assert not fleet.query("SELECT 1 FROM mailings WHERE id = %s", deleted)
-    # What comes next finds room as before.
-    assert fleet.count_statuses(finished_mailing(fleet)) == {"sent": 3}
+    # New mailings have their partitions as before.
+    assert fleet.count_statuses(add_finished_mailing(fleet)) == {"sent": 3}
 
 
 @pytest.mark.parametrize(
@@ -118,50 +118,48 @@ def test_old_partitions_go_and_statistics_stay(fleet: Fleet, client: FlaskClient
         "UPDATE mailings SET end_at = now() + interval '1 day' WHERE id = %s",
         "UPDATE mailings SET settled = false, status = 'running', finished_at = NULL WHERE id = %s",
     ],
-    ids=["ended lately", "can be tried again", "running"],
+    ids=["ended recently", "can be retried", "running"],
 )
-def test_one_mailing_keeps_its_range(fleet: Fleet, change: str) -> None:
+def test_range_with_one_recent_mailing_is_kept(fleet: Fleet, change: str) -> None:
     first, (_, kept, *_) = fill_range(fleet)
-    age(fleet, first, DAYS + 1)
+    move_into_past(fleet, first, DAYS + 1)
     fleet.query(change, kept)
     assert drop_old_data(fleet.db, DAYS) == 0
-    assert {f"{table}_p{first}" for table in TABLES} <= partitions(fleet)
+    assert {f"{table}_p{first}" for table in TABLES} <= read_partitions(fleet)
     assert fleet.count_statuses(kept) == {"sent": 3}
     fleet.query("DELETE FROM partition_ranges WHERE first_mailing_id = %s", first)
 
 
-def test_the_newest_range_stays_however_old(fleet: Fleet) -> None:
-    finished_mailing(fleet)
-    first, _ = ranges(fleet)[-1]
-    age(fleet, first, DAYS + 1)
+def test_newest_range_is_kept_whatever_its_age(fleet: Fleet) -> None:
+    add_finished_mailing(fleet)
+    first, _ = read_ranges(fleet)[-1]
+    move_into_past(fleet, first, DAYS + 1)
     drop_old_data(fleet.db, DAYS)
-    assert first in [begins for begins, _ in ranges(fleet)]
+    assert first in [begins for begins, _ in read_ranges(fleet)]
 
 
 @pytest.mark.parametrize("done", [1, 2, 3], ids=["detached", "one dropped", "two dropped"])
-def test_a_drop_that_was_cut_short_is_finished(fleet: Fleet, done: int) -> None:
+def test_interrupted_drop_is_completed(fleet: Fleet, done: int) -> None:
     first, _ = fill_range(fleet)
-    age(fleet, first, DAYS + 1)
+    move_into_past(fleet, first, DAYS + 1)
     with fleet.db.autocommit() as cursor:
         for table in TABLES[: max(done - 1, 1)]:
             cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {table}_p{first} CONCURRENTLY")
             if done > 1:
                 cursor.execute(f"DROP TABLE {table}_p{first}")
     assert drop_old_data(fleet.db, DAYS) == 1
-    assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
+    assert not {f"{table}_p{first}" for table in TABLES} & read_partitions(fleet)
 
 
-def test_a_reader_is_not_waited_for_long_and_the_next_run_goes_on(
-    fleet: Fleet, database_url: str
-) -> None:
-    """A backup that reads for hours: the detachment stays pending, and is finalized later."""
+def test_drop_is_postponed_while_a_transaction_reads(fleet: Fleet, database_url: str) -> None:
+    """For example a backup: the detachment stays pending, and the next run finalizes it."""
     first, (mailing_id, *_) = fill_range(fleet)
-    age(fleet, first, DAYS + 1)
+    move_into_past(fleet, first, DAYS + 1)
     reader = Database(database_url, "reader")
     with reader.transaction() as cursor:
         cursor.execute("SELECT count(*) FROM messages WHERE mailing_id = %s", (mailing_id,))
         assert drop_old_data(fleet.db, DAYS) == 0
-    assert f"messages_p{first}" in partitions(fleet)
+    assert f"messages_p{first}" in read_partitions(fleet)
     reader.close()
     assert drop_old_data(fleet.db, DAYS) == 1
-    assert not {f"{table}_p{first}" for table in TABLES} & partitions(fleet)
+    assert not {f"{table}_p{first}" for table in TABLES} & read_partitions(fleet)

@@ -1,4 +1,4 @@
-"""The rules of what a report does to a message, for every state and every report there can be."""
+"""The transitions of a message, for every state and every report."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def state(status: str, attempts: int = 0, in_doubt: bool = False) -> MessageStat
     return MessageState(status, attempts, in_doubt, reason, 1.0 if status == "sent" else None)
 
 
-# A sent message is never in doubt: the table forbids it too.
+# A sent message is never in doubt, which a constraint of the table ensures as well.
 STATES = [
     state(status, attempts, in_doubt)
     for status, attempts, in_doubt in itertools.product(
@@ -27,7 +27,7 @@ STATES = [
     if not (status == "sent" and in_doubt)
 ]
 ACCEPTED = MessageReport(1, accepted_at=1234.5)
-OTHERS = [
+OTHER_REPORTS = [
     MessageReport(
         1,
         final_status=ends,
@@ -41,12 +41,12 @@ OTHERS = [
 ]
 
 states = st.sampled_from(STATES)
-reports = st.sampled_from([ACCEPTED, *OTHERS])
+reports = st.sampled_from([ACCEPTED, *OTHER_REPORTS])
 steps = st.lists(st.tuples(reports, st.booleans()), max_size=12)
 
 
 @pytest.mark.parametrize("previous", STATES)
-def test_accepted_wins_over_everything_but_an_earlier_acceptance(previous: MessageState) -> None:
+def test_acceptance_changes_every_status_but_sent(previous: MessageState) -> None:
     for fenced in (True, False):
         after = transition(previous, ACCEPTED, fenced, MAX_ATTEMPTS)
         if previous.status == "sent":
@@ -57,19 +57,19 @@ def test_accepted_wins_over_everything_but_an_earlier_acceptance(previous: Messa
 
 
 @pytest.mark.parametrize("previous", STATES)
-def test_nothing_but_an_acceptance_counts_without_the_token(previous: MessageState) -> None:
-    for report in OTHERS:
+def test_only_an_acceptance_counts_without_the_token(previous: MessageState) -> None:
+    for report in OTHER_REPORTS:
         assert transition(previous, report, False, MAX_ATTEMPTS) is previous
 
 
 @pytest.mark.parametrize("previous", STATES)
-def test_what_a_holder_says(previous: MessageState) -> None:
-    for report in OTHERS:
-        check_table(previous, report)
+def test_reports_of_the_holder(previous: MessageState) -> None:
+    for report in OTHER_REPORTS:
+        check_transition(previous, report)
 
 
-def check_table(previous: MessageState, report: MessageReport) -> None:
-    """The whole table, written down a second time and in another way."""
+def check_transition(previous: MessageState, report: MessageReport) -> None:
+    """Compare with the table of transitions, written in another way."""
     after = transition(previous, report, True, MAX_ATTEMPTS)
     if previous.status == "sent":
         assert after is previous
@@ -91,8 +91,10 @@ def check_table(previous: MessageState, report: MessageReport) -> None:
 
 
 @given(states, steps)
-def test_over_any_history(first: MessageState, history: list[tuple[MessageReport, bool]]) -> None:
-    """Sent for ever, ended but for an acceptance, doubted until sent; attempts never sink."""
+def test_invariants_of_any_history(
+    first: MessageState, history: list[tuple[MessageReport, bool]]
+) -> None:
+    """Sent is final, doubt lasts until sent, only an acceptance changes what has ended."""
     now, accepted = first, False
     for report, fenced in history:
         before, now = now, transition(now, report, fenced, MAX_ATTEMPTS)
@@ -112,18 +114,18 @@ def test_over_any_history(first: MessageState, history: list[tuple[MessageReport
 
 
 @given(states, steps)
-def test_an_acceptance_counts_once(
+def test_acceptance_counts_once(
     first: MessageState, history: list[tuple[MessageReport, bool]]
 ) -> None:
-    """However often it is repeated, and whatever is said besides."""
+    """Later reports change nothing, repeated acceptances included."""
     now = transition(first, ACCEPTED, False, MAX_ATTEMPTS)
     for report, fenced in history:
         assert transition(now, report, fenced, MAX_ATTEMPTS) is now
 
 
 @given(st.integers(1, 60), st.integers(0, 60))
-def test_attempts_are_counted_out(max_attempts: int, free: int) -> None:
-    """Exactly `max_attempts` failures that burn one; throttled answers burn none."""
+def test_message_fails_after_exactly_max_attempts(max_attempts: int, free: int) -> None:
+    """Only failures count an attempt, throttled answers do not."""
     now = state("pending")
     for _ in range(free):
         now = transition(now, MessageReport(1), True, max_attempts)
@@ -136,8 +138,8 @@ def test_attempts_are_counted_out(max_attempts: int, free: int) -> None:
     assert (now.status, now.reason) == ("failed", Reason.ATTEMPTS)
 
 
-def test_a_throttled_answer_does_not_end_a_message_that_is_at_its_limit() -> None:
-    """The limit may have been lowered since: only an attempt that is burned ends the message."""
+def test_throttled_answer_does_not_end_a_message_at_its_limit() -> None:
+    """The limit may have been lowered: only a counted attempt ends the message."""
     at_limit = state("pending", 3)
     assert transition(at_limit, MessageReport(1), True, MAX_ATTEMPTS).status == "pending"
     assert (
