@@ -1,4 +1,4 @@
-"""A real mail server for the tests, in a thread of its own, that can be told to misbehave."""
+"""A mail server for tests, in a thread of its own, that can be made to refuse and fail."""
 
 import asyncio
 import email
@@ -12,13 +12,13 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 
 class MailServer:
-    """Keeps what it takes. `on_recipient` and `on_data` may say otherwise: None is to take it."""
+    """Stores accepted messages; `refusals` and `replies` make it refuse recipients and messages."""
 
     def __init__(self, certificate: str = "", login: tuple[str, str] | None = None) -> None:
-        self.kept: list[tuple[list[str], EmailMessage]] = []
-        self.seen = 0  # messages that came whole, taken or not
+        self.messages: list[tuple[list[str], EmailMessage]] = []
+        self.received = 0  # complete messages, accepted or not
         self.refusals: dict[str, str] = {}  # by recipient
-        self.answers: list[str] = []  # to the next messages; "drop" drops the connection
+        self.replies: list[str] = []  # replies to the next messages; "drop" closes the connection
         self.encrypted: list[bool] = []
         options: dict[str, Any] = {}
         if certificate:
@@ -26,11 +26,11 @@ class MailServer:
             context.load_cert_chain(certificate)
             options = {"tls_context": context, "require_starttls": True}
         if login:
-            options |= {"authenticator": _accepts(login), "auth_required": True}
+            options |= {"authenticator": _authenticator(login), "auth_required": True}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        # In its own thread: the caller's may have a loop of its own running, a browser's.
+        # In its own thread, as the caller's may run another event loop (a browser's).
         self._server: asyncio.Server = asyncio.run_coroutine_threadsafe(
             self._loop.create_server(lambda: SMTP(self, **options), "127.0.0.1", 0), self._loop
         ).result(10)
@@ -41,9 +41,18 @@ class MailServer:
         return f"smtp://127.0.0.1:{self.port}?starttls=never"
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        """Close the listening socket and end all connections."""
+        self._server.close()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -54,8 +63,8 @@ class MailServer:
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        self.seen += 1
-        answer = self.answers.pop(0) if self.answers else "250 OK"
+        self.received += 1
+        answer = self.replies.pop(0) if self.replies else "250 OK"
         if answer == "drop":
             assert isinstance(server.transport, asyncio.WriteTransport)
             server.transport.abort()
@@ -63,16 +72,16 @@ class MailServer:
             self.encrypted.append(session.ssl is not None)
             assert isinstance(envelope.content, bytes)
             mail = email.message_from_bytes(envelope.content, policy=default)
-            self.kept.append((list(envelope.rcpt_tos), mail))
+            self.messages.append((list(envelope.rcpt_tos), mail))
         return answer
 
 
-def _accepts(login: tuple[str, str]) -> Any:
+def _authenticator(login: tuple[str, str]) -> Any:
     def authenticate(*given: Any) -> AuthResult:
         data = given[-1]
         assert isinstance(data, LoginPassword)
         right = (data.login.decode(), data.password.decode()) == login
-        # Not handled: the server is to say so itself.
+        # handled=False: the server sends the reply.
         return AuthResult(success=right, handled=False)
 
     return authenticate

@@ -45,13 +45,13 @@ def test_send_now(app: Flask, server: MailServer, database: Cursor) -> None:
     assert f"/admin/reports/{day}/send" in page
     assert admin.post(f"/admin/reports/{today}/send") == 404, "the day is not over"
     assert admin.post(f"/admin/reports/{day}/send") == 303
-    assert [to for to, _ in server.kept] == [["anna@example.com"]]
+    assert [to for to, _ in server.messages] == [["anna@example.com"]]
     page = admin.client.get("/admin/reports", base_url=PUBLIC).text
     assert "The report is sent." in page
     assert f"/admin/reports/{day}/send" not in page
     assert admin.post(f"/admin/reports/{day}/send") == 303
     assert "was sent already" in admin.client.get("/admin/reports", base_url=PUBLIC).text
-    assert len(server.kept) == 1
+    assert len(server.messages) == 1
     database.execute(
         "SELECT actor, changes->>'outcome' FROM audit_log WHERE entity = 'report' ORDER BY id"
     )
@@ -63,8 +63,8 @@ def test_send_now(app: Flask, server: MailServer, database: Cursor) -> None:
 
 def test_a_mail_server_that_refuses_is_told(app: Flask, server: MailServer) -> None:
     day = (datetime.now(UTC).replace(hour=12) - timedelta(days=2)).date().isoformat()
-    server.answers.append("451 not now")
+    server.replies.append("451 not now")
     admin = Signed(app, "admin")
     assert admin.post(f"/admin/reports/{day}/send") == 303
     assert "tried again by itself" in admin.client.get("/admin/reports", base_url=PUBLIC).text
-    assert len(server.kept) == 1
+    assert len(server.messages) == 1

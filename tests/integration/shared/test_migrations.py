@@ -1,4 +1,4 @@
-"""The migrations make exactly what the models say, and can be taken back."""
+"""Migrations produce exactly the models' schema, and can be reversed."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def flask_db(database_url: str, *arguments: str) -> str:
 
 
 def is_ours(connection: Connection) -> Any:
-    """Leaves out what is made at run time: partitions, with their indexes."""
+    """Return a filter that excludes partitions, which are created at run time."""
     partitions = set(
         connection.execute(text("SELECT relname FROM pg_class WHERE relispartition")).scalars()
     )
@@ -67,7 +67,7 @@ def differences(connection: Connection) -> list[Any]:
 
 
 def checks(connection: Connection) -> dict[str, set[str]]:
-    """The names of the check constraints, which Alembic does not compare."""
+    """Return the names of check constraints, which Alembic does not compare."""
     rows = connection.execute(
         text(
             "SELECT conrelid::regclass::text, conname FROM pg_constraint JOIN pg_class c"
@@ -80,11 +80,9 @@ def checks(connection: Connection) -> dict[str, set[str]]:
     return found
 
 
-def test_the_models_and_the_migrations_say_the_same(
-    database_url: str, connection: Connection
-) -> None:
+def test_migrations_produce_the_models_schema(database_url: str, connection: Connection) -> None:
     with Fleet(database_url) as fleet:
-        fleet.add_launched_mailing(1)  # partitions exist, and are no difference
+        fleet.add_launched_mailing(1)  # creates partitions, which are not a difference
     assert differences(connection) == [], "write a migration for what the models have changed"
     expected = {
         table.name: {
@@ -97,8 +95,8 @@ def test_the_models_and_the_migrations_say_the_same(
     assert checks(connection) == {name: names for name, names in expected.items() if names}
 
 
-def test_a_difference_would_be_found(connection: Connection) -> None:
-    """What the test above relies on."""
+def test_comparison_detects_a_difference(connection: Connection) -> None:
+    """The test above relies on the comparison."""
     connection.execute(text("ALTER TABLE clients DROP COLUMN tag"))
     connection.execute(text("CREATE INDEX extra ON minutes (count)"))
     found = {entry[0] for entry in differences(connection)}
@@ -106,8 +104,10 @@ def test_a_difference_would_be_found(connection: Connection) -> None:
     assert {"add_column", "remove_index"} <= found
 
 
-def test_down_and_up_again(postgres_url: str, database_url: str, connection: Connection) -> None:
-    """Back to nothing, with data and partitions in the tables, and forth again."""
+def test_downgrade_and_upgrade_restore_the_schema(
+    postgres_url: str, database_url: str, connection: Connection
+) -> None:
+    """Downgrade to an empty database, with data and partitions, and upgrade again."""
     with Fleet(database_url) as fleet:
         fleet.add_launched_mailing(2)
     flask_db(database_url, "downgrade", "base")
@@ -121,7 +121,7 @@ def test_down_and_up_again(postgres_url: str, database_url: str, connection: Con
     ).all()
     connection.rollback()
     flask_db(database_url, "upgrade")
-    flask_db(database_url, "upgrade")  # nothing to do is no fault
+    flask_db(database_url, "upgrade")  # no error if nothing is to be done
     assert differences(connection) == []
     connection.rollback()
     with Fleet(database_url) as fleet:
@@ -129,6 +129,6 @@ def test_down_and_up_again(postgres_url: str, database_url: str, connection: Con
         assert fleet.count_statuses(mailing_id) == {"pending": 2}
 
 
-def test_there_is_one_head() -> None:
+def test_migrations_have_one_head() -> None:
     heads = ScriptDirectory(str(ROOT / "shared/migrations")).get_heads()
     assert len(heads) == 1, "two migrations have the same parent: merge them"

@@ -17,7 +17,7 @@ from click.testing import Result
 
 from api.cli.reports import report_commands
 from shared.config.settings import ReportSettings, WorkerSettings
-from shared.report import mail as mailing_out
+from shared.report import mail as mail_module
 from shared.report.daily import DayNotOver, find_due_days, read_figures, send_report
 from shared.report.figures import COUNTED_STATUSES as STATES
 from tests.integration.conftest import make_app
@@ -37,14 +37,14 @@ from worker.runtime.database import Database
 ROOT = Path(__file__).parents[3]
 DAY = 86400
 ANNA, OLEG = "anna@example.com", "oleg@example.com"
-# A zone in which it is about noon now, so that no day ends while the tests run.
+# A time zone in which it is about noon, so that no day ends while the tests run.
 ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 
 
 @pytest.fixture(autouse=True)
 def empty_reports(fleet: Fleet) -> None:
     fleet.query("TRUNCATE daily_reports, breaker_openings")
-    # A report long ago: this is no new installation.
+    # An old report, so that this is not a new installation.
     fleet.query(
         "INSERT INTO daily_reports (day, status, sent_at) VALUES ('2020-01-01', 'sent', now())"
     )
@@ -68,7 +68,7 @@ def yesterday(today: date) -> date:
     return today - timedelta(days=1)
 
 
-def settings(fleet: Fleet, smtp_url: str, *recipients: str) -> ReportSettings:
+def make_settings(fleet: Fleet, smtp_url: str, *recipients: str) -> ReportSettings:
     return ReportSettings.model_validate(
         {
             "database_url": fleet.url,
@@ -81,8 +81,8 @@ def settings(fleet: Fleet, smtp_url: str, *recipients: str) -> ReportSettings:
     )
 
 
-def row(fleet: Fleet, day: date) -> tuple[str, int, list[str], bool]:
-    """Status, attempts, who has it, and whether it is due again by now."""
+def read_report_row(fleet: Fleet, day: date) -> tuple[str, int, list[str], bool]:
+    """Return status, attempts, the recipients served, and whether it is due again."""
     found = fleet.query(
         "SELECT status, attempts, served, due_at <= now() FROM daily_reports WHERE day = %s", day
     )
@@ -91,15 +91,15 @@ def row(fleet: Fleet, day: date) -> tuple[str, int, list[str], bool]:
 
 
 def make_due(fleet: Fleet, day: date) -> None:
-    """As if the wait were over."""
+    """End the wait for the next attempt."""
     fleet.query("UPDATE daily_reports SET due_at = now() WHERE day = %s", day)
 
 
-# --- the figures -----------------------------------------------------------------------------
+# --- figures -----------------------------------------------------------------------------
 
 
-def accept(fleet: Fleet, mailing_id: int, *ages: float) -> None:
-    """Have messages accepted so many seconds ago, one each."""
+def accept_messages(fleet: Fleet, mailing_id: int, *ages: float) -> None:
+    """Record messages as accepted, one for each age in seconds."""
     worker = fleet.claim_batch(mailing_id)
     accepted = [(id_, time.time() - age) for id_, age in zip(worker.ids, ages, strict=False)]
     fleet.record_reports(
@@ -109,8 +109,8 @@ def accept(fleet: Fleet, mailing_id: int, *ages: float) -> None:
     worker.finish()
 
 
-def counted(fleet: Fleet, mailing_id: int, day: date) -> int:
-    """The messages that were accepted on that local day."""
+def count_accepted(fleet: Fleet, mailing_id: int, day: date) -> int:
+    """Return the number of messages accepted on that local day."""
     found: int = fleet.query_value(
         """
         SELECT count(*) FROM messages
@@ -123,14 +123,14 @@ def counted(fleet: Fleet, mailing_id: int, day: date) -> int:
     return found
 
 
-def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date) -> None:
+def test_figures_equal_counts_of_messages(fleet: Fleet, today: date) -> None:
     long = fleet.add_launched_mailing(12, name="Long")
-    accept(fleet, long, 2 * DAY, 2 * DAY, DAY, DAY, DAY, 1, 1, 1, 1)
+    accept_messages(fleet, long, 2 * DAY, 2 * DAY, DAY, DAY, DAY, 1, 1, 1, 1)
     fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s AND pending > 0", long)
     worker = fleet.claim_batch(long)
     worker.finish(reports=[rejected(id_) for id_ in worker.ids[:2]])
     expired = fleet.add_launched_mailing(5)
-    accept(fleet, expired, 1, 1)
+    accept_messages(fleet, expired, 1, 1)
     fleet.end_mailing(expired)
     fleet.apply_mailing_state(expired)
     fleet.settle_mailing(expired)
@@ -142,14 +142,14 @@ def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date
     sums = dict.fromkeys(STATES, 0)
     for back in range(3):
         day = today - timedelta(days=back)
-        found = read_figures(fleet.db.transaction, settings(fleet, "smtp://x"), day)
+        found = read_figures(fleet.db.transaction, make_settings(fleet, "smtp://x"), day)
         by_id = {mailing.id: mailing for mailing in found.mailings}
-        assert by_id[long].sent == counted(fleet, long, day)
+        assert by_id[long].sent == count_accepted(fleet, long, day)
         for state in STATES:
             sums[state] += getattr(by_id[long], state)
         if back == 0:
             for id_ in (long, expired, cancelled):
-                statuses = fleet.count_statuses(id_) | {"sent": counted(fleet, id_, today)}
+                statuses = fleet.count_statuses(id_) | {"sent": count_accepted(fleet, id_, today)}
                 for state in (*STATES, "pending"):
                     assert getattr(by_id[id_], state) == statuses.get(state, 0), (id_, state)
             assert found.reasons == [("rejected: 400", 2)]
@@ -160,18 +160,18 @@ def test_the_figures_equal_those_counted_from_messages(fleet: Fleet, today: date
             assert median is not None
             assert 0 <= median < 60
         else:
-            # At the end of that day, those accepted later were still to be sent.
-            later = sum(counted(fleet, long, today - timedelta(days=n)) for n in range(back))
+            # At the end of that day, messages accepted later were pending.
+            later = sum(count_accepted(fleet, long, today - timedelta(days=n)) for n in range(back))
             assert by_id[long].pending == 12 - 9 + later
             assert expired not in by_id
             assert not found.reasons
     assert sums == {state: fleet.count_statuses(long).get(state, 0) for state in STATES}
 
 
-def an_outage() -> list[str]:
-    """What a breaker tells of a provider that is away, and still is when it is tried again."""
+def record_outage() -> list[str]:
+    """Return the openings that a breaker reports in an outage that outlasts the first probe."""
     breaker = CircuitBreaker(FailFastRedis(fail_fast_client("redis://127.0.0.1:1")))
-    for now in (1e9, 2e9):  # the second time, every wait is over
+    for now in (1e9, 2e9):  # at the second time, every wait is over
         for _ in range(FAILURE_THRESHOLD):
             breaker.record_outcome(Outcome.UNAVAILABLE)
         breaker.sync(now)
@@ -179,7 +179,7 @@ def an_outage() -> list[str]:
     return breaker.unsaved_openings
 
 
-def test_what_needs_attention(fleet: Fleet, today: date) -> None:
+def test_late_mailings_and_breaker_openings_are_found(fleet: Fleet, today: date) -> None:
     fleet.query("UPDATE mailings SET status = 'paused' WHERE status = 'running'")
     paused, slow = fleet.add_launched_mailing(2), fleet.add_launched_mailing(3)
     fleet.query("UPDATE mailings SET status = 'paused' WHERE id = %s", paused)
@@ -187,14 +187,14 @@ def test_what_needs_attention(fleet: Fleet, today: date) -> None:
     fleet.query(
         "UPDATE batches SET due_at = now() + interval '2 hours' WHERE mailing_id = %s", window
     )
-    later = fleet.add_launched_mailing(2)  # waits for its hours, and will have time enough
+    later = fleet.add_launched_mailing(2)  # waits for its window, with enough time left
     fleet.query(
         "UPDATE batches SET due_at = now() + interval '1 hour' WHERE mailing_id = %s", later
     )
     fleet.query("UPDATE mailings SET end_at = now() + interval '2 hours' WHERE id = %s", later)
-    for reason in an_outage():
+    for reason in record_outage():
         claim_queries.record_breaker_opening(fleet.db, reason)
-    found = read_figures(fleet.db.transaction, settings(fleet, "smtp://x"), today)
+    found = read_figures(fleet.db.transaction, make_settings(fleet, "smtp://x"), today)
     assert found.openings == [("unavailable", 1)]
     late = {item.id: item for item in found.late}
     assert late[paused].status == "paused"
@@ -205,22 +205,22 @@ def test_what_needs_attention(fleet: Fleet, today: date) -> None:
     assert later not in late
 
 
-# --- once ------------------------------------------------------------------------------------
+# --- sending once ----------------------------------------------------------------------------
 
 
-def test_a_report_is_sent_once_to_everybody(
+def test_report_is_sent_once_to_all_recipients(
     fleet: Fleet, server: MailServer, yesterday: date
 ) -> None:
-    asked = settings(fleet, server.url, ANNA, OLEG)
-    days = find_due_days(fleet.db.transaction, asked)
+    config = make_settings(fleet, server.url, ANNA, OLEG)
+    days = find_due_days(fleet.db.transaction, config)
     assert days == [yesterday - timedelta(days=n) for n in range(6, -1, -1)]
     mailing_id = fleet.add_launched_mailing(2, name="=Привет")
-    accept(fleet, mailing_id, DAY, DAY)
-    assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
-    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "not due"
-    assert yesterday not in find_due_days(fleet.db.transaction, asked)
-    ((recipients, mail),) = server.kept
+    accept_messages(fleet, mailing_id, DAY, DAY)
+    assert send_report(fleet.db.transaction, config, yesterday) == "sent"
+    assert send_report(fleet.db.transaction, config, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, config, yesterday, requested=True) == "not due"
+    assert yesterday not in find_due_days(fleet.db.transaction, config)
+    ((recipients, mail),) = server.messages
     assert recipients == [ANNA, OLEG]
     assert mail["message-id"] == f"<report-{yesterday}@example.com>"
     (table,) = mail.iter_attachments()
@@ -229,14 +229,16 @@ def test_a_report_is_sent_once_to_everybody(
     assert rows[str(mailing_id)]["name"] == "'=Привет"
 
 
-def test_doubled_jobs_send_once(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+def test_concurrent_jobs_send_the_report_once(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
     outcomes: list[str] = []
     start = threading.Barrier(6)
 
     def job() -> None:
         db = Database(fleet.url, "job")
         start.wait()
-        outcomes.append(send_report(db.transaction, settings(fleet, server.url), yesterday))
+        outcomes.append(send_report(db.transaction, make_settings(fleet, server.url), yesterday))
         db.close()
 
     threads = [threading.Thread(target=job) for _ in range(6)]
@@ -245,42 +247,46 @@ def test_doubled_jobs_send_once(fleet: Fleet, server: MailServer, yesterday: dat
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["not due"] * 5 + ["sent"]
-    assert server.seen == 1
+    assert server.received == 1
 
 
-def test_a_new_installation_owes_none(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+def test_new_installation_has_no_report_due(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
     fleet.query("TRUNCATE daily_reports")
-    asked = settings(fleet, server.url)
-    assert find_due_days(fleet.db.transaction, asked) == []
-    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "sent"
-    assert find_due_days(fleet.db.transaction, asked) == []
+    config = make_settings(fleet, server.url)
+    assert find_due_days(fleet.db.transaction, config) == []
+    assert send_report(fleet.db.transaction, config, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, config, yesterday, requested=True) == "sent"
+    assert find_due_days(fleet.db.transaction, config) == []
 
 
-def test_a_day_that_is_not_over_is_not_told(fleet: Fleet, server: MailServer, today: date) -> None:
+def test_report_of_a_day_that_is_not_over_is_rejected(
+    fleet: Fleet, server: MailServer, today: date
+) -> None:
     with pytest.raises(DayNotOver):
-        send_report(fleet.db.transaction, settings(fleet, server.url), today, requested=True)
+        send_report(fleet.db.transaction, make_settings(fleet, server.url), today, requested=True)
 
 
 def test_nothing_is_due_without_recipients_or_a_server(fleet: Fleet) -> None:
     for missing in ("smtp_url", "report_recipients"):
-        asked = settings(fleet, "smtp://127.0.0.1:1")
-        setattr(asked, missing, None)
-        assert find_due_days(fleet.db.transaction, asked) == []
+        config = make_settings(fleet, "smtp://127.0.0.1:1")
+        setattr(config, missing, None)
+        assert find_due_days(fleet.db.transaction, config) == []
 
 
-# --- when the mail server is not well ----------------------------------------------------------
+# --- errors of the mail server -----------------------------------------------------------------
 
 
-def test_refused_connections_are_tried_again_later(fleet: Fleet, yesterday: date) -> None:
+def test_refused_connection_is_retried_with_growing_waits(fleet: Fleet, yesterday: date) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    asked = settings(fleet, f"smtp://127.0.0.1:{port}?starttls=never")
+    config = make_settings(fleet, f"smtp://127.0.0.1:{port}?starttls=never")
     waits = []
     for attempt in range(1, 9):
-        assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
-        assert row(fleet, yesterday) == ("waiting", attempt, [], False)
-        assert yesterday not in find_due_days(fleet.db.transaction, asked)
+        assert send_report(fleet.db.transaction, config, yesterday) == "failed"
+        assert read_report_row(fleet, yesterday) == ("waiting", attempt, [], False)
+        assert yesterday not in find_due_days(fleet.db.transaction, config)
         waits.append(
             fleet.query_value(
                 "SELECT extract(epoch FROM due_at - now())::int FROM daily_reports WHERE day = %s",
@@ -291,64 +297,70 @@ def test_refused_connections_are_tried_again_later(fleet: Fleet, yesterday: date
     assert waits == pytest.approx([60, 120, 240, 480, 960, 1920, 3600, 3600], abs=5)
 
 
-def test_a_message_that_is_turned_down_is_tried_again(
+def test_temporarily_rejected_message_is_retried(
     fleet: Fleet, server: MailServer, yesterday: date
 ) -> None:
-    asked = settings(fleet, server.url)
-    server.answers = ["451 try again later"]
-    assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
-    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "sent"
-    assert server.seen == 2
-    assert len(server.kept) == 1
+    config = make_settings(fleet, server.url)
+    server.replies = ["451 try again later"]
+    assert send_report(fleet.db.transaction, config, yesterday) == "failed"
+    assert send_report(fleet.db.transaction, config, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, config, yesterday, requested=True) == "sent"
+    assert server.received == 2
+    assert len(server.messages) == 1
 
 
-def test_every_recipient_refused(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+def test_report_fails_if_every_recipient_is_refused(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
     server.refusals = {ANNA: "550 no such person"}
-    assert send_report(fleet.db.transaction, settings(fleet, server.url), yesterday) == "failed"
+    assert (
+        send_report(fleet.db.transaction, make_settings(fleet, server.url), yesterday) == "failed"
+    )
     error = fleet.query_value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
     assert "550" in error
-    assert server.seen == 0
+    assert server.received == 0
 
 
-def test_one_recipient_refused_for_good(fleet: Fleet, server: MailServer, yesterday: date) -> None:
+def test_permanently_refused_recipient_is_left_out(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
     server.refusals = {ANNA: "550 no such person"}
-    asked = settings(fleet, server.url, ANNA, OLEG)
-    assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
-    assert [recipients for recipients, _ in server.kept] == [[OLEG]]
+    config = make_settings(fleet, server.url, ANNA, OLEG)
+    assert send_report(fleet.db.transaction, config, yesterday) == "sent"
+    assert [recipients for recipients, _ in server.messages] == [[OLEG]]
     error = fleet.query_value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
     assert ANNA in error
     assert "550" in error
 
 
-def test_one_recipient_refused_for_now_gets_it_later_and_the_other_not_twice(
+def test_temporarily_refused_recipient_is_retried_alone(
     fleet: Fleet, server: MailServer, yesterday: date
 ) -> None:
     server.refusals = {ANNA: "450 greylisted"}
-    asked = settings(fleet, server.url, ANNA, OLEG)
-    assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
-    assert row(fleet, yesterday) == ("waiting", 1, [OLEG], False)
+    config = make_settings(fleet, server.url, ANNA, OLEG)
+    assert send_report(fleet.db.transaction, config, yesterday) == "failed"
+    assert read_report_row(fleet, yesterday) == ("waiting", 1, [OLEG], False)
     server.refusals = {}
     make_due(fleet, yesterday)
-    assert send_report(fleet.db.transaction, asked, yesterday) == "sent"
-    assert [recipients for recipients, _ in server.kept] == [[OLEG], [ANNA]]
+    assert send_report(fleet.db.transaction, config, yesterday) == "sent"
+    assert [recipients for recipients, _ in server.messages] == [[OLEG], [ANNA]]
 
 
-def test_a_connection_dropped_after_the_message_is_in_doubt_and_not_sent_twice(
+def test_connection_dropped_after_the_message_is_in_doubt_and_not_retried(
     fleet: Fleet, server: MailServer, yesterday: date
 ) -> None:
-    asked = settings(fleet, server.url)
-    server.answers = ["drop"]
-    assert send_report(fleet.db.transaction, asked, yesterday) == "in doubt"
+    config = make_settings(fleet, server.url)
+    server.replies = ["drop"]
+    assert send_report(fleet.db.transaction, config, yesterday) == "in doubt"
     make_due(fleet, yesterday)
-    assert yesterday not in find_due_days(fleet.db.transaction, asked)
-    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
-    assert send_report(fleet.db.transaction, asked, yesterday, requested=True) == "not due"
-    assert server.seen == 1
+    assert yesterday not in find_due_days(fleet.db.transaction, config)
+    assert send_report(fleet.db.transaction, config, yesterday) == "not due"
+    assert send_report(fleet.db.transaction, config, yesterday, requested=True) == "not due"
+    assert server.received == 1
 
 
 @pytest.mark.parametrize(("stage", "again"), [("connecting", "sent"), ("handing_over", "not due")])
-def test_a_sender_that_died(
+def test_claim_of_a_dead_process_is_taken_over_or_in_doubt(
     fleet: Fleet, server: MailServer, yesterday: date, stage: str, again: str
 ) -> None:
     fleet.query(
@@ -359,58 +371,60 @@ def test_a_sender_that_died(
         yesterday,
         stage,
     )
-    asked = settings(fleet, server.url)
-    assert yesterday not in find_due_days(fleet.db.transaction, asked)
-    assert send_report(fleet.db.transaction, asked, yesterday) == "not due"
+    config = make_settings(fleet, server.url)
+    assert yesterday not in find_due_days(fleet.db.transaction, config)
+    assert send_report(fleet.db.transaction, config, yesterday) == "not due"
     make_due(fleet, yesterday)
-    assert (yesterday in find_due_days(fleet.db.transaction, asked)) == (again == "sent")
-    assert send_report(fleet.db.transaction, asked, yesterday) == again
-    assert row(fleet, yesterday)[0] == ("sent" if again == "sent" else "in_doubt")
+    assert (yesterday in find_due_days(fleet.db.transaction, config)) == (again == "sent")
+    assert send_report(fleet.db.transaction, config, yesterday) == again
+    assert read_report_row(fleet, yesterday)[0] == ("sent" if again == "sent" else "in_doubt")
 
 
-def test_one_who_was_overtaken_hands_nothing_over(
+def test_process_that_lost_its_claim_sends_nothing(
     fleet: Fleet, server: MailServer, yesterday: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = mailing_out._connect
+    connect = mail_module._connect
 
-    def slowly(url: str) -> object:
+    def connect_after_takeover(url: str) -> object:
         fleet.query("UPDATE daily_reports SET attempts = attempts + 1 WHERE day = %s", yesterday)
         return connect(url)
 
-    monkeypatch.setattr(mailing_out, "_connect", slowly)
-    assert send_report(fleet.db.transaction, settings(fleet, server.url), yesterday) == "not due"
-    assert server.seen == 0
+    monkeypatch.setattr(mail_module, "_connect", connect_after_takeover)
+    assert (
+        send_report(fleet.db.transaction, make_settings(fleet, server.url), yesterday) == "not due"
+    )
+    assert server.received == 0
 
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
+    """Return the address of a server that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"smtp://127.0.0.1:{listener.getsockname()[1]}?starttls=never"
 
 
-def test_a_server_that_hangs_is_given_up(
+def test_unresponsive_server_times_out(
     fleet: Fleet, silent: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailing_out, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(mail_module, "ANSWER_TIMEOUT", 0.3)
     began = time.monotonic()
-    assert send_report(fleet.db.transaction, settings(fleet, silent), yesterday) == "failed"
+    assert send_report(fleet.db.transaction, make_settings(fleet, silent), yesterday) == "failed"
     assert time.monotonic() - began < 2
 
 
-def test_the_worker_does_not_wait_for_the_mail_server(
+def test_worker_does_not_wait_for_the_mail_server(
     fleet: Fleet, silent: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailing_out, "ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr(mail_module, "ANSWER_TIMEOUT", 1.0)
     more = {"redis_url": "redis://x", "provider_url": "http://x", "provider_token": "x"}
-    asked = WorkerSettings.model_validate(settings(fleet, silent).model_dump() | more)
+    config = WorkerSettings.model_validate(make_settings(fleet, silent).model_dump() | more)
     began = time.monotonic()
-    start_daily_report(asked, yesterday, None)
-    start_daily_report(asked, yesterday, None)  # one at a time: left to the next sweep
+    start_daily_report(config, yesterday, None)
+    start_daily_report(config, yesterday, None)  # one at a time: left to the next sweep
     assert time.monotonic() - began < 0.5
     waiting = "SELECT 1 FROM daily_reports WHERE day = %s AND status = 'waiting'"
     wait_for(lambda: fleet.query_value(waiting, yesterday), 10, "the server is given up")
-    assert row(fleet, yesterday)[1] == 1
+    assert read_report_row(fleet, yesterday)[1] == 1
 
 
 # --- TLS and login -----------------------------------------------------------------------------
@@ -421,57 +435,57 @@ def certificate(tmp_path: Path) -> str:
     return write_certificate(tmp_path)
 
 
-def test_starttls_and_login(
+def test_starttls_and_login_are_used(
     fleet: Fleet, certificate: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = MailServer(certificate, login=("us er", "p@ss:word"))
     url = f"smtp://us%20er:p%40ss%3Aword@localhost:{server.port}"
     try:
-        # Nobody vouches for the certificate: nothing is said to whoever that is.
-        assert send_report(fleet.db.transaction, settings(fleet, url), yesterday) == "failed"
+        # The certificate is not trusted, so nothing is sent.
+        assert send_report(fleet.db.transaction, make_settings(fleet, url), yesterday) == "failed"
         error = fleet.query_value("SELECT error FROM daily_reports WHERE day = %s", yesterday)
         assert "CERTIFICATE_VERIFY_FAILED" in error
-        assert server.seen == 0
+        assert server.received == 0
 
         monkeypatch.setenv("SSL_CERT_FILE", certificate)
-        wrong = settings(fleet, url.replace("word", "ward"))
+        wrong = make_settings(fleet, url.replace("word", "ward"))
         assert send_report(fleet.db.transaction, wrong, yesterday, requested=True) == "failed"
-        assert server.seen == 0
+        assert server.received == 0
 
-        right = settings(fleet, url)
+        right = make_settings(fleet, url)
         assert send_report(fleet.db.transaction, right, yesterday, requested=True) == "sent"
         assert server.encrypted == [True]
     finally:
         server.stop()
 
 
-def test_a_server_without_tls_gets_nothing_unless_that_is_allowed(
+def test_server_without_tls_is_rejected_unless_allowed(
     fleet: Fleet, server: MailServer, yesterday: date
 ) -> None:
-    asked = settings(fleet, f"smtp://127.0.0.1:{server.port}")
-    assert send_report(fleet.db.transaction, asked, yesterday) == "failed"
-    assert server.seen == 0
+    config = make_settings(fleet, f"smtp://127.0.0.1:{server.port}")
+    assert send_report(fleet.db.transaction, config, yesterday) == "failed"
+    assert server.received == 0
 
 
-# --- by hand -----------------------------------------------------------------------------------
+# --- commands ----------------------------------------------------------------------------------
 
 
-def environment(asked: ReportSettings) -> dict[str, str]:
-    assert asked.smtp_url is not None
+def environment(config: ReportSettings) -> dict[str, str]:
+    assert config.smtp_url is not None
     return {
-        "DATABASE_URL": asked.database_url,
-        "SMTP_URL": asked.smtp_url.get_secret_value(),
-        "REPORT_RECIPIENTS": ",".join(asked.report_recipients),
+        "DATABASE_URL": config.database_url,
+        "SMTP_URL": config.smtp_url.get_secret_value(),
+        "REPORT_RECIPIENTS": ",".join(config.report_recipients),
         "REPORT_TIMEZONE": ZONE,
         "REPORT_LANGUAGE": "ru",
     }
 
 
-def test_preview_by_command(fleet: Fleet) -> None:
+def test_command_prints_a_preview(fleet: Fleet) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "api", "report", "preview", "--day=2026-01-02"],
         cwd=ROOT,
-        env={**os.environ, **environment(settings(fleet, "smtp://x"))},
+        env={**os.environ, **environment(make_settings(fleet, "smtp://x"))},
         capture_output=True,
         text=True,
         timeout=60,
@@ -483,9 +497,11 @@ def test_preview_by_command(fleet: Fleet) -> None:
     assert "Рассылки за 2 января 2026" in done.stdout
 
 
-def test_send_by_command(fleet: Fleet, server: MailServer, yesterday: date) -> None:
-    asked = settings(fleet, server.url)
-    runner = make_app(fleet.url, "redis://127.0.0.1:1").test_cli_runner(env=environment(asked))
+def test_command_sends_the_report_and_copies(
+    fleet: Fleet, server: MailServer, yesterday: date
+) -> None:
+    config = make_settings(fleet, server.url)
+    runner = make_app(fleet.url, "redis://127.0.0.1:1").test_cli_runner(env=environment(config))
 
     def send(*arguments: str) -> Result:
         return runner.invoke(report_commands, ["send", f"--day={yesterday}", *arguments])
@@ -495,6 +511,6 @@ def test_send_by_command(fleet: Fleet, server: MailServer, yesterday: date) -> N
     assert again.exit_code == 1
     assert "--to sends a copy" in again.output
     assert copy.exit_code == 0, copy.output
-    assert [recipients for recipients, _ in server.kept] == [[ANNA], [OLEG, "x@y.org"]]
-    ids = [mail["message-id"] for _, mail in server.kept]
+    assert [recipients for recipients, _ in server.messages] == [[ANNA], [OLEG, "x@y.org"]]
+    ids = [mail["message-id"] for _, mail in server.messages]
     assert ids[0] != ids[1]

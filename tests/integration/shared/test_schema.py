@@ -1,4 +1,4 @@
-"""Deployments: many may migrate at once, a version may be taken back, and workers wait."""
+"""Deployments: concurrent migrations, rollback to an older version, and waiting workers."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ WHERE locktype = 'advisory' AND NOT granted
 
 
 class Database:
-    """An empty database, and programs that are let loose on it."""
+    """An empty database, and the programs started on it."""
 
     def __init__(self, server: str, name: str):
         self.url = f"{server.rsplit('/', 1)[0]}/{name}"
@@ -32,7 +32,7 @@ class Database:
         self.connection.autocommit = True
         self.programs: list[subprocess.Popen[str]] = []
 
-    def ask(self, statement: str) -> int:
+    def query(self, statement: str) -> int:
         with self.connection.cursor() as cursor:
             cursor.execute(statement)
             row = cursor.fetchone()
@@ -53,8 +53,8 @@ class Database:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         program = self.start(*arguments)
-        said, _ = program.communicate(timeout=60)
-        return program.returncode, said
+        output, _ = program.communicate(timeout=60)
+        return program.returncode, output
 
 
 @pytest.fixture
@@ -75,49 +75,49 @@ def database(postgres_url: str) -> Iterator[Database]:
     server.close()
 
 
-def test_two_upgrades_at_once_take_turns(database: Database) -> None:
-    """As when two pods of a new version start on an empty database."""
-    database.ask("SELECT 1 FROM pg_advisory_lock(hashtext('migrations'))")
+def test_concurrent_upgrades_run_one_after_the_other(database: Database) -> None:
+    """Two pods of a new version start on an empty database."""
+    database.query("SELECT 1 FROM pg_advisory_lock(hashtext('migrations'))")
     waiting = database.start(*WAIT)
     both = [database.start(*UPGRADE) for _ in range(2)]
-    wait_for(lambda: database.ask(LOCKS) == 2, 30, "both wait for their turn")
-    assert database.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
-    assert waiting.poll() is None, "what waits for the schema has seen it before it was there"
-    database.ask("SELECT 1 FROM (SELECT pg_advisory_unlock(hashtext('migrations'))) AS u")
+    wait_for(lambda: database.query(LOCKS) == 2, 30, "both upgrades wait for the lock")
+    assert database.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+    assert waiting.poll() is None, "the waiting program ended before the schema existed"
+    database.query("SELECT 1 FROM (SELECT pg_advisory_unlock(hashtext('migrations'))) AS u")
     for program in both:
-        said, _ = program.communicate(timeout=60)
-        assert program.returncode == 0, said
-    assert database.ask("SELECT count(*) FROM alembic_version") == 1
-    said, _ = waiting.communicate(timeout=30)
-    assert (waiting.returncode, said) == (0, "waiting for the migrations\n")
+        output, _ = program.communicate(timeout=60)
+        assert program.returncode == 0, output
+    assert database.query("SELECT count(*) FROM alembic_version") == 1
+    output, _ = waiting.communicate(timeout=30)
+    assert (waiting.returncode, output) == (0, "waiting for the migrations\n")
 
 
-def test_a_version_that_is_taken_back_leaves_the_newer_schema_as_it_is(database: Database) -> None:
-    database.ask("CREATE TABLE alembic_version (version_num text); SELECT 0")
-    database.ask("INSERT INTO alembic_version VALUES ('9999') RETURNING 0")
-    code, said = database.run(*UPGRADE)
-    assert code == 0, said
-    assert "newer" in said
-    assert database.ask("SELECT count(*) FROM alembic_version WHERE version_num = '9999'") == 1
-    assert database.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 1
+def test_older_version_leaves_a_newer_schema_unchanged(database: Database) -> None:
+    database.query("CREATE TABLE alembic_version (version_num text); SELECT 0")
+    database.query("INSERT INTO alembic_version VALUES ('9999') RETURNING 0")
+    code, output = database.run(*UPGRADE)
+    assert code == 0, output
+    assert "newer" in output
+    assert database.query("SELECT count(*) FROM alembic_version WHERE version_num = '9999'") == 1
+    assert database.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 1
     assert database.run(*WAIT) == (0, "")
-    # Going further back is for the version that knows the way.
-    code, said = database.run(*UPGRADE[:-1], "downgrade", "base")
-    assert code != 0, said
+    # Downgrading needs the version that has the migration.
+    code, output = database.run(*UPGRADE[:-1], "downgrade", "base")
+    assert code != 0, output
 
 
-def test_whoever_waits_says_for_what(database: Database) -> None:
+def test_waiting_program_reports_what_is_missing(database: Database) -> None:
     assert database.run(*WAIT[:-1], "database") == (0, "")
     database.url = database.url.replace("@", "-and-something@")
     program = database.start(*WAIT[:-1], "database")
     assert program.stdout
-    said = program.stdout.readline()
-    assert said.startswith("waiting for PostgreSQL: connection to server")
-    assert "password authentication failed" in said
-    assert str(urlsplit(database.url).password) not in said
+    output = program.stdout.readline()
+    assert output.startswith("waiting for PostgreSQL: connection to server")
+    assert "password authentication failed" in output
+    assert str(urlsplit(database.url).password) not in output
 
 
-def test_which_schema_will_do() -> None:
+def test_only_current_and_newer_schemas_are_accepted() -> None:
     assert not is_schema_applied(None)
     assert not is_schema_applied("0001")
     assert is_schema_applied("of a version that is yet to come")

@@ -57,7 +57,7 @@ def test_flushed_redis_and_restarts_send_no_second_report(
         )
     redis.flushall()
     system["control"].start()
-    wait_for(lambda: server.kept, 30, "the report")
+    wait_for(lambda: server.messages, 30, "the report")
     all_sent = [("sent",)] * 8
     # A kill between the delivery and its record would leave the report in doubt.
     wait_for(lambda: system.query("SELECT status FROM daily_reports") == all_sent, 30, "its record")
@@ -67,5 +67,5 @@ def test_flushed_redis_and_restarts_send_no_second_report(
         system[process].start()
         # A control worker looks for due reports at its first sweep.
         wait_for(lambda: redis.exists(SWEPT_KEY), 30, f"a sweep after {process} was killed")
-    assert server.seen == 1
+    assert server.received == 1
     assert system.query("SELECT status FROM daily_reports") == all_sent

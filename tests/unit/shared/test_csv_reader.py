@@ -1,4 +1,4 @@
-"""CSV files as people have them: encodings, delimiters, headers, quotes, and what a row may say."""
+"""CSV files: encodings, delimiters, headers, quotes, and the cells of rows."""
 
 import io
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from shared.domain.phones import PHONE_DETAIL, SHORTENED_DETAIL
 
 
 def sheet(data: bytes, at_once: int | None = None, limit: int | None = None) -> CsvReader:
-    """The file, which comes in pieces of so many bytes."""
+    """Return a reader of the file, which arrives in pieces of `at_once` bytes."""
     stream = io.BytesIO(data)
     read: Callable[[int], bytes] = stream.read
     if at_once is not None:
@@ -41,7 +41,7 @@ RUSSIAN = "Телефон;Тег;Часовой пояс\n79161234567;Пётр;E
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 3, 7])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1251"])
-def test_encodings(encoding: str, at_once: int | None) -> None:
+def test_encoding_is_detected(encoding: str, at_once: int | None) -> None:
     found = sheet(RUSSIAN.encode(encoding), at_once)
     assert found.columns == {"phone": 0, "tag": 1, "timezone": 2}
     assert [row.cells for row in found] == [["79161234567", "Пётр", "Europe/Moscow"]]
@@ -49,7 +49,7 @@ def test_encodings(encoding: str, at_once: int | None) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1251"])
 @pytest.mark.parametrize("ascii_rows", [0, 1, 6_553, 6_554, 100_000])
-def test_the_encoding_shows_itself_late(encoding: str, ascii_rows: int) -> None:
+def test_encoding_is_detected_late_in_the_file(encoding: str, ascii_rows: int) -> None:
     data = "phone,tag\n" + "79161234567,plain\n" * ascii_rows + "79161234567,друг"
     found = list(sheet(data.encode(encoding)))
     assert len(found) == ascii_rows + 1
@@ -58,7 +58,7 @@ def test_the_encoding_shows_itself_late(encoding: str, ascii_rows: int) -> None:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_delimiters_and_newlines(delimiter: str, newline: str) -> None:
+def test_delimiters_and_newlines_are_detected(delimiter: str, newline: str) -> None:
     lines = ["tag,phone", '"a,b;c\td",79161234567', "", "e,79161234568"]
     lines = [line.replace(",", delimiter) if "a,b" not in line else line for line in lines]
     lines[1] = f'"a,b;c\td"{delimiter}79161234567'
@@ -68,7 +68,7 @@ def test_delimiters_and_newlines(delimiter: str, newline: str) -> None:
     ]
 
 
-def test_excel_may_name_the_delimiter() -> None:
+def test_delimiter_line_of_excel_is_recognised() -> None:
     assert rows(b"sep=;\r\nphone;tag\r\n1;a,b,c\r\n") == [(3, ["1", "a,b,c"])]
 
 
@@ -81,12 +81,12 @@ def test_excel_may_name_the_delimiter() -> None:
         "Номер телефона,Код мобильного оператора,Тег,Временная зона",
     ],
 )
-def test_headers(header: str) -> None:
+def test_column_names_are_recognised(header: str) -> None:
     columns = sheet(header.encode()).columns
     assert columns == {"phone": 0, "operator_code": 1, "tag": 2, "timezone": 3}
 
 
-def test_unknown_columns_are_named() -> None:
+def test_unknown_columns_are_reported() -> None:
     found = sheet("Имя,phone,,заметка\nИван,79161234567,,x".encode())
     assert found.columns == {"phone": 1}
     assert found.ignored == ["Имя", "заметка"]
@@ -114,12 +114,12 @@ def test_unknown_columns_are_named() -> None:
         (b'phone,tag\n1,"open\n' + b"2,b\n" * 1_000, UnreadableFile, "In line 2 a quote"),
     ],
 )
-def test_bad_files(data: bytes, kind: type[BadFile], says: str) -> None:
+def test_unusable_file_is_explained(data: bytes, kind: type[BadFile], says: str) -> None:
     with pytest.raises(kind, match=says):
         list(sheet(data))
 
 
-def test_a_file_over_the_limit() -> None:
+def test_file_over_the_limit_is_rejected() -> None:
     data = b"phone\n" + b"79161234567\n" * 100
     assert len(list(sheet(data, limit=len(data)))) == 100
     with pytest.raises(FileTooLarge, match="larger than 1205 bytes"):
@@ -127,8 +127,8 @@ def test_a_file_over_the_limit() -> None:
 
 
 @pytest.mark.parametrize("endless", [b"1", b"x\n", b'\n","'])
-def test_memory_stays_flat_whatever_is_sent(endless: bytes) -> None:
-    """A line or a quoted cell without end is not collected until it ends."""
+def test_memory_is_bounded_for_any_input(endless: bytes) -> None:
+    """A line or a quoted cell without end is not read to its end."""
     pieces = [b'phone\n"']
     sent = 0
 
@@ -142,26 +142,26 @@ def test_memory_stays_flat_whatever_is_sent(endless: bytes) -> None:
     assert sent < 4 * csv_reader.READ_BYTES
 
 
-def test_a_row_with_wrong_quotes_spoils_no_other() -> None:
+def test_row_with_wrong_quotes_does_not_affect_others() -> None:
     found = list(sheet(b'phone,tag\n1,"a"b\n2,c"d\n3,"e ""f"""\n'))
     assert [(row.line, row.fault is None) for row in found] == [(2, False), (3, True), (4, True)]
     assert [row.cells for row in found[1:]] == [["2", 'c"d'], ["3", 'e "f"']]
 
 
-def test_lines_are_counted_through_cells_with_line_breaks() -> None:
+def test_line_numbers_include_line_breaks_within_cells() -> None:
     assert [line for line, _ in rows(b'phone,note\n1,"a\nb\r\nc"\n\n2,d\n')] == [2, 6]
 
 
 PARSER = RowParser(None, None, zone_optional=False)
 
 
-def test_a_row() -> None:
+def test_row_is_parsed() -> None:
     assert PARSER.parse_row("8 916 123 45 67", " 495 ", " vip ", "europe/moscow") == ClientRow(
         "79161234567", "495", "vip", "Europe/Moscow"
     )
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_errors_of_a_row_are_reported_together() -> None:
     faults = PARSER.parse_row("1", "12", "x" * 65, "Moon/Base")
     assert isinstance(faults, list)
     assert [fault.column for fault in faults] == ["phone", "operator_code", "tag", "timezone"]
@@ -172,7 +172,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     ]
 
 
-def test_a_cell_with_a_line_break_points_at_the_quote() -> None:
+def test_cell_with_a_line_break_hints_at_an_open_quote() -> None:
     faults = PARSER.parse_row("79161234567", "", "a\nb", "UTC")
     assert isinstance(faults, list)
     assert "quote that is not closed" in faults[0].detail
@@ -181,7 +181,7 @@ def test_a_cell_with_a_line_break_points_at_the_quote() -> None:
 @pytest.mark.parametrize(
     ("parser", "tag", "zone", "row"),
     [
-        # (tag, zone) of the row: None is what is left open.
+        # The row's (tag, zone); None leaves the client's value unchanged.
         (RowParser("new", "UTC", False), "", "", ("new", "UTC")),
         (RowParser("new", "UTC", False), None, "", ("new", "UTC")),
         (RowParser("new", "UTC", False), "own", "Asia/Omsk", ("own", "Asia/Omsk")),
@@ -189,7 +189,7 @@ def test_a_cell_with_a_line_break_points_at_the_quote() -> None:
         (RowParser(None, None, True), None, "", (None, None)),
     ],
 )
-def test_gaps_are_filled(
+def test_missing_values_are_filled_in(
     parser: RowParser, tag: str | None, zone: str, row: tuple[str | None, str | None]
 ) -> None:
     read = parser.parse_row("79161234567", "", tag, zone)

@@ -1,4 +1,4 @@
-"""Local days and the reports due for them, over changes of the clock."""
+"""Local days and the reports due for them, across changes of the clock."""
 
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -14,18 +14,18 @@ NINE = time(9)
     ("day", "hours"),
     [
         (date(2026, 3, 28), 24),
-        (date(2026, 3, 29), 23),  # the clock is put forward
+        (date(2026, 3, 29), 23),  # the clock is advanced
         (date(2026, 3, 30), 24),
-        (date(2026, 10, 25), 25),  # and back
+        (date(2026, 10, 25), 25),  # the clock is put back
     ],
 )
-def test_a_day_is_as_long_as_the_clock_says(day: date, hours: int) -> None:
+def test_length_of_a_day_follows_the_clock(day: date, hours: int) -> None:
     since, until = day_bounds(day, BERLIN)
     assert until - since == timedelta(hours=hours)
     assert day_bounds(day + timedelta(days=1), BERLIN)[0] == until
 
 
-def test_a_day_whose_midnight_does_not_exist_begins_when_the_clock_was_moved() -> None:
+def test_day_without_midnight_begins_when_the_clock_is_advanced() -> None:
     day = date(2018, 11, 4)  # from 00:00 to 01:00 in Brazil
     assert day_bounds(day, "America/Sao_Paulo")[0] == datetime(2018, 11, 4, 3, tzinfo=UTC)
 
@@ -35,17 +35,17 @@ def test_a_day_whose_midnight_does_not_exist_begins_when_the_clock_was_moved() -
     [
         (date(2026, 3, 29), NINE, "2026-03-29T07:00"),
         (date(2026, 3, 28), NINE, "2026-03-28T08:00"),
-        (date(2026, 3, 29), time(2, 30), "2026-03-29T01:30"),  # never shown: as if not moved
+        (date(2026, 3, 29), time(2, 30), "2026-03-29T01:30"),  # never shown: as if not advanced
         (date(2026, 10, 25), time(2, 30), "2026-10-25T00:30"),  # shown twice: the first time
         (date(2026, 10, 25), NINE, "2026-10-25T08:00"),
     ],
 )
-def test_the_clock_of_the_zone_counts(day: date, at: time, utc: str) -> None:
+def test_local_instant_uses_the_clock_of_the_zone(day: date, at: time, utc: str) -> None:
     assert local_instant(day, at, BERLIN) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize("change", [date(2026, 3, 29), date(2026, 10, 25)])
-def test_a_day_is_due_at_its_time_and_not_before(change: date) -> None:
+def test_day_is_due_at_the_report_time_and_not_before(change: date) -> None:
     due = local_instant(change, NINE, BERLIN)
     told = change - timedelta(days=1)
     assert told in due_days(due, NINE, BERLIN)
@@ -53,8 +53,8 @@ def test_a_day_is_due_at_its_time_and_not_before(change: date) -> None:
     assert change not in due_days(due, NINE, BERLIN)
 
 
-def test_every_day_is_due_in_turn_and_none_is_left_out() -> None:
-    """Looked at every hour for a year: each day comes once, on the day after it."""
+def test_every_day_is_due_once_in_order() -> None:
+    """Checked every hour for a year: each day becomes due once, on the following day."""
     seen: list[date] = []
     at = datetime(2026, 1, 1, tzinfo=UTC)
     while at < datetime(2027, 1, 1, tzinfo=UTC):
@@ -66,6 +66,6 @@ def test_every_day_is_due_in_turn_and_none_is_left_out() -> None:
     assert seen[-1] == date(2026, 12, 30)
 
 
-def test_a_week_is_caught_up_oldest_first() -> None:
+def test_days_of_the_past_week_are_due_oldest_first() -> None:
     days = due_days(datetime(2026, 11, 23, 12, tzinfo=UTC), NINE, "Europe/Moscow")
     assert days == [date(2026, 11, n) for n in range(16, 23)]

@@ -1,4 +1,4 @@
-"""Secrets by file, and the demonstration's secrets, which nothing real may be run with."""
+"""Secrets from files, and the rejection of demonstration secrets in production."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from shared.config.settings import (
 )
 
 KINDS = (Settings, ApiSettings, WorkerSettings)
-# What nobody may read over one's shoulder. A new one is by file too, or this list is wrong.
+# All secrets. A new one can be given as a file too, or this list is incomplete.
 SECRETS = {
     "API_BOOTSTRAP_TOKEN",
     "DATABASE_URL",
@@ -84,7 +84,7 @@ def test_secrets_are_read_from_files_without_their_last_newline(
         file = tmp_path / name
         file.write_bytes(value.encode() + (b"", b"\n", b"\r\n")[number % 3])
         monkeypatch.setenv(f"{name}_FILE", str(file))
-        monkeypatch.setenv(name, "")  # docker-compose passes on what is not set as empty
+        monkeypatch.setenv(name, "")  # docker-compose passes unset variables as empty
     settings = load_settings(ApiSettings)
     assert settings.database_url == API["DATABASE_URL"]
     assert settings.redis_url == API["REDIS_URL"]
@@ -94,7 +94,7 @@ def test_secrets_are_read_from_files_without_their_last_newline(
     assert settings.smtp_url.get_secret_value() == given["SMTP_URL"]
 
 
-def test_a_workers_token_is_read_from_a_file(
+def test_provider_token_is_read_from_a_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     setenv(monkeypatch, {**WORKER, "PROVIDER_TOKEN": "", "PROVIDER_TOKEN_FILE": ""})
@@ -105,7 +105,7 @@ def test_a_workers_token_is_read_from_a_file(
     assert settings.provider_token.get_secret_value() == "from-the-file"
 
 
-def test_a_secret_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_secret_given_twice_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(API["SECRET_KEY"])
     setenv(monkeypatch, {**API, "SECRET_KEY_FILE": str(tmp_path / "key")})
     said = complaint(ApiSettings)
@@ -124,7 +124,7 @@ def test_a_secret_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
         (b"too short\n", "SECRET_KEY_FILE: Value should have at least 16"),
     ],
 )
-def test_a_file_that_cannot_be_used_ends_the_process_in_one_line(
+def test_unusable_file_ends_the_process_with_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, problem: str
 ) -> None:
     file = tmp_path / "key"
@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_used_ends_the_process_in_one_line(
     assert "SECRET_KEY_FILE" in said
 
 
-def test_a_folder_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_folder_is_rejected_as_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setenv(monkeypatch, {"DATABASE_URL_FILE": str(tmp_path)})
     assert f"setting DATABASE_URL_FILE: cannot read {tmp_path}" in complaint(DatabaseSettings)
 
@@ -147,12 +147,12 @@ DEMO = {
 }
 
 
-def test_known_secrets_are_refused_where_anything_is_real(
+def test_demonstration_secrets_are_rejected_in_production(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setenv(monkeypatch, {**API, **DEMO, "PROVIDER_URL": "http://provider:8090"})
     load_settings(ApiSettings)
-    # The API sends nothing itself; what it was told of the provider counts all the same.
+    # The API does not send to the provider; its address indicates production nevertheless.
     monkeypatch.setenv("PROVIDER_URL", "https://sms.example")
     said = complaint(ApiSettings)
     assert "DATABASE_URL, API_BOOTSTRAP_TOKEN:" in said
@@ -164,7 +164,7 @@ def test_known_secrets_are_refused_where_anything_is_real(
     load_settings(ApiSettings)
 
 
-def test_sign_in_without_tls_stays_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sign_in_without_tls_is_limited_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     setenv(monkeypatch, {**API, "OIDC_CLIENT_ID": "x", "PUBLIC_URL": "http://127.0.0.1:8000"})
     for issuer in ("http://openid.localhost:8070", "http://127.0.0.1:8070", "https://id.example"):
         monkeypatch.setenv("OIDC_ISSUER", issuer)

@@ -1,4 +1,4 @@
-"""How many segments a text takes, at the borders where it matters."""
+"""The number of segments of a text, at the limits of each encoding."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from shared.domain.segments import measure_segments
         ("[]{}^~|\\€\f", "GSM-7", 20, 1),
         ("€" * 80, "GSM-7", 160, 1),
         ("€" * 80 + "a", "GSM-7", 161, 2),
-        # An escaped character is not split: 152 units and a pair do not fit 153.
+        # An escaped character is not split: 152 units and one of two units exceed 153.
         ("a" * 152 + "€" + "a" * 152, "GSM-7", 306, 3),
         ("Привет", "UCS-2", 6, 1),
         ("я" * 70, "UCS-2", 70, 1),
@@ -32,10 +32,12 @@ from shared.domain.segments import measure_segments
         ("😀", "UCS-2", 2, 1),
         ("😀" * 35, "UCS-2", 70, 1),
         ("😀" * 35 + "a", "UCS-2", 71, 2),
-        # Nor is a surrogate pair split: 66 words and a pair do not fit 67.
+        # A surrogate pair is not split: 66 words and a pair exceed 67.
         ("я" * 66 + "😀" + "я" * 66, "UCS-2", 134, 3),
         ("я" * 2000, "UCS-2", 2000, 30),
     ],
 )
-def test_segments(text: str, encoding: str, units: int, segments: int) -> None:
+def test_encoding_units_and_segments_are_counted(
+    text: str, encoding: str, units: int, segments: int
+) -> None:
     assert measure_segments(text) == (encoding, units, segments)

@@ -1,4 +1,4 @@
-"""Windows against the plainest reading there is: a wall clock, looked at minute by minute."""
+"""Windows compared with a simple model: a wall clock, read minute by minute."""
 
 import random
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def utc(text: str) -> datetime:
 
 
 def plainly_open(window: Window, zone: str, at: datetime) -> bool:
-    """What anybody would see on a clock in the zone, with no cleverness."""
+    """Return whether a wall clock in the zone shows a time within the window."""
     wall = at.astimezone(ZoneInfo(zone))
     minutes = wall.hour * 60 + wall.minute
     start = window.start.hour * 60 + window.start.minute
@@ -29,7 +29,7 @@ def plainly_open(window: Window, zone: str, at: datetime) -> bool:
 
 
 def first(window: Window, zone: str, at: datetime, wanted: bool) -> datetime:
-    """The first whole minute from `at` on at which the window is open, or shut."""
+    """Return the first whole minute from `at` on at which the window is open (or closed)."""
     return next(m for m in minutes_from(at) if plainly_open(window, zone, m) is wanted)
 
 
@@ -39,7 +39,7 @@ def minutes_from(at: datetime) -> Iterator[datetime]:
 
 
 def check(window: Window, zone: str, at: datetime) -> None:
-    """Compare the answers at a whole minute with the plain reading."""
+    """Compare the results at a whole minute with the model."""
     says = f"{window}, {zone}, {at}"
     assert is_open(window, zone, at) is plainly_open(window, zone, at), says
     opening = first(window, zone, at, True)
@@ -54,7 +54,7 @@ def some_window(chance: random.Random) -> Window:
     return Window(time(start // 60, start % 60), time(end // 60, end % 60))
 
 
-# Zones with the days around which their clocks do something odd, by UTC.
+# Zones with days (UTC) around which their clocks change or have unusual offsets.
 ODD_DAYS = [
     ("Europe/Berlin", "2026-03-29"),  # 02:00 → 03:00
     ("Europe/Berlin", "2026-10-25"),  # 03:00 → 02:00
@@ -62,7 +62,7 @@ ODD_DAYS = [
     ("America/Sao_Paulo", "2018-11-04"),  # 00:00 → 01:00: the day begins at 1
     ("America/Sao_Paulo", "2018-02-18"),  # 00:00 → 23:00 the day before
     ("Asia/Kathmandu", "2026-06-01"),  # + 5:45
-    ("Pacific/Apia", "2011-12-30"),  # a day that was not
+    ("Pacific/Apia", "2011-12-30"),  # a skipped day
     ("Pacific/Apia", "2012-01-01"),
     ("Australia/Lord_Howe", "2026-04-05"),  # back by half an hour
     ("Australia/Lord_Howe", "2026-10-04"),  # ahead by half an hour
@@ -76,7 +76,7 @@ ODD_DAYS = [
 
 
 @pytest.mark.parametrize(("zone", "day"), ODD_DAYS)
-def test_agrees_with_the_clock_minute_by_minute(zone: str, day: str) -> None:
+def test_windows_agree_with_the_clock_minute_by_minute(zone: str, day: str) -> None:
     chance = random.Random(f"{zone} {day}")
     for _ in range(40):
         at = utc(day) + chance.randint(-2 * 24 * 60, 2 * 24 * 60) * MINUTE
@@ -84,8 +84,8 @@ def test_agrees_with_the_clock_minute_by_minute(zone: str, day: str) -> None:
 
 
 @pytest.mark.parametrize(("zone", "day"), ODD_DAYS)
-def test_is_open_from_its_opening_to_its_close_and_never_between(zone: str, day: str) -> None:
-    """Two days of openings and closings in a row leave no minute out and none twice."""
+def test_window_is_open_from_opening_to_closing_only(zone: str, day: str) -> None:
+    """Openings and closings of two days cover every minute exactly once."""
     chance = random.Random(f"in a row: {zone} {day}")
     window = some_window(chance)
     at, until = utc(day) - timedelta(days=1), utc(day) + timedelta(days=1)
@@ -103,14 +103,14 @@ def test_is_open_from_its_opening_to_its_close_and_never_between(zone: str, day:
         assert inside is plainly_open(window, zone, minute), f"{window}, {zone}, {minute}"
 
 
-def test_no_window_is_always_open_and_never_shuts() -> None:
+def test_missing_window_is_always_open() -> None:
     at = utc("2026-03-29T01:00")
     assert is_open(None, "Europe/Berlin", at)
     assert next_opening(None, "Europe/Berlin", at) == at
     assert next_closing(None, "Europe/Berlin", at) is None
 
 
-def test_from_is_inside_and_to_is_outside_to_the_microsecond() -> None:
+def test_start_is_inclusive_and_end_exclusive_to_the_microsecond() -> None:
     opening, closing = utc("2026-06-01T06:00"), utc("2026-06-01T18:00")  # Moscow is at + 3
     zone = "Europe/Moscow"
     assert not is_open(OFFICE, zone, opening - MICROSECOND)
@@ -125,7 +125,7 @@ def test_from_is_inside_and_to_is_outside_to_the_microsecond() -> None:
     assert next_closing(OFFICE, zone, closing - MICROSECOND) == closing
 
 
-def test_across_midnight() -> None:
+def test_window_may_cross_midnight() -> None:
     zone = "Europe/Moscow"
     opening, closing = utc("2026-06-01T18:00"), utc("2026-06-02T06:00")
     assert not is_open(NIGHT, zone, opening - MICROSECOND)
@@ -136,16 +136,16 @@ def test_across_midnight() -> None:
     assert next_opening(NIGHT, zone, closing) == opening + timedelta(days=1)
 
 
-def test_berlin_loses_an_hour() -> None:
+def test_spring_gap_in_berlin() -> None:
     zone = "Europe/Berlin"
-    early = Window(time(2, 30), time(4))  # its start falls into the gap: it opens when that ends
+    early = Window(time(2, 30), time(4))  # its start falls into the gap: it opens at the gap's end
     assert next_opening(early, zone, utc("2026-03-29T00:00")) == utc("2026-03-29T01:00")
     assert next_closing(early, zone, utc("2026-03-29T01:00")) == utc("2026-03-29T02:00")
-    late = Window(time(1), time(2, 30))  # its end falls into the gap: it shuts when that begins
+    late = Window(time(1), time(2, 30))  # its end falls into the gap: it closes at the gap's start
     assert next_closing(late, zone, utc("2026-03-29T00:30")) == utc("2026-03-29T01:00")
 
 
-def test_a_window_wholly_inside_a_gap_does_not_open_that_day() -> None:
+def test_window_wholly_inside_a_gap_does_not_open_that_day() -> None:
     gap = Window(time(2, 15), time(2, 45))
     assert next_opening(gap, "Europe/Berlin", utc("2026-03-28T12:00")) == utc("2026-03-30T00:15")
     midnight = Window(time(0), time(1))
@@ -153,7 +153,7 @@ def test_a_window_wholly_inside_a_gap_does_not_open_that_day() -> None:
     assert opening == utc("2018-11-05T02:00")
 
 
-def test_berlin_gains_an_hour() -> None:
+def test_autumn_fold_in_berlin() -> None:
     twice = Window(time(2, 15), time(2, 45))
     zone = "Europe/Berlin"
     assert next_opening(twice, zone, utc("2026-10-25T00:00")) == utc("2026-10-25T00:15")
@@ -162,15 +162,15 @@ def test_berlin_gains_an_hour() -> None:
     assert next_closing(twice, zone, utc("2026-10-25T01:15")) == utc("2026-10-25T01:45")
 
 
-def test_sao_paulo_begins_its_day_at_one() -> None:
+def test_gap_at_midnight_in_sao_paulo() -> None:
     zone = "America/Sao_Paulo"
-    before = Window(time(22), time(0, 30))  # shuts in the gap, which begins at midnight
+    before = Window(time(22), time(0, 30))  # closes in the gap, which begins at midnight
     assert next_closing(before, zone, utc("2018-11-04T02:00")) == utc("2018-11-04T03:00")
     after = Window(time(0, 30), time(5))
     assert next_opening(after, zone, utc("2018-11-04T02:00")) == utc("2018-11-04T03:00")
 
 
-def test_kathmandu_is_three_quarters_off() -> None:
+def test_offset_of_three_quarters_of_an_hour_in_kathmandu() -> None:
     assert next_opening(OFFICE, "Asia/Kathmandu", utc("2026-06-01T00:00")) == utc(
         "2026-06-01T03:15"
     )
@@ -179,17 +179,17 @@ def test_kathmandu_is_three_quarters_off() -> None:
     )
 
 
-def test_apia_skips_a_day() -> None:
+def test_skipped_day_in_apia() -> None:
     """After the 29th at UTC − 10 comes the 31st at UTC + 14, with no instant in between."""
     zone = "Pacific/Apia"
     evening = utc("2011-12-30T07:00")  # the 29th, 21:00
     assert next_closing(OFFICE, zone, evening - MINUTE) == evening
     assert next_opening(OFFICE, zone, evening) == utc("2011-12-30T19:00")  # the 31st, 9:00
-    # A night window goes on from the one day into the other.
+    # A night window continues from the one day into the other.
     assert next_closing(NIGHT, zone, evening) == utc("2011-12-30T19:00")
 
 
-def test_lord_howe_moves_by_half_an_hour() -> None:
+def test_half_hour_daylight_saving_on_lord_howe() -> None:
     zone = "Australia/Lord_Howe"
     fold = Window(time(1, 30), time(1, 45))  # 2026-04-05: 02:00 at + 11 becomes 01:30 at + 10:30
     assert next_opening(fold, zone, utc("2026-04-04T14:00")) == utc("2026-04-04T14:30")
@@ -198,7 +198,7 @@ def test_lord_howe_moves_by_half_an_hour() -> None:
     assert next_opening(gap, zone, utc("2026-10-03T12:00")) == utc("2026-10-04T15:05")
 
 
-def test_odd_seconds_count() -> None:
+def test_seconds_and_microseconds_are_respected() -> None:
     window = Window(time(9, 0, 0, 1), time(9, 0, 0, 3))
     zone, nine = "Europe/Moscow", utc("2026-06-01T06:00")
     assert next_opening(window, zone, nine) == nine + MICROSECOND

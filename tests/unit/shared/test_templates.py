@@ -1,4 +1,4 @@
-"""Texts with placeholders: what they mean, where they are wrong, and what clients get."""
+"""Texts with placeholders: parsing, errors with positions, and rendering."""
 
 import re
 
@@ -64,7 +64,7 @@ def as_written(part: str | Placeholder) -> str:
         ("a {{ b }} c", "a { b } c"),
     ],
 )
-def test_what_a_client_gets(text: str, rendered: str) -> None:
+def test_placeholders_are_replaced_by_values(text: str, rendered: str) -> None:
     assert compile_template(text).render(ANNA) == rendered
 
 
@@ -86,16 +86,18 @@ def test_what_a_client_gets(text: str, rendered: str) -> None:
         ("{" + "n" * 33 + "}", 1),
     ],
 )
-def test_where_it_is_malformed(text: str, position: int) -> None:
+def test_position_of_a_misplaced_brace_is_reported(text: str, position: int) -> None:
     with pytest.raises(MalformedTemplate) as raised:
         compile_template(text)
     assert raised.value.position == position
     assert str(raised.value).startswith(f"character {position}: ")
-    assert compile_stored_template(text).plain == text  # an older release took it in as it is
+    assert compile_stored_template(text).plain == text  # an older release accepted it
 
 
 @given(st.lists(st.text(min_size=1, max_size=20) | placeholders, max_size=8), st.data())
-def test_a_text_means_what_was_written(parts: list[str | Placeholder], data: st.DataObject) -> None:
+def test_written_texts_are_rendered_with_their_values(
+    parts: list[str | Placeholder], data: st.DataObject
+) -> None:
     template = compile_template("".join(map(as_written, parts)))
     needed = {part.name for part in parts if isinstance(part, Placeholder)}
     values = {name: data.draw(written) for name in sorted(needed)}
@@ -114,12 +116,12 @@ def test_a_text_means_what_was_written(parts: list[str | Placeholder], data: st.
 
 
 @given(written)
-def test_an_escaped_text_is_plain(text: str) -> None:
+def test_escaped_braces_leave_a_text_plain(text: str) -> None:
     assert compile_template(escaped(text)).plain == text
 
 
 @given(braces | st.lists(literals | placeholders.map(as_written) | braces).map("".join))
-def test_the_schema_and_the_parser_take_the_same(text: str) -> None:
+def test_schema_pattern_and_parser_accept_the_same_texts(text: str) -> None:
     try:
         compile_template(text)
         fault = None
@@ -129,12 +131,12 @@ def test_the_schema_and_the_parser_take_the_same(text: str) -> None:
     assert fault is None or text[fault.position - 1] in "{}"
 
 
-def test_a_client_that_lacks_something() -> None:
+def test_missing_attribute_is_reported() -> None:
     with pytest.raises(MissingAttribute, match=r"^missing attribute: surname$"):
         compile_template("{name} {surname}").render(ANNA)
 
 
-def test_texts_that_cannot_be_sent() -> None:
+def test_empty_and_too_long_texts_are_rejected() -> None:
     with pytest.raises(RenderingError, match="empty"):
         compile_template("{tag}").render(ANNA)
     fits = compile_template("{a}" * 20)
@@ -143,16 +145,16 @@ def test_texts_that_cannot_be_sent() -> None:
         fits.render({"a": "x" * (MAX_RENDERED_LENGTH // 20 + 1)})
 
 
-def test_it_is_compiled_once() -> None:
+def test_template_is_compiled_once() -> None:
     assert compile_template("Hi, {name}") is compile_template("Hi, {name}")
     assert compile_template("Hi, {name}") == Template(("Hi, ", Placeholder("name", None)))
 
 
 @given(names)
-def test_names_of_attributes(name: str) -> None:
+def test_valid_attribute_names_except_client_fields(name: str) -> None:
     assert is_attribute_name(name) == (name not in CLIENT_FIELDS)
 
 
 @pytest.mark.parametrize("name", ["", "1st", "first name", "é", "a-b", "n" * 33, "phone", "a\n"])
-def test_what_is_no_name(name: str) -> None:
+def test_invalid_attribute_names(name: str) -> None:
     assert not is_attribute_name(name)
