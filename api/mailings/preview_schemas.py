@@ -1,7 +1,7 @@
 """Previews and test sends in the API: the bodies that callers send, and the answers."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field
 
@@ -11,7 +11,7 @@ from api.schemas import examples
 from api.schemas.base import Body
 from api.schemas.fields import Phone
 from api.schemas.personalisation import MailingText
-from api.schemas.responses import ResponseModel, format_instant, with_example
+from api.schemas.responses import ResponseModel, with_example
 from shared.domain.segments import measure_segments
 
 TEST_RESULT: dict[str, Any] = {
@@ -138,33 +138,23 @@ class TestSendAnswer(ResponseModel):
 
 
 def present_preview(found: preview.Preview) -> dict[str, Any]:
-    texts = found.texts
-    return {
-        "audience": found.audience,
-        "by_operator_code": _present_shares(found.by_operator_code),
-        "by_timezone": [
-            zone._asdict() | {"opens_at": format_instant(zone.opens_at)}
-            for zone in found.by_timezone
-        ],
-        "by_tag": _present_shares(found.by_tag),
-        "never_in_window": found.never_in_window,
-        "opted_out": texts.opted_out,
-        "lacking": texts.lacking,
-        "missing_attributes": _present_shares(found.missing_attributes),
-        "examples": [example._asdict() for example in texts.examples],
-        "text": {
-            "length": len(found.longest_text),
-            **measure_segments(found.longest_text)._asdict(),
-        },
-        "segments_total": texts.segments,
-        "segments_exact": texts.exact,
-        "cost": None if found.cost is None else f"{found.cost:f}",
-        "rate": found.rate,
-        "expected_seconds": found.expected_seconds,
-        "expected_finish_at": format_instant(found.expected_finish_at),
-        "warnings": [warning._asdict() for warning in found.warnings],
-    }
+    texts, longest = found.texts, found.longest_text
+    return PreviewAnswer.present(
+        found,
+        by_operator_code=_present_tuples(found.by_operator_code),
+        by_timezone=[ZoneShare.present(zone) for zone in found.by_timezone],
+        by_tag=_present_tuples(found.by_tag),
+        opted_out=texts.opted_out,
+        lacking=texts.lacking,
+        missing_attributes=_present_tuples(found.missing_attributes),
+        examples=_present_tuples(texts.examples),
+        text=TextPreview.present(measure_segments(longest), length=len(longest)),
+        segments_total=texts.segments,
+        segments_exact=texts.exact,
+        cost=None if found.cost is None else f"{found.cost:f}",
+        warnings=_present_tuples(found.warnings),
+    )
 
 
-def _present_shares(shares: Iterable[preview.Share]) -> list[dict[str, Any]]:
-    return [share._asdict() for share in shares]
+def _present_tuples(rows: Iterable[NamedTuple]) -> list[dict[str, Any]]:
+    return [row._asdict() for row in rows]

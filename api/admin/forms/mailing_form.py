@@ -16,7 +16,6 @@ from api.admin.forms.text_fields import (
     split_list,
 )
 from api.admin.presenters.formatting import local_datetime_value
-from api.mailings.schemas import present_mailing
 from shared.db.models import Mailing
 from shared.domain.time_zones import TIME_ZONES
 
@@ -27,6 +26,8 @@ FIELDS = (
 )
 # Fields of the filter that are seldom filled in: their section is folded while they are empty.
 RARE_FIELDS = ("timezones", "attributes", "exclude_mailing_ids", "phones")
+# Fields that hold a list, separated by commas.
+LIST_FIELDS = ("operator_codes", "tags", "timezones", "exclude_mailing_ids")
 LOCAL_DATETIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?")
 
 
@@ -54,26 +55,23 @@ def default_fields() -> dict[str, str]:
 
 def fields_from_mailing(mailing: Mailing) -> dict[str, str]:
     """Return the fields that describe a mailing."""
-    window = present_mailing(mailing)["window"] or {}
-    return {
+    fields = default_fields() | {
         "name": mailing.name or "",
         "text": mailing.text,
-        "operator_codes": ", ".join(mailing.operator_codes),
-        "tags": ", ".join(mailing.tags),
-        "timezones": ", ".join(mailing.timezones),
+        **{name: ", ".join(map(str, getattr(mailing, name))) for name in LIST_FIELDS},
         "attributes": attribute_lines(mailing.attributes.items()),
-        "exclude_mailing_ids": ", ".join(map(str, mailing.exclude_mailing_ids)),
         "phones": "\n".join(map(str, mailing.phones)),
         "starts": "later",
         "start_at": local_datetime_value(mailing.start_at),
         "end_at": local_datetime_value(mailing.end_at),
-        "zone": str(get_timezone()),
-        "limited": "yes" if window else "",
-        "window_from": window.get("from", "09:00"),
-        "window_to": window.get("to", "21:00"),
+        "limited": "",
         "rate_limit": str(mailing.rate_limit or ""),
-        "test_phones": "",
     }
+    if mailing.window_from is not None:
+        fields["limited"] = "yes"
+        fields["window_from"] = f"{mailing.window_from:%H:%M}"
+        fields["window_to"] = f"{mailing.window_to:%H:%M}"
+    return fields
 
 
 def parse_form(mailing: Mailing | None = None) -> SubmittedForm:
@@ -123,15 +121,9 @@ def _parse_filter(fields: dict[str, str], errors: dict[str, str]) -> dict[str, A
     phones, problem = read_phones(fields["phones"])
     if problem is not None:
         errors["phones"] = problem
-    excluded = split_list(fields["exclude_mailing_ids"])
-    return {
-        "operator_codes": split_list(fields["operator_codes"]),
-        "tags": split_list(fields["tags"]),
-        "timezones": split_list(fields["timezones"]),
-        "attributes": attributes,
-        "exclude_mailing_ids": [_parse_number(each) for each in excluded],
-        "phones": phones,
-    }
+    lists = {name: split_list(fields[name]) for name in LIST_FIELDS}
+    excluded = [_parse_number(each) for each in lists["exclude_mailing_ids"]]
+    return {**lists, "attributes": attributes, "exclude_mailing_ids": excluded, "phones": phones}
 
 
 def _parse_number(given: str) -> int | str:
