@@ -74,14 +74,13 @@ SELECT EXISTS (SELECT 1 FROM batches WHERE mailing_id = %(mailing)s AND due_at I
     OR (%(retrying)s AND EXISTS (SELECT 1 FROM batches
         WHERE mailing_id = %(mailing)s AND failed > 0 AND retry_version < %(version)s))
 """
-SETTLE_MAILING = """
+SETTLE_MAILING = f"""
 UPDATE mailings SET settled = true, finished_at = coalesce(finished_at, now()), updated_at = now(),
     status = CASE WHEN status = 'cancelled' THEN status ELSE 'finished' END,
-    sent = %(sent)s, failed = %(failed)s, expired = %(expired)s, cancelled = %(cancelled)s,
-    in_doubt = %(in_doubt)s
+    {", ".join(f"{name} = %({name})s" for name in COUNTS)}
 WHERE id = %(mailing)s
 RETURNING status
-"""
+"""  # noqa: S608 (COUNTS is a constant)
 
 
 def apply_mailing_state(

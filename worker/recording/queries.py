@@ -53,12 +53,7 @@ ON CONFLICT DO NOTHING
 # One array per column: the changes of the counts first, then the report's effect on the lease.
 BATCH_COLUMNS = {
     "id": "bigint",
-    "pending": "int",
-    "sent": "int",
-    "failed": "int",
-    "expired": "int",
-    "cancelled": "int",
-    "in_doubt": "int",
+    **dict.fromkeys(("pending", *COUNTS), "int"),
     "has_attempts": "bool",
     "held": "bool",
     "number": "int",
@@ -70,9 +65,7 @@ BATCH_COLUMNS = {
 UPDATE_BATCHES = PreparedStatement(
     "update_batches",
     f"""
-UPDATE batches b SET pending = b.pending + r.pending, sent = b.sent + r.sent,
-    failed = b.failed + r.failed, expired = b.expired + r.expired,
-    cancelled = b.cancelled + r.cancelled, in_doubt = b.in_doubt + r.in_doubt,
+UPDATE batches b SET {", ".join(f"{name} = b.{name} + r.{name}" for name in ("pending", *COUNTS))},
     has_attempts = b.has_attempts OR r.has_attempts,
     flush = CASE WHEN r.held THEN r.number ELSE b.flush END,
     attempt = b.attempt + r.backoff::int,
@@ -90,13 +83,11 @@ FROM unnest({", ".join(f"%({name})s::{kind}[]" for name, kind in BATCH_COLUMNS.i
     AS r ({", ".join(BATCH_COLUMNS)})
 WHERE b.mailing_id = %(mailing)s AND b.id = r.id
 RETURNING b.id, b.pending, CASE WHEN r.held AND r.released THEN b.due_at END
-""",  # noqa: S608 (BATCH_COLUMNS is a constant)
+""",  # noqa: S608 (constants)
 )
-UPDATE_TOTALS = """
-UPDATE mailings SET sent = sent + %s, failed = failed + %s, expired = expired + %s,
-    cancelled = cancelled + %s, in_doubt = in_doubt + %s
-WHERE id = %s
-"""
+UPDATE_TOTALS = f"""
+UPDATE mailings SET {", ".join(f"{name} = {name} + %s" for name in COUNTS)} WHERE id = %s
+"""  # noqa: S608 (COUNTS is a constant)
 
 
 def format_array(values: Iterable[float | datetime | None]) -> str:

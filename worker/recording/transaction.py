@@ -244,19 +244,10 @@ class MailingRecorder:
                 continue
             number, release = (report.number, report.release) if report else (0, None)
             delay, backoff, wait_for_window = release or BatchRelease()
-            rows.append(
-                (
-                    batch_id,
-                    *(delta[name] for name in ("pending", *COUNTS)),
-                    bool(delta["has_attempts"]),
-                    self.held[batch_id],
-                    number,
-                    release is not None,
-                    backoff,
-                    delay,
-                    next_opening(window, self.zones[batch_id], now) if wait_for_window else None,
-                )
-            )
+            opens = next_opening(window, self.zones[batch_id], now) if wait_for_window else None
+            counts = [delta[name] for name in ("pending", *COUNTS)]
+            lease = self.held[batch_id], number, release is not None, backoff, delay, opens
+            rows.append((batch_id, *counts, bool(delta["has_attempts"]), *lease))
         if not rows:
             return
         columns = map(format_array, zip(*rows, strict=True))
