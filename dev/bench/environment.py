@@ -176,6 +176,12 @@ class BenchEnvironment:
         answer.raise_for_status()
         return int(answer.json()["id"])
 
+    def send_mailing(self, tag: str) -> int:
+        """Create a mailing and wait until it is settled; return its id."""
+        mailing_id = self.create_mailing(tag)
+        self.wait_settled(mailing_id)
+        return mailing_id
+
     def wait_settled(self, mailing_id: int, seconds: float = 900) -> None:
         statement = "SELECT 1 FROM mailings WHERE id = %s AND settled"
         self.wait_for(lambda: self.query(statement, mailing_id), seconds, interval=0.25)

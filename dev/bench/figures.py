@@ -36,18 +36,10 @@ class Figure(NamedTuple):
 def measure_bare_loop(bench: BenchEnvironment, processes: int, messages: int) -> float:
     """Return messages per second of bare libcurl loops side by side."""
     each = messages // processes
-    command = [
-        sys.executable,
-        "-m",
-        "dev.bench.baseline",
-        bench.provider.base_url,
-        TOKEN,
-        str(each),
-        "64",
-    ]
+    loop = [sys.executable, "-m", "dev.bench.baseline", bench.provider.base_url, TOKEN]
     first_ids = [str(10**12 + n * each) for n in range(processes)]
     running = [
-        subprocess.Popen([*command, first_id], stdout=subprocess.PIPE)  # noqa: S603
+        subprocess.Popen([*loop, str(each), "64", first_id], stdout=subprocess.PIPE)  # noqa: S603
         for first_id in first_ids
     ]
     seconds = max(float(p.communicate()[0]) for p in running)
@@ -62,8 +54,7 @@ def measure_sending(bench: BenchEnvironment, messages: int) -> Iterator[Figure]:
         with bench.dispatchers(workers) as pids:
             before = [cpu_seconds(pid) for pid in pids]
             database, wal = bench.postgres_cpu_seconds(), bench.wal_bytes()
-            mailing = bench.create_mailing("bench")
-            bench.wait_settled(mailing)
+            mailing = bench.send_mailing("bench")
             cpu = sum(map(cpu_seconds, pids)) - sum(before)
             database, wal = bench.postgres_cpu_seconds() - database, bench.wal_bytes() - wal
         rate = bench.sending_rate(mailing)
@@ -90,15 +81,13 @@ def measure_slow_provider(bench: BenchEnvironment, messages: int) -> Iterator[Fi
     rates = []
     for workers in (1, 2):
         with bench.dispatchers(workers):
-            mailing = bench.create_mailing("slow")
-            bench.wait_settled(mailing)
+            mailing = bench.send_mailing("slow")
         rates.append(bench.sending_rate(mailing))
     yield Figure("two workers against one, 50 ms", rates[1] / rates[0], "times", 1.9)
     bench.provider.set(latency=0.2)
     with bench.dispatchers(1, concurrency=1000) as pids:
         before = cpu_seconds(pids[0])
-        mailing = bench.create_mailing("bench")
-        bench.wait_settled(mailing)
+        mailing = bench.send_mailing("bench")
         cpu = cpu_seconds(pids[0]) - before
     yield Figure(
         "one worker, 1,000 in flight, 200 ms", bench.sending_rate(mailing), "messages/s", 4_200
@@ -231,8 +220,7 @@ def measure_growth(bench: BenchEnvironment, sizes: tuple[int, ...], old: int) ->
         beside = rates[f"end to end beside {old:,} old messages"] = []
         for _ in range(REPEATS):
             with bench.dispatchers(2):
-                mailing = bench.create_mailing(f"size-{sizes[1]}")
-                bench.wait_settled(mailing)
+                mailing = bench.send_mailing(f"size-{sizes[1]}")
             beside.append(bench.sending_rate(mailing))
     for name, measured in rates.items():
         yield Figure(name, statistics.median(measured), "messages/s")
@@ -243,8 +231,7 @@ def measure_growth(bench: BenchEnvironment, sizes: tuple[int, ...], old: int) ->
 def _add_old_messages(bench: BenchEnvironment, count: int) -> None:
     """Add finished mailings of a million messages each, in partitions of their own."""
     for start in range(0, count, 1_000_000):
-        mailing = bench.create_mailing("no such tag")
-        bench.wait_settled(mailing)
+        mailing = bench.send_mailing("no such tag")
         first = bench.query("SELECT take_ids('message_ids', 1000000)")[0][0]
         bench.query(
             "INSERT INTO messages (mailing_id, id, client_id, batch_id, status, sent_at, attempts)"

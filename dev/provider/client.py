@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 import orjson
 from requests import Response, Session
 
 
-class ProviderControl:
+class ProviderControl(AbstractContextManager["ProviderControl"]):
     """A client of one running simulated provider."""
 
     def __init__(self, base_url: str, timeout: float = 30.0) -> None:
@@ -18,15 +18,7 @@ class ProviderControl:
         self._session = Session()
         self._session.trust_env = False  # no proxy between a test and 127.0.0.1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -88,17 +88,11 @@ def start_process(program: Program, log: Path) -> "subprocess.Popen[bytes]":
 def poll_process(process: "subprocess.Popen[bytes]") -> int | None:
     """Return the exit status of a program that has ended, or None; kill what is left of its group.
 
-    The group is killed while its leader is still a zombie, so that its number cannot be reused.
+    As long as the group has members, no new process gets its number.
     """
-    if process.returncode is None and hasattr(os, "waitid"):
-        try:
-            ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return process.poll()
-        if ended is None:
-            return None
+    if process.returncode is None and process.poll() is not None:
         send_signal(-process.pid, signal.SIGKILL)
-    return process.poll()
+    return process.returncode
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:
