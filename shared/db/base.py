@@ -1,25 +1,23 @@
 """The declarative base of all tables, its column types and common defaults."""
 
 from datetime import datetime, time
+from enum import StrEnum
 
 from sqlalchemy import ARRAY, BigInteger, Boolean, DateTime, Enum, LargeBinary, Text, Time
 from sqlalchemy import text as sql
 from sqlalchemy.orm import DeclarativeBase, registry
 
 from shared.domain.scopes import Scope
-from shared.domain.statuses import MailingStatus, MessageStatus
+from shared.domain.statuses import ImportStatus, MailingStatus, MessageStatus
 
 NOW = sql("now()")
 ZERO = sql("0")
 FALSE = sql("false")
-MAILING_STATUS = Enum(
-    MailingStatus, name="mailing_status", values_callable=lambda e: [m.value for m in e]
-)
-MESSAGE_STATUS = Enum(
-    MessageStatus, name="message_status", values_callable=lambda e: [m.value for m in e]
-)
 
-TOKEN_SCOPE = Enum(Scope, name="token_scope", values_callable=lambda e: [m.value for m in e])
+
+def make_enum(kind: type[StrEnum], name: str) -> Enum:
+    """Return the column type that stores the values (not the names) of `kind`."""
+    return Enum(kind, name=name, values_callable=lambda members: [m.value for m in members])
 
 
 class Base(DeclarativeBase):
@@ -34,8 +32,9 @@ class Base(DeclarativeBase):
             datetime: DateTime(timezone=True),
             time: Time,
             list[str]: ARRAY(Text),
-            MailingStatus: MAILING_STATUS,
-            MessageStatus: MESSAGE_STATUS,
-            Scope: TOKEN_SCOPE,
+            ImportStatus: make_enum(ImportStatus, "import_status"),
+            MailingStatus: make_enum(MailingStatus, "mailing_status"),
+            MessageStatus: make_enum(MessageStatus, "message_status"),
+            Scope: make_enum(Scope, "token_scope"),
         }
     )

@@ -8,17 +8,13 @@ other table.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Enum, Identity, Index, Integer, SmallInteger
+from sqlalchemy import CheckConstraint, Identity, Index, Integer, SmallInteger
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.base import NOW, ZERO, Base
 from shared.domain.statuses import ImportStatus
-
-IMPORT_STATUS = Enum(
-    ImportStatus, name="import_status", values_callable=lambda e: [m.value for m in e]
-)
 
 
 class Import(Base):
@@ -27,7 +23,7 @@ class Import(Base):
     __tablename__ = "imports"
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    status: Mapped[ImportStatus] = mapped_column(IMPORT_STATUS, server_default=sql("'receiving'"))
+    status: Mapped[ImportStatus] = mapped_column(server_default=sql("'receiving'"))
     rows_total: Mapped[int] = mapped_column(server_default=ZERO)
     rows_done: Mapped[int] = mapped_column(server_default=ZERO)
     created: Mapped[int] = mapped_column(server_default=ZERO)
