@@ -14,7 +14,7 @@ def record_reports(
 ) -> dict[tuple[int, int], RecordedBatch]:
     """Apply the reports in one transaction; return each batch's state by (mailing, batch) id.
 
-    Raises DatabaseError if all or none of it was applied; the same reports can then be repeated.
+    Raises DatabaseError; then all or none of it was applied, and the same reports can be repeated.
     """
     by_mailing: dict[int, list[BatchReport]] = defaultdict(list)
     for report in reports:

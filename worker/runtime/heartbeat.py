@@ -1,4 +1,4 @@
-"""A file whose age tells a supervisor whether this process still goes round its loop.
+"""A file whose age shows a supervisor whether this process still runs its loop.
 
 A supervisor notices by itself that a process has ended; that one hangs it detects by the age of
 <temporary folder>/notifications-<process id>.alive. Touching the file costs one system call and
