@@ -1,7 +1,7 @@
-"""Finds in the logs what happened to one mailing, message, client or request, in order.
+"""Search logs for the lines about one mailing, message, client or request.
 
-A line belongs to the story if it carries the id, or a list or a range of ids with this one in it.
-A message's story also tells when its batch was taken in hand and given back.
+A line matches if it has the id, or a list or a range of ids that contains it. For a message, the
+lines about claiming and releasing its batch are found as well.
 """
 
 import re
@@ -19,8 +19,8 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True)
-class Question:
-    """Whose story is asked for. What is given must all be true of a line."""
+class LogQuery:
+    """What a line must match: everything that is not None."""
 
     mailing: int | None = None
     message: int | None = None
@@ -30,95 +30,95 @@ class Question:
 
     @property
     def ids(self) -> dict[str, int]:
-        given = {"mailing": self.mailing, "message": self.message, "client": self.client}
-        return {kind: id_ for kind, id_ in given.items() if id_ is not None}
+        ids = {"mailing": self.mailing, "message": self.message, "client": self.client}
+        return {kind: id_ for kind, id_ in ids.items() if id_ is not None}
 
 
 @dataclass
-class Story:
-    """Lines that answer a question; `read` counts all that were looked at."""
+class LogSearch:
+    """Collects the lines that match a query; `lines_read` counts all lines."""
 
-    question: Question
-    read: int = 0
+    query: LogQuery
+    lines_read: int = 0
     lines: list[Line] = field(default_factory=list)
     _batches: list[Line] = field(default_factory=list)
 
-    def tell(self) -> list[Line]:
-        """The lines found, in the order of their time."""
+    def sorted_lines(self) -> list[Line]:
+        """Return the matching lines in the order of their time."""
         own = {(line.get("mailing_id"), line.get("batch_id")) for line in self.lines}
         batches = [b for b in self._batches if (b["mailing_id"], b["batch_id"]) in own]
         return sorted([*self.lines, *batches], key=lambda line: str(line["ts"]))
 
-    def take(self, source: Iterable[str]) -> None:
-        """Look at a file's lines, or whatever else gives some."""
+    def read_lines(self, source: Iterable[str]) -> None:
+        """Search the lines of a file or another iterable."""
         for text in source:
-            self.read += 1
-            if not self._may_belong(text):
+            self.lines_read += 1
+            if not self._may_match(text):
                 continue
-            line = parse(text)
-            if line is None or not self._recent(line):
+            line = parse_line(text)
+            if line is None or not self._is_recent(line):
                 continue
-            if belongs(line, self.question):
+            if matches_query(line, self.query):
                 self.lines.append(line)
-            elif self._tells_of_a_batch(line):
+            elif self._is_about_batch(line):
                 self._batches.append(line)
 
-    def _may_belong(self, text: str) -> bool:
-        """A cheap look: most of a big log need not be parsed."""
-        asked = self.question
-        if asked.request is not None and asked.request not in text:
+    def _may_match(self, text: str) -> bool:
+        """Return False for a text that cannot match, without parsing it."""
+        query = self.query
+        if query.request is not None and query.request not in text:
             return False
-        if asked.message is not None and ('"batch.' in text or '"launch.chunk"' in text):
+        if query.message is not None and ('"batch.' in text or '"launch.chunk"' in text):
             return True
-        return all(str(id_) in text for id_ in asked.ids.values())
+        return all(str(id_) in text for id_ in query.ids.values())
 
-    def _recent(self, line: Line) -> bool:
-        since = self.question.since
+    def _is_recent(self, line: Line) -> bool:
+        since = self.query.since
         return since is None or datetime.fromisoformat(line["ts"]) >= since
 
-    def _tells_of_a_batch(self, line: Line) -> bool:
-        asked = self.question
+    def _is_about_batch(self, line: Line) -> bool:
+        query = self.query
         return (
-            asked.message is not None
-            and asked.client is None
+            query.message is not None
+            and query.client is None
             and str(line["event"]).startswith("batch.")
-            and asked.mailing in (None, line.get("mailing_id"))
+            and query.mailing in (None, line.get("mailing_id"))
         )
 
 
-def parse(text: str) -> Line | None:
-    """A line of ours, whatever a log collector has put before it; None for anything else."""
-    begin = text.find("{")
-    if begin < 0:
+def parse_line(text: str) -> Line | None:
+    """Parse a line of this service, after any prefix of a log collector; else return None."""
+    start = text.find("{")
+    if start < 0:
         return None
     try:
-        line = orjson.loads(text[begin:])
+        line = orjson.loads(text[start:])
     except orjson.JSONDecodeError:
         return None
     return line if isinstance(line, dict) and "ts" in line and "event" in line else None
 
 
-def belongs(line: Line, question: Question) -> bool:
-    if question.request is not None and line.get("request_id") != question.request:
+def matches_query(line: Line, query: LogQuery) -> bool:
+    if query.request is not None and line.get("request_id") != query.request:
         return False
-    return all(_carries(line, kind, id_) for kind, id_ in question.ids.items())
+    return all(_has_id(line, kind, id_) for kind, id_ in query.ids.items())
 
 
-def _carries(line: Line, kind: str, id_: int) -> bool:
+def _has_id(line: Line, kind: str, id_: int) -> bool:
     if line.get(f"{kind}_id") == id_ or id_ in (line.get(f"{kind}_ids") or ()):
         return True
     first, last = line.get(f"first_{kind}_id"), line.get(f"last_{kind}_id")
     return first is not None and last is not None and first <= id_ <= last
 
 
-def instant(text: str, now: datetime) -> datetime:
-    """`10m`, `2h`, `1d` ago, or an RFC 3339 instant (UTC if it does not say)."""
+def parse_since(text: str, now: datetime) -> datetime:
+    """Parse a time before `now` (10m, 2h, 1d), or an instant (in UTC if it has no offset)."""
     if match := DURATION.fullmatch(text):
         return now - timedelta(**{UNITS[match[2]]: int(match[1])})
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def as_json(lines: Iterable[Line]) -> Iterator[str]:
+def format_json(lines: Iterable[Line]) -> Iterator[str]:
     for line in lines:
         yield orjson.dumps(line).decode()

@@ -1,4 +1,4 @@
-"""`flask --app api logs`: what happened to a mailing, a message, a client or a request."""
+"""The command `flask --app api logs`: find log lines by mailing, message, client or request."""
 
 import os
 import stat
@@ -10,18 +10,21 @@ from typing import Any
 
 import click
 
-from api.cli.log_search import Line, Question, Story, as_json, instant
+from api.cli.log_search import Line, LogQuery, LogSearch, format_json, parse_since
 
-# The rest of a line's fields follow these, in the order they were written.
-FIRST = ("outcome", "http_status", "reason", "why", "status", "mailing_id", "message_id")
-# What JSON has and a person can do without.
-SAID = {"ts", "level", "event", "service", "job_id", "actor_id"}
-LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
-GOOD, BAD = {"accepted", "finished", "done"}, {"rejected", "unknown", "unavailable", "unauthorized"}
+# These fields are printed first; the others follow in the order of the line.
+FIRST_FIELDS = ("outcome", "http_status", "reason", "why", "status", "mailing_id", "message_id")
+# Fields that are printed elsewhere or omitted.
+OMITTED_FIELDS = {"ts", "level", "event", "service", "job_id", "actor_id"}
+LEVEL_COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
+GOOD_VALUES, BAD_VALUES = (
+    {"accepted", "finished", "done"},
+    {"rejected", "unknown", "unavailable", "unauthorized"},
+)
 
 
-class Instant(click.ParamType):  # type: ignore[type-arg]
-    """A moment, or how long ago."""
+class Since(click.ParamType):  # type: ignore[type-arg]
+    """An instant, or a duration before now."""
 
     name = "10m|2h|1d|instant"
 
@@ -29,17 +32,17 @@ class Instant(click.ParamType):  # type: ignore[type-arg]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
         try:
-            return instant(value, datetime.now(UTC))
+            return parse_since(value, datetime.now(UTC))
         except ValueError:
             self.fail(f"{value!r} is neither a duration (10m, 2h, 1d) nor an instant", param, ctx)
 
 
 @click.command("logs")
-@click.option("--mailing", type=int, help="The story of a mailing.")
-@click.option("--message", type=int, help="The story of a message.")
-@click.option("--client", type=int, help="The story of a client.")
-@click.option("--request", help="What a request (X-Request-ID) has led to.")
-@click.option("--since", type=Instant(), help="Nothing older than this.")
+@click.option("--mailing", type=int, help="Lines about a mailing.")
+@click.option("--message", type=int, help="Lines about a message.")
+@click.option("--client", type=int, help="Lines about a client.")
+@click.option("--request", help="Lines about a request (X-Request-ID) and its jobs.")
+@click.option("--since", type=Since(), help="Nothing older than this.")
 @click.option("--json/--text", "json", default=None, help="Default: text on a terminal, else JSON.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, allow_dash=True, path_type=Path))
 def log_commands(
@@ -51,32 +54,32 @@ def log_commands(
     json: bool | None,
     files: tuple[Path, ...],
 ) -> None:
-    """Tell, in order, what the logs know of a mailing, a message, a client or a request.
+    """Print, in order, the log lines about a mailing, a message, a client or a request.
 
-    Reads FILES (- is the standard input; a pipe is read without being asked for), or else what the
-    local stack has written: .local/logs/*.log.
+    Reads FILES (- for standard input; a pipe is read by default), or else the logs of the local
+    stack: .local/logs/*.log.
     """
-    story = Story(Question(mailing, message, client, request, since))
+    search = LogSearch(LogQuery(mailing, message, client, request, since))
     for file in files or _default_files():
         if str(file) == "-":
-            story.take(sys.stdin)
+            search.read_lines(sys.stdin)
         else:
             with file.open(encoding="utf-8", errors="replace") as lines:
-                story.take(lines)
-    found = story.tell()
+                search.read_lines(lines)
+    found = search.sorted_lines()
     if json or (json is None and not sys.stdout.isatty()):
-        _write(as_json(found))
+        _write_lines(format_json(found))
     else:
-        _write(map(_for_people, found))
+        _write_lines(map(_format_line, found))
     if not found:
-        raise click.ClickException(f"nothing of that in {story.read:,} lines")
+        raise click.ClickException(f"nothing of that in {search.lines_read:,} lines")
 
 
-def _write(lines: Iterable[str]) -> None:
+def _write_lines(lines: Iterable[str]) -> None:
     try:
         for line in lines:
             click.echo(line)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -91,17 +94,19 @@ def _default_files() -> list[Path]:
     return files
 
 
-def _for_people(line: Line) -> str:
+def _format_line(line: Line) -> str:
     at = str(line["ts"]).replace("T", " ").rstrip("Z")
-    event = click.style(f"{line['event']:<22}", fg=LEVELS.get(line["level"], "cyan"), bold=True)
-    names = [name for name in FIRST if name in line]
-    names += [name for name in line if name not in SAID and name not in FIRST]
-    said = (_field(name, line[name]) for name in names if line[name] not in (None, False))
+    event = click.style(
+        f"{line['event']:<22}", fg=LEVEL_COLOURS.get(line["level"], "cyan"), bold=True
+    )
+    names = [name for name in FIRST_FIELDS if name in line]
+    names += [name for name in line if name not in OMITTED_FIELDS and name not in FIRST_FIELDS]
+    fields = (_format_field(name, line[name]) for name in names if line[name] not in (None, False))
     service = click.style(f"{line.get('service', ''):<9}", dim=True)
-    return f"{click.style(at, dim=True)}  {service}  {event}  {'  '.join(said)}"
+    return f"{click.style(at, dim=True)}  {service}  {event}  {'  '.join(fields)}"
 
 
-def _field(name: str, value: Any) -> str:
+def _format_field(name: str, value: Any) -> str:
     shown = str(value)
     if isinstance(value, list) and len(value) > 5:
         shown = f"{value[0]}…{value[-1]} ({len(value)})"
@@ -116,6 +121,6 @@ def _field(name: str, value: Any) -> str:
 
 
 def _colour(value: str) -> str | None:
-    if value in GOOD or value.startswith("2"):
+    if value in GOOD_VALUES or value.startswith("2"):
         return "green"
-    return "red" if value in BAD or value[:1] in "45" else "yellow"
+    return "red" if value in BAD_VALUES or value[:1] in "45" else "yellow"

@@ -15,7 +15,7 @@ from shared.report.rendering import render_html
 
 report_commands = AppGroup("report", help="Look at the daily report, or send it.")
 
-OUTCOMES = {
+OUTCOME_TEXTS = {
     "sent": "sent",
     "failed": "the mail server did not take it; it is tried again by itself (see the log)",
     "in doubt": "the connection broke while the mail server had it: it may have been sent",
@@ -24,33 +24,33 @@ OUTCOMES = {
 }
 
 
-def _addresses(_: click.Context, __: click.Parameter, given: str | None) -> list[str]:
-    addresses = [part.strip() for part in (given or "").split(",") if part.strip()]
+def _parse_addresses(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
+    addresses = [part.strip() for part in (value or "").split(",") if part.strip()]
     for address in addresses:
         if not re.fullmatch(MAIL_ADDRESS, address):
             raise click.BadParameter(f"{address} is not a mail address")
     return addresses
 
 
-def _day(_: click.Context, __: click.Parameter, given: datetime | None) -> date | None:
-    return given.date() if given is not None else None
+def _parse_day(_: click.Context, __: click.Parameter, value: datetime | None) -> date | None:
+    return value.date() if value is not None else None
 
 
-_day_option = click.option(
+day_option = click.option(
     "--day",
     type=click.DateTime(["%Y-%m-%d"]),
-    callback=_day,
+    callback=_parse_day,
     help="The local day in REPORT_TIMEZONE; yesterday unless given.",
 )
 
 
-@report_commands.command()
-@_day_option
-@click.option("--to", callback=_addresses, help="Send a copy to these addresses instead.")
-def send(day: date | None, to: list[str]) -> None:
+@report_commands.command("send")
+@day_option
+@click.option("--to", callback=_parse_addresses, help="Send a copy to these addresses instead.")
+def send_report_command(day: date | None, to: list[str]) -> None:
     """Send a day's report to REPORT_RECIPIENTS, unless they have it; or a copy to others."""
     settings = load_settings(ReportSettings)
-    day = day or _yesterday(settings)
+    day = day or _get_yesterday(settings)
     if settings.smtp_url is None:
         raise click.ClickException("SMTP_URL is not set")
     if to:
@@ -62,17 +62,17 @@ def send(day: date | None, to: list[str]) -> None:
         outcome = send_report(transaction, settings, day, requested=True)
     except DayNotOver:
         raise click.ClickException(f"{day} is not over; --to sends what there is so far") from None
-    click.echo(f"report of {day}: {OUTCOMES[outcome]}")
+    click.echo(f"report of {day}: {OUTCOME_TEXTS[outcome]}")
     if outcome != "sent":
         raise SystemExit(1)
 
 
-@report_commands.command()
-@_day_option
-def preview(day: date | None) -> None:
+@report_commands.command("preview")
+@day_option
+def preview_report(day: date | None) -> None:
     """Write a day's report to standard output, as HTML."""
     settings = load_settings(ReportSettings)
-    figures = read_figures(transaction, settings, day or _yesterday(settings))
+    figures = read_figures(transaction, settings, day or _get_yesterday(settings))
     click.echo(render_html(figures, settings.report_language, settings.public_url), nl=False)
 
 
@@ -90,5 +90,5 @@ def _send_copy(settings: ReportSettings, day: date, to: list[str]) -> None:
         raise SystemExit(1)
 
 
-def _yesterday(settings: ReportSettings) -> date:
+def _get_yesterday(settings: ReportSettings) -> date:
     return datetime.now(ZoneInfo(settings.report_timezone)).date() - timedelta(days=1)

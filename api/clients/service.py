@@ -170,7 +170,7 @@ def change_client(client_id: int, changes: ClientChanges, actor: Actor) -> Clien
 
     Raise NotFound, Conflict (the phone is taken) or InvalidFields (too many attributes).
     """
-    given = changes.given()
+    given = changes.sent_fields()
     return _change(client_id, given, given.pop("attributes", {}), actor)
 
 

@@ -177,7 +177,7 @@ def mark_cancelled(mailing: Mailing, now: datetime) -> None:
 
 def _columns(body: NewMailing | MailingChanges) -> dict[str, Any]:
     """Return the values of a mailing's columns; of changes, only those that were sent."""
-    columns = dict(body) if isinstance(body, NewMailing) else body.given()
+    columns = dict(body) if isinstance(body, NewMailing) else body.sent_fields()
     if "filter" in columns:
         chosen = columns.pop("filter")
         columns |= {**dict(chosen), "phones": [int(phone) for phone in chosen.phones]}

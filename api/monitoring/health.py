@@ -1,9 +1,9 @@
-"""Whether the process lives, and whether it can serve: for probes, without a token."""
+"""Probes of liveness and readiness, without a token."""
 
 from typing import Any
 
 from flask import Blueprint
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
@@ -11,28 +11,28 @@ from api.db import db
 from api.enqueue import job_queues
 from api.errors import Unavailable
 from api.openapi.operation import operation
-from api.schemas.responses import ResponseModel
+from api.schemas.responses import ResponseModel, with_example
 from shared.db import schema
 
 blueprint = Blueprint("health", __name__)
 
 
-ALIVE = {"status": "ok"}
-READY = {"status": "ready", "database": "ok", "migrations": "applied", "redis": "ok"}
+HEALTH_EXAMPLE = {"status": "ok"}
+READY_EXAMPLE = {"status": "ready", "database": "ok", "migrations": "applied", "redis": "ok"}
 
 
 class Health(ResponseModel):
-    """The process lives."""
+    """The process is alive."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{**ALIVE}]})
+    model_config = with_example({**HEALTH_EXAMPLE})
 
     status: str = Field(examples=["ok"])
 
 
 class Readiness(ResponseModel):
-    """Whether requests can be answered. Redis is reported, but not needed."""
+    """Whether requests can be answered. Redis is reported, but not required."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{**READY}]})
+    model_config = with_example({**READY_EXAMPLE})
 
     status: str = Field(examples=["ready"])
     database: str = Field(examples=["ok"])
@@ -41,13 +41,13 @@ class Readiness(ResponseModel):
 
 
 @blueprint.get("/healthz")
-@operation("service", response=Health, description="The process lives.", public=True)
+@operation("service", response=Health, description="The process is alive.", public=True)
 def healthz() -> dict[str, Any]:
-    """Say whether the process lives
+    """Check whether the process is alive
 
-    Asks nobody else: an outage of the database is no reason to restart this process.
+    Does not check the database: its outage is no reason to restart this process.
     """
-    return ALIVE
+    return HEALTH_EXAMPLE
 
 
 @blueprint.get("/readyz")
@@ -59,18 +59,18 @@ def healthz() -> dict[str, Any]:
     public=True,
 )
 def readyz() -> dict[str, Any]:
-    """Say whether requests can be answered
+    """Check whether requests can be answered
 
-    Needs the database with every migration applied. Without Redis the API works all the same:
-    mailings start when it is back.
+    Requires the database with all migrations. Without Redis the API still works: mailings start
+    when it is back.
     """
-    if not _migrated():
+    if not _is_migrated():
         raise Unavailable("The database lacks migrations: run flask --app api db upgrade.")
-    return READY | {"redis": "ok" if job_queues().ping() else "unreachable"}
+    return READY_EXAMPLE | {"redis": "ok" if job_queues().ping() else "unreachable"}
 
 
-def _migrated() -> bool:
+def _is_migrated() -> bool:
     try:
         return schema.is_schema_applied(db.session.scalar(text(schema.APPLIED)))
-    except ProgrammingError:  # there is no such table yet
+    except ProgrammingError:  # the table does not exist yet
         return False

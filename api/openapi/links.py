@@ -1,17 +1,14 @@
-"""OpenAPI links: how an answer leads to further calls, derived from the paths themselves.
-
-What was made can be asked for, changed and deleted by the `id` in the answer.
-"""
+"""OpenAPI links, derived from the paths: a created object leads to the operations on it."""
 
 from collections.abc import Iterator
 from typing import Any
 
 
 def add_links(paths: dict[str, dict[str, Any]]) -> None:
-    """Add links to the answers of everything that makes something."""
+    """Add links to the 201 responses of all operations that create something."""
     for path, operations in paths.items():
-        made = operations.get("post", {"responses": {}})["responses"].get("201")
-        if made is None:
+        created = operations.get("post", {"responses": {}})["responses"].get("201")
+        if created is None:
             continue
         links = {
             operation["operationId"]: {
@@ -19,15 +16,17 @@ def add_links(paths: dict[str, dict[str, Any]]) -> None:
                 "parameters": {parameter: "$response.body#/id"},
                 "description": operation["summary"],
             }
-            for parameter, operation in _about(paths, path)
+            for parameter, operation in _find_operations(paths, path)
         }
         if links:
-            made["links"] = links
+            created["links"] = links
 
 
-def _about(paths: dict[str, dict[str, Any]], collection: str) -> Iterator[tuple[str, Any]]:
-    """The operations on one thing of a collection, and the name of its id among the parameters."""
+def _find_operations(
+    paths: dict[str, dict[str, Any]], collection: str
+) -> Iterator[tuple[str, Any]]:
+    """Yield the operations on one object of a collection, with the name of its id parameter."""
     for path, operations in paths.items():
-        parameter, _, further = path.removeprefix(f"{collection}/{{").partition("}")
-        if path.startswith(f"{collection}/{{") and "{" not in further:
+        parameter, _, rest = path.removeprefix(f"{collection}/{{").partition("}")
+        if path.startswith(f"{collection}/{{") and "{" not in rest:
             yield from ((parameter, operation) for operation in operations.values())

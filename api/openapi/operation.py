@@ -1,7 +1,7 @@
-"""OpenAPI 3.1 from the code: flask-pydantic-spec with its rough edges taken off.
+"""The OpenAPI 3.1 document and the validation of requests, with flask-pydantic-spec.
 
-The library's own reading of requests guesses at types and echoes input, and its spec knows neither
-security nor problems; what is replaced here is exactly that.
+Two parts of the library are replaced: its parsing of requests, which converts types and repeats
+input in errors; and its document, which lacks security and problems.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,41 +22,47 @@ from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
 from api.http.pagination import MAX_ID
 from api.http.request_parsing import parse_body, parse_query
 from api.openapi.links import add_links
-from api.openapi.problem_examples import LOCATION, NAMED, REQUEST_ID, add_examples, problem
+from api.openapi.problem_examples import (
+    LOCATION,
+    PATH_PARAMETERS,
+    REQUEST_ID,
+    add_examples,
+    describe_problem,
+)
 from api.schemas.base import Query
 from api.schemas.responses import ProblemAnswer
 from shared import __version__
 from shared.domain.scopes import Scope
 
 DESCRIPTION = """\
-Clients go in, mailings are created, every message's fate is recorded.
+Add clients, create mailings, and read the outcome of every message.
 
 Every call under `/api/v1` needs `Authorization: Bearer TOKEN`; the token's scope (`read`, `write`,
-`admin`) says what it may do. Instants are RFC 3339 with an
-offset; answers give them in UTC. Lists are paged: pass `next_cursor` back as `cursor` until it is
-null. Errors are `application/problem+json` (RFC 9457) and carry a `request_id` that the logs know.
+`admin`) defines what it may do. Instants are RFC 3339 with an offset; responses give them in UTC.
+Lists are paged: pass `next_cursor` back as `cursor` until it is null. Errors are
+`application/problem+json` (RFC 9457) and carry a `request_id`, by which the logs can be searched.
 """
 TAGS = [
-    {"name": "clients", "description": "The directory of people to write to."},
-    {"name": "imports", "description": "Files of clients, and what became of their rows."},
+    {"name": "clients", "description": "The recipients of mailings."},
+    {"name": "imports", "description": "Imported files of clients, and their rejected rows."},
     {"name": "mailings", "description": "A text, a time, an audience."},
-    {"name": "messages", "description": "What became of each message."},
-    {"name": "statistics", "description": "Numbers that always add up."},
-    {"name": "opt-outs", "description": "Phones that are never written to."},
-    {"name": "audit", "description": "Who did what, when."},
-    {"name": "tokens", "description": "Who may call, and what."},
-    {"name": "service", "description": "For machines that look after this one."},
+    {"name": "messages", "description": "The outcome of each message."},
+    {"name": "statistics", "description": "Consistent totals."},
+    {"name": "opt-outs", "description": "Phones that no mailing sends to."},
+    {"name": "audit", "description": "Who changed what, and when."},
+    {"name": "tokens", "description": "Tokens for calling this API."},
+    {"name": "service", "description": "Probes for monitoring."},
 ]
-OF_BODY = (400, 413, 415)
+BODY_PROBLEMS = (400, 413, 415)
 CSV = "text/csv"
-# Of bodies and answers, by the names of their schemas.
+# Examples of bodies and responses, by the names of their schemas.
 EXAMPLES: dict[str, list[Any]] = {}
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 
 class IdConverter(BaseConverter):
-    """An id in an address. What no bigint can hold is refused later: here it would be a 405."""
+    """An id in a path. One that no bigint can hold is rejected later; here it would cause a 405."""
 
     regex = "[1-9][0-9]{0,18}"
 
@@ -65,7 +71,7 @@ class IdConverter(BaseConverter):
 
 
 class OperationResponses(ResponseBase):
-    """Every answer an operation can give: one success, and problems by status."""
+    """All responses of an operation: one success, and problems by status."""
 
     def __init__(
         self,
@@ -82,7 +88,7 @@ class OperationResponses(ResponseBase):
         self.csv = csv
 
     def has_model(self) -> bool:
-        """False, or the library documents a validation error of its own shape."""
+        """Return False, so that the library adds no validation error of its own format."""
         return False
 
     @property
@@ -92,18 +98,18 @@ class OperationResponses(ResponseBase):
     def generate_spec(self) -> Mapping[str, Any]:
         success: dict[str, Any] = {"description": self.description, "headers": {**REQUEST_ID}}
         if self.model is not None:
-            success["content"] = {"application/json": {"schema": _reference(self.model)}}
+            success["content"] = {"application/json": {"schema": _schema_reference(self.model)}}
         if self.csv is not None:
             success["content"] = {CSV: {"schema": {"type": "string"}, "example": self.csv}}
         if self.status in (201, 202):
             success["headers"] |= LOCATION
         return {str(self.status): success} | {
-            str(status): problem(status) for status in self.problems
+            str(status): describe_problem(status) for status in self.problems
         }
 
 
 class CsvUpload(RequestBase):
-    """A body that is a CSV file, which the view reads by itself."""
+    """A body that is a CSV file, which the view reads itself."""
 
     model = None
 
@@ -117,12 +123,12 @@ class CsvUpload(RequestBase):
         return {"content": {CSV: {"schema": {"type": "string"}, "example": self.example}}}
 
 
-def _reference(model: type[BaseModel]) -> dict[str, str]:
+def _schema_reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{get_model_name(model)}"}
 
 
 class Backend(FlaskBackend):
-    """Hands a view its query and body, read and checked, as arguments."""
+    """Passes the validated query and body to a view as arguments."""
 
     def validate(
         self,
@@ -142,7 +148,7 @@ class Backend(FlaskBackend):
         if query is not None:
             kwargs["query"] = parse_query(request, query)
         elif request.args:
-            parse_query(request, Query)  # which knows none
+            parse_query(request, Query)  # which has no fields
         if body.model is not None:
             context = {"default_timezone": current_app.config["DEFAULT_TIMEZONE"]}
             kwargs["body"] = parse_body(request, body.model, context)
@@ -152,15 +158,15 @@ class Backend(FlaskBackend):
         path, parameters = super().parse_path(route)
         schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
         return path, [
-            {**each, "schema": schema, "description": NAMED[each["name"]].description}
-            | {"example": NAMED[each["name"]].example}
+            {**each, "schema": schema, "description": PATH_PARAMETERS[each["name"]].description}
+            | {"example": PATH_PARAMETERS[each["name"]].example}
             for each in parameters
-            if each["name"] in NAMED  # or it is no operation's
+            if each["name"] in PATH_PARAMETERS  # else the route is not an operation
         ]
 
 
 class Spec(FlaskPydanticSpec):
-    """The library's spec with security, and with schemas kept as pydantic makes them."""
+    """The library's document with security, and with unchanged schemas of pydantic."""
 
     def _parse_request_body(self, request_body: Mapping[str, Any]) -> Mapping[str, Any]:
         return request_body
@@ -171,7 +177,7 @@ class Spec(FlaskPydanticSpec):
     models: dict[str, Any]
 
     def _get_model_definitions(self) -> dict[str, Any]:
-        models = deepcopy(self.models)  # the library takes the nested ones out of its own
+        models = deepcopy(self.models)  # the library removes nested definitions from its own
         try:
             return cast(dict[str, Any], super()._get_model_definitions())
         finally:
@@ -180,17 +186,19 @@ class Spec(FlaskPydanticSpec):
     def _generate_spec(self) -> Mapping[str, Any]:
         document: dict[str, Any] = dict(super()._generate_spec())
         document["info"]["description"] = DESCRIPTION
-        document["tags"] = TAGS  # in the order in which a newcomer meets them
+        document["tags"] = TAGS  # which the library has sorted
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         schemas = document["components"]["schemas"]
         for name in [name for name in schemas if name.endswith("Query")]:
-            del schemas[name]  # its fields are the operations' parameters
+            del schemas[name]  # its fields are parameters of operations
         for name, examples in EXAMPLES.items():
-            schemas[name]["examples"] = examples  # which pydantic has sorted by name
+            schemas[name]["examples"] = examples  # whose fields pydantic has sorted by name
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["tags"] = list(operation["tags"])
-                operation["parameters"] = [_parameter(each) for each in operation["parameters"]]
+                operation["parameters"] = [
+                    _clean_parameter(each) for each in operation["parameters"]
+                ]
                 if "requestBody" in operation:
                     operation["requestBody"] = {**operation["requestBody"], "required": True}
         for path, method, view in self._views():
@@ -199,9 +207,9 @@ class Spec(FlaskPydanticSpec):
                 _add_security(operation, required_scope(view, method))
             if view.idempotent:
                 operation["parameters"].append(HEADER_PARAMETER)
-                for status, answer in operation["responses"].items():
+                for status, response in operation["responses"].items():
                     if status.startswith("2"):
-                        answer["headers"] |= REPLAYED_HEADER_DESCRIPTION
+                        response["headers"] |= REPLAYED_HEADER_DESCRIPTION
             add_examples(path, operation, schemas)
         add_links(document["paths"])
         if self.app.config["DEFAULT_TIMEZONE"] is not None:
@@ -210,7 +218,7 @@ class Spec(FlaskPydanticSpec):
         return document
 
     def _views(self) -> Iterator[tuple[str, str, Any]]:
-        """Every path and method of the document with its view."""
+        """Yield every path and method of the document with its view."""
         for rule in self.backend.find_routes(self.app):
             path, _ = self.backend.parse_path(rule)
             for method, view in self.backend.parse_func(self.app, rule):
@@ -221,15 +229,15 @@ class Spec(FlaskPydanticSpec):
 def _add_security(operation: dict[str, Any], scope: Scope) -> None:
     operation["security"] = [{"bearer": []}]
     operation["x-scope"] = str(scope)
-    needs = f"Needs a token of the scope `{scope}`" + ("." if scope == Scope.ADMIN else " or more.")
-    operation["description"] = f"{operation['description']}\n\n{needs}".strip()
-    if scope != Scope.READ:  # which every token has
-        answers = {**operation["responses"], "403": problem(403)}
-        operation["responses"] = dict(sorted(answers.items()))
+    note = f"Needs a token of the scope `{scope}`" + ("." if scope == Scope.ADMIN else " or more.")
+    operation["description"] = f"{operation['description']}\n\n{note}".strip()
+    if scope != Scope.READ:  # every token has it
+        responses = {**operation["responses"], "403": describe_problem(403)}
+        operation["responses"] = dict(sorted(responses.items()))
 
 
-def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
-    """A query parameter is there or not, but never null; and a description belongs to it."""
+def _clean_parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove null from a query parameter, and move the description from schema to parameter."""
     schema = dict(parameter["schema"])
     if "anyOf" in schema:
         schema |= next(each for each in schema.pop("anyOf") if each != {"type": "null"})
@@ -258,39 +266,41 @@ def operation(
     scope: Scope | None = None,
     idempotent: bool = False,
 ) -> Callable[[View], View]:
-    """Describe a view to OpenAPI, and hand it `query` and `body` as arguments of these names.
+    """Describe a view to OpenAPI; validate `query` and `body` and pass them to it by these names.
 
-    `scope` is what the caller's token must have; None: `read` to look, `write` to change. An
-    `idempotent` view heeds the header Idempotency-Key (see idempotency.py). `csv` is an example of
-    a CSV file that is answered instead of JSON.
+    `description` and `response` are those of the success. `scope` is required of the caller's
+    token; None means `read` for GET and `write` otherwise. An `idempotent` view reads the header
+    Idempotency-Key. `csv` is an example of a CSV file that is returned instead of JSON.
     """
-    always = (422,) if public else (401, 422, 503)
-    of_body = OF_BODY if body is not None else ()
+    common_problems = (422,) if public else (401, 422, 503)
+    body_problems = BODY_PROBLEMS if body is not None else ()
     for model in (body, response):
         if isinstance(model, type):
             extra = cast(dict[str, Any], model.model_config["json_schema_extra"])
             EXAMPLES[get_model_name(model)] = extra["examples"]
-    resp = OperationResponses(status, response, description, (*always, *of_body, *problems), csv)
-    validated = spec.validate(query=query, body=body, resp=resp, tags=(tag,))
+    responses = OperationResponses(
+        status, response, description, (*common_problems, *body_problems, *problems), csv
+    )
+    validated = spec.validate(query=query, body=body, resp=responses, tags=(tag,))
 
     def decorate(view: View) -> View:
-        described = validated(view)
-        described.scope = scope
-        described.idempotent = idempotent
-        return cast(View, described)
+        validating_view = validated(view)
+        validating_view.scope = scope
+        validating_view.idempotent = idempotent
+        return cast(View, validating_view)
 
     return decorate
 
 
 def init_openapi(app: Flask) -> None:
-    """Views must be registered before the document is first asked for."""
+    """Register the converter of ids. The document is generated at the first request for it."""
     app.url_map.converters["id"] = IdConverter
     spec.register(app, register_route=False)
 
 
 def openapi_document(app: Flask) -> Mapping[str, Any]:
-    """The application's OpenAPI document, made when it is first asked for."""
+    """Return the application's OpenAPI document; generate it at the first call."""
     if "openapi" not in app.extensions:
-        spec.register(app, register_route=False)  # the library keeps one application, the last
+        spec.register(app, register_route=False)  # the library uses the application registered last
         app.extensions["openapi"] = spec._generate_spec()
     return cast(Mapping[str, Any], app.extensions["openapi"])

@@ -1,4 +1,4 @@
-"""The API's documentation: openapi.json and Swagger UI, from local files, with no internet."""
+"""The API's documentation: openapi.json and Swagger UI, served from local files."""
 
 import re
 from base64 import b64encode
@@ -12,8 +12,8 @@ from api.openapi.operation import openapi_document, spec
 
 blueprint = Blueprint("docs", __name__)
 
-# Nothing is loaded from elsewhere, and nothing inside of the page is run but the one script that
-# starts Swagger UI, known by its hash. Icons in its style sheet are data: addresses.
+# Permit resources of this origin and the one inline script that starts Swagger UI, by its hash.
+# Icons in the style sheet are data: URLs.
 POLICY = (
     "default-src 'none'; script-src 'self'{scripts}; style-src 'self'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; "
@@ -42,14 +42,14 @@ def init_swagger_ui(app: Flask) -> None:
             "layout": "BaseLayout",
             "oauth2RedirectUrl": "/docs/oauth2-redirect.html",
             "persistAuthorization": True,
-            "validatorUrl": None,  # or it would ask a public service about our spec
+            "validatorUrl": None,  # else Swagger UI sends the document to a public service
         },
     )
-    pages.after_request(_confine)
+    pages.after_request(_set_content_security_policy)
     app.register_blueprint(pages)
 
 
-def _confine(response: Response) -> Response:
+def _set_content_security_policy(response: Response) -> Response:
     if response.mimetype == "text/html":
         page = b"" if response.direct_passthrough else response.get_data()
         hashes = (b64encode(sha256(script).digest()) for script in INLINE_SCRIPT.findall(page))

@@ -1,1 +1,1 @@
-"""What callers send and what the API answers, as pydantic models."""
+"""Base models, field types and examples that the schemas of all resources share."""

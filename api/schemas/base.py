@@ -1,4 +1,4 @@
-"""Base models of what callers send: JSON bodies, changes and query strings. Unknown fields fail."""
+"""Base models of JSON bodies, changes and query strings. Unknown fields are rejected."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from pydantic_core import CoreSchema
 from api.http.pagination import DEFAULT_LIMIT
 from api.schemas.fields import Cursor, Limit
 
-# The default of what a PATCH may leave out; never read, as only given fields are.
+# The default of a field that a PATCH may omit. It is never read: only sent fields are.
 UNSET: Any = None
 
 
 class Body(BaseModel):
-    """A JSON body: no unknown fields, no guessing at types."""
+    """A JSON body: unknown fields are rejected, types are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    def given(self) -> dict[str, Any]:
-        """The fields the caller sent, and nothing that was filled in."""
+    def sent_fields(self) -> dict[str, Any]:
+        """Return the fields that the caller has sent, without defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 class Patch(Body):
-    """A body of changes: what is left out stays as it is, so there are no defaults to show."""
+    """A body of changes: omitted fields stay unchanged, so the schema shows no defaults."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -36,11 +36,11 @@ class Patch(Body):
 
 
 class Query(BaseModel):
-    """A query string: no unknown parameters. Values arrive as strings, and a string stays one."""
+    """A query string: unknown parameters are rejected. All values arrive as strings."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class PageQuery(Query):
     limit: Limit = Field(default=DEFAULT_LIMIT, description="How many items, at most.")
-    cursor: Cursor = Field(default=0, description="The next_cursor of the page before.")
+    cursor: Cursor = Field(default=0, description="The next_cursor of the previous page.")

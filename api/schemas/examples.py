@@ -1,4 +1,4 @@
-"""Examples for the documentation: one client, one mailing, and what becomes of them."""
+"""Examples for the OpenAPI document: one client, one mailing, its messages and statistics."""
 
 from typing import Any
 
@@ -158,5 +158,5 @@ PROBLEM = {
 
 
 def page_of(item: dict[str, Any]) -> dict[str, Any]:
-    """A page that more follow."""
+    """Return a page with this item, followed by another page."""
     return {"items": [item], "next_cursor": "NTA"}

@@ -1,7 +1,6 @@
-"""The kinds of values callers send: phones, zones, instants, clock times, cursors.
+"""Types of values that callers send: phones, time zones, instants, clock times, cursors.
 
-Each is checked to the letter, says in its error what would have been right, and describes itself
-to OpenAPI.
+Each is validated strictly, has an error text with a valid example, and a JSON schema.
 """
 
 import re
@@ -24,8 +23,8 @@ from shared.domain.time_zones import TIME_ZONES
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A string of a fixed form, whose error shows one that is right."""
+class TextFormat:
+    """A string that matches a pattern; the error text contains a valid example."""
 
     pattern: str
     code: str
@@ -51,7 +50,7 @@ class Shape:
 
 Phone = Annotated[
     str,
-    Shape(
+    TextFormat(
         r"^7[0-9]{10}\Z",
         "phone_format",
         "must be 11 digits and start with 7, for example 79161234567",
@@ -60,11 +59,11 @@ Phone = Annotated[
 ]
 OperatorCode = Annotated[
     str,
-    Shape(
+    TextFormat(
         r"^[0-9]{3}\Z", "operator_code_format", "must be exactly 3 digits, for example 916", "916"
     ),
 ]
-TOKEN_NAME = Shape(
+TOKEN_NAME = TextFormat(
     r"^[^\x00-\x1f\x7f-\x9f]{1,100}\Z",
     "token_name_format",
     "must have 1 to 100 characters, and no control characters",
@@ -74,7 +73,7 @@ TokenName = Annotated[str, TOKEN_NAME]
 Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
 
 
-def _known_zone(name: str) -> str:
+def _check_zone(name: str) -> str:
     if name not in TIME_ZONES:
         raise PydanticCustomError(
             "timezone_unknown", "must be an IANA time zone, for example Europe/Moscow"
@@ -84,7 +83,7 @@ def _known_zone(name: str) -> str:
 
 Timezone = Annotated[
     str,
-    AfterValidator(_known_zone),
+    AfterValidator(_check_zone),
     Field(examples=["Europe/Moscow"], json_schema_extra={"format": "iana-timezone"}),
 ]
 
@@ -117,7 +116,7 @@ def parse_instant(value: object) -> datetime:
     microsecond = int((fraction or "0")[:6].ljust(6, "0"))
     try:
         offset = UTC if utc else _offset(sign, int(hours), int(minutes))
-        # RFC 3339 knows leap seconds, PostgreSQL and Python do not: 23:59:60 is the next second.
+        # RFC 3339 has leap seconds, PostgreSQL and Python do not: 23:59:60 becomes the next second.
         leap = timedelta(seconds=second == 60)
         local = datetime(year, month, day, hour, minute, min(second, 59 + (second > 60)))
         instant = local.replace(microsecond=microsecond, tzinfo=offset) + leap
@@ -133,7 +132,7 @@ def parse_instant(value: object) -> datetime:
 
 def _offset(sign: str, hours: int, minutes: int) -> timezone:
     if hours > 23 or minutes > 59:
-        raise ValueError("no such offset")
+        raise ValueError("invalid offset")
     offset = timedelta(hours=hours, minutes=minutes)
     return timezone(-offset if sign == "-" else offset)
 
@@ -147,7 +146,7 @@ Instant = Annotated[
 CLOCK_TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 
 
-def _read_clock_time(value: object) -> time:
+def _parse_clock_time(value: object) -> time:
     if not isinstance(value, str) or CLOCK_TIME.fullmatch(value) is None:
         raise PydanticCustomError(
             "clock_time_format", "must be a time between 00:00 and 23:59, for example 09:00"
@@ -157,7 +156,7 @@ def _read_clock_time(value: object) -> time:
 
 ClockTime = Annotated[
     time,
-    BeforeValidator(_read_clock_time),
+    BeforeValidator(_parse_clock_time),
     WithJsonSchema(
         {
             "type": "string",
@@ -168,11 +167,11 @@ ClockTime = Annotated[
 
 
 def convert_whole_float(value: object) -> object:
-    """JSON knows one kind of number: 5.0 is as whole as 5."""
+    """Convert 5.0 to 5: JSON does not distinguish them."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _read_limit(value: object) -> int:
+def _parse_limit(value: object) -> int:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,4}", value) is not None:
         number = int(value)
         if 1 <= number <= MAX_LIMIT:
@@ -184,12 +183,12 @@ def _read_limit(value: object) -> int:
 
 Limit = Annotated[
     int,
-    BeforeValidator(_read_limit),
+    BeforeValidator(_parse_limit),
     WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
 ]
 
 
-def _read_cursor(value: object) -> int:
+def _parse_cursor(value: object) -> int:
     try:
         return decode_cursor(str(value))
     except ValueError:
@@ -200,15 +199,15 @@ def _read_cursor(value: object) -> int:
 
 Cursor = Annotated[
     int,
-    BeforeValidator(_read_cursor),
+    BeforeValidator(_parse_cursor),
     WithJsonSchema({"type": "string", "format": "cursor", "examples": ["NTA"]}),
 ]
 
 
-def _read_flag(value: object) -> bool:
+def _parse_flag(value: object) -> bool:
     if value in ("true", "false"):
         return value == "true"
     raise PydanticCustomError("flag", "must be true or false")
 
 
-Flag = Annotated[bool, BeforeValidator(_read_flag), WithJsonSchema({"type": "boolean"})]
+Flag = Annotated[bool, BeforeValidator(_parse_flag), WithJsonSchema({"type": "boolean"})]

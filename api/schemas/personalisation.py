@@ -1,4 +1,4 @@
-"""What makes a message personal: clients' attributes, and texts with placeholders."""
+"""Field types of personalised messages: clients' attributes, and texts with placeholders."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from shared.domain.attributes import (
 )
 from shared.domain.templates import MalformedTemplate, compile_template
 
-# What a text may be, in the words of JSON Schema.
+# The syntax of a text, as a JSON schema pattern.
 TEXT_PATTERN = (
     rf"^([^{{}}]|\{{\{{|\}}\}}|\{{[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}(\|[^{{}}]*)?\}})*$"
 )
@@ -33,13 +33,13 @@ def _check_name(name: str) -> str:
 def _check_text(text: str) -> str:
     try:
         compile_template(text)
-    except MalformedTemplate as fault:
-        # A detail with braces in it is no template of pydantic's, as there are no values for it.
-        raise PydanticCustomError("placeholder", str(fault)) from None
+    except MalformedTemplate as error:
+        # pydantic does not format braces in a text without a context.
+        raise PydanticCustomError("placeholder", str(error)) from None
     return text
 
 
-def _schema(value_type: str | list[str]) -> WithJsonSchema:
+def _attributes_schema(value_type: str | list[str]) -> WithJsonSchema:
     value = {"type": value_type, "minLength": 1, "maxLength": MAX_VALUE_LENGTH}
     return WithJsonSchema(
         {
@@ -57,12 +57,16 @@ def _schema(value_type: str | list[str]) -> WithJsonSchema:
 
 _Name = Annotated[str, AfterValidator(_check_name)]
 _Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_LENGTH)]
-Attributes = Annotated[dict[_Name, _Value], Field(max_length=MAX_ATTRIBUTES), _schema("string")]
+Attributes = Annotated[
+    dict[_Name, _Value], Field(max_length=MAX_ATTRIBUTES), _attributes_schema("string")
+]
 AttributeChanges = Annotated[
-    dict[_Name, _Value | None], Field(max_length=MAX_ATTRIBUTES), _schema(["string", "null"])
+    dict[_Name, _Value | None],
+    Field(max_length=MAX_ATTRIBUTES),
+    _attributes_schema(["string", "null"]),
 ]
 
-TEXT = (
+TEXT_DESCRIPTION = (
     "May hold placeholders: {phone}, {tag}, {operator_code}, {timezone} and any attribute of the "
     "client, with a default where some lack it: {name|dear client}. A brace is written twice: {{."
 )
@@ -71,7 +75,7 @@ MailingText = Annotated[
     Field(
         min_length=1,
         max_length=2000,
-        description=TEXT,
+        description=TEXT_DESCRIPTION,
         examples=["Hello, {name|dear client}!"],
         json_schema_extra={"pattern": TEXT_PATTERN},
     ),
@@ -80,7 +84,7 @@ MailingText = Annotated[
 
 
 def merge_attributes(attributes: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
-    """The attributes with the changes in them; null removes one."""
+    """Apply changes to attributes; null removes one. Raise InvalidFields if there are too many."""
     changed = {**attributes, **changes}
     merged = {name: value for name, value in changed.items() if value is not None}
     if len(merged) > MAX_ATTRIBUTES:

@@ -11,12 +11,12 @@ from api.schemas import examples
 
 
 def with_example(example: dict[str, Any]) -> ConfigDict:
-    """The configuration of an answer that OpenAPI shows with this example."""
+    """Return the configuration of a response model with this example in the OpenAPI document."""
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
 
 
 class ResponseModel(BaseModel):
-    """A JSON answer."""
+    """A JSON response. The name of a subclass is its name in the OpenAPI document."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +37,7 @@ class ResponseModel(BaseModel):
 
 
 class FaultAnswer(ResponseModel):
-    """One thing that is wrong, and where: in the body (pointer) or in the address (parameter)."""
+    """One error, with its location in the body (pointer) or in the address (parameter)."""
 
     pointer: str | None = Field(default=None, examples=["/phone"])
     parameter: str | None = Field(default=None, examples=["limit"])
@@ -60,7 +60,7 @@ class ProblemAnswer(ResponseModel):
 
 
 def format_instant(value: datetime | None) -> str | None:
-    """As every answer writes it: UTC, microseconds, Z."""
+    """Format an instant as all responses do: in UTC, with microseconds and Z."""
     if value is None:
         return None
     return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -19,7 +19,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from api.cli.log_search import Question, Story
+from api.cli.log_search import LogQuery, LogSearch
 from shared.domain.statuses import Reason
 from shared.logging.events import EVENTS, LIBRARY_EVENT_PREFIX
 from shared.metrics import METRICS
@@ -58,10 +58,10 @@ class Run:
 
     def search_logs(self, **question: Any) -> list[Line]:
         """Return the log lines that the log search finds."""
-        story = Story(Question(**question))
+        search = LogSearch(LogQuery(**question))
         for path in self.logs:
-            story.take(path.read_text().splitlines())
-        return story.tell()
+            search.read_lines(path.read_text().splitlines())
+        return search.sorted_lines()
 
     def scrape(self) -> Samples:
         return scrape(self.system)

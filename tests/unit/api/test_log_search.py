@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 import structlog
 
-from api.cli.log_search import Question, Story, instant
+from api.cli.log_search import LogQuery, LogSearch, parse_since
 from shared.logging import log_config, redaction
 from tests.support.programs import require_program
 from tests.support.prometheus import SHIPPED
@@ -43,9 +43,9 @@ LINES = [
 
 
 def ask(**question: Any) -> list[str]:
-    story = Story(Question(**question))
-    story.take(LINES)
-    return [told["event"] for told in story.tell()]
+    search = LogSearch(LogQuery(**question))
+    search.read_lines(LINES)
+    return [told["event"] for told in search.sorted_lines()]
 
 
 def test_a_mailing() -> None:
@@ -92,7 +92,7 @@ def test_what_is_asked_for_together_must_all_be_true() -> None:
     ],
 )
 def test_since(text: str, expected: datetime) -> None:
-    assert instant(text, NOW) == expected
+    assert parse_since(text, NOW) == expected
 
 
 @pytest.fixture

@@ -190,9 +190,11 @@ def test_a_zone_is_required_unless_there_is_a_default() -> None:
 
 
 def test_changes_hold_what_was_given_and_nothing_else() -> None:
-    assert ClientChanges.model_validate({}).given() == {}
-    assert ClientChanges.model_validate({"operator_code": None}).given() == {"operator_code": None}
-    assert MailingChanges.model_validate({"window": None}).given() == {"window": None}
+    assert ClientChanges.model_validate({}).sent_fields() == {}
+    assert ClientChanges.model_validate({"operator_code": None}).sent_fields() == {
+        "operator_code": None
+    }
+    assert MailingChanges.model_validate({"window": None}).sent_fields() == {"window": None}
 
 
 @pytest.mark.parametrize("field", ["phone", "tag", "timezone"])
