@@ -94,6 +94,12 @@ def list_mailings(after: int, limit: int, status: MailingStatus | None) -> Seque
     return db.session.scalars(query.order_by(Mailing.id).limit(limit)).all()
 
 
+def list_mailings_by_id(mailing_ids: Sequence[int]) -> Sequence[Mailing]:
+    """Return the mailings with these ids, also deleted ones, in the order of their ids."""
+    query = select(Mailing).where(Mailing.id.in_(mailing_ids)).order_by(Mailing.id)
+    return db.session.scalars(query).all() if mailing_ids else []
+
+
 def change_mailing(mailing_id: int, body: MailingChanges, actor: Actor) -> Mailing:
     """Change the fields of a mailing that `body` contains.
 

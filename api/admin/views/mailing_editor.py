@@ -22,13 +22,17 @@ from api.admin.forms.text_fields import split_list
 from api.admin.presenters.audience_preview import preview_for_template
 from api.admin.presenters.test_send import TestOutcome
 from api.admin.presenters.test_send import send_test as send_test_messages
-from api.admin.views.mailings import list_titles
 from api.db import db, fetch_all
 from api.errors import Conflict, InvalidFields
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
 from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
-from api.mailings.service import change_mailing, create_mailing, find_mailing
+from api.mailings.service import (
+    change_mailing,
+    create_mailing,
+    find_mailing,
+    list_mailings_by_id,
+)
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
 
@@ -190,7 +194,7 @@ def _render_review(form: SubmittedForm, body: NewMailing) -> str:
         **preview_for_template(body),
         fields=form.fields,
         body=body,
-        excluded=list_titles(body.filter.exclude_mailing_ids),
+        excluded=list_mailings_by_id(body.filter.exclude_mailing_ids),
         once=secrets.token_urlsafe(16),
     )
 

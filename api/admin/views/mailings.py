@@ -55,7 +55,6 @@ SELECT timezone, sum(size)::bigint AS size, sum(pending)::bigint AS pending,
     sum(sent)::bigint AS sent
 FROM batches WHERE mailing_id = :id GROUP BY 1 ORDER BY 2 DESC, 1
 """)
-TITLES = text("SELECT id, name, text FROM mailings WHERE id = ANY (:ids) ORDER BY id")
 # The minutes that one column of a mailing's chart may stand for, and how many columns it may have.
 COLUMN_MINUTES = (1, 5, 15, 60, 240, 1440, 10080, 10**6)
 MAX_COLUMNS = 60
@@ -121,7 +120,7 @@ def show_mailing(mailing_id: int) -> str:
         seconds_left=seconds_left(row),
         columns=_chart_columns(mailing_id),
         zones=_list_zones(mailing, now) if mailing.started_at else [],
-        excluded=list_titles(mailing.exclude_mailing_ids),
+        excluded=service.list_mailings_by_id(mailing.exclude_mailing_ids),
         recipients=recipients,
         last_id=last_id,
         recipients_problem=problem,
@@ -183,11 +182,6 @@ def _add_rates(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         row["rate"] = live[row["id"]]["rate"] if row["id"] in live else None
         row["late"] = is_late(row, now)
-
-
-def list_titles(ids: list[int]) -> list[dict[str, Any]]:
-    """Return the id, name and text of other mailings."""
-    return fetch_all(TITLES, ids=ids) if ids else []
 
 
 def _chart_columns(mailing_id: int) -> list[dict[str, Any]]:
