@@ -1,4 +1,4 @@
-"""The first schema: clients, mailings, batches, messages, attempts and their registries.
+"""The first schema: clients, mailings, batches, messages, attempts and their partitions and id ranges.
 
 Revision ID: 0001
 """

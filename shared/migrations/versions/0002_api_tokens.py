@@ -1,4 +1,4 @@
-"""API tokens, and the answers kept for repeated Idempotency-Keys.
+"""API tokens, and stored responses for repeated Idempotency-Keys.
 
 Revision ID: 0002
 Revises: 0001

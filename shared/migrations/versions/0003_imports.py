@@ -1,4 +1,4 @@
-"""Imports of clients, and the rows that were refused.
+"""Imports of clients, and rejected rows.
 
 Revision ID: 0003
 Revises: 0002

@@ -1,4 +1,4 @@
-"""Daily reports, and the openings of the breaker that they tell of.
+"""Daily reports, and the openings of the circuit breaker that they report.
 
 Revision ID: 0006
 Revises: 0005

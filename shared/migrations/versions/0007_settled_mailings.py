@@ -1,4 +1,4 @@
-"""An index that tells the totals of settled mailings, for every scrape of the metrics.
+"""An index for the totals of settled mailings, which each scrape of the metrics reads.
 
 Revision ID: 0007
 Revises: 0006
