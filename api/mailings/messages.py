@@ -31,8 +31,8 @@ SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
     CROSS JOIN LATERAL (
         SELECT {columns} FROM messages
         WHERE mailing_id = :mailing_id AND batch_id = matching.id AND status = '{status}'
-            AND id BETWEEN greatest(matching.first_id, :after + 1)
-            AND least(matching.last_id, bound.until - 1)
+            AND id > greatest(matching.first_id - 1, :after)
+            AND id <= least(matching.last_id, bound.until - 1)
         ORDER BY id LIMIT :n
     ) m
     WHERE matching.first_id < bound.until OR bound.until IS NULL

@@ -8,6 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
+from api.http.pagination import MAX_ID, encode_cursor
 from api.mailings.message_schemas import MailingStatistics, MessageDetails, MessagePage, Statistics
 from shared.db.partitions import ensure_partition
 from tests.integration.api.test_mailings import set_status
@@ -253,3 +254,15 @@ def test_statistics_of_a_settled_mailing_come_from_its_row(
     page = client.get("/api/v1/statistics?status=finished&limit=500").get_json()
     (mine,) = [item for item in page["items"] if item["mailing_id"] == launched.id]
     assert (mine["counts"], mine["in_doubt"]) == (counts, 1)
+
+
+@pytest.mark.parametrize("query", ["", "status=sent&"])
+def test_the_largest_cursor_gives_an_empty_page(
+    client: FlaskClient, new_mailing: Callable[..., dict[str, Any]], query: str
+) -> None:
+    mailing_id = new_mailing()["id"]
+    answer = client.get(
+        f"/api/v1/mailings/{mailing_id}/messages?{query}cursor={encode_cursor(MAX_ID)}"
+    )
+    assert answer.status_code == 200
+    assert answer.get_json() == {"items": [], "next_cursor": None}
