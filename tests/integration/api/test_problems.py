@@ -97,7 +97,8 @@ def test_the_documentation_needs_no_internet(client: FlaskClient) -> None:
     local = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(local) >= 4
     for address in local:
-        assert client.get(address).status_code == 200, address
+        with client.get(address) as answer:
+            assert answer.status_code == 200, address
     assert client.get("/apidoc/redoc").status_code == 404
 
 

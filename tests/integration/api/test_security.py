@@ -66,7 +66,7 @@ def test_every_answer_is_confined(
     published: FlaskClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests.Session, "request", no_provider)
-    answer = published.get(path, headers={"Accept": "text/html, */*"})
+    answer = published.get(path, headers={"Accept": "text/html, */*"}, buffered=True)
     assert answer.status_code == ANSWERS[path], answer.text
     headers = answer.headers
     policy = dict(

@@ -59,11 +59,12 @@ def test_metrics_are_summed_over_processes_and_grouped_by_rule(server: Server) -
 @pytest.mark.parametrize("token", [TOKEN, "wrong"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_refused_body_does_not_spoil_the_connection(
-    server: Server, token: str, chunked: bool
+    server: Server, token: str, chunked: bool, request: pytest.FixtureRequest
 ) -> None:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     body = (b" " * 65536 for _ in range(32)) if chunked else b" " * 2_000_000
     connection = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+    request.addfinalizer(connection.close)
     connection.request("POST", "/api/v1/clients", body, headers, encode_chunked=chunked)
     answer = connection.getresponse()
     assert answer.status == (413 if token == TOKEN else 401)
@@ -152,6 +153,7 @@ def test_a_request_in_progress_is_answered_before_the_server_stops(
         head_received, _, document = answer.partition(b"\r\n\r\n")
         assert head_received.startswith(b"HTTP/1.1 201 ")
         assert json.loads(document)["phone"] == "79320000001"
+        idle.close()
         assert server.process.popen.wait(10) == 0
 
 
