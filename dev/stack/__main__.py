@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from dev.stack import StackError, programs
+from dev.stack.binaries import reachable_parent
 from dev.stack.files import check_free_space, explain_full_disk, try_lock
 from dev.stack.greeting import make_greeting
 from dev.stack.processes import die_with_parent
@@ -42,7 +43,9 @@ def main() -> int:
     except StopRequested:
         terminal.report("stopping")
     except (StackError, OSError) as error:
-        message = explain_full_disk(str(error), settings.directory) or str(error)
+        # As root, PostgreSQL and its data may be in the reachable folder.
+        folders = (settings.directory, reachable_parent())
+        message = explain_full_disk(str(error), *folders) or str(error)
     finally:
         os.truncate(lock, 0)  # tells a stack that waits for the folder that this one is stopping
         supervisor.stop()

@@ -74,8 +74,6 @@ def _reachable_copy(package: Path) -> Path:
         except OSError:  # another run has made it meanwhile
             shutil.rmtree(draft)
     found = home.lstat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise StackError(
-            f"{home} is writable for others: remove it"
-        )  # never run what others may have written
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:  # others could have changed it
+        raise StackError(f"{home} is writable for other users: remove it")
     return home / package.name

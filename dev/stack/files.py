@@ -42,10 +42,12 @@ def check_free_space(folder: Path) -> None:
         )
 
 
-def explain_full_disk(error: str, folder: Path) -> str | None:
-    """Return what to do if this error comes from a full disk, else None."""
-    if os.strerror(errno.ENOSPC) not in error and _free_mb(folder) >= _FULL_MB:
+def explain_full_disk(error: str, *folders: Path) -> str | None:
+    """Return what to do if this error comes from a full disk under one of `folders`, else None."""
+    full = [folder for folder in folders if _free_mb(folder) < _FULL_MB]
+    if not full and os.strerror(errno.ENOSPC) not in error:
         return None
+    folder = (full or folders)[0]
     return f"the disk of {folder} is full: make room, or set LOCAL_DIR to a folder on another disk"
 
 
