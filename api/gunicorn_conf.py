@@ -1,7 +1,7 @@
-"""gunicorn's configuration: gunicorn -c api/gunicorn_conf.py 'api:create_app()'.
+"""Configuration of gunicorn: gunicorn -c api/gunicorn_conf.py 'api:create_app()'.
 
-API_BIND and WEB_CONCURRENCY (processes) come from the environment; options on the command line
-override what is said here.
+API_BIND and WEB_CONCURRENCY (processes) come from the environment; command-line options override
+this file.
 """
 
 import os
@@ -15,18 +15,18 @@ from gunicorn.glogging import Logger
 from shared.config.settings import ApiSettings, load_settings
 from shared.logging import log_config
 
-settings = load_settings(ApiSettings)  # here too, so that a bad one stops everything in one line
+settings = load_settings(ApiSettings)  # an invalid setting stops the server with one line
 log_config.configure_logging("api", settings.log_level, settings.log_format)
 
-METRICS = "PROMETHEUS_MULTIPROC_DIR"
-own_metrics = METRICS not in os.environ
-# Set before anything imports prometheus_client, which decides by it how to keep numbers.
-if own_metrics:
-    os.environ[METRICS] = tempfile.mkdtemp(prefix="api-metrics-")
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+owns_metrics_directory = METRICS_VARIABLE not in os.environ
+# Set it before prometheus_client is imported, which then chooses its storage.
+if owns_metrics_directory:
+    os.environ[METRICS_VARIABLE] = tempfile.mkdtemp(prefix="api-metrics-")
 
 
-class PlainLogger(Logger):
-    """gunicorn's own messages go where ours go. Requests are logged by the application."""
+class RootLogger(Logger):
+    """Send gunicorn's messages to the root logger. The application logs requests itself."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -43,19 +43,19 @@ keepalive = 15
 timeout = 30
 limit_request_line = 8190  # filters in an address may be long
 graceful_timeout = 20
-logger_class = PlainLogger
+logger_class = RootLogger
 loglevel = settings.log_level.lower()
 control_socket_disable = True
 
 
 def on_starting(_: Any) -> None:
-    """Numbers that a former run left would be counted again."""
-    directory = Path(os.environ[METRICS])
+    """Delete the numbers of a previous run, which would be counted again."""
+    directory = Path(os.environ[METRICS_VARIABLE])
     directory.mkdir(parents=True, exist_ok=True)
     for file in directory.glob("*.db"):
         file.unlink(missing_ok=True)
 
 
 def on_exit(_: Any) -> None:
-    if own_metrics:
-        shutil.rmtree(os.environ[METRICS], ignore_errors=True)
+    if owns_metrics_directory:
+        shutil.rmtree(os.environ[METRICS_VARIABLE], ignore_errors=True)

@@ -1,7 +1,7 @@
 """The admin UI under /admin/: pages for people, who sign in through OpenID Connect.
 
-The pages read and change through the same functions as the API's resources; a person's role counts
-as a scope. Without OIDC_ISSUER there is nothing but a page that says how to switch it on.
+The views call the same services as the REST routes; a person's role is a scope. Without OIDC_ISSUER
+there is only a page that explains how to enable the UI.
 """
 
 from pathlib import Path
@@ -59,7 +59,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         template_folder="templates",
         static_folder="static",
     )
-    # Its style sheet alone, which that package brings along.
+    # The style sheet of Bootstrap, from the package flask_bootstrap.
     admin.register_blueprint(
         Blueprint(
             "bootstrap",
@@ -70,7 +70,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
     )
     if settings.oidc_issuer:
         admin.get("/")(dashboard)
-        admin.add_url_rule("/<path:_rest>", view_func=nowhere)
+        admin.add_url_rule("/<path:_rest>", view_func=show_not_found)
         _configure(app, settings)
         admin.before_request(redirect_to_public_host)
         admin.before_request(require_sign_in)
@@ -83,8 +83,8 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         init_charts(app)
         init_reports(app, settings)
     else:
-        admin.get("/")(off)
-        admin.get("/<path:_rest>")(off)
+        admin.get("/")(show_disabled_page)
+        admin.get("/<path:_rest>")(show_disabled_page)
     admin.after_request(set_security_headers)
     error_pages.init_errors(admin)
     Babel(
@@ -98,7 +98,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
 
 
 def _configure(app: Flask, settings: ApiSettings) -> None:
-    """Everything about the session's cookie, and CSRF checks on these pages alone."""
+    """Configure the session cookie, and CSRF checks for the admin UI only."""
     public = settings.public_url or ""
     app.config.update(
         PUBLIC_URL=public,
@@ -116,10 +116,10 @@ def _configure(app: Flask, settings: ApiSettings) -> None:
 
 
 @public
-def off(_rest: str = "") -> tuple[str, int]:
+def show_disabled_page(_rest: str = "") -> tuple[str, int]:
     return render_template("admin/off.html"), 503
 
 
 @public
-def nowhere(_rest: str) -> NoReturn:
+def show_not_found(_rest: str) -> NoReturn:
     abort(404)

@@ -1,4 +1,4 @@
-"""Guards every page of the admin UI: who is signed in, for how long, with which role."""
+"""Sessions, roles and guards of the admin UI: every page requires a person who may see it."""
 
 import secrets
 import time
@@ -18,15 +18,15 @@ from shared.domain.scopes import Scope
 
 log = structlog.get_logger()
 
-LIFE = 8 * 3600
+SESSION_SECONDS = 8 * 3600
 ROLES = {"viewer": Scope.READ, "operator": Scope.WRITE, "admin": Scope.ADMIN}
-ENDED = "notification:admin:ended:{}"
-FILES = {"admin.static", "admin.bootstrap.static"}
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+ENDED_SESSION_KEY = "notification:admin:ended:{}"
+STATIC_ENDPOINTS = {"admin.static", "admin.bootstrap.static"}
+LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
-# Nothing is loaded from elsewhere, and nothing inside of a page is run or styled by it. Bootstrap
-# draws the arrows of its fields from data: addresses.
-POLICY = (
+# Permit resources of this origin only, and no inline scripts or styles. Bootstrap draws the arrows
+# of its fields from data: URLs.
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; manifest-src 'self'; form-action 'self'{provider}; "
     "frame-ancestors 'none'; base-uri 'none'"
@@ -37,7 +37,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Person:
-    """Who is signed in."""
+    """The person who is signed in."""
 
     subject: str
     name: str
@@ -48,18 +48,18 @@ class Person:
     def scope(self) -> Scope:
         return ROLES[self.role]
 
-    def may(self, scope: str) -> bool:
+    def has_scope(self, scope: str) -> bool:
         return self.scope.includes(Scope(scope))
 
 
 def public(view: View) -> View:
-    """Mark a view that needs nobody to be signed in."""
+    """Mark a view that requires no sign-in."""
     view.public = True  # type: ignore[attr-defined]
     return view
 
 
 def require_scope(scope: Scope) -> Callable[[View], View]:
-    """Mark a view that takes more than the default: read to look, write to change."""
+    """Mark a view that requires another scope than the default: `read` for GET, else `write`."""
 
     def mark(view: View) -> View:
         view.scope = scope  # type: ignore[attr-defined]
@@ -75,76 +75,89 @@ def person_actor(person: Person) -> Actor:
 
 
 def start_session(person: Person, id_token: str) -> None:
-    """A session of its own for each sign-in, so that one known beforehand is worth nothing."""
+    """Start a new session for each sign-in, which prevents session fixation."""
     session.clear()
     session.permanent = True
     session["person"] = [person.subject, person.name, person.email, person.role]
     session["id"] = secrets.token_urlsafe(16)
-    session["until"] = int(time.time()) + LIFE
-    # Lets the provider end its own session without asking. A cookie bears 4 KB.
+    session["until"] = int(time.time()) + SESSION_SECONDS
+    # With it the provider ends its own session without a question. A cookie holds 4 KB.
     if len(id_token) <= 2200:
         session["id_token"] = id_token
 
 
 def end_session() -> None:
-    """Forget the session here, and refuse copies of its cookie for as long as one would last."""
+    """End the session, and reject copies of its cookie until they expire."""
     if "id" in session:
-        left = max(1, session["until"] - int(time.time()))
+        seconds_left = max(1, session["until"] - int(time.time()))
         try:
-            job_queues().connection.set(ENDED.format(session["id"]), 1, ex=left)
+            job_queues().connection.set(ENDED_SESSION_KEY.format(session["id"]), 1, ex=seconds_left)
         except RedisError as error:
             log.warning("admin.end_not_kept", error_class=type(error).__name__)
     session.clear()
 
 
 def current_person() -> Person | None:
-    """Whoever is signed in, unless the session has run out or was ended."""
-    kept = session.get("person")
-    if not isinstance(kept, list) or session.get("until", 0) <= time.time():
+    """Return the person of the session; None if there is none, or if it has expired or ended."""
+    fields = session.get("person")
+    if not isinstance(fields, list) or session.get("until", 0) <= time.time():
         return None
     try:
-        if job_queues().connection.exists(ENDED.format(session["id"])):
+        if job_queues().connection.exists(ENDED_SESSION_KEY.format(session["id"])):
             return None
     except RedisError:
-        pass  # the signature and the time have been checked; without Redis that must do
-    return Person(*kept)
+        pass  # without Redis, the checks of signature and time are sufficient
+    return Person(*fields)
 
 
 def redirect_to_public_host() -> BaseResponse | None:
-    """On one's own machine, go on under the name that the provider sends people back to."""
-    here, there = urlsplit(request.host_url), urlsplit(current_app.config["PUBLIC_URL"])
-    local = {here.hostname, there.hostname} <= LOOPBACK and here.port == there.port
-    if request.method == "GET" and local and here.hostname != there.hostname:
+    """On a local machine, redirect to the host name to which the provider redirects back."""
+    host, public_host = urlsplit(request.host_url), urlsplit(current_app.config["PUBLIC_URL"])
+    is_local = {
+        host.hostname,
+        public_host.hostname,
+    } <= LOOPBACK_HOSTS and host.port == public_host.port
+    if request.method == "GET" and is_local and host.hostname != public_host.hostname:
         return redirect(current_app.config["PUBLIC_URL"] + request.full_path.removesuffix("?"))
     return None
 
 
 def require_sign_in() -> BaseResponse | None:
+    """Set the actor; redirect to the sign-in, or answer 401 or 403, where the view requires it."""
     g.person = current_person()
     if g.person is not None:
         g.actor = person_actor(g.person)
         structlog.contextvars.bind_contextvars(actor=g.actor.name)
     endpoint = request.endpoint or ""
     view = current_app.view_functions.get(endpoint)
-    if endpoint in FILES or getattr(view, "public", False):
+    if endpoint in STATIC_ENDPOINTS or getattr(view, "public", False):
         return None
     if g.person is None:
         if request.method != "GET" or not request.accept_mimetypes.accept_html:
             abort(401)
-        back = request.full_path.removesuffix("?")
-        return redirect(url_for("admin.signin.welcome", next=back))
+        target = request.full_path.removesuffix("?")
+        return redirect(url_for("admin.signin.show_sign_in", next=target))
     default = Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE
     if not g.person.scope.includes(getattr(view, "scope", default)):
         abort(403)
     return None
 
 
+def safe_redirect_target(address: object) -> str:
+    """Return a path of the admin UI unchanged, and its first page for everything else."""
+    if isinstance(address, str) and address.startswith("/admin/") and "\\" not in address:
+        return address
+    return "/admin/"
+
+
 def set_security_headers(response: Response) -> Response:
-    # A form may lead to the provider, which Chromium counts as this page's form action.
+    # A form may redirect to the provider, to which Chromium applies `form-action` as well.
     provider = current_app.config.get("OIDC_ORIGINS", "")
-    # A page may have a stricter one of its own.
-    response.headers.setdefault("Content-Security-Policy", POLICY.format(provider=provider))
+    # A view may have set a stricter policy.
+    response.headers.setdefault(
+        "Content-Security-Policy", CONTENT_SECURITY_POLICY.format(provider=provider)
+    )
     response.headers["Referrer-Policy"] = "same-origin"
-    kept = request.endpoint in FILES and response.status_code < 400
-    response.headers["Cache-Control"] = "max-age=31536000, immutable" if kept else "no-store"
+    cacheable = request.endpoint in STATIC_ENDPOINTS and response.status_code < 400
+    response.headers["Cache-Control"] = "max-age=31536000, immutable" if cacheable else "no-store"
     return response

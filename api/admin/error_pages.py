@@ -1,4 +1,4 @@
-"""Errors as people meet them: a page that says what happened and what to do."""
+"""Error pages of the admin UI: what happened, and what to do."""
 
 import structlog
 from flask import Blueprint, render_template
@@ -16,62 +16,62 @@ log = structlog.get_logger()
 
 
 def init_errors(admin: Blueprint) -> None:
-    admin.register_error_handler(CSRFError, _from_csrf)
-    admin.register_error_handler(HTTPException, _from_http)
-    admin.register_error_handler(Problem, _from_problem)
-    admin.register_error_handler(ServiceError, _from_problem)
-    admin.register_error_handler(DBAPIError, _from_database)
-    admin.register_error_handler(OperationalError, _from_database)
-    admin.register_error_handler(PoolTimeout, _from_database)
+    admin.register_error_handler(CSRFError, _handle_csrf_error)
+    admin.register_error_handler(HTTPException, _handle_http_exception)
+    admin.register_error_handler(Problem, _handle_problem)
+    admin.register_error_handler(ServiceError, _handle_problem)
+    admin.register_error_handler(DBAPIError, _handle_database_error)
+    admin.register_error_handler(OperationalError, _handle_database_error)
+    admin.register_error_handler(PoolTimeout, _handle_database_error)
 
 
-def _page(status: int, title: str, detail: str) -> tuple[str, int]:
+def _render_page(status: int, title: str, detail: str) -> tuple[str, int]:
     return render_template("admin/error.html", status=status, title=title, detail=detail), status
 
 
-def _from_csrf(error: CSRFError) -> tuple[str, int]:
+def _handle_csrf_error(error: CSRFError) -> tuple[str, int]:
     log.warning("admin.csrf_refused", error=error.description)
-    return _page(
+    return _render_page(
         400,
         _("This form is too old"),
         _("Nothing was changed. Go back, reload the page and try again."),
     )
 
 
-def _from_http(error: HTTPException) -> HTTPException | tuple[str, int]:
+def _handle_http_exception(error: HTTPException) -> HTTPException | tuple[str, int]:
     match error.code:
         case None | 301 | 302 | 303 | 304 | 308:
             return error
         case 401:
-            return _page(
+            return _render_page(
                 401, _("Please sign in"), _("You are not signed in, or your session has ended.")
             )
         case 403:
-            return _page(
+            return _render_page(
                 403,
                 _("Your role does not allow this"),
                 _("Nothing was changed. An administrator can give you another role."),
             )
         case 404:
-            return _page(
+            return _render_page(
                 404,
                 _("There is nothing here"),
                 _("The address is wrong, or what was here has been deleted."),
             )
         case 413:
-            return _page(
+            return _render_page(
                 413, _("This is too large"), _("Split it into smaller parts and try again.")
             )
         case _:
-            return _page(
+            return _render_page(
                 error.code,
                 _("This cannot be done"),
                 _("The request was not understood. Go back and try again."),
             )
 
 
-def _from_problem(problem: Problem | ServiceError) -> tuple[str, int]:
-    says = {
+def _handle_problem(problem: Problem | ServiceError) -> tuple[str, int]:
+    texts = {
         404: (
             _("There is nothing here"),
             _("The address is wrong, or what was here has been deleted."),
@@ -88,14 +88,14 @@ def _from_problem(problem: Problem | ServiceError) -> tuple[str, int]:
         _("The request was not understood. Go back and try again."),
     )
     status = problem.status if isinstance(problem, Problem) else status_code(problem)
-    return _page(status, *says.get(status, default))
+    return _render_page(status, *texts.get(status, default))
 
 
-def _from_database(error: Exception) -> tuple[str, int]:
+def _handle_database_error(error: Exception) -> tuple[str, int]:
     cause = getattr(error, "orig", error)
     if not isinstance(cause, OperationalError | InterfaceError | PoolTimeout):
         raise error
     log.warning("database.unavailable", error_class=type(cause).__name__)
-    return _page(
+    return _render_page(
         503, _("The database cannot be reached"), _("Nothing is lost. Try again in a moment.")
     )

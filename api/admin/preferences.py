@@ -1,21 +1,21 @@
-"""What a viewer prefers: the language, and the time zone that the browser names in a cookie."""
+"""Preferences from cookies: the language, and the time zone that the page's script stores."""
 
 from flask import Blueprint, redirect, request
 from werkzeug.wrappers import Response
 
-from api.admin.auth import public
+from api.admin.auth import public, safe_redirect_target
 from shared.domain.time_zones import TIME_ZONES
 
 blueprint = Blueprint("preferences", __name__)
 
 LANGUAGES = {"en": "English", "ru": "Русский"}
-YEAR = 365 * 24 * 3600
+COOKIE_SECONDS = 365 * 24 * 3600
 
 
 def choose_language() -> str:
-    kept = request.cookies.get("admin_language")
-    if kept in LANGUAGES:
-        return kept
+    chosen = request.cookies.get("admin_language")
+    if chosen in LANGUAGES:
+        return chosen
     return request.accept_languages.best_match(list(LANGUAGES), "en") or "en"
 
 
@@ -27,14 +27,12 @@ def choose_zone() -> str:
 @blueprint.get("/language/<language>")
 @public
 def set_language(language: str) -> Response:
-    target = request.args.get("next", "")
-    inside = target.startswith("/admin/") and "\\" not in target
-    response = redirect(target if inside else "/admin/")
+    response = redirect(safe_redirect_target(request.args.get("next")))
     if language in LANGUAGES:
         response.set_cookie(
             "admin_language",
             language,
-            max_age=YEAR,
+            max_age=COOKIE_SECONDS,
             path="/admin",
             httponly=True,
             samesite="Lax",

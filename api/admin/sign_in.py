@@ -1,4 +1,4 @@
-"""Signs people in at an OpenID provider (authorization code with PKCE), and out of it again."""
+"""Sign-in and sign-out at an OpenID provider (authorization code flow with PKCE)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,13 +23,14 @@ from joserfc.errors import JoseError
 from werkzeug.wrappers import Response
 
 from api.admin.auth import (
-    LIFE,
     ROLES,
+    SESSION_SECONDS,
     Person,
     current_person,
     end_session,
     person_actor,
     public,
+    safe_redirect_target,
     start_session,
 )
 from api.audit_log.service import record_change
@@ -39,11 +40,11 @@ from shared.config.settings import ApiSettings
 log = structlog.get_logger()
 blueprint = Blueprint("signin", __name__)
 
-# Only signatures that nobody but the provider can make.
+# Asymmetric signatures only: no other party can create them.
 ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"}
-LEEWAY = 10  # seconds by which our clock and the provider's may differ
-TIMEOUT = 5.0
-FAILURES = (
+CLOCK_LEEWAY_SECONDS = 10
+PROVIDER_TIMEOUT_SECONDS = 5.0
+PROVIDER_ERRORS = (
     AuthlibBaseError,
     JoseError,
     requests.RequestException,
@@ -65,7 +66,7 @@ def init_signin(app: Flask, settings: ApiSettings) -> None:
         client_kwargs={
             "scope": settings.oidc_scopes,
             "code_challenge_method": "S256",
-            "default_timeout": TIMEOUT,
+            "default_timeout": PROVIDER_TIMEOUT_SECONDS,
             **({} if secret else {"token_endpoint_auth_method": "none"}),
         },
     )
@@ -75,41 +76,41 @@ def init_signin(app: Flask, settings: ApiSettings) -> None:
         OIDC_ISSUER=issuer,
         OIDC_ROLE_CLAIM=settings.oidc_role_claim,
         OIDC_ORIGINS=f" {parts.scheme}://{parts.netloc}",
-        PERMANENT_SESSION_LIFETIME=LIFE,
+        PERMANENT_SESSION_LIFETIME=SESSION_SECONDS,
     )
 
 
-def _provider() -> Any:
-    """The client, with what the provider says about itself, once that is known to be sound."""
+def _load_provider() -> Any:
+    """Return the client with the provider's metadata. Raise ValueError for another issuer."""
     client = current_app.extensions["oidc"]
     metadata = client.load_server_metadata()
     if metadata.get("issuer", "").rstrip("/") != current_app.config["OIDC_ISSUER"].rstrip("/"):
         client.server_metadata.pop("_loaded_at", None)
         raise ValueError("the provider calls itself by another name than OIDC_ISSUER")
-    offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
-    metadata["id_token_signing_alg_values_supported"] = sorted(ALGORITHMS.intersection(offered))
+    algorithms = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
+    metadata["id_token_signing_alg_values_supported"] = sorted(ALGORITHMS.intersection(algorithms))
     return client
 
 
 @blueprint.get("/sign-in")
 @public
-def welcome() -> Response | str:
+def show_sign_in() -> Response | str:
     if current_person() is not None:
-        return redirect(_inside(request.args.get("next")))
-    return render_template("admin/signin.html", next=_inside(request.args.get("next")))
+        return redirect(safe_redirect_target(request.args.get("next")))
+    return render_template("admin/signin.html", next=safe_redirect_target(request.args.get("next")))
 
 
 @blueprint.post("/sign-in")
 @public
-def leave_for_provider() -> Response | tuple[str, int]:
-    onward = _inside(request.form.get("next"))
+def start_sign_in() -> Response | tuple[str, int]:
+    target = safe_redirect_target(request.form.get("next"))
     session.clear()
-    session["next"] = onward
-    callback = current_app.config["PUBLIC_URL"] + url_for("admin.signin.come_back")
+    session["next"] = target
+    callback = current_app.config["PUBLIC_URL"] + url_for("admin.signin.finish_sign_in")
     try:
-        found: Response = _provider().authorize_redirect(callback)
-    except FAILURES as error:
-        return _refuse(
+        found: Response = _load_provider().authorize_redirect(callback)
+    except PROVIDER_ERRORS as error:
+        return _reject(
             "provider_away",
             _("The sign-in service cannot be reached. Try again in a moment."),
             error,
@@ -120,23 +121,23 @@ def leave_for_provider() -> Response | tuple[str, int]:
 
 @blueprint.get("/sign-in/callback")
 @public
-def come_back() -> Response | tuple[str, int]:
+def finish_sign_in() -> Response | tuple[str, int]:
     issuer = current_app.config["OIDC_ISSUER"].rstrip("/")
     try:
-        client = _provider()
+        client = _load_provider()
         token = client.authorize_access_token(
             claims_options={
                 "iss": {"essential": True, "values": [issuer, issuer + "/"]},
                 "aud": {"essential": True, "values": [client.client_id]},
             },
-            leeway=LEEWAY,
+            leeway=CLOCK_LEEWAY_SECONDS,
         )
         claims = dict(token.get("userinfo") or {})
         if not claims:
             raise ValueError("the provider sent no ID token")
-        role = role_of(claims) or role_of(_asked(client, token, claims["sub"]))
-    except FAILURES as error:
-        return _refuse("refused", _("The sign-in did not succeed. Please start again."), error, 400)
+        role = read_role(claims) or read_role(_fetch_userinfo(client, token, claims["sub"]))
+    except PROVIDER_ERRORS as error:
+        return _reject("refused", _("The sign-in did not succeed. Please start again."), error, 400)
     name = str(
         claims.get("name")
         or claims.get("preferred_username")
@@ -151,59 +152,55 @@ def come_back() -> Response | tuple[str, int]:
             "viewer, operator or admin."
         )
         return render_template("admin/signin.html", problem=hint, next="/admin/", name=name), 403
-    onward = _inside(session.get("next"))
+    target = safe_redirect_target(session.get("next"))
     person = Person(str(claims["sub"]), name[:200], str(claims.get("email", ""))[:200], role)
     start_session(person, str(token.get("id_token", "")))
     record_change(person_actor(person), "signed_in", "person", changes={"role": role})
     db.session.commit()
     log.info("admin.signed_in", subject=person.subject, role=role)
-    return redirect(onward)
+    return redirect(target)
 
 
 @blueprint.post("/sign-out")
 @public
-def leave() -> Response:
+def sign_out() -> Response:
     hint = session.get("id_token")
     end_session()
     log.info("admin.signed_out")
-    home = current_app.config["PUBLIC_URL"] + url_for("admin.signin.welcome")
+    home = current_app.config["PUBLIC_URL"] + url_for("admin.signin.show_sign_in")
     try:
-        client = _provider()
-        made = client.create_logout_url(home, id_token_hint=hint, client_id=client.client_id)
-    except FAILURES:
-        return redirect(home)  # it has no such address, or is away: here, at least, all is ended
-    return redirect(made["url"])
+        client = _load_provider()
+        logout = client.create_logout_url(home, id_token_hint=hint, client_id=client.client_id)
+    except PROVIDER_ERRORS:
+        return redirect(home)  # no logout at the provider; the session here has ended
+    return redirect(logout["url"])
 
 
-def role_of(claims: Mapping[str, Any]) -> str | None:
-    """The most that the role claim gives: a name, or a path through objects; a value or a list."""
-    wanted = current_app.config["OIDC_ROLE_CLAIM"]
-    found: Any = claims.get(wanted)
-    if found is None:
-        found = claims
-        for step in wanted.split("."):
-            found = found.get(step) if isinstance(found, Mapping) else None
-    given = found if isinstance(found, list) else [found]
-    held = [role for role in ROLES if role in given]
-    return held[-1] if held else None
+def read_role(claims: Mapping[str, Any]) -> str | None:
+    """Return the highest role in the role claim, which holds a role or a list of roles.
+
+    The setting is the name of the claim, or a dotted path through nested objects.
+    """
+    claim = current_app.config["OIDC_ROLE_CLAIM"]
+    value: Any = claims.get(claim)
+    if value is None:
+        value = claims
+        for name in claim.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+    values = value if isinstance(value, list) else [value]
+    roles = [role for role in ROLES if role in values]
+    return roles[-1] if roles else None
 
 
-def _asked(client: Any, token: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
-    """The claims at the userinfo endpoint, for providers that keep the ID token small."""
+def _fetch_userinfo(client: Any, token: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
+    """Fetch the claims of the userinfo endpoint: some providers keep the ID token small."""
     if not client.server_metadata.get("userinfo_endpoint"):
         return {}
     claims: Mapping[str, Any] = client.userinfo(token=token)
     return claims if claims.get("sub") == subject else {}
 
 
-def _inside(address: object) -> str:
-    """An address of these pages, and of nowhere else."""
-    if isinstance(address, str) and address.startswith("/admin/") and "\\" not in address:
-        return address
-    return "/admin/"
-
-
-def _refuse(what: str, says: str, error: Exception, status: int) -> tuple[str, int]:
-    log.warning(f"admin.sign_in_{what}", error_class=type(error).__name__, error=str(error)[:200])
+def _reject(event: str, message: str, error: Exception, status: int) -> tuple[str, int]:
+    log.warning(f"admin.sign_in_{event}", error_class=type(error).__name__, error=str(error)[:200])
     session.clear()
-    return render_template("admin/signin.html", problem=says, next="/admin/"), status
+    return render_template("admin/signin.html", problem=message, next="/admin/"), status

@@ -23,7 +23,7 @@ LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 COMPOSED_EVENTS: dict[str, set[str]] = {
     "f'library.{record.name}'": set(),
     "f'message.{status}'": {f"message.{status}" for status in MessageStatus},
-    "f'admin.sign_in_{what}'": {"admin.sign_in_refused", "admin.sign_in_provider_away"},
+    "f'admin.sign_in_{event}'": {"admin.sign_in_refused", "admin.sign_in_provider_away"},
 }
 # Functions that log an event, by the argument that names it.
 FIRST_ARGUMENT = {"write", "_log_event"}

@@ -1,4 +1,4 @@
-"""The daily report, for administrators: looked at before anybody gets it, and sent now."""
+"""The daily report, for administrators: preview it, and send it now."""
 
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -29,9 +29,9 @@ from shared.report.rendering import render_html
 
 blueprint = Blueprint("reports", __name__)
 
-DAYS = 14
-# The e-mail's own styles are inline; it loads nothing and runs nothing.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+LISTED_DAYS = 14
+# The e-mail has inline styles, and needs no other resources.
+CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
 def init_reports(app: Flask, settings: ApiSettings) -> None:
@@ -40,10 +40,10 @@ def init_reports(app: Flask, settings: ApiSettings) -> None:
 
 @blueprint.get("/reports")
 @require_scope(Scope.ADMIN)
-def index() -> str:
-    settings = _settings()
+def list_reports() -> str:
+    settings = _get_settings()
     today = datetime.now(UTC).astimezone(ZoneInfo(settings.report_timezone)).date()
-    days = [today - timedelta(days=n) for n in range(1, DAYS + 1)]
+    days = [today - timedelta(days=n) for n in range(1, LISTED_DAYS + 1)]
     found = db.session.query(DailyReport).filter(DailyReport.day >= days[-1])
     return render_template(
         "admin/reports.html",
@@ -56,41 +56,41 @@ def index() -> str:
 
 @blueprint.get("/reports/<day>")
 @require_scope(Scope.ADMIN)
-def preview(day: str) -> Response:
-    settings = _settings()
-    figures = read_figures(transaction, settings, _day(day))
+def preview_report(day: str) -> Response:
+    settings = _get_settings()
+    figures = read_figures(transaction, settings, _parse_day(day))
     page = render_html(figures, settings.report_language, settings.public_url)
     response = make_response(page)
-    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
 
 
 @blueprint.post("/reports/<day>/send")
 @require_scope(Scope.ADMIN)
-def send(day: str) -> Response:
-    says = {
+def send_now(day: str) -> Response:
+    messages = {
         "sent": (_("The report is sent."), "success"),
         "failed": (_("The mail server did not take it. It is tried again by itself."), "warning"),
         "in doubt": (_("The mail server broke off: it may have been sent."), "warning"),
         "not due": (_("This report was sent already, or is being sent now."), "warning"),
     }
     try:
-        outcome = send_report(transaction, _settings(), _day(day), requested=True)
+        outcome = send_report(transaction, _get_settings(), _parse_day(day), requested=True)
     except DayNotOver:
         abort(404)
     record_change(current_actor(), "sent", "report", changes={"day": day, "outcome": outcome})
     db.session.commit()
-    flash(*says[outcome])
-    return redirect(url_for("admin.reports.index"), 303)
+    flash(*messages[outcome])
+    return redirect(url_for("admin.reports.list_reports"), 303)
 
 
-def _settings() -> ReportSettings:
+def _get_settings() -> ReportSettings:
     settings: ReportSettings = current_app.extensions["report_settings"]
     return settings
 
 
-def _day(text: str) -> date:
-    # The report's transaction must be the first of this request.
+def _parse_day(text: str) -> date:
+    # End the transaction of this request: the report begins its own.
     db.session.rollback()
     try:
         return date.fromisoformat(text)

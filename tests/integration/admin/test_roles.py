@@ -20,8 +20,8 @@ RANKS = ("viewer", "operator", "admin")
 
 # The least role that each route that changes something is for; None: for anybody, signed in or not.
 LEAST: dict[str, str | None] = {
-    "signin.leave_for_provider": None,
-    "signin.leave": None,
+    "signin.start_sign_in": None,
+    "signin.sign_out": None,
     "mailing_editor.review_mailing": "operator",
     "mailing_editor.preview_mailing": "operator",
     "mailing_editor.send_test": "operator",
@@ -35,7 +35,7 @@ LEAST: dict[str, str | None] = {
     "opt_outs.remove_opt_out": "operator",
     "tokens.create_token": "admin",
     "tokens.revoke_token": "admin",
-    "reports.send": "admin",
+    "reports.send_now": "admin",
 }
 # Pages of which a look is not for everybody.
 LOOKS: dict[str, str] = {
@@ -50,10 +50,16 @@ LOOKS: dict[str, str] = {
     ),
     **dict.fromkeys(("clients.confirm_delete", "imports.choose_file"), "operator"),
     **dict.fromkeys(
-        ("tokens.list_tokens", "reports.index", "reports.preview", "audit.list_entries"), "admin"
+        (
+            "tokens.list_tokens",
+            "reports.list_reports",
+            "reports.preview_report",
+            "audit.list_entries",
+        ),
+        "admin",
     ),
 }
-OPEN = {"signin.welcome", "signin.come_back", "preferences.set_language"}
+OPEN = {"signin.show_sign_in", "signin.finish_sign_in", "preferences.set_language"}
 FILES = {"static", "bootstrap.static"}
 
 
@@ -177,7 +183,7 @@ def test_every_page_is_closed_to_strangers_and_some_to_roles(
             continue
         for path in paths(app, rule, given):
             answer = nobody.get(path, base_url=PUBLIC, headers={"Accept": "text/html"})
-            if name(rule) == "nowhere":
+            if name(rule) == "show_not_found":
                 assert answer.status_code == 404, path
                 continue
             assert answer.status_code == 302, path

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from api.admin.forms.text_fields import read_phone
 from api.admin.presenters.formatting import BAR_WIDTH, bar_parts
 from api.admin.presenters.live_figures import PARTS
-from api.admin.sign_in import role_of
+from api.admin.sign_in import read_role
 from shared.config.settings import ApiSettings, load_settings
 
 URL = "https://notify.example.com/roles"
@@ -33,7 +33,7 @@ def test_role_is_read_from_the_claim(claim: str, claims: dict[str, Any], role: s
     app = Flask(__name__)
     app.config["OIDC_ROLE_CLAIM"] = claim
     with app.app_context():
-        assert role_of(claims) == role
+        assert read_role(claims) == role
 
 
 @pytest.mark.parametrize(
