@@ -1,4 +1,4 @@
-"""Back up and restore PostgreSQL with the very commands of docs/operations.md, in mid-mailing."""
+"""Back up and restore PostgreSQL with the commands of docs/operations.md, during mailings."""
 
 import os
 import re
@@ -19,20 +19,20 @@ SLOW = {"min": 0.05, "max": 0.1}
 LARGE = 400
 
 
-def commands(heading: str) -> str:
-    """What the documentation has one paste under this heading."""
+def documented_commands(heading: str) -> str:
+    """Return the commands of the documentation under this heading."""
     page = (ROOT / "docs" / "operations.md").read_text()
     part = re.search(rf"^### {heading}\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
-    assert part, f"docs/operations.md has no part {heading!r}"
+    assert part, f"docs/operations.md has no section {heading!r}"
     block = re.search(r"^```\n(.*?)^```$", part[1], re.MULTILINE | re.DOTALL)
-    assert block, f"docs/operations.md has no commands under {heading!r}"
+    assert block, f"docs/operations.md has no documented_commands under {heading!r}"
     return block[1]
 
 
-def paste(system: System, heading: str, directory: Path) -> str:
+def run_commands(system: System, heading: str, directory: Path) -> str:
     paths = (postgres_bin(None), Path(sys.executable).parent, os.environ["PATH"])
     done = subprocess.run(
-        ["/bin/sh", "-euxc", commands(heading)],
+        ["/bin/sh", "-euxc", documented_commands(heading)],
         cwd=directory,
         env={
             **os.environ,
@@ -59,7 +59,7 @@ def slow_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         system.stop()
 
 
-def test_a_restored_backup_goes_on_where_it_was(slow_system: System, tmp_path: Path) -> None:
+def test_a_restored_backup_continues_from_its_state(slow_system: System, tmp_path: Path) -> None:
     system = slow_system
     system.provider.set(latency=SLOW)
     for tag, number in (("done", 20), ("running", LARGE), ("paused", LARGE), ("later", 20)):
@@ -71,15 +71,23 @@ def test_a_restored_backup_goes_on_where_it_was(slow_system: System, tmp_path: P
         for tag in ("running", "paused")
     )
     later = system.create_mailing(starts_in=600, filter={"tags": ["later"]})
-    wait_for(lambda: system.statistics(paused)["counts"]["sent"] > 10, 30, "both are under way")
+    wait_for(
+        lambda: system.statistics(paused)["counts"]["sent"] > 10,
+        30,
+        "the paused mailing has started",
+    )
     system.call("POST", f"/mailings/{paused}/pause")
-    wait_for(lambda: system.statistics(running)["counts"]["sent"] > 30, 30, "one runs on")
+    wait_for(
+        lambda: system.statistics(running)["counts"]["sent"] > 30, 30, "the other mailing continues"
+    )
 
-    paste(system, "Back up", tmp_path)
+    run_commands(system, "Back up", tmp_path)
 
-    # Time goes by, things are sent, and what was made after the backup is lost with the rest.
+    # More messages are sent, and what is created after the backup will be lost.
     at = system.statistics(running)["counts"]["sent"]
-    wait_for(lambda: system.statistics(running)["counts"]["sent"] > at + 30, 30, "more is sent")
+    wait_for(
+        lambda: system.statistics(running)["counts"]["sent"] > at + 30, 30, "more messages are sent"
+    )
     system.add_clients(20, "lost")
     lost = system.create_mailing(filter={"tags": ["lost"]})
     system.wait_finished(lost)
@@ -89,8 +97,8 @@ def test_a_restored_backup_goes_on_where_it_was(slow_system: System, tmp_path: P
     Redis.from_url(system.valkey.url).flushall()
     before = set(system.provider.accepted_ids())
 
-    paste(system, "Restore", tmp_path)
-    system.postgres.database = RESTORED  # where DATABASE_URL leads now
+    run_commands(system, "Restore", tmp_path)
+    system.postgres.database = RESTORED  # the database in DATABASE_URL from now on
 
     system.check_totals()
     system.provider.set(latency=0)
@@ -110,14 +118,14 @@ def test_a_restored_backup_goes_on_where_it_was(slow_system: System, tmp_path: P
     for mailing, number in ((running, LARGE), (paused, LARGE), (later, 20)):
         end = system.wait_finished(mailing)
         assert end["counts"]["sent"] == end["audience"] == number, end
-    # An id that the provider may know, from after the backup, is nobody else's.
+    # Ids that the provider accepted after the backup are not used for other messages.
     system.add_clients(20, "new")
     new = system.create_mailing(filter={"tags": ["new"]})
     system.wait_finished(new)
     ids = {row[0] for row in system.query("SELECT id FROM messages WHERE mailing_id = %s", new)}
     assert len(ids) == 20
     assert not ids & before
-    # Everybody of the four mailings was written to, each under one id; and the lost mailing's 20.
+    # All clients of the four mailings got a message under one id; so did the 20 of the lost one.
     accepted = set(system.provider.accepted_ids())
     assert len(accepted) == 20 + LARGE + LARGE + 20 + 20 + 20
     system.check_totals()

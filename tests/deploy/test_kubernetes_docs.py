@@ -1,6 +1,6 @@
-"""The commands of docs/kubernetes.md, run: all but the cluster is real.
+"""Run the commands of docs/kubernetes.md without a cluster.
 
-kubectl is a script that runs what `kubectl exec` would run in a pod, and notes the rest.
+kubectl is a script that runs locally what `kubectl exec` would run in a pod, and logs its calls.
 """
 
 import os
@@ -27,14 +27,14 @@ exec "$@"
 """
 
 
-def commands(first: str) -> str:
-    """The block of the page that begins so."""
+def documented_commands(first: str) -> str:
+    """Return the code block of the page that begins with this text."""
     [found] = re.findall(rf"^```\n({re.escape(first)}.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     return str(found)
 
 
-class Desk:
-    """A checkout to work in, and a folder beside it."""
+class Workspace:
+    """A copy of the checkout with a replacement for kubectl, and a folder beside it."""
 
     def __init__(self, directory: Path):
         self.checkout = directory / "checkout"
@@ -46,7 +46,7 @@ class Desk:
         self.environment = {**os.environ}
         self.path = [self.checkout / "bin"]
 
-    def paste(self, text: str) -> None:
+    def run_commands(self, text: str) -> None:
         path = ":".join([*map(str, self.path), os.environ["PATH"]])
         done = subprocess.run(
             ["bash", "-euxo", "pipefail", "-c", text],
@@ -60,19 +60,19 @@ class Desk:
         assert done.returncode == 0, done.stdout + done.stderr
 
     @property
-    def asked(self) -> list[str]:
-        """What kubectl was called with."""
+    def kubectl_calls(self) -> list[str]:
+        """The arguments of each call of kubectl."""
         return (self.checkout / "kubectl.log").read_text().splitlines()
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
 
 
-def test_secrets_of_ones_own_fit_one_another(desk: Desk) -> None:
-    desk.paste(commands("cp k8s/02-secrets.yaml"))
-    made = desk.checkout / "../notifications-secrets.yaml"
+def test_generated_secrets_are_consistent(workspace: Workspace) -> None:
+    workspace.run_commands(documented_commands("cp k8s/02-secrets.yaml"))
+    made = workspace.checkout / "../notifications-secrets.yaml"
     text = made.read_text()
     assert not re.search("change-me-[a-z]", text)
     assert made.stat().st_mode & 0o077 == 0
@@ -82,25 +82,25 @@ def test_secrets_of_ones_own_fit_one_another(desk: Desk) -> None:
     values = [value for value in secret["stringData"].values() if value and "://" not in value]
     assert len(values) == len(set(values)) == 6
     assert all(re.fullmatch("[0-9a-f]{48}", value) for value in values)
-    found = list(rules.secrets_are_examples_that_fit(documents))
-    assert all("looks like a real one" in each for each in found), found
+    found = list(rules.example_secrets_are_consistent(documents))
+    assert all("looks like a real secret" in each for each in found), found
 
 
-def test_all_is_applied_but_the_example_secrets(desk: Desk) -> None:
-    desk.paste(commands("kubectl apply -f k8s/00-namespace.yaml"))
+def test_everything_is_applied_except_the_example_secrets(workspace: Workspace) -> None:
+    workspace.run_commands(documented_commands("kubectl apply -f k8s/00-namespace.yaml"))
     names = [path.name for path in files(ROOT / "k8s")]
     names.remove("02-secrets.yaml")
-    assert desk.asked == [
+    assert workspace.kubectl_calls == [
         "apply -f k8s/00-namespace.yaml -f ../notifications-secrets.yaml",
         *(f"apply -f k8s/{name}" for name in names),
     ]
 
 
-def test_images_become_ones_own_and_newer(desk: Desk) -> None:
-    desk.paste(commands("sed -i 's#registry.gitlab.com"))
-    desk.paste(commands("sed -i -E 's#/(api"))
+def test_image_names_and_versions_are_replaced(workspace: Workspace) -> None:
+    workspace.run_commands(documented_commands("sed -i 's#registry.gitlab.com"))
+    workspace.run_commands(documented_commands("sed -i -E 's#/(api"))
     for folder in ("k8s", "k8s/optional"):
-        for path in files(desk.checkout / folder):
+        for path in files(workspace.checkout / folder):
             for image in re.findall(r"image: (.*)", path.read_text()):
                 ours = re.fullmatch(
                     r"registry\.gitlab\.com/acme/notifications/(api|worker|demo):1\.1\.0", image
@@ -109,8 +109,8 @@ def test_images_become_ones_own_and_newer(desk: Desk) -> None:
 
 
 @pytest.fixture
-def pod(tmp_path: Path, desk: Desk) -> Iterator[Postgres]:
-    """A PostgreSQL whose role and database are called as in the cluster."""
+def pod(tmp_path: Path, workspace: Workspace) -> Iterator[Postgres]:
+    """A PostgreSQL with the role and database of the cluster."""
     server = Postgres(tmp_path / "postgres")
     server.start()
     with psycopg2.connect(server.url) as connection, connection.cursor() as cursor:
@@ -120,8 +120,8 @@ def pod(tmp_path: Path, desk: Desk) -> Iterator[Postgres]:
             "CREATE TABLE kept AS SELECT nextval('message_ids') FROM generate_series(1, 7)"
         )
     connection.close()
-    desk.path.append(postgres_bin(None))
-    desk.environment |= {
+    workspace.path.append(postgres_bin(None))
+    workspace.environment |= {
         "PGHOST": "127.0.0.1",
         "PGPORT": str(server.port),
         "PGPASSWORD": "in the pod",
@@ -130,24 +130,24 @@ def pod(tmp_path: Path, desk: Desk) -> Iterator[Postgres]:
     server.remove()
 
 
-def test_a_backup_is_taken_and_put_back(desk: Desk, pod: Postgres) -> None:
-    backup = commands("kubectl exec -n notifications postgres-0 -- pg_dump")
-    desk.paste(backup)
-    assert ask(pod.url, "DELETE FROM kept RETURNING 1") == 1
-    desk.paste(commands("kubectl scale -n notifications deployment api"))
-    assert ask(pod.url, "SELECT count(*) FROM kept") == 7
-    assert ask(pod.url_of("notifications_old"), "SELECT count(*) FROM kept") == 0
-    assert ask(pod.url, "SELECT nextval('message_ids')") > 1_000_000_000
+def test_a_backup_is_made_and_restored(workspace: Workspace, pod: Postgres) -> None:
+    backup = documented_commands("kubectl exec -n notifications postgres-0 -- pg_dump")
+    workspace.run_commands(backup)
+    assert query_number(pod.url, "DELETE FROM kept RETURNING 1") == 1
+    workspace.run_commands(documented_commands("kubectl scale -n notifications deployment api"))
+    assert query_number(pod.url, "SELECT count(*) FROM kept") == 7
+    assert query_number(pod.url_of("notifications_old"), "SELECT count(*) FROM kept") == 0
+    assert query_number(pod.url, "SELECT nextval('message_ids')") > 1_000_000_000
     everything = "-n notifications deployment api scheduler control dispatch"
     pods = f"-l app.kubernetes.io/name in ({', '.join(everything.split()[3:])})"
-    assert [each for each in desk.asked if not each.startswith("exec ")] == [
+    assert [each for each in workspace.kubectl_calls if not each.startswith("exec ")] == [
         f"scale {everything} --replicas=0",
         f"wait -n notifications pod {pods} --for=delete --timeout=2m",
         f"scale {everything} --replicas=2",
     ]
 
 
-def ask(url: str, statement: str) -> int:
+def query_number(url: str, statement: str) -> int:
     connection = psycopg2.connect(url)
     try:
         with connection, connection.cursor() as cursor:

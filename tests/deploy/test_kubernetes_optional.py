@@ -1,4 +1,4 @@
-"""What a cluster may take besides: it fits the rest, and says the same as deploy/."""
+"""The optional manifests fit the others and have the same content as deploy/."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.support.cluster import (
     ROOT,
     containers,
     files,
-    holder,
+    find_values,
     matches,
     of_kind,
     read,
@@ -25,7 +25,7 @@ from tests.support.cluster import (
 OPTIONAL = ROOT / "k8s/optional"
 BASE = read(ROOT / "k8s")
 MORE = read(OPTIONAL)
-# Of kinds that every cluster knows, hence with a schema.
+# Manifests of built-in kinds, which have a schema.
 PLAIN = ["simulated-provider.yaml", "grafana-dashboard.yaml"]
 ITS_OWN = {"PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
@@ -35,7 +35,7 @@ def one(kind: str) -> dict:  # type: ignore[type-arg]
     return found
 
 
-def test_schemas_take_what_they_know() -> None:
+def test_optional_manifests_of_built_in_kinds_are_valid() -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "kubernetes_validate", "--strict"),
@@ -58,7 +58,7 @@ def _text(name: str) -> str:
 @pytest.mark.parametrize(
     "rule",
     [
-        rules.selectors_take_their_pods,
+        rules.selectors_match_their_pods,
         rules.ports_exist,
         rules.references_exist,
         rules.volumes_exist,
@@ -67,12 +67,12 @@ def _text(name: str) -> str:
     ],
     ids=lambda rule: rule.__name__,
 )
-def test_it_fits_the_rest(rule: rules.Rule) -> None:
+def test_optional_manifests_follow_rule_with_the_others(rule: rules.Rule) -> None:
     plain = [each for each in MORE if each["kind"] not in (*ITS_OWN, "ConfigMap")]
     assert list(rule(BASE + plain)) == []
 
 
-def test_everything_is_in_the_namespace_and_no_name_is_taken_twice() -> None:
+def test_all_objects_are_in_the_namespace_with_unique_names() -> None:
     titles = [title(each) for each in BASE + MORE]
     assert len(set(titles)) == len(titles)
     for each in MORE:
@@ -81,19 +81,19 @@ def test_everything_is_in_the_namespace_and_no_name_is_taken_twice() -> None:
 
 
 @pytest.mark.parametrize("path", monitoring.manifests(), ids=lambda path: path.name)
-def test_rules_and_dashboard_are_those_of_deploy(path: Path) -> None:
+def test_generated_manifests_are_current(path: Path) -> None:
     assert path in files(OPTIONAL)
     assert path.read_text() == monitoring.manifests()[path], "run python -m dev.monitoring"
 
 
-def test_what_is_written_means_what_it_was_written_from() -> None:
+def test_generated_manifests_have_the_content_of_their_sources() -> None:
     alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
     assert one("PrometheusRule")["spec"] == alerts
     dashboard = json.loads((ROOT / "deploy/grafana/notifications.json").read_text())
     assert json.loads(one("ConfigMap")["data"]["notifications.json"]) == dashboard
 
 
-def test_prometheus_reads_the_api_under_the_name_that_alerts_ask_for() -> None:
+def test_the_service_monitor_sets_the_job_name_that_alerts_use() -> None:
     monitor = one("ServiceMonitor")["spec"]
     [service] = [
         each
@@ -104,7 +104,7 @@ def test_prometheus_reads_the_api_under_the_name_that_alerts_ask_for() -> None:
     assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
     token = endpoint["authorization"]["credentials"]
     assert token["key"] == "METRICS_TOKEN"
-    assert token["key"] in (holder(BASE, "Secret", token["name"]) or {})
+    assert token["key"] in (find_values(BASE, "Secret", token["name"]) or {})
     job = service["metadata"]["labels"][monitor["jobLabel"]]
     assert f'up{{job="{job}"}}' in (ROOT / "deploy/prometheus/alerts.yml").read_text()
 

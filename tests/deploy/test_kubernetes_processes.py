@@ -1,4 +1,4 @@
-"""What Kubernetes is told to start and to ask, with real processes."""
+"""Commands and probes of the Kubernetes manifests, run with real processes."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ ROLES = ("scheduler", "control", "dispatch")
 
 
 class Pod:
-    """A process of the fleet as its manifest starts it, with a /tmp of its own."""
+    """A worker process started like by its manifest, with its own /tmp."""
 
     def __init__(self, role: str, tmp: Path, redis_url: str, database_url: str):
         self.tmp = tmp
@@ -41,14 +41,14 @@ class Pod:
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "PROVIDER_URL": "http://127.0.0.1:9",
-            "PROVIDER_TOKEN": "nobody asks",
+            "PROVIDER_TOKEN": "unused",
             "TMPDIR": str(tmp),
         }
         argv = [sys.executable, *self.container["command"][1:]]
         self.process = Process(role, argv, environment, tmp / "log")
 
     def probe(self, name: str) -> bool:
-        """Whether this probe of the manifest succeeds; the process is number 1 in its container."""
+        """Return whether a probe of the manifest succeeds. In a container the process has id 1."""
         assert self.process.popen
         here = f"{self.tmp}/notifications-{self.process.popen.pid}."
         command = [
@@ -58,8 +58,8 @@ class Pod:
         assert command != self.container[name]["exec"]["command"]
         return subprocess.run(command, check=False).returncode == 0
 
-    def takes_signals_in_its_main_thread(self) -> bool:
-        """Whether SIGTERM is blocked in all other threads, so that it always wakes that one."""
+    def handles_sigterm_in_main_thread(self) -> bool:
+        """Return whether all other threads block SIGTERM, so that it always wakes the main one."""
         assert self.process.popen
         main = self.process.popen.pid
         others = [task for task in Path(f"/proc/{main}/task").iterdir() if task.name != str(main)]
@@ -67,37 +67,41 @@ class Pod:
         return all(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for [mask] in masks)
 
     def age(self) -> None:
-        """Make the file as old as one of a process that hangs."""
+        """Make the heartbeat file as old as that of a process that hangs."""
         [file] = self.tmp.glob("notifications-*.alive")
         long_ago = time.time() - 3600
         os.utime(file, (long_ago, long_ago))
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_probes_see_whether_the_loop_goes_round(
+def test_probes_detect_whether_the_loop_runs(
     role: str, tmp_path: Path, redis_url: str, database_url: str
 ) -> None:
     pod = Pod(role, tmp_path, redis_url, database_url)
     pod.process.start()
     try:
-        wait_for(lambda: pod.probe("startupProbe"), 20, "the process has begun")
+        wait_for(lambda: pod.probe("startupProbe"), 20, "the process has started")
         assert pod.probe("livenessProbe")
-        wait_for(lambda: pod.takes_signals_in_its_main_thread(), 10, "a stop wakes who waits")
+        wait_for(
+            lambda: pod.handles_sigterm_in_main_thread(), 10, "a stop signal wakes the main thread"
+        )
         pod.process.signal(signal.SIGSTOP)
         pod.age()
-        assert not pod.probe("livenessProbe"), "a process that hangs is taken for a live one"
-        if role == "scheduler":  # the others go round when a job comes, or every 45 seconds
+        assert not pod.probe("livenessProbe"), "a process that hangs counts as alive"
+        if (
+            role == "scheduler"
+        ):  # the loops of the others run when a job arrives, or every 45 seconds
             pod.process.signal(signal.SIGCONT)
-            wait_for(lambda: pod.probe("livenessProbe"), 10, "the loop goes round again")
+            wait_for(lambda: pod.probe("livenessProbe"), 10, "the loop runs again")
         pod.process.signal(signal.SIGCONT)
         assert pod.process.stop(within=15) == 0, (tmp_path / "log").read_text()
-        assert not pod.probe("startupProbe"), "the file outlives its process"
+        assert not pod.probe("startupProbe"), "the heartbeat file outlives its process"
     finally:
         pod.process.kill()
 
 
-def test_an_idle_worker_stops_whatever_the_signal_breaks_in_upon(redis_url: str) -> None:
-    """As within the Redis client, which takes any Exception for a failure of its own metrics."""
+def test_an_idle_worker_stops_whatever_code_the_signal_interrupts(redis_url: str) -> None:
+    """For example inside the Redis client, which catches any Exception around its metrics."""
     worker = FleetWorker("control", Redis.from_url(redis_url), redis_url)
     with pytest.raises(SystemExit) as stop, contextlib.suppress(Exception):
         worker.request_stop(signal.SIGTERM, None)
@@ -105,7 +109,7 @@ def test_an_idle_worker_stops_whatever_the_signal_breaks_in_upon(redis_url: str)
     stopping.clear()
 
 
-def test_keda_asks_for_what_a_worker_could_take(fleet: Fleet) -> None:
+def test_kedas_query_counts_the_batches_that_a_worker_can_claim(fleet: Fleet) -> None:
     [scaled] = of_kind(read(ROOT / "k8s/optional"), "ScaledObject")
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
     before = fleet.query_value(query)
@@ -119,8 +123,8 @@ def test_keda_asks_for_what_a_worker_could_take(fleet: Fleet) -> None:
     assert fleet.query_value(query) == before
 
 
-def test_redis_starts_as_its_manifest_says(tmp_path: Path) -> None:
-    """With the password out of sight, everything on disk, and signals that reach the server."""
+def test_redis_starts_with_the_command_of_its_manifest(tmp_path: Path) -> None:
+    """The password is in no command line, data is on disk, and signals reach the server."""
     [redis] = [
         c for each in MANIFESTS if title(each) == "StatefulSet/redis" for c in containers(each)
     ]
@@ -136,7 +140,7 @@ def test_redis_starts_as_its_manifest_says(tmp_path: Path) -> None:
     started = subprocess.Popen([*redis["command"], script], env=environment)
     try:
         client = Redis(port=port, password="its-password", retry=Retry(NoBackoff(), 0))
-        wait_for(lambda: answers(client), 10, "Redis answers to its password")
+        wait_for(lambda: answers(client), 10, "Redis accepts its password")
         with pytest.raises(RedisError):
             Redis(port=port).ping()
         assert client.config_get("appendonly") == {"appendonly": "yes"}

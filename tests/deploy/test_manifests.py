@@ -1,4 +1,4 @@
-"""The container files and the pipeline, as far as they can be judged without an engine."""
+"""Checks of the container files and the pipeline that need no engine."""
 
 import re
 import subprocess
@@ -18,11 +18,19 @@ DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 SETTINGS = {name.upper() for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
-# What api/gunicorn_conf.py reads besides.
+# Further variables that api/gunicorn_conf.py reads.
 GUNICORN = {"API_BIND", "WEB_CONCURRENCY"}
-OFFICIAL = {"docker", "grafana/grafana", "nginx", "postgres", "prom/prometheus", "python", "redis"}
-# What our services read, by the command they run.
-READS = {
+OFFICIAL_IMAGES = {
+    "docker",
+    "grafana/grafana",
+    "nginx",
+    "postgres",
+    "prom/prometheus",
+    "python",
+    "redis",
+}
+# The settings that our services read.
+SETTINGS_BY_SERVICE = {
     "migrations": Settings,
     "api": ApiSettings,
     "scheduler": Settings,
@@ -36,7 +44,7 @@ def read(name: str) -> str:
 
 
 def interpolate(value: Any, env: dict[str, str]) -> Any:
-    """docker-compose's ${NAME:-default} all over a document."""
+    """Replace docker-compose's ${NAME:-default} in a document."""
     if isinstance(value, dict):
         return {key: interpolate(item, env) for key, item in value.items()}
     if isinstance(value, list):
@@ -52,12 +60,14 @@ def compose(**env: str) -> dict[str, Any]:
 
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
-OURS = [name for name, service in SERVICES.items() if service["image"].startswith("notifications-")]
+OUR_SERVICES = [
+    name for name, service in SERVICES.items() if service["image"].startswith("notifications-")
+]
 
 
 def is_official(image: str) -> bool:
     name, _, tag = image.partition(":")
-    return name in OFFICIAL and tag not in ("", "latest")
+    return name in OFFICIAL_IMAGES and tag not in ("", "latest")
 
 
 def run(*command: str) -> str:
@@ -69,7 +79,7 @@ def run(*command: str) -> str:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_dockerfiles_are_clean_by_hadolint(name: str) -> None:
+def test_dockerfiles_pass_hadolint(name: str) -> None:
     run(str(BIN / "hadolint"), "--failure-threshold", "style", name)
 
 
@@ -77,18 +87,18 @@ def test_dockerfiles_are_clean_by_hadolint(name: str) -> None:
     ("name", "schema"),
     [(".gitlab-ci.yml", "vendor.gitlab-ci"), ("docker-compose.yml", "vendor.compose-spec")],
 )
-def test_what_a_schema_can_judge_is_valid_by_it(name: str, schema: str) -> None:
+def test_the_pipeline_and_compose_files_are_valid_by_their_schemas(name: str, schema: str) -> None:
     run(str(BIN / "check-jsonschema"), "--builtin-schema", schema, name)
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_images_start_from_official_ones_with_a_tag_and_run_as_a_number(name: str) -> None:
+def test_images_start_from_tagged_official_ones_and_run_as_a_numeric_user(name: str) -> None:
     text = read(name)
     stages = set(re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE))
     for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
         assert base in stages or is_official(base), f"{name} starts from {base}"
     assert re.findall(r"^USER (.*)", text, re.MULTILINE) == ["10001:10001"]
-    # A shell in between would keep signals to itself.
+    # With a shell in between, signals would not reach the process.
     for command in re.findall(r"^(?:CMD|ENTRYPOINT) (.*)", text, re.MULTILINE):
         assert command.startswith("["), f"{name}: {command} is not in exec form"
     for variables in re.findall(r"^ENV ((?:.*\\\n)*.*)", text, re.MULTILINE):
@@ -98,7 +108,7 @@ def test_images_start_from_official_ones_with_a_tag_and_run_as_a_number(name: st
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_whatever_an_image_copies_is_let_in(name: str) -> None:
+def test_files_that_images_copy_are_allowed_by_dockerignore(name: str) -> None:
     let_in = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
     for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", read(name), re.MULTILINE):
         for source in sources.split():
@@ -117,32 +127,32 @@ def test_every_image_is_built_here_or_official_with_a_tag(name: str) -> None:
         assert (ROOT / built[image]["dockerfile"]).is_file()
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", OUR_SERVICES)
 def test_every_variable_is_a_known_setting(name: str) -> None:
     unknown = set(SERVICES[name]["environment"]) - SETTINGS - GUNICORN
-    assert not unknown, f"{name} is given what nothing reads: {unknown}"
+    assert not unknown, f"{name} is given variables that it does not read: {unknown}"
 
 
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("name", SETTINGS_BY_SERVICE)
 def test_a_first_start_needs_no_preparation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in SETTINGS:
         monkeypatch.delenv(variable, raising=False)
     for variable, value in SERVICES[name]["environment"].items():
         monkeypatch.setenv(variable, value)
-    load_settings(READS[name])
-    # Read by gunicorn too, which takes an empty one for a malformed number.
+    load_settings(SETTINGS_BY_SERVICE[name])
+    # gunicorn reads it too and rejects an empty value.
     assert name != "api" or int(SERVICES[name]["environment"]["WEB_CONCURRENCY"]) > 0
 
 
-def test_every_setting_can_be_given_where_it_is_read() -> None:
-    for name, kind in READS.items():
+def test_every_setting_is_passed_to_the_services_that_read_it() -> None:
+    for name, kind in SETTINGS_BY_SERVICE.items():
         missing = {field.upper() for field in kind.model_fields} - set(
             SERVICES[name]["environment"]
         )
         assert not missing, f"{name} reads what docker-compose.yml does not pass on: {missing}"
 
 
-def test_a_real_provider_takes_the_place_of_the_simulated_one() -> None:
+def test_a_real_provider_replaces_the_simulated_one() -> None:
     assert SERVICES["dispatch"]["environment"]["PROVIDER_URL"] == "http://provider:8090"
     given = compose(PROVIDER_URL="https://sms.example", PROVIDER_TOKEN="t")["services"]
     for name in ("control", "dispatch"):
@@ -150,37 +160,39 @@ def test_a_real_provider_takes_the_place_of_the_simulated_one() -> None:
         assert given[name]["environment"]["PROVIDER_TOKEN"] == "t"
 
 
-def test_secrets_have_defaults_that_say_demo_or_none() -> None:
+def test_default_secrets_begin_with_demo_or_are_empty() -> None:
     for name, default in VARIABLE.findall(read("docker-compose.yml")):
         if re.search("TOKEN|KEY|PASSWORD", name):
             assert not default or default.startswith("demo-"), f"{name}: {default!r}"
 
 
-def test_the_example_of_env_names_what_can_be_set() -> None:
+def test_env_example_lists_every_variable_without_a_value() -> None:
     named = re.findall(r"^(\w+)=(.*)$", read(".env.example"), re.MULTILINE)
     assert {name for name, _ in named} == {
         m[1] for m in VARIABLE.finditer(read("docker-compose.yml"))
     }
-    assert not any(value for _, value in named), "an example must not become anybody's secret"
+    assert not any(value for _, value in named), (
+        "an example must not contain a secret that could be used"
+    )
 
 
 def demo() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(.*)$", read(".env.demo"), re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", READS)
-def test_the_demo_signs_people_in_and_catches_mails_and_is_never_real(
+@pytest.mark.parametrize("name", SETTINGS_BY_SERVICE)
+def test_the_demo_uses_its_own_sign_in_and_mail_catcher(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = demo()
-    assert said.pop("COMPOSE_PROFILES") == "demo"
-    assert said.keys() <= {m[1] for m in VARIABLE.finditer(read("docker-compose.yml"))}
-    services = compose(**said)["services"]
+    output = demo()
+    assert output.pop("COMPOSE_PROFILES") == "demo"
+    assert output.keys() <= {m[1] for m in VARIABLE.finditer(read("docker-compose.yml"))}
+    services = compose(**output)["services"]
     for variable in SETTINGS:
         monkeypatch.delenv(variable, raising=False)
     for variable, value in services[name]["environment"].items():
         monkeypatch.setenv(variable, value)
-    settings = load_settings(READS[name])
+    settings = load_settings(SETTINGS_BY_SERVICE[name])
     if isinstance(settings, ApiSettings):
         issuer = settings.oidc_issuer
         command = services["openid"]["command"]
@@ -192,12 +204,12 @@ def test_the_demo_signs_people_in_and_catches_mails_and_is_never_real(
         port = services["mail"]["command"][services["mail"]["command"].index("--port") + 1]
         assert settings.smtp_url.get_secret_value() == f"smtp://mail:{port}?starttls=never"
         assert set(services[name]["networks"]) & set(services["mail"]["networks"]) or (
-            name == "dispatch"  # which mails nothing
+            name == "dispatch"  # which sends no mail
         )
 
 
-@pytest.mark.parametrize("name", READS)
-def test_the_demos_secrets_are_refused_where_the_provider_is_real(
+@pytest.mark.parametrize("name", SETTINGS_BY_SERVICE)
+def test_demo_secrets_are_rejected_with_a_real_provider(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in SETTINGS:
@@ -206,13 +218,13 @@ def test_the_demos_secrets_are_refused_where_the_provider_is_real(
     for variable, value in compose(**real)["services"][name]["environment"].items():
         monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=r"demonstration's secrets.* real PROVIDER_URL"):
-        load_settings(READS[name])
-    # With everything of one's own, it starts.
+        load_settings(SETTINGS_BY_SERVICE[name])
+    # With own secrets it starts.
     named = re.findall(r"^(\w+)=", read(".env.example"), re.MULTILINE)
     own = {n: "of-my-own-making" for n in named if re.search("TOKEN|KEY|PASSWORD|SECRET", n)}
     for variable, value in compose(**{**own, **real})["services"][name]["environment"].items():
         monkeypatch.setenv(variable, value)
-    load_settings(READS[name])
+    load_settings(SETTINGS_BY_SERVICE[name])
 
 
 def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
@@ -231,7 +243,7 @@ def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
         assert SERVICES[name]["networks"] == ["data"]
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", OUR_SERVICES)
 def test_our_containers_are_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -239,11 +251,13 @@ def test_our_containers_are_confined(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"mem_limit", "pids_limit", "stop_grace_period", "logging"} <= set(service)
-    assert isinstance(service.get("command", []), list), "a shell would keep signals to itself"
+    assert isinstance(service.get("command", []), list), (
+        "with a shell, signals would not reach the process"
+    )
     assert not {"user", "privileged", "cap_add"} & set(service)
 
 
-def test_the_proxy_is_confined_and_reaches_nothing_but_the_api() -> None:
+def test_the_proxy_is_confined_and_reaches_only_the_api() -> None:
     proxy = SERVICES["proxy"]
     assert proxy["user"] == "101:101"
     assert proxy["read_only"] is True
@@ -258,19 +272,19 @@ def test_the_proxy_is_confined_and_reaches_nothing_but_the_api() -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "scheduler", "control", "dispatch"])
-def test_whatever_needs_the_schema_waits_for_it(name: str) -> None:
+def test_services_that_need_the_schema_wait_for_it(name: str) -> None:
     condition = SERVICES[name]["depends_on"]["migrations"]["condition"]
     assert condition == "service_completed_successfully"
 
 
 @pytest.mark.parametrize("options", [(), ("--env-file", ".env.demo")], ids=["plain", "demo"])
-def test_docker_compose_understands_its_file(options: tuple[str, ...]) -> None:
+def test_docker_compose_accepts_its_file(options: tuple[str, ...]) -> None:
     run(
         require_program("docker-compose"), "--project-name", "judged", *options, "config", "--quiet"
     )
 
 
-def test_compose_keeps_to_what_its_older_form_understands() -> None:
+def test_the_compose_file_uses_only_features_of_version_1() -> None:
     document = yaml.safe_load(read("docker-compose.yml"))
     plain = {"services", "networks", "volumes"}
     assert {key for key in document if not key.startswith("x-")} == plain
@@ -278,9 +292,9 @@ def test_compose_keeps_to_what_its_older_form_understands() -> None:
         assert not {"develop", "env_file", "pull_policy", "secrets"} & set(service)
 
 
-def test_the_pipeline_runs_our_own_doors_on_official_images() -> None:
+def test_the_pipeline_runs_make_targets_on_official_images() -> None:
     pipeline = yaml.safe_load(read(".gitlab-ci.yml"))
-    doors = set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE))
     called = set()
     for job in pipeline.values():
         if not isinstance(job, dict):
@@ -292,4 +306,4 @@ def test_the_pipeline_runs_our_own_doors_on_official_images() -> None:
         for image in images:
             assert is_official(image), image
     assert called >= {"lint", "test"}
-    assert called <= doors
+    assert called <= targets

@@ -1,4 +1,4 @@
-"""The pipeline of GitLab: it calls our own doors, and deploys what the manifests say."""
+"""The GitLab pipeline calls targets of the Makefile and deploys the manifests."""
 
 import os
 import re
@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from tests.support.cluster import ROOT, containers, files, read, title, workloads
-from tests.support.cluster_rules import BUILT
+from tests.support.cluster_rules import OUR_IMAGES
 
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
 GLOBAL = {"stages", "workflow", "default"}
 JOBS = {name: job for name, job in PIPELINE.items() if name not in GLOBAL and name[0] != "."}
 
 
-def test_every_door_that_must_be_passed_is() -> None:
+def test_the_pipeline_runs_every_required_make_target() -> None:
     called = {
         name: re.findall(r"\bmake ([a-z-]+)", line)
         for name, job in JOBS.items()
@@ -31,12 +31,12 @@ def test_every_door_that_must_be_passed_is() -> None:
         "test": ["test"],
         "browser tests": ["test-browser"],
     }
-    doors = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert {door for found in called.values() for door in found} <= set(doors)
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {target for found in called.values() for target in found} <= set(targets)
     assert {job.get("stage", "check") for job in JOBS.values()} == set(PIPELINE["stages"])
 
 
-def test_tests_find_the_services_that_run_beside_them() -> None:
+def test_test_jobs_use_the_services_of_the_pipeline() -> None:
     test = JOBS["test"]
     services = {service["alias"] for service in test["services"]}
     named = test["variables"]
@@ -55,7 +55,7 @@ def test_every_image_of_the_manifests_is_built() -> None:
     built = {row["ROOM"]: row["BUILD"] for row in JOBS["build images"]["parallel"]["matrix"]}
     assert built == {
         room: f"--file {file}" + (f" --target {stage}" if stage else "")
-        for room, (file, stage) in BUILT.items()
+        for room, (file, stage) in OUR_IMAGES.items()
     }
 
 

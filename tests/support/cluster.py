@@ -1,4 +1,4 @@
-"""The Kubernetes manifests as a cluster would read them: objects, pods, what refers to what."""
+"""Read the Kubernetes manifests like a cluster: objects, pods, references between them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "notifications"
-# What our images are called before they are made one's own, and what the rest is.
+# The example registry of our images.
 REGISTRY = "registry.gitlab.com/your-group/notifications"
 TEMPLATED = ("Deployment", "StatefulSet")
 NAME_LABEL = "app.kubernetes.io/name"
@@ -17,7 +17,7 @@ Object = dict[str, Any]
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice, as kubectl does."""
+    """Reject a key that is given twice, like kubectl."""
 
 
 def _mapping(loader: UniqueKeys, node: yaml.MappingNode) -> Any:
@@ -31,7 +31,7 @@ UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapp
 
 
 def files(directory: Path) -> list[Path]:
-    """What `kubectl apply -f` takes from a directory, in its order."""
+    """Return the files that `kubectl apply -f` reads from a directory, in its order."""
     return sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml", ".json"))
 
 
@@ -75,25 +75,25 @@ def is_ours(container: Object) -> bool:
 
 
 def matches(selector: Object, labels: dict[str, str]) -> bool:
-    """Whether a label selector takes labels."""
+    """Return whether a label selector matches labels."""
     assert set(selector) <= {"matchLabels", "matchExpressions"}, selector
     for key, value in selector.get("matchLabels", {}).items():
         if labels.get(key) != value:
             return False
     for expression in selector.get("matchExpressions", []):
-        assert expression["operator"] == "In", "only In is understood here"
+        assert expression["operator"] == "In", "only the operator In is supported"
         if labels.get(expression["key"]) not in expression["values"]:
             return False
     return True
 
 
 def selected(documents: list[Object], selector: Object) -> list[Object]:
-    """The workloads whose pods a selector takes."""
+    """Return the workloads whose pods a selector matches."""
     return [each for each in workloads(documents) if matches(selector, pod_labels(each))]
 
 
 def selectors(document: Object) -> Iterator[Object]:
-    """The selectors of pods in an object other than a workload's own; {} (all of them) aside."""
+    """Yield the pod selectors of an object, except a workload's own and {} (all pods)."""
     kind, spec = document["kind"], document.get("spec", {})
     if kind == "Service":
         yield {"matchLabels": spec["selector"]}
@@ -112,20 +112,20 @@ def selectors(document: Object) -> Iterator[Object]:
                         yield peer["podSelector"]
 
 
-def values_of(document: Object) -> dict[str, str]:
-    """What a ConfigMap or a Secret holds."""
+def stored_values(document: Object) -> dict[str, str]:
+    """Return the entries of a ConfigMap or a Secret."""
     return document.get("data") or document.get("stringData") or {}
 
 
-def holder(documents: list[Object], kind: str, name: str) -> dict[str, str] | None:
+def find_values(documents: list[Object], kind: str, name: str) -> dict[str, str] | None:
     for document in of_kind(documents, kind):
         if document["metadata"]["name"] == name:
-            return values_of(document)
+            return stored_values(document)
     return None
 
 
 def references(container: Object) -> Iterator[tuple[str, str, str, str | None]]:
-    """Each variable taken from elsewhere: variable, kind, name, key (None: all there are)."""
+    """Yield each referenced variable as variable, kind, name, key (None: all keys)."""
     for source in container.get("envFrom", []):
         for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
             if field in source:
@@ -138,10 +138,10 @@ def references(container: Object) -> Iterator[tuple[str, str, str, str | None]]:
 
 
 def environment(documents: list[Object], container: Object) -> dict[str, str]:
-    """What a container's process finds in its environment."""
+    """Return the environment of a container's process."""
     found: dict[str, str] = {}
     for name, kind, where, key in references(container):
-        values = holder(documents, kind, where) or {}
+        values = find_values(documents, kind, where) or {}
         found |= values if key is None else {name: values.get(key, "")}
     for variable in container.get("env", []):
         if "value" in variable:

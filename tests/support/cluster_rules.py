@@ -1,4 +1,4 @@
-"""What must hold between manifests, where their schemas are blind. Each rule yields complaints."""
+"""Rules between manifests that schemas cannot check. Each rule yields its violations."""
 
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from tests.support.cluster import (
     Object,
     containers,
     environment,
-    holder,
+    find_values,
     is_ours,
     matches,
     of_kind,
@@ -26,8 +26,8 @@ from tests.support.cluster import (
     workloads,
 )
 
-Complaints = Iterator[str]
-Rule = Callable[[list[Object]], Complaints]
+Violations = Iterator[str]
+Rule = Callable[[list[Object]], Violations]
 
 KINDS = {
     "ConfigMap",
@@ -42,22 +42,22 @@ KINDS = {
     "ServiceAccount",
     "StatefulSet",
 }
-# Made by whoever owns the cluster: the certificate, and the registry's credentials.
-FROM_OUTSIDE = {"notifications-tls", "gitlab-registry"}
-OFFICIAL = {"postgres", "redis"}
-# Our images: the file each is built from, and the stage.
-BUILT = {
+# Created by the cluster's owner: the certificate, and the registry's credentials.
+EXTERNAL_SECRETS = {"notifications-tls", "gitlab-registry"}
+OFFICIAL_IMAGES = {"postgres", "redis"}
+# Our images, with the file and the stage from which each is built.
+OUR_IMAGES = {
     "api": ("Dockerfile.api", None),
     "worker": ("Dockerfile.worker", "worker"),
     "demo": ("Dockerfile.worker", "demo"),
 }
-# What official images read.
-THEIRS = {
+# The variables that official images read.
+OFFICIAL_VARIABLES = {
     "postgres": {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA"},
     "redis": {"REDISCLI_AUTH"},
 }
-# What our containers run, and which settings that reads.
-READS: dict[tuple[str, ...], type[DatabaseSettings]] = {
+# The commands of our containers, with the settings that each reads.
+SETTINGS_BY_COMMAND: dict[tuple[str, ...], type[DatabaseSettings]] = {
     (): ApiSettings,  # the API image's own command
     ("flask", "--app", "api", "db", "upgrade"): DatabaseSettings,
     ("python", "-m", "shared.db.schema", "database"): DatabaseSettings,
@@ -77,15 +77,15 @@ def fields(kind: type[DatabaseSettings]) -> set[str]:
 ALL_SETTINGS = fields(ApiSettings) | fields(WorkerSettings) | GUNICORN
 
 
-def objects_are_ours_to_apply(documents: list[Object]) -> Complaints:
-    """One namespace, first; no kind that cannot be applied over itself."""
+def objects_can_be_applied(documents: list[Object]) -> Violations:
+    """One namespace comes first, and every object can be applied repeatedly."""
     if [each["kind"] for each in documents].index("Namespace") != 0:
         yield "the namespace does not come first"
     titles = [title(each) for each in documents]
-    yield from (f"{each} is there twice" for each in set(titles) if titles.count(each) > 1)
+    yield from (f"{each} is defined twice" for each in set(titles) if titles.count(each) > 1)
     for each in documents:
         if each["kind"] not in KINDS:
-            yield f"{title(each)}: not a kind that any cluster knows and apply can repeat"
+            yield f"{title(each)}: not a kind that every cluster has and that can be applied again"
         metadata = each["metadata"]
         if each["kind"] == "Namespace":
             if metadata["name"] != NAMESPACE:
@@ -95,31 +95,31 @@ def objects_are_ours_to_apply(documents: list[Object]) -> Complaints:
         elif metadata.get("namespace") != NAMESPACE:
             yield f"{title(each)}: not in the namespace"
         if metadata.get("labels", {}).get("app.kubernetes.io/part-of") != "notifications":
-            yield f"{title(each)}: no label that says what it is part of"
+            yield f"{title(each)}: no label app.kubernetes.io/part-of"
 
 
-def selectors_take_their_pods(documents: list[Object]) -> Complaints:
+def selectors_match_their_pods(documents: list[Object]) -> Violations:
     for each in documents:
         for selector in selectors(each):
             if not selected(documents, selector):
-                yield f"{title(each)}: {selector} takes no pod"
+                yield f"{title(each)}: {selector} selects no pod"
             for expression in selector.get("matchExpressions", []):
                 for value in expression["values"]:
                     if not selected(documents, {"matchLabels": {expression["key"]: value}}):
-                        yield f"{title(each)}: no pod is called {value}"
+                        yield f"{title(each)}: no pod is named {value}"
     for each in workloads(documents):
         taken = selected(documents, each["spec"]["selector"])
         if taken != [each]:
-            yield f"{title(each)}: its selector takes {[title(other) for other in taken]}"
+            yield f"{title(each)}: its selector selects {[title(other) for other in taken]}"
         if pod_labels(each).get(NAME_LABEL) != each["metadata"]["name"]:
-            yield f"{title(each)}: its pods are called otherwise"
+            yield f"{title(each)}: its pods have another name"
     for each in of_kind(documents, "Service", "PodDisruptionBudget"):
         names = [title(other) for s in selectors(each) for other in selected(documents, s)]
         if len(names) != 1 or names[0].split("/")[1] != each["metadata"]["name"]:
-            yield f"{title(each)}: takes {names}"
+            yield f"{title(each)}: selects {names}"
 
 
-def ports_exist(documents: list[Object]) -> Complaints:
+def ports_exist(documents: list[Object]) -> Violations:
     for each in workloads(documents):
         for container in containers(each):
             named = {port["name"] for port in container.get("ports", [])}
@@ -127,7 +127,7 @@ def ports_exist(documents: list[Object]) -> Complaints:
                 for how in ("httpGet", "tcpSocket"):
                     port = container.get(probe, {}).get(how, {}).get("port")
                     if port is not None and port not in named:
-                        yield f"{title(each)}: {probe} asks at port {port}"
+                        yield f"{title(each)}: {probe} uses port {port}"
     for each in of_kind(documents, "Service"):
         for port in each["spec"]["ports"]:
             for target in selected(documents, next(selectors(each))):
@@ -153,8 +153,8 @@ def _names(documents: list[Object], kind: str) -> set[str]:
     return {each["metadata"]["name"] for each in of_kind(documents, kind)}
 
 
-def references_exist(documents: list[Object]) -> Complaints:
-    """ConfigMaps, Secrets, their keys, service accounts; and nothing is held that nobody takes."""
+def references_exist(documents: list[Object]) -> Violations:
+    """ConfigMaps, Secrets, their keys and service accounts exist, and none is unused."""
     taken: set[tuple[str, str, str]] = set()
     for each in workloads(documents):
         account = pod_spec(each).get("serviceAccountName")
@@ -162,85 +162,85 @@ def references_exist(documents: list[Object]) -> Complaints:
             yield f"{title(each)}: no ServiceAccount {account}"
         for container in containers(each):
             for variable, kind, name, key in references(container):
-                values = holder(documents, kind, name)
+                values = find_values(documents, kind, name)
                 if values is None:
                     yield f"{title(each)}: no {kind} {name}"
                 elif key is not None and key not in values:
-                    yield f"{title(each)}: {variable} wants {key}, which {kind} {name} lacks"
+                    yield f"{title(each)}: {variable} needs {key}, which {kind} {name} lacks"
                 taken |= {(kind, name, k) for k in ([key] if key else values or {})}
     for each in of_kind(documents, "ServiceAccount"):
         for secret in each.get("imagePullSecrets", []):
-            if secret["name"] not in FROM_OUTSIDE:
-                yield f"{title(each)}: nobody makes the Secret {secret['name']}"
+            if secret["name"] not in EXTERNAL_SECRETS:
+                yield f"{title(each)}: no manifest creates the Secret {secret['name']}"
     for each in of_kind(documents, "ConfigMap", "Secret"):
-        for key in holder(documents, each["kind"], each["metadata"]["name"]) or {}:
+        for key in find_values(documents, each["kind"], each["metadata"]["name"]) or {}:
             if (each["kind"], each["metadata"]["name"], key) not in taken:
-                yield f"{title(each)}: nobody takes {key}"
+                yield f"{title(each)}: {key} is unused"
 
 
-def volumes_exist(documents: list[Object]) -> Complaints:
+def volumes_exist(documents: list[Object]) -> Violations:
     for each in workloads(documents):
         claims = [c["metadata"]["name"] for c in each["spec"].get("volumeClaimTemplates", [])]
         there = [volume["name"] for volume in pod_spec(each).get("volumes", [])] + claims
         mounts = [mount for c in containers(each) for mount in c.get("volumeMounts", [])]
         mounted = {mount["name"] for mount in mounts}
         yield from (f"{title(each)}: no volume {name}" for name in mounted - set(there))
-        yield from (f"{title(each)}: nobody mounts {name}" for name in set(there) - mounted)
+        yield from (f"{title(each)}: volume {name} is not mounted" for name in set(there) - mounted)
         for volume in pod_spec(each).get("volumes", []):
             if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
-                yield f"{title(each)}: volume {volume['name']} may fill the node"
+                yield f"{title(each)}: volume {volume['name']} can fill the node"
         if each["kind"] == "StatefulSet" and not claims:
-            yield f"{title(each)}: keeps nothing"
+            yield f"{title(each)}: has no persistent volume"
 
 
-def images_are_built_here_or_official(documents: list[Object]) -> Complaints:
+def images_are_built_here_or_official(documents: list[Object]) -> Violations:
     for each in workloads(documents):
         for container in containers(each):
             name, _, tag = container["image"].rpartition(":")
             room = name.removeprefix(f"{REGISTRY}/")
             if is_ours(container):
-                file, stage = BUILT.get(room, (None, None))
+                file, stage = OUR_IMAGES.get(room, (None, None))
                 if file is None or (stage and f" AS {stage}\n" not in (ROOT / file).read_text()):
-                    yield f"{title(each)}: nobody builds {name}"
+                    yield f"{title(each)}: {name} is not built by this repository"
                 if tag != __version__:
-                    yield f"{title(each)}: image of {tag}, but this is {__version__}"
-            elif name not in OFFICIAL or tag == "latest":
+                    yield f"{title(each)}: image of {tag}, but the version is {__version__}"
+            elif name not in OFFICIAL_IMAGES or tag == "latest":
                 yield f"{title(each)}: {container['image']} is neither built here nor official"
 
 
-def variables_are_known_settings(documents: list[Object]) -> Complaints:
+def variables_are_known_settings(documents: list[Object]) -> Violations:
     given: set[str] = set()
     for each in workloads(documents):
         for container in containers(each):
             found = set(environment(documents, container))
             if not is_ours(container):
-                known = THEIRS[container["image"].partition(":")[0]]
-                yield from (f"{title(each)}: nobody reads {name}" for name in found ^ known)
+                known = OFFICIAL_VARIABLES[container["image"].partition(":")[0]]
+                yield from (f"{title(each)}: {name} is not read" for name in found ^ known)
                 continue
             command = tuple(container.get("command", ()))
-            if command not in READS:
-                yield f"{title(each)}: what does {' '.join(command)} read?"
+            if command not in SETTINGS_BY_COMMAND:
+                yield f"{title(each)}: unknown command: {' '.join(command)}"
                 continue
             given |= found
-            yield from (f"{title(each)}: nobody reads {name}" for name in found - ALL_SETTINGS)
-            reads = READS[command]
+            yield from (f"{title(each)}: {name} is not read" for name in found - ALL_SETTINGS)
+            reads = SETTINGS_BY_COMMAND[command]
             for name, field in reads.model_fields.items():
                 if field.is_required() and name.upper() not in found:
                     yield f"{title(each)}: {container['name']} lacks {name.upper()}"
-            # Secrets are for those alone who read them.
+            # Only containers that read a secret get it.
             for variable, kind, _, _ in references(container):
                 if kind == "Secret" and variable not in fields(reads):
                     yield f"{title(each)}: {container['name']} does not read {variable}"
     yield from (f"{name} cannot be set" for name in ALL_SETTINGS - given)
 
 
-def secrets_are_examples_that_fit(documents: list[Object]) -> Complaints:
-    """They say that they must be changed, and the addresses hold the very passwords."""
+def example_secrets_are_consistent(documents: list[Object]) -> Violations:
+    """They are marked as examples, and the addresses contain the same passwords."""
     for each in of_kind(documents, "Secret"):
         values = each["stringData"]
         for name, value in values.items():
             if value and "change-me-" not in value:
-                yield f"{title(each)}: {name} looks like a real one"
+                yield f"{title(each)}: {name} looks like a real secret"
         for url, password in (
             ("DATABASE_URL", "POSTGRES_PASSWORD"),
             ("REDIS_URL", "REDIS_PASSWORD"),
@@ -256,25 +256,25 @@ def secrets_are_examples_that_fit(documents: list[Object]) -> Complaints:
                 for port in other["spec"]["ports"]
             }
             if parts.port not in ports:
-                yield f"{title(each)}: {url} leads to no Service"
+                yield f"{title(each)}: {url} names no Service"
 
 
-def pods_are_restricted(documents: list[Object]) -> Complaints:
-    """The restricted level of the Pod Security Standards, and a little more."""
+def pods_are_restricted(documents: list[Object]) -> Violations:
+    """The restricted level of the Pod Security Standards, and some additional limits."""
     for each in workloads(documents):
         spec = pod_spec(each)
         context = spec.get("securityContext", {})
         if context.get("runAsNonRoot") is not True:
-            yield f"{title(each)}: may run as root"
+            yield f"{title(each)}: can run as root"
         if not isinstance(context.get("runAsUser"), int) or context["runAsUser"] < 1:
-            yield f"{title(each)}: its user is no number above 0"
+            yield f"{title(each)}: its user is not a number above 0"
         if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
             yield f"{title(each)}: no seccomp profile"
         if {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(spec):
-            yield f"{title(each)}: shares something with its node"
+            yield f"{title(each)}: shares a namespace with its node"
         for volume in spec.get("volumes", []):
             if not set(volume) - {"name"} <= VOLUMES:
-                yield f"{title(each)}: volume {volume['name']} is of a kind not allowed"
+                yield f"{title(each)}: volume {volume['name']} has a kind that is not allowed"
         for wanted in ("automountServiceAccountToken", "enableServiceLinks"):
             if spec.get(wanted) is not False:
                 yield f"{title(each)}: {wanted} is not off"
@@ -282,24 +282,24 @@ def pods_are_restricted(documents: list[Object]) -> Complaints:
             where = f"{title(each)}: container {container['name']}"
             own = container.get("securityContext", {})
             if own.get("allowPrivilegeEscalation") is not False:
-                yield f"{where} may escalate"
+                yield f"{where} can escalate privileges"
             if own.get("capabilities") != {"drop": ["ALL"]}:
                 yield f"{where} has capabilities"
             if own.get("readOnlyRootFilesystem") is not True:
-                yield f"{where} may write to its root"
+                yield f"{where} can write to its root"
             more = {"allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem"}
             if set(own) - more:
-                yield f"{where}: {set(own) - more} overrides what the pod says"
+                yield f"{where}: {set(own) - more} overrides the pod's settings"
             for port in container.get("ports", []):
                 if "hostPort" in port or port["containerPort"] < 1024:
-                    yield f"{where} takes a port of its node, or a privileged one"
+                    yield f"{where} uses a port of its node, or a privileged one"
             resources = container.get("resources", {})
             for amount in ("requests", "limits"):
                 if set(resources.get(amount, {})) != {"cpu", "memory"}:
                     yield f"{where}: no {amount} of cpu and memory"
 
 
-def autoscalers_have_the_say(documents: list[Object]) -> Complaints:
+def deployments_scale_and_spread(documents: list[Object]) -> Violations:
     scaled = set()
     for each in of_kind(documents, "HorizontalPodAutoscaler"):
         target = each["spec"]["scaleTargetRef"]
@@ -310,12 +310,12 @@ def autoscalers_have_the_say(documents: list[Object]) -> Complaints:
             continue
         scaled.add(name)
         if "replicas" in found[0]["spec"]:
-            yield f"{name}: every apply would undo what its autoscaler does"
+            yield f"{name}: every apply would undo the work of its autoscaler"
         if each["spec"]["minReplicas"] < 2:
-            yield f"{title(each)}: one is none while it is replaced"
+            yield f"{title(each)}: a single pod is missing while it is replaced"
     for each in of_kind(documents, "Deployment"):
         if title(each) not in scaled and each["spec"].get("replicas", 1) < 2:
-            yield f"{title(each)}: one is none while it is replaced"
+            yield f"{title(each)}: a single pod is missing while it is replaced"
         for wanted in ("kubernetes.io/hostname", "topology.kubernetes.io/zone"):
             spread = pod_spec(each).get("topologySpreadConstraints", [])
             if not any(
@@ -324,4 +324,4 @@ def autoscalers_have_the_say(documents: list[Object]) -> Complaints:
             ):
                 yield f"{title(each)}: its pods are not spread over {wanted}"
         if each["metadata"]["name"] not in _names(documents, "PodDisruptionBudget"):
-            yield f"{title(each)}: a drained node may take all of it at once"
+            yield f"{title(each)}: draining a node can stop all of its pods at once"
