@@ -4,6 +4,7 @@ Pure functions, and the only place that interprets the provider's responses. A r
 classified by its status alone, except that a 200 is accepted only if its body says so.
 """
 
+import codecs
 import re
 from dataclasses import dataclass
 from datetime import UTC
@@ -14,6 +15,7 @@ import orjson
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 EXCERPT_LENGTH = 200
+MAX_EXACT_FLOAT = 2**53  # larger integers are rounded when they are parsed as a float
 
 
 class Outcome(StrEnum):
@@ -115,9 +117,12 @@ def _classify_status(status: int, *, has_retry_after: bool) -> Outcome:
 
 
 def _classify_body(body: bytes) -> tuple[Outcome, str]:
-    """Classify a 200's body. Only an object with an integer `code` is a valid response."""
+    """Classify a 200's body. Only an object with an integer `code` is a valid response.
+
+    JSON has one kind of number: 0.0 is the integer 0.
+    """
     try:
-        response = orjson.loads(body)
+        response = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError:
         return Outcome.UNKNOWN, "not_json"
     if type(response) is not dict:
@@ -125,6 +130,8 @@ def _classify_body(body: bytes) -> tuple[Outcome, str]:
     if "code" not in response:
         return Outcome.UNKNOWN, "code_missing"
     code = response["code"]
+    if type(code) is float and code.is_integer() and abs(code) < MAX_EXACT_FLOAT:
+        code = int(code)
     if type(code) is not int:  # not isinstance: to Python, True and False are integers
         return Outcome.UNKNOWN, "code_not_integer"
     return (Outcome.ACCEPTED if code == 0 else Outcome.DECLINED), f"code_{code}"

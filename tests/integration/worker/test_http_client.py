@@ -92,6 +92,7 @@ def test_a_request_follows_the_contract() -> None:
         "Authorization": f"Bearer {TOKEN}",
         "Content-Type": "application/json",
         "Accept": "application/json",
+        "Accept-Encoding": "identity",
         "User-Agent": "notifications",
         "X-Request-ID": "req-1",
         "Content-Length": str(len(BODY)),
@@ -183,10 +184,17 @@ def test_invalid_and_incomplete_responses_are_unknown(raw: bytes, reason: str | 
     assert reason in (None, result.reason)
 
 
-def test_gzip_is_not_decompressed() -> None:
-    bomb = gzip.compress(b'{"code": 0, "x": "' + b"0" * 20_000_000 + b'"}')
-    result = exchange(respond(make_response("200 OK", bomb, "Content-Encoding: gzip")))
-    assert summarize(result) == ("unknown", 200, "not_json")
+def test_a_compressed_response_is_decompressed_up_to_the_limit_only() -> None:
+    for size, expected in (
+        (MAX_RESPONSE_BYTES, ("accepted", 200, "code_0")),
+        (MAX_RESPONSE_BYTES + 1, ("unknown", 200, "too_long")),
+        (50_000_000, ("unknown", 200, "too_long")),
+    ):
+        body = gzip.compress(b'{"code": 0}'.ljust(size))
+        response = make_response("200 OK", body, "Content-Encoding: gzip")
+        began = time.process_time()
+        assert summarize(exchange(respond(response))) == expected
+        assert time.process_time() - began < 0.1
 
 
 @pytest.mark.parametrize("announced", [True, False])

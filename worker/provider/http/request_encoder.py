@@ -19,7 +19,8 @@ class RequestEncoder:
         self._headers = (
             f" HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
             "User-Agent: notifications\r\nContent-Type: application/json\r\n"
-            "Accept: application/json\r\n"
+            # Without this header any compression would be permitted.
+            "Accept: application/json\r\nAccept-Encoding: identity\r\n"
         )
         self._cache: dict[str | None, bytes] = {}
 

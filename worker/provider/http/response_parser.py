@@ -7,6 +7,8 @@ informational responses may add. Bytes that are not HTTP/1.x are rejected as ear
 import re
 from typing import NamedTuple
 
+from worker.provider.http.content_decoding import ContentTooLong, decode_body, find_codings
+
 MAX_RESPONSE_BYTES = 64 * 1024  # of the body, and of everything before it
 
 _CHUNKED = -1
@@ -29,7 +31,10 @@ class ResponseTooLong(Exception):
 
 
 class Response(NamedTuple):
-    """A complete response, or the beginning of one that is `too_long`."""
+    """A complete response, or the beginning of one that is `too_long`.
+
+    `body` is decompressed and in UTF-8, as far as its codings are known.
+    """
 
     status: int
     body: bytes
@@ -45,9 +50,11 @@ class ResponseHead(NamedTuple):
     length: int  # of the body in bytes, or _CHUNKED or _UNTIL_CLOSED
     keep_alive: bool
     retry_after: str | None
+    codings: tuple[bytes, ...] = ()  # what to undo in the body: see content_decoding.py
 
 
-# A provider's heads are identical within a second, so parsed heads are cached.
+# A provider's heads are identical within a second, so parsed heads are cached: those of bodies that
+# need no decoding, so that a cached head tells the reader of a connection that none is needed.
 head_cache: dict[bytes, ResponseHead] = {}
 MAX_CACHED_HEADS = 256
 
@@ -57,6 +64,8 @@ def parse_head(head: bytes) -> ResponseHead:
     cached = head_cache.get(head)
     if cached is None:
         cached = _parse_new_head(head)
+        if cached.codings:
+            return cached
         if len(head_cache) >= MAX_CACHED_HEADS:
             head_cache.clear()
         head_cache[head] = cached
@@ -91,6 +100,7 @@ def _parse_new_head(head: bytes) -> ResponseHead:
         length,
         keep_alive and length != _UNTIL_CLOSED and status != 101 and not ambiguous,
         None if retry_after is None else retry_after.decode("latin-1"),
+        find_codings(headers.get(b"content-encoding"), headers.get(b"content-type")),
     )
 
 
@@ -217,4 +227,9 @@ class ResponseParser:
         head = self._head
         assert head is not None  # noqa: S101
         body = body[:MAX_RESPONSE_BYTES]
+        if head.codings and not too_long:
+            try:
+                body = decode_body(body, head.codings, MAX_RESPONSE_BYTES)
+            except ContentTooLong as error:
+                body, too_long = error.beginning, True
         return Response(head.status, body, head.retry_after, too_long, exact and head.keep_alive)
