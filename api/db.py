@@ -25,13 +25,14 @@ from flask_sqlalchemy.session import Session
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import NamedTupleCursor
-from sqlalchemy import Engine, event, func
+from sqlalchemy import Engine, event, func, text
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.db import on_commit
 from shared.db.base import Base
+from shared.db.connections import primary_only
 from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
 from shared.db.schema import MIGRATIONS_PATH
 
@@ -89,7 +90,7 @@ def init_database(app: Flask, url: str, *, timeouts: bool = True) -> None:
         options += f" -c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT}"
 
     def connect() -> Connection:
-        return psycopg2.connect(
+        connection: Connection = psycopg2.connect(  # type: ignore[call-overload]
             url,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             options=options,
@@ -98,7 +99,9 @@ def init_database(app: Flask, url: str, *, timeouts: bool = True) -> None:
             keepalives_idle=10,
             keepalives_interval=3,
             keepalives_count=3,
+            **primary_only(url),
         )
+        return connection
 
     # libpq parses DATABASE_URL, so that it means the same as in every other PostgreSQL program.
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
@@ -152,6 +155,16 @@ def autocommit_cursor() -> Iterator[Cursor]:
         else:
             connection.autocommit = False
         pooled.close()
+
+
+def replace_connections() -> None:
+    """Close the pooled connections, because the server they lead to is read-only."""
+    db.engine.dispose()
+
+
+def is_read_only() -> bool:
+    """Return whether this request's connection leads to a server that accepts no writes."""
+    return bool(db.session.scalar(text("SHOW transaction_read_only")) == "on")
 
 
 def session_cursor() -> Cursor:

@@ -4,13 +4,16 @@ import structlog
 from flask import Blueprint, render_template
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
-from psycopg2 import InterfaceError, OperationalError
+from psycopg2 import Error as DriverError
+from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
+from api.db import replace_connections
 from api.errors import ServiceError
 from api.http.problems import Problem, status_code
+from shared.db.connections import TRANSIENT_ERRORS
 
 log = structlog.get_logger()
 
@@ -21,7 +24,7 @@ def init_errors(admin: Blueprint) -> None:
     admin.register_error_handler(Problem, _handle_problem)
     admin.register_error_handler(ServiceError, _handle_problem)
     admin.register_error_handler(DBAPIError, _handle_database_error)
-    admin.register_error_handler(OperationalError, _handle_database_error)
+    admin.register_error_handler(DriverError, _handle_database_error)
     admin.register_error_handler(PoolTimeout, _handle_database_error)
 
 
@@ -93,8 +96,10 @@ def _handle_problem(problem: Problem | ServiceError) -> tuple[str, int]:
 
 def _handle_database_error(error: Exception) -> tuple[str, int]:
     cause = getattr(error, "orig", error)
-    if not isinstance(cause, OperationalError | InterfaceError | PoolTimeout):
+    if not isinstance(cause, (*TRANSIENT_ERRORS, PoolTimeout)):
         raise error
+    if isinstance(cause, ReadOnlySqlTransaction):
+        replace_connections()
     log.warning("database.unavailable", error_class=type(cause).__name__)
     return _render_page(
         503, _("The database cannot be reached"), _("Nothing is lost. Try again in a moment.")

@@ -7,11 +7,13 @@ from urllib.parse import quote
 import psycopg2
 import structlog
 from flask import Flask, Response, current_app, g, request
+from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
+from api.db import replace_connections
 from api.errors import (
     Conflict,
     ContentTooLarge,
@@ -22,6 +24,7 @@ from api.errors import (
     ServiceError,
     Unavailable,
 )
+from shared.db.connections import TRANSIENT_ERRORS
 
 log = structlog.get_logger()
 
@@ -146,9 +149,11 @@ def _handle_http_exception(error: HTTPException) -> HTTPException | Response:
 
 
 def _handle_database_error(error: DBAPIError | psycopg2.Error) -> Response:
-    """Answer 503 to an outage, a timeout or a deadlock; anything else is a defect."""
+    """Answer 503 to an outage, a read-only server, a timeout or a deadlock; else it is a defect."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError):
+    if isinstance(cause, TRANSIENT_ERRORS):
+        if isinstance(cause, ReadOnlySqlTransaction):
+            replace_connections()
         # Log the first line only: the others may quote values of the statement.
         reason = str(cause).strip().partition("\n")[0]
         log.warning("database.unavailable", error=reason, error_class=type(cause).__name__)

@@ -7,7 +7,7 @@ from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from api.db import db
+from api.db import db, is_read_only, replace_connections
 from api.enqueue import job_queues
 from api.errors import Unavailable
 from api.openapi.operation import operation
@@ -61,9 +61,12 @@ def healthz() -> dict[str, Any]:
 def readyz() -> dict[str, Any]:
     """Check whether requests can be answered
 
-    Requires the database with all migrations. Without Redis the API still works: mailings start
-    when it is back.
+    Requires a database that accepts writes, with all migrations. Without Redis the API still
+    works: mailings start when it is back.
     """
+    if is_read_only():
+        replace_connections()
+        raise Unavailable("The database accepts no writes: this server is a standby.")
     if not _is_migrated():
         raise Unavailable("The database lacks migrations: run flask --app api db upgrade.")
     return READY_EXAMPLE | {"redis": "ok" if job_queues().ping() else "unreachable"}

@@ -138,9 +138,7 @@ class Postgres(Service):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
         write_private(password_file, self.password + "\n")
-        if self._account is not None:
-            for path in (draft, password_file):
-                os.chown(path, self._account.uid, self._account.gid)
+        self._give_to_account(draft, password_file)
         try:
             self._run(
                 [
@@ -156,6 +154,12 @@ class Postgres(Service):
         finally:
             password_file.unlink(missing_ok=True)
         draft.rename(self.data)
+
+    def _give_to_account(self, *paths: Path) -> None:
+        """Make PostgreSQL's user the owner of these files."""
+        if self._account is not None:
+            for path in paths:
+                os.chown(path, self._account.uid, self._account.gid)
 
     def _run(self, argv: list[str], text: str = "") -> None:
         done = subprocess.run(  # noqa: S603

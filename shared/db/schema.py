@@ -16,6 +16,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from shared.config.settings import DatabaseSettings, load_settings
+from shared.db.connections import primary_only
 from shared.logging.redaction import redact
 
 MIGRATIONS_PATH = Path(__file__).parents[1] / "migrations"
@@ -50,7 +51,9 @@ def _revisions() -> tuple[frozenset[str], str | None]:
 def _find_missing(database_url: str, step: str) -> str | None:
     """Return what is missing for `step`, in words; None if nothing is."""
     try:
-        connection = psycopg2.connect(database_url, connect_timeout=5)
+        connection = psycopg2.connect(  # type: ignore[call-overload]
+            database_url, connect_timeout=5, **primary_only(database_url)
+        )
     except psycopg2.Error as error:
         return f"PostgreSQL: {redact(str(error)).strip().splitlines()[0]}"
     try:

@@ -13,7 +13,8 @@ from typing import Any
 
 import structlog
 
-from worker.runtime.database import TRANSIENT_ERRORS, Database, DatabaseError
+from shared.db.connections import TRANSIENT_ERRORS
+from worker.runtime.database import Database, DatabaseError
 
 log = structlog.get_logger()
 

@@ -9,14 +9,10 @@ import time
 import structlog
 
 from shared.client_import.merge import drop_waiting_rows, fail_import, merge_chunk
+from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.rows import fetch_one_row
 from shared.queues import Queues
-from worker.runtime.database import (
-    TRANSIENT_ERRORS,
-    ConnectionThread,
-    Database,
-    DatabaseError,
-)
+from worker.runtime.database import ConnectionThread, Database, DatabaseError
 
 log = structlog.get_logger()
 

@@ -10,6 +10,7 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import on_commit
+from shared.db.connections import TRANSIENT_ERRORS, primary_only
 from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
 
 # The kernel detects a server that has vanished within seconds, not hours.
@@ -27,8 +28,6 @@ OPTIONS = (
 )
 
 DatabaseError = psycopg2.Error
-# The database errors that pass with time: an outage, or a lock held by another transaction.
-TRANSIENT_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class Database:
@@ -44,7 +43,7 @@ class Database:
     def transaction(self) -> Iterator[Cursor]:
         """Yield a cursor; commit at the end, or roll back if anything is raised.
 
-        Raises DatabaseError. After an error of the connection itself, it is reopened at next use.
+        Raises DatabaseError. After a transient error the connection is reopened at next use.
         """
         connection = self._open()
         try:
@@ -82,6 +81,7 @@ class Database:
                 application_name=self._name,
                 options=self._options,
                 connection_factory=PreparingConnection,
+                **primary_only(self._url),
                 **TCP,
             )
             self._connection = connection

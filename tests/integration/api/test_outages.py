@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from api.db import db
 from dev.stack.services import Postgres
 from tests.integration.conftest import mailing_body, make_app, make_client, value
 from tests.support.system import free_port
@@ -116,3 +118,29 @@ def _others(database: Cursor) -> int:
         " AND backend_type = 'client backend'"
     )
     return int(value(database))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", MAILINGS, mailing_body()),  # the ORM
+        ("POST", "/api/v1/clients", {"phone": "79169876543", "timezone": "Europe/Moscow"}),
+        ("POST", "/api/v1/opt-outs", {"phones": ["79169876543"]}),  # SQL shared with workers
+        ("GET", "/readyz", None),
+    ],
+)
+def test_connection_to_a_read_only_server_is_replaced(
+    app: Flask, client: FlaskClient, method: str, path: str, body: dict[str, object] | None
+) -> None:
+    """A connection that was opened before a failover may lead to a standby."""
+    with app.app_context():
+        db.engine.dispose()
+        pooled = db.engine.raw_connection()
+        pooled.cursor().execute("SET default_transaction_read_only = on")
+        pooled.commit()
+        pooled.close()
+    answer = client.open(path, method=method, json=body)
+    assert answer.status_code == 503, answer.text
+    assert answer.mimetype == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert client.open(path, method=method, json=body).status_code in (200, 201)
