@@ -23,7 +23,13 @@ def main(role: str) -> None:
     WorkerContext.settings = settings
     WorkerContext.connection = queues.retrying_client(settings.redis_url)
     WorkerContext.worker = FleetWorker(role, WorkerContext.connection, settings.redis_url)
-    WorkerContext.worker.work(logging_level="WARNING")
+    if role == "dispatch" and settings.journal_dir is not None:
+        WorkerContext.start_journals(settings.journal_dir)
+    try:
+        WorkerContext.worker.work(logging_level="WARNING")
+    finally:
+        if WorkerContext.journals is not None:
+            WorkerContext.journals.close()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import cache
+from pathlib import Path
 
 import structlog
 from redis import Redis
@@ -16,6 +17,8 @@ from shared.report.daily import find_due_days
 from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.db_thread import log_database_error
 from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.journal import Journal
+from worker.dispatch.journal_recovery import JournalRecovery
 from worker.dispatch.test_send import start_test_send
 from worker.launch.launcher import launch_slice
 from worker.maintenance.daily_report import start_daily_report
@@ -38,6 +41,7 @@ class WorkerContext:
     settings: WorkerSettings
     connection: Redis
     worker: FleetWorker
+    journals: JournalRecovery | None = None
     # By the monotonic clock: when to look for old partitions, and for days whose report is due.
     next_retention_at = 0.0
     next_report_at = 0.0
@@ -45,6 +49,19 @@ class WorkerContext:
     @classmethod
     def queues(cls) -> Queues:
         return Queues(cls.connection)
+
+    @classmethod
+    def start_journals(cls, folder: Path) -> None:
+        """Keep a journal in `folder`, and record what those of dead workers there list."""
+        settings = cls.settings
+        cls.journals = JournalRecovery(
+            folder,
+            Database(settings.database_url, "notification-journal"),
+            reserve=settings.provider_concurrency,
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+        )
+        cls.journals.start()
 
 
 @cache
@@ -82,15 +99,33 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
     """Send every due message of every mailing; the given mailing is only a hint."""
     settings = WorkerContext.settings
     redis = FailFastRedis(fail_fast_client(settings.redis_url))
-    Dispatcher(
-        settings,
-        Database(settings.database_url, "notification-dispatch"),
-        CircuitBreaker(redis, probe_timeout=settings.provider_timeout + 2),
-        RateLimiter(redis, settings.provider_rate),
-        DispatchCounters(fail_fast_client(settings.redis_url), settings.provider_rate),
-        stopping,
-        WorkerContext.worker.extend_heartbeat,
-    ).run()
+    db = Database(settings.database_url, "notification-dispatch")
+    with _job_context("dispatch"), _open_journal(db) as journal:
+        Dispatcher(
+            settings,
+            db,
+            CircuitBreaker(redis, probe_timeout=settings.provider_timeout + 2),
+            RateLimiter(redis, settings.provider_rate),
+            DispatchCounters(fail_fast_client(settings.redis_url), settings.provider_rate),
+            stopping,
+            WorkerContext.worker.extend_heartbeat,
+            journal,
+        ).run()
+
+
+@contextmanager
+def _open_journal(db: Database) -> Iterator[Journal | None]:
+    """Yield the journal of a dispatch job, if journals are on; raises DatabaseError."""
+    journals = WorkerContext.journals
+    if journals is None:
+        yield None
+        return
+    journals.wait_for_first_search()
+    try:
+        yield journals.open_journal(db)
+    finally:
+        # One that is not empty, because the job failed, is recorded like that of a dead worker.
+        journals.close_journal(only_unrecorded=True)
 
 
 def merge_import(import_id: int, request_id: str | None = None) -> None:

@@ -24,6 +24,7 @@ def product_environment(
         "REDIS_URL": redis_url,
         "PROVIDER_URL": settings.provider_url or f"http://127.0.0.1:{settings.provider_port}",
         "API_BIND": f"127.0.0.1:{settings.api_port}",
+        "JOURNAL_DIR": str(settings.directory / "journals"),
         "PYTHONUNBUFFERED": "1",
     }
     if settings.oidc_issuer is None:

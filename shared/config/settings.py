@@ -10,6 +10,7 @@ import sys
 import zoneinfo
 from datetime import time
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
@@ -98,6 +99,12 @@ def _parse_mail_addresses(text: object) -> object:
         raise ValueError("must be mail addresses with commas between them")
     # Drop duplicate recipients.
     return list({address.lower(): address for address in addresses}.values())
+
+
+def _check_folder(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
 
 
 def _check_time_of_day(text: object) -> object:
@@ -194,6 +201,7 @@ class WorkerSettings(RateSettings, ReportSettings):
     batch_size: Annotated[int, Field(ge=1, le=5_000)] = 500
     max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 50
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    journal_dir: Annotated[Path, AfterValidator(_check_folder)] | None = None
 
     @property
     def lease_seconds(self) -> float:

@@ -34,6 +34,13 @@ EVENTS = {
     "message.cancelled": "These messages were cancelled (`reason`).",
     "message.in_doubt": "The worker that had these messages vanished: they may have been sent.",
     "message.reopened": "These failed messages are pending again, as a retry was requested.",
+    "journal.recovered": "A dead worker's journal was read: `messages` of its acceptances were "
+    "not recorded, and are now; `damaged` records could not be read.",
+    "journal.recorded": "The messages of a batch that were recorded from a dead worker's journal.",
+    "journal.foreign": "A journal of another database or version was left alone; it is deleted "
+    "when it is a week old.",
+    "journal.failed": "A journal could not be recorded because of an unexpected error; it stays.",
+    "journal.unavailable": "A dispatcher has no journal (`error`): it sends without.",
     # The provider
     "provider.throttled": "The provider asked to wait; all workers do, for `seconds`.",
     "breaker.opened": "The provider has problems (`reason`): nothing is sent for `wait` s.",

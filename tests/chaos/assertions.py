@@ -121,9 +121,10 @@ def check_recipients(
 class Repeats:
     """The messages that were accepted more than once, and the permitted reasons.
 
-    `failures` are the instants at which a worker was killed or stopped, `disconnects` those at
-    which the provider dropped every connection, `timed_out` the messages whose answer did not
-    arrive in time, `latency` the longest answer time. A message accepted up to `unrecorded` seconds
+    `failures` are the instants at which a worker was killed or stopped, `kills` those of them after
+    which its journal was read, `disconnects` those at which the provider dropped every connection,
+    `timed_out` the messages whose answer did not arrive in time, `latency` the longest answer
+    time. A message accepted up to `unrecorded` seconds
     before a failure may not be recorded yet.
     """
 
@@ -131,18 +132,20 @@ class Repeats:
         self,
         rows: list[RequestRow],
         failures: list[float],
+        kills: set[float],
         disconnects: list[float],
         timed_out: set[int],
         *,
         latency: float,
         unrecorded: float,
     ):
-        self.rows, self.failures, self.disconnects = rows, failures, disconnects
-        self.timed_out, self.latency, self.unrecorded = timed_out, latency, unrecorded
+        self.rows, self.failures, self.kills = rows, failures, kills
+        self.disconnects, self.timed_out = disconnects, timed_out
+        self.latency, self.unrecorded = latency, unrecorded
 
     def check(self, concurrency: int, result: ScenarioResult, report: ReportViolation) -> None:
         """Each repeat has a reason. A failure repeats at most the requests in flight and the
-        acceptances of half a second."""
+        acceptances of half a second, a kill only the former."""
         by_failure: Counter[float] = Counter()
         resent_at: dict[float, float] = {}
         for id_, rows in self._accepted_requests().items():
@@ -162,7 +165,9 @@ class Repeats:
                     first = resent_at.get(failure, following["at"])
                     resent_at[failure] = min(first, following["at"])
         for failure, count in sorted(by_failure.items()):
-            limit = concurrency + self._count_last_half_second(failure)
+            limit = concurrency
+            if failure not in self.kills:
+                limit += self._count_last_half_second(failure)
             number = self.failures.index(failure) + 1
             result.details[f"repeats after failure {number}"] = f"{count} of {limit}"
             if count > limit:

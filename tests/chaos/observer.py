@@ -8,7 +8,7 @@ The provider lists every request with its time. The observer checks, in `asserti
 * what is `sent` was accepted; what was accepted is `sent`, or pending, or has ended in doubt;
 * only messages that were in flight or unrecorded at a worker's failure, or whose answer was lost,
   are sent again, with the same id, phone and text; after each failure at most as many as a worker
-  has in flight and sends in half a second.
+  has in flight and sends in half a second, after a kill at most as many as it has in flight.
 """
 
 import threading
@@ -63,6 +63,7 @@ class Observer:
         self.by_text: MailingsByText = {}
         self.rows: list[RequestRow] = []
         self.failures: list[float] = []
+        self.kills: set[float] = set()  # those of `failures` whose journals outlived the worker
         self.disconnects: list[float] = []
         self.unrecorded = UNRECORDED_SECONDS  # more if PostgreSQL may be down before a failure
         self.violations: list[str] = []
@@ -101,6 +102,11 @@ class Observer:
     def mark_worker_failure(self) -> None:
         """Remember that a worker was killed or stopped at this instant."""
         self.failures.append(time.time())
+
+    def mark_worker_kill(self) -> None:
+        """Remember that a worker was killed; its journal limits the repeats to those in flight."""
+        self.mark_worker_failure()
+        self.kills.add(self.failures[-1])
 
     def mark_disconnect(self) -> None:
         """Remember that the provider dropped all connections and answers at this instant."""
@@ -217,6 +223,7 @@ class Observer:
         repeats = Repeats(
             self.rows,
             self.failures,
+            self.kills,
             self.disconnects,
             {id_ for (id_,) in self.system.query(FIND_TIMED_OUT, list(self.mailings))},
             latency=self.system.provider.stats()["settings"]["latency"]["max"],

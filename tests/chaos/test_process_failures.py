@@ -27,10 +27,30 @@ def test_killed_dispatch_workers_lose_no_message(
             wait_for(partial(has_sent, system[name], log_size), 20, "the worker to send")
             time.sleep(rng.uniform(0.0, short_or_long(0.8, 2.0)))
             system[name].kill()
-            observer.mark_worker_failure()
+            observer.mark_worker_kill()
             system[name].start()
         done = system.wait_finished(mailing, 60)
         assert done["counts"]["sent"] == done["audience"]
+
+
+def test_workers_killed_at_full_speed_repeat_what_was_in_flight(
+    system: System, observe: Observe, rng: Random
+) -> None:
+    with observe("SIGKILL of dispatch workers at full speed") as observer:
+        mailings = []
+        for _ in range(short_or_long(3, 20)):
+            name = rng.choice(system.dispatchers)
+            wait_for(partial(handles_sigterm, system[name]), 20, name)
+            log_size = system[name].log.stat().st_size
+            mailings.append(observer.create_mailing(10_000))
+            wait_for(partial(has_sent, system[name], log_size), 20, "the worker to send", 0.005)
+            time.sleep(rng.uniform(0.1, 0.5))
+            system[name].kill()
+            observer.mark_worker_kill()
+            system[name].start()
+        for mailing in mailings:
+            done = system.wait_finished(mailing, 60)
+            assert done["counts"]["sent"] == done["audience"]
 
 
 @pytest.mark.parametrize("name", ["control", "scheduler", "api"])

@@ -254,6 +254,7 @@ class FakeWorker:
     def __init__(self, fleet: Fleet, claim: claim_queries.ClaimedBatch):
         self.fleet, self.claim = fleet, claim
         self.mailing_id, self.batch_id = claim.mailing_id, claim.batch_id
+        self.claim_key = claim.mailing_id, claim.batch_id, claim.token
         self.ids = [row.message_id for row in claim.rows]
         self.reports = 0
 

@@ -159,6 +159,7 @@ class System:
             "WEB_CONCURRENCY": "1",
             "PYTHONUNBUFFERED": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
+            "JOURNAL_DIR": str(self.directory / "journals"),
             # Files of killed processes are deleted with the directory.
             "TMPDIR": str(self.directory),
             **self.settings,

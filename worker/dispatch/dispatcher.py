@@ -15,6 +15,7 @@ from worker.dispatch.claimer import Claimer
 from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.db_thread import DatabaseThread, log_if_failed
 from worker.dispatch.flusher import Flusher
+from worker.dispatch.journal import Journal
 from worker.dispatch.leased_batch import OutgoingMessage
 from worker.dispatch.sender import Sender, make_send_check
 from worker.dispatch.state import DispatchState
@@ -47,6 +48,7 @@ class Dispatcher:
         counters: DispatchCounters,
         stopping: threading.Event,
         send_heartbeat: Callable[[], None],
+        journal: Journal | None = None,
     ):
         self._stopping, self._send_heartbeat = stopping, send_heartbeat
         self._breaker, self._counters = breaker, counters
@@ -60,7 +62,12 @@ class Dispatcher:
         )
         self._db_thread = DatabaseThread(db, self._http_client.wake)
         self._flusher = Flusher(
-            self._db_thread, self._state, breaker, settings.lease_seconds, settings.max_attempts
+            self._db_thread,
+            self._state,
+            breaker,
+            settings.lease_seconds,
+            settings.max_attempts,
+            journal,
         )
         self._claimer = Claimer(settings, self._db_thread, DatabaseClock(), self._state, breaker)
         self._sender = Sender(
@@ -71,6 +78,7 @@ class Dispatcher:
             counters,
             self._claimer.reload_rows,
             lambda seconds: self._db_thread.submit(log_if_failed, extend_throttle, seconds),
+            journal,
         )
         self._heartbeat_at = 0.0
         self._stop_by = float("inf")

@@ -11,6 +11,7 @@ import structlog
 from shared.db.on_commit import IDS_PER_LINE
 from shared.logging.log_config import format_timestamp
 from worker.dispatch.db_thread import DatabaseThread, log_database_error, log_if_failed
+from worker.dispatch.journal import Journal
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
@@ -45,16 +46,20 @@ class Flusher:
         breaker: CircuitBreaker,
         lease_seconds: float,
         max_attempts: int,
+        journal: Journal | None = None,
     ):
         self._db_thread, self._state, self._breaker = db_thread, state, breaker
         self._lease_seconds, self._max_attempts = lease_seconds, max_attempts
+        self._journal = journal
+        # The journal's position before which the running flush records everything, if it does.
+        self._journal_position: int | None = None
         self.unrecorded: list[BatchReport] = []  # the reports of the running flush
         self._flushed_at = self._all_flushed_at = 0.0
         self._retry_at = 0.0
 
     def can_record(self, now: float) -> bool:
-        """Whether outcomes can be recorded: no flush has failed or is slow."""
-        if self._retry_at:
+        """Whether outcomes can be recorded: no flush failed or is slow, the journal has room."""
+        if self._retry_at or (self._journal is not None and not self._journal.has_room()):
             return False
         return not self.unrecorded or now - self._flushed_at < SLOW_FLUSH_SECONDS
 
@@ -86,6 +91,9 @@ class Flusher:
         if all_due:
             self._all_flushed_at = now
         self.unrecorded = [batch.make_report(wait) for batch in to_report.values()]
+        if self._journal is not None:
+            complete = not any(batch.has_unrecorded for batch in batches)
+            self._journal_position = self._journal.position if complete else None
         self._submit()
 
     def _drain_starved(self, now: float) -> float:
@@ -109,6 +117,8 @@ class Flusher:
                 return
             self._retry_at = 0.0
             reports, self.unrecorded = self.unrecorded, []
+            if self._journal is not None and self._journal_position is not None:
+                self._journal.mark_recorded(self._journal_position)
             for report in reports:
                 recorded = results[report.mailing_id, report.batch_id]
                 self._update_batch(report, recorded, started_at)

@@ -15,6 +15,7 @@ from shared.domain.statuses import MessageStatus, Reason
 from shared.domain.templates import RenderingError
 from worker.dispatch.attempt_log import AttemptLog
 from worker.dispatch.counters import DispatchCounters
+from worker.dispatch.journal import Journal
 from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
@@ -67,10 +68,12 @@ class Sender:
         counters: DispatchCounters,
         reload_rows: Callable[[LeasedBatch], None],
         throttle: Callable[[float], None],
+        journal: Journal | None = None,
     ):
         self._http_client, self._state = http_client, state
         self._breaker, self._limiter, self._counters = breaker, limiter, counters
         self._reload_rows, self._throttle = reload_rows, throttle
+        self._journal = journal
         self._slots = http_client.free_slots
         self._log = AttemptLog()
 
@@ -195,6 +198,8 @@ class Sender:
 
     def process_results(self, results: list[Result[OutgoingMessage]]) -> None:
         """Turn the results of requests into reports and log lines."""
+        if self._journal is not None:
+            self._journal.append(results)
         booted_at = time.time() - boottime()
         for result in results:
             request = result.request
