@@ -104,7 +104,9 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
         Dispatcher(
             settings,
             db,
-            CircuitBreaker(redis, probe_timeout=settings.provider_timeout + 2),
+            CircuitBreaker(
+                redis, settings.provider_timeout + 2, settings.provider_token.get_secret_value()
+            ),
             RateLimiter(redis, settings.provider_rate),
             DispatchCounters(fail_fast_client(settings.redis_url), settings.provider_rate),
             stopping,

@@ -110,7 +110,9 @@ class Dispatcher:
             if not self._stopping.is_set():
                 self._claimer.claim_due(now)
         self._claimer.refresh_mailings(now)
-        self._flusher.flush(now, last=now > self._stop_by)
+        last = now > self._stop_by
+        self._sender.decide_unauthorized(now, stopping=self._stopping.is_set(), last=last)
+        self._flusher.flush(now, last=last)
         self._counters.publish(self._db_thread, now, self._http_client.in_flight)
         if now - self._heartbeat_at > HEARTBEAT_SECONDS:
             self._heartbeat_at = now

@@ -58,6 +58,7 @@ class LeasedBatch:
         self.read_at = claim.lease_start
         self.reloading = False
         self.in_flight = 0
+        self.undecided = 0  # answers whose meaning depends on later ones: see unauthorized.py
         # The same text for every client, and its end of a request's body; None if personalised.
         self.plain_text = claim.template.plain
         self._plain_body_end = None if self.plain_text is None else encode_body_end(self.plain_text)
@@ -70,7 +71,7 @@ class LeasedBatch:
             **({"request_id": claim.request_id} if claim.request_id else {}),
         }
         self.log_fields_json = orjson.dumps(self.log_fields)[1:-1] + b","
-        self.has_retries = False
+        self.has_retries = self.has_unauthorized = False
         # Of messages that were not accepted and are not final: message id → attempts used up.
         self.attempts_used: dict[int, int] = {}
         self.retry_after = 0.0
@@ -166,7 +167,7 @@ class LeasedBatch:
     @property
     def done(self) -> bool:
         """Nothing is in flight and nothing more will be sent: the batch can be released."""
-        if self.in_flight:
+        if self.in_flight or self.undecided:
             return False
         return self.lost or self.drain_reason is not None or not (self.rows or self.reloading)
 
@@ -184,7 +185,8 @@ class LeasedBatch:
         return report
 
     def _make_release(self, wait: float) -> BatchRelease:
-        if not self.has_retries:
+        # While the breaker is open, the token is rejected: the batch waits for it alone.
+        if not (self.has_retries or (self.has_unauthorized and not wait)):
             return BatchRelease(delay=wait, wait_for_window=self.drain_reason == "window")
         backoff = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**self.claim.attempt)
         delay = random.uniform(0, backoff)  # noqa: S311

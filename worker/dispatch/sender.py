@@ -18,6 +18,7 @@ from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.journal import Journal
 from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
 from worker.dispatch.state import DispatchState
+from worker.dispatch.unauthorized import UnauthorizedResults
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.http.client import HttpClient, Result
 from worker.provider.outcomes import Outcome
@@ -33,6 +34,7 @@ MAX_ROW_AGE_SECONDS = 1.0
 MESSAGES_PER_TURN = 8
 # The pause after a 429 without Retry-After.
 DEFAULT_THROTTLE_SECONDS = 5.0
+_ACCEPTED = Outcome.ACCEPTED  # a constant is read faster than an enum's member
 
 
 def make_send_check(breaker: CircuitBreaker) -> Callable[[OutgoingMessage], bool]:
@@ -76,6 +78,7 @@ class Sender:
         self._journal = journal
         self._slots = http_client.free_slots
         self._log = AttemptLog()
+        self._unauthorized = UnauthorizedResults(http_client, breaker, self._report_unauthorized)
 
     def wanted_probes(self, now: float) -> int:
         """How many messages could be sent now if the breaker were half open."""
@@ -201,33 +204,52 @@ class Sender:
         if self._journal is not None:
             self._journal.append(results)
         booted_at = time.time() - boottime()
+        breaker = self._breaker
+        accepted_sent_at = breaker.accepted_sent_at
         for result in results:
             request = result.request
             batch, row, outcome = request.batch, request.row, result.outcome
             batch.in_flight -= 1
-            if outcome is Outcome.NOT_SENT:
+            if outcome is _ACCEPTED:
+                breaker.record_outcome(outcome, probe=request.probe)
+                batch.add_accepted(row.message_id, result.finished_at)
+                if result.sent_at > accepted_sent_at:
+                    accepted_sent_at = result.sent_at
+            elif outcome is Outcome.NOT_SENT:
                 batch.put_back(row, request.read_at)
                 if request.probe:
-                    self._breaker.record_outcome(outcome, probe=True)
+                    breaker.record_outcome(outcome, probe=True)
                 continue
-            self._breaker.record_outcome(outcome, probe=request.probe)
+            elif outcome is Outcome.UNAUTHORIZED:
+                # A message whose earlier attempts failed says nothing about the token.
+                if request.probe or not row.attempts:
+                    breaker.record_outcome(outcome, probe=request.probe)
+                self._unauthorized.add(result)
+            else:
+                breaker.record_outcome(outcome, probe=request.probe)
+                self._report_not_accepted(result, outcome.counts_attempt)
             latency = result.latency
             self._counters.count_outcome(outcome, latency)
             if latency and result.finished_at - latency - booted_at > batch.late_after:
                 self._counters.count_late()
-            if outcome is Outcome.ACCEPTED:
-                batch.add_accepted(row.message_id, result.finished_at)
-            else:
-                self._report_not_accepted(batch, request, result)
             self._log.add(batch, request, result)
+        breaker.accepted_sent_at = accepted_sent_at
         self._log.write()
 
-    def _report_not_accepted(
-        self, batch: LeasedBatch, request: OutgoingMessage, result: Result[OutgoingMessage]
-    ) -> None:
-        outcome = result.outcome
+    def decide_unauthorized(self, now: float, *, stopping: bool, last: bool) -> None:
+        """Report the 401 and 403 answers whose meaning is known by now; with `last`, all."""
+        if self._unauthorized.undecided:
+            self._unauthorized.decide(now, stopping=stopping, last=last)
+
+    def _report_unauthorized(self, result: Result[OutgoingMessage], counts_attempt: bool) -> None:
+        result.request.batch.has_unauthorized = True
+        self._report_not_accepted(result, counts_attempt)
+
+    def _report_not_accepted(self, result: Result[OutgoingMessage], counts_attempt: bool) -> None:
+        request, outcome = result.request, result.outcome
+        batch = request.batch
         rejected = outcome.final
-        counts_attempt = rejected or (outcome.counts_attempt and not request.probe)
+        counts_attempt = rejected or (counts_attempt and not request.probe)
         if outcome is Outcome.THROTTLED:
             self._hold_fleet(result.retry_after)
         if not rejected:

@@ -12,14 +12,18 @@ Why these values:
   an open breaker is known to all within 200 ms. STOPPED_SYNC_SECONDS 0.05 while this worker waits
   for the fleet's decision.
 * UNUSED_PROBE_SECONDS 1: a probe for which this worker finds no message is returned after that.
+* SEND_TIME_MARGIN 0.2: ages are reported to Redis and received from it up to a call's timeout late,
+  so instants of other workers are taken as this much earlier.
 
 Keys: BREAKER_KEY, a hash kept for 10 minutes after the last outcome; HOLD_KEY, the instant (server
 clock) until which the fleet waits because the provider answered 429 with Retry-After. HOLD_KEY
 only spreads the pause quickly; the dispatcher also stores it in PostgreSQL.
 """
 
+import hashlib
 import random
 import uuid
+from time import monotonic
 
 import structlog
 
@@ -32,6 +36,7 @@ from worker.provider.redis_client import FailFastRedis, read_lua_script
 SYNC_SECONDS = 0.1
 STOPPED_SYNC_SECONDS = 0.05
 UNUSED_PROBE_SECONDS = 1.0
+SEND_TIME_MARGIN = 0.2
 
 SCRIPT = read_lua_script(
     "circuit_breaker",
@@ -49,10 +54,11 @@ class CircuitBreaker:
     """One worker's view of the fleet's breaker. Only `sync` does I/O.
 
     `probe_timeout`: seconds after which an unanswered probe counts as lost; longer than any
-    request may take. All instants are those of `redis.clock`.
+    request may take. `token`: the provider's, of which only a hash leaves the process. All instants
+    are those of `redis.clock`, except `accepted_sent_at`.
     """
 
-    def __init__(self, redis: FailFastRedis, probe_timeout: float = 30.0) -> None:
+    def __init__(self, redis: FailFastRedis, probe_timeout: float = 30.0, token: str = "") -> None:
         self._redis = redis
         self._script = redis.register_script(SCRIPT)
         self._probe_timeout = probe_timeout
@@ -65,6 +71,10 @@ class CircuitBreaker:
         self._unreported_hold = 0.0
         self._next_sync = 0.0
         self._next_stopped_sync = 0.0
+        # By the monotonic clock: when the latest of this worker's accepted messages was sent, which
+        # its sender sets; the last of these that was reported; the fleet's with the same token.
+        self.accepted_sent_at = self._reported_sent_at = self._fleet_sent_at = 0.0
+        self._token_hash = hashlib.sha256(token.encode()).hexdigest()[:16]
         # The reasons of outages that this worker's reports opened and that are not stored yet.
         self.unsaved_openings: list[str] = []
 
@@ -86,7 +96,11 @@ class CircuitBreaker:
     def record_outcome(self, outcome: Outcome, probe: bool = False) -> None:
         """Count an outcome, also of a request that was sent before the breaker opened."""
         report = self._report
-        if outcome.provider_works:
+        if outcome is Outcome.ACCEPTED:  # nearly always
+            report.provider_worked = report.accepted = True
+            report.trailing_failures = report.trailing_unauthorized = 0
+            report.probe_worked |= probe
+        elif outcome.provider_works:
             report.provider_worked, report.trailing_failures = True, 0
             report.probe_worked |= probe
         elif outcome.trips_breaker:
@@ -95,11 +109,15 @@ class CircuitBreaker:
             if probe:
                 report.probe_failure = outcome.value
         elif outcome is Outcome.UNAUTHORIZED:
-            report.unauthorized = True
+            report.trailing_unauthorized += 1
             if probe:
                 report.probe_failure = rules.UNAUTHORIZED
         elif probe:  # throttled or not sent: inconclusive, another worker may try
             report.returned_probes += 1
+
+    def accepted_after(self, sent_at: float) -> bool:
+        """Whether a message sent after that instant (monotonic) was accepted with this token."""
+        return sent_at < self.accepted_sent_at or sent_at < self._fleet_sent_at
 
     def hold_until(self, until: float) -> None:
         """Make the whole fleet wait until then, at the provider's request."""
@@ -150,20 +168,26 @@ class CircuitBreaker:
     def _stopped(self) -> bool:
         """Whether this worker observed what would open the breaker and has not reported it yet."""
         report = self._report
-        return report.trailing_failures >= rules.FAILURE_THRESHOLD or report.unauthorized
+        return (
+            report.trailing_failures >= rules.FAILURE_THRESHOLD
+            or report.trailing_unauthorized >= rules.FAILURE_THRESHOLD
+        )
 
     def _exchange(self, report: WorkerReport, now: float) -> Transition:
         """Report to Redis and adopt the fleet's state; without Redis apply the rules locally."""
         wait_factor = random.uniform(1.0, 1.1)  # noqa: S311 (no secret)
         hold = max(0.0, self._unreported_hold - now)
+        sent_at = self.accepted_sent_at
+        age = monotonic() - sent_at if sent_at > self._reported_sent_at else ""
         reply = self._redis.run_script(
             self._script,
             [BREAKER_KEY, HOLD_KEY],
             [
                 self._worker, int(report.provider_worked), report.trailing_failures,
-                report.failure_reason, int(report.unauthorized), int(report.probe_worked),
-                report.probe_failure, report.returned_probes, report.wanted_probes,
-                self._probe_timeout, wait_factor, hold,
+                report.failure_reason, int(report.accepted), report.trailing_unauthorized,
+                int(report.probe_worked), report.probe_failure, report.returned_probes,
+                report.wanted_probes, self._probe_timeout, wait_factor, hold,
+                self._token_hash, age,
             ],
         )  # fmt: skip
         now = self._redis.clock()
@@ -171,8 +195,11 @@ class CircuitBreaker:
             return rules.apply_report(
                 self._fleet, report, self._worker, now, self._probe_timeout, wait_factor
             )
-        event, wait, granted, until, opened_at, opens, reason, run, held_for = reply
+        event, wait, granted, until, opened_at, opens, reason, run, held_for, sent_age = reply
         self._unreported_hold = 0.0
+        self._reported_sent_at = sent_at
+        if sent_age:
+            self._fleet_sent_at = monotonic() - float(sent_age) - SEND_TIME_MARGIN
         if float(held_for):
             self._held_until = max(self._held_until, now + float(held_for))
         self._fleet = BreakerState(

@@ -5,8 +5,9 @@ read and change it atomically in one round trip: circuit_breaker.lua. While Redi
 each worker keeps a breaker of its own with the same rules: `apply_report` below. A property test
 feeds both the same reports and compares every step; a change of a rule is made in both.
 
-closed     Messages are sent. A run of FAILURE_THRESHOLD failures opens the breaker; a rejected
-           token opens it at once.
+closed     Messages are sent. A run of FAILURE_THRESHOLD failures opens the breaker, and so does a
+           run of as many rejections of the token (401, 403) without an accepted message between
+           them: a rejection of one recipient is no verdict on the token.
 open       Nothing is sent for FIRST_WAIT_SECONDS, doubled each time up to MAX_WAIT_SECONDS.
 half open  The wait is over: the fleet may send MAX_PROBES messages. The first that shows the
            provider to work closes the breaker; the first that fails opens it again. If none is
@@ -18,8 +19,8 @@ worker with a broken network must not stop a healthy fleet.
 
 Why these values:
 
-* FAILURE_THRESHOLD 20: a provider that fails three requests in ten at random produces such a run
-  once in 3e10 requests.
+* FAILURE_THRESHOLD 20: a provider that fails three requests in ten at random, or answers three
+  recipients in ten with 401, produces such a run once in 3e10 requests.
 * FIRST_WAIT_SECONDS 1, MAX_WAIT_SECONDS 60: the duration of a restart, and what an operator
   accepts as a delay after an outage. Up to a tenth is added at random, so that two fleets do not
   probe in step.
@@ -46,7 +47,8 @@ class WorkerReport:
     provider_worked: bool = False  # at least one outcome showed that the provider works
     trailing_failures: int = 0  # failures after the last such outcome
     failure_reason: str = ""  # of the newest failure
-    unauthorized: bool = False
+    accepted: bool = False  # at least one message was accepted, so the token is valid
+    trailing_unauthorized: int = 0  # rejections of the token after the last acceptance
     probe_worked: bool = False
     probe_failure: str = ""  # the reason
     returned_probes: int = 0  # unused or without a result: other workers may have them
@@ -62,11 +64,15 @@ class BreakerState:
     opens: int = 0  # in a row, without closing in between
     reason: str = ""
     run: int = 0  # consecutive failures
+    unauthorized_run: int = 0  # consecutive rejections of the token
     probes: int = 0  # granted in this half-open period
     probing_since: float = 0.0
     worked_by: str = ""  # the worker that last saw the provider work, and when
     worked_at: float = 0.0
     other_worked_at: float = 0.0  # when a worker before it last did
+    accepted_by: str = ""  # the same for the worker whose message was last accepted
+    accepted_at: float = 0.0
+    other_accepted_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -93,13 +99,20 @@ def apply_report(
         if state.worked_by != worker:
             state.other_worked_at, state.worked_by = state.worked_at, worker
         state.worked_at = now
+    others_accepted_at = (
+        state.other_accepted_at if state.accepted_by == worker else state.accepted_at
+    )
+    if report.accepted:
+        if state.accepted_by != worker:
+            state.other_accepted_at, state.accepted_by = state.accepted_at, worker
+        state.accepted_at = now
 
     def open_breaker(reason: str) -> None:
         state.opens += 1
         doubled = FIRST_WAIT_SECONDS * 2 ** min(state.opens - 1, 10)
         result.event, result.wait = "opened", wait_factor * min(MAX_WAIT_SECONDS, doubled)
         state.until, state.opened_at, state.reason = now + result.wait, now, reason
-        state.run = state.probes = 0
+        state.run = state.unauthorized_run = state.probes = 0
         state.probing_since = 0.0
 
     if not state.until:
@@ -109,7 +122,13 @@ def apply_report(
             else:
                 earlier = 0 if report.provider_worked else state.run
                 state.run = earlier + report.trailing_failures
-        if report.unauthorized:
+        if report.accepted or report.trailing_unauthorized:
+            if now - others_accepted_at < RECENT_SECONDS:
+                state.unauthorized_run = 0
+            else:
+                earlier = 0 if report.accepted else state.unauthorized_run
+                state.unauthorized_run = earlier + report.trailing_unauthorized
+        if state.unauthorized_run >= FAILURE_THRESHOLD:
             open_breaker(UNAUTHORIZED)
         elif state.run >= FAILURE_THRESHOLD:
             open_breaker(report.failure_reason)
@@ -120,7 +139,7 @@ def apply_report(
     ):
         result.event = "closed"
         state.until = state.opened_at = state.probing_since = 0.0
-        state.opens = state.run = state.probes = 0
+        state.opens = state.run = state.unauthorized_run = state.probes = 0
     elif report.probe_failure and now >= state.until:
         open_breaker(report.probe_failure)
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import structlog
@@ -17,7 +18,7 @@ from dev.stack.services import Valkey
 from shared.metrics import BREAKER_KEY, HOLD_KEY
 from tests.support.waiting import wait_for
 from worker.provider import circuit_breaker as module
-from worker.provider.circuit_breaker import SCRIPT, CircuitBreaker
+from worker.provider.circuit_breaker import SCRIPT, SEND_TIME_MARGIN, CircuitBreaker
 from worker.provider.circuit_breaker_rules import (
     FAILURE_THRESHOLD,
     MAX_PROBES,
@@ -117,7 +118,69 @@ def test_the_observing_worker_stops_at_once_and_the_others_within_200_ms(
     assert 0.5 < b.retry_at - boottime() < 1.2
 
 
-def test_failures_add_up_over_workers_and_a_rejected_token_opens_it_at_once(
+def refuse(breaker: CircuitBreaker, times: int = FAILURE_THRESHOLD) -> None:
+    for _ in range(times):
+        breaker.record_outcome(Outcome.UNAUTHORIZED)
+
+
+def test_a_rejected_token_opens_it_for_all_workers(make: Callable[[], CircuitBreaker]) -> None:
+    a, b = make(), make()
+    refuse(a, FAILURE_THRESHOLD // 2)
+    refuse(b, FAILURE_THRESHOLD // 2)
+    run_until(lambda: is_open(a) and is_open(b), a, b)
+    assert a.reason == b.reason == "unauthorized"
+
+
+def test_unauthorized_answers_for_some_recipients_do_not_open_it(
+    make: Callable[[], CircuitBreaker],
+) -> None:
+    a, b = make(), make()
+    until = boottime() + 1.0
+    while boottime() < until:
+        for breaker in (a, b):
+            refuse(breaker, FAILURE_THRESHOLD - 1)
+            breaker.record_outcome(Outcome.ACCEPTED)
+            assert breaker.allowance(boottime()) is None
+            breaker.sync(boottime())
+            assert (breaker.state, breaker.allowance(boottime())) == ("closed", None)
+        time.sleep(0.002)
+
+
+def test_what_is_not_an_acceptance_does_not_confirm_the_token(
+    make: Callable[[], CircuitBreaker],
+) -> None:
+    breaker = make()
+    for outcome in (Outcome.REJECTED, Outcome.DECLINED, Outcome.UNAVAILABLE, Outcome.THROTTLED):
+        refuse(breaker, FAILURE_THRESHOLD // 4)
+        breaker.record_outcome(outcome)
+    assert allowed(breaker) == 0
+    run_until(lambda: breaker.reason == "unauthorized", breaker)
+
+
+def test_all_workers_with_the_same_token_know_of_the_latest_acceptance(
+    valkey: Valkey,
+) -> None:
+    def make(token: str) -> CircuitBreaker:
+        return CircuitBreaker(FailFastRedis(fail_fast_client(valkey.url)), token=token)
+
+    a, b, other = make("one"), make("one"), make("another")
+    began = time.monotonic()
+    run(0.3, a, b, other)
+    a.accepted_sent_at = time.monotonic()
+    assert a.accepted_after(began)
+    assert not b.accepted_after(began)
+    run_until(lambda: b.accepted_after(began), a, b, other)
+    # What was sent after it, or a moment before it, is not before it for certain.
+    assert not b.accepted_after(a.accepted_sent_at - SEND_TIME_MARGIN / 2)
+    assert not other.accepted_after(began)
+    other.accepted_sent_at = time.monotonic()
+    run(0.3, a, b, other)
+    assert not b.accepted_after(a.accepted_sent_at)
+    fields: Any = Redis.from_url(valkey.url).hkeys(BREAKER_KEY)
+    assert b"sent_at:one" not in fields
+
+
+def test_failures_add_up_over_workers_and_a_probe_may_find_the_token_rejected(
     make: Callable[[], CircuitBreaker],
 ) -> None:
     a, b = make(), make()
@@ -127,7 +190,7 @@ def test_failures_add_up_over_workers_and_a_rejected_token_opens_it_at_once(
     run_until(lambda: a.allowance(boottime()), a)
     assert a.acquire_probe(boottime())
     a.record_outcome(Outcome.UNAUTHORIZED, probe=True)
-    assert allowed(a) == 0
+    run_until(lambda: allowed(a) == 0, a)
     run_until(lambda: b.reason == "unauthorized", a, b)
 
 
@@ -307,7 +370,8 @@ REPORTS = st.builds(
     provider_worked=st.booleans(),
     trailing_failures=st.integers(0, FAILURE_THRESHOLD + 1),
     failure_reason=st.sampled_from(["unavailable", "unknown"]),
-    unauthorized=st.sampled_from([False] * 9 + [True]),
+    accepted=st.booleans(),
+    trailing_unauthorized=st.sampled_from([0] * 6 + [1, FAILURE_THRESHOLD // 2, FAILURE_THRESHOLD]),
     probe_worked=st.just(False),
     probe_failure=st.sampled_from(["", "", "unknown", "unauthorized"]),
     returned_probes=st.integers(0, 2),
@@ -329,26 +393,29 @@ def test_redis_and_python_apply_the_same_rules(
     client = Redis.from_url(server.url)
     client.flushall()
     # The same script, with the time as two more arguments.
-    lua, changed = re.subn(r"redis\.call\('TIME'\)", "{ARGV[13], ARGV[14]}", SCRIPT)
+    lua, changed = re.subn(r"redis\.call\('TIME'\)", "{ARGV[16], ARGV[17]}", SCRIPT)
     assert changed == 1
     script = client.register_script(lua)
     state, now = BreakerState(), 1_700_000_000.0
     for report, probe_worked, worker, seconds in steps:
         now += seconds
         report.probe_worked = report.provider_worked and probe_worked
+        report.accepted = report.provider_worked and report.accepted
         reply = script(
             [BREAKER_KEY, HOLD_KEY],
             [
                 worker, int(report.provider_worked), report.trailing_failures,
-                report.failure_reason, int(report.unauthorized), int(report.probe_worked),
-                report.probe_failure, report.returned_probes, report.wanted_probes,
-                15, 1.0, 0, int(now), int(now % 1 * 1e6),
+                report.failure_reason, int(report.accepted), report.trailing_unauthorized,
+                int(report.probe_worked), report.probe_failure, report.returned_probes,
+                report.wanted_probes, 15, 1.0, 0, "", "", int(now), int(now % 1 * 1e6),
             ],
         )  # fmt: skip
         result = apply_report(state, report, worker, now, 15, 1.0)
-        event, wait, granted, until, _, opens, reason, run_length, _ = reply
+        event, wait, granted, until, _, opens, reason, run_length, _, _ = reply
         assert (event.decode(), float(wait), int(granted)) == tuple(asdict(result).values())
         assert (now + float(until) if until else 0.0) == state.until
         assert (int(opens), reason.decode(), int(run_length)) == (
             state.opens, state.reason, state.run,
         )  # fmt: skip
+        stored: Any = client.hget(BREAKER_KEY, "unauthorized_run")
+        assert int(stored or 0) == state.unauthorized_run

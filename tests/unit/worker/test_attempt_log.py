@@ -45,7 +45,7 @@ def make(request_id: str | None, outcome: Outcome, latency: float) -> tuple[Any,
     request = OutgoingMessage(99001, b"{}", request_id)
     request.batch = batch
     request.row, request.text, request.probe = row, None, False
-    result = Result(request, outcome, 200, latency, None, '{"code":0}', "code_0", True, AT)
+    result = Result(request, outcome, 200, latency, None, '{"code":0}', "code_0", 1.0, AT)
     return batch, request, result
 
 

@@ -19,7 +19,8 @@ NOTHING = WorkerReport()
 SUCCESS = WorkerReport(provider_worked=True)
 PROBE_SUCCESS = WorkerReport(provider_worked=True, probe_worked=True)
 PROBE_FAILURE = WorkerReport(trailing_failures=1, failure_reason="unknown", probe_failure="unknown")
-UNAUTHORIZED = WorkerReport(unauthorized=True)
+UNAUTHORIZED = WorkerReport(trailing_unauthorized=FAILURE_THRESHOLD)
+ACCEPTANCE = WorkerReport(provider_worked=True, accepted=True)
 
 
 def failures(count: int, reason: str = "unavailable") -> WorkerReport:
@@ -83,10 +84,41 @@ def test_a_workers_own_recent_success_does_not_prevent_opening() -> None:
     assert step(state, OUTAGE, 100.05).event == "opened"
 
 
-def test_a_rejected_token_opens_it_at_once_and_only_a_probe_closes_it() -> None:
+def unauthorized(count: int, *, accepted: bool = False) -> WorkerReport:
+    """Some messages were accepted or not, and after that `count` were answered with 401."""
+    return WorkerReport(accepted, accepted=accepted, trailing_unauthorized=count)
+
+
+def test_a_run_of_rejections_of_the_token_opens_it() -> None:
+    state = BreakerState()
+    assert not step(state, unauthorized(FAILURE_THRESHOLD - 1), 100.0, "a").event
+    # What is no acceptance says nothing about the token.
+    assert not step(state, SUCCESS, 100.1, "b").event
+    assert step(state, unauthorized(1), 100.2, "b").event == "opened"
+    assert (state.reason, state.unauthorized_run) == ("unauthorized", 0)
+
+
+def test_an_acceptance_resets_the_run_of_rejections() -> None:
+    state = BreakerState()
+    step(state, unauthorized(FAILURE_THRESHOLD - 1), 100.0)
+    assert not step(state, unauthorized(2, accepted=True), 100.1).event
+    assert state.unauthorized_run == 2
+    assert not step(state, unauthorized(FAILURE_THRESHOLD - 3), 100.2).event
+
+
+def test_one_worker_with_an_old_token_does_not_stop_a_healthy_fleet() -> None:
+    state = BreakerState()
+    for tick in range(50):
+        now = 100 + tick * 0.1
+        assert not step(state, ACCEPTANCE, now, "healthy").event
+        assert not step(state, UNAUTHORIZED, now + 0.05, "old").event
+    assert step(state, UNAUTHORIZED, now + 0.05 + RECENT_SECONDS, "old").event == "opened"
+
+
+def test_after_a_rejected_token_only_a_probe_closes_it() -> None:
     state = opened(UNAUTHORIZED)
     assert state.reason == "unauthorized"
-    assert not step(state, SUCCESS, 100.9).event
+    assert not step(state, ACCEPTANCE, 100.9).event
     assert step(state, probe_request(1), 101.0).event == "probing"
     assert step(state, PROBE_SUCCESS, 101.1).event == "closed"
 

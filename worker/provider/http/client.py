@@ -59,9 +59,9 @@ class HttpClient(Generic[RequestT]):
         self._encoder = RequestEncoder(url, token)
         self.in_flight = 0
         self.free_slots = concurrency
+        self.timeout = timeout
         self._may_send = may_send
         self._may_send_error: Exception | None = None
-        self._timeout = timeout
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -173,7 +173,7 @@ class HttpClient(Generic[RequestT]):
             if now - connection.idle_since > IDLE_CONNECTION_SECONDS:
                 self._close_connection(connection)
             else:
-                connection.deadline = now + self._timeout
+                connection.deadline = now + self.timeout
                 if self._send(connection, request):
                     return
         self._connector.connect(request, now)
@@ -250,7 +250,7 @@ class HttpClient(Generic[RequestT]):
                 result.retry_after,
                 result.excerpt,
                 result.reason,
-                sent_at > 0.0,
+                sent_at,
                 wall,
             )
         )

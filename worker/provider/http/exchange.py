@@ -32,5 +32,10 @@ class Result(NamedTuple, Generic[RequestT]):
     retry_after: float | None  # seconds
     excerpt: str
     reason: str
-    sent: bool
+    sent_at: float  # by the monotonic clock; 0 if it was not sent
     finished_at: float  # seconds since 1970
+
+    @property
+    def sent(self) -> bool:
+        """Whether the provider may have the request."""
+        return self.sent_at > 0.0
