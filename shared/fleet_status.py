@@ -1,5 +1,6 @@
 """The status of the workers and the provider, read from what the workers store in Redis."""
 
+from math import isfinite
 from typing import Any, NamedTuple
 
 from redis import Redis
@@ -57,22 +58,26 @@ def read_fleet_status(redis: Redis) -> FleetStatus:
     time_, counters, senders, breaker, hold, swept, scheduled, *queues = pipeline.execute()
     now = time_[0] + time_[1] / 1e6
     # A killed dispatcher's entry stays, but is not renewed.
-    reports = [[float(field) for field in entry.split()] for entry in senders.values()]
-    reports = [report for report in reports if now - report[0] < SENDER_STALE_SECONDS]
-    probe_at, opened_at = float(breaker[0] or 0), float(breaker[1] or 0)
-    hold_until = float(hold or 0)
+    reports = [[_parse_number(field) for field in entry.split()] for entry in senders.values()]
+    reports = [
+        report for report in reports if len(report) == 4 and now - report[0] < SENDER_STALE_SECONDS
+    ]
+    probe_at, opened_at = _parse_number(breaker[0]), _parse_number(breaker[1])
+    hold_until = _parse_number(hold)
     return FleetStatus(
         at=now,
-        counters={name.decode(): float(value) for name, value in counters.items()},
+        counters={
+            name.decode(errors="replace"): _parse_number(value) for name, value in counters.items()
+        },
         senders=len(reports),
         in_flight=int(sum(report[1] for report in reports)),
         rate_used=sum(report[2] for report in reports),
         rate_limit=max((report[3] for report in reports), default=0.0),
         breaker_opened_at=opened_at if probe_at else None,
         breaker_probe_at=probe_at or None,
-        breaker_reason=(breaker[2] or b"").decode() or None,
+        breaker_reason=(breaker[2] or b"").decode(errors="replace") or None,
         hold_until=hold_until if hold_until > now else None,
-        sweep_age_seconds=max(0.0, now - float(swept)) if swept else None,
+        sweep_age_seconds=max(0.0, now - _parse_number(swept)) if swept else None,
         queue_lengths=dict(zip(QUEUES, queues[: len(QUEUES)], strict=True)),
         scheduled_jobs=scheduled,
         worker_states=_read_worker_states(
@@ -90,5 +95,14 @@ def _read_worker_states(redis: Redis, workers: dict[str, set[bytes]]) -> dict[st
     states: dict[str, list[str]] = {queue: [] for queue in workers}
     for (queue, _), state in zip(keys, pipeline.execute(), strict=True):
         if state is not None:  # else its key has expired
-            states[queue].append(state.decode())
+            states[queue].append(state.decode(errors="replace"))
     return states
+
+
+def _parse_number(value: bytes | None) -> float:
+    """Return a stored number; 0 for one that is missing or malformed, as all these are figures."""
+    try:
+        number = float(value or 0)
+    except ValueError:
+        return 0.0
+    return number if isfinite(number) else 0.0

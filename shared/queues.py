@@ -7,20 +7,31 @@ PostgreSQL, and the sweep finds what a lost job left. So errors of Redis are log
 import math
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
+import orjson
 import structlog
 from redis import Redis
-from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
+from redis.exceptions import RedisError, ResponseError
 from rq import Queue, Worker
-from rq.exceptions import DeserializationError
+from rq.exceptions import NoSuchJobError
+from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq_scheduler import Scheduler
+
+from shared.metrics import SWEPT_KEY
+from shared.redis_client import (
+    CHECK_KEY,
+    OutageLog,
+    describe_error,
+    error_code,
+    fail_fast_client,
+    is_wrong_type,
+)
 
 CONTROL_QUEUE = "control"
 DISPATCH_QUEUE = "dispatch"
@@ -39,6 +50,14 @@ WAKE_KEY = "notification:wake:{}"
 # Dispatchers stay idle for longer than this before they end, so suppressing a wake-up is harmless.
 WAKE_DAMPING_MS = 500
 
+# The fields of a job's hash that are read.
+READ_FIELDS = frozenset(
+    b"data meta origin status description created_at enqueued_at started_at ended_at last_heartbeat"
+    b" worker_name timeout result_ttl failure_ttl ttl enqueue_at_front".split()
+)
+MAX_INTERVAL_SECONDS = 86_400
+ERROR_CHARS = 200  # of an error that quotes data
+
 log = structlog.get_logger()
 
 
@@ -50,7 +69,8 @@ class NotificationJob(Job):
     """A job with JSON data that calls a function of JOB_QUEUES and stores no result.
 
     It has no time limit, as RQ would raise that within the sending loop. Data in Redis that this
-    code did not write is not executed, and does not stop a worker.
+    code did not write is not executed, and does not stop a worker or scheduler: a job that cannot
+    be read is removed and logged, and counts as one that does not exist.
     """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
@@ -63,21 +83,60 @@ class NotificationJob(Job):
         kwargs.update(failure_ttl=3600, timeout=-1)
         return super().create(*args, **kwargs)
 
-    def restore(self, raw_data: Any) -> None:
-        """Ignore callbacks and webhooks, which a job in Redis could name as well."""
-        super().restore(raw_data)
-        self._success_callback_name = None
-        self._failure_callback_name = None
-        self._stopped_callback_name = None
-        self.webhooks = []
-        self.meta.pop("queue_class_name", None)
+    @classmethod
+    def fetch_many(
+        cls, job_ids: Iterable[str], connection: Redis, serializer: Any = None
+    ) -> list[Job | None]:
+        """Fetch jobs one by one, so that an unreadable one does not hide the others."""
+        jobs: list[Job | None] = []
+        for job_id in job_ids:
+            try:
+                jobs.append(cls.fetch(job_id, connection, serializer))
+            except NoSuchJobError:
+                jobs.append(None)
+        return jobs
 
-    def _deserialize_data(self) -> None:
-        """Treat unreadable data as a job of an unknown function."""
+    def refresh(self) -> None:
+        """Read the job's hash; remove it and raise NoSuchJobError if it cannot be read."""
         try:
-            super()._deserialize_data()  # type: ignore[no-untyped-call]
-        except DeserializationError:
-            self._func_name, self._instance, self._args, self._kwargs = "(unreadable)", None, (), {}
+            fields: Any = self.connection.hgetall(self.key)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            raise self._remove_unreadable(error) from error
+        # RQ's heartbeat may make a new hash of a job that has just ended.
+        if not fields.keys() - {b"last_heartbeat"}:
+            raise NoSuchJobError(f"No such job: {self.key}")
+        try:
+            self.restore(fields)
+        except Exception as error:  # of whatever kind: the data is not ours
+            raise self._remove_unreadable(error) from error
+
+    def restore(self, raw_data: Any) -> None:
+        """Read the fields that this code writes; raise an exception for malformed ones.
+
+        Others are ignored, such as callbacks, webhooks, dependencies and retries, which a job in
+        Redis could name as well.
+        """
+        super().restore({name: raw_data[name] for name in READ_FIELDS & raw_data.keys()})
+        if self.origin not in (CONTROL_QUEUE, DISPATCH_QUEUE):
+            raise ValueError(f"no such queue: {self.origin}")
+        self.timeout = -1
+        self._parse_call()
+        self.meta = _parse_meta(self.meta, self._unreadable_meta is None)
+
+    def _parse_call(self) -> None:
+        name, instance, args, kwargs = orjson.loads(self.data)
+        if (type(name), instance, type(args), type(kwargs)) != (str, None, list, dict):
+            raise ValueError("data is not a call of a function")
+        self._func_name, self._instance, self._args, self._kwargs = name, instance, args, kwargs
+
+    def _remove_unreadable(self, error: Exception) -> NoSuchJobError:
+        log.error(
+            "job.unreadable", job_id=self.id, error=f"{type(error).__name__}: {error}"[:ERROR_CHARS]
+        )
+        self.connection.delete(self.key)
+        return NoSuchJobError(f"unreadable job: {self.key}")
 
     @property
     def func(self) -> Any:
@@ -86,28 +145,35 @@ class NotificationJob(Job):
         return super().func
 
 
-def retrying_client(redis_url: str) -> Redis:
-    """Return a client that retries for about a minute: for workers and schedulers."""
-    return Redis.from_url(
-        redis_url,
-        retry=Retry(ExponentialBackoff(cap=1, base=0.05), 60),
-        socket_connect_timeout=5,
-        health_check_interval=30,
-    )
+def _parse_meta(meta: Any, readable: bool) -> dict[str, int]:
+    """Return the seconds between the runs of a periodic job, all that this code stores."""
+    if not readable or not isinstance(meta, dict):
+        raise ValueError("meta is not a JSON object")
+    if meta.keys() & {"repeat", "cron_string"}:
+        raise ValueError("meta has another schedule than an interval")
+    if "interval" not in meta:
+        return {}
+    interval = meta["interval"]
+    if type(interval) is not int or not 0 < interval <= MAX_INTERVAL_SECONDS:
+        raise ValueError("interval is not a number of seconds")
+    return {"interval": interval}
 
 
-def fail_fast_client(redis_url: str, timeout: float = 0.3) -> Redis:
-    """Return a client without retries: for request handlers."""
-    return Redis.from_url(
-        redis_url,
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-    )
+class NotificationQueue(Queue):
+    """A queue whose worker leaves no trace of a job that does not exist or cannot be read."""
+
+    @classmethod
+    def _fetch_dequeued_job(
+        cls, connection: Redis, queue_key: str, job_id: str, *args: Any, **kwargs: Any
+    ) -> tuple[Job, Queue] | None:
+        dequeued = super()._fetch_dequeued_job(connection, queue_key, job_id, *args, **kwargs)
+        if dequeued is None:
+            connection.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 0, job_id)
+        return dequeued
 
 
 def make_queue(name: str, connection: Redis) -> Queue:
-    return Queue(
+    return NotificationQueue(
         name,
         connection=connection,
         job_class=NotificationJob,
@@ -124,6 +190,7 @@ class Queues:
             name: make_queue(name, connection) for name in (CONTROL_QUEUE, DISPATCH_QUEUE)
         }
         self._scheduler = Scheduler(connection=connection, job_class=NotificationJob)
+        self._outage_log = OutageLog()
 
     @classmethod
     def connect(cls, redis_url: str, timeout: float = 0.3) -> "Queues":
@@ -143,8 +210,8 @@ class Queues:
         """
         try:
             job_ids: list[Any] = self.connection.lrange(self._queues[CONTROL_QUEUE].key, 0, -1)
-        except RedisError as error:
-            log.warning("queue.unavailable", job="worker.jobs.launch", error=str(error))
+        except (RedisError, OSError) as error:
+            log.warning("queue.unavailable", job="worker.jobs.launch", error=describe_error(error))
             return
         waiting = {int(match[1]) for job_id in job_ids if (match := LAUNCH_ID.fullmatch(job_id))}
         for mailing_id in mailing_ids:
@@ -168,7 +235,7 @@ class Queues:
                     self._enqueue("worker.jobs.dispatch", ids, None, request_id)
                     for _ in range(max(1, missing) if missing >= 0 else 0)
                 )
-        except RedisError as error:
+        except (RedisError, OSError) as error:
             return self._log_failure(error, "worker.jobs.dispatch", ids)
         return self._enqueue("worker.jobs.dispatch", ids, at, request_id)
 
@@ -185,12 +252,22 @@ class Queues:
         ids = {"day": day.isoformat()}
         return self._enqueue("worker.jobs.send_daily_report", ids, None, None)
 
-    def ping(self) -> bool:
-        """Return whether Redis responds."""
+    def record_sweep(self) -> None:
+        """Store the time of a sweep, for the metrics."""
         try:
-            return bool(self.connection.ping())
-        except RedisError:
-            return False
+            self.connection.set(SWEPT_KEY, time.time())
+        except (RedisError, OSError) as error:
+            log.warning("metrics.unavailable", source="redis", error=describe_error(error))
+
+    def check(self) -> str:
+        """Return "ok" if Redis can be written to, else the short name of its error."""
+        try:
+            self.connection.set(CHECK_KEY, 1, px=1000)
+        except (RedisError, OSError) as error:
+            self._outage_log.report_failure(describe_error(error))
+            return error_code(error)
+        self._outage_log.report_success()
+        return "ok"
 
     def _enqueue(
         self, name: str, ids: Mapping[str, int | str], at: datetime | None, request_id: str | None
@@ -208,10 +285,10 @@ class Queues:
                 self._scheduler.enqueue_at(
                     when, name, queue_name=target.name, job_id=job_id, **kwargs
                 )
-        except RedisError as error:
+        except (RedisError, OSError) as error:
             return self._log_failure(error, name, ids)
         return True
 
-    def _log_failure(self, error: RedisError, job: str, ids: Mapping[str, int | str]) -> bool:
-        log.warning("queue.unavailable", job=job, error=str(error), **ids)
+    def _log_failure(self, error: Exception, job: str, ids: Mapping[str, int | str]) -> bool:
+        log.warning("queue.unavailable", job=job, error=describe_error(error), **ids)
         return False

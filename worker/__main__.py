@@ -2,9 +2,12 @@
 
 import sys
 
-from shared import queues
 from shared.config.settings import Settings, WorkerSettings, load_settings
 from shared.logging import log_config
+from shared.redis_client import patient_client
+from shared.startup import log_start, wait_for_database
+from worker.runtime.heartbeat import touch_heartbeat
+from worker.runtime.rq_worker import FleetWorker, stopping
 
 
 def main(role: str) -> None:
@@ -13,20 +16,24 @@ def main(role: str) -> None:
 
         settings = load_settings(Settings)
         log_config.configure_logging(role, settings.log_level, settings.log_format)
-        FleetScheduler(queues.retrying_client(settings.redis_url)).run()
+        log_start(None, settings.redis_url)
+        connection = patient_client(settings.redis_url, stopping, touch_heartbeat)
+        FleetScheduler(connection, settings.redis_url).run()
         return
     from worker.jobs import WorkerContext
-    from worker.runtime.rq_worker import FleetWorker
 
     settings = load_settings(WorkerSettings)
     log_config.configure_logging(role, settings.log_level, settings.log_format)
+    log_start(settings.database_url, settings.redis_url, provider=settings.provider_url)
+    connection = patient_client(settings.redis_url, stopping, touch_heartbeat)
     WorkerContext.settings = settings
-    WorkerContext.connection = queues.retrying_client(settings.redis_url)
-    WorkerContext.worker = FleetWorker(role, WorkerContext.connection, settings.redis_url)
+    WorkerContext.worker = FleetWorker(role, connection, settings.redis_url)
+    WorkerContext.worker.install_signal_handlers()
+    wait_for_database(settings.database_url, stopping, touch_heartbeat)
     if role == "dispatch" and settings.journal_dir is not None:
         WorkerContext.start_journals(settings.journal_dir)
     try:
-        WorkerContext.worker.work(logging_level="WARNING")
+        WorkerContext.worker.work()
     finally:
         if WorkerContext.journals is not None:
             WorkerContext.journals.close()

@@ -8,10 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import structlog
-from redis import Redis
 
 from shared.config.settings import WorkerSettings
-from shared.metrics import SWEPT_KEY
 from shared.queues import Queues
 from shared.report.daily import find_due_days
 from worker.dispatch.counters import DispatchCounters
@@ -39,7 +37,6 @@ class WorkerContext:
     """What the jobs of this process share; set by the entry point before the first job."""
 
     settings: WorkerSettings
-    connection: Redis
     worker: FleetWorker
     journals: JournalRecovery | None = None
     # By the monotonic clock: when to look for old partitions, and for days whose report is due.
@@ -48,7 +45,8 @@ class WorkerContext:
 
     @classmethod
     def queues(cls) -> Queues:
-        return Queues(cls.connection)
+        """Return queues that do not wait for Redis: a job holds locks, and the sweep repairs."""
+        return _queues(cls.settings.redis_url)
 
     @classmethod
     def start_journals(cls, folder: Path) -> None:
@@ -62,6 +60,11 @@ class WorkerContext:
             max_attempts=settings.max_attempts,
         )
         cls.journals.start()
+
+
+@cache
+def _queues(redis_url: str) -> Queues:
+    return Queues.connect(redis_url, timeout=1.0)
 
 
 @cache
@@ -160,4 +163,4 @@ def sweep() -> None:
             for day in find_due_days(_database(0).transaction, settings):
                 queues.enqueue_daily_report(day)
         sweep_mailings(_database(0), queues, settings.lease_seconds)
-        WorkerContext.connection.set(SWEPT_KEY, time.time())
+        queues.record_sweep()

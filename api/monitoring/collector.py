@@ -27,7 +27,7 @@ from shared.db import mailing_counts
 from shared.domain.statuses import MailingStatus, MessageStatus
 from shared.fleet_status import FleetStatus, read_fleet_status
 from shared.metrics import METRICS
-from shared.queues import fail_fast_client
+from shared.redis_client import fail_fast_client
 
 log = structlog.get_logger()
 

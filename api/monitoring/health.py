@@ -69,7 +69,7 @@ def readyz() -> dict[str, Any]:
         raise Unavailable("The database accepts no writes: this server is a standby.")
     if not _is_migrated():
         raise Unavailable("The database lacks migrations: run flask --app api db upgrade.")
-    return READY_EXAMPLE | {"redis": "ok" if job_queues().ping() else "unreachable"}
+    return READY_EXAMPLE | {"redis": job_queues().check()}
 
 
 def _is_migrated() -> bool:

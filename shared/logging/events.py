@@ -85,18 +85,29 @@ EVENTS = {
     "admin.csrf_refused": "A form was rejected: expired, or from another site.",
     "admin.end_not_kept": "The end of a session could not be stored; its cookie is deleted.",
     # Infrastructure
+    "process.started": "A process has started: its `version`, and the servers it uses (`database`, "
+    "`redis`, `provider`).",
     "database.unavailable": "PostgreSQL did not respond (`error`); the statement is retried.",
     "database.refused": "PostgreSQL raised an unexpected error: `what`, `exception`.",
-    "redis.away": "Redis does not respond to a dispatcher; it continues without.",
-    "redis.back": "Redis responds again.",
+    "database.back": "PostgreSQL responds again, after `seconds`.",
+    "redis.away": "Redis does not serve (`error`: unreachable, READONLY, OOM and others); a "
+    "dispatcher continues without, other workers wait.",
+    "redis.back": "Redis serves again, after `seconds`.",
+    "redis.key_removed": "A key in Redis had the wrong type and was removed (`reason`).",
+    "redis.entry_removed": "An entry of a queue or registry in Redis was no id and was removed.",
     "queue.unavailable": "A job could not be enqueued; the sweep will find the work.",
     "metrics.unavailable": "A source of metrics did not respond; /metrics reports that.",
+    "job.unreadable": "A job in Redis could not be read (`error`) and was removed; the sweep will "
+    "find the work.",
     "job.failed": "A job failed with an unexpected error: `error` with the traceback.",
     "sweep.slow": "A sweep took longer than a second.",
     "retention.dropped": "The messages of old mailings were deleted, whole partitions at once.",
     "retention.postponed": "Old messages are still being read; they are deleted later.",
     "partition.made": "Partitions for further mailings were created.",
     "scheduler.registered": "A periodic job was missing and is registered again.",
+    "scheduler.error": "The scheduler met an unexpected error (`error`); it continues.",
+    "worker.error": "A worker met an unexpected error outside of a job; it continues.",
+    "worker.repair_failed": "Malformed data in Redis could not be looked for; it is tried again.",
     "worker.pulse_failed": "A worker could not write its heartbeat; it continues.",
     "worker.farewell_failed": "A worker could not record its end; it ends.",
 }

@@ -11,12 +11,12 @@ from typing import Any
 
 import structlog
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
-from redis.retry import Retry
 
+from shared import redis_client
+from shared.redis_client import describe_error
 from worker.runtime.clock import boottime
 
 TIMEOUT_SECONDS = 0.1  # for connecting, and for each reply
@@ -27,11 +27,9 @@ log = structlog.get_logger()
 
 def fail_fast_client(redis_url: str) -> Redis:
     """Return a client for one thread whose calls fail within 100 ms."""
-    return Redis.from_url(
+    return redis_client.fail_fast_client(
         redis_url,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
+        timeout=TIMEOUT_SECONDS,
         # Each of these would add a round trip to every new connection.
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
@@ -69,7 +67,7 @@ class FailFastRedis:
             reply = script(keys=keys, args=args)
         except (RedisError, OSError) as error:
             if self.available:
-                log.warning("redis.away", error=f"{type(error).__name__}: {error}")
+                log.warning("redis.away", error=describe_error(error))
             self.available = False
             self.next_attempt_at = self.clock() + PAUSE_SECONDS
             return None

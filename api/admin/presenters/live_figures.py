@@ -74,17 +74,30 @@ class SnapshotCache:
         try:
             own_turn = redis.set(TURN_KEY, 1, nx=True, px=int(MAX_AGE_SECONDS * 1000))
             stored: Any = redis.get(SNAPSHOT_KEY)
-        except RedisError:
+        except (RedisError, OSError):
             return build_state(self._state, None)
-        previous: dict[str, Any] = orjson.loads(stored) if stored else self._state
-        if stored and not own_turn:
-            return previous
+        shared_state = parse_state(stored)
+        if shared_state is not None and not own_turn:
+            return shared_state
+        previous = self._state if shared_state is None else shared_state
         try:
             state = build_state(previous, read_fleet_status(redis))
             redis.set(SNAPSHOT_KEY, orjson.dumps(state), px=int(HISTORY_SECONDS * 1000))
-        except RedisError:
+        except (RedisError, OSError):
             state = build_state(previous, None)
         return state
+
+
+def parse_state(stored: bytes | None) -> dict[str, Any] | None:
+    """Return a stored state; None if there is none, or something else under its key."""
+    try:
+        state = orjson.loads(stored or b"null")
+    except orjson.JSONDecodeError:
+        return None
+    types = {"mailings": list, "health": dict, "past": list}
+    if not isinstance(state, dict):
+        return None
+    return state if all(isinstance(state.get(key), types[key]) for key in types) else None
 
 
 def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[str, Any]:
