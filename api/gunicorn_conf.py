@@ -7,6 +7,7 @@ this file.
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gunicorn.glogging import Logger
 
 from shared.config.settings import ApiSettings, load_settings
 from shared.logging import log_config
+from shared.startup import log_start, wait_for_database, wait_for_redis
 
 settings = load_settings(ApiSettings)  # an invalid setting stops the server with one line
 log_config.configure_logging("api", settings.log_level, settings.log_format)
@@ -54,6 +56,21 @@ def on_starting(_: Any) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for file in directory.glob("*.db"):
         file.unlink(missing_ok=True)
+
+
+def when_ready(_: Any) -> None:
+    log_start(settings.database_url, settings.redis_url, address=bind)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Let the first process log what cannot be reached, without a request that would show it."""
+    if worker.age == 1:
+        never = threading.Event()
+        for wait, url in (
+            (wait_for_database, settings.database_url),
+            (wait_for_redis, settings.redis_url),
+        ):
+            threading.Thread(target=wait, args=(url, never), daemon=True).start()
 
 
 def on_exit(_: Any) -> None:

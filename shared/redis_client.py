@@ -9,12 +9,13 @@ server.
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Event
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import structlog
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import (
     ClusterDownError,
@@ -40,10 +41,12 @@ OUTAGE_ERRORS = (
     NoPermissionError,
     ClusterDownError,
 )
-# The same by their codes, for which redis-py has no classes.
+# A server that has become a replica; what waited in a blocking command gets UNBLOCKED.
+DEMOTION_CODES = ("READONLY", "UNBLOCKED")
+# Codes of such errors for which redis-py has no classes.
 OUTAGE_CODES = ("UNBLOCKED", "MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
 
-# After the first failure of an outage and before each further attempt, in seconds.
+# How long to wait before each attempt, in seconds. It overflows after a thousand failures.
 BACKOFF = ExponentialBackoff(cap=0.5, base=0.05)
 REMINDER_SECONDS = 60.0  # between two log lines about one outage
 
@@ -133,11 +136,27 @@ class OutageLog:
         log.info("redis.back", **fields)
 
 
-class FailFastRetry(Retry):
-    """Never waits. Closes the connection after an outage's error; repeats once after READONLY.
+class DemotionAwareRetry(Retry):
+    """Closes the other connections of the pool when one turns out to lead to a demoted server.
 
-    A pooled connection may still lead to a server that has been demoted since.
+    That server still answers reads, with data that may be old. One instance serves all connections
+    of a client, which copies it.
     """
+
+    pool: ConnectionPool | None = None
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
+
+    def close_connections(self, error: Exception, fail: Callable[[], Any]) -> None:
+        """Close the connection by `fail`, and after a demotion the idle ones."""
+        if self.pool is not None and error_code(error) in DEMOTION_CODES:
+            self.pool.disconnect(inuse_connections=False)
+        fail()
+
+
+class FailFastRetry(DemotionAwareRetry):
+    """Never waits. Closes the connection after an outage's error; repeats once after READONLY."""
 
     def __init__(self) -> None:
         super().__init__(NoBackoff(), 0)
@@ -155,25 +174,22 @@ class FailFastRetry(Retry):
             except Exception as error:
                 if not is_outage(error):
                     raise
-                fail(*((error, failures) if with_failure_count else (error,)))
+                arguments = (error, failures) if with_failure_count else (error,)
+                self.close_connections(error, partial(fail, *arguments))
                 if failures == 2 or not isinstance(error, ReadOnlyError):
                     raise
         raise AssertionError("unreachable")
 
 
-class PatientRetry(Retry):
+class PatientRetry(DemotionAwareRetry):
     """Repeats a command for as long as the server cannot serve, and logs the outage.
 
-    `stopping` ends the waiting. `on_wait` is called before each attempt. One instance serves all
-    connections of a client, which copies it.
+    `stopping` ends the waiting. `on_wait` is called before each attempt.
     """
 
     def __init__(self, outage_log: OutageLog, stopping: Event, on_wait: Callable[[], None]) -> None:
         super().__init__(BACKOFF, -1)
         self._outage_log, self._stopping, self._on_wait = outage_log, stopping, on_wait
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
-        return self
 
     def call_with_retry(
         self,
@@ -191,8 +207,9 @@ class PatientRetry(Retry):
                     raise
                 failures += 1
                 self._outage_log.report_failure(describe_error(error))
+                arguments = (error, failures) if with_failure_count else (error,)
                 # Raises WatchError if keys are watched: the caller repeats its transaction.
-                fail(*((error, failures) if with_failure_count else (error,)))
+                self.close_connections(error, partial(fail, *arguments))
                 if self._stopping.is_set():
                     raise
             else:
@@ -200,7 +217,7 @@ class PatientRetry(Retry):
                     self._outage_log.report_success()
                 return result
             self._on_wait()
-            time.sleep(BACKOFF.compute(failures))
+            time.sleep(BACKOFF.compute(min(failures, 10)))
 
 
 def patient_client(
@@ -229,7 +246,9 @@ def fail_fast_client(redis_url: str, timeout: float = 0.3, **options: Any) -> Re
     )
 
 
-def _make_client(redis_url: str, retry: Retry, **options: Any) -> Redis:
+def _make_client(redis_url: str, retry: DemotionAwareRetry, **options: Any) -> Redis:
     if redis_url.startswith("unix:"):
         options = {name: options[name] for name in options.keys() - KEEPALIVE.keys()}
-    return Redis.from_url(redis_url, retry=retry, **options)
+    client = Redis.from_url(redis_url, retry=retry, **options)
+    retry.pool = client.connection_pool
+    return client

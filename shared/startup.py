@@ -12,11 +12,18 @@ from typing import Any
 import psycopg2
 import structlog
 from psycopg2.extensions import parse_dsn
+from redis.exceptions import RedisError
 
 from shared import __version__
 from shared.db.connections import primary_only
 from shared.logging.redaction import redact
-from shared.redis_client import OutageLog, describe_address
+from shared.redis_client import (
+    CHECK_KEY,
+    OutageLog,
+    describe_address,
+    describe_error,
+    fail_fast_client,
+)
 
 log = structlog.get_logger()
 
@@ -59,17 +66,46 @@ def log_start(database_url: str | None, redis_url: str, **fields: object) -> Non
     )
 
 
-def wait_for_database(url: str, stopping: Event, on_wait: Callable[[], None]) -> None:
+def wait_for_database(
+    url: str, stopping: Event, on_wait: Callable[[], None] = lambda: None
+) -> None:
     """Return when PostgreSQL accepts a connection, or when `stopping` is set."""
-    outage_log = DatabaseOutageLog(database=describe_database(url))
     options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **primary_only(url)}
+
+    def connect() -> None:
+        psycopg2.connect(url, **options).close()
+
+    outage_log = DatabaseOutageLog(database=describe_database(url))
+    _wait_for(connect, psycopg2.Error, outage_log, stopping, on_wait)
+
+
+def wait_for_redis(url: str, stopping: Event) -> None:
+    """Return when Redis can be written to, or when `stopping` is set."""
+    redis = fail_fast_client(url, CONNECT_TIMEOUT_SECONDS)
+    outage_log = OutageLog(redis=describe_address(url))
+
+    def write() -> None:
+        redis.set(CHECK_KEY, 1, px=1000)
+
+    _wait_for(write, (RedisError, OSError), outage_log, stopping, lambda: None)
+    redis.close()
+
+
+def _wait_for(
+    attempt: Callable[[], None],
+    errors: type[Exception] | tuple[type[Exception], ...],
+    outage_log: OutageLog,
+    stopping: Event,
+    on_wait: Callable[[], None],
+) -> None:
     wait = FIRST_WAIT_SECONDS
     while not stopping.is_set():
         on_wait()
         try:
-            psycopg2.connect(url, **options).close()
-        except psycopg2.Error as error:
-            outage_log.report_failure(str(redact(str(error))).strip().partition("\n")[0])
+            attempt()
+        except errors as error:
+            text = describe_error(error) if isinstance(error, RedisError) else str(error)
+            outage_log.report_failure(str(redact(text)).strip().partition("\n")[0])
         else:
             outage_log.report_success()
             return

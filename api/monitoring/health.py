@@ -37,7 +37,11 @@ class Readiness(ResponseModel):
     status: str = Field(examples=["ready"])
     database: str = Field(examples=["ok"])
     migrations: str = Field(examples=["applied"])
-    redis: str = Field(examples=["ok", "unreachable"])
+    redis: str = Field(
+        description="`ok`, or the name of the error that Redis gives: `unreachable`, `timeout`,"
+        " `READONLY` (a replica), `OOM` (full), `LOADING`, `NOAUTH`, `WRONGPASS`, `NOPERM`, ...",
+        examples=["ok", "unreachable", "READONLY", "OOM"],
+    )
 
 
 @blueprint.get("/healthz")

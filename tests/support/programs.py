@@ -13,6 +13,7 @@ PACKAGES = {
     "nginx": "nginx-light",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "redis-server": "redis-server",
 }
 
 
