@@ -28,7 +28,7 @@ def counts_join(mailing_id: str = "m.id") -> str:
 
     Its columns are those of MailingCounts, and of the batches that a dispatcher could claim if the
     mailing is running: their number `due_batches`, and `oldest_due_at`.
-    (worker/dispatch/claim_queries.py waits a little longer after PostgreSQL's own start.)
+    (After an outage of PostgreSQL a dispatcher waits a little longer: see batch_conditions.py.)
     `mailing_id` is an expression for m.id; a constant lets PostgreSQL plan for one partition.
     """
     return f"""

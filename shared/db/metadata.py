@@ -5,8 +5,24 @@ Migrations must produce exactly this schema; tests/integration/shared/test_migra
 the two.
 """
 
-from shared.db import audit_models, auth_models, import_models, models, opt_outs, report_models
+from shared.db import (
+    audit_models,
+    auth_models,
+    fleet_models,
+    import_models,
+    models,
+    opt_outs,
+    report_models,
+)
 from shared.db.base import Base
 
-TABLE_MODULES = (audit_models, auth_models, import_models, models, opt_outs, report_models)
+TABLE_MODULES = (
+    audit_models,
+    auth_models,
+    fleet_models,
+    import_models,
+    models,
+    opt_outs,
+    report_models,
+)
 metadata = Base.metadata

@@ -313,14 +313,3 @@ class PartitionRange(Base):
     first_mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     until_mailing_id: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-
-
-class ProviderState(Base):
-    """One row: until when the provider asked all workers to wait."""
-
-    __tablename__ = "provider_state"
-
-    id: Mapped[bool] = mapped_column(primary_key=True, server_default=sql("true"))
-    throttled_until: Mapped[datetime | None]
-
-    __table_args__ = (CheckConstraint("id", name="provider_state_single"),)

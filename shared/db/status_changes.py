@@ -81,11 +81,12 @@ WITH source AS (
         (count(*) FILTER (WHERE in_doubt))::int AS doubts
     FROM moved HAVING count(*) > 0
 ), made AS (
-    INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, retry_at, attempt,
+    INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, retry_at, leased_until, attempt,
         text_version, retry_version, size, pending, in_doubt, has_attempts, timezone)
     SELECT s.mailing_id, %(new)s, first, last,
         greatest(%(opens)s, s.retry_at, s.leased_until), greatest(s.retry_at, s.leased_until),
-        s.attempt, s.text_version, s.retry_version, n, n, doubts, s.has_attempts, %(zone)s
+        s.leased_until, s.attempt, s.text_version, s.retry_version, n, n, doubts, s.has_attempts,
+        %(zone)s
     FROM source s CROSS JOIN counted
 )
 UPDATE batches b SET size = size - n, pending = pending - n, in_doubt = b.in_doubt - doubts,
@@ -198,8 +199,8 @@ def move_client_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
     """Move clients' pending messages into batches of their new time zones; return their number.
 
     `zones` has the new zone by client id. A message of a leased batch may be in flight: it is
-    marked in doubt, and its new batch is not due before the lease ends, when the outcome has been
-    recorded.
+    marked in doubt, and its new batch has the same lease, so that it is not claimed before the
+    outcome has been recorded, or the holder has been given up.
     """
     moved = 0
     groups: dict[tuple[int, int], dict[str, list[int]]] = {}

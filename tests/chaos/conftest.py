@@ -48,13 +48,21 @@ def system(chaos_system: System, request: pytest.FixtureRequest) -> Iterator[Sys
     restore_system(chaos_system)
     sizes = {name: p.log.stat().st_size for name, p in chaos_system.processes.items()}
     yield chaos_system
-    if request.node.stash.get(_FAILED, False):
-        return
-    ended = [name for name, process in chaos_system.processes.items() if not process.running]
+    if not has_failed(request):
+        check_processes(chaos_system, sizes)
+
+
+def has_failed(request: pytest.FixtureRequest) -> bool:
+    return bool(request.node.stash.get(_FAILED, False))
+
+
+def check_processes(system: System, log_sizes: dict[str, int]) -> None:
+    """Assert that all processes run, and that none has logged an error after these log sizes."""
+    ended = [name for name, process in system.processes.items() if not process.running]
     assert not ended, f"processes ended by themselves: {ended}"
-    for name, process in chaos_system.processes.items():
+    for name, process in system.processes.items():
         with process.log.open("rb") as log:
-            log.seek(sizes.get(name, 0))
+            log.seek(log_sizes.get(name, 0))
             output = log.read().decode(errors="replace")
         errors = [e for e in re.findall(ERROR_LINE, output, re.MULTILINE) if LOST_JOB not in e]
         assert not errors, f"{name} logged errors: {errors[:3]}"

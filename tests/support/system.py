@@ -147,9 +147,14 @@ class System:
         return self.processes[name]
 
     @property
+    def database_url(self) -> str:
+        """The address of PostgreSQL for the product's processes."""
+        return self.postgres.url
+
+    @property
     def environment(self) -> dict[str, str]:
         return {
-            "DATABASE_URL": self.postgres.url,
+            "DATABASE_URL": self.database_url,
             "REDIS_URL": self.valkey.url,
             "PROVIDER_URL": f"http://127.0.0.1:{self.provider_port}",
             "PROVIDER_TOKEN": PROVIDER_TOKEN,

@@ -14,6 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db import status_changes
 from shared.db.batch_conditions import DUE, FREE
 from shared.db.prepared_statements import PreparedStatement
+from shared.db.pulse import record_pulse
 from shared.db.rows import fetch_one_row
 from shared.domain.attributes import placeholder_values
 from shared.domain.send_windows import Window
@@ -154,7 +155,12 @@ class MailingSnapshot(NamedTuple):
 
 
 def fetch_due_mailings(db: Database, lease_seconds: float) -> dict[int, int | None]:
-    """Return the running mailings with a batch to claim now: id → messages per second or None."""
+    """Return the running mailings with a batch to claim now: id → messages per second or None.
+
+    Records the pulse first.
+    """
+    with db.autocommit() as cursor:
+        record_pulse(cursor)
     with db.transaction() as cursor:
         cursor.execute(DUE_MAILINGS, {"lease": lease_seconds})
         return dict(cursor.fetchall())

@@ -10,6 +10,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.db.batch_conditions import DUE, FREE
 from shared.db.partitions import ensure_partition
+from shared.db.pulse import INTERVAL_SECONDS, record_pulse
 from shared.db.rows import fetch_one_row
 from shared.queues import Queues
 from worker.maintenance.imports import sweep_imports
@@ -43,7 +44,9 @@ NEXT_MAILING_ID = "SELECT coalesce(max(id), 0) + 1 FROM mailings"
 
 def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
     """Check every unsettled mailing and every import once; enqueue or do what is missing."""
-    started = time.monotonic()
+    started = pulse_recorded = time.monotonic()
+    with db.autocommit() as cursor:
+        record_pulse(cursor)
     with db.transaction() as cursor:
         cursor.execute(FIND_UNSETTLED, {"lease": lease_seconds})
         mailings = cursor.fetchall()
@@ -56,6 +59,10 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
         or (status in ("running", "paused") and not complete and (not unstarted or ended))
     )
     for mailing_id, status, _, ended, _, retrying, due, open_ in mailings:
+        if time.monotonic() - pulse_recorded > INTERVAL_SECONDS:  # a long sweep is no outage
+            pulse_recorded = time.monotonic()
+            with db.autocommit() as cursor:
+                record_pulse(cursor)
         if retrying or (open_ and (ended or status == "cancelled")):
             apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS)
         if due:

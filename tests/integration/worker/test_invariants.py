@@ -299,8 +299,9 @@ class Totals(RuleBasedStateMachine):
             OCCURRED["doubted when settled"] += settled and message_report.in_doubt
 
     def lose_lease(self, rng: Random) -> None:
+        """A batch loses its lease, or all of a mailing do, with those of moved messages."""
         worker = rng.choice(self.workers)
-        self.fleet.expire_lease(worker.mailing_id, worker.batch_id)
+        self.fleet.expire_lease(worker.mailing_id, rng.choice([worker.batch_id, None]))
 
     def sweep(self, rng: Random) -> None:
         self.fleet.apply_mailing_state(rng.choice(self.mailings))
