@@ -101,7 +101,10 @@ def apply_mailing_state(
 def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | None:
     """Apply the state to the next batches; return None if there are none."""
     cursor.execute(READ_STATE, (mailing_id,))
-    status, ended, start_at, end_at, window_from, window_to, deleted_at = fetch_one_row(cursor)
+    row = cursor.fetchone()
+    if row is None:
+        return None  # lost in a failover
+    status, ended, start_at, end_at, window_from, window_to, deleted_at = row
     if status == "cancelled":
         reason = Reason.MAILING_DELETED if deleted_at else Reason.MAILING_CANCELLED
         cancelled = MessageStatus.CANCELLED
@@ -175,7 +178,10 @@ def settle_mailing(db: Database, mailing_id: int) -> str | None:
     """
     with db.transaction() as cursor:
         cursor.execute(LOCK_MAILING, (mailing_id,))
-        status, settled, complete, version, before_end = fetch_one_row(cursor)
+        row = cursor.fetchone()
+        if row is None:
+            return None  # lost in a failover
+        status, settled, complete, version, before_end = row
         if settled or status == "scheduled" or (status != "cancelled" and not complete):
             return None
         retrying = status != "cancelled" and before_end

@@ -85,11 +85,17 @@ class MailingRecorder:
         if not any(r.release and r.release.wait_for_window for r in reports):
             return None, datetime.now(UTC)
         self.cursor.execute(queries.SHARE_WINDOW, (self.mailing_id,))
-        start, end, now = fetch_one_row(self.cursor)
+        row = self.cursor.fetchone()
+        if row is None:
+            return None, datetime.now(UTC)
+        start, end, now = row
         return (Window(start, end) if start is not None else None), now
 
     def _lock_batches(self, reports: list[BatchReport]) -> list[BatchReport]:
-        """Lock the batches; return the reports that have not been applied before."""
+        """Lock the batches; return the reports that have not been applied before.
+
+        A batch that does not exist was lost in a failover: its report changes nothing.
+        """
         ids = format_array(sorted({r.batch_id for r in reports} | self.plan.batches))
         queries.LOCK_BATCHES.run(self.cursor, {"mailing": self.mailing_id, "ids": ids})
         rows = {row[0]: row[1:] for row in self.cursor.fetchall()}
@@ -98,6 +104,9 @@ class MailingRecorder:
         new_reports = []
         for report in reports:
             batch_id = report.batch_id
+            if batch_id not in rows:
+                self.recorded[self.mailing_id, batch_id] = RecordedBatch(False, 0)
+                continue
             token, number, self.zones[batch_id], pending = rows[batch_id]
             held = self.held[batch_id] = token == report.token
             self.recorded[self.mailing_id, batch_id] = RecordedBatch(held, pending)
@@ -146,6 +155,7 @@ class MailingRecorder:
         if not reports:
             return
         stored = self._read_messages([report for _, report in reports])
+        reports = [(batch, report) for batch, report in reports if report.message_id in stored]
         states = {id_: message.state for id_, message in stored.items()}
         for batch, report in reports:
             id_ = report.message_id
@@ -175,6 +185,7 @@ class MailingRecorder:
             (report.accepted_at is not None or report.in_doubt)
             and stored[report.message_id].state.status not in ("pending", "sent")
             for report in reports
+            if report.message_id in stored
         )
         if unlocked or (late and not self.plan.lock_mailing):
             plan = LockPlan(True, self.plan.batches | unlocked, self.plan.lock_mailing or late)

@@ -863,3 +863,27 @@ def check_retried(fleet: Fleet, mailing_id: int, applied: bool = False) -> None:
     worker.finish(worker.ids)
     assert fleet.settle_mailing(mailing_id) == "finished"
     assert fleet.count_statuses(mailing_id) == {"sent": 1}
+
+
+def test_report_about_what_was_lost_changes_nothing(fleet: Fleet) -> None:
+    """After a failover to a standby that was behind, a worker may hold what does not exist."""
+    mailing_id = fleet.add_launched_mailing(1)
+    worker = fleet.claim_batch(mailing_id)
+    lost = mailing_id + 1000
+    release = BatchRelease(wait_for_window=True)
+    for mailing, batch_id in ((lost, 7), (mailing_id, worker.batch_id + 1000)):
+        report = BatchReport(mailing, batch_id, 1, 1, [(5, 0.0)], [rejected(6)], release)
+        results = fleet.record_reports(report, worker.make_report(worker.ids))
+        assert results[mailing, batch_id] == RecordedBatch(False, 0)
+        worker.ids = []
+    assert fleet.read_batch(mailing_id, worker.batch_id)["sent"] == 1
+    assert fleet.settle_mailing(lost) is None
+    assert fleet.apply_mailing_state(lost) == 0
+
+
+def test_report_about_a_lost_message_changes_nothing(fleet: Fleet) -> None:
+    mailing_id = fleet.add_launched_mailing(2)
+    worker = fleet.claim_batch(mailing_id)
+    recorded = worker.record([worker.ids[0], 5], [unknown(6), unknown(worker.ids[1])])
+    assert recorded.pending == 1
+    assert fleet.count_statuses(mailing_id) == {"sent": 1, "pending": 1}
