@@ -11,6 +11,7 @@ from redis import Redis
 
 from dev.stack.services import Postgres, Valkey
 from tests.support.fleet import Fleet
+from tests.support.migrations import migrate
 from tests.support.system import System
 
 _names = itertools.count(1)
@@ -47,7 +48,7 @@ def migrated_template(postgres_url: str) -> Iterator[str]:
     """The name of a database with the present schema, to be copied."""
     name = f"template_{os.getpid()}"
     _execute(postgres_url, f"CREATE DATABASE {name}")
-    _migrate(_with_database(postgres_url, name))
+    migrate(_with_database(postgres_url, name))
     yield name
     _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -117,18 +118,3 @@ def _execute(url: str, statement: str) -> None:
 
 def _with_database(url: str, name: str) -> str:
     return f"{url.rsplit('/', 1)[0]}/{name}"
-
-
-def _migrate(url: str) -> None:
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

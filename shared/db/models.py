@@ -28,6 +28,9 @@ from shared.domain.statuses import MailingStatus, MessageStatus
 
 message_ids = Sequence("message_ids", metadata=Base.metadata)
 batch_ids = Sequence("batch_ids", metadata=Base.metadata)
+# The server that gave the latest ids of each: see take_ids() in the migrations.
+message_ids_server = Sequence("message_ids_server", metadata=Base.metadata)
+batch_ids_server = Sequence("batch_ids_server", metadata=Base.metadata)
 
 
 class Client(Base):

@@ -1,8 +1,5 @@
 """Migrations produce exactly the models' schema, and can be reversed."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from sqlalchemy import CheckConstraint, Connection, create_engine, inspect, text
 
 from shared.db.metadata import metadata
 from tests.support.fleet import Fleet
+from tests.support.migrations import migrate
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,20 +23,6 @@ def connection(database_url: str) -> Iterator[Connection]:
     with engine.connect() as connection:
         yield connection
     engine.dispose()
-
-
-def flask_db(database_url: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "api", "db", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": database_url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def is_ours(connection: Connection) -> Any:
@@ -110,7 +94,7 @@ def test_downgrade_and_upgrade_restore_the_schema(
     """Downgrade to an empty database, with data and partitions, and upgrade again."""
     with Fleet(database_url) as fleet:
         fleet.add_launched_mailing(2)
-    flask_db(database_url, "downgrade", "base")
+    migrate(database_url, "downgrade", "base")
     assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
     assert not connection.execute(
         text(
@@ -120,8 +104,8 @@ def test_downgrade_and_upgrade_restore_the_schema(
         )
     ).all()
     connection.rollback()
-    flask_db(database_url, "upgrade")
-    flask_db(database_url, "upgrade")  # no error if nothing is to be done
+    migrate(database_url, "upgrade")
+    migrate(database_url, "upgrade")  # no error if nothing is to be done
     assert differences(connection) == []
     connection.rollback()
     with Fleet(database_url) as fleet:
