@@ -35,6 +35,7 @@ from api.opt_outs import routes as opt_outs
 from api.tokens import routes as tokens
 from api.tokens.authenticator import init_tokens
 from shared.config.settings import ApiSettings, CommandSettings, load_settings
+from shared.db.connections import exit_if_transactions_are_pooled
 from shared.logging import log_config
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -119,6 +120,7 @@ def _create_command_app() -> Flask:
     settings = load_settings(CommandSettings)
     log_config.configure_logging("api.command", settings.log_level, settings.log_format)
     _configure(app, settings)
+    exit_if_transactions_are_pooled(settings.database_url)
     init_database(app, settings.database_url, timeouts=False)
     app.cli.add_command(client_commands)
     app.cli.add_command(report_commands)

@@ -17,7 +17,6 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
-import psycopg2
 from flask import Flask, g, has_request_context, request
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
@@ -32,8 +31,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.db import on_commit
 from shared.db.base import Base
-from shared.db.connections import primary_only
-from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
+from shared.db.connections import connect
+from shared.db.prepared_statements import GENERIC_PLANS
 from shared.db.schema import MIGRATIONS_PATH
 
 # A request that waits longer than this for PostgreSQL is answered with 503. Commands (migrations)
@@ -85,27 +84,24 @@ migrate = Migrate()
 
 def init_database(app: Flask, url: str, *, timeouts: bool = True) -> None:
     """Connect `app` to PostgreSQL; `timeouts` limits how long statements and locks may take."""
-    options = f"-c timezone=UTC {GENERIC_PLAN_OPTION}"
+    settings = {"timezone": "UTC", **GENERIC_PLANS}
     if timeouts:
-        options += f" -c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT}"
+        settings |= {"statement_timeout": STATEMENT_TIMEOUT, "lock_timeout": LOCK_TIMEOUT}
 
-    def connect() -> Connection:
-        connection: Connection = psycopg2.connect(  # type: ignore[call-overload]
+    def connect_api() -> Connection:
+        return connect(
             url,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            options=options,
-            application_name="api",
-            connection_factory=PreparingConnection,
+            "api",
+            settings,
+            CONNECT_TIMEOUT_SECONDS,
             keepalives_idle=10,
             keepalives_interval=3,
             keepalives_count=3,
-            **primary_only(url),
         )
-        return connection
 
     # libpq parses DATABASE_URL, so that it means the same as in every other PostgreSQL program.
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {**POOL, "creator": connect}
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {**POOL, "creator": connect_api}
     db.init_app(app)
     with app.app_context():
         event.listen(

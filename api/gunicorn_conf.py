@@ -14,11 +14,14 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from shared.config.settings import ApiSettings, load_settings
+from shared.db.connections import exit_if_transactions_are_pooled
 from shared.logging import log_config
 from shared.startup import log_start, wait_for_database, wait_for_redis
 
-settings = load_settings(ApiSettings)  # an invalid setting stops the server with one line
+# An invalid setting, or an unsuitable pooler, stops the server with one line.
+settings = load_settings(ApiSettings)
 log_config.configure_logging("api", settings.log_level, settings.log_format)
+exit_if_transactions_are_pooled(settings.database_url)
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 owns_metrics_directory = METRICS_VARIABLE not in os.environ

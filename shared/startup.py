@@ -4,10 +4,10 @@ A server that cannot be reached is logged in one line, and tried again until it 
 """
 
 import platform
+import sys
 import time
 from collections.abc import Callable
 from threading import Event
-from typing import Any
 
 import psycopg2
 import structlog
@@ -15,7 +15,7 @@ from psycopg2.extensions import parse_dsn
 from redis.exceptions import RedisError
 
 from shared import __version__
-from shared.db.connections import primary_only
+from shared.db.connections import TransactionPooling, connect
 from shared.logging.redaction import redact
 from shared.redis_client import (
     CHECK_KEY,
@@ -69,14 +69,19 @@ def log_start(database_url: str | None, redis_url: str, **fields: object) -> Non
 def wait_for_database(
     url: str, stopping: Event, on_wait: Callable[[], None] = lambda: None
 ) -> None:
-    """Return when PostgreSQL accepts a connection, or when `stopping` is set."""
-    options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **primary_only(url)}
+    """Return when PostgreSQL accepts a connection, or when `stopping` is set.
 
-    def connect() -> None:
-        psycopg2.connect(url, **options).close()
+    Exit with one line if `url` leads to a pooler in transaction mode.
+    """
+
+    def open_connection() -> None:
+        try:
+            connect(url, "start", {}, CONNECT_TIMEOUT_SECONDS).close()
+        except TransactionPooling as error:
+            sys.exit(f"setting DATABASE_URL: {error}")
 
     outage_log = DatabaseOutageLog(database=describe_database(url))
-    _wait_for(connect, psycopg2.Error, outage_log, stopping, on_wait)
+    _wait_for(open_connection, psycopg2.Error, outage_log, stopping, on_wait)
 
 
 def wait_for_redis(url: str, stopping: Event) -> None:

@@ -1,7 +1,7 @@
 """Statements that PostgreSQL plans once per connection instead of at each execution.
 
 For statements of every batch or of most requests: planning the claim of a batch takes longer than
-the claim. The plan is generic (GENERIC_PLAN_OPTION, a connection's option, ensures that), so only
+the claim. The plan is generic (GENERIC_PLANS, a session's setting, ensures that), so only
 statements whose best plan does not depend on their values belong here;
 tests/integration/worker/test_query_plans.py checks each.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg2.extensions import connection, cursor
 
-GENERIC_PLAN_OPTION = "-c plan_cache_mode=force_generic_plan"
+GENERIC_PLANS = {"plan_cache_mode": "force_generic_plan"}
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 

@@ -11,6 +11,7 @@ PACKAGES = {
     "docker-compose": "docker-compose",
     "jq": "jq",
     "nginx": "nginx-light",
+    "pgbouncer": "pgbouncer",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "redis-server": "redis-server",

@@ -111,12 +111,15 @@ class JournalRecovery:
         """Record what abandoned journals list, and remove them. Raises DatabaseError, OSError."""
         if not self._folder.is_dir():
             return
-        for path in sorted(self._folder.glob(f"*{SUFFIX}")):
-            if path in self._given_up:
-                continue
-            with _lock_abandoned(path) as fd:
-                if fd is not None:
-                    self._recover_file(path, fd)
+        try:
+            for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+                if path in self._given_up:
+                    continue
+                with _lock_abandoned(path) as fd:
+                    if fd is not None:
+                        self._recover_file(path, fd)
+        finally:
+            self._db.close()
 
     def _run(self) -> None:
         while True:

@@ -10,22 +10,24 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import on_commit
-from shared.db.connections import TRANSIENT_ERRORS, primary_only
-from shared.db.prepared_statements import GENERIC_PLAN_OPTION, PreparingConnection
+from shared.db.connections import TRANSIENT_ERRORS, connect
+from shared.db.prepared_statements import GENERIC_PLANS, PreparingConnection
 
+CONNECT_TIMEOUT_SECONDS = 5
 # The kernel detects a server that has vanished within seconds, not hours.
 TCP = {
-    "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
 # A statement that waits longer than this for a lock fails and is repeated by its caller.
-OPTIONS = (
-    "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s "
-    f"{GENERIC_PLAN_OPTION}"
-)
+SESSION_SETTINGS = {
+    "timezone": "UTC",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+    **GENERIC_PLANS,
+}
 
 DatabaseError = psycopg2.Error
 
@@ -36,7 +38,10 @@ class Database:
     def __init__(self, url: str, name: str, statement_timeout: float = 30.0):
         self._url = url
         self._name = name
-        self._options = f"{OPTIONS} -c statement_timeout={int(statement_timeout * 1000)}"
+        self._settings = {
+            **SESSION_SETTINGS,
+            "statement_timeout": str(int(statement_timeout * 1000)),
+        }
         self._connection: PreparingConnection | None = None
 
     @contextmanager
@@ -76,15 +81,9 @@ class Database:
 
     def _open(self) -> PreparingConnection:
         if self._connection is None or self._connection.closed:
-            connection: PreparingConnection = psycopg2.connect(  # type: ignore[call-overload]
-                self._url,
-                application_name=self._name,
-                options=self._options,
-                connection_factory=PreparingConnection,
-                **primary_only(self._url),
-                **TCP,
+            self._connection = connect(
+                self._url, self._name, self._settings, CONNECT_TIMEOUT_SECONDS, **TCP
             )
-            self._connection = connection
         return self._connection
 
 
