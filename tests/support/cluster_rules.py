@@ -115,7 +115,10 @@ def selectors_match_their_pods(documents: list[Object]) -> Violations:
             yield f"{title(each)}: its pods have another name"
     for each in of_kind(documents, "Service", "PodDisruptionBudget"):
         names = [title(other) for s in selectors(each) for other in selected(documents, s)]
-        if len(names) != 1 or names[0].split("/")[1] != each["metadata"]["name"]:
+        name = each["metadata"]["name"]
+        if is_headless(each):
+            name = name.removesuffix("-headless")
+        if len(names) != 1 or names[0].split("/")[1] != name:
             yield f"{title(each)}: selects {names}"
 
 
@@ -134,8 +137,16 @@ def ports_exist(documents: list[Object]) -> Violations:
                 if port["targetPort"] not in {n for c in containers(target) for n in _ports(c)}:
                     yield f"{title(each)}: {title(target)} has no port {port['targetPort']}"
     for each in of_kind(documents, "StatefulSet"):
-        if each["spec"]["serviceName"] not in _names(documents, "Service"):
-            yield f"{title(each)}: no Service {each['spec']['serviceName']}"
+        name = each["spec"]["serviceName"]
+        services = {s["metadata"]["name"]: s for s in of_kind(documents, "Service")}
+        if name not in services:
+            yield f"{title(each)}: no Service {name}"
+        elif not is_headless(services[name]):
+            yield f"{title(each)}: Service {name} is not headless"
+        # While a pod is not ready, DNS says that a headless Service's name does not exist, and
+        # caches that; clients need a Service that always has an address.
+        if is_headless(services.get(each["metadata"]["name"], {"spec": {"clusterIP": "None"}})):
+            yield f"{title(each)}: no Service with an address of its own"
     for each in of_kind(documents, "NetworkPolicy"):
         for rule in each["spec"].get("ingress", []):
             for target in selected(documents, each["spec"]["podSelector"]):
@@ -143,6 +154,10 @@ def ports_exist(documents: list[Object]) -> Violations:
                 for port in rule["ports"]:
                     if port["port"] not in numbers:
                         yield f"{title(each)}: {title(target)} has no port {port['port']}"
+
+
+def is_headless(service: Object) -> bool:
+    return bool(service["spec"].get("clusterIP") == "None")
 
 
 def _ports(container: Object) -> dict[str, int]:
@@ -252,7 +267,7 @@ def example_secrets_are_consistent(documents: list[Object]) -> Violations:
             ports = {
                 port["port"]
                 for other in of_kind(documents, "Service")
-                if other["metadata"]["name"] == service
+                if other["metadata"]["name"] == service and not is_headless(other)
                 for port in other["spec"]["ports"]
             }
             if parts.port not in ports:
