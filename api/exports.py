@@ -1,4 +1,4 @@
-"""Exports: the directory of clients, and a mailing's messages, as CSV files."""
+"""CSV exports of clients and of a mailing's messages, for REST routes and admin views."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from shared.domain.statuses import MessageStatus
 
 blueprint = Blueprint("exports", __name__)
 
-PAGE = 5_000
+PAGE_ROWS = 5_000
 CLIENT_COLUMNS = ("id", "phone", "operator_code", "tag", "timezone", "created_at", "updated_at")
 MESSAGE_COLUMNS = (
     *("id", "client_id", "phone", "status", "reason", "attempts", "in_doubt"),
@@ -37,7 +37,7 @@ MESSAGES_EXAMPLE = (
 
 
 class ClientCsvQuery(ClientFilter, CsvQuery):
-    """Which clients, and for what."""
+    """Which clients, and in which format."""
 
 
 class MessageCsvQuery(CsvQuery):
@@ -89,47 +89,36 @@ def clients_csv(search: ClientSearch, *, excel: bool) -> Response:
 def messages_csv(mailing_id: int, status: MessageStatus | None, *, excel: bool) -> Response:
     """Respond with a mailing's messages, or those in one status, as a CSV file."""
     find_mailing(mailing_id)
-    pages = _messages(mailing_id, status)
+    pages = _message_rows(mailing_id, status)
     return stream_csv(f"mailing-{mailing_id}-messages.csv", MESSAGE_COLUMNS, pages, excel)
 
 
 def _client_rows(
-    pages: Iterator[Sequence[Any]], names: Sequence[str]
+    pages: Iterator[Sequence[Any]], attribute_names: Sequence[str]
 ) -> Iterator[list[tuple[Any, ...]]]:
     for page in pages:
-        yield [
-            (
-                *row[:-1],
-                *(row.attributes.get(name) for name in names),
-            )
-            for row in page
-        ]
+        yield [(*row[:-1], *(row.attributes.get(name) for name in attribute_names)) for row in page]
 
 
-def _messages(mailing_id: int, status: MessageStatus | None) -> Iterator[list[tuple[Any, ...]]]:
+def _message_rows(mailing_id: int, status: MessageStatus | None) -> Iterator[list[tuple[Any, ...]]]:
     after: int | None = 0
     while after is not None:
-        page = list_mailing_messages(mailing_id, status, after, PAGE)
+        page = list_mailing_messages(mailing_id, status, after, PAGE_ROWS)
         if page.rows:
-            yield _with_phones(page.rows)
+            yield _add_phones(page.rows)
         after = page.last_id
 
 
-def _with_phones(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+def _add_phones(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     ids = [message["client_id"] for message in messages]
     found = db.session.execute(select(Client.id, Client.phone).where(Client.id.in_(ids)))
     phones = {row.id: row.phone for row in found}
-    return [
-        (
-            message["id"],
-            message["client_id"],
-            phones.get(message["client_id"]),
-            message["status"],
-            message["reason"],
-            message["attempts"],
-            "true" if message["in_doubt"] else "false",
-            message["created_at"],
-            message["sent_at"],
-        )
+    rows = (
+        {
+            **message,
+            "phone": phones.get(message["client_id"]),
+            "in_doubt": "true" if message["in_doubt"] else "false",
+        }
         for message in messages
-    ]
+    )
+    return [tuple(row[name] for name in MESSAGE_COLUMNS) for row in rows]

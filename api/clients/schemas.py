@@ -1,4 +1,4 @@
-"""Clients in the API: the bodies and queries that callers send, and the answers."""
+"""Clients in the API: the bodies and queries that callers send, and the responses."""
 
 from datetime import datetime
 from typing import Any

@@ -8,10 +8,7 @@ from pydantic import Field
 
 from api.schemas import examples
 from api.schemas.base import PageQuery
-from api.schemas.responses import (
-    ResponseModel,
-    with_example,
-)
+from api.schemas.responses import ResponseModel, with_example
 from shared.db.mailing_counts import MailingCounts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus

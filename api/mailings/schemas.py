@@ -1,4 +1,4 @@
-"""Mailings in the API: the bodies and queries that callers send, and the answers."""
+"""Mailings in the API: the bodies and queries that callers send, and the responses."""
 
 from datetime import datetime
 from typing import Annotated, Any, Self

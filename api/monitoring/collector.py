@@ -6,6 +6,7 @@ notification_source_up reports which. Reading both takes a few milliseconds.
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import psycopg2
 import structlog
@@ -74,19 +75,18 @@ WORKER_STATES = ("busy", "idle", "other")
 Samples = dict[tuple[str, ...], float]
 
 
-def gauge(name: str, value: float | Samples) -> Metric:
-    """Build a gauge from one value, or from a value for each combination of labels."""
-    family = GaugeMetricFamily(name, METRICS[name].help, labels=METRICS[name].labels)
+def _build_family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily], name: str, value: float | Samples
+) -> Metric:
+    """Build a metric from one value, or from a value for each combination of labels."""
+    family = kind(name, METRICS[name].help, labels=METRICS[name].labels)
     for labels, number in ({(): value} if not isinstance(value, dict) else value).items():
         family.add_metric(labels, number)
     return family
 
 
-def counter(name: str, value: float | Samples) -> Metric:
-    family = CounterMetricFamily(name, METRICS[name].help, labels=METRICS[name].labels)
-    for labels, number in ({(): value} if not isinstance(value, dict) else value).items():
-        family.add_metric(labels, number)
-    return family
+gauge = partial(_build_family, GaugeMetricFamily)
+counter = partial(_build_family, CounterMetricFamily)
 
 
 class FleetCollector(Collector):

@@ -27,12 +27,7 @@ from api.errors import Conflict, InvalidFields
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
 from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
-from api.mailings.service import (
-    change_mailing,
-    create_mailing,
-    find_mailing,
-    list_mailings_by_id,
-)
+from api.mailings.service import change_mailing, create_mailing, find_mailing, list_mailings_by_id
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
 

@@ -18,7 +18,7 @@ from tests.support.fleet import Fleet, rejected
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many pages for few rows. (In the package, the blueprint hides its module.)"""
-    monkeypatch.setattr(sys.modules["api.exports"], "PAGE", 3)
+    monkeypatch.setattr(sys.modules["api.exports"], "PAGE_ROWS", 3)
     monkeypatch.setattr("api.clients.service.EXPORT_PAGE_ROWS", 3)
 
 
