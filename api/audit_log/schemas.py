@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from api.http.pagination import MAX_ID
+from api.cursors import MAX_ID
 from api.schemas import examples
 from api.schemas.base import PageQuery
 from api.schemas.fields import Instant

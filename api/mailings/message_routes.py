@@ -4,7 +4,8 @@ from typing import Any
 
 from flask import Blueprint
 
-from api.http.pagination import MAX_ID, build_page, encode_cursor
+from api.cursors import MAX_ID, encode_cursor
+from api.http.pagination import build_page
 from api.mailings import messages, statistics
 from api.mailings.message_schemas import (
     AttemptAnswer,

@@ -16,10 +16,10 @@ from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
 from werkzeug.routing import BaseConverter, Rule
 
+from api.cursors import MAX_ID
 from api.errors import NotFound
 from api.http.bearer_auth import PROTECTED_PATH, required_scope
 from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
-from api.http.pagination import MAX_ID
 from api.http.request_parsing import parse_body, parse_query
 from api.openapi.links import add_links
 from api.openapi.problem_examples import (

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from api.http.pagination import MAX_LIMIT, decode_cursor
+from api.cursors import MAX_LIMIT, decode_cursor
 from shared.domain.time_zones import TIME_ZONES
 
 

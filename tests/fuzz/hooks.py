@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import schemathesis
 from hypothesis import strategies as st
 
-from api.http.pagination import encode_cursor
+from api.cursors import encode_cursor
 from api.idempotency import KEY
 from api.idempotency import PARAMETER as HEADER
 from shared.domain.time_zones import TIME_ZONES

@@ -33,8 +33,9 @@ def check_extractable(package: Path) -> None:
     """Fail where a text is translated inside an f-string, which Babel does not read before 3.12."""
     for path in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            calls = ast.walk(node) if isinstance(node, ast.JoinedStr) else ()
-            names = {call.func.id for call in calls if isinstance(call, ast.Call)
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            names = {call.func.id for call in ast.walk(node) if isinstance(call, ast.Call)
                      and isinstance(call.func, ast.Name)}  # fmt: skip
             assert not names & GETTEXT, f"{path}:{node.lineno}: translate it outside the f-string"
 

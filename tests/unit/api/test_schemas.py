@@ -7,7 +7,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from api.clients.schemas import ClientChanges, ClientQuery, NewClient
-from api.http.pagination import MAX_ID, build_page, decode_cursor, encode_cursor
+from api.cursors import MAX_ID, decode_cursor, encode_cursor
+from api.http.pagination import build_page
 from api.mailings.schemas import MailingChanges, NewMailing
 from api.schemas.fields import ClockTime, Instant, Phone, Timezone
 
