@@ -36,7 +36,7 @@ def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
 
 
 def make_admin_app(database_url: str, redis_url: str, **settings: str) -> Flask:
-    """The application with the admin UI on, at ADMIN_URL; nobody is asked who somebody is."""
+    """Create the application with the admin UI at ADMIN_URL; no OpenID provider is needed."""
     oidc = {"OIDC_ISSUER": "http://127.0.0.1:9", "OIDC_CLIENT_ID": "notifications"}
     return make_app(database_url, redis_url, **oidc, PUBLIC_URL=ADMIN_URL, **settings)
 
@@ -77,7 +77,7 @@ def value(cursor: Cursor) -> Any:
 
 @pytest.fixture
 def new_client(client: FlaskClient, phones: Iterator[str]) -> Callable[..., dict[str, Any]]:
-    """Makes a client over the API; its phone is one that nobody had."""
+    """Create clients over the API, each with a new phone."""
 
     def make(**fields: Any) -> dict[str, Any]:
         body = {"phone": next(phones), "timezone": "Europe/Moscow", **fields}

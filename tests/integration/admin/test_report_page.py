@@ -61,7 +61,7 @@ def test_send_now(app: Flask, server: MailServer, database: Cursor) -> None:
     ]
 
 
-def test_a_mail_server_that_refuses_is_told(app: Flask, server: MailServer) -> None:
+def test_refusal_of_the_mail_server_is_reported(app: Flask, server: MailServer) -> None:
     day = (datetime.now(UTC).replace(hour=12) - timedelta(days=2)).date().isoformat()
     server.replies.append("451 not now")
     admin = Signed(app, "admin")

@@ -62,7 +62,7 @@ def tell(issuer: str) -> Iterator[Tell]:
 
 
 class Visitor:
-    """Somebody's browser, as far as signing in goes."""
+    """A browser that signs in and out."""
 
     def __init__(self, app: Flask) -> None:
         self.client: FlaskClient = app.test_client()
@@ -72,7 +72,7 @@ class Visitor:
 
     def post(self, path: str, **fields: str) -> TestResponse:
         token = re.search(r'name="csrf_token" value="([^"]+)"', self.get("/admin/sign-in").text)
-        if token is None:  # somebody is signed in, and is led on to a page that has one
+        if token is None:  # signed in: redirected to a page that has a token
             token = re.search(r'csrf-token" content="([^"]+)"', self.get("/admin/mailings").text)
         assert token
         return self.client.post(path, base_url=PUBLIC, data={"csrf_token": token[1], **fields})
@@ -108,7 +108,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def test_an_honest_provider_lets_in(visitor: Visitor, database: Cursor) -> None:
+def test_correct_provider_signs_the_person_in(visitor: Visitor, database: Cursor) -> None:
     answer = visitor.sign_in()
     assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/")
     assert visitor.inside
@@ -135,7 +135,7 @@ def test_an_honest_provider_lets_in(visitor: Visitor, database: Cursor) -> None:
     ],
     ids=str,
 )
-def test_a_token_that_is_not_sound_lets_nobody_in(
+def test_invalid_id_token_is_rejected(
     visitor: Visitor, tell: Tell, database: Cursor, ways: dict[str, Any]
 ) -> None:
     database.execute("SELECT count(*) FROM audit_log")
@@ -151,7 +151,7 @@ def test_a_token_that_is_not_sound_lets_nobody_in(
     assert visitor.sign_in().status_code == 302, "the same browser, an honest provider"
 
 
-def test_a_provider_of_another_name_is_not_used(
+def test_provider_with_another_issuer_is_rejected(
     database_url: str, redis_url: str, issuer: str, tell: Tell
 ) -> None:
     tell(issuer="https://evil.example")
@@ -163,7 +163,7 @@ def test_a_provider_of_another_name_is_not_used(
     assert "cannot be reached" in answer.text
 
 
-def test_a_new_key_is_fetched_when_it_appears(visitor: Visitor, app: Flask, tell: Tell) -> None:
+def test_new_signing_key_is_fetched(visitor: Visitor, app: Flask, tell: Tell) -> None:
     assert visitor.sign_in().status_code == 302
     tell(rotate=True)
     assert Visitor(app).sign_in().status_code == 302
@@ -171,7 +171,7 @@ def test_a_new_key_is_fetched_when_it_appears(visitor: Visitor, app: Flask, tell
     assert Visitor(app).sign_in().status_code == 302
 
 
-def test_a_session_ends_after_eight_hours_used_or_not(visitor: Visitor, app: Flask) -> None:
+def test_session_ends_after_eight_hours_even_if_used(visitor: Visitor, app: Flask) -> None:
     began = time.time()
     visitor.sign_in()
     with visitor.client.session_transaction("/admin/", base_url=PUBLIC) as session:
@@ -186,7 +186,7 @@ def test_a_session_ends_after_eight_hours_used_or_not(visitor: Visitor, app: Fla
     assert "/admin/sign-in" in visitor.get("/admin/mailings").headers["Location"]
 
 
-def test_a_cookie_older_than_eight_hours_is_none(
+def test_cookie_older_than_eight_hours_is_rejected(
     visitor: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where its content says otherwise: the signature has a time of its own."""
@@ -203,7 +203,7 @@ def test_a_cookie_older_than_eight_hours_is_none(
         assert visitor.get("/admin/mailings").status_code == status
 
 
-def test_signing_out_ends_the_session_at_the_provider_too(visitor: Visitor, issuer: str) -> None:
+def test_sign_out_ends_the_session_at_the_provider(visitor: Visitor, issuer: str) -> None:
     visitor.sign_in()
     kept = visitor.client.get_cookie("admin_session", domain="127.0.0.1", path="/admin")
     assert kept
@@ -223,9 +223,7 @@ def test_signing_out_ends_the_session_at_the_provider_too(visitor: Visitor, issu
     assert not visitor.inside
 
 
-def test_who_comes_back_without_a_code_or_with_anothers_is_refused(
-    visitor: Visitor, app: Flask
-) -> None:
+def test_callback_without_a_valid_code_and_state_is_rejected(visitor: Visitor, app: Flask) -> None:
     stolen = Visitor(app).granted("anna")
     visitor.granted()
     assert visitor.get(stolen).status_code == 400
@@ -234,7 +232,7 @@ def test_who_comes_back_without_a_code_or_with_anothers_is_refused(
     assert not visitor.inside
 
 
-def test_the_log_of_a_refusal_names_no_secret(
+def test_log_of_a_rejected_sign_in_contains_no_secret(
     visitor: Visitor, tell: Tell, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tell(claims={"nonce": "forged"})

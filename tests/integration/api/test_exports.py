@@ -42,7 +42,9 @@ def test_clients(client: FlaskClient, new_client: Callable[..., dict[str, Any]])
     assert download(client, f"/clients.csv?phone={phone}&tag=none") == []
 
 
-def test_exactly_full_pages_end(client: FlaskClient, new_client: Callable[..., Any]) -> None:
+def test_export_ends_after_an_exactly_full_page(
+    client: FlaskClient, new_client: Callable[..., Any]
+) -> None:
     for n in (3, 6):
         for _ in range(3):
             new_client(tag="full")
@@ -50,7 +52,7 @@ def test_exactly_full_pages_end(client: FlaskClient, new_client: Callable[..., A
 
 
 @pytest.mark.parametrize("tag", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1"])
-def test_formulas_are_harmless(
+def test_formulas_are_escaped(
     client: FlaskClient, new_client: Callable[..., Any], tag: str
 ) -> None:
     phone = new_client(tag=tag)["phone"]
@@ -60,7 +62,9 @@ def test_formulas_are_harmless(
     assert row["phone"] == phone
 
 
-def test_for_excel(client: FlaskClient, new_client: Callable[..., Any]) -> None:
+def test_excel_format_has_a_mark_and_semicolons(
+    client: FlaskClient, new_client: Callable[..., Any]
+) -> None:
     phone = new_client(tag="a;b")["phone"]
     data = client.get(f"/api/v1/clients.csv?phone={phone}&excel=true").get_data()
     assert data.startswith(b"\xef\xbb\xbfid;phone;")
@@ -103,7 +107,7 @@ def test_messages(client: FlaskClient, mailing: int, database: Cursor) -> None:
         assert len(found) == count
 
 
-def test_a_deleted_client_has_no_phone(client: FlaskClient, mailing: int) -> None:
+def test_deleted_client_has_an_empty_phone(client: FlaskClient, mailing: int) -> None:
     path = f"/mailings/{mailing}/messages.csv"
     client_id = download(client, path)[0]["client_id"]
     assert client.delete(f"/api/v1/clients/{client_id}").status_code == 204
@@ -111,7 +115,7 @@ def test_a_deleted_client_has_no_phone(client: FlaskClient, mailing: int) -> Non
     assert (row["client_id"], row["phone"], row["status"]) == (client_id, "", "sent")
 
 
-def test_what_the_provider_answered_is_harmless(
+def test_formulas_in_provider_responses_are_escaped(
     client: FlaskClient, mailing: int, database: Cursor
 ) -> None:
     database.execute(
@@ -132,7 +136,7 @@ def test_what_the_provider_answered_is_harmless(
         ("/mailings/1/messages.csv?status=lost", 422),
     ],
 )
-def test_bad_requests(client: FlaskClient, path: str, status: int) -> None:
+def test_invalid_export_requests_are_rejected(client: FlaskClient, path: str, status: int) -> None:
     assert client.get(f"/api/v1{path}").status_code == status
 
 

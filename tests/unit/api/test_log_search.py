@@ -73,7 +73,7 @@ def test_a_client_also_in_lists() -> None:
     assert ask(client=42) == ["client.created", "message.expired"]
 
 
-def test_what_is_asked_for_together_must_all_be_true() -> None:
+def test_line_must_match_all_given_ids() -> None:
     assert ask(request="r-1") == ["mailing.created"]
     assert ask(mailing=17, client=43) == ["message.expired"]
     assert ask(mailing=17, since=NOW + timedelta(seconds=5)) == [
@@ -108,7 +108,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Any:
     structlog.reset_defaults()
 
 
-def test_lines_are_clean_whoever_writes_them(written: Any) -> None:
+def test_lines_of_every_logger_contain_no_secrets(written: Any) -> None:
     log = structlog.get_logger()
     log.info("client.created", client_id=79161234567, detail="Key (phone)=(79161234567) exists")
     logging.getLogger("some.library").warning("to %s with %s", "79161234567", SECRET)
@@ -140,7 +140,7 @@ TEXT = 'Ваш код 12345, "никому"\n не говорите'
         (json.dumps({"text": TEXT})[:60], None),
     ],
 )
-def test_an_answer_that_repeats_the_text_is_withheld(answer: str, shown: str | None) -> None:
+def test_response_that_repeats_the_text_is_not_logged(answer: str, shown: str | None) -> None:
     assert redaction.redact_answer(answer, TEXT) == (
         shown or "[withheld: it repeats the message's text]"
     )
@@ -149,7 +149,7 @@ def test_an_answer_that_repeats_the_text_is_withheld(answer: str, shown: str | N
 @pytest.mark.parametrize(
     "what", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")]
 )
-def test_promtool_finds_the_alert_rules_right(what: tuple[str, ...]) -> None:
+def test_promtool_accepts_the_alert_rules(what: tuple[str, ...]) -> None:
     done = subprocess.run(
         [require_program("promtool"), *what],
         cwd=SHIPPED,
