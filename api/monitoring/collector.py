@@ -32,7 +32,7 @@ from shared.queues import fail_fast_client
 
 log = structlog.get_logger()
 
-# Settled mailings by their own rows, without a look at batches; the others by their batches.
+# Settled mailings are counted by their rows, without reading batches; the others by their batches.
 MAILINGS = text(f"""
 SELECT status, deleted_at IS NOT NULL AS deleted, count(*) AS mailings, 0::bigint AS pending,
     sum(sent)::bigint AS sent, sum(failed)::bigint AS failed, sum(expired)::bigint AS expired,

@@ -1,4 +1,4 @@
-"""The API under gunicorn, as it is deployed."""
+"""Start the API under gunicorn, as it is deployed."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The daily report, asked for by a person: sent at once, once, and noted in the audit log."""
+"""The daily report, sent on request: at once, once, and recorded in the audit log."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Sign-in against a real OpenID provider that can be told to misbehave; the session's bounds."""
+"""Sign-in with an OpenID provider that can be made to misbehave, and the limits of sessions."""
 
 import re
 import sys

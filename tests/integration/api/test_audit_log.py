@@ -1,4 +1,4 @@
-"""The audit log: an entry for every change, none for what changed nothing, nothing personal."""
+"""The audit log: one entry for every change, none without a change, no personal data."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Exports: every row once, whatever page it is on, and nothing that a spreadsheet would run."""
+"""Exports: every row once across pages, and no text that a spreadsheet would execute."""
 
 import csv
 import io

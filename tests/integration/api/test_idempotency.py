@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is sent again makes nothing again, even at the same moment."""
+"""Idempotency-Key: a repeated request creates nothing, even if sent concurrently."""
 
 import threading
 from typing import Any

@@ -1,4 +1,4 @@
-"""The metrics page: who may read it, what it costs, and what it says of mailings that are gone."""
+"""The metrics page: its token, its cost, and the counts of deleted and settled mailings."""
 
 import time
 from collections.abc import Iterator

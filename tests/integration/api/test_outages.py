@@ -1,4 +1,4 @@
-"""The API while something it depends on is away: quick, honest, and well again by itself."""
+"""The API during outages of PostgreSQL and Redis: quick errors, and recovery without a restart."""
 
 import socket
 import time

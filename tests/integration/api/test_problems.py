@@ -1,4 +1,4 @@
-"""Whatever a caller sends: a precise problem, never a 500, never an echo, and nothing changes."""
+"""Invalid requests: each gets a precise problem without its input, and changes nothing."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What keeps strangers out: headers, cookies, jobs that are none of ours, words that spill secrets.
+"""Security: response headers, cookies, forged jobs in Redis, secrets in error texts.
 
 What docs/security.md says besides is proved where it belongs: the page names the tests.
 """

@@ -1,4 +1,4 @@
-"""The API under gunicorn, as it is deployed: settings, metrics of all processes, logs, its end."""
+"""The API under gunicorn, as deployed: settings, metrics of all processes, logs, shutdown."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""API tokens: made, shown once, stored hashed, limited by scope and time, revoked."""
+"""API tokens: creation, storage as a hash, scopes, expiry and revocation."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The admin UI's own rules: where a role comes from, what settings it needs, how a bar adds up."""
+"""Rules of the admin UI: the role claim, the settings of the sign-in, the parts of a bar."""
 
 from typing import Any
 

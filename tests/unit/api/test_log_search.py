@@ -1,4 +1,4 @@
-"""The log reader on lines as collectors deliver them, and what must never be in a line."""
+"""The search of logs in the formats of collectors, and what log lines must not contain."""
 
 import io
 import json

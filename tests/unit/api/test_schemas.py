@@ -1,4 +1,4 @@
-"""The schemas accept what the documentation says, and name what is wrong with the rest."""
+"""The schemas accept the documented values, and report each error of others."""
 
 from datetime import UTC, datetime, time
 from typing import Any
