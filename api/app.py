@@ -38,16 +38,7 @@ from shared.config.settings import ApiSettings, CommandSettings, load_settings
 from shared.logging import log_config
 
 MAX_BODY_BYTES = 1024 * 1024
-RESOURCES = (
-    clients,
-    client_imports,
-    exports,
-    mailings,
-    messages,
-    tokens,
-    opt_outs,
-    audit_log,
-)
+RESOURCES = (clients, client_imports, exports, mailings, messages, tokens, opt_outs, audit_log)
 
 
 class OrjsonProvider(JSONProvider):

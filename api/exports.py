@@ -46,11 +46,7 @@ class MessageCsvQuery(CsvQuery):
 
 @blueprint.get("/clients.csv")
 @operation(
-    "clients",
-    response=None,
-    description="The clients.",
-    query=ClientCsvQuery,
-    csv=CLIENTS_EXAMPLE,
+    "clients", response=None, description="The clients.", query=ClientCsvQuery, csv=CLIENTS_EXAMPLE
 )
 def export_clients(query: ClientCsvQuery) -> Response:
     """Download clients as CSV

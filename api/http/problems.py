@@ -118,10 +118,7 @@ def _respond(
     if field_errors:
         body["errors"] = [error.as_json() for error in field_errors]
     return Response(
-        current_app.json.dumps(body),
-        status,
-        headers,
-        mimetype="application/problem+json",
+        current_app.json.dumps(body), status, headers, mimetype="application/problem+json"
     )
 
 

@@ -29,10 +29,7 @@ REQUEST_ID = {
     }
 }
 LOCATION = {
-    "Location": {
-        "description": "The URL of the created object.",
-        "schema": {"type": "string"},
-    }
+    "Location": {"description": "The URL of the created object.", "schema": {"type": "string"}}
 }
 CHALLENGE = {
     "WWW-Authenticate": {

@@ -157,12 +157,7 @@ def _parse_clock_time(value: object) -> time:
 ClockTime = Annotated[
     time,
     BeforeValidator(_parse_clock_time),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$",
-        }
-    ),
+    WithJsonSchema({"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"}),
 ]
 
 
