@@ -22,7 +22,7 @@ from tests.support.waiting import wait_for
 
 PUBLIC = "http://127.0.0.1:5999"
 HOURS = 3600
-Tell = Callable[..., None]
+Configure = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def app(database_url: str, redis_url: str, issuer: str) -> Flask:
 
 
 @pytest.fixture
-def tell(issuer: str) -> Iterator[Tell]:
-    """Tells the provider what to do from now on; afterwards it is honest again."""
+def configure_provider(issuer: str) -> Iterator[Configure]:
+    """Configure how the provider misbehaves; reset it afterwards."""
 
-    def told(**ways: Any) -> None:
-        requests.post(f"{issuer}/control", json=ways, timeout=10).raise_for_status()
+    def configure(**behaviour: Any) -> None:
+        requests.post(f"{issuer}/control", json=behaviour, timeout=10).raise_for_status()
 
-    yield told
-    told()
+    yield configure
+    configure()
 
 
 class Visitor:
@@ -136,25 +136,25 @@ def test_correct_provider_signs_the_person_in(visitor: Visitor, database: Cursor
     ids=str,
 )
 def test_invalid_id_token_is_rejected(
-    visitor: Visitor, tell: Tell, database: Cursor, ways: dict[str, Any]
+    visitor: Visitor, configure_provider: Configure, database: Cursor, ways: dict[str, Any]
 ) -> None:
     database.execute("SELECT count(*) FROM audit_log")
     before = value(database)
-    tell(**ways)
+    configure_provider(**ways)
     answer = visitor.sign_in("anna")
     assert answer.status_code == 400, answer.headers.get("Location")
     assert "did not succeed" in answer.text
     assert not visitor.inside
     database.execute("SELECT count(*) FROM audit_log")
     assert value(database) == before
-    tell()
+    configure_provider()
     assert visitor.sign_in().status_code == 302, "the same browser, an honest provider"
 
 
 def test_provider_with_another_issuer_is_rejected(
-    database_url: str, redis_url: str, issuer: str, tell: Tell
+    database_url: str, redis_url: str, issuer: str, configure_provider: Configure
 ) -> None:
-    tell(issuer="https://evil.example")
+    configure_provider(issuer="https://evil.example")
     app = make_app(
         database_url, redis_url, OIDC_ISSUER=issuer, OIDC_CLIENT_ID="x", PUBLIC_URL=PUBLIC
     )
@@ -163,11 +163,13 @@ def test_provider_with_another_issuer_is_rejected(
     assert "cannot be reached" in answer.text
 
 
-def test_new_signing_key_is_fetched(visitor: Visitor, app: Flask, tell: Tell) -> None:
+def test_new_signing_key_is_fetched(
+    visitor: Visitor, app: Flask, configure_provider: Configure
+) -> None:
     assert visitor.sign_in().status_code == 302
-    tell(rotate=True)
+    configure_provider(rotate=True)
     assert Visitor(app).sign_in().status_code == 302
-    tell(rotate=True)
+    configure_provider(rotate=True)
     assert Visitor(app).sign_in().status_code == 302
 
 
@@ -233,9 +235,9 @@ def test_callback_without_a_valid_code_and_state_is_rejected(visitor: Visitor, a
 
 
 def test_log_of_a_rejected_sign_in_contains_no_secret(
-    visitor: Visitor, tell: Tell, capfd: pytest.CaptureFixture[str]
+    visitor: Visitor, configure_provider: Configure, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tell(claims={"nonce": "forged"})
+    configure_provider(claims={"nonce": "forged"})
     back = visitor.granted()
     visitor.get(back)
     said = capfd.readouterr()

@@ -42,14 +42,14 @@ LINES = [
 ]
 
 
-def ask(**question: Any) -> list[str]:
-    search = LogSearch(LogQuery(**question))
+def search_logs(**query: Any) -> list[str]:
+    search = LogSearch(LogQuery(**query))
     search.read_lines(LINES)
-    return [told["event"] for told in search.sorted_lines()]
+    return [line["event"] for line in search.sorted_lines()]
 
 
 def test_a_mailing() -> None:
-    assert ask(mailing=17) == [
+    assert search_logs(mailing=17) == [
         "mailing.created",
         "launch.chunk",
         "batch.claimed",
@@ -60,23 +60,23 @@ def test_a_mailing() -> None:
 
 
 def test_a_message_with_its_batch_and_no_other() -> None:
-    assert ask(message=101) == [
+    assert search_logs(message=101) == [
         "launch.chunk",
         "batch.claimed",
         "message.attempt",
         "message.expired",
     ]
-    assert ask(message=600) == []
+    assert search_logs(message=600) == []
 
 
 def test_a_client_also_in_lists() -> None:
-    assert ask(client=42) == ["client.created", "message.expired"]
+    assert search_logs(client=42) == ["client.created", "message.expired"]
 
 
 def test_line_must_match_all_given_ids() -> None:
-    assert ask(request="r-1") == ["mailing.created"]
-    assert ask(mailing=17, client=43) == ["message.expired"]
-    assert ask(mailing=17, since=NOW + timedelta(seconds=5)) == [
+    assert search_logs(request="r-1") == ["mailing.created"]
+    assert search_logs(mailing=17, client=43) == ["message.expired"]
+    assert search_logs(mailing=17, since=NOW + timedelta(seconds=5)) == [
         "message.attempt",
         "message.expired",
     ]
