@@ -11,7 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.db.mailing_counts import COUNTS
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import Window, make_window, next_opening
 from shared.report.days import day_bounds
 
 MAX_REASONS = 5
@@ -184,7 +184,7 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             in_doubt=doubt,
         )
         if mailing.sent > 0:
-            window = Window(opens, closes) if opens is not None else None
+            window = make_window(opens, closes)
             mailing.median, mailing.p95 = _read_waits(cursor, id_, window, span)
         if mailing.failed > 0:
             cursor.execute(REASONS, {"mailing": id_, **span})

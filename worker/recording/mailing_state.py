@@ -18,7 +18,7 @@ from shared.db.batch_conditions import FREE
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import make_window, next_opening
 from shared.domain.statuses import MessageStatus, Reason
 from worker.recording.queries import COUNTS
 from worker.runtime.database import Database
@@ -110,7 +110,7 @@ def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) 
         return None
     if not ended:
         return _retry_failed(cursor, mailing_id)
-    window = Window(window_from, window_to) if window_from is not None else None
+    window = make_window(window_from, window_to)
 
     def expiry_reason(zone: str, created_at: datetime) -> Reason:
         # A delayed launch may have created the batch after the end.

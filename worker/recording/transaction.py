@@ -16,7 +16,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db.minute_counts import SHARDS, MinuteKey, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import Window, make_window, next_opening
 from shared.domain.statuses import MessageStatus
 from worker.recording import queries
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
@@ -86,7 +86,7 @@ class MailingRecorder:
             return None, datetime.now(UTC)
         self.cursor.execute(queries.SHARE_WINDOW, (self.mailing_id,))
         start, end, now = fetch_one_row(self.cursor)
-        return (Window(start, end) if start is not None else None), now
+        return make_window(start, end), now
 
     def _lock_batches(self, reports: list[BatchReport]) -> list[BatchReport]:
         """Lock the batches; return the reports that have not been applied before."""
