@@ -18,6 +18,7 @@ from api.schemas.personalisation import merge_attributes
 from shared.db import status_changes
 from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
+from shared.domain.phones import derive_operator_code
 from shared.domain.statuses import Reason
 from shared.logging.log_config import mask_phone
 
@@ -103,7 +104,7 @@ def create_client(new: NewClient, actor: Actor) -> Client:
     phone = int(new.phone)
     values = {
         "phone": phone,
-        "operator_code": new.operator_code or new.phone[1:4],
+        "operator_code": new.operator_code or derive_operator_code(phone),
         "operator_code_given": new.operator_code is not None,
         "tag": new.tag,
         "timezone": new.timezone,
@@ -231,7 +232,7 @@ def _set_fields(client: Client, changes: dict[str, Any]) -> None:
         client.operator_code = changes["operator_code"]
         client.operator_code_given = client.operator_code is not None
     if not client.operator_code_given:
-        client.operator_code = str(client.phone)[1:4]
+        client.operator_code = derive_operator_code(client.phone)
     for name in ("tag", "timezone", "attributes"):
         if name in changes:
             setattr(client, name, changes[name])

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.cursors import MAX_LIMIT, decode_cursor
+from shared.domain.phones import PHONE_DETAIL, PHONE_EXAMPLE, PHONE_PATTERN
 from shared.domain.time_zones import TIME_ZONES
 
 
@@ -51,10 +52,10 @@ class TextFormat:
 Phone = Annotated[
     str,
     TextFormat(
-        r"^7[0-9]{10}\Z",
+        rf"^{PHONE_PATTERN}\Z",
         "phone_format",
-        "must be 11 digits and start with 7, for example 79161234567",
-        "79161234567",
+        PHONE_DETAIL,
+        PHONE_EXAMPLE,
     ),
 ]
 OperatorCode = Annotated[

@@ -14,6 +14,7 @@ import orjson
 import structlog
 
 from shared.config.settings import WorkerSettings
+from shared.domain.phones import derive_operator_code
 from shared.domain.templates import RenderingError, compile_stored_template
 from shared.logging.log_config import mask_phone
 from worker.dispatch.claim_queries import CLIENT_VALUES
@@ -128,8 +129,7 @@ def _unsent(outcome: str, reason: str) -> dict[str, Any]:
 
 def _encode_body(text: str, message_id: int, phone: int, values: dict[str, str] | None) -> bytes:
     """Render the text, without a client from the phone alone. Raises RenderingError."""
-    digits = str(phone)
-    values = values or {"phone": digits, "operator_code": digits[1:4]}
+    values = values or {"phone": str(phone), "operator_code": derive_operator_code(phone)}
     body_end = encode_body_end(compile_stored_template(text).render(values))
     return b'{"id":%d,"phone":%d%b' % (message_id, phone, body_end)
 

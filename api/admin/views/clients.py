@@ -30,6 +30,7 @@ from api.clients import service
 from api.clients.schemas import ClientChanges, NewClient
 from api.errors import Conflict, InvalidFields
 from api.exports import clients_csv, messages_csv
+from shared.domain.phones import derive_operator_code
 from shared.domain.scopes import Scope
 from shared.domain.statuses import MessageStatus
 from shared.domain.time_zones import TIME_ZONES
@@ -82,7 +83,7 @@ def show_client(client_id: int) -> str:
 @require_scope(Scope.WRITE)
 def edit_client(client_id: int) -> str:
     client = service.get_client(client_id)
-    derived = client.operator_code == str(client.phone)[1:4]
+    derived = client.operator_code == derive_operator_code(client.phone)
     return _render_form(
         {
             "phone": client.phone,
