@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import db
 from shared import __version__, metrics
-from shared.db import mailing_counts
+from shared.db.mailing_counts import COUNTS_JOIN
 from shared.domain.statuses import MailingStatus, MessageStatus
 from shared.fleet_status import FleetStatus, read_fleet_status
 from shared.metrics import METRICS
@@ -47,7 +47,7 @@ SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint
         WHERE m.status = 'running' AND m.end_at > now() AND m.rate_limit IS NULL)), 0),
     coalesce(extract(epoch FROM now() - min(m.start_at) FILTER (
         WHERE m.status = 'scheduled' AND m.start_at <= now())), 0)
-FROM mailings m {mailing_counts.COUNTS} WHERE NOT m.settled GROUP BY 1, 2
+FROM mailings m {COUNTS_JOIN} WHERE NOT m.settled GROUP BY 1, 2
 """)  # noqa: S608 (constants)
 CONNECTIONS = text("""
 SELECT CASE WHEN application_name IN ('api', 'notification-control', 'notification-dispatch')
