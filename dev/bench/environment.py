@@ -182,9 +182,9 @@ class BenchEnvironment:
         self.wait_settled(mailing_id)
         return mailing_id
 
-    def wait_settled(self, mailing_id: int, seconds: float = 900) -> None:
+    def wait_settled(self, mailing_id: int) -> None:
         statement = "SELECT 1 FROM mailings WHERE id = %s AND settled"
-        self.wait_for(lambda: self.query(statement, mailing_id), seconds, interval=0.25)
+        self.wait_for(lambda: self.query(statement, mailing_id), 900, interval=0.25)
 
     def sending_rate(self, mailing_id: int) -> float:
         """Return messages per second from the first acceptance until all were recorded."""
