@@ -20,7 +20,7 @@ from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
 from shared.domain.phones import derive_operator_code
 from shared.domain.statuses import Reason
-from shared.logging.log_config import mask_phone
+from shared.logging.redaction import mask_phone
 
 log = structlog.get_logger()
 

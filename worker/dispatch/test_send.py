@@ -16,7 +16,7 @@ import structlog
 from shared.config.settings import WorkerSettings
 from shared.domain.phones import derive_operator_code
 from shared.domain.templates import RenderingError, compile_stored_template
-from shared.logging.log_config import mask_phone
+from shared.logging.redaction import mask_phone
 from worker.dispatch.claim_queries import CLIENT_VALUES
 from worker.dispatch.leased_batch import encode_body_end
 from worker.provider.http.client import HttpClient, Request, Result
