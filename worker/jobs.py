@@ -112,7 +112,7 @@ def send_daily_report(day: str, request_id: str | None = None) -> None:
 
 
 def sweep() -> None:
-    """Repair what stands still; from time to time drop old data and enqueue due reports."""
+    """Enqueue jobs for stalled work; periodically drop old data and enqueue due reports."""
     settings, queues, now = WorkerContext.settings, WorkerContext.queues(), time.monotonic()
     with _job_context("sweep"):
         if now > WorkerContext.next_retention_at:

@@ -29,7 +29,7 @@ RETRY_AFTER_OUTAGE = {"Retry-After": "2"}
 
 
 class Problem(Exception):
-    """A request rejected for a reason of HTTP. The subclasses tell the caller what to do."""
+    """A request rejected for a reason of HTTP. The subclasses state what the caller can do."""
 
     status = 500
 

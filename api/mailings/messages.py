@@ -77,7 +77,7 @@ ORDER BY m.mailing_id DESC
 """)  # noqa: S608 (constants)
 CLIENT_EXISTS = text("SELECT true FROM clients WHERE id = :client_id")
 
-# Accepted attempts are not stored; this is what is known of each of them.
+# Accepted attempts are not stored: all of them have these values.
 ACCEPTED_ATTEMPT = {
     "outcome": "accepted",
     "reason": "accepted",
