@@ -99,11 +99,11 @@ class Observer:
         self.by_text[text] = self.mailings[mailing_id]
 
     def mark_worker_failure(self) -> None:
-        """Remember that a worker was killed or stopped at this instant."""
+        """Record that a worker was killed or stopped at this instant."""
         self.failures.append(time.time())
 
     def mark_disconnect(self) -> None:
-        """Remember that the provider dropped all connections and answers at this instant."""
+        """Record that the provider dropped all connections and answers at this instant."""
         self.disconnects.append(time.time())
 
     # --- requests at the provider --------------------------------------------------------------

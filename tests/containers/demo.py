@@ -57,7 +57,7 @@ class Browser:
 
 
 def start_with_demo(stack: Stack) -> float:
-    """`docker-compose --env-file .env.demo up`, on ports of its own."""
+    """Run `docker-compose --env-file .env.demo up` on other ports."""
     openid, mail = free_port(), free_port()
     stack.options = ["--env-file", ".env.demo"]
     stack.env |= {
@@ -71,7 +71,7 @@ def start_with_demo(stack: Stack) -> float:
 
 
 def check_sign_in(stack: Stack) -> None:
-    """From /admin/ to the demo sign-in and back again, as Anna."""
+    """Sign in as Anna: from /admin/ to the demo sign-in and back."""
     browser, home = Browser(), f"http://127.0.0.1:{stack.port}/admin/"
     url, text, headers = browser.open(home)
     issuer = stack.env["OIDC_ISSUER"]
@@ -115,7 +115,7 @@ def check_report(stack: Stack, sent: int) -> None:
 
 
 def check_monitoring(stack: Stack, sent: int) -> None:
-    """Prometheus scrapes the API and has loaded our rules. (Grafana's image is not used.)"""
+    """Assert that Prometheus scrapes the API and has loaded the rules (without Grafana)."""
     if not _have(PROMETHEUS_IMAGE):
         report(f"NOT CHECKED: the monitoring profile ({PROMETHEUS_IMAGE} is not available here)")
         return

@@ -18,7 +18,7 @@ TOKEN = "test-bootstrap-token-0123456789"
 
 
 def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
-    """The application with these settings; the environment is left as it was."""
+    """Create the application with these settings; restore the environment."""
     with pytest.MonkeyPatch.context() as environment:
         values = {
             "DATABASE_URL": database_url,
@@ -42,7 +42,7 @@ def make_admin_app(database_url: str, redis_url: str, **settings: str) -> Flask:
 
 
 def make_client(app: Flask) -> FlaskClient:
-    """A client of the API that sends the token."""
+    """Return a client of the API that sends the token."""
     client = app.test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
     return client
@@ -69,7 +69,7 @@ def database(database_url: str) -> Iterator[Cursor]:
 
 
 def value(cursor: Cursor) -> Any:
-    """The first column of the row a statement found."""
+    """Return the first column of the row that a statement found."""
     row = cursor.fetchone()
     assert row is not None
     return row[0]
@@ -112,6 +112,6 @@ def mailing_body() -> dict[str, Any]:
 
 
 def ahead(**delta: float) -> str:
-    """An instant this far from now, as the API writes it."""
+    """Return an instant this far from now, as the API writes it."""
     instant = datetime.now(UTC) + timedelta(**delta)
     return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")

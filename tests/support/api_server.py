@@ -59,7 +59,7 @@ class Server:
 def running(
     settings: dict[str, str], directory: Path, options: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """A server that answers, and is gone afterwards whatever happens."""
+    """Run a server that answers; stop it afterwards, also after an error."""
     server = Server(settings, directory, options)
     server.process.start()
     try:

@@ -54,7 +54,7 @@ class Prometheus:
             return False
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The rows that the expression has now."""
+        """Return the rows that the expression has now."""
         answer = self.http.get(f"{self.url}/query", params={"query": expression}, timeout=10)
         body = answer.json()
         assert body["status"] == "success", f"{expression}: {body}"

@@ -37,7 +37,9 @@ def app(database_url: str, redis_url: str, server: MailServer) -> Flask:
     )
 
 
-def test_send_now(app: Flask, server: MailServer, database: Cursor) -> None:
+def test_a_report_is_sent_once_by_the_button(
+    app: Flask, server: MailServer, database: Cursor
+) -> None:
     noon = datetime.now(UTC).replace(hour=12)
     day, today = (noon - timedelta(days=1)).date().isoformat(), noon.date().isoformat()
     admin = Signed(app, "admin")

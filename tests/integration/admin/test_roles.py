@@ -101,7 +101,7 @@ def rules(app: Flask, changing: bool) -> Iterator[Rule]:
 
 
 def paths(app: Flask, rule: Rule, given: dict[str, Any]) -> list[str]:
-    """Where the route is found, with every action that it knows."""
+    """Return the addresses of a route, one for each of its actions."""
     actions = list(ACTIONS) if "action" in rule.arguments else [""]
     with app.test_request_context(base_url=PUBLIC):
         adapter = app.url_map.bind("127.0.0.1:5998")

@@ -78,7 +78,7 @@ class Visitor:
         return self.client.post(path, base_url=PUBLIC, data={"csrf_token": token[1], **fields})
 
     def granted(self, who: str = "oleg") -> str:
-        """Where the provider sends this browser back to."""
+        """Return the address to which the provider redirects this browser."""
         away = self.post("/admin/sign-in")
         assert away.status_code == 302, away.text
         answer = requests.post(

@@ -29,7 +29,7 @@ def entries(client: FlaskClient, **query: object) -> list[dict[str, Any]]:
 
 
 def done(client: FlaskClient, **query: object) -> list[str]:
-    """What was done, the oldest first."""
+    """Return the recorded actions, the oldest first."""
     return [entry["action"] for entry in reversed(entries(client, **query))]
 
 

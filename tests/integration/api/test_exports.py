@@ -30,7 +30,9 @@ def download(client: FlaskClient, path: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(answer.text)))
 
 
-def test_clients(client: FlaskClient, new_client: Callable[..., dict[str, Any]]) -> None:
+def test_exported_clients_are_those_of_the_filter(
+    client: FlaskClient, new_client: Callable[..., dict[str, Any]]
+) -> None:
     made = [new_client(tag="друзья", timezone="Asia/Omsk") for _ in range(7)]
     new_client(tag="others")
     rows = download(client, "/clients.csv?tag=%D0%B4%D1%80%D1%83%D0%B7%D1%8C%D1%8F")
@@ -88,7 +90,9 @@ def mailing(module_fleet: Fleet) -> int:
     return mailing_id
 
 
-def test_messages(client: FlaskClient, mailing: int, database: Cursor) -> None:
+def test_exported_messages_equal_the_list(
+    client: FlaskClient, mailing: int, database: Cursor
+) -> None:
     path = f"/mailings/{mailing}/messages.csv"
     rows = download(client, path)
     assert len(rows) == 11

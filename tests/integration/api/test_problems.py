@@ -19,7 +19,7 @@ Make = Callable[..., dict[str, Any]]
 
 
 def problem(answer: TestResponse, status: int) -> dict[str, Any]:
-    """The problem an answer holds; its form is the same everywhere."""
+    """Return the problem in an answer; assert that its form is the usual one."""
     assert answer.status_code == status, answer.text
     assert answer.mimetype == "application/problem+json"
     body: dict[str, Any] = answer.get_json()
@@ -34,7 +34,7 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
 
 
 def every_route(app: Flask) -> list[tuple[str, str]]:
-    """A method and an address for each route under /api/v1."""
+    """Return a method and an address for each route under /api/v1."""
     return [
         (method, re.sub("<id:[a-z_]+>", "1", rule.rule))
         for rule in app.url_map.iter_rules()
@@ -297,7 +297,7 @@ def test_logs_contain_ids_and_no_personal_data(
 
 
 def contents(database: Cursor) -> list[tuple[Any, ...]]:
-    """What the tables hold, as far as the API writes them."""
+    """Return the contents of the tables that the API writes."""
     found = []
     for table in ("clients", "mailings", "mailing_texts"):
         database.execute(f"SELECT count(*), md5(string_agg(t::text, '' ORDER BY t)) FROM {table} t")

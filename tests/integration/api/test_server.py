@@ -34,7 +34,7 @@ def server(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def served(server: Server) -> float:
-    """How many lists of clients were served, by the metrics."""
+    """Return how many lists of clients were served, by the metrics."""
     found = re.search(
         r'flask_http_request_duration_seconds_count{[^}]*url_rule="/api/v1/clients"} ([0-9.]+)',
         server.http.get(f"{server.url}/metrics").text,

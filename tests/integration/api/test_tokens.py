@@ -227,7 +227,7 @@ def test_log_lines_name_the_actor(
     assert TOKEN not in out
 
 
-def test_the_commands(app: Flask) -> None:
+def test_commands_create_list_and_revoke_tokens(app: Flask) -> None:
     runner = app.test_cli_runner()
 
     def run(*arguments: str, ends: int = 0) -> str:

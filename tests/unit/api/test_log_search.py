@@ -48,7 +48,7 @@ def search_logs(**query: Any) -> list[str]:
     return [line["event"] for line in search.sorted_lines()]
 
 
-def test_a_mailing() -> None:
+def test_lines_about_a_mailing_are_found() -> None:
     assert search_logs(mailing=17) == [
         "mailing.created",
         "launch.chunk",
@@ -59,7 +59,7 @@ def test_a_mailing() -> None:
     ]
 
 
-def test_a_message_with_its_batch_and_no_other() -> None:
+def test_lines_about_a_message_and_its_batch_are_found() -> None:
     assert search_logs(message=101) == [
         "launch.chunk",
         "batch.claimed",
@@ -69,7 +69,7 @@ def test_a_message_with_its_batch_and_no_other() -> None:
     assert search_logs(message=600) == []
 
 
-def test_a_client_also_in_lists() -> None:
+def test_lines_that_list_a_client_are_found() -> None:
     assert search_logs(client=42) == ["client.created", "message.expired"]
 
 
@@ -91,7 +91,7 @@ def test_line_must_match_all_given_ids() -> None:
         ("2026-11-23T10:00", datetime(2026, 11, 23, 10, tzinfo=UTC)),
     ],
 )
-def test_since(text: str, expected: datetime) -> None:
+def test_since_accepts_durations_and_instants(text: str, expected: datetime) -> None:
     assert parse_since(text, NOW) == expected
 
 

@@ -34,7 +34,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def contents(operation: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each body that is sent or answered: where, its media type, how it is described."""
+    """Yield each body that is sent or answered: its place, media type and description."""
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield "request", media_type, content
     for status, answer in operation["responses"].items():
@@ -43,7 +43,7 @@ def contents(operation: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 
 def examples(document: dict[str, Any], described: dict[str, Any]) -> list[Any]:
-    """The examples of a body: its own, or those of the schema it refers to."""
+    """Return the examples of a body: its own, or those of the schema it refers to."""
     if "example" in described:
         return [described["example"]]
     schema = described["schema"]
@@ -53,7 +53,7 @@ def examples(document: dict[str, Any], described: dict[str, Any]) -> list[Any]:
 
 
 def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
-    """Of a schema that may refer to the document's components."""
+    """Return the validator of a schema that may refer to the document's components."""
     return Draft202012Validator({**schema, "components": document["components"]})
 
 

@@ -21,7 +21,7 @@ CLIENT = {"phone": "79161234567", "timezone": "Europe/Moscow"}
 
 
 def codes(schema: type[BaseModel], document: Any) -> dict[tuple[int | str, ...], str]:
-    """What is wrong, by where."""
+    """Return the codes of errors by their location."""
     with pytest.raises(ValidationError) as caught:
         schema.model_validate(document)
     return {error["loc"]: error["type"] for error in caught.value.errors()}
