@@ -34,7 +34,7 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     """Return the pids of a process's direct children."""
     return [child.pid for child in psutil.Process(pid).children()]
 
@@ -198,7 +198,7 @@ class BenchEnvironment:
     def postgres_cpu_seconds(self) -> float:
         pid = self.postgres.pid
         assert pid is not None  # noqa: S101
-        return cpu_seconds(pid) + sum(cpu_seconds(child) for child in children(pid))
+        return cpu_seconds(pid) + sum(cpu_seconds(child) for child in list_children(pid))
 
     def wal_bytes(self) -> int:
         return int(self.query("SELECT pg_current_wal_lsn() - '0/0'")[0][0])

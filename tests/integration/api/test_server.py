@@ -15,7 +15,7 @@ import pytest
 import requests
 from psycopg2.extensions import cursor as Cursor
 
-from dev.bench.environment import children
+from dev.bench.environment import list_children
 from tests.integration.conftest import TOKEN, value
 from tests.support.api_server import COMMAND, Server, running, settings_of
 from tests.support.system import ROOT, free_port
@@ -91,11 +91,11 @@ def test_more_connections_than_threads_are_all_served(server: Server) -> None:
 def test_killed_web_process_is_replaced(server: Server) -> None:
     assert server.process.popen
     server_pid = server.process.popen.pid
-    killed, *_ = children(server_pid)
+    killed, *_ = list_children(server_pid)
     os.kill(killed, signal.SIGKILL)
 
     def is_replaced() -> bool:
-        present = children(server_pid)
+        present = list_children(server_pid)
         return len(present) == 2 and killed not in present
 
     wait_for(is_replaced, 20, "another process")
