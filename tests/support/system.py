@@ -129,6 +129,8 @@ class System:
         for process in self.processes.values():
             process.thaw()
             process.kill()
+        self.http.close()
+        self.provider.close()
         self.valkey.remove()
         self.postgres.remove()
 
