@@ -17,7 +17,7 @@ from api.cli.clients import client_commands
 from api.cli.logs import log_commands
 from api.cli.reports import report_commands
 from api.cli.tokens import token_commands
-from api.clients import imports as client_imports
+from api.clients import import_routes as client_imports
 from api.clients import routes as clients
 from api.db import init_database
 from api.enqueue import init_queues

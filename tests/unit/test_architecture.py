@@ -216,9 +216,9 @@ def test_only_the_application_imports_routes() -> None:
     assert not faults, "\n".join(faults)
 
 
-def test_only_routes_know_http() -> None:
+def test_only_routes_use_http() -> None:
     """In a resource's package, routes parse requests and render responses; the rest does not."""
-    exempt = ("routes", "imports", "schemas")
+    exempt = ("routes", "schemas")
     faults = [
         f"{name_of(path)}:{line} imports {other}: services take plain values and an actor, raise "
         "errors of api/errors.py and return domain objects; leave HTTP to the routes"
