@@ -10,7 +10,6 @@ from flask import Flask, Request
 from flask.json.provider import JSONProvider
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
-from api import exports
 from api.admin import init_admin
 from api.audit_log import routes as audit_log
 from api.cli.clients import client_commands
@@ -38,7 +37,7 @@ from shared.config.settings import ApiSettings, CommandSettings, load_settings
 from shared.logging import log_config
 
 MAX_BODY_BYTES = 1024 * 1024
-RESOURCES = (clients, client_imports, exports, mailings, messages, tokens, opt_outs, audit_log)
+RESOURCES = (clients, client_imports, mailings, messages, tokens, opt_outs, audit_log)
 
 
 class OrjsonProvider(JSONProvider):

@@ -68,11 +68,9 @@ ARROWS: dict[str, set[str]] = {
     "api.mailings": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.opt_outs": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.tokens": {*API_BASE, *API_WEB, "api.audit_log"},
-    "api.exports": {*API_BASE, *API_WEB, *API_RESOURCES},
     "api.monitoring": {*API_BASE, *API_WEB},
     "api.cli": {*API_BASE, *API_RESOURCES, "api.schemas"},
-    "api.admin": {*API_BASE, *API_RESOURCES, "api.audit_log", "api.exports", "api.http"}
-    | {"api.schemas"},
+    "api.admin": {*API_BASE, *API_RESOURCES, "api.audit_log", "api.http"} | {"api.schemas"},
 }
 # These put the application together, so they may import everything; nothing imports them.
 ASSEMBLY = {"api", "api.app", "api.gunicorn_conf"}

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +16,8 @@ from tests.support.fleet import Fleet, rejected
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many pages for few rows. (In the package, the blueprint hides its module.)"""
-    monkeypatch.setattr(sys.modules["api.exports"], "PAGE_ROWS", 3)
+    """Many pages for few rows."""
+    monkeypatch.setattr("api.mailings.messages.EXPORT_PAGE_ROWS", 3)
     monkeypatch.setattr("api.clients.service.EXPORT_PAGE_ROWS", 3)
 
 
