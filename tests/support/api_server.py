@@ -8,8 +8,9 @@ from pathlib import Path
 
 import requests
 
+from dev.stack.ports import free_port
 from tests.integration.conftest import TOKEN
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 COMMAND = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]

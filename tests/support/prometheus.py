@@ -7,8 +7,9 @@ from typing import Any
 import requests
 import yaml
 
+from dev.stack.ports import free_port
 from tests.support.programs import require_program
-from tests.support.system import ROOT, free_port
+from tests.support.system import ROOT
 from tests.support.waiting import wait_for
 
 SHIPPED = ROOT / "deploy" / "prometheus"

@@ -12,9 +12,10 @@ import pytest
 import requests
 
 from dev.bench.environment import cpu_seconds, list_children
+from dev.stack.ports import free_port
 from dev.stack.services import Postgres
 from tests.integration.conftest import TOKEN, make_app
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 VIEWERS = 50

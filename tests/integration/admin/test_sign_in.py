@@ -15,9 +15,10 @@ from itsdangerous import TimestampSigner
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from dev.stack.ports import free_port
 from tests.integration.conftest import make_app, value
 from tests.support.misbehaving_openid import SECRET
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 PUBLIC = "http://127.0.0.1:5999"

@@ -11,9 +11,9 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from dev.stack.ports import free_port
 from dev.stack.services import Postgres
 from tests.integration.conftest import mailing_body, make_app, make_client, value
-from tests.support.system import free_port
 from tests.support.waiting import wait_for
 
 MAILINGS = "/api/v1/mailings"

@@ -21,10 +21,11 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
+from dev.stack.ports import free_port
 from shared.config.settings import ApiSettings, load_settings
 from shared.queues import NotificationJob
 from tests.integration.conftest import TOKEN, make_app, make_client
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 SIGN_IN = {

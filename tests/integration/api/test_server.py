@@ -16,9 +16,10 @@ import requests
 from psycopg2.extensions import cursor as Cursor
 
 from dev.bench.environment import list_children
+from dev.stack.ports import free_port
 from tests.integration.conftest import TOKEN, value
 from tests.support.api_server import COMMAND, Server, running, settings_of
-from tests.support.system import ROOT, free_port
+from tests.support.system import ROOT
 from tests.support.waiting import wait_for
 
 
