@@ -96,13 +96,14 @@ def retrying_client(redis_url: str) -> Redis:
     )
 
 
-def fail_fast_client(redis_url: str, timeout: float = 0.3) -> Redis:
-    """Return a client without retries: for request handlers."""
+def fail_fast_client(redis_url: str, timeout: float = 0.3, **options: Any) -> Redis:
+    """Return a client without retries, for callers that must not wait; `options` are redis-py's."""
     return Redis.from_url(
         redis_url,
         retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=timeout,
         socket_timeout=timeout,
+        **options,
     )
 
 

@@ -24,7 +24,7 @@ from worker.maintenance.retention import drop_old_data
 from worker.maintenance.sweep import sweep_mailings
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.rate_limiter import RateLimiter
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.database import Database, DatabaseError
 from worker.runtime.rq_worker import FleetWorker, stopping
 
@@ -81,13 +81,13 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
 def dispatch(mailing_id: int, request_id: str | None = None) -> None:
     """Send every due message of every mailing; the given mailing is only a hint."""
     settings = WorkerContext.settings
-    redis = FailFastRedis(fail_fast_client(settings.redis_url))
+    redis = FailFastRedis(sending_loop_client(settings.redis_url))
     Dispatcher(
         settings,
         Database(settings.database_url, "notification-dispatch"),
         CircuitBreaker(redis, probe_timeout=settings.provider_timeout + 2),
         RateLimiter(redis, settings.provider_rate),
-        DispatchCounters(fail_fast_client(settings.redis_url), settings.provider_rate),
+        DispatchCounters(sending_loop_client(settings.redis_url), settings.provider_rate),
         stopping,
         WorkerContext.worker.extend_heartbeat,
     ).run()

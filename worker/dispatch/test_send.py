@@ -22,7 +22,7 @@ from worker.dispatch.leased_batch import encode_body_end
 from worker.provider.http.client import HttpClient, Request, Result
 from worker.provider.outcomes import Outcome
 from worker.provider.rate_limiter import RateLimiter
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.clock import boottime
 from worker.runtime.database import Database, DatabaseError
 
@@ -140,7 +140,7 @@ def _send(
     """Send messages; yield the results of those that got a rate slot in time."""
     if not waiting:
         return
-    redis = FailFastRedis(fail_fast_client(settings.redis_url))
+    redis = FailFastRedis(sending_loop_client(settings.redis_url))
     limiter = RateLimiter(redis, settings.provider_rate)
     http_client = HttpClient[TestMessage](
         base_url=settings.provider_url,

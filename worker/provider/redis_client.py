@@ -11,12 +11,11 @@ from typing import Any
 
 import structlog
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
-from redis.retry import Retry
 
+from shared.queues import fail_fast_client
 from worker.runtime.clock import boottime
 
 TIMEOUT_SECONDS = 0.1  # for connecting, and for each reply
@@ -25,13 +24,11 @@ PAUSE_SECONDS = 0.6  # without an attempt after a failure
 log = structlog.get_logger()
 
 
-def fail_fast_client(redis_url: str) -> Redis:
+def sending_loop_client(redis_url: str) -> Redis:
     """Return a client for one thread whose calls fail within 100 ms."""
-    return Redis.from_url(
+    return fail_fast_client(
         redis_url,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
+        TIMEOUT_SECONDS,
         # Each of these would add a round trip to every new connection.
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),

@@ -26,7 +26,7 @@ from worker.provider.circuit_breaker_rules import (
     apply_report,
 )
 from worker.provider.outcomes import Outcome
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.clock import boottime
 
 
@@ -50,7 +50,7 @@ def valkey(server: Valkey) -> Valkey:
 @pytest.fixture
 def make(valkey: Valkey) -> Callable[[], CircuitBreaker]:
     def make() -> CircuitBreaker:
-        breaker = CircuitBreaker(FailFastRedis(fail_fast_client(valkey.url)), probe_timeout=2.0)
+        breaker = CircuitBreaker(FailFastRedis(sending_loop_client(valkey.url)), probe_timeout=2.0)
         breaker.sync(boottime())
         return breaker
 
