@@ -10,14 +10,13 @@ from flask import Flask, Request
 from flask.json.provider import JSONProvider
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
-from api import exports
 from api.admin import init_admin
 from api.audit_log import routes as audit_log
 from api.cli.clients import client_commands
 from api.cli.logs import log_commands
 from api.cli.reports import report_commands
 from api.cli.tokens import token_commands
-from api.clients import imports as client_imports
+from api.clients import import_routes as client_imports
 from api.clients import routes as clients
 from api.db import init_database
 from api.enqueue import init_queues
@@ -39,16 +38,7 @@ from shared.db.connections import exit_if_transactions_are_pooled
 from shared.logging import log_config
 
 MAX_BODY_BYTES = 1024 * 1024
-RESOURCES = (
-    clients,
-    client_imports,
-    exports,
-    mailings,
-    messages,
-    tokens,
-    opt_outs,
-    audit_log,
-)
+RESOURCES = (clients, client_imports, mailings, messages, tokens, opt_outs, audit_log)
 
 
 class OrjsonProvider(JSONProvider):

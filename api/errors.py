@@ -1,4 +1,4 @@
-"""Errors that services raise; they know nothing of HTTP. `api.http.problems` renders them."""
+"""Errors that services raise, independent of HTTP. `api.http.problems` renders them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -38,7 +38,7 @@ STORE = text("UPDATE idempotency_keys SET answer = :answer WHERE owner = :owner 
 
 
 class IdempotencyKey(NamedTuple):
-    """A caller's key; with a digest of the request; `owner` is the id of the token."""
+    """A caller's key, with a digest of the request; `owner` is the id of the token."""
 
     owner: int
     key: str

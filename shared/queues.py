@@ -200,7 +200,7 @@ class Queues:
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
         """Enqueue a mailing's launch at `at` (an aware instant; now if past or None)."""
-        return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, at, request_id)
+        return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, request_id, at)
 
     def enqueue_launches(self, mailing_ids: Iterable[int], request_id: str | None = None) -> None:
         """Enqueue the launches that are not waiting in the queue.
@@ -218,39 +218,35 @@ class Queues:
             if mailing_id not in waiting:
                 self.enqueue_launch(mailing_id, request_id=request_id)
 
-    def wake_dispatchers(
-        self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
-    ) -> bool:
-        """Wake idle dispatchers as messages of a mailing are due at `at` (None: now)."""
+    def wake_dispatchers(self, mailing_id: int, request_id: str | None = None) -> bool:
+        """Wake idle dispatchers, as messages of a mailing are due."""
         ids = {"mailing_id": mailing_id}
         try:
-            if at is None:
-                key = WAKE_KEY.format(mailing_id)
-                if not self.connection.set(key, 1, nx=True, px=WAKE_DAMPING_MS):
-                    return True
-                # At most one job per dispatcher: each serves all mailings that are due.
-                target = self._queues[DISPATCH_QUEUE]
-                missing = Worker.count(queue=target) - target.count
-                return all(
-                    self._enqueue("worker.jobs.dispatch", ids, None, request_id)
-                    for _ in range(max(1, missing) if missing >= 0 else 0)
-                )
+            key = WAKE_KEY.format(mailing_id)
+            if not self.connection.set(key, 1, nx=True, px=WAKE_DAMPING_MS):
+                return True
+            # At most one job per dispatcher: each serves all mailings that are due.
+            target = self._queues[DISPATCH_QUEUE]
+            missing = Worker.count(queue=target) - target.count
         except (RedisError, OSError) as error:
             return self._log_failure(error, "worker.jobs.dispatch", ids)
-        return self._enqueue("worker.jobs.dispatch", ids, at, request_id)
+        return all(
+            self._enqueue("worker.jobs.dispatch", ids, request_id)
+            for _ in range(max(1, missing) if missing >= 0 else 0)
+        )
 
     def enqueue_import_merge(self, import_id: int, request_id: str | None = None) -> bool:
         """Enqueue the merge of an import."""
-        return self._enqueue("worker.jobs.merge_import", {"import_id": import_id}, None, request_id)
+        return self._enqueue("worker.jobs.merge_import", {"import_id": import_id}, request_id)
 
     def enqueue_test_send(self, test_id: int, request_id: str | None = None) -> bool:
         """Enqueue a test send."""
-        return self._enqueue("worker.jobs.send_test", {"test_id": test_id}, None, request_id)
+        return self._enqueue("worker.jobs.send_test", {"test_id": test_id}, request_id)
 
     def enqueue_daily_report(self, day: date) -> bool:
         """Enqueue the report of a local day."""
         ids = {"day": day.isoformat()}
-        return self._enqueue("worker.jobs.send_daily_report", ids, None, None)
+        return self._enqueue("worker.jobs.send_daily_report", ids)
 
     def record_sweep(self) -> None:
         """Store the time of a sweep, for the metrics."""
@@ -270,7 +266,11 @@ class Queues:
         return "ok"
 
     def _enqueue(
-        self, name: str, ids: Mapping[str, int | str], at: datetime | None, request_id: str | None
+        self,
+        name: str,
+        ids: Mapping[str, int | str],
+        request_id: str | None = None,
+        at: datetime | None = None,
     ) -> bool:
         kwargs = {**ids, "request_id": request_id}
         target = self._queues[JOB_QUEUES[name]]

@@ -25,7 +25,7 @@ from worker.maintenance.retention import drop_old_data
 from worker.maintenance.sweep import sweep_mailings
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.rate_limiter import RateLimiter
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.database import Database, DatabaseError
 from worker.runtime.rq_worker import FleetWorker, stopping
 
@@ -101,7 +101,7 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
 def dispatch(mailing_id: int, request_id: str | None = None) -> None:
     """Send every due message of every mailing; the given mailing is only a hint."""
     settings = WorkerContext.settings
-    redis = FailFastRedis(fail_fast_client(settings.redis_url))
+    redis = FailFastRedis(sending_loop_client(settings.redis_url))
     db = Database(settings.database_url, "notification-dispatch")
     with _job_context("dispatch"), _open_journal(db) as journal:
         Dispatcher(
@@ -111,7 +111,7 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
                 redis, settings.provider_timeout + 2, settings.provider_token.get_secret_value()
             ),
             RateLimiter(redis, settings.provider_rate),
-            DispatchCounters(fail_fast_client(settings.redis_url), settings.provider_rate),
+            DispatchCounters(sending_loop_client(settings.redis_url), settings.provider_rate),
             stopping,
             WorkerContext.worker.extend_heartbeat,
             journal,
@@ -152,7 +152,7 @@ def send_daily_report(day: str, request_id: str | None = None) -> None:
 
 
 def sweep() -> None:
-    """Repair what stands still; from time to time drop old data and enqueue due reports."""
+    """Enqueue jobs for stalled work; periodically drop old data and enqueue due reports."""
     settings, queues, now = WorkerContext.settings, WorkerContext.queues(), time.monotonic()
     with _job_context("sweep"):
         if now > WorkerContext.next_retention_at:

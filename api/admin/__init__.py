@@ -53,11 +53,7 @@ TRANSLATIONS = Path(__file__).parent / "translations"
 
 def init_admin(app: Flask, settings: ApiSettings) -> None:
     admin = Blueprint(
-        "admin",
-        __name__,
-        url_prefix="/admin",
-        template_folder="templates",
-        static_folder="static",
+        "admin", __name__, url_prefix="/admin", template_folder="templates", static_folder="static"
     )
     # The style sheet of Bootstrap, from the package flask_bootstrap.
     admin.register_blueprint(

@@ -42,39 +42,22 @@ def _handle_csrf_error(error: CSRFError) -> tuple[str, int]:
 
 
 def _handle_http_exception(error: HTTPException) -> HTTPException | tuple[str, int]:
-    match error.code:
-        case None | 301 | 302 | 303 | 304 | 308:
-            return error
-        case 401:
-            return _render_page(
-                401, _("Please sign in"), _("You are not signed in, or your session has ended.")
-            )
-        case 403:
-            return _render_page(
-                403,
-                _("Your role does not allow this"),
-                _("Nothing was changed. An administrator can give you another role."),
-            )
-        case 404:
-            return _render_page(
-                404,
-                _("There is nothing here"),
-                _("The address is wrong, or what was here has been deleted."),
-            )
-        case 413:
-            return _render_page(
-                413, _("This is too large"), _("Split it into smaller parts and try again.")
-            )
-        case _:
-            return _render_page(
-                error.code,
-                _("This cannot be done"),
-                _("The request was not understood. Go back and try again."),
-            )
+    if error.code is None or error.code < 400:
+        return error
+    return _render_status(error.code)
 
 
 def _handle_problem(problem: Problem | ServiceError) -> tuple[str, int]:
+    return _render_status(problem.status if isinstance(problem, Problem) else status_code(problem))
+
+
+def _render_status(status: int) -> tuple[str, int]:
     texts = {
+        401: (_("Please sign in"), _("You are not signed in, or your session has ended.")),
+        403: (
+            _("Your role does not allow this"),
+            _("Nothing was changed. An administrator can give you another role."),
+        ),
         404: (
             _("There is nothing here"),
             _("The address is wrong, or what was here has been deleted."),
@@ -90,7 +73,6 @@ def _handle_problem(problem: Problem | ServiceError) -> tuple[str, int]:
         _("This cannot be done"),
         _("The request was not understood. Go back and try again."),
     )
-    status = problem.status if isinstance(problem, Problem) else status_code(problem)
     return _render_page(status, *texts.get(status, default))
 
 

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 from flask import request
 
+from api.admin.forms.text_fields import read_id
+
 PAGE_SIZE = 25
 
 Row = TypeVar("Row")
@@ -12,8 +14,7 @@ Row = TypeVar("Row")
 
 def requested_start() -> int:
     """Return the key after which the requested page starts: 0 for the first page."""
-    after = request.args.get("after", "")
-    return int(after) if after.isdecimal() and len(after) < 19 else 0
+    return read_id(request.args.get("after", "")) or 0
 
 
 def split_page(rows: Sequence[Row]) -> tuple[Sequence[Row], Row | None]:

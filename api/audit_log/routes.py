@@ -22,9 +22,10 @@ blueprint = Blueprint("audit_log", __name__)
     scope=Scope.ADMIN,
 )
 def list_audit(query: AuditQuery) -> dict[str, Any]:
-    """List what was done
+    """List recorded changes
 
-    The newest first. Filters combine. Reading is not noted, nor is a call that changed nothing.
+    The newest first. An entry must match all filters. A request that changes nothing is not
+    recorded.
     """
     filters = service.AuditFilter(**query.model_dump(exclude={"cursor", "limit"}))
     found = service.list_entries(filters, before_id=query.cursor, limit=query.limit + 1)

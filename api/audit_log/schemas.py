@@ -1,4 +1,4 @@
-"""The audit log in the API: the query that callers send, and the answers."""
+"""The audit log in the API: the query that callers send, and the responses."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from api.http.pagination import MAX_ID
+from api.cursors import MAX_ID
 from api.schemas import examples
 from api.schemas.base import PageQuery
 from api.schemas.fields import Instant
@@ -28,7 +28,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class AuditEntryAnswer(ResponseModel):
-    """Something that was done."""
+    """A recorded change."""
 
     model_config = with_example(EXAMPLE)
 
@@ -37,16 +37,16 @@ class AuditEntryAnswer(ResponseModel):
     actor: str = Field(description="`token:NAME`, `bootstrap`, a person, or `command`.")
     action: str = Field(examples=["updated"])
     entity: str = Field(examples=["mailing"])
-    entity_id: int | None = Field(description="Its id; null for what has none, as an opt-out.")
+    entity_id: int | None = Field(description="The object's id; null if it has none (an opt-out).")
     changes: dict[str, Any] = Field(
-        description="Each changed field with `old` and `new`, or null where the value is personal;"
+        description="Each changed field with `old` and `new`, or null if the value is personal;"
         " phones are masked, texts are given by length and version."
     )
     request_id: str | None
 
 
 class AuditPage(ResponseModel):
-    """A page of the audit log, the newest first."""
+    """A page of the audit log, the newest entry first."""
 
     model_config = with_example(examples.page_of(EXAMPLE))
 
@@ -54,7 +54,7 @@ class AuditPage(ResponseModel):
     next_cursor: str | None
 
 
-def _read_id(value: object) -> int:
+def _parse_id(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and int(value) <= MAX_ID:
         return int(value)
     raise PydanticCustomError("id", "must be the id of something: a whole number")
@@ -67,7 +67,7 @@ class AuditQuery(PageQuery):
     entity_id: (
         Annotated[
             int,
-            BeforeValidator(_read_id),
+            BeforeValidator(_parse_id),
             WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_ID}),
         ]
         | None

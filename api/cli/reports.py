@@ -1,6 +1,5 @@
 """Commands for the daily report: flask --app api report send | preview."""
 
-import re
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -8,7 +7,7 @@ import click
 from flask.cli import AppGroup
 
 from api.db import transaction
-from shared.config.settings import MAIL_ADDRESS, ReportSettings, load_settings
+from shared.config.settings import ReportSettings, load_settings, parse_mail_addresses
 from shared.report.daily import DayNotOver, read_figures, send_report, send_report_copy
 from shared.report.mail import NotSent, SentInDoubt
 from shared.report.rendering import render_html
@@ -25,11 +24,10 @@ OUTCOME_TEXTS = {
 
 
 def _parse_addresses(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
-    addresses = [part.strip() for part in (value or "").split(",") if part.strip()]
-    for address in addresses:
-        if not re.fullmatch(MAIL_ADDRESS, address):
-            raise click.BadParameter(f"{address} is not a mail address")
-    return addresses
+    try:
+        return parse_mail_addresses(value or "")
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _parse_day(_: click.Context, __: click.Parameter, value: datetime | None) -> date | None:

@@ -1,20 +1,23 @@
-"""REST routes of clients: add, list, get, replace, change and delete them."""
+"""REST routes of clients: add, list, export, get, replace, change and delete them."""
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
 from api.actor import current_actor
 from api.clients import service
 from api.clients.schemas import (
+    EXPORT_EXAMPLE,
     ClientAnswer,
     ClientChanges,
+    ClientCsvQuery,
     ClientPage,
     ClientQuery,
     NewClient,
     present_client,
 )
 from api.clients.service import ClientSearch
+from api.http.csv_response import stream_csv
 from api.http.pagination import build_page
 from api.openapi.operation import operation
 
@@ -49,6 +52,25 @@ def list_clients(query: ClientQuery) -> dict[str, Any]:
     search = ClientSearch.from_query(query)
     found = service.list_clients(search, after=query.cursor, limit=query.limit + 1)
     return build_page(found, query.limit, present_client, lambda client: client.id)
+
+
+@blueprint.get("/clients.csv")
+@operation(
+    "clients",
+    response=None,
+    description="The clients.",
+    query=ClientCsvQuery,
+    csv=EXPORT_EXAMPLE,
+)
+def export_clients(query: ClientCsvQuery) -> Response:
+    """Download clients as CSV
+
+    Ordered by id, the oldest first; the filters are those of the list. Each attribute of these
+    clients is a column. The file can be imported again.
+    A text that a spreadsheet would execute as a formula is prefixed with an apostrophe.
+    """
+    columns, rows = service.export_clients(ClientSearch.from_query(query))
+    return stream_csv("clients.csv", columns, rows, query.excel)
 
 
 @blueprint.get("/clients/<id:client_id>")

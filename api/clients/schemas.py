@@ -1,4 +1,4 @@
-"""Clients in the API: the bodies and queries that callers send, and the answers."""
+"""Clients in the API: the bodies and queries that callers send, and the responses."""
 
 from datetime import datetime
 from typing import Any
@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.schemas import examples
 from api.schemas.base import UNSET, Body, PageQuery, Patch, Query
+from api.schemas.csv_query import CsvQuery
 from api.schemas.fields import OperatorCode, Phone, Tag, Timezone
 from api.schemas.personalisation import AttributeChanges, Attributes
 from api.schemas.responses import ResponseModel, format_instant, with_example
@@ -16,6 +17,10 @@ OPERATOR_CODE = (
     "Three digits. Derived from the phone (its digits 2 to 4), and following it, if null."
 )
 
+EXPORT_EXAMPLE = (
+    "id,phone,operator_code,tag,timezone,created_at,updated_at\r\n1,79161234567,916,vip,"
+    "Europe/Moscow,2026-12-01T09:00:00.000000Z,2026-12-01T09:00:00.000000Z\r\n"
+)
 ATTRIBUTES = "What a mailing's text may say of this client: {name} stands for the attribute name."
 
 
@@ -73,6 +78,10 @@ class ClientFilter(Query):
 
 class ClientQuery(ClientFilter, PageQuery):
     """Which clients, page by page."""
+
+
+class ClientCsvQuery(ClientFilter, CsvQuery):
+    """Which clients, and in which format."""
 
 
 class ClientAnswer(ResponseModel):

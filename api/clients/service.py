@@ -18,13 +18,15 @@ from api.schemas.personalisation import merge_attributes
 from shared.db import status_changes
 from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
+from shared.domain.phones import derive_operator_code
 from shared.domain.statuses import Reason
-from shared.logging.log_config import mask_phone
+from shared.logging.redaction import mask_phone
 
 log = structlog.get_logger()
 
 NO_CLIENT = "There is no such client."
 FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
+EXPORT_COLUMNS = ("id", "phone", "operator_code", "tag", "timezone", "created_at", "updated_at")
 EXPORT_PAGE_ROWS = 5_000
 
 # Creating and getting a client are the most frequent requests. Each is one prepared statement on an
@@ -103,7 +105,7 @@ def create_client(new: NewClient, actor: Actor) -> Client:
     phone = int(new.phone)
     values = {
         "phone": phone,
-        "operator_code": new.operator_code or new.phone[1:4],
+        "operator_code": new.operator_code or derive_operator_code(phone),
         "operator_code_given": new.operator_code is not None,
         "tag": new.tag,
         "timezone": new.timezone,
@@ -135,24 +137,17 @@ def list_clients(search: ClientSearch, *, after: int, limit: int) -> Sequence[Cl
     return db.session.scalars(found.order_by(Client.id).limit(limit)).all()
 
 
-def list_attribute_names(search: ClientSearch) -> list[str]:
-    """Return the names of all attributes that the found clients have, sorted."""
+def export_clients(
+    search: ClientSearch,
+) -> tuple[Sequence[str], Iterator[list[tuple[Any, ...]]]]:
+    """Return the columns of a file of all found clients, and its rows in pages, by id.
+
+    Each attribute among these clients is a column.
+    """
     names = select(func.jsonb_object_keys(Client.attributes)).distinct()
-    return sorted(db.session.scalars(names.where(Client.attributes != {}, *search.conditions())))
-
-
-def iter_client_pages(search: ClientSearch, columns: Sequence[str]) -> Iterator[Sequence[Any]]:
-    """Yield all found clients in pages of rows with these columns, in the order of their ids."""
-    page: Select[Any] = (
-        select(*(getattr(Client, name) for name in columns))
-        .where(*search.conditions())
-        .order_by(Client.id)
-        .limit(EXPORT_PAGE_ROWS)
-    )
-    after = 0
-    while found := db.session.execute(page.where(Client.id > after)).all():
-        yield found
-        after = found[-1].id
+    found = db.session.scalars(names.where(Client.attributes != {}, *search.conditions()))
+    attributes = sorted(found)
+    return (*EXPORT_COLUMNS, *attributes), _iter_export_pages(search, attributes)
 
 
 def list_client_messages(client_id: int) -> list[dict[str, Any]]:
@@ -189,6 +184,21 @@ def delete_client(client_id: int, actor: Actor) -> None:
     audit_log.record_change(actor, "deleted", "client", client_id)
     db.session.commit()
     log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
+
+
+def _iter_export_pages(
+    search: ClientSearch, attributes: Sequence[str]
+) -> Iterator[list[tuple[Any, ...]]]:
+    page: Select[Any] = (
+        select(*(getattr(Client, name) for name in EXPORT_COLUMNS), Client.attributes)
+        .where(*search.conditions())
+        .order_by(Client.id)
+        .limit(EXPORT_PAGE_ROWS)
+    )
+    after = 0
+    while rows := db.session.execute(page.where(Client.id > after)).all():
+        yield [(*row[:-1], *(row.attributes.get(name) for name in attributes)) for row in rows]
+        after = rows[-1].id
 
 
 def _lock_client(client_id: int) -> Client:
@@ -231,7 +241,7 @@ def _set_fields(client: Client, changes: dict[str, Any]) -> None:
         client.operator_code = changes["operator_code"]
         client.operator_code_given = client.operator_code is not None
     if not client.operator_code_given:
-        client.operator_code = str(client.phone)[1:4]
+        client.operator_code = derive_operator_code(client.phone)
     for name in ("tag", "timezone", "attributes"):
         if name in changes:
             setattr(client, name, changes[name])

@@ -32,7 +32,7 @@ RETRY_AFTER_OUTAGE = {"Retry-After": "2"}
 
 
 class Problem(Exception):
-    """A request rejected for a reason of HTTP. The subclasses tell the caller what to do."""
+    """A request rejected for a reason of HTTP. The subclasses state what the caller can do."""
 
     status = 500
 
@@ -121,10 +121,7 @@ def _respond(
     if field_errors:
         body["errors"] = [error.as_json() for error in field_errors]
     return Response(
-        current_app.json.dumps(body),
-        status,
-        headers,
-        mimetype="application/problem+json",
+        current_app.json.dumps(body), status, headers, mimetype="application/problem+json"
     )
 
 

@@ -21,7 +21,7 @@ MAX_NAME_LENGTH = 64
 # At most this much of a rejected body is read.
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 UNSTORABLE = "contains NUL or half of a surrogate pair, which is no text"
-# Replace texts of pydantic that speak of Python instead of JSON.
+# Replace texts of pydantic that name types of Python instead of JSON.
 DETAILS = {
     "missing": "is required",
     "extra_forbidden": "is not known here",

@@ -2,15 +2,19 @@
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
-from api.http.pagination import MAX_ID, build_page, encode_cursor
+from api.cursors import MAX_ID, encode_cursor
+from api.http.csv_response import stream_csv
+from api.http.pagination import build_page
 from api.mailings import messages, statistics
 from api.mailings.message_schemas import (
+    EXPORT_EXAMPLE,
     AttemptAnswer,
     Counts,
     MailingStatistics,
     MessageAnswer,
+    MessageCsvQuery,
     MessageDetails,
     MessagePage,
     MessageQuery,
@@ -45,6 +49,25 @@ def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
     return _present_page(
         messages.list_mailing_messages(mailing_id, query.status, query.cursor, query.limit)
     )
+
+
+@blueprint.get("/mailings/<id:mailing_id>/messages.csv")
+@operation(
+    "messages",
+    response=None,
+    description="The messages.",
+    query=MessageCsvQuery,
+    csv=EXPORT_EXAMPLE,
+    problems=(404,),
+)
+def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
+    """Download a mailing's messages as CSV
+
+    Ordered by id. The phone is the client's present one, and empty for a deleted client.
+    """
+    rows = messages.export_messages(mailing_id, query.status)
+    name = f"mailing-{mailing_id}-messages.csv"
+    return stream_csv(name, messages.EXPORT_COLUMNS, rows, query.excel)
 
 
 @blueprint.get("/clients/<id:client_id>/messages")

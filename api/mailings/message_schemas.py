@@ -8,16 +8,23 @@ from pydantic import Field
 
 from api.schemas import examples
 from api.schemas.base import PageQuery
-from api.schemas.responses import (
-    ResponseModel,
-    with_example,
-)
+from api.schemas.csv_query import CsvQuery
+from api.schemas.responses import ResponseModel, with_example
 from shared.db.mailing_counts import MailingCounts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus
 
+EXPORT_EXAMPLE = (
+    "id,client_id,phone,status,reason,attempts,in_doubt,created_at,sent_at\r\n"
+    "1,1,79161234567,sent,,0,false,2026-12-01T09:00:00.000000Z,2026-12-01T09:00:01.000000Z\r\n"
+)
+
 
 class MessageQuery(PageQuery):
+    status: MessageStatus | None = Field(default=None, description="Messages in this status.")
+
+
+class MessageCsvQuery(CsvQuery):
     status: MessageStatus | None = Field(default=None, description="Messages in this status.")
 
 

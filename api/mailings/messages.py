@@ -1,11 +1,13 @@
-"""Read messages: of a mailing, of a client, or one by its id with its attempts."""
+"""Read messages: of a mailing, of a client, or one by its id with its attempts; export them."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
 from api.db import fetch_all
 from api.errors import NotFound
+from api.mailings.service import find_mailing
 from shared.domain.statuses import MessageStatus
 
 COLUMNS = "id, mailing_id, client_id, status, reason, attempts, in_doubt, created_at, sent_at"
@@ -77,7 +79,7 @@ ORDER BY m.mailing_id DESC
 """)  # noqa: S608 (constants)
 CLIENT_EXISTS = text("SELECT true FROM clients WHERE id = :client_id")
 
-# Accepted attempts are not stored; this is what is known of each of them.
+# Accepted attempts are not stored: all of them have these values.
 ACCEPTED_ATTEMPT = {
     "outcome": "accepted",
     "reason": "accepted",
@@ -85,6 +87,14 @@ ACCEPTED_ATTEMPT = {
     "latency_ms": None,
     "excerpt": "",
 }
+
+
+EXPORT_COLUMNS = (
+    *("id", "client_id", "phone", "status", "reason", "attempts", "in_doubt"),
+    *("created_at", "sent_at"),
+)
+EXPORT_PAGE_ROWS = 5_000
+PHONES = text("SELECT id, phone FROM clients WHERE id = ANY (:ids)")
 
 
 class MessageRows(NamedTuple):
@@ -140,3 +150,30 @@ def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if message["sent_at"] is not None:
         attempts.append(ACCEPTED_ATTEMPT | {"at": message["sent_at"]})
     return message, attempts
+
+
+def export_messages(
+    mailing_id: int, status: MessageStatus | None
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Return a mailing's messages, or those in one status, as rows of EXPORT_COLUMNS in pages.
+
+    The phone is the client's present one, None for a deleted client. Raise NotFound.
+    """
+    find_mailing(mailing_id)
+    return _iter_export_pages(mailing_id, status)
+
+
+def _iter_export_pages(
+    mailing_id: int, status: MessageStatus | None
+) -> Iterator[list[tuple[Any, ...]]]:
+    after: int | None = 0
+    while after is not None:
+        page = list_mailing_messages(mailing_id, status, after, EXPORT_PAGE_ROWS)
+        ids = [row["client_id"] for row in page.rows]
+        phones = {row["id"]: row["phone"] for row in fetch_all(PHONES, ids=ids)}
+        for row in page.rows:
+            row["phone"] = phones.get(row["client_id"])
+            row["in_doubt"] = "true" if row["in_doubt"] else "false"
+        if page.rows:
+            yield [tuple(row[name] for name in EXPORT_COLUMNS) for row in page.rows]
+        after = page.last_id

@@ -9,12 +9,7 @@ from api.http.idempotency import REPLAYED_HEADER, read_idempotency_key
 from api.http.pagination import build_page
 from api.mailings import actions, service
 from api.mailings.preview import preview_mailing as build_preview
-from api.mailings.preview_schemas import (
-    NewTestSend,
-    PreviewAnswer,
-    TestSendAnswer,
-    present_preview,
-)
+from api.mailings.preview_schemas import NewTestSend, PreviewAnswer, TestSendAnswer, present_preview
 from api.mailings.schemas import (
     MailingAnswer,
     MailingChanges,

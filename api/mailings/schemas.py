@@ -1,4 +1,4 @@
-"""Mailings in the API: the bodies and queries that callers send, and the answers."""
+"""Mailings in the API: the bodies and queries that callers send, and the responses."""
 
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from api.cursors import MAX_ID
 from api.schemas import examples
 from api.schemas.base import UNSET, Body, PageQuery, Patch
 from api.schemas.fields import (
@@ -24,7 +25,7 @@ from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus
 
 MailingId = Annotated[
-    int, Field(ge=1, le=2**63 - 1, examples=[17]), BeforeValidator(convert_whole_float)
+    int, Field(ge=1, le=MAX_ID, examples=[17]), BeforeValidator(convert_whole_float)
 ]
 
 
@@ -48,7 +49,7 @@ class Filter(Body):
 
     @field_validator("operator_codes", "tags", "timezones", "exclude_mailing_ids", "phones")
     @classmethod
-    def _once_each(cls, values: list[Any]) -> list[Any]:
+    def _drop_duplicates(cls, values: list[Any]) -> list[Any]:
         return list(dict.fromkeys(values))
 
 
@@ -64,7 +65,7 @@ class WindowHours(Body):
     end: ClockTime = Field(alias="to", examples=["21:00"])
 
     @model_validator(mode="after")
-    def _not_empty(self) -> Self:
+    def _check_not_empty(self) -> Self:
         if self.start == self.end:
             raise PydanticCustomError(
                 "window_empty", "from and to must differ; leave the window out to send at any hour"

@@ -18,7 +18,7 @@ from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
 from shared.db import status_changes
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing, MailingText
-from shared.domain.send_windows import Window
+from shared.domain.send_windows import Window, make_window
 from shared.domain.statuses import MailingStatus
 
 log = structlog.get_logger()
@@ -169,9 +169,7 @@ def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
 
 def window_of(mailing: Mailing) -> Window | None:
     """Return the local hours in which a mailing's clients may be messaged; None for any hour."""
-    if mailing.window_from is None or mailing.window_to is None:
-        return None
-    return Window(mailing.window_from, mailing.window_to)
+    return make_window(mailing.window_from, mailing.window_to)
 
 
 def mark_cancelled(mailing: Mailing, now: datetime) -> None:

@@ -6,14 +6,14 @@ from sqlalchemy import text
 
 from api.db import fetch_all, session_cursor, use_one_snapshot
 from api.mailings.service import find_mailing
-from shared.db.mailing_counts import COUNTS, MailingCounts, read_mailing_counts
+from shared.db.mailing_counts import COUNTS_JOIN, MailingCounts, read_mailing_counts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus
 
 SUMMED = ("audience", "in_doubt", *MessageStatus)
 
 MAILINGS_WITH_COUNTS = f"""
-SELECT m.id, m.name, m.status, m.audience, counts.* FROM mailings m {COUNTS}
+SELECT m.id, m.name, m.status, m.audience, counts.* FROM mailings m {COUNTS_JOIN}
 WHERE m.deleted_at IS NULL
 """  # noqa: S608 (constants, here and below)
 PAGE = text(f"""

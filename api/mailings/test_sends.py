@@ -17,7 +17,7 @@ from api.audit_log import service as audit_log
 from api.db import db, fetch_all
 from api.enqueue import job_queues
 from api.errors import FieldError, InvalidFields, RateLimited, Unavailable
-from shared.logging.log_config import mask_phone
+from shared.logging.redaction import mask_phone
 
 log = structlog.get_logger()
 

@@ -6,6 +6,7 @@ notification_source_up reports which. Reading both takes a few milliseconds.
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import psycopg2
 import structlog
@@ -23,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import db
 from shared import __version__, metrics
-from shared.db import mailing_counts
+from shared.db.mailing_counts import COUNTS_JOIN
 from shared.domain.statuses import MailingStatus, MessageStatus
 from shared.fleet_status import FleetStatus, read_fleet_status
 from shared.metrics import METRICS
@@ -31,7 +32,7 @@ from shared.redis_client import fail_fast_client
 
 log = structlog.get_logger()
 
-# Settled mailings by their own rows, without a look at batches; the others by their batches.
+# Settled mailings are counted by their rows, without reading batches; the others by their batches.
 MAILINGS = text(f"""
 SELECT status, deleted_at IS NOT NULL AS deleted, count(*) AS mailings, 0::bigint AS pending,
     sum(sent)::bigint AS sent, sum(failed)::bigint AS failed, sum(expired)::bigint AS expired,
@@ -46,7 +47,7 @@ SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint
         WHERE m.status = 'running' AND m.end_at > now() AND m.rate_limit IS NULL)), 0),
     coalesce(extract(epoch FROM now() - min(m.start_at) FILTER (
         WHERE m.status = 'scheduled' AND m.start_at <= now())), 0)
-FROM mailings m {mailing_counts.COUNTS} WHERE NOT m.settled GROUP BY 1, 2
+FROM mailings m {COUNTS_JOIN} WHERE NOT m.settled GROUP BY 1, 2
 """)  # noqa: S608 (constants)
 CONNECTIONS = text("""
 SELECT CASE WHEN application_name IN ('api', 'notification-control', 'notification-dispatch')
@@ -74,19 +75,18 @@ WORKER_STATES = ("busy", "idle", "other")
 Samples = dict[tuple[str, ...], float]
 
 
-def gauge(name: str, value: float | Samples) -> Metric:
-    """Build a gauge from one value, or from a value for each combination of labels."""
-    family = GaugeMetricFamily(name, METRICS[name].help, labels=METRICS[name].labels)
+def _build_family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily], name: str, value: float | Samples
+) -> Metric:
+    """Build a metric from one value, or from a value for each combination of labels."""
+    family = kind(name, METRICS[name].help, labels=METRICS[name].labels)
     for labels, number in ({(): value} if not isinstance(value, dict) else value).items():
         family.add_metric(labels, number)
     return family
 
 
-def counter(name: str, value: float | Samples) -> Metric:
-    family = CounterMetricFamily(name, METRICS[name].help, labels=METRICS[name].labels)
-    for labels, number in ({(): value} if not isinstance(value, dict) else value).items():
-        family.add_metric(labels, number)
-    return family
+gauge = partial(_build_family, GaugeMetricFamily)
+counter = partial(_build_family, CounterMetricFamily)
 
 
 class FleetCollector(Collector):

@@ -6,6 +6,7 @@ input in errors; and its document, which lacks security and problems.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app, make_response, request
@@ -16,10 +17,10 @@ from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
 from werkzeug.routing import BaseConverter, Rule
 
+from api.cursors import MAX_ID
 from api.errors import NotFound
 from api.http.bearer_auth import PROTECTED_PATH, required_scope
 from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
-from api.http.pagination import MAX_ID
 from api.http.request_parsing import parse_body, parse_query
 from api.openapi.links import add_links
 from api.openapi.problem_examples import (
@@ -70,22 +71,15 @@ class IdConverter(BaseConverter):
         return int(value)
 
 
+@dataclass
 class OperationResponses(ResponseBase):
     """All responses of an operation: one success, and problems by status."""
 
-    def __init__(
-        self,
-        status: int,
-        model: type[BaseModel] | None,
-        description: str,
-        problems: Iterable[int],
-        csv: str | None = None,
-    ) -> None:
-        self.status = status
-        self.model = model
-        self.description = description
-        self.problems = sorted(set(problems))
-        self.csv = csv
+    status: int
+    model: type[BaseModel] | None
+    description: str
+    problems: set[int]
+    csv: str | None
 
     def has_model(self) -> bool:
         """Return False, so that the library adds no validation error of its own format."""
@@ -104,17 +98,16 @@ class OperationResponses(ResponseBase):
         if self.status in (201, 202):
             success["headers"] |= LOCATION
         return {str(self.status): success} | {
-            str(status): describe_problem(status) for status in self.problems
+            str(status): describe_problem(status) for status in sorted(self.problems)
         }
 
 
+@dataclass
 class CsvUpload(RequestBase):
     """A body that is a CSV file, which the view reads itself."""
 
+    example: str
     model = None
-
-    def __init__(self, example: str) -> None:
-        self.example = example
 
     def has_model(self) -> bool:
         return False
@@ -130,19 +123,7 @@ def _schema_reference(model: type[BaseModel]) -> dict[str, str]:
 class Backend(FlaskBackend):
     """Passes the validated query and body to a view as arguments."""
 
-    def validate(
-        self,
-        func: Any,
-        query: Any,
-        body: Any,
-        headers: Any,
-        cookies: Any,
-        resp: Any,
-        before: Any,
-        after: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def validate(self, func: Any, query: Any, body: Any, *_: Any, **kwargs: Any) -> Any:
         if any(number > MAX_ID for number in kwargs.values()):
             raise NotFound("There is nothing with this id.")
         if query is not None:
@@ -152,7 +133,7 @@ class Backend(FlaskBackend):
         if body.model is not None:
             context = {"default_timezone": current_app.config["DEFAULT_TIMEZONE"]}
             kwargs["body"] = parse_body(request, body.model, context)
-        return make_response(func(*args, **kwargs))
+        return make_response(func(**kwargs))
 
     def parse_path(self, route: Rule) -> tuple[str, list[Mapping[str, Any]]]:
         path, parameters = super().parse_path(route)
@@ -278,9 +259,8 @@ def operation(
         if isinstance(model, type):
             extra = cast(dict[str, Any], model.model_config["json_schema_extra"])
             EXAMPLES[get_model_name(model)] = extra["examples"]
-    responses = OperationResponses(
-        status, response, description, (*common_problems, *body_problems, *problems), csv
-    )
+    statuses = {*common_problems, *body_problems, *problems}
+    responses = OperationResponses(status, response, description, statuses, csv)
     validated = spec.validate(query=query, body=body, resp=responses, tags=(tag,))
 
     def decorate(view: View) -> View:

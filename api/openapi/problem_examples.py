@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from werkzeug.http import HTTP_STATUS_CODES
 
-from api.http.pagination import MAX_LIMIT
+from api.cursors import MAX_LIMIT
 
 SCHEMA = {"$ref": "#/components/schemas/ProblemAnswer"}
 MEANINGS = {
@@ -29,10 +29,7 @@ REQUEST_ID = {
     }
 }
 LOCATION = {
-    "Location": {
-        "description": "The URL of the created object.",
-        "schema": {"type": "string"},
-    }
+    "Location": {"description": "The URL of the created object.", "schema": {"type": "string"}}
 }
 CHALLENGE = {
     "WWW-Authenticate": {

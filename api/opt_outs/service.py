@@ -19,7 +19,7 @@ from shared.db import opt_outs as opt_out_records
 from shared.db.opt_outs import OptOut
 from shared.domain.phones import parse_phone
 from shared.domain.spreadsheets import unescape_formula
-from shared.logging.log_config import mask_phone
+from shared.logging.redaction import mask_phone
 
 log = structlog.get_logger()
 

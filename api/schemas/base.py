@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from api.http.pagination import DEFAULT_LIMIT
+from api.cursors import DEFAULT_LIMIT
 from api.schemas.fields import Cursor, Limit
 
 # The default of a field that a PATCH may omit. It is never read: only sent fields are.

@@ -18,7 +18,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from api.http.pagination import MAX_LIMIT, decode_cursor
+from api.cursors import MAX_LIMIT, decode_cursor
+from shared.domain.phones import PHONE_DETAIL, PHONE_EXAMPLE, PHONE_PATTERN
 from shared.domain.time_zones import TIME_ZONES
 
 
@@ -51,10 +52,10 @@ class TextFormat:
 Phone = Annotated[
     str,
     TextFormat(
-        r"^7[0-9]{10}\Z",
+        rf"^{PHONE_PATTERN}\Z",
         "phone_format",
-        "must be 11 digits and start with 7, for example 79161234567",
-        "79161234567",
+        PHONE_DETAIL,
+        PHONE_EXAMPLE,
     ),
 ]
 OperatorCode = Annotated[
@@ -157,12 +158,7 @@ def _parse_clock_time(value: object) -> time:
 ClockTime = Annotated[
     time,
     BeforeValidator(_parse_clock_time),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$",
-        }
-    ),
+    WithJsonSchema({"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"}),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Base model of JSON answers, the model of an error, and how an instant is written."""
+"""The base model of JSON responses, the model of errors, and the format of instants."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""API tokens in the API: the body that callers send, and the answers."""
+"""API tokens in the API: the body that callers send, and the responses."""
 
 from datetime import datetime
 from typing import Annotated, Any

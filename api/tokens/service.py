@@ -12,12 +12,7 @@ from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.db import database_now, db
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
-from api.tokens.authenticator import (
-    PREFIX_LENGTH,
-    clear_token_cache,
-    generate_secret,
-    hash_secret,
-)
+from api.tokens.authenticator import PREFIX_LENGTH, clear_token_cache, generate_secret, hash_secret
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
 

@@ -34,7 +34,7 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     """Return the pids of a process's direct children."""
     return [child.pid for child in psutil.Process(pid).children()]
 
@@ -182,9 +182,9 @@ class BenchEnvironment:
         self.wait_settled(mailing_id)
         return mailing_id
 
-    def wait_settled(self, mailing_id: int, seconds: float = 900) -> None:
+    def wait_settled(self, mailing_id: int) -> None:
         statement = "SELECT 1 FROM mailings WHERE id = %s AND settled"
-        self.wait_for(lambda: self.query(statement, mailing_id), seconds, interval=0.25)
+        self.wait_for(lambda: self.query(statement, mailing_id), 900, interval=0.25)
 
     def sending_rate(self, mailing_id: int) -> float:
         """Return messages per second from the first acceptance until all were recorded."""
@@ -198,7 +198,7 @@ class BenchEnvironment:
     def postgres_cpu_seconds(self) -> float:
         pid = self.postgres.pid
         assert pid is not None  # noqa: S101
-        return cpu_seconds(pid) + sum(cpu_seconds(child) for child in children(pid))
+        return cpu_seconds(pid) + sum(cpu_seconds(child) for child in list_children(pid))
 
     def wal_bytes(self) -> int:
         return int(self.query("SELECT pg_current_wal_lsn() - '0/0'")[0][0])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dev.bench import load
-from dev.bench.environment import TOKEN, BenchEnvironment, children, cpu_seconds, resident_mb
+from dev.bench.environment import TOKEN, BenchEnvironment, cpu_seconds, list_children, resident_mb
 
 # Short measurements are repeated, as the machine's speed changes.
 REPEATS = 5
@@ -150,7 +150,7 @@ def measure_api(bench: BenchEnvironment, seconds: float) -> Iterator[Figure]:
         body = b'{"phone":"7999%07d","tag":"api","timezone":"Europe/Moscow"}' % next(numbers)
         return load.build_request("POST", "/api/v1/clients", TOKEN, body)
 
-    servers = children(bench.processes["api"].pid)
+    servers = list_children(bench.processes["api"].pid)
     for name, next_request, target in (
         ("GET /clients/{id}", lambda: get, 1000),
         ("POST /clients", post, 600),

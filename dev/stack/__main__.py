@@ -16,6 +16,8 @@ from dev.stack.settings import Settings
 from dev.stack.supervisor import StopRequested, Supervisor
 from dev.stack.terminal import Terminal
 
+STOPPING_WAIT_SECONDS = 45.0
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.stack", description=__doc__)
@@ -47,7 +49,7 @@ def main() -> int:
         folders = (settings.directory, reachable_parent())
         message = explain_full_disk(str(error), *folders) or str(error)
     finally:
-        os.truncate(lock, 0)  # tells a stack that waits for the folder that this one is stopping
+        os.truncate(lock, 0)  # shows a stack that waits for the folder that this one is stopping
         supervisor.stop()
     if message is not None:
         print(message, file=sys.stderr)
@@ -89,19 +91,20 @@ def start_stack(settings: Settings, supervisor: Supervisor, terminal: Terminal) 
     terminal.write(make_greeting(settings, environment, postgres_data, seconds))
 
 
-def lock_directory(directory: Path, patience: float = 45.0) -> int:
+def lock_directory(directory: Path) -> int:
     """Lock LOCAL_DIR and return the lock's file descriptor.
 
-    Wait up to `patience` seconds for a stack that is stopping; raise StackError if one runs.
+    Wait for a stack that is stopping; raise StackError if one runs.
     """
-    deadline = time.monotonic() + patience
+    started = time.monotonic()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         check_free_space(directory)
         while (lock := try_lock(directory)) is None:
             holder = (directory / "lock").read_text().strip()
             # An empty file belongs to a stack that is stopping, or that has just started.
-            if time.monotonic() > (deadline if not holder else deadline - patience + 1.0):
+            wait_seconds = 1.0 if holder else STOPPING_WAIT_SECONDS
+            if time.monotonic() - started > wait_seconds:
                 raise StackError(
                     f"a stack already runs in {directory} (pid {holder or 'unknown'}):"
                     " stop it, or set LOCAL_DIR to another folder"

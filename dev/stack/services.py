@@ -123,7 +123,7 @@ class Postgres(Service):
             home.chmod(0o711)
             self._save_state(home=str(home))
         if home != self.directory and len(self._locks) == 1:
-            self._lock(home)  # a copied folder remembers the home of the original
+            self._lock(home)  # a copied folder names the home of the original
         self._bin = postgres_bin(self._account)
         self.data = home / "data"
         if not self.data.exists():

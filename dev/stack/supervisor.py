@@ -29,13 +29,14 @@ _TICK = 0.05
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 10.0
 _HEALTHY_SECONDS = 10.0  # a program that ran this long is restarted with the shortest backoff
 _READY_SECONDS = 120.0  # after a crash PostgreSQL may have much to replay
+_RUN_SECONDS = 300.0  # for a program that must end, such as migrations
 _MAX_DEATHS = 5  # before it was ready for the first time
 # In the environment of every program: its stack's folder, and the signal that stops it.
 MARK, STOP_SIGNAL = "LOCAL_STACK", "LOCAL_STACK_STOP_SIGNAL"
 
 
 class StopRequested(Exception):
-    """A signal asks the stack to stop."""
+    """A signal has requested that the stack stops."""
 
 
 @dataclass
@@ -93,13 +94,12 @@ class Supervisor:
         if count := stop_processes(targets, seconds):
             self._terminal.report(f"stopped {count} processes that the last run left behind")
 
-    def run_to_end(self, program: Program, seconds: float = 300.0) -> None:
+    def run_to_end(self, program: Program) -> None:
         """Run a program until it exits; raise StackError if it fails."""
         child = self._launch(program)
-        deadline = time.monotonic() + seconds
         while (status := child.exit_status) is None:
-            if time.monotonic() > deadline:
-                raise StackError(f"{program.name} took more than {seconds:.0f} s")
+            if time.monotonic() - child.started > _RUN_SECONDS:
+                raise StackError(f"{program.name} took more than {_RUN_SECONDS:.0f} s")
             self._check_stop_requested()
             child.log.follow()
             time.sleep(_TICK)

@@ -7,7 +7,6 @@ as files (shared/config/secret_files.py). docs/configuration.md lists every sett
 import os
 import re
 import sys
-import zoneinfo
 from datetime import time
 from decimal import Decimal
 from pathlib import Path
@@ -26,11 +25,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.config.secret_files import FILE_SUFFIX, UnreadableSecretFile, read_secret_files
+from shared.domain.time_zones import TIME_ZONES
 from shared.logging.redaction import register_secrets
 
 
 def _check_time_zone(name: str) -> str:
-    if name not in zoneinfo.available_timezones():
+    if name not in TIME_ZONES:
         raise ValueError("must be an IANA time zone, for example Europe/Moscow")
     return name
 
@@ -91,13 +91,11 @@ def _check_smtp_url(url: SecretStr) -> SecretStr:
 MAIL_ADDRESS = r"[A-Za-z0-9_.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9.-]+"
 
 
-def _parse_mail_addresses(text: object) -> object:
-    if not isinstance(text, str):
-        return text
+def parse_mail_addresses(text: str) -> list[str]:
+    """Return the different addresses in a list with commas. Raise ValueError."""
     addresses = [part.strip() for part in text.split(",") if part.strip()]
     if not all(re.fullmatch(MAIL_ADDRESS, address) for address in addresses):
         raise ValueError("must be mail addresses with commas between them")
-    # Drop duplicate recipients.
     return list({address.lower(): address for address in addresses}.values())
 
 
@@ -105,6 +103,10 @@ def _check_folder(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
     return path
+
+
+def _parse_recipients(value: object) -> object:
+    return parse_mail_addresses(value) if isinstance(value, str) else value
 
 
 def _check_time_of_day(text: object) -> object:
@@ -152,7 +154,7 @@ class ReportSettings(DatabaseSettings):
     """Settings of the daily report; it is enabled if recipients and a mail server are set."""
 
     smtp_url: Annotated[SecretStr, AfterValidator(_check_smtp_url)] | None = None
-    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_parse_mail_addresses)] = []
+    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_parse_recipients)] = []
     report_from: Annotated[str, AfterValidator(_check_sender)] = "notifications@localhost"
     report_time: Annotated[time, BeforeValidator(_check_time_of_day)] = time(9)
     report_timezone: Annotated[str, AfterValidator(_check_time_zone)] = "Europe/Moscow"
@@ -178,14 +180,14 @@ class ApiSettings(RateSettings, CommandSettings, ReportSettings):
 
     @field_validator("oidc_issuer")
     @classmethod
-    def _needs_public_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _require_public_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("public_url") is None:
             raise ValueError("needs PUBLIC_URL too, the address that people open")
         return value
 
     @field_validator("oidc_client_id")
     @classmethod
-    def _needed_for_sign_in(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _require_client_id(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and info.data.get("oidc_issuer") is not None:
             raise ValueError("is not set, and the admin UI needs it: see OIDC_ISSUER")
         return value

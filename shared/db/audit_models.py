@@ -15,7 +15,7 @@ class AuditEntry(Base):
     """A change that a user or a caller made: actor, action, entity, time and request.
 
     It is written in the transaction of the change, so an entry exists if and only if the change
-    does. Rows are never updated and hold no personal data: see api/audit_log.py.
+    does. Rows are never updated and hold no personal data: see api/audit_log/service.py.
     """
 
     __tablename__ = "audit_log"

@@ -13,11 +13,13 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db.batch_conditions import DUE, LEASED
 from shared.db.rows import fetch_one_row
 
-FROZEN = ",\n".join(
+# The counts that a mailing's row holds once the mailing is settled.
+SETTLED_COUNTS = ("sent", "failed", "expired", "cancelled", "in_doubt")
+ENDED_COLUMNS = ",\n".join(
     f"CASE WHEN m.settled THEN m.{name} ELSE coalesce(sum({name}), 0)::bigint END AS {name}"
-    for name in ("sent", "failed", "expired", "cancelled", "in_doubt")
+    for name in SETTLED_COUNTS
 )
-PENDING = ",\n".join(
+PENDING_COLUMNS = ",\n".join(
     f"coalesce(sum(pending) FILTER (WHERE state = '{name}'), 0)::bigint AS {name}"
     for name in ("in_progress", "due", "retrying", "waiting")
 )
@@ -33,7 +35,8 @@ def counts_join(mailing_id: str = "m.id") -> str:
     """
     return f"""
     CROSS JOIN LATERAL (
-        SELECT coalesce(sum(pending), 0)::bigint AS pending, {FROZEN}, {PENDING},
+        SELECT coalesce(sum(pending), 0)::bigint AS pending, {ENDED_COLUMNS},
+            {PENDING_COLUMNS},
             count(*) FILTER (WHERE state = 'due') AS due_batches,
             min(due_at) FILTER (WHERE state = 'due') AS oldest_due_at
         FROM batches CROSS JOIN LATERAL (
@@ -63,7 +66,7 @@ class MailingCounts(NamedTuple):
     waiting: int  # in a batch that waits for its window
 
 
-COUNTS = counts_join()
+COUNTS_JOIN = counts_join()
 ONE_MAILING = f"""
 SELECT {", ".join(f"counts.{name}" for name in MailingCounts._fields)}
 FROM mailings m {counts_join("%(mailing)s")} WHERE m.id = %(mailing)s

@@ -71,8 +71,8 @@ class Client(Base):
 class Mailing(Base):
     """A text to be sent to all clients that match a filter, between two instants.
 
-    A mailing is `settled` if no message is pending and no bulk change waits to be applied; the
-    sweep and the dispatchers read only unsettled ones. Settling stores the counts here (a late
+    A mailing is `settled` if no message is pending and its state has been applied to all batches;
+    the sweep and the dispatchers read only unsettled ones. Settling stores the counts here (a late
     acceptance changes them afterwards); until then they are the sums over the batches: see
     mailing_counts.py.
     """

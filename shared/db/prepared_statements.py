@@ -36,7 +36,7 @@ class PreparedStatement:
         self.execute = f"EXECUTE {name} ({', '.join(f'%({value})s' for value in values)})"
 
     def run(self, cursor: cursor, values: Mapping[str, object]) -> None:
-        """Execute it on a cursor of a PreparingConnection; the first time, prepare it."""
+        """Execute the statement on a PreparingConnection's cursor; prepare it the first time."""
         owner: PreparingConnection = cursor.connection  # type: ignore[assignment]
         if self.name not in owner.prepared:
             cursor.execute(self.prepare)

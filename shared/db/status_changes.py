@@ -16,7 +16,7 @@ from shared.db.batch_conditions import LEASED
 from shared.db.minute_counts import MinuteKey, add_minute_counts, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import make_window, next_opening
 from shared.domain.statuses import MessageStatus, Reason
 
 LOCK_BATCH = f"""
@@ -212,7 +212,7 @@ def move_client_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
         # The lock keeps the window until commit, so a later change of it finds the new batches.
         cursor.execute(SHARE_WINDOW, (mailing_id,))
         start, end, now = fetch_one_row(cursor)
-        window = Window(start, end) if start is not None else None
+        window = make_window(start, end)
         first, last, expired = lock_batch(cursor, mailing_id, batch_id)
         for zone, ids in by_zone.items():
             if expired is not None:
@@ -232,7 +232,7 @@ def reschedule_batches(cursor: Cursor, mailing_id: int) -> None:
     """
     cursor.execute(WINDOW, (mailing_id,))
     start, end, now = fetch_one_row(cursor)
-    window = Window(start, end) if start is not None else None
+    window = make_window(start, end)
     cursor.execute(LOCK_OPEN_BATCHES, (mailing_id,))
     zones = sorted({zone for _, zone in cursor.fetchall()})
     opens = [next_opening(window, zone, now) for zone in zones]

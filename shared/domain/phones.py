@@ -35,6 +35,14 @@ def is_phone(text: str) -> bool:
     return PHONE.fullmatch(text) is not None
 
 
+def derive_operator_code(phone: str | int | None) -> str:
+    """Return the three digits after the 7, which name the operator.
+
+    An import derives it in SQL (shared/client_import/merge.py).
+    """
+    return str(phone)[1:4]
+
+
 def parse_phone(text: str, *, prefix_optional: bool = False) -> str:
     """Return the 11 digits of a phone number as people and spreadsheets write it.
 

@@ -29,6 +29,11 @@ class Window(NamedTuple):
         return wall >= self.start or wall < self.end
 
 
+def make_window(start: time | None, end: time | None) -> Window | None:
+    """Return the window of a mailing's two columns; None if messages may be sent at any hour."""
+    return None if start is None or end is None else Window(start, end)
+
+
 def is_open(window: Window | None, zone: str, at: datetime) -> bool:
     """Return whether messages may be sent to `zone` at the instant `at` (aware)."""
     return window is None or window.contains(at.astimezone(ZoneInfo(zone)).time())

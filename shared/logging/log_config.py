@@ -19,7 +19,6 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from shared.logging.redaction import mask_phone as mask_phone
 from shared.logging.redaction import redact
 
 _console_renderer: Processor | None = None

@@ -9,9 +9,9 @@ from datetime import date, datetime
 
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.mailing_counts import COUNTS
+from shared.db.mailing_counts import COUNTS_JOIN
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import Window, make_window, next_opening
 from shared.report.days import day_bounds
 
 MAX_REASONS = 5
@@ -20,7 +20,7 @@ COUNTED_STATUSES = ("sent", "failed", "expired", "cancelled")
 ACTIVE = f"""
 SELECT m.id, name, text, start_at, end_at, status, audience, window_from, window_to,
     deleted_at IS NOT NULL, counts.in_doubt
-FROM mailings m {COUNTS}
+FROM mailings m {COUNTS_JOIN}
 WHERE started_at < %(until)s AND coalesce(finished_at, 'infinity') >= %(since)s
     OR m.id IN (SELECT mailing_id FROM minutes WHERE minute >= %(since)s AND minute < %(until)s)
 ORDER BY m.id
@@ -65,7 +65,7 @@ GROUP BY 1 ORDER BY 2 DESC, 1
 # paused, or the rate of the last ten minutes is too low for what is due.
 LATE = f"""
 SELECT m.id, m.end_at, m.status, never, in_progress + due, coalesce(pace, 0)::float8
-FROM mailings m {COUNTS}
+FROM mailings m {COUNTS_JOIN}
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(batches.pending), 0)::bigint AS never
     FROM batches WHERE mailing_id = m.id AND due_at >= m.end_at
@@ -184,7 +184,7 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             in_doubt=doubt,
         )
         if mailing.sent > 0:
-            window = Window(opens, closes) if opens is not None else None
+            window = make_window(opens, closes)
             mailing.median, mailing.p95 = _read_waits(cursor, id_, window, span)
         if mailing.failed > 0:
             cursor.execute(REASONS, {"mailing": id_, **span})

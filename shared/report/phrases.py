@@ -51,7 +51,7 @@ class Count(NamedTuple):
     formatted: str
 
 
-def counts(count: Callable[[str], int], language: Language) -> list[Count]:
+def list_counts(count: Callable[[str], int], language: Language) -> list[Count]:
     """Return all counts, read by `count`, of a day or of a mailing in the report's order."""
     return [
         Count(name, language.gettext(label), count(name), language.format_number(count(name)))
@@ -59,7 +59,7 @@ def counts(count: Callable[[str], int], language: Language) -> list[Count]:
     ]
 
 
-def subject(figures: DayFigures, language: Language) -> str:
+def format_subject(figures: DayFigures, language: Language) -> str:
     day = language.format_day(figures.day)
     if not figures.mailings:
         return language.gettext("Mailings on %(day)s: none", day=day)
@@ -67,7 +67,7 @@ def subject(figures: DayFigures, language: Language) -> str:
     return language.gettext("Mailings on %(day)s: %(sent)s accepted", day=day, sent=sent)
 
 
-def footer(zone: str, language: Language) -> str:
+def format_footer(zone: str, language: Language) -> str:
     return language.gettext(
         "“Accepted” means accepted by the provider. Accepted, failed, expired and cancelled count "
         "what changed on this day; a negative number says that failed messages are being tried "
@@ -78,18 +78,18 @@ def footer(zone: str, language: Language) -> str:
     )
 
 
-def title(mailing: MailingDay, language: Language) -> str:
+def format_title(mailing: MailingDay, language: Language) -> str:
     """Return a mailing's number with its name, or with the first line of its text."""
     line = shorten(mailing.name or mailing.first_line, MAX_TITLE_LENGTH)
     return language.gettext("Mailing %(id)s: %(title)s", id=mailing.id, title=line)
 
 
-def status(mailing: MailingDay, language: Language) -> str:
+def format_status(mailing: MailingDay, language: Language) -> str:
     label = language.gettext(STATUS_LABELS[mailing.status])
     return ", ".join([label, language.gettext("deleted")]) if mailing.deleted else label
 
 
-def shares_and_waits(mailing: MailingDay, language: Language) -> list[tuple[str, str]]:
+def list_shares_and_waits(mailing: MailingDay, language: Language) -> list[tuple[str, str]]:
     """Return the share accepted and the waits with their labels, as far as there are any."""
     found = []
     if mailing.share is not None:
@@ -100,7 +100,7 @@ def shares_and_waits(mailing: MailingDay, language: Language) -> list[tuple[str,
     return found
 
 
-def attention_points(figures: DayFigures, language: Language) -> list[str]:
+def list_attention_points(figures: DayFigures, language: Language) -> list[str]:
     """Return sentences on what needs attention, the most urgent first; empty if nothing does."""
     return [
         *(_describe_late(late, figures.zone, language) for late in figures.late),

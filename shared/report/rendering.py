@@ -31,7 +31,7 @@ def make_mail(
     language = get_language(language_code)
     day = figures.day.isoformat()
     mail = EmailMessage(MAIL_POLICY)
-    mail["Subject"] = phrases.subject(figures, language)
+    mail["Subject"] = phrases.format_subject(figures, language)
     mail["From"] = sender
     mail["To"] = ", ".join(recipients)
     mail["Date"] = datetime.now(UTC)
@@ -81,8 +81,8 @@ def _render(
         .render(
             figures=figures,
             public_url=public_url,
-            points=phrases.attention_points(figures, language),
-            footer=phrases.footer(figures.zone, language),
+            points=phrases.list_attention_points(figures, language),
+            footer=phrases.format_footer(figures.zone, language),
             **values,
         )
     )
@@ -110,10 +110,10 @@ def _environment(language_code: str) -> Environment:
     environment.globals |= {
         "language": language_code,
         "shorten": phrases.shorten,
-        "counts_of": partial(phrases.counts, language=language),
-        "title": partial(phrases.title, language=language),
-        "status": partial(phrases.status, language=language),
-        "shares_and_waits": partial(phrases.shares_and_waits, language=language),
+        "counts_of": partial(phrases.list_counts, language=language),
+        "title": partial(phrases.format_title, language=language),
+        "status": partial(phrases.format_status, language=language),
+        "shares_and_waits": partial(phrases.list_shares_and_waits, language=language),
     }
     return environment
 

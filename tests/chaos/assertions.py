@@ -60,7 +60,7 @@ class ScenarioResult:
 def check_times(
     rows: list[RequestRow], by_text: MailingsByText, result: ScenarioResult, report: ReportViolation
 ) -> None:
-    """No request arrives at or after the end, or outside the window."""
+    """Assert that no request arrived at or after the end, or outside the window."""
     result.silence_s = max(intervals(row["at"] for row in rows), default=0.0)
     for row in rows:
         mailing = by_text.get(row["text"])
@@ -108,7 +108,7 @@ def check_outcomes(
 def check_recipients(
     rows: list[RequestRow], by_text: MailingsByText, report: ReportViolation
 ) -> None:
-    """Each client of a mailing gets its message under one id."""
+    """Assert that each client of a mailing got its message under one id."""
     ids: dict[tuple[int, int], int] = {}
     for row in rows:
         mailing = by_text.get(row["text"])

@@ -100,7 +100,7 @@ class Observer:
         self.by_text[text] = self.mailings[mailing_id]
 
     def mark_worker_failure(self) -> None:
-        """Remember that a worker was killed or stopped at this instant."""
+        """Record that a worker was killed or stopped at this instant."""
         self.failures.append(time.time())
 
     def mark_worker_kill(self) -> None:
@@ -109,7 +109,7 @@ class Observer:
         self.kills.add(self.failures[-1])
 
     def mark_disconnect(self) -> None:
-        """Remember that the provider dropped all connections and answers at this instant."""
+        """Record that the provider dropped all connections and answers at this instant."""
         self.disconnects.append(time.time())
 
     # --- requests at the provider --------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The compose project that `run` tries, and the doors into it: engine, API, provider."""
+"""The compose project that `run` tests: access to the engine, the API and the provider."""
 
 import http.client
 import json
@@ -17,32 +17,32 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = f"notifications-check-{os.getpid()}"
 # The demo token of docker-compose.yml: the first start must need no preparation.
 TOKEN = "demo-bootstrap-token"
-# Services of ours, and how many containers each has.
+# Our services, with their numbers of containers.
 OURS = {"api": 1, "scheduler": 1, "control": 1, "dispatch": 2, "provider": 1}
 DEMO = {"openid": 1, "mail": 1}
 
 
 class Failed(Exception):
-    """Something that must hold does not; the message says what."""
+    """A check failed; the message says which."""
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
-def must(holds: object, text: str) -> None:
+def require(holds: object, text: str) -> None:
     if not holds:
         raise Failed(text)
 
 
-def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What `condition` gives when it is true; Failed when that takes too long."""
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Return the first true value of `condition`; raise Failed after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.3)
-    raise Failed(f"waited {seconds:g} s in vain: {what}")
+    raise Failed(f"not within {seconds:g} s: {what}")
 
 
 def free_port() -> int:
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 def find_compose() -> list[str] | None:
-    """docker-compose in either of its forms, if an engine answers it."""
+    """Return the command of docker-compose, or None if no engine answers."""
     if not shutil.which("docker"):
         return None
     for argv in (["docker", "info"], ["docker", "compose", "version"]):
@@ -65,7 +65,7 @@ def find_compose() -> list[str] | None:
 
 
 def clean_checkout(target: Path) -> str:
-    """Put into `target` what a clone holds; with what is changed here, if anything is."""
+    """Copy a clean clone into `target`, or the checkout with its changes; return which."""
     git = ["git", "-C", str(ROOT)]
     changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, check=True)
     if not changed.stdout:
@@ -83,14 +83,16 @@ def clean_checkout(target: Path) -> str:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    return "a copy of this checkout, with what is changed in it"
+    return "a copy of this checkout with its changes"
 
 
 def docker(*arguments: str, timeout: float = 120) -> str:
     done = subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False
     )
-    must(done.returncode == 0, f"docker {' '.join(arguments[:3])}: {done.stderr.strip()[-1000:]}")
+    require(
+        done.returncode == 0, f"docker {' '.join(arguments[:3])}: {done.stderr.strip()[-1000:]}"
+    )
     return done.stdout
 
 
@@ -103,14 +105,14 @@ def health(container: str) -> str:
 
 
 class Stack:
-    """The compose project under test, and the doors into it."""
+    """The compose project under test."""
 
     def __init__(self, compose: list[str], directory: Path):
         self.port = free_port()
         self.options: list[str] = []
         self._argv = [*compose, "--project-name", PROJECT]
         self._directory = directory
-        # Nothing of the caller's settings: what is tried is a first start without preparation.
+        # Without the caller's settings: the test is a first start without preparation.
         used = {line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines()}
         kept = {name: value for name, value in os.environ.items() if name not in used}
         self.env = {**kept, "API_PORT": str(self.port), "COMPOSE_INTERACTIVE_NO_CLI": "1"}
@@ -120,7 +122,7 @@ class Stack:
         self._used: dict[int, float] = {}
 
     def run(self, *arguments: str, timeout: float = 120, **env: str) -> tuple[int, str]:
-        """docker-compose with these arguments: its status, and what it said."""
+        """Run docker-compose; return its exit status and output."""
         done = subprocess.run(
             [*self._argv, *self.options, *arguments],
             cwd=self._directory,
@@ -140,7 +142,7 @@ class Stack:
         return said
 
     def containers(self, service: str) -> list[str]:
-        """The ids of a service's containers, running or not."""
+        """Return the ids of a service's containers, running or not."""
         return docker(
             *("ps", "-aq", "--no-trunc"),
             *("--filter", f"label=com.docker.compose.project={PROJECT}"),
@@ -149,7 +151,7 @@ class Stack:
         ).split()
 
     def api(self, method: str, path: str, body: Any = None, thread: int = 0) -> Any:
-        """The answer of /api/v1 or, for a path that begins with `//`, of the root."""
+        """Call /api/v1 or, for a path that begins with `//`, the root; return the answer."""
         connection = self._connections.setdefault(
             thread, http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         )
@@ -165,7 +167,7 @@ class Stack:
         except (OSError, http.client.HTTPException):
             connection.close()
             raise
-        must(answer.status < 300, f"{method} {path}: {answer.status} {text.decode()[:500]}")
+        require(answer.status < 300, f"{method} {path}: {answer.status} {text.decode()[:500]}")
         return json.loads(text) if text.startswith(b"{") else text.decode()
 
     def is_ready(self) -> bool:
@@ -175,7 +177,7 @@ class Stack:
             return False
 
     def provider(self, method: str, path: str, body: Any = None) -> Any:
-        """The simulated provider's control door, which is open to its neighbours only."""
+        """Call the control API of the simulated provider, from inside its container."""
         program = (
             "import sys, urllib.request as u; m, p, b = sys.argv[1:];"
             "r = u.Request('http://127.0.0.1:8090' + p, b.encode() or None, method=m);"
@@ -186,16 +188,16 @@ class Stack:
         return json.loads(docker("exec", container, "python", "-c", program, method, path, text))
 
     def start(self, *arguments: str) -> float:
-        """`up`, until all that has a health check is healthy."""
+        """Run `up` and wait until every container is healthy; return the seconds it took."""
         began = time.monotonic()
         self.compose("up", "-d", *arguments, timeout=1200)
-        wait(self.is_ready, 120, "the API is ready")
+        wait_for(self.is_ready, 120, "the API is ready")
         for service in ("postgres", "redis", *OURS, *DEMO):
             for container in self.containers(service):
-                wait(lambda c=container: health(c) == "healthy", 90, f"{service} is healthy")
+                wait_for(lambda c=container: health(c) == "healthy", 90, f"{service} is healthy")
         return time.monotonic() - began
 
-    def mailing(self, tag: str) -> int:
+    def create_mailing(self, tag: str) -> int:
         now = datetime.now(UTC)
         made = self.api(
             "POST",
@@ -213,15 +215,15 @@ class Stack:
         return self.api("GET", f"/mailings/{mailing}/statistics")
 
     def wait_sent(self, mailing: int, number: int, seconds: float) -> dict[str, Any]:
-        """Wait for the mailing's end; everything must have been sent, and the books add up."""
+        """Wait until the mailing is finished, and check that everything was sent and adds up."""
 
         def finished() -> dict[str, Any] | None:
             now = self.statistics(mailing)
             return now if now["status"] == "finished" else None
 
-        end = wait(finished, seconds, f"mailing {mailing} is finished")
+        end = wait_for(finished, seconds, f"mailing {mailing} is finished")
         right = end["audience"] == number == end["counts"]["sent"] == sum(end["counts"].values())
-        must(right, f"mailing {mailing} of {number} ended as {end}")
+        require(right, f"mailing {mailing} of {number} ended as {end}")
         return end
 
     def add_clients(self, numbers: range, tag: str) -> None:
@@ -234,8 +236,8 @@ class Stack:
             list(pool.map(add, range(4)))
 
     def remove(self) -> None:
-        """Everything of this project, whichever profile it belongs to."""
+        """Remove everything of this project, of all profiles."""
         profiles = ("--profile", "demo", "--profile", "monitoring")
         self.compose(*profiles, "down", "--volumes", "--remove-orphans", timeout=300)
         left = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}")
-        must(not left, "containers are left behind")
+        require(not left, "containers were not removed")

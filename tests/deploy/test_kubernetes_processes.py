@@ -16,9 +16,10 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from dev.stack.binaries import valkey_server
+from dev.stack.ports import free_port
 from tests.support.cluster import ROOT, containers, of_kind, read, title
 from tests.support.fleet import Fleet
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 from worker.runtime.rq_worker import FleetWorker, stopping
 

@@ -103,7 +103,7 @@ def test_a_deployment_waits_for_everything_it_rolls_out() -> None:
     ]
 
 
-def test_a_deployment_is_asked_for_by_hand_and_is_alone() -> None:
+def test_a_deployment_is_manual_and_never_concurrent() -> None:
     deploy = JOBS["deploy"]
     assert all(rule["when"] == "manual" for rule in deploy["rules"])
     assert deploy["environment"]["name"] == deploy["resource_group"] == "production"

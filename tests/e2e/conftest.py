@@ -7,9 +7,10 @@ import pytest
 import requests
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from dev.stack.ports import free_port
 from tests.e2e.browser_user import CHROMIUM_ARGUMENTS, BrowserUser
 from tests.support.programs import require_program
-from tests.support.system import System, free_port
+from tests.support.system import System
 from tests.support.waiting import wait_for
 
 

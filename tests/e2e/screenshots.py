@@ -14,10 +14,11 @@ from typing import Any
 
 from playwright.sync_api import Browser, FilePayload, sync_playwright
 
+from dev.stack.ports import free_port
 from shared.report.figures import DayFigures, MailingDay
 from shared.report.rendering import render_html
 from tests.e2e.browser_user import CHROMIUM_ARGUMENTS, BrowserUser
-from tests.support.system import System, free_port
+from tests.support.system import System
 from tests.support.waiting import wait_for
 
 DEFAULT_DIRECTORY = Path(__file__).parents[2] / "docs" / "screenshots"

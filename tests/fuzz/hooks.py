@@ -1,4 +1,4 @@
-"""What schemathesis must know of the API beyond JSON Schema: formats, and rules between fields."""
+"""Hooks of schemathesis: formats, and rules between fields that JSON Schema cannot express."""
 
 import re
 import uuid
@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import schemathesis
 from hypothesis import strategies as st
 
-from api.http.pagination import encode_cursor
+from api.cursors import encode_cursor
 from api.idempotency import KEY
 from api.idempotency import PARAMETER as HEADER
 from shared.domain.time_zones import TIME_ZONES
@@ -23,14 +23,14 @@ schemathesis.openapi.format(
     st.datetimes(datetime(2031, 1, 1), datetime(2099, 12, 31)).map(lambda at: f"{at.isoformat()}Z"),
 )
 
-# Longer addresses are refused by the server itself (414), before the API sees them.
-LONGEST_ADDRESS = 6000
+# The server rejects longer addresses itself (414), before the application.
+MAX_QUERY_LENGTH = 6000
 
 
 @schemathesis.hook
 def filter_case(_: Any, case: Any) -> bool:
-    """Whether the API is to be asked this at all."""
-    return len(urlencode(case.query or {}, doseq=True)) < LONGEST_ADDRESS
+    """Return whether to send this request."""
+    return len(urlencode(case.query or {}, doseq=True)) < MAX_QUERY_LENGTH
 
 
 CENTURIES = {"start_at": "20", "end_at": "21", "expires_at": "21"}
@@ -38,13 +38,12 @@ CENTURIES = {"start_at": "20", "end_at": "21", "expires_at": "21"}
 
 @schemathesis.hook
 def before_call(_: Any, case: Any, __: Any) -> None:
-    """Keep the rules that JSON Schema has no words for.
+    """Make a request follow the rules that JSON Schema cannot express.
 
-    A mailing ends after it starts, which in a PATCH may be there already: so starts are put into
-    this century and ends into the next. A window does not end where it begins. An Idempotency-Key
-    belongs to one body. Mailings to exclude exist (here: none). A CSV file begins with a header;
-    what follows may be anything. Only values that are right in themselves are moved, so that bad
-    ones stay as bad as they were; each resource's own tests tell what comes of breaking the rules.
+    A mailing ends after it starts, also if a PATCH changes only one of both: so starts are moved to
+    this century and ends to the next. A window must not be empty. An Idempotency-Key belongs to one
+    body. Mailings to exclude must exist (here: none). A CSV file begins with a header. Invalid
+    values stay as they are; the tests of each resource cover broken rules.
     """
     if case.headers and KEY.fullmatch(str(case.headers.get(HEADER, ""))):
         case.headers[HEADER] = uuid.uuid4().hex

@@ -18,7 +18,7 @@ TOKEN = "test-bootstrap-token-0123456789"
 
 
 def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
-    """The application with these settings; the environment is left as it was."""
+    """Create the application with these settings; restore the environment."""
     with pytest.MonkeyPatch.context() as environment:
         values = {
             "DATABASE_URL": database_url,
@@ -36,13 +36,13 @@ def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
 
 
 def make_admin_app(database_url: str, redis_url: str, **settings: str) -> Flask:
-    """The application with the admin UI on, at ADMIN_URL; nobody is asked who somebody is."""
+    """Create the application with the admin UI at ADMIN_URL; no OpenID provider is needed."""
     oidc = {"OIDC_ISSUER": "http://127.0.0.1:9", "OIDC_CLIENT_ID": "notifications"}
     return make_app(database_url, redis_url, **oidc, PUBLIC_URL=ADMIN_URL, **settings)
 
 
 def make_client(app: Flask) -> FlaskClient:
-    """A client of the API that sends the token."""
+    """Return a client of the API that sends the token."""
     client = app.test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
     return client
@@ -69,7 +69,7 @@ def database(database_url: str) -> Iterator[Cursor]:
 
 
 def value(cursor: Cursor) -> Any:
-    """The first column of the row a statement found."""
+    """Return the first column of the row that a statement found."""
     row = cursor.fetchone()
     assert row is not None
     return row[0]
@@ -77,7 +77,7 @@ def value(cursor: Cursor) -> Any:
 
 @pytest.fixture
 def new_client(client: FlaskClient, phones: Iterator[str]) -> Callable[..., dict[str, Any]]:
-    """Makes a client over the API; its phone is one that nobody had."""
+    """Create clients over the API, each with a new phone."""
 
     def make(**fields: Any) -> dict[str, Any]:
         body = {"phone": next(phones), "timezone": "Europe/Moscow", **fields}
@@ -112,6 +112,6 @@ def mailing_body() -> dict[str, Any]:
 
 
 def ahead(**delta: float) -> str:
-    """An instant this far from now, as the API writes it."""
+    """Return an instant this far from now, as the API writes it."""
     instant = datetime.now(UTC) + timedelta(**delta)
     return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The API under gunicorn, as it is deployed."""
+"""Start the API under gunicorn, as it is deployed."""
 
 import json
 import sys
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import requests
 
+from dev.stack.ports import free_port
 from tests.integration.conftest import TOKEN
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 COMMAND = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
@@ -59,7 +60,7 @@ class Server:
 def running(
     settings: dict[str, str], directory: Path, options: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """A server that answers, and is gone afterwards whatever happens."""
+    """Run a server that answers; stop it afterwards, also after an error."""
     server = Server(settings, directory, options)
     server.process.start()
     try:

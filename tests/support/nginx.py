@@ -6,8 +6,9 @@ import signal
 import subprocess
 from pathlib import Path
 
+from dev.stack.ports import free_port
 from tests.support.programs import require_program
-from tests.support.system import ROOT, free_port
+from tests.support.system import ROOT
 from tests.support.waiting import wait_for
 
 SHIPPED = ROOT / "deploy" / "nginx" / "nginx.conf"

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg2
 
+from dev.stack.ports import free_port
 from dev.stack.processes import Account, Program, start_process
 from tests.support.programs import require_program
-from tests.support.system import free_port
 from tests.support.waiting import wait_for
 
-NOBODY = Account(65534, 65534)
+UNPRIVILEGED_UID = Account(65534, 65534)
 
 
 class PgBouncer:
@@ -50,7 +50,7 @@ pidfile = {self.directory}/pid
     def start(self) -> "PgBouncer":
         account = None
         if os.geteuid() == 0:
-            account = NOBODY
+            account = UNPRIVILEGED_UID
             for path in (self.directory, *self.directory.iterdir()):
                 os.chown(path, account.uid, account.gid)
         argv = [self._program, "-q", str(self._configuration)]

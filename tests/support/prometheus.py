@@ -7,8 +7,9 @@ from typing import Any
 import requests
 import yaml
 
+from dev.stack.ports import free_port
 from tests.support.programs import require_program
-from tests.support.system import ROOT, free_port
+from tests.support.system import ROOT
 from tests.support.waiting import wait_for
 
 SHIPPED = ROOT / "deploy" / "prometheus"
@@ -54,7 +55,7 @@ class Prometheus:
             return False
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The rows that the expression has now."""
+        """Return the rows that the expression has now."""
         answer = self.http.get(f"{self.url}/query", params={"query": expression}, timeout=10)
         body = answer.json()
         assert body["status"] == "success", f"{expression}: {body}"

@@ -13,7 +13,7 @@ import time
 import structlog
 
 from worker.provider.rate_limiter import RateLimiter
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.clock import boottime
 
 url, seconds = sys.argv[1], float(sys.argv[2])
@@ -22,7 +22,7 @@ mailings: dict[int, float | None] = ast.literal_eval(sys.argv[4])
 max_rate = float(sys.argv[5])
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
-limiter = RateLimiter(FailFastRedis(fail_fast_client(url)), rate)
+limiter = RateLimiter(FailFastRedis(sending_loop_client(url)), rate)
 demands = {mailing: (own, 1000) for mailing, own in mailings.items()}
 sent: list[tuple[float, int]] = []
 print("ready", flush=True)

@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psycopg2
 import requests
 
 from dev.provider.client import ProviderControl
+from dev.stack.ports import free_port
 from dev.stack.services import Postgres, Valkey
 from tests.support.invariants import check_totals
 from tests.support.waiting import wait_for
@@ -23,12 +23,6 @@ from tests.support.waiting import wait_for
 ROOT = Path(__file__).parents[2]
 TOKEN = "test-bootstrap-token-0123456789"
 PROVIDER_TOKEN = "test-provider-token"
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class Process:
@@ -129,6 +123,8 @@ class System:
         for process in self.processes.values():
             process.thaw()
             process.kill()
+        self.http.close()
+        self.provider.close()
         self.valkey.remove()
         self.postgres.remove()
 

@@ -191,18 +191,10 @@ UNCLEAR_NAMES = {
     "tell": "report_counts",
 }
 TEXT_FILES = {
+    "",  # Makefile, scripts
     *(".api", ".css", ".demo", ".example", ".html", ".js", ".lua", ".md", ".py", ".sh", ".svg"),
     *(".toml", ".worker", ".yaml", ".yml"),
 }
-# Files that are not yet in plain language. Remove an entry once its files are; add none.
-NOT_YET_PLAIN: tuple[str, ...] = (
-    "api/admin/",
-    "tests/containers/",
-    "tests/deploy/",
-    "tests/integration/",
-    "tests/support/",
-    "tests/unit/",
-)
 
 
 def prose_files() -> list[str]:
@@ -217,10 +209,7 @@ def prose_files() -> list[str]:
     return [
         name
         for name in listed
-        if (Path(name).suffix in TEXT_FILES or Path(name).name == "Makefile")
-        and name != own
-        and not name.startswith(NOT_YET_PLAIN or ("/",))
-        and (ROOT / name).is_file()
+        if Path(name).suffix in TEXT_FILES and name != own and (ROOT / name).is_file()
     ]
 
 

@@ -6,7 +6,7 @@ marks its pending messages as in doubt, since the previous holder may have sent 
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, time
+from datetime import datetime
 from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
@@ -17,7 +17,7 @@ from shared.db.prepared_statements import PreparedStatement
 from shared.db.pulse import record_pulse
 from shared.db.rows import fetch_one_row
 from shared.domain.attributes import placeholder_values
-from shared.domain.send_windows import Window
+from shared.domain.send_windows import Window, make_window
 from shared.domain.templates import Template, compile_stored_template
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
@@ -179,7 +179,7 @@ def claim_batch(
         columns = dict(zip((each.name for each in cursor.description or ()), row, strict=True))
         clock.observe(columns.pop("now"), lease_start, boottime())
         claimed = ClaimedBatch(
-            window=_window(columns.pop("window_from"), columns.pop("window_to")),
+            window=make_window(columns.pop("window_from"), columns.pop("window_to")),
             template=compile_stored_template(columns["text"]),
             lease_start=lease_start,
             **columns,
@@ -205,7 +205,7 @@ def fetch_mailing_snapshots(
         clock.read(cursor)
         cursor.execute(MAILING_SNAPSHOTS, (list(mailing_ids),))
         snapshots = {
-            id_: MailingSnapshot(status, end_at, rate_limit, _window(window_from, window_to))
+            id_: MailingSnapshot(status, end_at, rate_limit, make_window(window_from, window_to))
             for id_, status, end_at, rate_limit, window_from, window_to in cursor.fetchall()
         }
         cursor.execute(THROTTLED_UNTIL)
@@ -237,9 +237,3 @@ def _fetch_rows(cursor: Cursor, claimed: ClaimedBatch) -> list[MessageRow]:
         },
     )
     return [MessageRow(*row) for row in cursor.fetchall()]
-
-
-def _window(window_from: time | None, window_to: time | None) -> Window | None:
-    if window_from is None or window_to is None:
-        return None
-    return Window(window_from, window_to)

@@ -109,7 +109,7 @@ class Claimer:
         ]
 
     def _is_limited(self, rate: int | None) -> bool:
-        """Whether a mailing's messages are sent slowly, so that few of them should be leased."""
+        """Return whether a mailing is sent slowly, so that few of its messages should be leased."""
         return rate is not None or self._settings.provider_rate is not None
 
     def _on_due_found(

@@ -79,6 +79,6 @@ def log_database_error(what: str, error: DatabaseError | None) -> None:
 
 
 def log_if_failed(_result: Any, error: DatabaseError | None) -> None:
-    """Callback for work that the sweep repeats if it failed."""
+    """Log a failure of work that the sweep repeats; a callback for `submit`."""
     if error is not None:
         log_database_error("follow-up", error)

@@ -84,7 +84,7 @@ class Dispatcher:
         self._stop_by = float("inf")
 
     def run(self) -> None:
-        """Send due messages until there are none, or until told to stop."""
+        """Send due messages until there are none, or until `stopping` is set."""
         try:
             while self._run_cycle():
                 pass
@@ -126,7 +126,7 @@ class Dispatcher:
         return True
 
     def _poll_seconds(self) -> float:
-        """How long this cycle may wait for responses."""
+        """Return how long this cycle may wait for responses."""
         waiting = any(batch.rows and not batch.drain_reason for batch in self._state.batches)
         return SHORT_POLL_SECONDS if waiting and self._http_client.free_slots else POLL_SECONDS
 

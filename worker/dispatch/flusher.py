@@ -58,7 +58,7 @@ class Flusher:
         self._retry_at = 0.0
 
     def can_record(self, now: float) -> bool:
-        """Whether outcomes can be recorded: no flush failed or is slow, the journal has room."""
+        """Return whether outcomes can be recorded: no flush is failing or slow, no journal full."""
         if self._retry_at or (self._journal is not None and not self._journal.has_room()):
             return False
         return not self.unrecorded or now - self._flushed_at < SLOW_FLUSH_SECONDS
@@ -154,7 +154,7 @@ class Flusher:
             log.info("message.retry", **fields, due_at=due_at, message_ids=ids)
 
     def _finish_mailing(self, batch: LeasedBatch) -> None:
-        """After a mailing's last leased batch: apply its end or cancellation, and settle it."""
+        """Apply a mailing's end or cancellation and settle it, once no batch of it is leased."""
         mailing_id = batch.mailing_id
         if self._state.holds_mailing(mailing_id):
             return

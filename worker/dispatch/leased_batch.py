@@ -106,7 +106,7 @@ class LeasedBatch:
         self._set_deadline()
 
     def renew_lease(self, started_at: float) -> None:
-        """The lease was renewed by a transaction that began after the boottime `started_at`."""
+        """Extend the lease, renewed by a transaction that began after the boottime `started_at`."""
         self._lease_deadline = started_at + self._usable_lease
         self._set_deadline()
 
@@ -114,7 +114,7 @@ class LeasedBatch:
         self.deadline = min(self._lease_deadline, self._close_deadline, self._end_deadline)
 
     def check_deadline(self, now: float) -> bool:
-        """Whether messages may be sent now; drain the batch if its mailing or window has ended."""
+        """Return whether messages may be sent now; drain the batch after its end or window."""
         if now < self.deadline:
             return True
         if now >= self._end_deadline:

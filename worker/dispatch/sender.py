@@ -81,7 +81,7 @@ class Sender:
         self._unauthorized = UnauthorizedResults(http_client, breaker, self._report_unauthorized)
 
     def wanted_probes(self, now: float) -> int:
-        """How many messages could be sent now if the breaker were half open."""
+        """Return how many messages could be sent now if the breaker were half open."""
         if self._breaker.state == "closed":
             return 0
         return sum(len(batch.rows) for batch in self._state.batches if self._is_ready(batch, now))

@@ -37,7 +37,7 @@ class DispatchState:
         del self._batches[batch.key]
 
     def holds_mailing(self, mailing_id: int) -> bool:
-        """Whether a batch of the mailing is leased."""
+        """Return whether a batch of the mailing is leased."""
         return any(batch.mailing_id == mailing_id for batch in self.batches)
 
     def drain(self, reason: str) -> None:
@@ -46,7 +46,7 @@ class DispatchState:
             batch.drain(reason)
 
     def set_due_mailings(self, due_mailings: dict[int, int | None]) -> None:
-        """Replace the due mailings, and forget which mailings were served over a minute ago."""
+        """Replace the due mailings, and drop the times of mailings served over a minute ago."""
         self.due_mailings = due_mailings
         if due_mailings:
             self.record_activity()
@@ -58,7 +58,7 @@ class DispatchState:
         self._served_at[mailing_id] = now
 
     def served_at(self, mailing_id: int) -> float:
-        """When the mailing last had its turn; 0 if that is long ago. A sort key for fairness."""
+        """Return when the mailing last had its turn, 0 if that is long ago: a sort key."""
         return self._served_at.get(mailing_id, 0.0)
 
     def record_activity(self) -> None:
@@ -66,5 +66,5 @@ class DispatchState:
         self._active_at = boottime()
 
     def idle_seconds(self, now: float) -> float:
-        """For how long there has been no work."""
+        """Return for how long there has been no work."""
         return now - self._active_at

@@ -14,14 +14,15 @@ import orjson
 import structlog
 
 from shared.config.settings import WorkerSettings
+from shared.domain.phones import derive_operator_code
 from shared.domain.templates import RenderingError, compile_stored_template
-from shared.logging.log_config import mask_phone
+from shared.logging.redaction import mask_phone
 from worker.dispatch.claim_queries import CLIENT_VALUES
 from worker.dispatch.leased_batch import encode_body_end
 from worker.provider.http.client import HttpClient, Request, Result
 from worker.provider.outcomes import Outcome
 from worker.provider.rate_limiter import RateLimiter
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.clock import boottime
 from worker.runtime.database import Database, DatabaseError
 
@@ -128,8 +129,7 @@ def _unsent(outcome: str, reason: str) -> dict[str, Any]:
 
 def _encode_body(text: str, message_id: int, phone: int, values: dict[str, str] | None) -> bytes:
     """Render the text, without a client from the phone alone. Raises RenderingError."""
-    digits = str(phone)
-    values = values or {"phone": digits, "operator_code": digits[1:4]}
+    values = values or {"phone": str(phone), "operator_code": derive_operator_code(phone)}
     body_end = encode_body_end(compile_stored_template(text).render(values))
     return b'{"id":%d,"phone":%d%b' % (message_id, phone, body_end)
 
@@ -140,7 +140,7 @@ def _send(
     """Send messages; yield the results of those that got a rate slot in time."""
     if not waiting:
         return
-    redis = FailFastRedis(fail_fast_client(settings.redis_url))
+    redis = FailFastRedis(sending_loop_client(settings.redis_url))
     limiter = RateLimiter(redis, settings.provider_rate)
     http_client = HttpClient[TestMessage](
         base_url=settings.provider_url,

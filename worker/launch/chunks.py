@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db import status_changes
 from shared.db.audience import AUDIENCE_CONDITION, audience_parameters
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import make_window, next_opening
 from shared.domain.statuses import Reason
 from worker.runtime.database import Database
 
@@ -176,8 +176,8 @@ def _write_chunk(
     if complete or checkpoint != after or status not in ("running", "paused"):
         raise ChunkSuperseded
     batches = mailing_id, first_batch, last_batch
-    if recipients and window_from is not None:
-        window = Window(window_from, window_to)
+    window = make_window(window_from, window_to)
+    if recipients and window is not None:
         cursor.execute(READ_ZONES, batches)
         zones = [zone for (zone,) in cursor.fetchall()]
         opens = [next_opening(window, zone, now) for zone in zones]

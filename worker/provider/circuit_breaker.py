@@ -79,7 +79,7 @@ class CircuitBreaker:
         self.unsaved_openings: list[str] = []
 
     def allowance(self, now: float) -> int | None:
-        """How many messages may be sent now: None is no limit; else each needs `acquire_probe`."""
+        """Return how many probes (`acquire_probe`) may be sent now; None without a limit."""
         if now < self._held_until or self._stopped():
             return 0
         if not self._fleet.until:
@@ -166,7 +166,7 @@ class CircuitBreaker:
         return max(self._fleet.until, self._held_until, sync_at)
 
     def _stopped(self) -> bool:
-        """Whether this worker observed what would open the breaker and has not reported it yet."""
+        """Return whether this worker observed what opens the breaker and has not reported it."""
         report = self._report
         return (
             report.trailing_failures >= rules.FAILURE_THRESHOLD

@@ -48,7 +48,7 @@ class RateLimiter:
         self._next_request = 0.0
 
     def has_slot(self, mailing_id: int, mailing_rate: float | None, now: float) -> bool:
-        """Whether `acquire` would succeed."""
+        """Return whether `acquire` would succeed."""
         if mailing_rate is None and not self._interval:
             return True
         bucket = self._bucket(mailing_id, mailing_rate)

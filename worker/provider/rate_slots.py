@@ -70,7 +70,7 @@ class SlotBucket:
         self.max_slots = math.inf
 
     def usable_from(self, now: float) -> float:
-        """The instant from which the next live slot may be used; infinity if there is none."""
+        """Return the instant from which the next live slot may be used; infinity without one."""
         slots = self.slots
         while slots:
             begins, ends = slots[0]
@@ -95,7 +95,7 @@ class SlotBucket:
         return 0.0
 
     def shortfall(self, wanted: int, now: float) -> int:
-        """How many slots to request, so that no more are held than are used in time."""
+        """Return how many slots to request, so that no more are held than are used in time."""
         self.usable_from(now)  # drops dead slots
         return int(min(wanted, self._allowed_slots())) - len(self.slots)
 
@@ -131,5 +131,5 @@ class SlotBucket:
 
 
 def slot_interval(rate: float | None) -> float:
-    """Microseconds between two slots; 0 without a limit."""
+    """Return the microseconds between two slots; 0 without a limit."""
     return 0.0 if rate is None else 1e6 / (rate * PACE)

@@ -15,8 +15,7 @@ from redis.commands.core import Script
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from shared import redis_client
-from shared.redis_client import describe_error
+from shared.redis_client import describe_error, fail_fast_client
 from worker.runtime.clock import boottime
 
 TIMEOUT_SECONDS = 0.1  # for connecting, and for each reply
@@ -25,11 +24,11 @@ PAUSE_SECONDS = 0.6  # without an attempt after a failure
 log = structlog.get_logger()
 
 
-def fail_fast_client(redis_url: str) -> Redis:
+def sending_loop_client(redis_url: str) -> Redis:
     """Return a client for one thread whose calls fail within 100 ms."""
-    return redis_client.fail_fast_client(
+    return fail_fast_client(
         redis_url,
-        timeout=TIMEOUT_SECONDS,
+        TIMEOUT_SECONDS,
         # Each of these would add a round trip to every new connection.
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),

@@ -15,12 +15,11 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.db import minute_counts, status_changes
 from shared.db.batch_conditions import FREE
-from shared.db.mailing_counts import read_mailing_counts
+from shared.db.mailing_counts import SETTLED_COUNTS, read_mailing_counts
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import make_window, next_opening
 from shared.domain.statuses import MessageStatus, Reason
-from worker.recording.queries import COUNTS
 from worker.runtime.database import Database
 
 log = structlog.get_logger()
@@ -77,10 +76,10 @@ SELECT EXISTS (SELECT 1 FROM batches WHERE mailing_id = %(mailing)s AND due_at I
 SETTLE_MAILING = f"""
 UPDATE mailings SET settled = true, finished_at = coalesce(finished_at, now()), updated_at = now(),
     status = CASE WHEN status = 'cancelled' THEN status ELSE 'finished' END,
-    {", ".join(f"{name} = %({name})s" for name in COUNTS)}
+    {", ".join(f"{name} = %({name})s" for name in SETTLED_COUNTS)}
 WHERE id = %(mailing)s
 RETURNING status
-"""  # noqa: S608 (COUNTS is a constant)
+"""  # noqa: S608 (SETTLED_COUNTS is a constant)
 
 
 def apply_mailing_state(
@@ -113,7 +112,7 @@ def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) 
         return None
     if not ended:
         return _retry_failed(cursor, mailing_id)
-    window = Window(window_from, window_to) if window_from is not None else None
+    window = make_window(window_from, window_to)
 
     def expiry_reason(zone: str, created_at: datetime) -> Reason:
         # A delayed launch may have created the batch after the end.
@@ -190,7 +189,7 @@ def settle_mailing(db: Database, mailing_id: int) -> str | None:
         if fetch_one_row(cursor)[0]:
             return None
         totals = read_mailing_counts(cursor, mailing_id)
-        counts = {name: getattr(totals, name) for name in COUNTS}
+        counts = {name: getattr(totals, name) for name in SETTLED_COUNTS}
         cursor.execute(SETTLE_MAILING, counts | {"mailing": mailing_id})
         (status,) = fetch_one_row(cursor)
     log.info("mailing.settled", mailing_id=mailing_id, status=status, **counts)

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime
 
+from shared.db.mailing_counts import SETTLED_COUNTS
 from shared.db.prepared_statements import PreparedStatement
 
-# The counts that a settled mailing's row holds, in the order of UPDATE_TOTALS.
-COUNTS = ("sent", "failed", "expired", "cancelled", "in_doubt")
+# The counts of a batch that a report changes.
+BATCH_COUNTS = ("pending", *SETTLED_COUNTS)
 
 LOCK_MAILING = "SELECT settled FROM mailings WHERE id = %s FOR NO KEY UPDATE"
 SHARE_WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s FOR SHARE"
@@ -53,7 +54,7 @@ ON CONFLICT DO NOTHING
 # One array per column: the changes of the counts first, then the report's effect on the lease.
 BATCH_COLUMNS = {
     "id": "bigint",
-    **dict.fromkeys(("pending", *COUNTS), "int"),
+    **dict.fromkeys(BATCH_COUNTS, "int"),
     "has_attempts": "bool",
     "held": "bool",
     "number": "int",
@@ -65,7 +66,7 @@ BATCH_COLUMNS = {
 UPDATE_BATCHES = PreparedStatement(
     "update_batches",
     f"""
-UPDATE batches b SET {", ".join(f"{name} = b.{name} + r.{name}" for name in ("pending", *COUNTS))},
+UPDATE batches b SET {", ".join(f"{name} = b.{name} + r.{name}" for name in BATCH_COUNTS)},
     has_attempts = b.has_attempts OR r.has_attempts,
     flush = CASE WHEN r.held THEN r.number ELSE b.flush END,
     attempt = b.attempt + r.backoff::int,
@@ -86,8 +87,8 @@ RETURNING b.id, b.pending, CASE WHEN r.held AND r.released THEN b.due_at END
 """,  # noqa: S608 (constants)
 )
 UPDATE_TOTALS = f"""
-UPDATE mailings SET {", ".join(f"{name} = {name} + %s" for name in COUNTS)} WHERE id = %s
-"""  # noqa: S608 (COUNTS is a constant)
+UPDATE mailings SET {", ".join(f"{name} = {name} + %s" for name in SETTLED_COUNTS)} WHERE id = %s
+"""  # noqa: S608 (SETTLED_COUNTS is a constant)
 
 
 def format_array(values: Iterable[float | datetime | None]) -> str:

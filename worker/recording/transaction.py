@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.mailing_counts import SETTLED_COUNTS
 from shared.db.minute_counts import SHARDS, MinuteKey, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, next_opening
+from shared.domain.send_windows import Window, make_window, next_opening
 from shared.domain.statuses import MessageStatus
 from worker.recording import queries
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
-from worker.recording.queries import COUNTS, format_array
+from worker.recording.queries import format_array
 from worker.recording.state_machine import AttemptRecord, MessageReport, MessageState, transition
 
 # A range of accepted ids with more ids missing than this is read before it is written.
@@ -89,7 +90,7 @@ class MailingRecorder:
         if row is None:
             return None, datetime.now(UTC)
         start, end, now = row
-        return (Window(start, end) if start is not None else None), now
+        return make_window(start, end), now
 
     def _lock_batches(self, reports: list[BatchReport]) -> list[BatchReport]:
         """Lock the batches; return the reports that have not been applied before.
@@ -256,7 +257,7 @@ class MailingRecorder:
             number, release = (report.number, report.release) if report else (0, None)
             delay, backoff, wait_for_window = release or BatchRelease()
             opens = next_opening(window, self.zones[batch_id], now) if wait_for_window else None
-            counts = [delta[name] for name in ("pending", *COUNTS)]
+            counts = [delta[name] for name in queries.BATCH_COUNTS]
             lease = self.held[batch_id], number, release is not None, backoff, delay, opens
             rows.append((batch_id, *counts, bool(delta["has_attempts"]), *lease))
         if not rows:
@@ -271,5 +272,5 @@ class MailingRecorder:
 
     def _update_totals(self) -> None:
         """Move the totals of a settled mailing, which are frozen in its row."""
-        moved = [sum(delta[name] for delta in self.deltas.values()) for name in COUNTS]
+        moved = [sum(delta[name] for delta in self.deltas.values()) for name in SETTLED_COUNTS]
         self.cursor.execute(queries.UPDATE_TOTALS, (*moved, self.mailing_id))

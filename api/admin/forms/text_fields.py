@@ -14,6 +14,11 @@ def split_list(text: str) -> list[str]:
     return [item.strip() for item in re.split(r"[,;\n]", text) if item.strip()]
 
 
+def read_id(text: str) -> int | None:
+    """Return the id in a parameter or a field; None if the text cannot be an id."""
+    return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
 def read_phone(text: str) -> str | None:
     """Return the 11 digits of a phone; None if the text is not a phone."""
     try:

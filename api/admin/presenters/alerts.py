@@ -110,8 +110,8 @@ def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
         failed = ngettext(
             "%(num)s message has failed.", "%(num)s messages have failed.", row["failed"]
         )
-        detail = f"{failed} {_('They can be tried again until')}"
-        yield _mailing_alert(row, "warning", detail, row["end_at"], "failed")
+        retry = _("They can be tried again until")
+        yield _mailing_alert(row, "warning", f"{failed} {retry}", row["end_at"], "failed")
 
 
 def _mailing_alert(

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from api.db import fetch_all
 
-COUNTS = text("""
+COUNTS_BY_TIME = text("""
 SELECT date_trunc(:unit, minute) AS at, status, sum(count)::bigint AS n FROM minutes
 WHERE minute >= :since AND minute < :until AND status IN ('sent', 'failed', 'expired')
 GROUP BY 1, 2
@@ -71,16 +71,18 @@ def _read_charts(now: datetime, past: list[dict[str, Any]]) -> Charts:
     hours = [hour - timedelta(hours=n) for n in range(23, -1, -1)]
     today = hour.replace(hour=0)
     days = [today - timedelta(days=n) for n in range(29, -1, -1)]
-    todays = fetch_all(COUNTS, unit="day", since=today, until=today + ONE_DAY)
+    todays = fetch_all(COUNTS_BY_TIME, unit="day", since=today, until=today + ONE_DAY)
     return Charts(
-        build_chart(hours, fetch_all(COUNTS, unit="hour", since=hours[0], until=today + ONE_DAY)),
+        build_chart(
+            hours, fetch_all(COUNTS_BY_TIME, unit="hour", since=hours[0], until=today + ONE_DAY)
+        ),
         build_chart(days, [row for row in past if row["at"] < today] + todays),
     )
 
 
 def _read_past_days(now: datetime) -> list[dict[str, Any]]:
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    return fetch_all(COUNTS, unit="day", since=today - timedelta(days=29), until=today)
+    return fetch_all(COUNTS_BY_TIME, unit="day", since=today - timedelta(days=29), until=today)
 
 
 def build_chart(slots: list[datetime], rows: list[dict[str, Any]]) -> dict[str, Any]:

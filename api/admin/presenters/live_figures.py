@@ -18,7 +18,7 @@ from sqlalchemy import text
 from api.admin.presenters.fleet_health import assess_health
 from api.db import fetch_all
 from api.enqueue import job_queues
-from shared.db.mailing_counts import COUNTS
+from shared.db.mailing_counts import COUNTS_JOIN
 from shared.fleet_status import FleetStatus, read_fleet_status
 
 MAX_AGE_SECONDS = 1.0
@@ -35,7 +35,7 @@ SELECT m.id, m.name, m.text, m.status, m.start_at, m.end_at, m.started_at, m.fin
     m.settled, m.audience, m.audience_complete, m.rate_limit, counts.sent,
     counts.in_progress + counts.due AS due, counts.waiting, counts.retrying, counts.failed,
     counts.expired, counts.cancelled, counts.in_doubt
-FROM mailings m {COUNTS}
+FROM mailings m {COUNTS_JOIN}
 WHERE m.deleted_at IS NULL
 """  # noqa: S608 (constants)
 UNSETTLED = text(f"{MAILINGS_WITH_PARTS} AND NOT m.settled ORDER BY m.id")

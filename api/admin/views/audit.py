@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from api.admin.auth import require_scope
 from api.admin.forms.field_errors import field_text
+from api.admin.forms.text_fields import read_id
 from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, render_instant
 from api.audit_log import service
 from api.audit_log.service import AuditFilter
@@ -98,11 +99,11 @@ def format_value(value: Any) -> Markup | str | None:
 @require_scope(Scope.ADMIN)
 def list_entries() -> str:
     wanted = {name: field_text(request.args, name) for name in ("actor", "entity", "entity_id")}
-    before_id = _read_id(request.args.get("before", ""))
+    before_id = read_id(request.args.get("before", ""))
     filters = AuditFilter(
         actor=wanted["actor"] or None,
         entity=wanted["entity"] or None,
-        entity_id=_read_id(wanted["entity_id"]),
+        entity_id=read_id(wanted["entity_id"]),
     )
     found = service.list_entries(filters, before_id=before_id, limit=PAGE_SIZE + 1)
     return render_template(
@@ -114,7 +115,3 @@ def list_entries() -> str:
         changes_of=describe_changes,
         paged=before_id is not None,
     )
-
-
-def _read_id(text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 19 else None

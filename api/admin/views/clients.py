@@ -29,7 +29,9 @@ from api.admin.pagination import PAGE_SIZE, requested_start, split_page
 from api.clients import service
 from api.clients.schemas import ClientChanges, NewClient
 from api.errors import Conflict, InvalidFields
-from api.exports import clients_csv, messages_csv
+from api.http.csv_response import stream_csv
+from api.mailings import messages
+from shared.domain.phones import derive_operator_code
 from shared.domain.scopes import Scope
 from shared.domain.statuses import MessageStatus
 from shared.domain.time_zones import TIME_ZONES
@@ -82,7 +84,7 @@ def show_client(client_id: int) -> str:
 @require_scope(Scope.WRITE)
 def edit_client(client_id: int) -> str:
     client = service.get_client(client_id)
-    derived = client.operator_code == str(client.phone)[1:4]
+    derived = client.operator_code == derive_operator_code(client.phone)
     return _render_form(
         {
             "phone": client.phone,
@@ -119,14 +121,17 @@ def export_clients() -> BaseResponse:
     search = _search_for(wanted)
     if search is None:
         return redirect(url_for(".list_clients", **wanted))
-    return clients_csv(search, excel=True)
+    columns, rows = service.export_clients(search)
+    return stream_csv("clients.csv", columns, rows, excel=True)
 
 
 @blueprint.get("/mailings/<id:mailing_id>/messages.csv")
 def export_recipients(mailing_id: int) -> Response:
     status = request.args.get("status")
     known = MessageStatus(status) if status in list(MessageStatus) else None
-    return messages_csv(mailing_id, known, excel=True)
+    rows = messages.export_messages(mailing_id, known)
+    name = f"mailing-{mailing_id}-messages.csv"
+    return stream_csv(name, messages.EXPORT_COLUMNS, rows, excel=True)
 
 
 def _submitted_search() -> dict[str, Any]:

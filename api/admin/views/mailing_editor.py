@@ -18,7 +18,7 @@ from api.admin.forms.mailing_form import (
     fields_from_mailing,
     parse_form,
 )
-from api.admin.forms.text_fields import split_list
+from api.admin.forms.text_fields import read_id, split_list
 from api.admin.presenters.audience_preview import preview_for_template
 from api.admin.presenters.test_send import TestOutcome
 from api.admin.presenters.test_send import send_test as send_test_messages
@@ -27,12 +27,7 @@ from api.errors import Conflict, InvalidFields
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
 from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
-from api.mailings.service import (
-    change_mailing,
-    create_mailing,
-    find_mailing,
-    list_mailings_by_id,
-)
+from api.mailings.service import change_mailing, create_mailing, find_mailing, list_mailings_by_id
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
 
@@ -65,10 +60,10 @@ SELECT name, count(*) AS n FROM (
 def new_mailing() -> str:
     """Show an empty form, or one that repeats another mailing (`?from=7`) at the default times."""
     fields = default_fields()
-    source = request.args.get("from", "")
-    if source.isdecimal() and len(source) < 19:
+    source_id = read_id(request.args.get("from", ""))
+    if source_id is not None:
         times = {name: fields[name] for name in ("starts", "start_at", "end_at")}
-        fields = fields_from_mailing(find_mailing(int(source))) | times
+        fields = fields_from_mailing(find_mailing(source_id)) | times
     return _render_form(fields)
 
 
@@ -175,8 +170,8 @@ def update_mailing(mailing_id: int) -> Response | str | tuple[str, int]:
 
 def _find_edited() -> Mailing | None:
     """Return the mailing that the form in this request changes; None if it creates one."""
-    given = request.form.get("mailing", "")
-    return find_mailing(int(given)) if given.isdecimal() and len(given) < 19 else None
+    mailing_id = read_id(request.form.get("mailing", ""))
+    return None if mailing_id is None else find_mailing(mailing_id)
 
 
 def _validate(form: SubmittedForm) -> tuple[NewMailing | None, dict[str, str]]:
@@ -206,8 +201,9 @@ def _render_form(
     test: TestOutcome | None = None,
 ) -> str:
     shown = {SHOWN_AT.get(name, name): message for name, message in (errors or {}).items()}
-    chosen = [int(each) for each in split_list(fields["exclude_mailing_ids"]) if each.isdecimal()]
-    recent = fetch_all(EXCLUDABLE, chosen=[each for each in chosen if each < 2**63])
+    ids = map(read_id, split_list(fields["exclude_mailing_ids"]))
+    chosen = [mailing_id for mailing_id in ids if mailing_id is not None]
+    recent = fetch_all(EXCLUDABLE, chosen=chosen)
     return render_template(
         "admin/mailing_form.html",
         fields=fields,

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from werkzeug.wrappers import Response
 
 from api.actor import Actor, current_actor
+from api.admin.forms.text_fields import read_id
 from api.admin.presenters.formatting import MESSAGE_STATUSES
 from api.admin.presenters.labels import ACTION_TEXTS
 from api.admin.presenters.live_figures import (
@@ -19,6 +20,7 @@ from api.admin.presenters.live_figures import (
     seconds_left,
 )
 from api.admin.presenters.recipients import find_attempts, find_recipients
+from api.cursors import MAX_ID
 from api.db import fetch_all
 from api.errors import Conflict
 from api.mailings import actions, service
@@ -75,11 +77,11 @@ def list_mailings() -> str:
     if status not in STATUSES:
         status = None
     words = (request.args.get("q") or "").replace("\x00", "").strip()[:200]
-    before = request.args.get("before", "")
     escaped = words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    before_id = read_id(request.args.get("before", ""))
     found = fetch_all(
         PAGE,
-        before=int(before) if before.isdecimal() and len(before) < 19 else 2**62,
+        before=before_id or MAX_ID,
         status=status,
         words=f"%{escaped}%" if words else None,
         n=PAGE_ROWS + 1,
@@ -95,7 +97,7 @@ def list_mailings() -> str:
         q=words,
         counts=counts,
         total=sum(counts.values()),
-        paged=bool(before),
+        paged=before_id is not None,
     )
 
 

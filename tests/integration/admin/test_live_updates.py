@@ -11,10 +11,11 @@ import orjson
 import pytest
 import requests
 
-from dev.bench.environment import children, cpu_seconds
+from dev.bench.environment import cpu_seconds, list_children
+from dev.stack.ports import free_port
 from dev.stack.services import Postgres
 from tests.integration.conftest import TOKEN, make_app
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 VIEWERS = 50
@@ -91,7 +92,7 @@ class Server:
     def cpu(self) -> float:
         assert self.process.popen
         pid = self.process.popen.pid
-        return cpu_seconds(pid) + sum(map(cpu_seconds, children(pid)))
+        return cpu_seconds(pid) + sum(map(cpu_seconds, list_children(pid)))
 
     def stop(self) -> None:
         self.process.stop()

@@ -1,4 +1,4 @@
-"""The daily report, asked for by a person: sent at once, once, and noted in the audit log."""
+"""The daily report, sent on request: at once, once, and recorded in the audit log."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,9 @@ def app(database_url: str, redis_url: str, server: MailServer) -> Flask:
     )
 
 
-def test_send_now(app: Flask, server: MailServer, database: Cursor) -> None:
+def test_a_report_is_sent_once_by_the_button(
+    app: Flask, server: MailServer, database: Cursor
+) -> None:
     noon = datetime.now(UTC).replace(hour=12)
     day, today = (noon - timedelta(days=1)).date().isoformat(), noon.date().isoformat()
     admin = Signed(app, "admin")
@@ -61,7 +63,7 @@ def test_send_now(app: Flask, server: MailServer, database: Cursor) -> None:
     ]
 
 
-def test_a_mail_server_that_refuses_is_told(app: Flask, server: MailServer) -> None:
+def test_refusal_of_the_mail_server_is_reported(app: Flask, server: MailServer) -> None:
     day = (datetime.now(UTC).replace(hour=12) - timedelta(days=2)).date().isoformat()
     server.replies.append("451 not now")
     admin = Signed(app, "admin")

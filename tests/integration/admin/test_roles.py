@@ -1,4 +1,4 @@
-"""Every route of the admin UI is closed to whoever may not use it: none can be forgotten."""
+"""Every route of the admin UI requires its role; the tables must list all routes."""
 
 import re
 import time
@@ -18,7 +18,7 @@ PUBLIC = ADMIN_URL
 CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 RANKS = ("viewer", "operator", "admin")
 
-# The least role that each route that changes something is for; None: for anybody, signed in or not.
+# The lowest role that may use each changing route; None: no sign-in required.
 LEAST: dict[str, str | None] = {
     "signin.start_sign_in": None,
     "signin.sign_out": None,
@@ -37,8 +37,8 @@ LEAST: dict[str, str | None] = {
     "tokens.revoke_token": "admin",
     "reports.send_now": "admin",
 }
-# Pages of which a look is not for everybody.
-LOOKS: dict[str, str] = {
+# Pages that require more than the role viewer.
+RESTRICTED_PAGES: dict[str, str] = {
     **dict.fromkeys(
         (
             "mailing_editor.new_mailing",
@@ -101,7 +101,7 @@ def rules(app: Flask, changing: bool) -> Iterator[Rule]:
 
 
 def paths(app: Flask, rule: Rule, given: dict[str, Any]) -> list[str]:
-    """Where the route is found, with every action that it knows."""
+    """Return the addresses of a route, one for each of its actions."""
     actions = list(ACTIONS) if "action" in rule.arguments else [""]
     with app.test_request_context(base_url=PUBLIC):
         adapter = app.url_map.bind("127.0.0.1:5998")
@@ -114,12 +114,12 @@ def paths(app: Flask, rule: Rule, given: dict[str, Any]) -> list[str]:
 
 
 class Signed:
-    """Somebody who is signed in with a role, and holds a valid token for forms."""
+    """A person signed in with a role, and with a valid CSRF token."""
 
     def __init__(self, app: Flask, role: str) -> None:
         self.client: FlaskClient = app.test_client()
         with self.client.session_transaction("/admin/", base_url=PUBLIC) as session:
-            session["person"] = ["1", "Somebody", f"{role}@example.com", role]
+            session["person"] = ["1", "Person", f"{role}@example.com", role]
             session["id"] = f"session of {role}"
             session["until"] = int(time.time()) + 600
         page = self.client.get("/admin/mailings", base_url=PUBLIC)
@@ -137,14 +137,14 @@ class Signed:
         ).status_code
 
 
-def test_every_route_that_changes_something_is_in_the_table(app: Flask) -> None:
+def test_every_changing_route_is_in_the_table(app: Flask) -> None:
     assert {name(rule) for rule in rules(app, True)} == set(LEAST), (
         "say in LEAST which role the new route is for"
     )
 
 
 @pytest.mark.parametrize("role", RANKS)
-def test_no_role_reaches_further_than_it_may(
+def test_roles_cannot_use_routes_beyond_their_scope(
     app: Flask, given: dict[str, Any], database: Cursor, role: str
 ) -> None:
     """By direct POST, with a valid session and a valid token."""
@@ -159,42 +159,42 @@ def test_no_role_reaches_further_than_it_may(
     assert database.fetchone() == (0,), "something was done all the same"
 
 
-def test_nothing_changes_without_a_session_or_a_forms_token(
+def test_changes_require_a_session_and_a_csrf_token(
     app: Flask, given: dict[str, Any], database: Cursor
 ) -> None:
-    admin, nobody = Signed(app, "admin"), app.test_client()
+    admin, visitor = Signed(app, "admin"), app.test_client()
     for rule in rules(app, True):
         for path in paths(app, rule, given):
             assert admin.post(path, token="") == 400, path
             assert admin.post(path, token="forged") == 400, path
-            status = nobody.post(path, base_url=PUBLIC).status_code
+            status = visitor.post(path, base_url=PUBLIC).status_code
             assert status == (401 if LEAST[name(rule)] else 400), path
     database.execute("SELECT count(*) FROM audit_log WHERE actor LIKE 'person:%'")
     assert database.fetchone() == (0,), "something was done all the same"
 
 
-def test_every_page_is_closed_to_strangers_and_some_to_roles(
-    app: Flask, given: dict[str, Any]
-) -> None:
+def test_pages_require_sign_in_and_some_require_a_role(app: Flask, given: dict[str, Any]) -> None:
     signed = {role: Signed(app, role) for role in RANKS}
-    nobody = app.test_client()
+    visitor = app.test_client()
     for rule in rules(app, False):
         if name(rule) in OPEN | FILES:
             continue
         for path in paths(app, rule, given):
-            answer = nobody.get(path, base_url=PUBLIC, headers={"Accept": "text/html"})
+            answer = visitor.get(path, base_url=PUBLIC, headers={"Accept": "text/html"})
             if name(rule) == "show_not_found":
                 assert answer.status_code == 404, path
                 continue
             assert answer.status_code == 302, path
             assert answer.headers["Location"].startswith("/admin/sign-in?"), path
-            least = RANKS.index(LOOKS.get(name(rule), "viewer"))
+            least = RANKS.index(RESTRICTED_PAGES.get(name(rule), "viewer"))
             for rank, role in enumerate(RANKS):
                 assert (signed[role].get(path) == 403) is (rank < least), (role, path)
 
 
 @pytest.mark.parametrize("role", ["operator", "admin"])
-def test_each_role_reaches_as_far_as_it_may(app: Flask, given: dict[str, Any], role: str) -> None:
+def test_roles_can_use_the_routes_of_their_scope(
+    app: Flask, given: dict[str, Any], role: str
+) -> None:
     """Last, as it changes things: an empty form may be refused, but not for the role."""
     signed = Signed(app, role)
     for rule in rules(app, True):

@@ -1,4 +1,4 @@
-"""Sign-in against a real OpenID provider that can be told to misbehave; the session's bounds."""
+"""Sign-in with an OpenID provider that can be made to misbehave, and the limits of sessions."""
 
 import re
 import sys
@@ -15,14 +15,15 @@ from itsdangerous import TimestampSigner
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from dev.stack.ports import free_port
 from tests.integration.conftest import make_app, value
 from tests.support.misbehaving_openid import SECRET
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 PUBLIC = "http://127.0.0.1:5999"
 HOURS = 3600
-Tell = Callable[..., None]
+Configure = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +52,18 @@ def app(database_url: str, redis_url: str, issuer: str) -> Flask:
 
 
 @pytest.fixture
-def tell(issuer: str) -> Iterator[Tell]:
-    """Tells the provider what to do from now on; afterwards it is honest again."""
+def configure_provider(issuer: str) -> Iterator[Configure]:
+    """Configure how the provider misbehaves; reset it afterwards."""
 
-    def told(**ways: Any) -> None:
-        requests.post(f"{issuer}/control", json=ways, timeout=10).raise_for_status()
+    def configure(**behaviour: Any) -> None:
+        requests.post(f"{issuer}/control", json=behaviour, timeout=10).raise_for_status()
 
-    yield told
-    told()
+    yield configure
+    configure()
 
 
 class Visitor:
-    """Somebody's browser, as far as signing in goes."""
+    """A browser that signs in and out."""
 
     def __init__(self, app: Flask) -> None:
         self.client: FlaskClient = app.test_client()
@@ -72,13 +73,13 @@ class Visitor:
 
     def post(self, path: str, **fields: str) -> TestResponse:
         token = re.search(r'name="csrf_token" value="([^"]+)"', self.get("/admin/sign-in").text)
-        if token is None:  # somebody is signed in, and is led on to a page that has one
+        if token is None:  # signed in: redirected to a page that has a token
             token = re.search(r'csrf-token" content="([^"]+)"', self.get("/admin/mailings").text)
         assert token
         return self.client.post(path, base_url=PUBLIC, data={"csrf_token": token[1], **fields})
 
     def granted(self, who: str = "oleg") -> str:
-        """Where the provider sends this browser back to."""
+        """Return the address to which the provider redirects this browser."""
         away = self.post("/admin/sign-in")
         assert away.status_code == 302, away.text
         answer = requests.post(
@@ -108,7 +109,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def test_an_honest_provider_lets_in(visitor: Visitor, database: Cursor) -> None:
+def test_correct_provider_signs_the_person_in(visitor: Visitor, database: Cursor) -> None:
     answer = visitor.sign_in()
     assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/")
     assert visitor.inside
@@ -135,26 +136,26 @@ def test_an_honest_provider_lets_in(visitor: Visitor, database: Cursor) -> None:
     ],
     ids=str,
 )
-def test_a_token_that_is_not_sound_lets_nobody_in(
-    visitor: Visitor, tell: Tell, database: Cursor, ways: dict[str, Any]
+def test_invalid_id_token_is_rejected(
+    visitor: Visitor, configure_provider: Configure, database: Cursor, ways: dict[str, Any]
 ) -> None:
     database.execute("SELECT count(*) FROM audit_log")
     before = value(database)
-    tell(**ways)
+    configure_provider(**ways)
     answer = visitor.sign_in("anna")
     assert answer.status_code == 400, answer.headers.get("Location")
     assert "did not succeed" in answer.text
     assert not visitor.inside
     database.execute("SELECT count(*) FROM audit_log")
     assert value(database) == before
-    tell()
+    configure_provider()
     assert visitor.sign_in().status_code == 302, "the same browser, an honest provider"
 
 
-def test_a_provider_of_another_name_is_not_used(
-    database_url: str, redis_url: str, issuer: str, tell: Tell
+def test_provider_with_another_issuer_is_rejected(
+    database_url: str, redis_url: str, issuer: str, configure_provider: Configure
 ) -> None:
-    tell(issuer="https://evil.example")
+    configure_provider(issuer="https://evil.example")
     app = make_app(
         database_url, redis_url, OIDC_ISSUER=issuer, OIDC_CLIENT_ID="x", PUBLIC_URL=PUBLIC
     )
@@ -163,15 +164,17 @@ def test_a_provider_of_another_name_is_not_used(
     assert "cannot be reached" in answer.text
 
 
-def test_a_new_key_is_fetched_when_it_appears(visitor: Visitor, app: Flask, tell: Tell) -> None:
+def test_new_signing_key_is_fetched(
+    visitor: Visitor, app: Flask, configure_provider: Configure
+) -> None:
     assert visitor.sign_in().status_code == 302
-    tell(rotate=True)
+    configure_provider(rotate=True)
     assert Visitor(app).sign_in().status_code == 302
-    tell(rotate=True)
+    configure_provider(rotate=True)
     assert Visitor(app).sign_in().status_code == 302
 
 
-def test_a_session_ends_after_eight_hours_used_or_not(visitor: Visitor, app: Flask) -> None:
+def test_session_ends_after_eight_hours_even_if_used(visitor: Visitor, app: Flask) -> None:
     began = time.time()
     visitor.sign_in()
     with visitor.client.session_transaction("/admin/", base_url=PUBLIC) as session:
@@ -186,7 +189,7 @@ def test_a_session_ends_after_eight_hours_used_or_not(visitor: Visitor, app: Fla
     assert "/admin/sign-in" in visitor.get("/admin/mailings").headers["Location"]
 
 
-def test_a_cookie_older_than_eight_hours_is_none(
+def test_cookie_older_than_eight_hours_is_rejected(
     visitor: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where its content says otherwise: the signature has a time of its own."""
@@ -203,7 +206,7 @@ def test_a_cookie_older_than_eight_hours_is_none(
         assert visitor.get("/admin/mailings").status_code == status
 
 
-def test_signing_out_ends_the_session_at_the_provider_too(visitor: Visitor, issuer: str) -> None:
+def test_sign_out_ends_the_session_at_the_provider(visitor: Visitor, issuer: str) -> None:
     visitor.sign_in()
     kept = visitor.client.get_cookie("admin_session", domain="127.0.0.1", path="/admin")
     assert kept
@@ -223,9 +226,7 @@ def test_signing_out_ends_the_session_at_the_provider_too(visitor: Visitor, issu
     assert not visitor.inside
 
 
-def test_who_comes_back_without_a_code_or_with_anothers_is_refused(
-    visitor: Visitor, app: Flask
-) -> None:
+def test_callback_without_a_valid_code_and_state_is_rejected(visitor: Visitor, app: Flask) -> None:
     stolen = Visitor(app).granted("anna")
     visitor.granted()
     assert visitor.get(stolen).status_code == 400
@@ -234,10 +235,10 @@ def test_who_comes_back_without_a_code_or_with_anothers_is_refused(
     assert not visitor.inside
 
 
-def test_the_log_of_a_refusal_names_no_secret(
-    visitor: Visitor, tell: Tell, capfd: pytest.CaptureFixture[str]
+def test_log_of_a_rejected_sign_in_contains_no_secret(
+    visitor: Visitor, configure_provider: Configure, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tell(claims={"nonce": "forged"})
+    configure_provider(claims={"nonce": "forged"})
     back = visitor.granted()
     visitor.get(back)
     said = capfd.readouterr()

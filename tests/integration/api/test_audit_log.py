@@ -1,4 +1,4 @@
-"""The audit log: an entry for every change, none for what changed nothing, nothing personal."""
+"""The audit log: one entry for every change, none without a change, no personal data."""
 
 import json
 from collections.abc import Callable
@@ -29,11 +29,11 @@ def entries(client: FlaskClient, **query: object) -> list[dict[str, Any]]:
 
 
 def done(client: FlaskClient, **query: object) -> list[str]:
-    """What was done, the oldest first."""
+    """Return the recorded actions, the oldest first."""
     return [entry["action"] for entry in reversed(entries(client, **query))]
 
 
-def test_a_mailings_life(client: FlaskClient, new_mailing: Make) -> None:
+def test_changes_of_a_mailing_are_recorded(client: FlaskClient, new_mailing: Make) -> None:
     made = new_mailing(text="Secret words")
     url = f"/api/v1/mailings/{made['id']}"
     end_at = ahead(hours=3)
@@ -57,7 +57,7 @@ def test_a_mailings_life(client: FlaskClient, new_mailing: Make) -> None:
     assert "words" not in json.dumps(about)
 
 
-def test_a_clients_data_is_not_kept(client: FlaskClient, new_client: Make) -> None:
+def test_personal_data_of_clients_is_not_recorded(client: FlaskClient, new_client: Make) -> None:
     made = new_client(tag="gold")
     url = f"/api/v1/clients/{made['id']}"
     client.patch(url, json={"phone": "79168887766", "tag": "silver", "timezone": "Asia/Omsk"})
@@ -71,7 +71,7 @@ def test_a_clients_data_is_not_kept(client: FlaskClient, new_client: Make) -> No
     assert not [word for word in ("79168887766", "silver", "gold", "Omsk") if word in text]
 
 
-def test_opt_outs_are_noted_one_by_one_and_masked(client: FlaskClient) -> None:
+def test_opt_outs_are_recorded_one_by_one_with_masked_phones(client: FlaskClient) -> None:
     phones = ["79990000001", "79990000002"]
     client.post("/api/v1/opt-outs", json={"phones": phones, "source": "call"})
     client.post("/api/v1/opt-outs", json={"phones": phones[:1]})  # is there already
@@ -84,7 +84,7 @@ def test_opt_outs_are_noted_one_by_one_and_masked(client: FlaskClient) -> None:
     ]
 
 
-def test_tokens_and_who_used_them(client: FlaskClient, phones: Any) -> None:
+def test_tokens_and_their_users_are_recorded(client: FlaskClient, phones: Any) -> None:
     made = client.post("/api/v1/tokens", json={"name": "auditor", "scope": "write"}).get_json()
     header = {"Authorization": f"Bearer {made['token']}", "X-Request-ID": "req-7"}
     body = {"phone": next(phones), "timezone": "Europe/Moscow"}
@@ -97,7 +97,7 @@ def test_tokens_and_who_used_them(client: FlaskClient, phones: Any) -> None:
     assert made["token"] not in json.dumps(entries(client))
 
 
-def test_what_is_refused_or_rolled_back_leaves_no_entry(
+def test_rejected_and_rolled_back_changes_are_not_recorded(
     client: FlaskClient, new_client: Make
 ) -> None:
     taken = new_client()["phone"]
@@ -111,7 +111,7 @@ def test_what_is_refused_or_rolled_back_leaves_no_entry(
     assert len(entries(client)) == before + 1
 
 
-def test_pages_and_instants(client: FlaskClient, new_client: Make) -> None:
+def test_entries_are_paged_and_filtered_by_time(client: FlaskClient, new_client: Make) -> None:
     for _ in range(5):
         new_client()
     everything = entries(client, limit=500)
@@ -122,5 +122,5 @@ def test_pages_and_instants(client: FlaskClient, new_client: Make) -> None:
     middle = everything[2]["at"]
     assert entries(client, since=middle) == everything[:3]
     assert entries(client, until=middle) == everything[3:]
-    for wrong in ({"entity_id": "x"}, {"since": "yesterday"}, {"nobody": "1"}):
+    for wrong in ({"entity_id": "x"}, {"since": "yesterday"}, {"unknown": "1"}):
         assert client.get(URL, query_string=wrong).status_code == 422

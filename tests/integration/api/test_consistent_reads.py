@@ -1,4 +1,4 @@
-"""Numbers of one answer are of one instant: they add up while everything moves."""
+"""The numbers of one response come from one snapshot, so they add up during changes."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,8 +1,7 @@
-"""Exports: every row once, whatever page it is on, and nothing that a spreadsheet would run."""
+"""Exports: every row once across pages, and no text that a spreadsheet would execute."""
 
 import csv
 import io
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +16,8 @@ from tests.support.fleet import Fleet, rejected
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many pages for few rows. (In the package, the blueprint hides its module.)"""
-    monkeypatch.setattr(sys.modules["api.exports"], "PAGE", 3)
+    """Many pages for few rows."""
+    monkeypatch.setattr("api.mailings.messages.EXPORT_PAGE_ROWS", 3)
     monkeypatch.setattr("api.clients.service.EXPORT_PAGE_ROWS", 3)
 
 
@@ -30,7 +29,9 @@ def download(client: FlaskClient, path: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(answer.text)))
 
 
-def test_clients(client: FlaskClient, new_client: Callable[..., dict[str, Any]]) -> None:
+def test_exported_clients_are_those_of_the_filter(
+    client: FlaskClient, new_client: Callable[..., dict[str, Any]]
+) -> None:
     made = [new_client(tag="друзья", timezone="Asia/Omsk") for _ in range(7)]
     new_client(tag="others")
     rows = download(client, "/clients.csv?tag=%D0%B4%D1%80%D1%83%D0%B7%D1%8C%D1%8F")
@@ -42,7 +43,9 @@ def test_clients(client: FlaskClient, new_client: Callable[..., dict[str, Any]])
     assert download(client, f"/clients.csv?phone={phone}&tag=none") == []
 
 
-def test_exactly_full_pages_end(client: FlaskClient, new_client: Callable[..., Any]) -> None:
+def test_export_ends_after_an_exactly_full_page(
+    client: FlaskClient, new_client: Callable[..., Any]
+) -> None:
     for n in (3, 6):
         for _ in range(3):
             new_client(tag="full")
@@ -50,7 +53,7 @@ def test_exactly_full_pages_end(client: FlaskClient, new_client: Callable[..., A
 
 
 @pytest.mark.parametrize("tag", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1"])
-def test_formulas_are_harmless(
+def test_formulas_are_escaped(
     client: FlaskClient, new_client: Callable[..., Any], tag: str
 ) -> None:
     phone = new_client(tag=tag)["phone"]
@@ -60,7 +63,9 @@ def test_formulas_are_harmless(
     assert row["phone"] == phone
 
 
-def test_for_excel(client: FlaskClient, new_client: Callable[..., Any]) -> None:
+def test_excel_format_has_a_mark_and_semicolons(
+    client: FlaskClient, new_client: Callable[..., Any]
+) -> None:
     phone = new_client(tag="a;b")["phone"]
     data = client.get(f"/api/v1/clients.csv?phone={phone}&excel=true").get_data()
     assert data.startswith(b"\xef\xbb\xbfid;phone;")
@@ -84,7 +89,9 @@ def mailing(module_fleet: Fleet) -> int:
     return mailing_id
 
 
-def test_messages(client: FlaskClient, mailing: int, database: Cursor) -> None:
+def test_exported_messages_equal_the_list(
+    client: FlaskClient, mailing: int, database: Cursor
+) -> None:
     path = f"/mailings/{mailing}/messages.csv"
     rows = download(client, path)
     assert len(rows) == 11
@@ -103,7 +110,7 @@ def test_messages(client: FlaskClient, mailing: int, database: Cursor) -> None:
         assert len(found) == count
 
 
-def test_a_deleted_client_has_no_phone(client: FlaskClient, mailing: int) -> None:
+def test_deleted_client_has_an_empty_phone(client: FlaskClient, mailing: int) -> None:
     path = f"/mailings/{mailing}/messages.csv"
     client_id = download(client, path)[0]["client_id"]
     assert client.delete(f"/api/v1/clients/{client_id}").status_code == 204
@@ -111,7 +118,7 @@ def test_a_deleted_client_has_no_phone(client: FlaskClient, mailing: int) -> Non
     assert (row["client_id"], row["phone"], row["status"]) == (client_id, "", "sent")
 
 
-def test_what_the_provider_answered_is_harmless(
+def test_formulas_in_provider_responses_are_escaped(
     client: FlaskClient, mailing: int, database: Cursor
 ) -> None:
     database.execute(
@@ -132,7 +139,7 @@ def test_what_the_provider_answered_is_harmless(
         ("/mailings/1/messages.csv?status=lost", 422),
     ],
 )
-def test_bad_requests(client: FlaskClient, path: str, status: int) -> None:
+def test_invalid_export_requests_are_rejected(client: FlaskClient, path: str, status: int) -> None:
     assert client.get(f"/api/v1{path}").status_code == status
 
 

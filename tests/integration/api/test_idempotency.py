@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is sent again makes nothing again, even at the same moment."""
+"""Idempotency-Key: a repeated request creates nothing, even if sent concurrently."""
 
 import threading
 from typing import Any
@@ -28,7 +28,7 @@ def count(database: Cursor) -> int:
     return found
 
 
-def test_the_first_answer_is_given_again(client: FlaskClient, database: Cursor) -> None:
+def test_repeated_request_gets_the_first_response(client: FlaskClient, database: Cursor) -> None:
     body = {**mailing_body(), "window": {"from": "09:00", "to": "21:00"}}
     first = post(client, "again", body)
     assert first.status_code == 201
@@ -46,13 +46,13 @@ def test_the_first_answer_is_given_again(client: FlaskClient, database: Cursor) 
     assert count(database) == made
 
 
-def test_without_a_key_each_request_makes_a_mailing(client: FlaskClient) -> None:
+def test_requests_without_a_key_each_create_a_mailing(client: FlaskClient) -> None:
     body = mailing_body()
     answers = [client.post(MAILINGS, json=body) for _ in range(2)]
     assert len({answer.get_json()["id"] for answer in answers}) == 2
 
 
-def test_the_same_key_with_another_body_is_refused(client: FlaskClient, database: Cursor) -> None:
+def test_same_key_with_another_body_is_rejected(client: FlaskClient, database: Cursor) -> None:
     body = mailing_body()
     post(client, "other-body", body)
     made = count(database)
@@ -62,7 +62,7 @@ def test_the_same_key_with_another_body_is_refused(client: FlaskClient, database
     assert count(database) == made
 
 
-def test_of_many_at_once_one_makes_the_mailing(app: Flask, database: Cursor) -> None:
+def test_concurrent_requests_with_one_key_create_one_mailing(app: Flask, database: Cursor) -> None:
     made = count(database)
     body = mailing_body()
     barrier = threading.Barrier(6)
@@ -84,7 +84,7 @@ def test_of_many_at_once_one_makes_the_mailing(app: Flask, database: Cursor) -> 
     assert count(database) == made + 1
 
 
-def test_a_refused_request_leaves_its_key_free(client: FlaskClient) -> None:
+def test_rejected_request_leaves_its_key_unused(client: FlaskClient) -> None:
     past = {"start_at": ahead(hours=-2), "end_at": ahead(hours=-1)}
     problem(post(client, "mended", {**mailing_body(), **past}), 422)
     assert "Idempotent-Replayed" not in post(client, "mended", mailing_body()).headers
@@ -99,7 +99,7 @@ def test_keys_belong_to_a_token(app: Flask, client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "ключ", "a\x7f"])
-def test_malformed_keys_are_refused(client: FlaskClient, database: Cursor, key: str) -> None:
+def test_malformed_keys_are_rejected(client: FlaskClient, database: Cursor, key: str) -> None:
     made = count(database)
     answer = post(client, key.encode().decode("latin-1"), mailing_body())
     (fault,) = problem(answer, 422)["errors"]
@@ -107,12 +107,12 @@ def test_malformed_keys_are_refused(client: FlaskClient, database: Cursor, key: 
     assert count(database) == made
 
 
-def test_a_key_may_be_long_and_odd(client: FlaskClient) -> None:
+def test_key_may_be_any_visible_ascii(client: FlaskClient) -> None:
     assert post(client, "x" * 255, mailing_body()).status_code == 201
     assert post(client, '"\'!~%s:key"', mailing_body()).status_code == 201
 
 
-def test_after_a_day_a_key_is_free_and_the_sweep_forgets_it(
+def test_key_expires_after_a_day_and_the_sweep_deletes_it(
     client: FlaskClient, database: Cursor, fleet: Fleet, redis_url: str
 ) -> None:
     body = mailing_body()

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
-from api.http.pagination import MAX_ID, encode_cursor
+from api.cursors import MAX_ID, encode_cursor
 from api.mailings.message_schemas import MailingStatistics, MessageDetails, MessagePage, Statistics
 from shared.db.partitions import ensure_partition
 from tests.integration.api.test_mailings import set_status

@@ -1,4 +1,4 @@
-"""The metrics page: who may read it, what it costs, and what it says of mailings that are gone."""
+"""The metrics page: its token, its cost, and the counts of deleted and settled mailings."""
 
 import time
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def scrape(client: FlaskClient, **headers: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_a_token_can_be_demanded(database_url: str, redis_url: str) -> None:
+def test_metrics_can_require_a_token(database_url: str, redis_url: str) -> None:
     client = make_app(database_url, redis_url, METRICS_TOKEN=TOKEN).test_client()
     for given in ("", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"):
         answer = client.get("/metrics", headers={"Authorization": given})
@@ -48,7 +48,7 @@ def db_thread(database_url: str) -> Iterator[DatabaseThread]:
     db_thread.close()
 
 
-def test_what_dispatchers_count_is_added_up(
+def test_counters_of_dispatchers_are_summed(
     client: FlaskClient, redis_url: str, db_thread: DatabaseThread
 ) -> None:
     redis = Redis.from_url(redis_url)
@@ -56,7 +56,7 @@ def test_what_dispatchers_count_is_added_up(
     for counters in tallies:
         for latency in (0.004, 0.2, 0.2, 40.0):
             counters.count_outcome(Outcome.ACCEPTED, latency)
-        counters.count_outcome(Outcome.UNAVAILABLE, 0.0)  # never handed off
+        counters.count_outcome(Outcome.UNAVAILABLE, 0.0)  # never sent
         counters.publish(db_thread, 100.0, in_flight=3)
     db_thread.close()
     found = scrape(client)
@@ -73,7 +73,7 @@ def test_what_dispatchers_count_is_added_up(
     assert found["notification_rate_used",] == pytest.approx(8)
 
 
-def test_counts_wait_while_redis_is_away(redis_url: str, database_url: str) -> None:
+def test_counters_are_kept_while_redis_is_unavailable(redis_url: str, database_url: str) -> None:
     away = Redis.from_url("redis://127.0.0.1:1/0")
     redis = Redis.from_url(redis_url)
     before = int(redis.hget(metrics.COUNTERS_KEY, "attempt:rejected") or 0)
@@ -89,7 +89,7 @@ def test_counts_wait_while_redis_is_away(redis_url: str, database_url: str) -> N
     assert int(redis.hget(metrics.COUNTERS_KEY, "attempt:rejected") or 0) == before + 2
 
 
-def test_ten_thousand_settled_mailings_cost_milliseconds(
+def test_scrape_of_ten_thousand_settled_mailings_takes_milliseconds(
     client: FlaskClient, database: Cursor
 ) -> None:
     """A deleted mailing's messages count; a scrape of everything costs little."""

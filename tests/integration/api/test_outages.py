@@ -1,4 +1,4 @@
-"""The API while something it depends on is away: quick, honest, and well again by itself."""
+"""The API during outages of PostgreSQL and Redis: quick errors, and recovery without a restart."""
 
 import socket
 import time
@@ -13,9 +13,9 @@ from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
 from api.db import db
+from dev.stack.ports import free_port
 from dev.stack.services import Postgres
 from tests.integration.conftest import mailing_body, make_app, make_client, value
-from tests.support.system import free_port
 from tests.support.waiting import wait_for
 
 MAILINGS = "/api/v1/mailings"
@@ -28,7 +28,7 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - started < seconds
 
 
-def test_without_redis_everything_works(database_url: str) -> None:
+def test_api_works_without_redis(database_url: str) -> None:
     client = make_client(make_app(database_url, f"redis://127.0.0.1:{free_port()}/0"))
     with within(2):
         made = client.post(MAILINGS, json=mailing_body())
@@ -47,7 +47,7 @@ def test_without_redis_everything_works(database_url: str) -> None:
     assert client.get("/readyz").get_json()["redis"] == "unreachable"
 
 
-def test_a_redis_that_never_answers_costs_little(database_url: str, deaf_port: int) -> None:
+def test_unresponsive_redis_costs_little_time(database_url: str, deaf_port: int) -> None:
     client = make_client(make_app(database_url, f"redis://127.0.0.1:{deaf_port}/0"))
     with within(3):
         assert client.post(MAILINGS, json=mailing_body()).status_code == 201
@@ -55,7 +55,7 @@ def test_a_redis_that_never_answers_costs_little(database_url: str, deaf_port: i
 
 @pytest.fixture
 def deaf_port() -> Iterator[int]:
-    """Somebody listens there and never says a word."""
+    """A port whose server accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield int(server.getsockname()[1])
 
@@ -76,13 +76,13 @@ def assert_unavailable(client: FlaskClient) -> None:
     assert client.get("/healthz").status_code == 200
 
 
-def test_without_a_database_the_answer_is_quick(redis_url: str, deaf_port: int) -> None:
+def test_missing_database_is_reported_quickly(redis_url: str, deaf_port: int) -> None:
     for port in (free_port(), deaf_port):
-        url = f"postgresql://nobody:secret@127.0.0.1:{port}/nothing"
+        url = f"postgresql://nouser:secret@127.0.0.1:{port}/nothing"
         assert_unavailable(make_client(make_app(url, redis_url)))
 
 
-def test_a_database_that_comes_back_is_used_again(tmp_path: Path, redis_url: str) -> None:
+def test_restarted_database_is_used_again(tmp_path: Path, redis_url: str) -> None:
     postgres = Postgres(tmp_path / "postgres")
     postgres.start()
     try:
@@ -100,7 +100,7 @@ def test_a_database_that_comes_back_is_used_again(tmp_path: Path, redis_url: str
         postgres.remove()
 
 
-def test_cut_connections_are_replaced(client: FlaskClient, database: Cursor) -> None:
+def test_closed_connections_are_replaced(client: FlaskClient, database: Cursor) -> None:
     for _ in range(3):
         assert client.get("/api/v1/clients").status_code == 200
         database.execute(

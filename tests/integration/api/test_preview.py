@@ -139,7 +139,7 @@ def test_encoding_segments_and_cost(
     )
 
 
-def test_rate_and_duration(
+def test_rate_and_duration_follow_the_lowest_limit(
     database_url: str, redis_url: str, preview: Callable[..., Any], crowd: Callable[..., str]
 ) -> None:
     tag = crowd(*[{}] * 6)

@@ -1,4 +1,4 @@
-"""Whatever a caller sends: a precise problem, never a 500, never an echo, and nothing changes."""
+"""Invalid requests: each gets a precise problem without its input, and changes nothing."""
 
 import json
 import re
@@ -19,7 +19,7 @@ Make = Callable[..., dict[str, Any]]
 
 
 def problem(answer: TestResponse, status: int) -> dict[str, Any]:
-    """The problem an answer holds; its form is the same everywhere."""
+    """Return the problem in an answer; assert that its form is the usual one."""
     assert answer.status_code == status, answer.text
     assert answer.mimetype == "application/problem+json"
     body: dict[str, Any] = answer.get_json()
@@ -34,7 +34,7 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
 
 
 def every_route(app: Flask) -> list[tuple[str, str]]:
-    """A method and an address for each route under /api/v1."""
+    """Return a method and an address for each route under /api/v1."""
     return [
         (method, re.sub("<id:[a-z_]+>", "1", rule.rule))
         for rule in app.url_map.iter_rules()
@@ -43,7 +43,7 @@ def every_route(app: Flask) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_route_demands_a_token(app: Flask) -> None:
+def test_every_route_requires_a_token(app: Flask) -> None:
     stranger = app.test_client()
     routes = every_route(app)
     assert len(routes) > 30
@@ -58,13 +58,13 @@ def test_every_route_demands_a_token(app: Flask) -> None:
             assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_the_public_addresses_need_no_token(app: Flask) -> None:
+def test_public_routes_require_no_token(app: Flask) -> None:
     stranger = app.test_client()
     for path in ("/healthz", "/readyz", "/metrics", "/apidoc/openapi.json", "/docs/"):
         assert stranger.get(path).status_code == 200, path
 
 
-def test_every_route_is_in_the_spec(app: Flask, client: FlaskClient) -> None:
+def test_every_route_is_in_the_openapi_document(app: Flask, client: FlaskClient) -> None:
     paths = client.get("/apidoc/openapi.json").get_json()["paths"]
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1"):
@@ -73,7 +73,7 @@ def test_every_route_is_in_the_spec(app: Flask, client: FlaskClient) -> None:
             assert served <= documented, rule.rule
 
 
-def test_the_spec_is_valid_and_complete(client: FlaskClient) -> None:
+def test_openapi_document_is_valid_and_complete(client: FlaskClient) -> None:
     document = client.get("/apidoc/openapi.json").get_json()
     validate(document)
     assert document["openapi"].startswith("3.1")
@@ -89,7 +89,7 @@ def test_the_spec_is_valid_and_complete(client: FlaskClient) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_the_documentation_needs_no_internet(client: FlaskClient) -> None:
+def test_documentation_loads_local_files_only(client: FlaskClient) -> None:
     assert client.get("/apidoc/swagger").headers["Location"] == "/docs/"
     page = client.get("/docs/").text
     assert re.findall(r"(?:https?:)?//[a-z]", page.replace("// User config", "")) == []
@@ -119,7 +119,9 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
-def test_bad_fields_are_pointed_at(client: FlaskClient, database: Cursor, name: str) -> None:
+def test_invalid_fields_are_located_by_pointer(
+    client: FlaskClient, database: Cursor, name: str
+) -> None:
     change, status, pointer = BAD_BODIES[name]
     before = contents(database)
     body = json.dumps({"phone": "79161234567", "timezone": "Europe/Moscow", **change})
@@ -158,14 +160,16 @@ RAW_BODIES = [
 
 @pytest.mark.parametrize("case", range(len(RAW_BODIES)))
 @pytest.mark.parametrize("url", [CLIENTS, MAILINGS])
-def test_bad_bodies(client: FlaskClient, database: Cursor, url: str, case: int) -> None:
+def test_malformed_bodies_are_rejected(
+    client: FlaskClient, database: Cursor, url: str, case: int
+) -> None:
     body, kind, status = RAW_BODIES[case]
     before = contents(database)
     problem(client.post(url, data=body, content_type=kind), status)
     assert contents(database) == before
 
 
-def test_a_compressed_body_is_not_guessed_at(client: FlaskClient) -> None:
+def test_compressed_body_is_rejected(client: FlaskClient) -> None:
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     problem(client.post(CLIENTS, data=b"\x1f\x8b", headers=headers), 415)
 
@@ -188,15 +192,15 @@ def test_a_compressed_body_is_not_guessed_at(client: FlaskClient) -> None:
         ("tag=%FF%FE&page=2", "page"),
     ],
 )
-def test_bad_parameters_are_named(client: FlaskClient, query: str, parameter: str | None) -> None:
+def test_invalid_parameters_are_named(
+    client: FlaskClient, query: str, parameter: str | None
+) -> None:
     faults = problem(client.get(f"{CLIENTS}?{query}"), 422)["errors"]
     if parameter is not None:
         assert [fault["parameter"] for fault in faults] == [parameter]
 
 
-def test_parameters_where_there_are_none_are_refused(
-    client: FlaskClient, new_mailing: Make
-) -> None:
+def test_unknown_parameters_are_rejected(client: FlaskClient, new_mailing: Make) -> None:
     url = f"{MAILINGS}/{new_mailing()['id']}"
     problem(client.get(f"{url}?verbose=1"), 422)
     problem(client.post(f"{url}/pause?now=1"), 422)
@@ -204,7 +208,7 @@ def test_parameters_where_there_are_none_are_refused(
     problem(client.get(f"{MAILINGS}?status=going"), 422)
 
 
-def test_flasks_own_errors_are_problems(client: FlaskClient) -> None:
+def test_errors_of_flask_are_problems(client: FlaskClient) -> None:
     problem(client.get("/nothing"), 404)
     problem(client.get(f"{CLIENTS}/"), 404)
     problem(client.get("//api/v1/clients"), 404)
@@ -214,7 +218,7 @@ def test_flasks_own_errors_are_problems(client: FlaskClient) -> None:
     problem(client.open(CLIENTS, method="BREW"), 405)
 
 
-def test_no_input_is_echoed(client: FlaskClient) -> None:
+def test_errors_do_not_repeat_the_input(client: FlaskClient) -> None:
     secret = "Wm9kaWFj"
     for body in ({"phone": secret, "timezone": secret, "operator_code": secret}, [secret], secret):
         assert secret not in client.post(CLIENTS, json=body).text
@@ -229,7 +233,7 @@ def broken(database_url: str, redis_url: str) -> Flask:
     return make_app(database_url, redis_url)
 
 
-def test_a_defect_is_logged_and_not_shown(
+def test_defect_is_logged_and_not_disclosed(
     broken: Flask, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> str:
@@ -258,7 +262,7 @@ def test_a_defect_is_logged_and_not_shown(
         ("ж", False),
     ],
 )
-def test_a_sane_request_id_is_kept(client: FlaskClient, given: str, kept: bool) -> None:
+def test_valid_request_id_is_kept(client: FlaskClient, given: str, kept: bool) -> None:
     answer = client.get("/healthz", headers={"X-Request-ID": given.encode().decode("latin-1")})
     if kept:
         assert answer.headers["X-Request-ID"] == given
@@ -266,12 +270,12 @@ def test_a_sane_request_id_is_kept(client: FlaskClient, given: str, kept: bool) 
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
-def test_logs_carry_ids_and_no_personal_data(
+def test_logs_contain_ids_and_no_personal_data(
     client: FlaskClient, new_client: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = new_client()
     client.patch(f"{CLIENTS}/{made['id']}", json={"phone": "79991112233", "tag": "x"})
-    text = "A text that nobody else may read"
+    text = "A text that no log may contain"
     mailing = client.post(MAILINGS, json={**mailing_body(), "text": text}).get_json()
     client.delete(f"{MAILINGS}/{mailing['id']}", headers={"X-Request-ID": "mine"})
     out = capsys.readouterr().out
@@ -293,7 +297,7 @@ def test_logs_carry_ids_and_no_personal_data(
 
 
 def contents(database: Cursor) -> list[tuple[Any, ...]]:
-    """What the tables hold, as far as the API writes them."""
+    """Return the contents of the tables that the API writes."""
     found = []
     for table in ("clients", "mailings", "mailing_texts"):
         database.execute(f"SELECT count(*), md5(string_agg(t::text, '' ORDER BY t)) FROM {table} t")

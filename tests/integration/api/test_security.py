@@ -1,4 +1,4 @@
-"""What keeps strangers out: headers, cookies, jobs that are none of ours, words that spill secrets.
+"""Security: response headers, cookies, forged jobs in Redis, secrets in error texts.
 
 What docs/security.md says besides is proved where it belongs: the page names the tests.
 """
@@ -21,10 +21,11 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
+from dev.stack.ports import free_port
 from shared.config.settings import ApiSettings, load_settings
 from shared.queues import NotificationJob
 from tests.integration.conftest import TOKEN, make_app, make_client
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 SIGN_IN = {
@@ -62,7 +63,7 @@ def published(database_url: str, redis_url: str) -> FlaskClient:
 
 
 @pytest.mark.parametrize("path", ANSWERS)
-def test_every_answer_is_confined(
+def test_every_response_has_security_headers(
     published: FlaskClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests.Session, "request", no_provider)
@@ -91,7 +92,7 @@ def no_provider(*_: object, **__: object) -> requests.Response:
     raise requests.ConnectionError("there is no such provider")
 
 
-def test_a_defect_is_confined_too(database_url: str, redis_url: str) -> None:
+def test_response_to_a_defect_has_security_headers(database_url: str, redis_url: str) -> None:
     broken = make_app(database_url, redis_url)
     broken.add_url_rule("/broken", view_func=lambda: str(1 // 0))
     answer = broken.test_client().get("/broken")
@@ -99,7 +100,7 @@ def test_a_defect_is_confined_too(database_url: str, redis_url: str) -> None:
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
-def test_swagger_ui_may_run_its_own_scripts_and_no_others(client: FlaskClient) -> None:
+def test_swagger_ui_may_run_only_its_own_scripts(client: FlaskClient) -> None:
     answer = client.get("/docs/")
     inline = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
     assert len(inline) == 1
@@ -108,7 +109,7 @@ def test_swagger_ui_may_run_its_own_scripts_and_no_others(client: FlaskClient) -
     assert not re.search(r"\son\w+=|style=|<style", answer.text), "the policy would break the page"
 
 
-def test_browsers_of_other_sites_read_nothing(client: FlaskClient) -> None:
+def test_other_origins_cannot_read_responses(client: FlaskClient) -> None:
     stranger = {"Origin": "https://evil.example"}
     asked = {**stranger, "Access-Control-Request-Method": "GET"}
     for answer in (
@@ -118,12 +119,12 @@ def test_browsers_of_other_sites_read_nothing(client: FlaskClient) -> None:
         assert not [name for name, _ in answer.headers if name.startswith("Access-Control-")]
 
 
-def test_a_token_in_an_address_is_none(app: Flask) -> None:
+def test_token_in_the_query_string_is_ignored(app: Flask) -> None:
     for name in ("token", "access_token", "api_key"):
         assert app.test_client().get(f"/api/v1/clients?{name}={TOKEN}").status_code == 401
 
 
-def test_the_callers_host_is_not_believed(client: FlaskClient) -> None:
+def test_host_header_is_not_trusted(client: FlaskClient) -> None:
     evil = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
     made = client.post(
         "/api/v1/clients", json={"phone": "79150000001", "timezone": "Europe/Moscow"}, headers=evil
@@ -133,19 +134,19 @@ def test_the_callers_host_is_not_believed(client: FlaskClient) -> None:
         assert "evil" not in answer.text + answer.headers["Location"]
 
 
-def test_the_sessions_cookie_goes_over_tls_alone(published: FlaskClient) -> None:
+def test_session_cookie_requires_tls(published: FlaskClient) -> None:
     stranger = published.application.test_client()
     cookie = stranger.get("/admin/sign-in").headers["Set-Cookie"]
     flags = {part.strip() for part in cookie.split(";")[1:]}
     assert {"Secure", "HttpOnly", "SameSite=Lax", "Path=/admin"} <= flags
 
 
-def test_tls_is_promised_where_there_is_tls(client: FlaskClient) -> None:
+def test_hsts_is_sent_over_tls_only(client: FlaskClient) -> None:
     assert HSTS not in client.get("/healthz").headers
     assert HSTS in client.get("/healthz", base_url="https://notify.example.com").headers
 
 
-def test_only_a_trusted_proxy_may_say_that_there_is_tls(
+def test_only_a_trusted_proxy_can_declare_tls(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     servers = {}
@@ -196,7 +197,7 @@ def answers(url: str) -> bool:
 
 
 class Payload:
-    """Runs a command where somebody unpickles it."""
+    """An object that executes a command when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -207,7 +208,7 @@ class Payload:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_whoever_writes_to_redis_cannot_run_code(
+def test_redis_content_cannot_execute_code(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     """Jobs that name other functions, in whatever place, and pickles fail without being run."""
@@ -258,7 +259,7 @@ def test_whoever_writes_to_redis_cannot_run_code(
     assert log.count("job.unreadable") == 2
 
 
-def test_a_delayed_job_does_not_choose_the_schedulers_classes(redis_url: str) -> None:
+def test_delayed_job_cannot_choose_the_schedulers_classes(redis_url: str) -> None:
     redis = Redis.from_url(redis_url)
     plain = Job.create(
         "worker.jobs.sweep", connection=redis, serializer=JSONSerializer, origin="control"
@@ -269,7 +270,7 @@ def test_a_delayed_job_does_not_choose_the_schedulers_classes(redis_url: str) ->
     assert job.meta == {"interval": 1}
 
 
-def test_a_malformed_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_secret_is_not_disclosed(monkeypatch: pytest.MonkeyPatch) -> None:
     base = {"DATABASE_URL": "postgresql://u:p@localhost/x", "REDIS_URL": "redis://localhost/0"}
     for name, value in {**base, "SECRET_KEY": "s" * 16, "API_BOOTSTRAP_TOKEN": "too-short"}.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""The API under gunicorn, as it is deployed: settings, metrics of all processes, logs, its end."""
+"""The API under gunicorn, as deployed: settings, metrics of all processes, logs, shutdown."""
 
 import json
 import os
@@ -15,10 +15,11 @@ import pytest
 import requests
 from psycopg2.extensions import cursor as Cursor
 
-from dev.bench.environment import children
+from dev.bench.environment import list_children
+from dev.stack.ports import free_port
 from tests.integration.conftest import TOKEN, value
 from tests.support.api_server import COMMAND, Server, running, settings_of
-from tests.support.system import ROOT, free_port
+from tests.support.system import ROOT
 from tests.support.waiting import wait_for
 
 
@@ -34,7 +35,7 @@ def server(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def served(server: Server) -> float:
-    """How many lists of clients were served, by the metrics."""
+    """Return how many lists of clients were served, by the metrics."""
     found = re.search(
         r'flask_http_request_duration_seconds_count{[^}]*url_rule="/api/v1/clients"} ([0-9.]+)',
         server.http.get(f"{server.url}/metrics").text,
@@ -58,7 +59,7 @@ def test_metrics_are_summed_over_processes_and_grouped_by_rule(server: Server) -
 
 @pytest.mark.parametrize("token", [TOKEN, "wrong"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_refused_body_does_not_spoil_the_connection(
+def test_rejected_body_leaves_the_connection_usable(
     server: Server, token: str, chunked: bool, request: pytest.FixtureRequest
 ) -> None:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -88,14 +89,14 @@ def test_more_connections_than_threads_are_all_served(server: Server) -> None:
         connection.close()
 
 
-def test_a_killed_process_is_replaced(server: Server) -> None:
+def test_killed_web_process_is_replaced(server: Server) -> None:
     assert server.process.popen
     server_pid = server.process.popen.pid
-    killed, *_ = children(server_pid)
+    killed, *_ = list_children(server_pid)
     os.kill(killed, signal.SIGKILL)
 
     def is_replaced() -> bool:
-        present = children(server_pid)
+        present = list_children(server_pid)
         return len(present) == 2 and killed not in present
 
     wait_for(is_replaced, 20, "another process")
@@ -157,7 +158,7 @@ def test_a_request_in_progress_is_answered_before_the_server_stops(
         assert server.process.popen.wait(10) == 0
 
 
-def test_requests_sent_together_are_answered_in_turn(server: Server) -> None:
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     ask = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: turn-{}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -168,13 +169,15 @@ def test_requests_sent_together_are_answered_in_turn(server: Server) -> None:
     assert re.findall(rb"X-Request-ID: turn-(\d)", answers) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_everything_logged_is_json(server: Server) -> None:
+def test_all_log_lines_are_json(server: Server) -> None:
     server.http.get(f"{server.url}/api/v1/clients", headers={"X-Request-ID": "logged"})
     wait_for(lambda: [x for x in server.log() if x.get("request_id") == "logged"], 5, "the line")
     assert {line["service"] for line in server.log()} == {"api"}
 
 
-def test_sigterm_ends_it_and_leaves_nothing(settings: dict[str, str], tmp_path: Path) -> None:
+def test_sigterm_stops_the_server_and_leaves_no_files(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
     with running({**settings, "API_BIND": f"127.0.0.1:{free_port()}"}, tmp_path) as server:
         assert list(server.temporary.glob("api-metrics-*/*.db"))
         assert server.process.stop(15) == 0
@@ -185,7 +188,7 @@ def test_sigterm_ends_it_and_leaves_nothing(settings: dict[str, str], tmp_path: 
     ("name", "value"),
     [("API_BOOTSTRAP_TOKEN", ""), ("SECRET_KEY", "short"), ("DATABASE_URL", "mysql://x")],
 )
-def test_a_bad_setting_stops_it_in_one_line(
+def test_invalid_setting_stops_the_server_with_one_line(
     settings: dict[str, str], name: str, value: str
 ) -> None:
     environment = {**os.environ, **settings, name: value}
@@ -198,7 +201,7 @@ def test_a_bad_setting_stops_it_in_one_line(
     assert name in done.stderr
 
 
-def test_commands_need_the_database_alone(database_url: str) -> None:
+def test_commands_require_the_database_only(database_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""API tokens: made, shown once, stored hashed, limited by scope and time, revoked."""
+"""API tokens: creation, storage as a hash, scopes, expiry and revocation."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def bearer(token: dict[str, Any] | str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-def test_the_secret_is_shown_once_and_stored_hashed(
+def test_secret_is_returned_once_and_stored_hashed(
     client: FlaskClient, database: Cursor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = {"name": "billing", "scope": "write", "expires_at": ahead(hours=1)}
@@ -68,7 +68,7 @@ def test_the_secret_is_shown_once_and_stored_hashed(
         assert secret[11:] not in place
 
 
-def test_a_name_belongs_to_one_token_until_that_is_revoked(
+def test_token_name_is_unique_until_the_token_is_revoked(
     client: FlaskClient, new_token: Make
 ) -> None:
     first = new_token("read", name="twice")
@@ -90,12 +90,14 @@ def test_a_name_belongs_to_one_token_until_that_is_revoked(
         ({"name": "x", "scope": "read", "token": "mine"}, "/token"),
     ],
 )
-def test_bad_tokens_are_refused(client: FlaskClient, body: dict[str, Any], pointer: str) -> None:
+def test_invalid_token_requests_are_rejected(
+    client: FlaskClient, body: dict[str, Any], pointer: str
+) -> None:
     (fault,) = problem(client.post(TOKENS, json=body), 422)["errors"]
     assert fault["pointer"] == pointer
 
 
-def test_every_route_demands_its_scope(app: Flask, new_token: Make) -> None:
+def test_every_route_requires_its_scope(app: Flask, new_token: Make) -> None:
     tokens = {scope: new_token(scope) for scope in Scope}
     stranger = app.test_client()
     for method, path in every_route(app):
@@ -117,7 +119,7 @@ def test_every_route_demands_its_scope(app: Flask, new_token: Make) -> None:
                     problem(answer, 403)
 
 
-def test_scopes_as_people_meet_them(app: Flask, new_token: Make) -> None:
+def test_scopes_permit_what_they_name(app: Flask, new_token: Make) -> None:
     allowed = {
         "read": {("GET", CLIENTS), ("GET", MAILINGS)},
         "write": {("GET", CLIENTS), ("GET", MAILINGS), ("POST", MAILINGS)},
@@ -133,7 +135,7 @@ def test_scopes_as_people_meet_them(app: Flask, new_token: Make) -> None:
         assert stranger.get("/api/v1/nothing", headers=headers).status_code == 404
 
 
-def test_a_revoked_token_stops_working(app: Flask, client: FlaskClient, new_token: Make) -> None:
+def test_revoked_token_is_rejected(app: Flask, client: FlaskClient, new_token: Make) -> None:
     token = new_token("read")
     stranger = app.test_client()
     assert stranger.get(CLIENTS, headers=bearer(token)).status_code == 200
@@ -146,7 +148,7 @@ def test_a_revoked_token_stops_working(app: Flask, client: FlaskClient, new_toke
     assert listed["revoked_at"] is not None
 
 
-def test_what_another_process_revoked_stops_within_5_seconds(
+def test_token_revoked_by_another_process_is_rejected_within_5_seconds(
     app: Flask, database: Cursor, new_token: Make
 ) -> None:
     token = new_token("read")
@@ -158,7 +160,7 @@ def test_what_another_process_revoked_stops_within_5_seconds(
     )
 
 
-def test_an_expired_token_stops_working_at_once(app: Flask, new_token: Make) -> None:
+def test_expired_token_is_rejected_at_once(app: Flask, new_token: Make) -> None:
     token = new_token("read", expires_at=ahead(seconds=1))
     stranger = app.test_client()
     assert stranger.get(CLIENTS, headers=bearer(token)).status_code == 200
@@ -167,7 +169,7 @@ def test_an_expired_token_stops_working_at_once(app: Flask, new_token: Make) -> 
     )
 
 
-def test_the_last_use_is_kept_once_a_minute(app: Flask, database: Cursor, new_token: Make) -> None:
+def test_last_use_is_stored_once_per_minute(app: Flask, database: Cursor, new_token: Make) -> None:
     token = new_token("read")
     used = "SELECT last_used_at FROM api_tokens WHERE id = %s"
     database.execute(used, (token["id"],))
@@ -187,7 +189,9 @@ def test_the_last_use_is_kept_once_a_minute(app: Flask, database: Cursor, new_to
     assert moments[0] == moments[1] < moments[2]
 
 
-def test_a_locked_row_holds_nobody_up(app: Flask, database_url: str, new_token: Make) -> None:
+def test_locked_token_row_does_not_delay_requests(
+    app: Flask, database_url: str, new_token: Make
+) -> None:
     token = new_token("read")
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:
@@ -198,9 +202,7 @@ def test_a_locked_row_holds_nobody_up(app: Flask, database_url: str, new_token: 
     connection.close()
 
 
-def test_a_valid_token_is_not_asked_for_at_each_request(
-    app: Flask, database: Cursor, new_token: Make
-) -> None:
+def test_valid_token_is_cached(app: Flask, database: Cursor, new_token: Make) -> None:
     token = new_token("read")
     stranger = app.test_client()
     assert stranger.get(CLIENTS, headers=bearer(token)).status_code == 200
@@ -210,7 +212,7 @@ def test_a_valid_token_is_not_asked_for_at_each_request(
     assert stranger.get(TOKENS, headers=bearer(token)).status_code == 200
 
 
-def test_the_log_says_who_called(
+def test_log_lines_name_the_actor(
     app: Flask, client: FlaskClient, new_token: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token = new_token("read")
@@ -225,7 +227,7 @@ def test_the_log_says_who_called(
     assert TOKEN not in out
 
 
-def test_the_commands(app: Flask) -> None:
+def test_commands_create_list_and_revoke_tokens(app: Flask) -> None:
     runner = app.test_cli_runner()
 
     def run(*arguments: str, ends: int = 0) -> str:
@@ -255,7 +257,7 @@ def test_the_commands(app: Flask) -> None:
     wait_for(lambda: stranger.get(CLIENTS, headers=bearer(secret)).status_code == 401, 5, "its end")
 
 
-def test_the_commands_need_the_database_alone(database_url: str) -> None:
+def test_token_commands_require_the_database_only(database_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "api", "tokens", "create", "x", "--scope", "read"],
         cwd=ROOT,

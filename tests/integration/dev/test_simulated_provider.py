@@ -336,7 +336,7 @@ def test_throttle_429_date_sends_a_date(provider: ProviderControl) -> None:
     assert before + 5 <= until_date <= time.time() + 6
 
 
-def test_oversized_responses(provider: ProviderControl) -> None:
+def test_oversized_responses_have_the_configured_size(provider: ProviderControl) -> None:
     provider.set(poison_ids={1: "big_200", 2: "gzip_bomb_200"})
     assert len(send(provider, 1).content) == BIG_BODY
     bomb = send(provider, 2, stream=True).raw.read(decode_content=False)
@@ -478,7 +478,7 @@ def test_poison_ids_and_phones_always_get_the_same_fault(provider: ProviderContr
     assert send(provider, 6, data=message_body(6, phone=79990000000)).json()["code"] == 0
 
 
-def test_rate_limit(provider: ProviderControl) -> None:
+def test_rate_limit_answers_429_with_retry_after(provider: ProviderControl) -> None:
     provider.set(rate_limit=5, retry_after=2)
     responses = [send(provider, number) for number in range(8)]
     assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
@@ -486,7 +486,7 @@ def test_rate_limit(provider: ProviderControl) -> None:
     wait_until(lambda: send(provider, 9).status_code == 200, seconds=3)
 
 
-def test_latency(provider: ProviderControl) -> None:
+def test_latency_delays_responses(provider: ProviderControl) -> None:
     provider.set(latency={"min": 0.1, "max": 0.2})
     started = time.monotonic()
     send(provider, 1)
@@ -549,7 +549,7 @@ def test_invalid_setting_is_named_and_changes_nothing(
     assert provider.stats()["settings"] == before
 
 
-def test_counters_duplicates_and_digest(provider: ProviderControl) -> None:
+def test_summary_counts_duplicates_and_digests_accepted_ids(provider: ProviderControl) -> None:
     with connect(provider) as sock:
         for number in (3, 900_000, 3, 4, 3):
             sock.sendall(raw_request(number))

@@ -66,7 +66,7 @@ class Stack:
         wait_for(lambda: "up\n" in self.output.read_text())
 
     def pids(self, number: int, count: int) -> list[int]:
-        """The pids that a program has written, once there are that many."""
+        """Return the pids that a program has written, once there are that many."""
         path = self.directory / f"p{number}.pids"
         wait_for(lambda: path.exists() and path.read_text().count("\n") >= count)
         return [int(line) for line in path.read_text().split()]

@@ -30,7 +30,7 @@ from worker.maintenance.daily_report import start_daily_report
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.circuit_breaker_rules import FAILURE_THRESHOLD
 from worker.provider.outcomes import Outcome
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.recording.batch_report import BatchReport
 from worker.runtime.database import Database
 
@@ -170,7 +170,7 @@ def test_figures_equal_counts_of_messages(fleet: Fleet, today: date) -> None:
 
 def record_outage() -> list[str]:
     """Return the openings that a breaker reports in an outage that outlasts the first probe."""
-    breaker = CircuitBreaker(FailFastRedis(fail_fast_client("redis://127.0.0.1:1")))
+    breaker = CircuitBreaker(FailFastRedis(sending_loop_client("redis://127.0.0.1:1")))
     for now in (1e9, 2e9):  # at the second time, every wait is over
         for _ in range(FAILURE_THRESHOLD):
             breaker.record_outcome(Outcome.UNAVAILABLE)

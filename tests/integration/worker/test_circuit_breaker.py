@@ -27,7 +27,7 @@ from worker.provider.circuit_breaker_rules import (
     apply_report,
 )
 from worker.provider.outcomes import Outcome
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.clock import boottime
 
 
@@ -51,7 +51,7 @@ def valkey(server: Valkey) -> Valkey:
 @pytest.fixture
 def make(valkey: Valkey) -> Callable[[], CircuitBreaker]:
     def make() -> CircuitBreaker:
-        breaker = CircuitBreaker(FailFastRedis(fail_fast_client(valkey.url)), probe_timeout=2.0)
+        breaker = CircuitBreaker(FailFastRedis(sending_loop_client(valkey.url)), probe_timeout=2.0)
         breaker.sync(boottime())
         return breaker
 
@@ -161,7 +161,7 @@ def test_all_workers_with_the_same_token_know_of_the_latest_acceptance(
     valkey: Valkey,
 ) -> None:
     def make(token: str) -> CircuitBreaker:
-        return CircuitBreaker(FailFastRedis(fail_fast_client(valkey.url)), token=token)
+        return CircuitBreaker(FailFastRedis(sending_loop_client(valkey.url)), token=token)
 
     a, b, other = make("one"), make("one"), make("another")
     began = time.monotonic()

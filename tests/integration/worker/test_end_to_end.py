@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from datetime import datetime
 from http.client import HTTPConnection
 
@@ -31,10 +32,12 @@ CLIENTS = 20_000
 def load_clients(system: System, count: int) -> dict[int, dict[str, str]]:
     """Create clients over the API on eight connections; return them by id."""
     local = threading.local()
+    connections = ExitStack()
 
     def create(n: int) -> dict[str, str]:
         if not hasattr(local, "http"):
-            local.http = HTTPConnection("127.0.0.1", system.api_port, timeout=30)
+            connection = HTTPConnection("127.0.0.1", system.api_port, timeout=30)
+            local.http = connections.enter_context(closing(connection))
         client = {
             "phone": f"79{n % 10:02d}{n:07d}",
             "tag": TAGS[n % len(TAGS)],
@@ -47,7 +50,7 @@ def load_clients(system: System, count: int) -> dict[int, dict[str, str]]:
         assert answer.status == 201, body
         return body
 
-    with ThreadPoolExecutor(8) as pool:
+    with connections, ThreadPoolExecutor(8) as pool:
         return {int(c["id"]): c for c in pool.map(create, range(count))}
 
 

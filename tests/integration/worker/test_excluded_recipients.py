@@ -53,7 +53,7 @@ class ForbiddenTimes:
         self.tags: dict[int, set[str]] = defaultdict(set)
 
     def forbid(self, phone: int, why: str) -> None:
-        """Forbid from now on; called after the change was answered."""
+        """Forbid requests to this phone from now on; called after the change was answered."""
         times = self.times[phone, why]
         if not times or times[-1][1] < float("inf"):
             times.append([time.time(), float("inf")])

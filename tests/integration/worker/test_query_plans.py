@@ -89,14 +89,14 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-def test_claiming_a_batch(plans: Plans) -> None:
+def test_claim_uses_indexes(plans: Plans) -> None:
     plans.check(claim_queries.CLAIM_BATCH, {"mailing": plans.mailing_id, "lease": TAKEOVER_SECONDS})
 
 
 @pytest.mark.parametrize(
     "statement", claim_queries.PENDING_MESSAGES.values(), ids=lambda statement: statement.name
 )
-def test_reading_a_batch(plans: Plans, statement: PreparedStatement) -> None:
+def test_reading_pending_messages_uses_indexes(plans: Plans, statement: PreparedStatement) -> None:
     claimed = plans.worker.claim
     plans.check(
         statement,
@@ -109,12 +109,12 @@ def test_reading_a_batch(plans: Plans, statement: PreparedStatement) -> None:
     )
 
 
-def test_locking_batches(plans: Plans) -> None:
+def test_locking_batches_uses_indexes(plans: Plans) -> None:
     ids = f"{{{plans.worker.batch_id}}}"
     plans.check(queries.LOCK_BATCHES, {"mailing": plans.mailing_id, "ids": ids})
 
 
-def test_accepting_messages(plans: Plans) -> None:
+def test_accepting_messages_uses_indexes(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
     plans.check(
         queries.ACCEPT_MESSAGES,
@@ -128,7 +128,7 @@ def test_accepting_messages(plans: Plans) -> None:
     )
 
 
-def test_the_full_recording_path(plans: Plans) -> None:
+def test_recording_without_shortcut_uses_indexes(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
     plans.check(queries.READ_MESSAGES, (plans.mailing_id, ids))
     n = len(ids)
@@ -140,7 +140,7 @@ def test_the_full_recording_path(plans: Plans) -> None:
     )
 
 
-def test_counting_batches(plans: Plans) -> None:
+def test_updating_batches_uses_indexes(plans: Plans) -> None:
     zero = "{0}"
     plans.check(
         queries.UPDATE_BATCHES,
@@ -158,7 +158,7 @@ def test_counting_batches(plans: Plans) -> None:
     )
 
 
-def test_ending_messages_and_marking_them_in_doubt(plans: Plans) -> None:
+def test_ending_messages_and_marking_doubts_use_indexes(plans: Plans) -> None:
     claimed = plans.worker.claim
     values = {
         "mailing": plans.mailing_id,
@@ -173,7 +173,7 @@ def test_ending_messages_and_marking_them_in_doubt(plans: Plans) -> None:
     plans.check(status_changes.MARK_IN_DOUBT, values)
 
 
-def test_totals(plans: Plans) -> None:
+def test_reading_the_counts_of_a_mailing_uses_indexes(plans: Plans) -> None:
     plans.check(mailing_counts.ONE_MAILING, {"mailing": plans.mailing_id})
 
 

@@ -14,7 +14,7 @@ from redis import Redis
 
 from dev.stack.services import Valkey
 from worker.provider.rate_limiter import FLEET_KEY, RateLimiter
-from worker.provider.redis_client import FailFastRedis, fail_fast_client
+from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.clock import boottime
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -189,7 +189,7 @@ def test_nothing_is_sent_while_redis_is_away_and_sending_resumes_after(valkey: V
 
 
 def test_an_unresponsive_redis_blocks_the_loop_for_less_than_200_ms(valkey: Valkey) -> None:
-    redis = FailFastRedis(fail_fast_client(valkey.url))
+    redis = FailFastRedis(sending_loop_client(valkey.url))
     limiter = RateLimiter(redis, 1000)
     limiter.refill({1: (None, 10)}, boottime())
     assert redis.available

@@ -808,7 +808,7 @@ def test_the_tables_refuse_find_wrong_totals(fleet: Fleet, wrong: str) -> None:
 
 
 def closed_window(zone: str = "Europe/Moscow") -> Window:
-    """A window that opens two or three hours from now in this zone."""
+    """Return a window that opens two or three hours from now in this zone."""
     hour = datetime.now(ZoneInfo(zone)).hour
     return Window(time((hour + 3) % 24), time((hour + 4) % 24))
 

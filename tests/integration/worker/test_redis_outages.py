@@ -17,6 +17,7 @@ from flask import Flask
 from redis import Redis
 from redis.exceptions import ConnectionError, ReadOnlyError, WatchError
 
+from dev.stack.ports import free_port
 from dev.stack.services import Postgres, Valkey
 from shared.queues import Queues
 from shared.redis_client import OutageLog, PatientRetry, describe_address, patient_client
@@ -29,7 +30,7 @@ from tests.integration.conftest import (
     make_client,
 )
 from tests.support.programs import require_program
-from tests.support.system import Process, free_port
+from tests.support.system import Process
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_for
 

@@ -1,4 +1,4 @@
-"""The admin UI's own rules: where a role comes from, what settings it needs, how a bar adds up."""
+"""Rules of the admin UI: the role claim, the settings of the sign-in, the parts of a bar."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def test_role_is_read_from_the_claim(claim: str, claims: dict[str, Any], role: s
         ({"PUBLIC_URL": "http://notify.example.com"}, "PUBLIC_URL: must start with https://"),
     ],
 )
-def test_settings_of_sign_in_are_checked_at_start(
+def test_sign_in_settings_are_validated_at_startup(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], complaint: str
 ) -> None:
     base = {
@@ -66,7 +66,7 @@ def test_settings_of_sign_in_are_checked_at_start(
 
 
 @given(st.lists(st.integers(0, 10**7), min_size=len(PARTS), max_size=len(PARTS)))
-def test_a_bar_is_as_long_as_its_parts(counts: list[int]) -> None:
+def test_parts_of_a_bar_add_up_to_its_width(counts: list[int]) -> None:
     row = dict(zip(PARTS, counts, strict=True)) | {"audience": sum(counts)}
     end = 0.0
     for _, x, width in bar_parts(row):

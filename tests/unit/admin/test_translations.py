@@ -12,6 +12,7 @@ from shared.domain.statuses import Reason
 from tests.support.translations import (
     check_all_translated,
     check_compiled,
+    check_extractable,
     check_templates,
     extract_texts,
 )
@@ -22,6 +23,7 @@ RUSSIAN = ADMIN / "translations" / "ru" / "LC_MESSAGES" / "messages.po"
 
 
 def test_every_text_is_translated(tmp_path: Path) -> None:
+    check_extractable(ADMIN)
     texts = extract_texts(ADMIN, tmp_path / "messages.pot")
     assert len(texts) > 300
     check_all_translated(texts, RUSSIAN)

@@ -1,4 +1,4 @@
-"""The log reader on lines as collectors deliver them, and what must never be in a line."""
+"""The search of logs in the formats of collectors, and what log lines must not contain."""
 
 import io
 import json
@@ -42,14 +42,14 @@ LINES = [
 ]
 
 
-def ask(**question: Any) -> list[str]:
-    search = LogSearch(LogQuery(**question))
+def search_logs(**query: Any) -> list[str]:
+    search = LogSearch(LogQuery(**query))
     search.read_lines(LINES)
-    return [told["event"] for told in search.sorted_lines()]
+    return [line["event"] for line in search.sorted_lines()]
 
 
-def test_a_mailing() -> None:
-    assert ask(mailing=17) == [
+def test_lines_about_a_mailing_are_found() -> None:
+    assert search_logs(mailing=17) == [
         "mailing.created",
         "launch.chunk",
         "batch.claimed",
@@ -59,24 +59,24 @@ def test_a_mailing() -> None:
     ]
 
 
-def test_a_message_with_its_batch_and_no_other() -> None:
-    assert ask(message=101) == [
+def test_lines_about_a_message_and_its_batch_are_found() -> None:
+    assert search_logs(message=101) == [
         "launch.chunk",
         "batch.claimed",
         "message.attempt",
         "message.expired",
     ]
-    assert ask(message=600) == []
+    assert search_logs(message=600) == []
 
 
-def test_a_client_also_in_lists() -> None:
-    assert ask(client=42) == ["client.created", "message.expired"]
+def test_lines_that_list_a_client_are_found() -> None:
+    assert search_logs(client=42) == ["client.created", "message.expired"]
 
 
-def test_what_is_asked_for_together_must_all_be_true() -> None:
-    assert ask(request="r-1") == ["mailing.created"]
-    assert ask(mailing=17, client=43) == ["message.expired"]
-    assert ask(mailing=17, since=NOW + timedelta(seconds=5)) == [
+def test_line_must_match_all_given_ids() -> None:
+    assert search_logs(request="r-1") == ["mailing.created"]
+    assert search_logs(mailing=17, client=43) == ["message.expired"]
+    assert search_logs(mailing=17, since=NOW + timedelta(seconds=5)) == [
         "message.attempt",
         "message.expired",
     ]
@@ -91,7 +91,7 @@ def test_what_is_asked_for_together_must_all_be_true() -> None:
         ("2026-11-23T10:00", datetime(2026, 11, 23, 10, tzinfo=UTC)),
     ],
 )
-def test_since(text: str, expected: datetime) -> None:
+def test_since_accepts_durations_and_instants(text: str, expected: datetime) -> None:
     assert parse_since(text, NOW) == expected
 
 
@@ -108,7 +108,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Any:
     structlog.reset_defaults()
 
 
-def test_lines_are_clean_whoever_writes_them(written: Any) -> None:
+def test_lines_of_every_logger_contain_no_secrets(written: Any) -> None:
     log = structlog.get_logger()
     log.info("client.created", client_id=79161234567, detail="Key (phone)=(79161234567) exists")
     logging.getLogger("some.library").warning("to %s with %s", "79161234567", SECRET)
@@ -140,7 +140,7 @@ TEXT = 'Ваш код 12345, "никому"\n не говорите'
         (json.dumps({"text": TEXT})[:60], None),
     ],
 )
-def test_an_answer_that_repeats_the_text_is_withheld(answer: str, shown: str | None) -> None:
+def test_response_that_repeats_the_text_is_not_logged(answer: str, shown: str | None) -> None:
     assert redaction.redact_answer(answer, TEXT) == (
         shown or "[withheld: it repeats the message's text]"
     )
@@ -149,7 +149,7 @@ def test_an_answer_that_repeats_the_text_is_withheld(answer: str, shown: str | N
 @pytest.mark.parametrize(
     "what", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")]
 )
-def test_promtool_finds_the_alert_rules_right(what: tuple[str, ...]) -> None:
+def test_promtool_accepts_the_alert_rules(what: tuple[str, ...]) -> None:
     done = subprocess.run(
         [require_program("promtool"), *what],
         cwd=SHIPPED,

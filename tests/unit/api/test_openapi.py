@@ -1,4 +1,4 @@
-"""The OpenAPI document is complete: whoever reads it alone sees an example of everything."""
+"""The OpenAPI document is complete and has valid examples of everything."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ def document() -> dict[str, Any]:
     """Of an application that has met neither its database nor Redis."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {
-            "DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/nothing",
+            "DATABASE_URL": "postgresql://nouser:secret@127.0.0.1:1/nothing",
             "REDIS_URL": "redis://127.0.0.1:1/0",
             "API_BOOTSTRAP_TOKEN": "test-bootstrap-token-0123456789",
             "SECRET_KEY": "test-secret-key-0123456789",
@@ -34,7 +34,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def contents(operation: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each body that is sent or answered: where, its media type, how it is described."""
+    """Yield each body that is sent or answered: its place, media type and description."""
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield "request", media_type, content
     for status, answer in operation["responses"].items():
@@ -43,7 +43,7 @@ def contents(operation: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 
 def examples(document: dict[str, Any], described: dict[str, Any]) -> list[Any]:
-    """The examples of a body: its own, or those of the schema it refers to."""
+    """Return the examples of a body: its own, or those of the schema it refers to."""
     if "example" in described:
         return [described["example"]]
     schema = described["schema"]
@@ -53,11 +53,11 @@ def examples(document: dict[str, Any], described: dict[str, Any]) -> list[Any]:
 
 
 def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
-    """Of a schema that may refer to the document's components."""
+    """Return the validator of a schema that may refer to the document's components."""
     return Draft202012Validator({**schema, "components": document["components"]})
 
 
-def test_every_operation_says_what_it_is(document: dict[str, Any]) -> None:
+def test_every_operation_is_described(document: dict[str, Any]) -> None:
     known = {tag["name"] for tag in document["tags"] if tag["description"]}
     for where, operation in operations(document):
         assert operation["summary"], where
@@ -78,7 +78,7 @@ def test_every_parameter_and_header_is_described(document: dict[str, Any]) -> No
                 assert header.get("description"), f"{where}: {status} {name}"
 
 
-def test_every_body_has_an_example_that_is_right(document: dict[str, Any]) -> None:
+def test_every_body_has_a_valid_example(document: dict[str, Any]) -> None:
     seen = 0
     for where, operation in operations(document):
         for part, media_type, described in contents(operation):
@@ -93,7 +93,7 @@ def test_every_body_has_an_example_that_is_right(document: dict[str, Any]) -> No
     assert seen > 100
 
 
-def test_every_schema_takes_its_own_examples(document: dict[str, Any]) -> None:
+def test_every_schema_accepts_its_own_examples(document: dict[str, Any]) -> None:
     for name, schema in document["components"]["schemas"].items():
         for example in schema.get("examples", ()):
             faults = list(validator(document, schema).iter_errors(example))
@@ -114,7 +114,7 @@ def test_examples_of_problems_fit_their_operations(document: dict[str, Any]) -> 
             assert ("errors" in example) == (part == "422"), where
 
 
-def test_the_check_of_examples_can_fail(document: dict[str, Any]) -> None:
+def test_validation_of_examples_can_fail(document: dict[str, Any]) -> None:
     described = document["components"]["schemas"]["ClientAnswer"]
     (example,) = described["examples"]
     for wrong in ({**example, "colour": "red"}, {k: v for k, v in example.items() if k != "tag"}):

@@ -1,4 +1,4 @@
-"""The schemas accept what the documentation says, and name what is wrong with the rest."""
+"""The schemas accept the documented values, and report each error of others."""
 
 from datetime import UTC, datetime, time
 from typing import Any
@@ -7,7 +7,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from api.clients.schemas import ClientChanges, ClientQuery, NewClient
-from api.http.pagination import MAX_ID, build_page, decode_cursor, encode_cursor
+from api.cursors import MAX_ID, decode_cursor, encode_cursor
+from api.http.pagination import build_page
 from api.mailings.schemas import MailingChanges, NewMailing
 from api.schemas.fields import ClockTime, Instant, Phone, Timezone
 
@@ -20,7 +21,7 @@ CLIENT = {"phone": "79161234567", "timezone": "Europe/Moscow"}
 
 
 def codes(schema: type[BaseModel], document: Any) -> dict[tuple[int | str, ...], str]:
-    """What is wrong, by where."""
+    """Return the codes of errors by their location."""
     with pytest.raises(ValidationError) as caught:
         schema.model_validate(document)
     return {error["loc"]: error["type"] for error in caught.value.errors()}
@@ -41,7 +42,7 @@ def codes(schema: type[BaseModel], document: Any) -> dict[tuple[int | str, ...],
         ("2199-12-31T23:59:59Z", datetime(2199, 12, 31, 23, 59, 59, tzinfo=UTC)),
     ],
 )
-def test_instants_are_read_as_utc(written: str, read: datetime) -> None:
+def test_instants_are_converted_to_utc(written: str, read: datetime) -> None:
     instant = TypeAdapter(Instant).validate_python(written)
     assert instant == read
     assert instant.tzinfo is UTC
@@ -76,7 +77,7 @@ def test_instants_are_read_as_utc(written: str, read: datetime) -> None:
         ("2200-01-01T00:00:00Z", "instant_range"),
     ],
 )
-def test_other_instants_are_refused(written: object, code: str) -> None:
+def test_invalid_instants_are_rejected(written: object, code: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Instant).validate_python(written)
     assert caught.value.errors()[0]["type"] == code
@@ -105,7 +106,7 @@ def test_phones_are_eleven_digits_that_start_with_7(phone: object) -> None:
 
 
 @pytest.mark.parametrize("zone", ["Moscow", "europe/moscow", "MSK+3", "localtime", "../etc", ""])
-def test_unknown_zones_are_refused(zone: str) -> None:
+def test_unknown_time_zones_are_rejected(zone: str) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Timezone).validate_python(zone)
 
@@ -116,7 +117,7 @@ def test_clock_times_are_hours_and_minutes(clock: object) -> None:
         TypeAdapter(ClockTime).validate_python(clock)
 
 
-def test_a_mailing_with_everything() -> None:
+def test_mailing_with_all_fields_is_accepted() -> None:
     mailing = NewMailing.model_validate(
         {
             **MAILING,
@@ -163,13 +164,13 @@ def test_a_mailing_with_everything() -> None:
         ("status", "running", ("status",), "extra_forbidden"),
     ],
 )
-def test_what_a_mailing_may_not_say(
+def test_invalid_mailings_are_rejected(
     field: str, value: object, place: tuple[int | str, ...], code: str
 ) -> None:
     assert codes(NewMailing, {**MAILING, field: value})[place] == code
 
 
-def test_every_fault_is_named_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     found = codes(NewMailing, {"start_at": "now", "windows": None})
     assert found == {
         ("text",): "missing",
@@ -179,7 +180,7 @@ def test_every_fault_is_named_at_once() -> None:
     }
 
 
-def test_a_zone_is_required_unless_there_is_a_default() -> None:
+def test_time_zone_is_required_unless_there_is_a_default() -> None:
     without = {"phone": CLIENT["phone"]}
     assert codes(NewClient, without) == {("timezone",): "missing"}
     context = {"default_timezone": "Asia/Omsk"}
@@ -189,7 +190,7 @@ def test_a_zone_is_required_unless_there_is_a_default() -> None:
         NewClient.model_validate({**CLIENT, "timezone": None}, context=context)
 
 
-def test_changes_hold_what_was_given_and_nothing_else() -> None:
+def test_changes_contain_the_sent_fields_only() -> None:
     assert ClientChanges.model_validate({}).sent_fields() == {}
     assert ClientChanges.model_validate({"operator_code": None}).sent_fields() == {
         "operator_code": None
@@ -198,11 +199,11 @@ def test_changes_hold_what_was_given_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("field", ["phone", "tag", "timezone"])
-def test_changes_cannot_take_away_what_a_client_must_have(field: str) -> None:
+def test_required_fields_of_a_client_cannot_be_removed(field: str) -> None:
     assert (field,) in codes(ClientChanges, {field: None})
 
 
-def test_query_values_stay_the_strings_they_are() -> None:
+def test_query_values_stay_strings() -> None:
     query = ClientQuery.model_validate({"tag": "900", "phone": "79161234567", "limit": "7"})
     assert (query.tag, query.phone, query.limit, query.cursor) == ("900", "79161234567", 7, 0)
 
@@ -215,7 +216,7 @@ def test_limits_are_whole_numbers_within_bounds(limit: str) -> None:
 
 
 @pytest.mark.parametrize("last_id", [0, 1, 42, MAX_ID])
-def test_cursors_come_back(last_id: int) -> None:
+def test_cursors_are_decoded(last_id: int) -> None:
     assert decode_cursor(encode_cursor(last_id)) == last_id
 
 
@@ -223,12 +224,12 @@ def test_cursors_come_back(last_id: int) -> None:
     "cursor",
     ["", "1", "MQ==", "!!!!", "LTE", "MDE", "MQ\n", "Ｍ", "OTIyMzM3MjAzNjg1NDc3NTgwOA", "A" * 9999],
 )
-def test_cursors_of_somebody_elses_making_are_refused(cursor: str) -> None:
+def test_foreign_cursors_are_rejected(cursor: str) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
         decode_cursor(cursor)
 
 
-def test_a_page_says_whether_there_is_more() -> None:
+def test_page_has_a_cursor_if_more_rows_follow() -> None:
     def present(number: int) -> dict[str, Any]:
         return {"id": number}
 

@@ -11,7 +11,7 @@ import pytest
 
 from shared.report.figures import DayFigures, LateMailing, MailingDay
 from shared.report.localization import DATE_FORMATS, get_language
-from shared.report.phrases import attention_points
+from shared.report.phrases import list_attention_points
 from shared.report.rendering import MAX_CARDS, make_mail, render_csv, render_html, render_text
 
 DAY = date(2026, 11, 22)
@@ -137,11 +137,11 @@ def test_attention_points_are_in_the_readers_language(language: str) -> None:
     ]
     figures.openings = [("unavailable", 3)]
     figures.reasons = [("attempts exhausted", 17), ("rejected: no such phone", 4)]
-    points = attention_points(figures, get_language(language))
+    points = list_attention_points(figures, get_language(language))
     assert len(points) == 6
     assert not any(cause in point for point in points for cause in ("unavailable", "rejected:"))
     assert "no such phone" in points[-1]
-    assert attention_points(make_day(make_mailing()), get_language(language)) == []
+    assert list_attention_points(make_day(make_mailing()), get_language(language)) == []
     nothing = {"en": "Nothing.", "ru": "Ничего."}[language]
     assert f"\n- {nothing}\n" in render_text(make_day(make_mailing()), language, None)
     assert nothing in parse_page(render_html(make_day(make_mailing()), language, None)).text

@@ -12,6 +12,7 @@ from shared.report.rendering import render_html, render_text
 from tests.support.translations import (
     check_all_translated,
     check_compiled,
+    check_extractable,
     check_templates,
     extract_texts,
 )
@@ -21,6 +22,7 @@ RUSSIAN = REPORT / "translations" / "ru" / "LC_MESSAGES" / "messages.po"
 
 
 def test_every_text_is_translated(tmp_path: Path) -> None:
+    check_extractable(REPORT)
     texts = extract_texts(REPORT, tmp_path / "messages.pot")
     assert len(texts) > 40
     check_all_translated(texts, RUSSIAN)

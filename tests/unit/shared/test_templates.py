@@ -156,5 +156,5 @@ def test_valid_attribute_names_except_client_fields(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "1st", "first name", "é", "a-b", "n" * 33, "phone", "a\n"])
-def test_invalid_attribute_names(name: str) -> None:
+def test_invalid_attribute_names_are_rejected(name: str) -> None:
     assert not is_attribute_name(name)

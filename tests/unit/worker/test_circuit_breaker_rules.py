@@ -39,7 +39,7 @@ def step(state: BreakerState, report: WorkerReport, now: float, worker: str = "a
 
 
 def opened(report: WorkerReport = OUTAGE) -> BreakerState:
-    """A breaker that was opened at 100.0 and is half open from 101.0."""
+    """Return a breaker that was opened at 100.0 and is half open from 101.0."""
     state = BreakerState()
     assert step(state, report, 100.0).event == "opened"
     return state
@@ -175,7 +175,7 @@ def test_failing_probes_double_the_wait_up_to_its_maximum() -> None:
     assert waits[-1] == MAX_WAIT_SECONDS
 
 
-def test_closing_resets_everything() -> None:
+def test_closing_the_breaker_resets_its_state() -> None:
     state = opened()
     step(state, PROBE_FAILURE, 101.0)
     step(state, PROBE_SUCCESS, 103.0)

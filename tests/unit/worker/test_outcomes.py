@@ -275,7 +275,7 @@ def test_a_failures_detail_is_short_and_printable() -> None:
         ("not_sent", False, False, False, False, False),
     ],
 )
-def test_the_properties_of_an_outcome(
+def test_outcome_has_these_properties(
     outcome: str,
     counts_attempt: bool,
     in_doubt: bool,
@@ -292,5 +292,5 @@ def test_the_properties_of_an_outcome(
 
 
 def test_the_properties_of_every_outcome_are_tested() -> None:
-    mark = test_the_properties_of_an_outcome.pytestmark[0]  # type: ignore[attr-defined]
+    mark = test_outcome_has_these_properties.pytestmark[0]  # type: ignore[attr-defined]
     assert {row[0] for row in mark.args[1]} == {outcome.value for outcome in Outcome}

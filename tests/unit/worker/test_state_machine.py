@@ -63,7 +63,7 @@ def test_only_an_acceptance_counts_without_the_token(previous: MessageState) -> 
 
 
 @pytest.mark.parametrize("previous", STATES)
-def test_reports_of_the_holder(previous: MessageState) -> None:
+def test_reports_of_the_holder_follow_the_table(previous: MessageState) -> None:
     for report in OTHER_REPORTS:
         check_transition(previous, report)
 
@@ -91,7 +91,7 @@ def check_transition(previous: MessageState, report: MessageReport) -> None:
 
 
 @given(states, steps)
-def test_invariants_of_any_history(
+def test_invariants_hold_for_any_history(
     first: MessageState, history: list[tuple[MessageReport, bool]]
 ) -> None:
     """Sent is final, doubt lasts until sent, only an acceptance changes what has ended."""

@@ -113,7 +113,7 @@ class Connection(Generic[RequestT]):
         raise ConnectionBroken(Failure.RESET, "the provider closed the connection at once")
 
     def send_request(self, request: RequestT, data: bytes, now: float) -> bool:
-        """Send a request's first bytes. False: nothing was sent, and the connection is dead."""
+        """Send a request's first bytes; return False if the connection had ended before."""
         self.request, self.sent_at = request, now
         self._parser, self.reusable = None, False
         try:
@@ -133,7 +133,7 @@ class Connection(Generic[RequestT]):
     def read_response(self, events: int, now: float) -> Classification | None:
         """Send and receive after epoll events; return the result once the exchange has ended.
 
-        `now` is in seconds since 1970. `reusable` tells whether the connection can stay open.
+        `now` is in seconds since 1970. `reusable` is set if the connection can stay open.
         """
         broken: ConnectionBroken | None = None
         if self.unsent and events & select.EPOLLOUT:

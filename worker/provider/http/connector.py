@@ -117,5 +117,5 @@ class Connector(Generic[RequestT]):
 
 
 def _ca_file() -> str:
-    """The system's certificate authorities (SSL_CERT_FILE names others), else certifi's."""
+    """Return the system's certificate authorities (or SSL_CERT_FILE), else certifi's."""
     return ssl.get_default_verify_paths().cafile or str(certifi.where())

@@ -41,7 +41,7 @@ class Resolver:
             pass
 
     def addresses(self) -> list[Address] | None:
-        """The addresses in the order to try. None: not known yet. Empty: `error` has the reason."""
+        """Return the addresses to try, in order; None: not known yet; empty: see `error`."""
         with self._lock:
             stale = monotonic() >= self._expires_at
             if stale and not self._resolving:

@@ -167,7 +167,7 @@ class ResponseParser:
         return self._finish(self._buffer[:length], exact=size == length)
 
     def feed_eof(self) -> Response | None:
-        """The connection has ended: return the response if that completes it, None if it is cut."""
+        """Handle the connection's end; return the response that it completes, None if cut."""
         if self._head is None or self._head.length != _UNTIL_CLOSED:
             return None
         return self._finish(self._buffer)
