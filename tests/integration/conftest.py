@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
 from api import create_app
+from api.db import db
 from tests.support.documented_client import DocumentedClient
 
 ADMIN_URL = "http://127.0.0.1:5998"
@@ -46,6 +47,16 @@ def make_client(app: Flask) -> FlaskClient:
     client = app.test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {TOKEN}"
     return client
+
+
+def make_pool_read_only(app: Flask) -> None:
+    """Make the application's pool consist of one connection that accepts no writes."""
+    with app.app_context():
+        db.engine.dispose()
+        pooled = db.engine.raw_connection()
+        pooled.cursor().execute("SET default_transaction_read_only = on")
+        pooled.commit()
+        pooled.close()
 
 
 @pytest.fixture(scope="module")

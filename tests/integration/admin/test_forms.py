@@ -10,7 +10,13 @@ from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
 from tests.integration.admin.test_roles import PUBLIC, Signed
-from tests.integration.conftest import ahead, make_admin_app, make_client, value
+from tests.integration.conftest import (
+    ahead,
+    make_admin_app,
+    make_client,
+    make_pool_read_only,
+    value,
+)
 
 EVERY_FILTER = {
     "operator_codes": ["916", "926"],
@@ -210,3 +216,13 @@ def test_the_export_of_clients_uses_the_search_of_the_list(app: Flask, operator:
     invalid = operator.client.get("/admin/clients.csv?phone=seven", base_url=PUBLIC)
     assert invalid.status_code == 302
     assert "A phone has 11 digits" in page(operator, invalid.headers["Location"])
+
+
+def test_a_read_only_server_is_an_outage(app: Flask, operator: Signed) -> None:
+    """A connection that was opened before a failover may lead to a standby."""
+    make_pool_read_only(app)
+    fields = {"phones": "79160000009"}
+    answer = submit(operator, "/admin/opt-outs", fields)
+    assert answer.status_code == 503, answer.text
+    assert "The database cannot be reached" in answer.text
+    assert submit(operator, "/admin/opt-outs", fields).status_code == 303

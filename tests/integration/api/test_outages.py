@@ -12,10 +12,15 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
-from api.db import db
 from dev.stack.ports import free_port
 from dev.stack.services import Postgres
-from tests.integration.conftest import mailing_body, make_app, make_client, value
+from tests.integration.conftest import (
+    mailing_body,
+    make_app,
+    make_client,
+    make_pool_read_only,
+    value,
+)
 from tests.support.waiting import wait_for
 
 MAILINGS = "/api/v1/mailings"
@@ -133,12 +138,7 @@ def test_connection_to_a_read_only_server_is_replaced(
     app: Flask, client: FlaskClient, method: str, path: str, body: dict[str, object] | None
 ) -> None:
     """A connection that was opened before a failover may lead to a standby."""
-    with app.app_context():
-        db.engine.dispose()
-        pooled = db.engine.raw_connection()
-        pooled.cursor().execute("SET default_transaction_read_only = on")
-        pooled.commit()
-        pooled.close()
+    make_pool_read_only(app)
     answer = client.open(path, method=method, json=body)
     assert answer.status_code == 503, answer.text
     assert answer.mimetype == "application/problem+json"
