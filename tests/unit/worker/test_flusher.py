@@ -15,7 +15,7 @@ from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.recording.batch_report import BatchReport, RecordedBatch
-from worker.recording.record import record_reports
+from worker.recording.isolation import record_or_isolate
 from worker.runtime.clock import DatabaseClock
 
 
@@ -28,7 +28,7 @@ class SlowDatabaseThread:
         self._calls: list[tuple[float, Callable[..., None], list[BatchReport]]] = []
 
     def submit(self, callback: Callable[..., None], function: Any, *arguments: Any) -> None:
-        if function is record_reports:
+        if function is record_or_isolate:
             self.flushes.append((self.now, list(arguments[0])))
             self._calls.append((self.now + 0.03, callback, arguments[0]))
 
