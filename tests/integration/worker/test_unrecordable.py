@@ -55,12 +55,21 @@ def test_outcomes_of_messages_that_do_not_exist_are_left_out(fleet: Fleet) -> No
     assert fleet.count_statuses(worker.mailing_id) == {"sent": 5}
 
 
-def test_a_batch_that_does_not_exist_is_left_out(fleet: Fleet) -> None:
-    worker = fleet.claim_batch(fleet.add_launched_mailing(5))
-    absent = BatchReport(worker.mailing_id, worker.batch_id + 1_000_000, 1, 1, [(1, 1.0)])
-    results = record(fleet, absent, worker.make_report(accepted=worker.ids))
+def test_a_batch_of_which_nothing_can_be_recorded_is_left_out(fleet: Fleet) -> None:
+    refused_batch, worker = (fleet.claim_batch(fleet.add_launched_mailing(5)) for _ in range(2))
+    # No instant is so far ahead.
+    release = BatchRelease(delay=1e300, backoff=True)
+    results = record(
+        fleet,
+        refused_batch.make_report(accepted=refused_batch.ids[:1], release=release),
+        worker.make_report(accepted=worker.ids),
+    )
     assert list(results) == [(worker.mailing_id, worker.batch_id)]
     assert fleet.count_statuses(worker.mailing_id) == {"sent": 5}
+    # Its lease is left to run out; then its messages are in doubt.
+    batch = fleet.read_batch(refused_batch.mailing_id, refused_batch.batch_id)
+    assert batch["leased_until"] is not None
+    assert fleet.count_statuses(refused_batch.mailing_id) == {"pending": 5}
 
 
 def test_an_outage_is_not_isolated(fleet: Fleet) -> None:
