@@ -17,6 +17,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
+import psycopg2
+import structlog
 from flask import Flask, g, has_request_context, request
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
@@ -24,9 +26,10 @@ from flask_sqlalchemy.session import Session
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import NamedTupleCursor
+from sqlalchemy import Connection as SQLAlchemyConnection
 from sqlalchemy import Engine, event, func, text
 from sqlalchemy import select as sql_select
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.db import on_commit
@@ -43,6 +46,9 @@ LOCK_TIMEOUT = "5s"
 
 # At most one connection per thread of a gunicorn process; with more threads, overflow connections.
 POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2}
+
+
+log = structlog.get_logger()
 
 
 class RequestSession(Session):
@@ -73,9 +79,25 @@ def _engine_with_level(engine: Engine, level: str) -> Engine:
     return engine.execution_options(isolation_level=level)
 
 
+class RequestDatabase(SQLAlchemy):
+    """Closes the session at a request's end, also on a connection that has died meanwhile."""
+
+    def _teardown_session(self, exc: BaseException | None) -> None:
+        """Close the session. The response exists already: an error must not replace it."""
+        try:
+            super()._teardown_session(exc)
+        except (SQLAlchemyError, psycopg2.Error) as error:
+            reason = str(error).strip().partition("\n")[0]
+            log.warning("database.unavailable", error=reason, error_class=type(error).__name__)
+            try:
+                self.session().invalidate()
+            finally:
+                self.session.registry.clear()
+
+
 # A session lives as long as its request, so committed objects may still be presented. It flushes
 # explicitly only, because the order of statements matters where rows are locked.
-db = SQLAlchemy(
+db = RequestDatabase(
     model_class=Base,
     session_options={"class_": RequestSession, "expire_on_commit": False, "autoflush": False},
 )
@@ -107,9 +129,7 @@ def init_database(app: Flask, url: str, *, timeouts: bool = True) -> None:
         event.listen(
             db.engine, "commit", lambda c: on_commit.flush_after_commit(_driver_connection(c))
         )
-        event.listen(
-            db.engine, "rollback", lambda c: on_commit.discard_after_rollback(_driver_connection(c))
-        )
+        event.listen(db.engine, "rollback", _discard_after_rollback)
         event.listen(db.engine, "connect", _mark_as_new)
         event.listen(db.engine, "checkout", _replace_closed)
     migrate.init_app(app, db, directory=str(MIGRATIONS_PATH))
@@ -117,6 +137,11 @@ def init_database(app: Flask, url: str, *, timeouts: bool = True) -> None:
 
 def _driver_connection(connection: Any) -> Connection:
     return cast(Connection, connection.connection.dbapi_connection)
+
+
+def _discard_after_rollback(connection: SQLAlchemyConnection) -> None:
+    if not connection.invalidated:  # else its driver's connection is gone already
+        on_commit.discard_after_rollback(_driver_connection(connection))
 
 
 def _mark_as_new(_: Connection, entry: ConnectionPoolEntry) -> None:

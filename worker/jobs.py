@@ -19,6 +19,7 @@ from worker.dispatch.journal import Journal
 from worker.dispatch.journal_recovery import JournalRecovery
 from worker.dispatch.test_send import start_test_send
 from worker.launch.launcher import launch_slice
+from worker.maintenance.containment import contain_failure
 from worker.maintenance.daily_report import start_daily_report
 from worker.maintenance.imports import merge_import_slice
 from worker.maintenance.retention import drop_old_data
@@ -157,10 +158,12 @@ def sweep() -> None:
     with _job_context("sweep"):
         if now > WorkerContext.next_retention_at:
             WorkerContext.next_retention_at = now + RETENTION_INTERVAL_SECONDS
-            drop_old_data(_database(0), settings.retention_days)
+            with contain_failure("retention"):
+                drop_old_data(_database(0), settings.retention_days)
         if now > WorkerContext.next_report_at:
             WorkerContext.next_report_at = now + REPORT_INTERVAL_SECONDS
-            for day in find_due_days(_database(0).transaction, settings):
-                queues.enqueue_daily_report(day)
+            with contain_failure("report"):
+                for day in find_due_days(_database(0).transaction, settings):
+                    queues.enqueue_daily_report(day)
         sweep_mailings(_database(0), queues, settings.lease_seconds)
         queues.record_sweep()

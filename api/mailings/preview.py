@@ -15,7 +15,7 @@ from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import next_opening
+from shared.domain.send_windows import UnknownTimeZone, next_opening
 from shared.domain.templates import MAX_RENDERED_LENGTH, compile_template
 
 MAX_TAGS = 20
@@ -61,11 +61,15 @@ class Share(NamedTuple):
 
 
 class ZoneShare(NamedTuple):
-    """The clients of one time zone, and when their window opens; None if not before the end."""
+    """The clients of one time zone, and when their window opens.
+
+    `opens_at` is None if it does not open before the end, or if the zone is `unknown`.
+    """
 
     value: str
     clients: int
     opens_at: datetime | None
+    unknown: bool = False
 
 
 class PreviewWarning(NamedTuple):
@@ -99,7 +103,12 @@ class Preview(NamedTuple):
 
     @property
     def never_in_window(self) -> int:
-        return sum(zone.clients for zone in self.by_timezone if zone.opens_at is None)
+        unopened = [zone for zone in self.by_timezone if zone.opens_at is None]
+        return sum(zone.clients for zone in unopened if not zone.unknown)
+
+    @property
+    def in_unknown_zones(self) -> int:
+        return sum(zone.clients for zone in self.by_timezone if zone.unknown)
 
     @property
     def missing_attributes(self) -> list[Share]:
@@ -151,7 +160,10 @@ def _count_audience(audience: Mapping[str, object]) -> dict[str, list[Share]]:
 
 
 def _open_zone(share: Share, mailing: Mailing, start: datetime) -> ZoneShare:
-    opens = next_opening(window_of(mailing), share.value, start)
+    try:
+        opens = next_opening(window_of(mailing), share.value, start)
+    except UnknownTimeZone:
+        return ZoneShare(*share, None, unknown=True)
     return ZoneShare(*share, opens if opens < mailing.end_at else None)
 
 
@@ -193,6 +205,12 @@ def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterato
     elif never:
         yield PreviewWarning(
             "window_excludes", f"For {never} clients the window does not open before the end."
+        )
+    if preview.in_unknown_zones:
+        yield PreviewWarning(
+            "unknown_timezones",
+            f"The time zone of {preview.in_unknown_zones} clients is not known: their messages "
+            "will fail.",
         )
     if finish is not None and finish > mailing.end_at:
         yield PreviewWarning(

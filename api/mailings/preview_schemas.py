@@ -37,7 +37,8 @@ class ZoneShare(Share):
 
     opens_at: str | None = Field(
         json_schema_extra={"format": "date-time"},
-        description="Null if the window never opens there before the end.",
+        description="Null if the window never opens there before the end, or if the zone is not"
+        " known.",
     )
 
 

@@ -16,7 +16,7 @@ from shared.db.batch_conditions import LEASED
 from shared.db.minute_counts import MinuteKey, add_minute_counts, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import make_window, next_opening
+from shared.domain.send_windows import make_window, next_due
 from shared.domain.statuses import MessageStatus, Reason
 
 LOCK_BATCH = f"""
@@ -220,7 +220,7 @@ def move_client_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
             cursor.execute("SELECT take_ids('batch_ids', 1)")
             (new,) = fetch_one_row(cursor)
             place = {"mailing": mailing_id, "batch": batch_id, "ids": ids, "new": new, "zone": zone}
-            cursor.execute(MOVE_MESSAGES, place | {"opens": next_opening(window, zone, now)})
+            cursor.execute(MOVE_MESSAGES, place | {"opens": next_due(window, zone, now)})
             moved += sum(n for (n,) in cursor.fetchall())
     return moved
 
@@ -235,7 +235,7 @@ def reschedule_batches(cursor: Cursor, mailing_id: int) -> None:
     window = make_window(start, end)
     cursor.execute(LOCK_OPEN_BATCHES, (mailing_id,))
     zones = sorted({zone for _, zone in cursor.fetchall()})
-    opens = [next_opening(window, zone, now) for zone in zones]
+    opens = [next_due(window, zone, now) for zone in zones]
     cursor.execute(RESCHEDULE_BATCHES, (zones, opens, mailing_id))
 
 

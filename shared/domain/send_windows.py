@@ -17,6 +17,10 @@ HORIZON_DAYS = 4
 SAMPLING_STEP = timedelta(hours=3)
 
 
+class UnknownTimeZone(ValueError):
+    """The time zone data of this process do not contain the zone."""
+
+
 class Window(NamedTuple):
     """The local hours in which messages may be sent; `start` differs from `end`."""
 
@@ -35,8 +39,11 @@ def make_window(start: time | None, end: time | None) -> Window | None:
 
 
 def is_open(window: Window | None, zone: str, at: datetime) -> bool:
-    """Return whether messages may be sent to `zone` at the instant `at` (aware)."""
-    return window is None or window.contains(at.astimezone(ZoneInfo(zone)).time())
+    """Return whether messages may be sent to `zone` at the instant `at` (aware).
+
+    Raise UnknownTimeZone, as the other functions do; without a window the zone does not matter.
+    """
+    return window is None or window.contains(at.astimezone(find_zone(zone)).time())
 
 
 def next_opening(window: Window | None, zone: str, at: datetime) -> datetime:
@@ -46,6 +53,17 @@ def next_opening(window: Window | None, zone: str, at: datetime) -> datetime:
     return next(
         e for e in _possible_edges(window, zone, _day(at)) if e > at and is_open(window, zone, e)
     )
+
+
+def next_due(window: Window | None, zone: str, at: datetime) -> datetime:
+    """Return when the messages of a zone become due: when the window opens next.
+
+    Those of an unknown zone are due at once: the dispatcher that claims them ends them.
+    """
+    try:
+        return next_opening(window, zone, at)
+    except UnknownTimeZone:
+        return at
 
 
 def next_closing(window: Window | None, zone: str, at: datetime) -> datetime | None:
@@ -59,6 +77,14 @@ def next_closing(window: Window | None, zone: str, at: datetime) -> datetime | N
     )
 
 
+def find_zone(name: str) -> ZoneInfo:
+    """Return the time zone of this name. Raise UnknownTimeZone."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # not there, no name of a zone, or a directory
+        raise UnknownTimeZone(name) from None
+
+
 def _day(at: datetime) -> datetime:
     return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -70,7 +96,7 @@ def _possible_edges(window: Window, zone_name: str, day: datetime) -> list[datet
     These are its two times on each local date (twice in a fold), and the instants at which the
     zone's offset changes.
     """
-    zone = ZoneInfo(zone_name)
+    zone = find_zone(zone_name)
     date = day.astimezone(zone).date() - timedelta(days=1)
     edges = set(_offset_changes(zone, day - timedelta(days=1), HORIZON_DAYS + 2))
     for days in range(HORIZON_DAYS + 2):

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     MAILING_DELETED = "mailing deleted"
     REJECTED = "rejected"
     ATTEMPTS = "attempts exhausted"
+    TIME_ZONE = "time zone unknown"
+    CLIENT_DATA = "client data unusable"
 
 
 class ImportStatus(StrEnum):

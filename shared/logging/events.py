@@ -25,6 +25,11 @@ EVENTS = {
     "batch.released": "A dispatcher released a batch: `why`, how many are `pending`, when it is "
     "due again (`due_at`; none if it is done).",
     "batch.lost": "A dispatcher's batch was taken over; it stops sending its messages.",
+    "batch.zone_unknown": "A batch's `timezone` is not in this worker's data: its messages fail.",
+    "message.unusable": "A message cannot be made of its client's data, and fails.",
+    "batch.unrecordable": "Nothing of a batch can be recorded; another worker takes it over.",
+    "message.unrecordable": "A message's outcome cannot be recorded; it is in doubt.",
+    "record.refused": "Some outcomes cannot be recorded; the others are recorded without them.",
     "message.attempt": "One request to the provider and its result: `outcome`, `http_status`, "
     "`reason`, `latency_ms`.",
     "message.retry": "These messages were not accepted and will be retried at `due_at`.",
@@ -100,6 +105,7 @@ EVENTS = {
     "job.unreadable": "A job in Redis could not be read (`error`) and was removed; the sweep will "
     "find the work.",
     "job.failed": "A job failed with an unexpected error: `error` with the traceback.",
+    "sweep.failed": "A part of a sweep failed: `what`, `mailing_id`; the other parts continue.",
     "sweep.slow": "A sweep took longer than a second.",
     "retention.dropped": "The messages of old mailings were deleted, whole partitions at once.",
     "retention.postponed": "Old messages are still being read; they are deleted later.",

@@ -10,6 +10,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.config.settings import ReportSettings
+from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.rows import fetch_one_row
 from shared.report.days import day_bounds, due_days
 from shared.report.figures import DayFigures, read_day_figures
@@ -45,6 +46,16 @@ ON CONFLICT (day) DO UPDATE SET status = 'connecting', attempts = daily_reports.
 WHERE daily_reports.status IN ('waiting', 'connecting') AND daily_reports.due_at <= now()
     OR %(requested)s AND daily_reports.status IN ('waiting', 'skipped')
 RETURNING attempts, served
+"""
+# A report that cannot be made waits like one that could not be sent, so that the reports of other
+# days are made.
+POSTPONE = """
+INSERT INTO daily_reports (day, status, attempts, error, due_at)
+VALUES (%(day)s, 'waiting', 1, %(error)s, now() + %(first)s * interval '1 second')
+ON CONFLICT (day) DO UPDATE SET attempts = daily_reports.attempts + 1, error = excluded.error,
+    due_at = now() + interval '1 second'
+        * least(%(first)s * 2 ^ least(daily_reports.attempts, 10), %(longest)s)
+WHERE daily_reports.status = 'waiting'
 """
 MARK_HANDING_OVER = """
 UPDATE daily_reports SET status = 'handing_over', due_at = now() + %s * interval '1 second'
@@ -106,7 +117,16 @@ def send_report(
         if fetch_one_row(cursor)[0]:
             raise DayNotOver
     # Read before the claim, which is limited in time: a day of millions of messages takes long.
-    day_figures = read_figures(transaction, settings, day)
+    try:
+        figures = read_figures(transaction, settings, day)
+        mail = _make_mail(figures, settings, settings.report_recipients)
+    except TRANSIENT_ERRORS:
+        raise
+    except Exception as error:
+        waits = {"first": FIRST_WAIT_SECONDS, "longest": MAX_WAIT_SECONDS}
+        with transaction() as cursor:
+            cursor.execute(POSTPONE, {"day": day, "error": type(error).__name__, **waits})
+        raise
     with transaction() as cursor:
         cursor.execute(CLAIM, {"day": day, "claim": CLAIM_SECONDS, "requested": requested})
         row = cursor.fetchone()
@@ -130,7 +150,6 @@ def send_report(
         bound.warning("report.failed", error=error)
         return "failed"
 
-    mail = _make_mail(day_figures, settings, settings.report_recipients)
     try:
         refused = deliver_mail(_require_smtp_url(settings), mail, recipients, mark_handing_over)
     except _ClaimLost:

@@ -11,7 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from shared.db.mailing_counts import COUNTS_JOIN
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, make_window, next_opening
+from shared.domain.send_windows import Window, make_window, next_due
 from shared.report.days import day_bounds
 
 MAX_REASONS = 5
@@ -208,7 +208,7 @@ def _read_waits(
     values = {
         "zones": [zone for zone, _ in made],
         "made": [at for _, at in made],
-        "dues": [next_opening(window, zone, at) for zone, at in made],
+        "dues": [next_due(window, zone, at) for zone, at in made],
         "mailing": mailing_id,
     }
     cursor.execute(WAITS, values | span)

@@ -36,6 +36,8 @@ REASON_LABELS = {
     "": N_("no reason is known"),
     "rejected": N_("rejected by the provider"),
     "attempts exhausted": N_("attempts exhausted"),
+    "time zone unknown": N_("the client's time zone is not known"),
+    "client data unusable": N_("the client's data cannot be used in the text"),
     "unavailable": N_("the provider did not answer"),
     "unknown": N_("the provider's answers could not be understood, or broke off"),
     "unauthorized": N_("the provider refused our token"),

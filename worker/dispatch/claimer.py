@@ -7,13 +7,13 @@ from typing import Any
 import structlog
 
 from shared.config.settings import WorkerSettings
+from shared.domain.statuses import Reason
 from worker.dispatch import claim_queries
 from worker.dispatch.db_thread import DatabaseThread, log_database_error
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.runtime.clock import DatabaseClock, boottime
-from worker.runtime.database import DatabaseError
 
 log = structlog.get_logger()
 
@@ -64,9 +64,7 @@ class Claimer:
         self._state.record_served(mailing_id, now)
         self.claiming = True
 
-        def on_claimed(
-            claimed: claim_queries.ClaimedBatch | None, error: DatabaseError | None
-        ) -> None:
+        def on_claimed(claimed: claim_queries.ClaimedBatch | None, error: Exception | None) -> None:
             self.claiming = False
             if claimed is None:
                 self._state.due_mailings.pop(mailing_id, None)
@@ -75,6 +73,9 @@ class Claimer:
                 return
             margin = self._settings.provider_timeout + LEASE_MARGIN_SECONDS
             batch = LeasedBatch(claimed, self._clock, self._lease_seconds, margin)
+            if batch.zone_unknown:
+                log.error("batch.zone_unknown", timezone=claimed.timezone, **batch.log_fields)
+                batch.fail_rows(Reason.TIME_ZONE)
             self._state.add_batch(batch)
             log.info(
                 "batch.claimed",
@@ -113,7 +114,7 @@ class Claimer:
         return rate is not None or self._settings.provider_rate is not None
 
     def _on_due_found(
-        self, due_mailings: dict[int, int | None] | None, error: DatabaseError | None
+        self, due_mailings: dict[int, int | None] | None, error: Exception | None
     ) -> None:
         self._finding_due = False
         self._found_due_at = boottime()
@@ -127,7 +128,7 @@ class Claimer:
         started_at = boottime()
 
         def on_fetched(
-            rows: list[claim_queries.MessageRow] | None, error: DatabaseError | None
+            rows: list[claim_queries.MessageRow] | None, error: Exception | None
         ) -> None:
             if rows is None:
                 batch.reloading = False
@@ -143,7 +144,7 @@ class Claimer:
             return
         self._fetching_snapshots, self._snapshots_at = True, now
 
-        def on_fetched(result: Any, error: DatabaseError | None) -> None:
+        def on_fetched(result: Any, error: Exception | None) -> None:
             self._fetching_snapshots = False
             if result is None:
                 log_database_error("watch", error)

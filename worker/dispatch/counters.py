@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from shared.metrics import COUNTERS_KEY, LATENCY_BUCKETS, SENDERS_KEY
 from worker.dispatch.db_thread import DatabaseThread
 from worker.provider.outcomes import Outcome
-from worker.runtime.database import Database, DatabaseError
+from worker.runtime.database import Database
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class DispatchCounters:
         rate_used = self._collect() / max(elapsed, 0.001)
         sender = f"{time.time():.3f} {in_flight} {rate_used:.3f} {self._rate:g}"
 
-        def on_published(succeeded: bool | None, error: DatabaseError | None) -> None:
+        def on_published(succeeded: bool | None, error: Exception | None) -> None:
             self._publishing = False
             if not succeeded:
                 self._next_publish = now + RETRY_SECONDS

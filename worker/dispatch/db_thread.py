@@ -14,13 +14,13 @@ from typing import Any
 import structlog
 
 from shared.db.connections import TRANSIENT_ERRORS
-from worker.runtime.database import Database, DatabaseError
+from worker.runtime.database import Database
 
 log = structlog.get_logger()
 
 CLOSE_TIMEOUT_SECONDS = 10
 
-Callback = Callable[[Any, DatabaseError | None], None]
+Callback = Callable[[Any, Exception | None], None]
 
 
 class DatabaseThread:
@@ -46,11 +46,15 @@ class DatabaseThread:
         self._calls.put((callback, function, args))
 
     def deliver_results(self) -> None:
-        """Call the callbacks of finished calls. Raises errors other than DatabaseError."""
+        """Call the callbacks of finished calls.
+
+        A call that fails, for whatever reason, concerns one batch or mailing. Raises only what is
+        no Exception.
+        """
         while self._results:
             callback, result, error = self._results.popleft()
             self.pending -= 1
-            if error is not None and not isinstance(error, DatabaseError):
+            if error is not None and not isinstance(error, Exception):
                 raise error
             callback(result, error)
 
@@ -70,7 +74,7 @@ class DatabaseThread:
         self._db.close()
 
 
-def log_database_error(what: str, error: DatabaseError | None) -> None:
+def log_database_error(what: str, error: Exception | None) -> None:
     """Log that database work failed; it will be repeated."""
     if error is None or isinstance(error, TRANSIENT_ERRORS):
         log.warning("database.unavailable", what=what, error=str(error).strip())
@@ -78,7 +82,7 @@ def log_database_error(what: str, error: DatabaseError | None) -> None:
         log.error("database.refused", what=what, exc_info=error)
 
 
-def log_if_failed(_result: Any, error: DatabaseError | None) -> None:
+def log_if_failed(_result: Any, error: Exception | None) -> None:
     """Log a failure of work that the sweep repeats; a callback for `submit`."""
     if error is not None:
         log_database_error("follow-up", error)

@@ -16,10 +16,9 @@ from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.recording.batch_report import BatchReport, RecordedBatch
+from worker.recording.isolation import record_or_isolate
 from worker.recording.mailing_state import apply_mailing_state, settle_mailing
-from worker.recording.record import record_reports
 from worker.runtime.clock import boottime
-from worker.runtime.database import DatabaseError
 
 log = structlog.get_logger()
 
@@ -109,7 +108,7 @@ class Flusher:
         started_at = boottime()
 
         def on_recorded(
-            results: dict[tuple[int, int], RecordedBatch] | None, error: DatabaseError | None
+            results: dict[tuple[int, int], RecordedBatch] | None, error: Exception | None
         ) -> None:
             if results is None:
                 self._retry_at = boottime() + RETRY_SECONDS
@@ -120,11 +119,17 @@ class Flusher:
             if self._journal is not None and self._journal_position is not None:
                 self._journal.mark_recorded(self._journal_position)
             for report in reports:
-                recorded = results[report.mailing_id, report.batch_id]
-                self._update_batch(report, recorded, started_at)
+                recorded = results.get((report.mailing_id, report.batch_id))
+                if recorded is None:
+                    # Its lease runs out, and its messages are then in doubt.
+                    self._state.remove_batch(
+                        self._state.get_batch((report.mailing_id, report.batch_id, report.token))
+                    )
+                else:
+                    self._update_batch(report, recorded, started_at)
 
         self._db_thread.submit(
-            on_recorded, record_reports, self.unrecorded, self._lease_seconds, self._max_attempts
+            on_recorded, record_or_isolate, self.unrecorded, self._lease_seconds, self._max_attempts
         )
 
     def _update_batch(

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import orjson
 
-from shared.domain.send_windows import is_open, next_closing
+from shared.domain.send_windows import UnknownTimeZone, is_open, next_closing
+from shared.domain.statuses import MessageStatus, Reason
 from worker.dispatch.claim_queries import ClaimedBatch, MailingSnapshot, MessageRow
 from worker.provider.http.client import Request
 from worker.recording.batch_report import BatchRelease, BatchReport
@@ -77,6 +78,8 @@ class LeasedBatch:
         self.retry_after = 0.0
         self.progress_at = claim.lease_start
         self.lost = False
+        # The mailing has a window, and whether it is open in the batch's zone cannot be known.
+        self.zone_unknown = False
         self._accepted: list[tuple[int, float]] = []
         self._message_reports: list[MessageReport] = []
         self._report_number = 0
@@ -99,10 +102,13 @@ class LeasedBatch:
         self.late_after = self._end_deadline + LATE_TOLERANCE_SECONDS
         self._close_deadline = float("inf")
         now = clock.earliest_now()
-        if not is_open(mailing.window, self.claim.timezone, now):
-            self._close_deadline = 0.0
-        elif (closes := next_closing(mailing.window, self.claim.timezone, now)) is not None:
-            self._close_deadline = clock.deadline(closes)
+        try:
+            if not is_open(mailing.window, self.claim.timezone, now):
+                self._close_deadline = 0.0
+            elif (closes := next_closing(mailing.window, self.claim.timezone, now)) is not None:
+                self._close_deadline = clock.deadline(closes)
+        except UnknownTimeZone:
+            self._close_deadline, self.zone_unknown = 0.0, True
         self._set_deadline()
 
     def renew_lease(self, started_at: float) -> None:
@@ -126,6 +132,29 @@ class LeasedBatch:
     def drain(self, reason: str) -> None:
         """Stop sending, so that the batch is released; the first reason is kept."""
         self.drain_reason = self.drain_reason or reason
+
+    def cancel_row(self, row: MessageRow) -> None:
+        """End a message whose client was deleted or has opted out."""
+        reason = Reason.CLIENT_DELETED if row.phone is None else Reason.OPTED_OUT
+        self.add_report(
+            MessageReport(row.message_id, final_status=MessageStatus.CANCELLED, reason=reason)
+        )
+
+    def fail_row(self, row: MessageRow, reason: str) -> None:
+        """End a message that cannot be sent."""
+        self.add_report(
+            MessageReport(row.message_id, final_status=MessageStatus.FAILED, reason=reason)
+        )
+
+    def fail_rows(self, reason: str) -> None:
+        """End all messages that were not sent yet."""
+        while self.rows:
+            row = self.rows.popleft()
+            self.handled_ids.add(row.message_id)
+            if row.phone is None or row.opted_out:
+                self.cancel_row(row)
+            else:
+                self.fail_row(row, reason)
 
     def put_back(self, row: MessageRow, read_at: float) -> None:
         """Make a message that was not sent the next one; `read_at`: when its row was read."""

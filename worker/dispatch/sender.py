@@ -173,17 +173,16 @@ class Sender:
         row = batch.rows.popleft()
         batch.handled_ids.add(row.message_id)
         if row.phone is None or row.opted_out:
-            reason = Reason.CLIENT_DELETED if row.phone is None else Reason.OPTED_OUT
-            batch.add_report(
-                MessageReport(row.message_id, final_status=MessageStatus.CANCELLED, reason=reason)
-            )
+            batch.cancel_row(row)
             return False
         try:
             text, body_end = batch.render_text(row)
         except RenderingError as error:
-            batch.add_report(
-                MessageReport(row.message_id, final_status=MessageStatus.FAILED, reason=str(error))
-            )
+            batch.fail_row(row, str(error))
+            return False
+        except Exception:  # the fault of one client's data must not stop the others
+            log.exception("message.unusable", message_id=row.message_id, **batch.log_fields)
+            batch.fail_row(row, Reason.CLIENT_DATA)
             return False
         phone = row.first_phone or row.phone
         body = b'{"id":%d,"phone":%d%b' % (row.message_id, phone, body_end)

@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db import status_changes
 from shared.db.audience import AUDIENCE_CONDITION, audience_parameters
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import make_window, next_opening
+from shared.domain.send_windows import make_window, next_due
 from shared.domain.statuses import Reason
 from worker.runtime.database import Database
 
@@ -180,7 +180,7 @@ def _write_chunk(
     if recipients and window is not None:
         cursor.execute(READ_ZONES, batches)
         zones = [zone for (zone,) in cursor.fetchall()]
-        opens = [next_opening(window, zone, now) for zone in zones]
+        opens = [next_due(window, zone, now) for zone in zones]
         cursor.execute(SCHEDULE_FOR_WINDOW, (zones, opens, *batches))
     complete = until >= launch.last_client_id
     cursor.execute(ADVANCE_CHECKPOINT, (recipients, until, complete, mailing_id))

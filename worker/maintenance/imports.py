@@ -77,9 +77,11 @@ def merge_import_slice(db: Database, import_id: int, second_db: Database | None 
         log.error(
             "import.failed", error=error.diag.message_primary, error_class=type(error).__name__
         )
-        with db.transaction() as cursor:
-            fail_import(cursor, import_id, FAILURE)
-        return False
+    except Exception as error:
+        log.error("import.failed", error_class=type(error).__name__)
+    with db.transaction() as cursor:
+        fail_import(cursor, import_id, FAILURE)
+    return False
 
 
 def sweep_imports(db: Database, queues: Queues) -> None:

@@ -10,6 +10,7 @@ from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.partitions import STORAGE
+from worker.maintenance.containment import contain_failure
 from worker.runtime.database import Database
 
 log = structlog.get_logger()
@@ -57,36 +58,42 @@ def drop_old_data(db: Database, days: int) -> int:
         ranges = cursor.fetchall()
     if not ranges:
         return 0
-    try:
-        with db.autocommit() as cursor:
-            if not _drop_partitions(cursor, [first for first, _ in ranges]):
-                return 0
-    except LockNotAvailable:
-        log.info("retention.postponed")
-        return 0
-    with db.transaction() as cursor:
-        for first, until in ranges:
-            cursor.execute(DELETE_RANGE, {"first": first, "until": until})
+    with db.autocommit() as cursor:
+        dropped = _drop_partitions(cursor, [first for first, _ in ranges])
+    count = 0
     for first, until in ranges:
-        log.info("retention.dropped", first_mailing_id=first, until_mailing_id=until)
-    return len(ranges)
+        if first not in dropped:
+            continue
+        with contain_failure("retention", first_mailing_id=first):
+            with db.transaction() as cursor:
+                cursor.execute(DELETE_RANGE, {"first": first, "until": until})
+            log.info("retention.dropped", first_mailing_id=first, until_mailing_id=until)
+            count += 1
+    return count
 
 
-def _drop_partitions(cursor: Cursor, firsts: list[int]) -> bool:
-    """Drop the partitions of ranges, given by their first ids; return False if locked."""
+def _drop_partitions(cursor: Cursor, firsts: list[int]) -> set[int]:
+    """Drop the partitions of ranges, given by their first ids; return those that are dropped."""
+    dropped: set[int] = set()
     cursor.execute(TRY_LOCK)
     if cursor.fetchone() != (True,):
-        return False
+        return dropped
     # Detaching waits for transactions that read the table; a backup may take hours: try later.
     cursor.execute("SET lock_timeout = '1s'")
     try:
         for first in firsts:
-            for table in STORAGE:
-                _drop_partition(cursor, table, first)
+            with contain_failure("retention", first_mailing_id=first):
+                try:
+                    for table in STORAGE:
+                        _drop_partition(cursor, table, first)
+                    dropped.add(first)
+                except LockNotAvailable:
+                    log.info("retention.postponed")
+                    break  # the next ranges would probably wait for the same reader
     finally:
         cursor.execute("RESET lock_timeout")
         cursor.execute(UNLOCK)
-    return True
+    return dropped
 
 
 def _drop_partition(cursor: Cursor, table: str, first: int) -> None:

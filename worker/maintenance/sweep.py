@@ -13,6 +13,7 @@ from shared.db.partitions import ensure_partition
 from shared.db.pulse import INTERVAL_SECONDS, record_pulse
 from shared.db.rows import fetch_one_row
 from shared.queues import Queues
+from worker.maintenance.containment import contain_failure
 from worker.maintenance.imports import sweep_imports
 from worker.recording.mailing_state import apply_mailing_state, settle_mailing
 from worker.runtime.database import Database
@@ -43,13 +44,18 @@ NEXT_MAILING_ID = "SELECT coalesce(max(id), 0) + 1 FROM mailings"
 
 
 def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
-    """Check every unsettled mailing and every import once; enqueue or do what is missing."""
+    """Check every unsettled mailing and every import once; enqueue or do what is missing.
+
+    What fails for one mailing is logged, and the others are checked nevertheless. Raises
+    DatabaseError while PostgreSQL is unavailable.
+    """
     started = pulse_recorded = time.monotonic()
     with db.autocommit() as cursor:
         record_pulse(cursor)
     with db.transaction() as cursor:
         cursor.execute(FIND_UNSETTLED, {"lease": lease_seconds})
         mailings = cursor.fetchall()
+    with contain_failure("partitions"), db.transaction() as cursor:
         _create_next_partitions(cursor)
         cursor.execute(DELETE_OLD_KEYS)
     queues.enqueue_launches(
@@ -63,13 +69,15 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
             pulse_recorded = time.monotonic()
             with db.autocommit() as cursor:
                 record_pulse(cursor)
-        if retrying or (open_ and (ended or status == "cancelled")):
-            apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS)
-        if due:
-            queues.wake_dispatchers(mailing_id)
-        else:
-            settle_mailing(db, mailing_id)
-    sweep_imports(db, queues)
+        with contain_failure("mailing", mailing_id=mailing_id):
+            if retrying or (open_ and (ended or status == "cancelled")):
+                apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS)
+            if due:
+                queues.wake_dispatchers(mailing_id)
+            else:
+                settle_mailing(db, mailing_id)
+    with contain_failure("imports"):
+        sweep_imports(db, queues)
     seconds = time.monotonic() - started
     if seconds > 1:
         log.info("sweep.slow", seconds=round(seconds, 3), mailings=len(mailings))

@@ -18,7 +18,7 @@ from shared.db.batch_conditions import FREE
 from shared.db.mailing_counts import SETTLED_COUNTS, read_mailing_counts
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import make_window, next_opening
+from shared.domain.send_windows import make_window, next_due
 from shared.domain.statuses import MessageStatus, Reason
 from worker.runtime.database import Database
 
@@ -117,7 +117,7 @@ def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) 
     def expiry_reason(zone: str, created_at: datetime) -> Reason:
         # A delayed launch may have created the batch after the end.
         since = created_at if created_at < end_at else start_at
-        return Reason.WINDOW if next_opening(window, zone, since) >= end_at else Reason.END
+        return Reason.WINDOW if next_due(window, zone, since) >= end_at else Reason.END
 
     return _end_batches(cursor, mailing_id, lease_seconds, MessageStatus.EXPIRED, expiry_reason)
 

@@ -9,21 +9,31 @@ from worker.recording.transaction import LockPlan, MailingRecorder, NeedsFullLoc
 from worker.runtime.database import Database
 
 
+class _RolledBack(Exception):
+    """Ends a transaction whose changes were requested to be rolled back."""
+
+
 def record_reports(
-    db: Database, reports: Sequence[BatchReport], lease_seconds: float, max_attempts: int
+    db: Database,
+    reports: Sequence[BatchReport],
+    lease_seconds: float,
+    max_attempts: int,
+    *,
+    roll_back: bool = False,
 ) -> dict[tuple[int, int], RecordedBatch]:
     """Apply the reports in one transaction; return each batch's state by (mailing, batch) id.
 
     Raises DatabaseError; then all or none of it was applied, and the same reports can be repeated.
+    With `roll_back` nothing is changed: it only shows whether the reports can be recorded.
     """
     by_mailing: dict[int, list[BatchReport]] = defaultdict(list)
     for report in reports:
         by_mailing[report.mailing_id].append(report)
     plans = {mailing_id: LockPlan() for mailing_id in by_mailing}
     while True:
+        results: dict[tuple[int, int], RecordedBatch] = {}
         try:
             with db.transaction() as cursor:
-                results: dict[tuple[int, int], RecordedBatch] = {}
                 minutes: Counter[MinuteKey] = Counter()
                 for mailing_id in sorted(by_mailing):
                     recorder = MailingRecorder(cursor, mailing_id, plans[mailing_id], minutes)
@@ -31,6 +41,10 @@ def record_reports(
                         by_mailing[mailing_id], lease_seconds, max_attempts
                     )
                 add_minute_counts(cursor, minutes)
+                if roll_back:
+                    raise _RolledBack
+            return results
+        except _RolledBack:
             return results
         except NeedsFullLock as needed:
             plans[needed.mailing_id] = needed.plan

@@ -17,7 +17,7 @@ from shared.db.mailing_counts import SETTLED_COUNTS
 from shared.db.minute_counts import SHARDS, MinuteKey, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
-from shared.domain.send_windows import Window, make_window, next_opening
+from shared.domain.send_windows import Window, make_window, next_due
 from shared.domain.statuses import MessageStatus
 from worker.recording import queries
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
@@ -256,7 +256,7 @@ class MailingRecorder:
                 continue
             number, release = (report.number, report.release) if report else (0, None)
             delay, backoff, wait_for_window = release or BatchRelease()
-            opens = next_opening(window, self.zones[batch_id], now) if wait_for_window else None
+            opens = next_due(window, self.zones[batch_id], now) if wait_for_window else None
             counts = [delta[name] for name in queries.BATCH_COUNTS]
             lease = self.held[batch_id], number, release is not None, backoff, delay, opens
             rows.append((batch_id, *counts, bool(delta["has_attempts"]), *lease))

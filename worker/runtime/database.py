@@ -30,6 +30,16 @@ SESSION_SETTINGS = {
 }
 
 DatabaseError = psycopg2.Error
+# Classes of SQLSTATE that concern the server or the connection, not one statement.
+OUTAGE_CLASSES = ("08", "25006", "53", "57P")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether PostgreSQL is unavailable, so that other statements would fail as well."""
+    if not isinstance(error, TRANSIENT_ERRORS):
+        return False
+    code: str | None = error.pgcode
+    return code is None or code.startswith(OUTAGE_CLASSES)
 
 
 class Database:

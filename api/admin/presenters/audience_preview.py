@@ -42,6 +42,10 @@ def _translate_warnings(preview: Preview, segments: int) -> list[str]:
             "before the end.",
             count=preview.never_in_window,
         ),
+        "unknown_timezones": _(
+            "The time zone of %(count)s of them is not known: their messages will fail.",
+            count=preview.in_unknown_zones,
+        ),
         "ends_too_early": _(
             "At the present rate it will not finish before the end: what is left then expires."
         ),

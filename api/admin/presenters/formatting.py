@@ -25,6 +25,7 @@ from api.admin.preferences import LANGUAGES
 from api.admin.presenters.import_errors import COLUMN_LABELS
 from api.admin.presenters.labels import AUDIT_ACTIONS, OUTCOMES, describe_reason
 from api.admin.presenters.live_figures import PARTS, seconds_left
+from shared.domain.send_windows import UnknownTimeZone, find_zone
 
 PART_NAMES = {
     "sent": lazy_gettext("Accepted by the provider"),
@@ -160,9 +161,12 @@ def zone_name() -> str:
 
 
 def moscow_offset(zone: str) -> str:
-    """Return the difference of a zone's clock from Moscow's: MSK+4."""
+    """Return the difference of a zone's clock from Moscow's: MSK+4; nothing if it is unknown."""
     now = datetime.now(UTC)
-    there = now.astimezone(ZoneInfo(zone)).utcoffset()
+    try:
+        there = now.astimezone(find_zone(zone)).utcoffset()
+    except UnknownTimeZone:
+        return ""
     moscow = now.astimezone(ZoneInfo("Europe/Moscow")).utcoffset()
     if there is None or moscow is None:
         return ""

@@ -83,6 +83,8 @@ REASONS: dict[str, LazyString] = {
     Reason.MAILING_DELETED: lazy_gettext("the mailing was deleted"),
     Reason.REJECTED: lazy_gettext("refused by the provider"),
     Reason.ATTEMPTS: lazy_gettext("tried too often without success"),
+    Reason.TIME_ZONE: lazy_gettext("the client's time zone is not known to the workers"),
+    Reason.CLIENT_DATA: lazy_gettext("the client's data cannot be used in this text"),
     "the text is empty for this client": lazy_gettext("the text is empty for this client"),
     # How one request to the provider failed.
     "timeout": lazy_gettext("no answer in time"),

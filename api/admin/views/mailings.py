@@ -26,7 +26,7 @@ from api.errors import Conflict
 from api.mailings import actions, service
 from api.mailings.action_rules import Action, possible_actions
 from shared.db.models import Mailing
-from shared.domain.send_windows import is_open, next_opening
+from shared.domain.send_windows import UnknownTimeZone, is_open, next_opening
 from shared.domain.statuses import MailingStatus
 
 blueprint = Blueprint("mailings", __name__)
@@ -207,6 +207,9 @@ def _list_zones(mailing: Mailing, now: datetime) -> list[dict[str, Any]]:
     window = service.window_of(mailing)
     zones = fetch_all(BY_TIME_ZONE, id=mailing.id)
     for zone in zones:
-        zone["open"] = is_open(window, zone["timezone"], now)
-        zone["opens_at"] = next_opening(window, zone["timezone"], now)
+        try:
+            zone["open"] = is_open(window, zone["timezone"], now)
+            zone["opens_at"] = next_opening(window, zone["timezone"], now)
+        except UnknownTimeZone:
+            zone["open"], zone["opens_at"] = False, None
     return zones

@@ -3,10 +3,13 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg2
 import pytest
+import requests
 from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
@@ -15,12 +18,16 @@ from werkzeug.test import TestResponse
 from dev.stack.ports import free_port
 from dev.stack.services import Postgres
 from tests.integration.conftest import (
+    TOKEN,
     mailing_body,
     make_app,
     make_client,
     make_pool_read_only,
     value,
 )
+from tests.support.api_server import running, settings_of
+from tests.support.fleet import Fleet
+from tests.support.migrations import migrate
 from tests.support.waiting import wait_for
 
 MAILINGS = "/api/v1/mailings"
@@ -144,3 +151,65 @@ def test_connection_to_a_read_only_server_is_replaced(
     assert answer.mimetype == "application/problem+json"
     assert int(answer.headers["Retry-After"]) > 0
     assert client.open(path, method=method, json=body).status_code in (200, 201)
+
+
+REQUESTS: list[tuple[str, str, dict[str, object] | None]] = [
+    ("GET", "/clients", None),
+    ("POST", "/clients", {"phone": "79169876543", "timezone": "Europe/Moscow"}),
+    ("PATCH", "/clients/1", {"timezone": "Asia/Omsk"}),
+    ("DELETE", "/clients/2", None),
+    ("POST", "/mailings", mailing_body()),
+    ("POST", "/mailings/preview", mailing_body()),
+    ("PATCH", "/mailings/1", {"window": {"from": "09:00", "to": "21:00"}}),
+    ("POST", "/mailings/1/cancel", {}),
+    ("GET", "/mailings/1/statistics", None),
+    ("GET", "/statistics", None),
+    ("POST", "/opt-outs", {"phones": ["79169876543"]}),
+]
+BLOCKED = """
+SELECT count(*) FROM pg_stat_activity WHERE application_name = 'api' AND wait_event_type = 'Lock'
+"""
+
+
+@pytest.mark.parametrize("tables", ["clients, mailings", "messages, opt_outs, audit_log"])
+def test_requests_in_flight_when_postgresql_stops_get_503(
+    tmp_path: Path, redis_url: str, tables: str
+) -> None:
+    postgres = Postgres(tmp_path / "postgres")
+    postgres.start()
+    try:
+        migrate(postgres.url)
+        with running(settings_of(postgres.url, redis_url), tmp_path) as server:
+            fleet = Fleet(postgres.url)
+            fleet.add_launched_mailing(3, window_from="09:00", window_to="20:00")
+            lock = psycopg2.connect(postgres.url)
+            with lock.cursor() as cursor, ThreadPoolExecutor(len(REQUESTS)) as pool:
+                cursor.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+
+                def call(request: tuple[str, str, dict[str, object] | None]) -> requests.Response:
+                    method, path, body = request
+                    url = f"{server.url}/api/v1{path}"
+                    with requests.Session() as session:
+                        session.trust_env = False
+                        session.headers["Authorization"] = f"Bearer {TOKEN}"
+                        return session.request(method, url, json=body, timeout=20)
+
+                answers = [pool.submit(call, each) for each in REQUESTS]
+
+                # Some need none of the tables, and some may wait for a thread.
+                wait_for(lambda: fleet.query_value(BLOCKED) >= 4, 4, "requests to wait")
+                postgres.kill()
+                fleet.close()
+                unavailable = 0
+                for request, answer in zip(REQUESTS, answers, strict=True):
+                    response = answer.result(20)
+                    if response.ok:
+                        continue  # it had needed none of the tables
+                    unavailable += 1
+                    assert response.status_code == 503, (request, response.text)
+                    assert response.headers["Content-Type"] == "application/problem+json"
+                    assert int(response.headers["Retry-After"]) > 0
+                assert unavailable >= 4
+            assert not [line for line in server.log() if line["event"] == "api.defect"]
+    finally:
+        postgres.remove()

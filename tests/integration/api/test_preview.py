@@ -202,3 +202,21 @@ def test_a_preview_rejects_what_creation_rejects(
     assert preview.get_json()["errors"] == created.get_json()["errors"]
     past = {**mailing_body(), "start_at": ahead(hours=-2), "end_at": ahead(hours=-1)}
     assert client.post("/api/v1/mailings/preview", json=past).status_code == 422
+
+
+def test_clients_of_an_unknown_time_zone_are_counted_apart(
+    preview: Callable[..., Any], crowd: Callable[..., str], database: Cursor
+) -> None:
+    tag = crowd({}, {}, {})
+    database.execute(
+        "UPDATE clients SET timezone = 'Mars/Phobos'"
+        " WHERE id = (SELECT min(id) FROM clients WHERE tag = %s)",
+        (tag,),
+    )
+    filter_ = {"tags": [tag]}
+    found = preview(filter=filter_, window={"from": "00:00", "to": "23:59"})
+    opens = {zone["value"]: zone["opens_at"] for zone in found["by_timezone"]}
+    assert opens["Mars/Phobos"] is None
+    assert (found["audience"], found["never_in_window"]) == (3, 0)
+    assert "unknown_timezones" in codes(found)
+    assert "unknown_timezones" not in codes(preview(filter=filter_))

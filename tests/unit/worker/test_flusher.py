@@ -3,19 +3,22 @@
 import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from shared.domain.templates import compile_template
+from tests.support.journals import make_results
 from worker.dispatch.claim_queries import ClaimedBatch
 from worker.dispatch.db_thread import DatabaseThread
 from worker.dispatch.flusher import GATHER_SECONDS, Flusher
+from worker.dispatch.journal import DatabaseIdentity, Journal
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.recording.batch_report import BatchReport, RecordedBatch
-from worker.recording.record import record_reports
+from worker.recording.isolation import record_or_isolate
 from worker.runtime.clock import DatabaseClock
 
 
@@ -28,7 +31,7 @@ class SlowDatabaseThread:
         self._calls: list[tuple[float, Callable[..., None], list[BatchReport]]] = []
 
     def submit(self, callback: Callable[..., None], function: Any, *arguments: Any) -> None:
-        if function is record_reports:
+        if function is record_or_isolate:
             self.flushes.append((self.now, list(arguments[0])))
             self._calls.append((self.now + 0.03, callback, arguments[0]))
 
@@ -47,10 +50,12 @@ class ClosedBreaker:
         return None
 
 
-def make_flusher() -> tuple[SlowDatabaseThread, DispatchState, Flusher]:
+def make_flusher(
+    journal: Journal | None = None,
+) -> tuple[SlowDatabaseThread, DispatchState, Flusher]:
     thread, state = SlowDatabaseThread(), DispatchState()
     breaker = cast(CircuitBreaker, ClosedBreaker())
-    return thread, state, Flusher(cast(DatabaseThread, thread), state, breaker, 20.0, 5)
+    return thread, state, Flusher(cast(DatabaseThread, thread), state, breaker, 20.0, 5, journal)
 
 
 def add_batch(state: DispatchState, mailing_id: int, batch_id: int, now: float) -> LeasedBatch:
@@ -117,3 +122,38 @@ def test_finished_batches_are_released_together_and_the_last_one_at_once() -> No
     slow.in_flight = 0
     flusher.flush(thread.now)
     assert {r.batch_id for r in thread.flushes[2][1]} == {1}
+
+
+def test_journal_is_emptied_by_a_flush_that_leaves_nothing_unrecorded(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, DatabaseIdentity(1, 2), reserve=5, capacity=10)
+    thread, state, flusher = make_flusher(journal)
+    slow, done = (add_batch(state, 1, batch_id, thread.now) for batch_id in (1, 2))
+    slow.in_flight = 1
+    flusher.flush(thread.now)
+    thread.now += 0.04
+    thread.deliver_results()
+
+    def accept(batch: LeasedBatch, count: int) -> None:
+        journal.append(make_results(range(count), batch.key))
+        for id_ in range(count):
+            batch.add_accepted(id_, thread.now)
+
+    accept(slow, 3)
+    done = add_batch(state, 1, 3, thread.now)
+    accept(done, 3)
+    assert not flusher.can_record(thread.now), "a full journal lets nothing be sent"
+    thread.now += GATHER_SECONDS
+    flusher.flush(thread.now)
+    assert {r.batch_id for r in thread.flushes[-1][1]} == {3}
+    thread.now += 0.04
+    thread.deliver_results()
+    assert not journal.is_empty, "the other batch has unrecorded acceptances"
+    thread.now += 0.4
+    flusher.flush(thread.now)
+    journal.append(make_results([99], slow.key))  # accepted while the flush is running
+    thread.now += 0.04
+    thread.deliver_results()
+    assert flusher.can_record(thread.now)
+    assert not journal.is_empty
+    journal.mark_recorded(journal.position)
+    journal.close()

@@ -217,6 +217,8 @@ def test_only_an_object_with_integer_code_0_is_accepted(value: object) -> None:
     body = orjson.dumps(value)
     code = value.get("code") if isinstance(value, dict) else None
     is_integer = isinstance(code, int) and not isinstance(code, bool)
+    if isinstance(code, float) and abs(code) < 2**53:
+        is_integer = code.is_integer()
     result = classify(200, body)
     assert (result.outcome is Outcome.ACCEPTED) == (is_integer and code == 0)
     assert (result.outcome is Outcome.DECLINED) == (is_integer and code != 0)
