@@ -127,7 +127,7 @@ def test_finished_batches_are_released_together_and_the_last_one_at_once() -> No
 def test_journal_is_emptied_by_a_flush_that_leaves_nothing_unrecorded(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, DatabaseIdentity(1, 2), reserve=5, capacity=10)
     thread, state, flusher = make_flusher(journal)
-    slow, done = (add_batch(state, 1, batch_id, thread.now) for batch_id in (1, 2))
+    slow = add_batch(state, 1, 1, thread.now)
     slow.in_flight = 1
     flusher.flush(thread.now)
     thread.now += 0.04
