@@ -8,6 +8,7 @@ server.
 
 import socket
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from threading import Event
@@ -143,15 +144,17 @@ class DemotionAwareRetry(Retry):
     of a client, which copies it.
     """
 
-    pool: ConnectionPool | None = None
+    # Weak, because the pool refers to this object: a circle would keep sockets open.
+    pool: Callable[[], ConnectionPool | None] = staticmethod(lambda: None)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self
 
     def close_connections(self, error: Exception, fail: Callable[[], Any]) -> None:
         """Close the connection by `fail`, and after a demotion the idle ones."""
-        if self.pool is not None and error_code(error) in DEMOTION_CODES:
-            self.pool.disconnect(inuse_connections=False)
+        pool = self.pool()
+        if pool is not None and error_code(error) in DEMOTION_CODES:
+            pool.disconnect(inuse_connections=False)
         fail()
 
 
@@ -250,5 +253,5 @@ def _make_client(redis_url: str, retry: DemotionAwareRetry, **options: Any) -> R
     if redis_url.startswith("unix:"):
         options = {name: options[name] for name in options.keys() - KEEPALIVE.keys()}
     client = Redis.from_url(redis_url, retry=retry, **options)
-    retry.pool = client.connection_pool
+    retry.pool = weakref.ref(client.connection_pool)
     return client
