@@ -73,15 +73,9 @@ if state.until_ == 0 then
             state.run = worked and failures or state.run + failures
         end
     end
-    if accepted or unauthorized > 0 then
-        if math.abs(now - others_accepted_at) < RECENT_SECONDS then
-            state.unauthorized_run = 0
-        else
-            state.unauthorized_run = accepted and unauthorized
-                or state.unauthorized_run + unauthorized
-        end
-    end
-    if state.unauthorized_run >= FAILURE_THRESHOLD then
+    state.unauthorized_run = (accepted and 0 or state.unauthorized_run) + unauthorized
+    if state.unauthorized_run >= FAILURE_THRESHOLD
+            and math.abs(now - others_accepted_at) >= RECENT_SECONDS then
         open('unauthorized')
     elseif state.run >= FAILURE_THRESHOLD then
         open(failure_reason)

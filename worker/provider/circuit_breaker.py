@@ -139,6 +139,10 @@ class CircuitBreaker:
         report.wanted_probes = max(0, min(wanted_probes, rules.MAX_PROBES) - self._probes)
         transition = self._exchange(report, now)
         now = self._redis.clock()
+        if report.trailing_unauthorized >= rules.FAILURE_THRESHOLD and not self._fleet.until:
+            # Others' messages were accepted a moment ago: either the token is rejected from now on,
+            # or this worker has an old one. It sends nothing until that is known.
+            self._held_until = max(self._held_until, now + rules.RECENT_SECONDS)
         self._next_sync, self._next_stopped_sync = now + SYNC_SECONDS, now + STOPPED_SYNC_SECONDS
         if not self._fleet.until or now < self._fleet.until:
             self._probes = 0

@@ -15,7 +15,8 @@ half open  The wait is over: the fleet may send MAX_PROBES messages. The first t
 
 Outcomes arrive in reports, ten a second from each worker, so their order across workers is not
 known. A run counts only if no *other* worker saw the provider work within RECENT_SECONDS: one
-worker with a broken network must not stop a healthy fleet.
+worker with a broken network must not stop a healthy fleet. A run of rejections of the token waits
+for as long, and the workers that observed it send nothing meanwhile.
 
 Why these values:
 
@@ -122,13 +123,11 @@ def apply_report(
             else:
                 earlier = 0 if report.provider_worked else state.run
                 state.run = earlier + report.trailing_failures
-        if report.accepted or report.trailing_unauthorized:
-            if now - others_accepted_at < RECENT_SECONDS:
-                state.unauthorized_run = 0
-            else:
-                earlier = 0 if report.accepted else state.unauthorized_run
-                state.unauthorized_run = earlier + report.trailing_unauthorized
-        if state.unauthorized_run >= FAILURE_THRESHOLD:
+        if report.accepted:
+            state.unauthorized_run = 0
+        state.unauthorized_run += report.trailing_unauthorized
+        doubted = state.unauthorized_run >= FAILURE_THRESHOLD
+        if doubted and now - others_accepted_at >= RECENT_SECONDS:
             open_breaker(UNAUTHORIZED)
         elif state.run >= FAILURE_THRESHOLD:
             open_breaker(report.failure_reason)

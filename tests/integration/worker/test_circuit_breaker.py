@@ -131,6 +131,23 @@ def test_a_rejected_token_opens_it_for_all_workers(make: Callable[[], CircuitBre
     assert a.reason == b.reason == "unauthorized"
 
 
+def test_a_worker_with_an_old_token_slows_only_itself(make: Callable[[], CircuitBreaker]) -> None:
+    healthy, old = make(), make()
+    healthy.record_outcome(Outcome.ACCEPTED)
+    run(0.15, healthy, old)
+    attempts, until = 0, boottime() + 1.5
+    while boottime() < until:
+        healthy.record_outcome(Outcome.ACCEPTED)
+        healthy.sync(boottime())
+        old.sync(boottime())
+        while allowed(old) is None:
+            refuse(old, 1)
+            attempts += 1
+        assert allowed(healthy) is None
+        time.sleep(0.002)
+    assert 2 * FAILURE_THRESHOLD <= attempts <= 10 * FAILURE_THRESHOLD
+
+
 def test_unauthorized_answers_for_some_recipients_do_not_open_it(
     make: Callable[[], CircuitBreaker],
 ) -> None:
