@@ -330,10 +330,8 @@ def test_launch_requested_twice_continues_in_one_job(
     _, mailing_id = add_due_mailing(fleet, tag, 100)
     databases = (*fleet.connections, fleet.guard)
     monkeypatch.setattr(jobs, "_database", lambda number: databases[number])
-    monkeypatch.setattr(
-        jobs.WorkerContext, "settings", SimpleNamespace(batch_size=3), raising=False
-    )
-    monkeypatch.setattr(jobs.WorkerContext, "connection", redis, raising=False)
+    settings = SimpleNamespace(batch_size=3, redis_url=redis_url)
+    monkeypatch.setattr(jobs.WorkerContext, "settings", settings, raising=False)
     for _ in range(2):
         Queues(redis).enqueue_launch(mailing_id)
     for _ in range(3):
