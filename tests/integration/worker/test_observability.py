@@ -363,7 +363,7 @@ def test_prometheus_scrapes_the_same_numbers_and_accepts_the_rules(run: Run) -> 
 
     wait_for(equal, 5, "Prometheus has scraped the final numbers")
     rules = prometheus.rules()
-    assert len(rules) == 11
+    assert len(rules) == 12
     assert not [rule for rule in rules if rule["health"] == "err"]
     late = [rule for rule in rules if rule["name"] == "LateMessages"]
     assert late[0]["state"] == "inactive"
