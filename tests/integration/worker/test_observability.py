@@ -23,6 +23,7 @@ from api.cli.log_search import LogQuery, LogSearch
 from shared.domain.statuses import Reason
 from shared.logging.events import EVENTS, LIBRARY_EVENT_PREFIX
 from shared.metrics import METRICS
+from shared.queues import CONTROL_QUEUE, make_queue
 from tests.support.programs import require_program
 from tests.support.prometheus import Prometheus
 from tests.support.system import PROVIDER_TOKEN, ROOT, TOKEN, System
@@ -370,38 +371,31 @@ def test_prometheus_scrapes_the_same_numbers_and_accepts_the_rules(run: Run) -> 
 
 
 def test_unexpected_errors_are_logged_once_with_their_ids(run: Run) -> None:
-    """An invalid zone makes the launch fail, a missing table a statement of the sweep."""
+    """An unknown argument makes a job fail, a missing table a statement of the sweep."""
     system = run.system
-    lost = system.call("POST", "/clients", json={"phone": "79160001122", "timezone": "UTC"})["id"]
-    with system.database() as cursor:
-        cursor.execute(
-            "UPDATE clients SET tag = 'lost', timezone = 'Moon/Base' WHERE id = %s", (lost,)
-        )
-    mailing = system.create_mailing(
-        text="x", filter={"tags": ["lost"]}, window={"from": "09:00", "to": "18:00"}
-    )
-    failed = wait_for(
-        lambda: find_lines(run, "job.failed", mailing_id=mailing), 10, "the launch failed"
-    )
-    system.call("POST", f"/mailings/{mailing}/cancel")
+    mailing = system.create_mailing(text="x", filter={"tags": ["lost"]})
+    kwargs = {"mailing_id": mailing, "request_id": "from-a-newer-version", "priority": 1}
+    queue = make_queue(CONTROL_QUEUE, Redis.from_url(system.valkey.url))
+    queue.enqueue("worker.jobs.launch", kwargs=kwargs)
+    failed = wait_for(lambda: find_lines(run, "job.failed", mailing_id=mailing), 10, "the failure")
+    queue.connection.close()
     assert failed[0]["job"] == "worker.jobs.launch"
-    assert {line["request_id"] for line in run.search_logs(mailing=mailing) if "route" in line} >= {
-        failed[0]["request_id"]
-    }
+    assert failed[0]["request_id"] == "from-a-newer-version"
+    assert failed[0] in list(run.search_logs(mailing=mailing))
     assert "Traceback" in failed[0]["exception"]
-    assert "Moon/Base" in failed[0]["exception"]
+    assert "unexpected keyword argument 'priority'" in failed[0]["exception"]
     assert len(find_lines(run, "job.failed", job_id=failed[0]["job_id"])) == 1
 
     with system.database() as cursor:
         cursor.execute("ALTER TABLE idempotency_keys RENAME TO mislaid")
     try:
-        refused = wait_for(lambda: find_lines(run, "database.refused"), 10, "the sweep is refused")
+        refused = wait_for(lambda: find_lines(run, "sweep.failed"), 10, "the sweep is refused")
     finally:
         with system.database() as cursor:
             cursor.execute("ALTER TABLE mislaid RENAME TO idempotency_keys")
-    assert (refused[0]["what"], refused[0]["level"]) == ("sweep", "error")
+    assert (refused[0]["what"], refused[0]["level"]) == ("partitions", "error")
     assert "UndefinedTable" in refused[0]["exception"]
-    assert len(find_lines(run, "database.refused", job_id=refused[0]["job_id"])) == 1
+    assert len(find_lines(run, "sweep.failed", job_id=refused[0]["job_id"])) == 1
 
 
 def find_lines(run: Run, event: str, **fields: Any) -> list[Line]:
