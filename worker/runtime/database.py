@@ -21,11 +21,13 @@ TCP = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# A statement that waits longer than this for a lock fails and is repeated by its caller.
+# A statement that waits longer than this for a lock fails and is repeated by its caller. When the
+# network is cut in a transaction, its locks are kept until the server ends the idle session: well
+# before a lease ends, or the holder of a batch could not report in time after the network returns.
 SESSION_SETTINGS = {
     "timezone": "UTC",
     "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "30s",
+    "idle_in_transaction_session_timeout": "10s",
     **GENERIC_PLANS,
 }
 

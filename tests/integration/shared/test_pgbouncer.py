@@ -25,7 +25,7 @@ SELECT name, setting FROM pg_settings WHERE name IN ('statement_timeout', 'lock_
 WORKER_SETTINGS = {
     "statement_timeout": "30000",
     "lock_timeout": "5000",
-    "idle_in_transaction_session_timeout": "30000",
+    "idle_in_transaction_session_timeout": "10000",
     "plan_cache_mode": "force_generic_plan",
     "TimeZone": "UTC",
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import psycopg2
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from dev.stack.services import Postgres
@@ -11,6 +12,7 @@ from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.rows import fetch_one_row
 from tests.support.replication import Standby
 from tests.support.tcp_proxy import TcpProxy
+from worker.dispatch import db_thread
 from worker.dispatch.db_thread import log_database_error
 from worker.runtime.database import Database
 
@@ -34,7 +36,9 @@ def test_connection_to_a_read_only_server_is_replaced(database_url: str) -> None
     db.close()
 
 
-def test_read_only_server_is_logged_as_unavailable() -> None:
+def test_read_only_server_is_logged_as_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of its own, because the module's logger keeps the configuration of its first use.
+    monkeypatch.setattr(db_thread, "log", structlog.get_logger())
     with capture_logs() as lines:
         log_database_error("record", psycopg2.errors.ReadOnlySqlTransaction("read-only"))
     assert [line["event"] for line in lines] == ["database.unavailable"]

@@ -349,7 +349,7 @@ def test_the_totals_are_right_whatever_happens(
     run_state_machine_as_test(
         Totals,
         settings=settings(
-            max_examples=300 if LONG else 8,
+            max_examples=300 if LONG else 40,
             # Shrinking takes minutes: the long run does it.
             phases=[*Phase] if LONG else [Phase.explicit, Phase.generate],
             stateful_step_count=100 if LONG else 60,
