@@ -1,4 +1,4 @@
-"""Run the benchmark and print its table: `python -m dev.bench [--quick] [--json FILE]`."""
+"""Run the benchmark and print its table: `python -m dev.bench [--quick | --long] [--json FILE]`."""
 
 import argparse
 import json
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from dev.bench import figures
 from dev.bench.environment import BenchEnvironment
-from dev.bench.figures import Figure
+from dev.bench.figures import Figure, format_figure
+from dev.bench.small_mailings import measure_small_mailings
 
 
-def measure(quick: bool) -> Iterator[Figure]:
+def measure(quick: bool, long: bool) -> Iterator[Figure]:
     """Yield every figure, in the order of the table."""
     messages, slow, clients = (30_000, 5_000, 60_000) if quick else (200_000, 60_000, 1_000_000)
     with BenchEnvironment() as bench:
@@ -34,25 +35,21 @@ def measure(quick: bool) -> Iterator[Figure]:
             for size in sizes:
                 bench.add_clients(size, f"size-{size}")
             yield from figures.measure_growth(bench, sizes, 20_000_000)
-
-
-def format_figure(figure: Figure) -> str:
-    """Return one line of the table."""
-    target = "" if figure.target is None else f"{'≤' if figure.at_most else '≥'} {figure.target:,g}"
-    verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
-    value = f"{figure.value:,.2f}" if figure.value < 100 else f"{figure.value:,.0f}"
-    return f"{figure.name:<52} {value:>12} {figure.unit:<14} {target:>12} {verdict}"
+        directory, counts = (100_000, [100]) if quick else (3_000_000, [100, 2_000])
+        yield from measure_small_mailings(bench, directory, [*counts, *([20_000] if long else [])])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, under a minute")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="small sizes, about a minute")
+    size.add_argument("--long", action="store_true", help="also 20,000 small mailings")
     parser.add_argument("--json", type=Path, default=Path(".local/bench.json"), help="the results")
     options = parser.parse_args()
     machine = f"{os.cpu_count()} × {_processor_name()}, Python {platform.python_version()}"
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, {machine}\n", flush=True)
     measured = []
-    for figure in measure(options.quick):
+    for figure in measure(options.quick, options.long):
         measured.append(figure)
         print(format_figure(figure), flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)

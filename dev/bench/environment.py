@@ -1,5 +1,6 @@
 """The service that a benchmark measures: databases, provider, API, workers, their use of CPU."""
 
+import json
 import os
 import shutil
 import signal
@@ -42,6 +43,14 @@ def list_children(pid: int) -> list[int]:
 def resident_mb(pid: int) -> float:
     """Return the resident memory of a process in megabytes."""
     return float(psutil.Process(pid).memory_info().rss / 1e6)
+
+
+def mailing_body(tag: str) -> bytes:
+    """Return the request that creates a mailing to the clients with this tag, which starts now."""
+    now = time.time()
+    start, end = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (now, now + 3600))
+    body = {"text": "Hello", "start_at": start, "end_at": end, "filter": {"tags": [tag]}}
+    return json.dumps(body).encode()
 
 
 class BenchEnvironment:
@@ -141,14 +150,14 @@ class BenchEnvironment:
             time.sleep(interval)
         return value
 
-    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, *values: object, **named: object) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
         if self._connection is None:
             # Reused: connecting costs more of PostgreSQL's CPU, which is measured, than a query.
             self._connection = psycopg2.connect(self.postgres.url)
             self._connection.autocommit = True
         with self._connection.cursor() as cursor:
-            cursor.execute(statement, values)
+            cursor.execute(statement, named or values)
             return cursor.fetchall() if cursor.description else []
 
     def add_clients(self, count: int, tag: str) -> None:
@@ -167,12 +176,9 @@ class BenchEnvironment:
 
     def create_mailing(self, tag: str) -> int:
         """Create a mailing to the clients with this tag that starts now; return its id."""
-        now = time.time()
-        start, end = (
-            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (now, now + 3600)
-        )
-        body = {"text": "Hello", "start_at": start, "end_at": end, "filter": {"tags": [tag]}}
-        answer = self.http.post(f"{self.api}/mailings", json=body, timeout=30)
+        headers = {"Content-Type": "application/json"}
+        address, body = f"{self.api}/mailings", mailing_body(tag)
+        answer = self.http.post(address, data=body, headers=headers, timeout=30)
         answer.raise_for_status()
         return int(answer.json()["id"])
 
@@ -199,6 +205,19 @@ class BenchEnvironment:
         pid = self.postgres.pid
         assert pid is not None  # noqa: S101
         return cpu_seconds(pid) + sum(cpu_seconds(child) for child in list_children(pid))
+
+    def cpu_seconds_by_part(self) -> dict[str, float]:
+        """Return the CPU time of PostgreSQL, of Valkey, and of the product's running processes."""
+        parts = {
+            "PostgreSQL": self.postgres_cpu_seconds(),
+            "Valkey": cpu_seconds(self.valkey.pid or 0),
+        }
+        for name, process in self.processes.items():
+            if name != "provider":
+                part = name.partition("-")[0]
+                used = sum(map(cpu_seconds, (process.pid, *list_children(process.pid))))
+                parts[part] = parts.get(part, 0.0) + used
+        return parts
 
     def wal_bytes(self) -> int:
         return int(self.query("SELECT pg_current_wal_lsn() - '0/0'")[0][0])

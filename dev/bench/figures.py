@@ -33,6 +33,14 @@ class Figure(NamedTuple):
         return self.value <= self.target if self.at_most else self.value >= self.target
 
 
+def format_figure(figure: Figure) -> str:
+    """Return one line of the table."""
+    target = "" if figure.target is None else f"{'≤' if figure.at_most else '≥'} {figure.target:,g}"
+    verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
+    value = f"{figure.value:,.2f}" if figure.value < 100 else f"{figure.value:,.0f}"
+    return f"{figure.name:<52} {value:>12} {figure.unit:<14} {target:>12} {verdict}"
+
+
 def measure_bare_loop(bench: BenchEnvironment, processes: int, messages: int) -> float:
     """Return messages per second of bare libcurl loops side by side."""
     each = messages // processes
