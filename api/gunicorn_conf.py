@@ -47,6 +47,7 @@ threads = 8
 keepalive = 15
 timeout = 30
 limit_request_line = 8190  # filters in an address may be long
+forwarder_headers = ""  # no request sets SCRIPT_NAME or PATH_INFO, that of a proxy neither
 graceful_timeout = 20
 logger_class = RootLogger
 loglevel = settings.log_level.lower()

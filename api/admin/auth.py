@@ -1,5 +1,6 @@
 """Sessions, roles and guards of the admin UI: every page requires a person who may see it."""
 
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -23,6 +24,9 @@ ROLES = {"viewer": Scope.READ, "operator": Scope.WRITE, "admin": Scope.ADMIN}
 ENDED_SESSION_KEY = "notification:admin:ended:{}"
 STATIC_ENDPOINTS = {"admin.static", "admin.bootstrap.static"}
 LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
+REDIRECT_TARGET = re.compile(r"/admin/[!-\[\]-~]*")  # no backslash, which browsers read as a slash
+DOT_SEGMENT = re.compile(r"/(\.|%2e){1,2}(/|$)", re.IGNORECASE)
+MAX_TARGET_LENGTH = 1000  # it is kept in a cookie during the sign-in
 
 # Permit resources of this origin only, and no inline scripts or styles. Bootstrap draws the arrows
 # of its fields from data: URLs.
@@ -144,8 +148,16 @@ def require_sign_in() -> BaseResponse | None:
 
 
 def safe_redirect_target(address: object) -> str:
-    """Return a path of the admin UI unchanged, and its first page for everything else."""
-    if isinstance(address, str) and address.startswith("/admin/") and "\\" not in address:
+    """Return a path of the admin UI unchanged, and its first page for everything else.
+
+    Printable ASCII only: a browser writes a path so, and the answer's head cannot hold the rest.
+    """
+    if (
+        isinstance(address, str)
+        and len(address) <= MAX_TARGET_LENGTH
+        and REDIRECT_TARGET.fullmatch(address)
+        and not DOT_SEGMENT.search(address.partition("?")[0])
+    ):
         return address
     return "/admin/"
 
