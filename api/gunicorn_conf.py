@@ -39,8 +39,8 @@ class RootLogger(Logger):
         self.error_log.propagate = True
 
 
-bind = os.environ.get("API_BIND") or "127.0.0.1:8000"
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+bind = settings.api_bind
+workers = settings.web_concurrency
 worker_class = "gthread"
 # Per process. A slow client occupies one of them, so put a buffering proxy in front.
 threads = 8

@@ -7,7 +7,8 @@ import click
 from flask.cli import AppGroup
 
 from api.db import transaction
-from shared.config.settings import ReportSettings, load_settings, parse_mail_addresses
+from shared.config.checks import parse_mail_addresses
+from shared.config.settings import ReportSettings, load_settings
 from shared.report.daily import DayNotOver, read_figures, send_report, send_report_copy
 from shared.report.mail import NotSent, SentInDoubt
 from shared.report.rendering import render_html

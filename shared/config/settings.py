@@ -5,13 +5,11 @@ as files (shared/config/secret_files.py). docs/configuration.md lists every sett
 """
 
 import os
-import re
 import sys
 from datetime import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -24,101 +22,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.config import checks
+from shared.config.production import find_unsuitable_secrets
 from shared.config.secret_files import FILE_SUFFIX, UnreadableSecretFile, read_secret_files
-from shared.domain.time_zones import TIME_ZONES
 from shared.logging.redaction import register_secrets
 
-
-def _check_time_zone(name: str) -> str:
-    if name not in TIME_ZONES:
-        raise ValueError("must be an IANA time zone, for example Europe/Moscow")
-    return name
-
-
-def _check_postgresql_url(url: str) -> str:
-    if not url.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must start with postgresql://")
-    return "postgresql://" + url.split("://", 1)[1]
-
-
-def _check_redis_url(url: str) -> str:
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
-    return url
-
-
-def _check_https_url(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    # Names under .localhost are loopback too (RFC 6761).
-    local = host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
-    if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise ValueError("must start with https:// (http:// only on this machine)")
-    return url
-
-
-def _check_public_url(url: str) -> str:
-    return _check_https_url(url).rstrip("/")
-
-
-def _check_http_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("must start with http:// or https://")
-    try:
-        parts = urlsplit(url)
-        right = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or parts.query or parts.fragment or not re.fullmatch(r"[\x21-\x7e]+", url):
-        raise ValueError("must be http[s]://host[:port][/path], in ASCII")
-    return url.rstrip("/")
-
-
-def _check_smtp_url(url: SecretStr) -> SecretStr:
-    try:
-        parts = urlsplit(url.get_secret_value())
-        port_is_right = parts.port != 0
-    except ValueError:
-        port_is_right = False
-    if not port_is_right or parts.scheme not in ("smtp", "smtps") or not parts.hostname:
-        raise ValueError("must be smtp[s]://[user:password@]host[:port]")
-    if parts.query and (parts.scheme, parts.query) != ("smtp", "starttls=never"):
-        raise ValueError("may end in ?starttls=never (with smtp://) and in nothing else")
-    return url
-
-
-# ASCII only, as not every mail server accepts other addresses.
-MAIL_ADDRESS = r"[A-Za-z0-9_.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9.-]+"
-
-
-def parse_mail_addresses(text: str) -> list[str]:
-    """Return the different addresses in a list with commas. Raise ValueError."""
-    addresses = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(re.fullmatch(MAIL_ADDRESS, address) for address in addresses):
-        raise ValueError("must be mail addresses with commas between them")
-    return list({address.lower(): address for address in addresses}.values())
-
-
-def _check_folder(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path")
-    return path
-
-
-def _parse_recipients(value: object) -> object:
-    return parse_mail_addresses(value) if isinstance(value, str) else value
-
-
-def _check_time_of_day(text: object) -> object:
-    if isinstance(text, str) and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
-        raise ValueError("must be a time of day such as 09:00")
-    return text
-
-
-def _check_sender(text: str) -> str:
-    if not re.fullmatch(rf"{MAIL_ADDRESS}|[^<>\r\n\",@]+ <{MAIL_ADDRESS}>", text):
-        raise ValueError("must be a mail address, or a name and the address in <>")
-    return text
+# What identifies a caller or signs a session; sent in a header, so of printable ASCII.
+Token = Annotated[SecretStr, Field(min_length=16), AfterValidator(checks.check_token)]
+MAX_IMPORT_BYTES = 16 * 1024**3
 
 
 class DatabaseSettings(BaseSettings):
@@ -126,7 +37,7 @@ class DatabaseSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
-    database_url: Annotated[str, AfterValidator(_check_postgresql_url)]
+    database_url: Annotated[str, AfterValidator(checks.check_postgresql_url)]
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
 
@@ -134,49 +45,71 @@ class DatabaseSettings(BaseSettings):
 class CommandSettings(DatabaseSettings):
     """Further settings of commands on clients."""
 
-    default_timezone: Annotated[str, AfterValidator(_check_time_zone)] | None = None
-    import_max_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+    default_timezone: Annotated[str, AfterValidator(checks.check_time_zone)] | None = None
+    import_max_bytes: Annotated[int, Field(ge=1, le=MAX_IMPORT_BYTES)] = 256 * 1024 * 1024
 
 
 class Settings(DatabaseSettings):
     """Settings of every process."""
 
-    redis_url: Annotated[str, AfterValidator(_check_redis_url)]
+    redis_url: Annotated[str, AfterValidator(checks.check_redis_url)]
 
 
-class RateSettings(Settings):
-    """Settings of sending, and of estimates of its duration."""
+class FleetSettings(Settings):
+    """Settings of sending: used by workers, and checked by the API where it is given them.
 
-    provider_rate: Annotated[float, Field(gt=0)] | None = None
+    So a mistake shows when the API starts, and not when a worker is first needed.
+    """
+
+    provider_url: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
+    provider_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
+    provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
+    provider_rate: Annotated[float, Field(ge=0.01, le=1_000_000, allow_inf_nan=False)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=5_000)] = 500
+    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 50
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a worker's claim on a batch lasts without renewal.
+
+        It is longer than any request, so a live worker has no request in flight when its lease
+        expires.
+        """
+        return self.provider_timeout + 10.0
 
 
 class ReportSettings(DatabaseSettings):
     """Settings of the daily report; it is enabled if recipients and a mail server are set."""
 
-    smtp_url: Annotated[SecretStr, AfterValidator(_check_smtp_url)] | None = None
-    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(_parse_recipients)] = []
-    report_from: Annotated[str, AfterValidator(_check_sender)] = "notifications@localhost"
-    report_time: Annotated[time, BeforeValidator(_check_time_of_day)] = time(9)
-    report_timezone: Annotated[str, AfterValidator(_check_time_zone)] = "Europe/Moscow"
+    smtp_url: Annotated[SecretStr, AfterValidator(checks.check_smtp_url)] | None = None
+    report_recipients: Annotated[list[str], NoDecode, BeforeValidator(checks.parse_recipients)] = []
+    report_from: Annotated[str, AfterValidator(checks.check_sender)] = "notifications@localhost"
+    report_time: Annotated[time, BeforeValidator(checks.check_time_of_day)] = time(9)
+    report_timezone: Annotated[str, AfterValidator(checks.check_time_zone)] = "Europe/Moscow"
     report_language: Annotated[str, Field(pattern="^(en|ru)$")] = "en"
-    public_url: Annotated[str, AfterValidator(_check_http_url)] | None = None
+    public_url: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
 
 
-class ApiSettings(RateSettings, CommandSettings, ReportSettings):
+class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
     """Settings of the API and the admin UI."""
 
-    api_bootstrap_token: Annotated[SecretStr, Field(min_length=16)]
+    api_bind: Annotated[str, AfterValidator(checks.check_bind)] = "127.0.0.1:8000"
+    web_concurrency: Annotated[int, Field(ge=1, le=256)] = 2
+    api_bootstrap_token: Token
     secret_key: Annotated[SecretStr, Field(min_length=16)]
-    metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = None
-    test_sends_per_minute: Annotated[int, Field(ge=0)] = 10
-    segment_price: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
+    metrics_token: Token | None = None
+    test_sends_per_minute: Annotated[int, Field(ge=0, le=10_000)] = 10
+    segment_price: (
+        Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=6, allow_inf_nan=False)] | None
+    ) = None
     # The admin UI is enabled if the issuer is set.
-    oidc_issuer: Annotated[str, AfterValidator(_check_https_url)] | None = None
+    oidc_issuer: Annotated[str, AfterValidator(checks.check_https_url)] | None = None
     oidc_client_id: str | None = Field(default=None, validate_default=True)
     oidc_client_secret: SecretStr | None = None
     oidc_scopes: Annotated[str, Field(pattern=r"(^|\s)openid(\s|$)")] = "openid profile email"
     oidc_role_claim: Annotated[str, Field(min_length=1)] = "roles"
-    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
+    public_url: Annotated[str, AfterValidator(checks.check_public_url)] | None = None
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -193,26 +126,12 @@ class ApiSettings(RateSettings, CommandSettings, ReportSettings):
         return value
 
 
-class WorkerSettings(RateSettings, ReportSettings):
+class WorkerSettings(FleetSettings, ReportSettings):
     """Settings of workers."""
 
-    provider_url: Annotated[str, AfterValidator(_check_http_url)]
-    provider_token: SecretStr
-    provider_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
-    provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
-    batch_size: Annotated[int, Field(ge=1, le=5_000)] = 500
-    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 50
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
-    journal_dir: Annotated[Path, AfterValidator(_check_folder)] | None = None
-
-    @property
-    def lease_seconds(self) -> float:
-        """How long a worker's claim on a batch lasts without renewal.
-
-        It is longer than any request, so a live worker has no request in flight when its lease
-        expires.
-        """
-        return self.provider_timeout + 10.0
+    provider_url: Annotated[str, AfterValidator(checks.check_http_url)]
+    provider_token: Annotated[SecretStr, AfterValidator(checks.check_token)]
+    journal_dir: Annotated[Path, AfterValidator(checks.check_folder)] | None = None
 
 
 S = TypeVar("S", bound=DatabaseSettings)
@@ -235,36 +154,9 @@ def load_settings(kind: type[S]) -> S:
         else:
             problem = first["msg"].removeprefix("Value error, ")
         sys.exit(f"setting {name}: {problem} (docs/configuration.md lists every setting)")
-    _reject_demo_secrets(settings)
+    if (problem := find_unsuitable_secrets(dict(settings), os.environ)) is not None:
+        sys.exit(problem)
     values = [value for _, value in settings]
     register_secrets(v.get_secret_value() for v in values if isinstance(v, SecretStr))
     register_secrets(v for v in values if isinstance(v, str) and "://" in v)
     return settings
-
-
-# Prefix of the demonstration secrets in docker-compose.yml.
-DEMO_PREFIX = "demo-"
-# If one of these is https, this is a production environment.
-PRODUCTION_URLS = ("PROVIDER_URL", "PUBLIC_URL", "OIDC_ISSUER")
-
-
-def _reject_demo_secrets(settings: DatabaseSettings) -> None:
-    """Exit if demonstration secrets, which are public, are used in a production environment."""
-    real = [name for name in PRODUCTION_URLS if os.environ.get(name, "").startswith("https://")]
-    known = [
-        name.upper() for name, value in settings if _extract_secret(value).startswith(DEMO_PREFIX)
-    ]
-    if real and known:
-        sys.exit(
-            f"settings {', '.join(known)}: the demonstration's secrets are public and must not be "
-            f"used with a real {' or '.join(real)}: set your own (.env.example names them)"
-        )
-
-
-def _extract_secret(value: object) -> str:
-    """Return the secret of a setting: its value, or the password in a URL; else an empty text."""
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    elif not (isinstance(value, str) and "://" in value):
-        return ""
-    return (urlsplit(value).password or "") if "://" in value else value

@@ -15,7 +15,7 @@ from api.db import db
 from tests.support.documented_client import DocumentedClient
 
 ADMIN_URL = "http://127.0.0.1:5998"
-TOKEN = "test-bootstrap-token-0123456789"
+TOKEN = "test-0e7c4a95b3f81d62"
 
 
 def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
@@ -25,7 +25,7 @@ def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "API_BOOTSTRAP_TOKEN": TOKEN,
-            "SECRET_KEY": "test-secret-key-0123456789",
+            "SECRET_KEY": "test-6b1f93d8c42e7a05",
             "DEFAULT_TIMEZONE": "",
             **settings,
         }

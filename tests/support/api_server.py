@@ -21,7 +21,7 @@ def settings_of(database_url: str, redis_url: str) -> dict[str, str]:
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "API_BOOTSTRAP_TOKEN": TOKEN,
-        "SECRET_KEY": "test-secret-key-0123456789",
+        "SECRET_KEY": "test-6b1f93d8c42e7a05",
         "API_BIND": f"127.0.0.1:{free_port()}",
         "WEB_CONCURRENCY": "2",
         "PYTHONUNBUFFERED": "1",

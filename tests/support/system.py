@@ -21,7 +21,7 @@ from tests.support.invariants import check_totals
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "test-bootstrap-token-0123456789"
+TOKEN = "test-0e7c4a95b3f81d62"
 PROVIDER_TOKEN = "test-provider-token"
 
 

@@ -21,7 +21,7 @@ from tests.support.waiting import wait_for
 VIEWERS = 50
 SECONDS = 6.0
 RECONNECT_SECONDS = 1.5  # as a browser after `retry: 1500`
-SECRET = "test-secret-key-0123456789"
+SECRET = "test-6b1f93d8c42e7a05"
 # A statement begins with the application's name; its further lines are indented.
 STATEMENT = re.compile(r"^api LOG: +(?:statement|execute [^:]+): (.*(?:\n\t.*)*)", re.MULTILINE)
 # Statements around transactions, and the one that sets up a connection: a thread that serves its

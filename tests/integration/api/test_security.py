@@ -167,7 +167,7 @@ def test_only_a_trusted_proxy_can_declare_tls(
                     "DATABASE_URL": database_url,
                     "REDIS_URL": redis_url,
                     "API_BOOTSTRAP_TOKEN": TOKEN,
-                    "SECRET_KEY": "test-secret-key-0123456789",
+                    "SECRET_KEY": "test-6b1f93d8c42e7a05",
                     "API_BIND": bind,
                     "WEB_CONCURRENCY": "1",
                     "PUBLIC_URL": "",

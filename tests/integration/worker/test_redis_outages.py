@@ -245,8 +245,8 @@ def test_api_started_without_anything_says_so(tmp_path: Path) -> None:
             tmp_path,
         ),
         "API_BIND": f"127.0.0.1:{free_port()}",
-        "API_BOOTSTRAP_TOKEN": "test-bootstrap-token-0123456789",
-        "SECRET_KEY": "test-secret-key-0123456789",
+        "API_BOOTSTRAP_TOKEN": "test-0e7c4a95b3f81d62",
+        "SECRET_KEY": "test-6b1f93d8c42e7a05",
     }
     argv = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
     process = Process("api", argv, environment, tmp_path / "api.log")

@@ -19,8 +19,8 @@ def document() -> dict[str, Any]:
         for name, value in {
             "DATABASE_URL": "postgresql://nouser:secret@127.0.0.1:1/nothing",
             "REDIS_URL": "redis://127.0.0.1:1/0",
-            "API_BOOTSTRAP_TOKEN": "test-bootstrap-token-0123456789",
-            "SECRET_KEY": "test-secret-key-0123456789",
+            "API_BOOTSTRAP_TOKEN": "test-0e7c4a95b3f81d62",
+            "SECRET_KEY": "test-6b1f93d8c42e7a05",
             "DEFAULT_TIMEZONE": "",
         }.items():
             environment.setenv(name, value)

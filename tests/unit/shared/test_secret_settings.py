@@ -1,10 +1,14 @@
 """Secrets from files, and the rejection of demonstration secrets in production."""
 
 import re
+import secrets
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import SecretStr
 
+from shared.config.production import MIN_BITS, estimate_bits, find_unsuitable_secrets, is_real
 from shared.config.secret_files import accepts_secret_file
 from shared.config.settings import (
     ApiSettings,
@@ -14,6 +18,7 @@ from shared.config.settings import (
     load_settings,
 )
 
+ROOT = Path(__file__).parents[3]
 KINDS = (Settings, ApiSettings, WorkerSettings)
 # All secrets. A new one can be given as a file too, or this list is incomplete.
 SECRETS = {
@@ -27,10 +32,10 @@ SECRETS = {
     "SMTP_URL",
 }
 API = {
-    "DATABASE_URL": "postgresql://u:database-password@postgres/x",
-    "REDIS_URL": "redis://:redis-password@redis/0",
-    "API_BOOTSTRAP_TOKEN": "a-bootstrap-token-of-ours",
-    "SECRET_KEY": "a-secret-key-of-ours",
+    "DATABASE_URL": "postgresql://u:4f9c02d7b1e8@postgres/x",
+    "REDIS_URL": "redis://:b27ae5903c1d@redis/0",
+    "API_BOOTSTRAP_TOKEN": "9d1f4b7c2ea85036",
+    "SECRET_KEY": "c03e7a915f2bd846",
 }
 WORKER = {
     "DATABASE_URL": API["DATABASE_URL"],
@@ -68,7 +73,7 @@ def test_every_secret_can_be_given_by_file_and_is_documented() -> None:
         if accepts_secret_file(name, field)
     }
     assert by_file == SECRETS
-    page = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
+    page = (ROOT / "docs/configuration.md").read_text()
     documented = set(re.findall(r"`([A-Z_]+)_FILE`", page))
     assert documented >= by_file, (
         f"docs/configuration.md does not name {by_file - documented} with _FILE"
@@ -78,7 +83,7 @@ def test_every_secret_can_be_given_by_file_and_is_documented() -> None:
 def test_secrets_are_read_from_files_without_their_last_newline(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    given = {**API, "OIDC_CLIENT_SECRET": "two words ", "METRICS_TOKEN": "sixteen-letters-here"}
+    given = {**API, "OIDC_CLIENT_SECRET": "two words ", "METRICS_TOKEN": "5b8e21f7d4c0a396"}
     given["SMTP_URL"] = "smtp://u:mail-password@mail.example"
     for number, (name, value) in enumerate(given.items()):
         file = tmp_path / name
@@ -147,21 +152,156 @@ DEMO = {
 }
 
 
-def test_demonstration_secrets_are_rejected_in_production(
-    monkeypatch: pytest.MonkeyPatch,
+PLACEHOLDERS = {name: value.replace("demo-", "change-me-") for name, value in DEMO.items()}
+
+
+@pytest.mark.parametrize("published", [DEMO, PLACEHOLDERS])
+def test_published_secrets_are_rejected_in_production(
+    monkeypatch: pytest.MonkeyPatch, published: dict[str, str]
 ) -> None:
-    setenv(monkeypatch, {**API, **DEMO, "PROVIDER_URL": "http://provider:8090"})
+    setenv(monkeypatch, {**API, **published, "PROVIDER_URL": "http://provider:8090"})
     load_settings(ApiSettings)
     # The API does not send to the provider; its address indicates production nevertheless.
     monkeypatch.setenv("PROVIDER_URL", "https://sms.example")
     said = complaint(ApiSettings)
     assert "DATABASE_URL, API_BOOTSTRAP_TOKEN:" in said
     assert "real PROVIDER_URL:" in said
-    assert "demo-" not in said
+    assert published["API_BOOTSTRAP_TOKEN"] not in said
     setenv(monkeypatch, {"PROVIDER_URL": "", "PUBLIC_URL": "https://notify.example"})
     assert "real PUBLIC_URL:" in complaint(ApiSettings)
     setenv(monkeypatch, API)
     load_settings(ApiSettings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_BOOTSTRAP_TOKEN", "aaaaaaaaaaaaaaaaaaaa"),
+        ("SECRET_KEY", "12345678901234567890"),
+        ("SECRET_KEY", "Secret-Password-Token1"),
+        ("SECRET_KEY", "my-own-secret-key"),
+        ("METRICS_TOKEN", "x7f-x7f-x7f-x7f-x7f-"),
+        ("DATABASE_URL", "postgresql://notifications:notifications@db/x"),
+        ("REDIS_URL", "redis://:redis123@redis/0"),
+    ],
+)
+def test_guessable_secrets_are_rejected_in_production(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    setenv(monkeypatch, {**API, name: value})
+    load_settings(ApiSettings)
+    monkeypatch.setenv("PUBLIC_URL", "https://notify.example")
+    said = complaint(ApiSettings)
+    assert said.startswith(f"setting {name}: too easy to guess for use with a real PUBLIC_URL")
+    assert value not in said
+
+
+def test_random_secrets_are_accepted_in_production() -> None:
+    for _ in range(200):
+        assert estimate_bits(secrets.token_hex(24)) > 2 * MIN_BITS["secret_key"]
+        assert estimate_bits(secrets.token_urlsafe(12)) > MIN_BITS["secret_key"]
+        assert estimate_bits(secrets.token_urlsafe(9)) > MIN_BITS["database_url"]
+
+
+def test_secrets_of_every_manifest_are_placeholders_that_production_rejects() -> None:
+    manifest = yaml.safe_load((ROOT / "k8s/02-secrets.yaml").read_text())["stringData"]
+    given = {name.lower(): value for name, value in manifest.items() if value}
+    held = {name: value if "://" in value else SecretStr(value) for name, value in given.items()}
+    assert len(held) > 5
+    for name, value in held.items():
+        said = find_unsuitable_secrets({name: value}, {"PUBLIC_URL": "https://notify.example"})
+        assert said is not None
+        assert said.startswith(f"setting {name.upper()}: the demonstration's secrets and the")
+
+
+@pytest.mark.parametrize(
+    ("url", "real"),
+    [
+        ("https://sms.example", True),
+        ("https://10.0.0.5:8443", True),
+        ("https://provider", True),
+        ("http://sms.example", True),
+        ("http://8.8.8.8:8090/path", True),
+        ("smtps://u:p@mail", True),
+        ("smtp://u:p@mail.example:587", True),
+        ("", False),
+        ("http://provider:8090", False),
+        ("http://openid.localhost:8070", False),
+        ("http://127.0.0.1:8090", False),
+        ("https://localhost:8443", False),
+        ("http://192.168.1.7:8000", False),
+        ("http://provider.notifications.svc:8090", False),
+        ("http://host.docker.internal:8090", False),
+        ("smtp://mail:1025?starttls=never", False),
+    ],
+)
+def test_addresses_out_of_the_private_network_are_real(url: str, real: bool) -> None:
+    assert is_real(url) is real
+
+
+BAD_SETTINGS = [
+    (Settings, "DATABASE_URL", "postgresql://u:p@host:99999/x"),
+    (Settings, "DATABASE_URL", "postgresql://u:p@host:port/x"),
+    (Settings, "DATABASE_URL", "postgresql://u:p%zz@host/x"),
+    (Settings, "DATABASE_URL", "postgresql://u:p@host/x?no_such=1"),
+    (Settings, "REDIS_URL", "redis://:p@host:99999/0"),
+    (Settings, "REDIS_URL", "redis://:p@host/queue"),
+    (Settings, "REDIS_URL", "redis://:p@host/0?no_such=1"),
+    (Settings, "REDIS_URL", "rediss://:p@host/0?ssl_cert_reqs=some"),
+    (WorkerSettings, "PROVIDER_TOKEN", "two words"),
+    (WorkerSettings, "PROVIDER_TOKEN", "Bearer eyJhbGciOi"),
+    (WorkerSettings, "PROVIDER_TOKEN", "токен"),
+    (WorkerSettings, "PROVIDER_TOKEN", "x" * 10_000),
+    (ApiSettings, "API_BOOTSTRAP_TOKEN", "sixteen letters and spaces"),
+    (ApiSettings, "METRICS_TOKEN", "шестнадцать-букв-и-больше"),
+    (ApiSettings, "DEFAULT_TIMEZONE", "Moscow"),
+    (ApiSettings, "DEFAULT_TIMEZONE", "localtime"),
+    (ApiSettings, "REPORT_TIMEZONE", "UTC+3"),
+    (WorkerSettings, "REPORT_TIMEZONE", "posixrules"),
+    (ApiSettings, "SEGMENT_PRICE", "NaN"),
+    (ApiSettings, "SEGMENT_PRICE", "0"),
+    (ApiSettings, "SEGMENT_PRICE", "-2"),
+    (ApiSettings, "SEGMENT_PRICE", "1e9"),
+    (ApiSettings, "SEGMENT_PRICE", "0.00000001"),
+    (ApiSettings, "OIDC_ISSUER", "https://"),
+    (ApiSettings, "OIDC_ISSUER", "https://id.example:99999"),
+    (ApiSettings, "PUBLIC_URL", "https://notify.example/?x=1"),
+    (ApiSettings, "API_BIND", "8000"),
+    (ApiSettings, "WEB_CONCURRENCY", "0"),
+    (ApiSettings, "TEST_SENDS_PER_MINUTE", "1000000"),
+    (ApiSettings, "IMPORT_MAX_BYTES", "1" * 20),
+    # What the fleet needs is checked by the API too.
+    *(
+        (kind, name, value)
+        for kind in (ApiSettings, WorkerSettings)
+        for name, value in (
+            ("PROVIDER_URL", "http://user:password@provider"),
+            ("PROVIDER_URL", "provider:8090"),
+            ("PROVIDER_RATE", "inf"),
+            ("PROVIDER_RATE", "nan"),
+            ("PROVIDER_RATE", "0"),
+            ("PROVIDER_RATE", "1e-9"),
+            ("PROVIDER_RATE", "1e12"),
+            ("PROVIDER_TIMEOUT", "inf"),
+            ("PROVIDER_CONCURRENCY", "0"),
+            ("BATCH_SIZE", "1000000"),
+            ("MAX_ATTEMPTS", "0"),
+            ("RETENTION_DAYS", "-1"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), BAD_SETTINGS)
+def test_malformed_settings_end_the_process_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], name: str, value: str
+) -> None:
+    setenv(monkeypatch, {**API, **WORKER})
+    load_settings(kind)
+    monkeypatch.setenv(name, value)
+    said = complaint(kind)
+    assert said.startswith(f"setting {name}: ")
+    assert "password" not in value or value not in said
 
 
 def test_sign_in_without_tls_is_limited_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
