@@ -1,6 +1,7 @@
 """Find, from the state in PostgreSQL, what a lost job or a dead process left undone.
 
-Each sweep checks every mailing that is not settled; nothing depends on when it last ran.
+Each sweep checks every mailing that is not settled, all of them in one statement; nothing depends
+on when it last ran.
 """
 
 import time
@@ -23,16 +24,31 @@ log = structlog.get_logger()
 # Time per sweep for bulk changes of one mailing, so that the others get their turn.
 MAX_CHANGE_SECONDS = 0.5
 
-FIND_UNSETTLED = f"""
-SELECT m.id, m.status, m.started_at IS NULL, m.end_at <= now(), m.audience_complete,
-    m.status IN ('running', 'paused') AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
-        WHERE mailing_id = m.id AND failed > 0 AND retry_version < m.retry_version),
-    m.status = 'running' AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
-        WHERE mailing_id = m.id AND {DUE} AND {FREE}),
-    EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at IS NOT NULL)
-FROM mailings m
-WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())
-ORDER BY m.id
+# Only the mailings with something to do, so that those that merely wait (for their window, a retry,
+# a worker or a person) cost one entry of an index. `retrying` reads a mailing's batches, so it is
+# left out unless a retry was requested.
+FIND_WORK = f"""
+WITH states AS MATERIALIZED (
+    SELECT m.id, m.status = 'cancelled' AS cancelled, m.end_at <= now() AS ended,
+        m.audience_complete AS complete,
+        m.status = 'scheduled' OR (m.status IN ('running', 'paused') AND NOT m.audience_complete
+            AND (m.started_at IS NOT NULL OR m.end_at <= now())) AS launchable,
+        m.retry_version > 0 AND m.status IN ('running', 'paused') AND m.end_at > now()
+            AND EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id
+                AND failed > 0 AND retry_version < m.retry_version) AS retrying,
+        m.status = 'running' AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
+            WHERE mailing_id = m.id AND {DUE} AND {FREE}) AS due,
+        EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at IS NOT NULL) AS open
+    FROM mailings m
+    WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())
+), work AS MATERIALIZED (
+    SELECT id, launchable, retrying OR (open AND (ended OR cancelled)) AS changing, due,
+        NOT open AND (complete OR cancelled) AS idle
+    FROM states
+)
+SELECT id, launchable, changing, due, changing OR idle AS maybe_settled FROM work
+WHERE launchable OR changing OR due OR idle
+ORDER BY id
 """  # noqa: S608
 DELETE_OLD_KEYS = """
 DELETE FROM idempotency_keys WHERE (owner, key) IN (
@@ -53,28 +69,24 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
     with db.autocommit() as cursor:
         record_pulse(cursor)
     with db.transaction() as cursor:
-        cursor.execute(FIND_UNSETTLED, {"lease": lease_seconds})
+        cursor.execute(FIND_WORK, {"lease": lease_seconds})
         mailings = cursor.fetchall()
     with contain_failure("partitions"), db.transaction() as cursor:
         _create_next_partitions(cursor)
         cursor.execute(DELETE_OLD_KEYS)
-    queues.enqueue_launches(
-        mailing_id
-        for mailing_id, status, unstarted, ended, complete, *_ in mailings
-        if status == "scheduled"
-        or (status in ("running", "paused") and not complete and (not unstarted or ended))
-    )
-    for mailing_id, status, _, ended, _, retrying, due, open_ in mailings:
+    queues.enqueue_launches(mailing_id for mailing_id, launchable, *_ in mailings if launchable)
+    # Any due mailing will do: a dispatcher that is woken serves all of them.
+    for mailing_id in [mailing_id for mailing_id, _, _, due, _ in mailings if due][:1]:
+        queues.wake_dispatchers(mailing_id)
+    for mailing_id, _, changing, due, maybe_settled in mailings:
         if time.monotonic() - pulse_recorded > INTERVAL_SECONDS:  # a long sweep is no outage
             pulse_recorded = time.monotonic()
             with db.autocommit() as cursor:
                 record_pulse(cursor)
         with contain_failure("mailing", mailing_id=mailing_id):
-            if retrying or (open_ and (ended or status == "cancelled")):
+            if changing:
                 apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS)
-            if due:
-                queues.wake_dispatchers(mailing_id)
-            else:
+            if maybe_settled and not due:
                 settle_mailing(db, mailing_id)
     with contain_failure("imports"):
         sweep_imports(db, queues)

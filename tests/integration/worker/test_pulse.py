@@ -86,6 +86,8 @@ def test_long_sweep_leaves_no_gap(
     fleet: Fleet, queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailings = [fleet.add_launched_mailing(1) for _ in range(3)]
+    for mailing_id in mailings:
+        fleet.cancel_mailing(mailing_id)
     seen: list[float] = []
 
     def work_for_long(*_: object) -> None:
@@ -93,7 +95,7 @@ def test_long_sweep_leaves_no_gap(
         fleet.set_pulse(seen=2.0)
 
     monkeypatch.setattr("worker.maintenance.sweep.INTERVAL_SECONDS", 0)
-    monkeypatch.setattr(Queues, "wake_dispatchers", work_for_long)
+    monkeypatch.setattr("worker.maintenance.sweep.apply_mailing_state", work_for_long)
     sweep_mailings(fleet.db, queues, 20.0)
     assert len(seen) >= len(mailings)
     assert max(seen) < 1.0
