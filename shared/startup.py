@@ -1,4 +1,4 @@
-"""What a process says when it starts: its version, and which servers it uses.
+"""What a process says when it starts: its version, that of the time zone rules, and its servers.
 
 A server that cannot be reached is logged in one line, and tried again until it can be.
 """
@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from shared import __version__
 from shared.db.connections import TransactionPooling, connect
+from shared.domain.time_zones import RULES_VERSION
 from shared.logging.redaction import redact
 from shared.redis_client import (
     CHECK_KEY,
@@ -60,6 +61,7 @@ def log_start(database_url: str | None, redis_url: str, **fields: object) -> Non
         "process.started",
         version=__version__,
         python=platform.python_version(),
+        time_zones=RULES_VERSION,
         **({"database": describe_database(database_url)} if database_url else {}),
         redis=describe_address(redis_url),
         **fields,

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from shared.config.settings import WorkerSettings
+from shared.domain.time_zones import RULES_VERSION
 from shared.queues import Queues
 from shared.report.daily import find_due_days
 from worker.dispatch.counters import DispatchCounters
@@ -24,6 +25,7 @@ from worker.maintenance.daily_report import start_daily_report
 from worker.maintenance.imports import merge_import_slice
 from worker.maintenance.retention import drop_old_data
 from worker.maintenance.sweep import sweep_mailings
+from worker.maintenance.zone_rules import apply_zone_rules
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.rate_limiter import RateLimiter
 from worker.provider.redis_client import FailFastRedis, sending_loop_client
@@ -32,6 +34,7 @@ from worker.runtime.rq_worker import FleetWorker, stopping
 
 RETENTION_INTERVAL_SECONDS = 600.0
 REPORT_INTERVAL_SECONDS = 20.0
+ZONE_RULES_INTERVAL_SECONDS = 600.0
 
 
 class WorkerContext:
@@ -40,9 +43,11 @@ class WorkerContext:
     settings: WorkerSettings
     worker: FleetWorker
     journals: JournalRecovery | None = None
-    # By the monotonic clock: when to look for old partitions, and for days whose report is due.
+    # By the monotonic clock: when to look for old partitions, for days whose report is due, and for
+    # due times that follow other time zone rules.
     next_retention_at = 0.0
     next_report_at = 0.0
+    next_zone_rules_at = 0.0
 
     @classmethod
     def queues(cls) -> Queues:
@@ -165,5 +170,9 @@ def sweep() -> None:
             with contain_failure("report"):
                 for day in find_due_days(_database(0).transaction, settings):
                     queues.enqueue_daily_report(day)
+        if now > WorkerContext.next_zone_rules_at:
+            WorkerContext.next_zone_rules_at = now + ZONE_RULES_INTERVAL_SECONDS
+            with contain_failure("time zone rules"):
+                apply_zone_rules(_database(0), RULES_VERSION)
         sweep_mailings(_database(0), queues, settings.lease_seconds)
         queues.record_sweep()

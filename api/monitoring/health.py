@@ -13,12 +13,19 @@ from api.errors import Unavailable
 from api.openapi.operation import operation
 from api.schemas.responses import ResponseModel, with_example
 from shared.db import schema
+from shared.domain.time_zones import RULES_VERSION
 
 blueprint = Blueprint("health", __name__)
 
 
 HEALTH_EXAMPLE = {"status": "ok"}
-READY_EXAMPLE = {"status": "ready", "database": "ok", "migrations": "applied", "redis": "ok"}
+READY_EXAMPLE = {
+    "status": "ready",
+    "database": "ok",
+    "migrations": "applied",
+    "redis": "ok",
+    "time_zones": "2026f",
+}
 
 
 class Health(ResponseModel):
@@ -41,6 +48,9 @@ class Readiness(ResponseModel):
         description="`ok`, or the name of the error that Redis gives: `unreachable`, `timeout`,"
         " `READONLY` (a replica), `OOM` (full), `LOADING`, `NOAUTH`, `WRONGPASS`, `NOPERM`, ...",
         examples=["ok", "unreachable", "READONLY", "OOM"],
+    )
+    time_zones: str = Field(
+        description="The version of the time zone rules that this process uses.", examples=["2026f"]
     )
 
 
@@ -73,7 +83,7 @@ def readyz() -> dict[str, Any]:
         raise Unavailable("The database accepts no writes: this server is a standby.")
     if not _is_migrated():
         raise Unavailable("The database lacks migrations: run flask --app api db upgrade.")
-    return READY_EXAMPLE | {"redis": job_queues().check()}
+    return READY_EXAMPLE | {"redis": job_queues().check(), "time_zones": RULES_VERSION}
 
 
 def _is_migrated() -> bool:

@@ -30,3 +30,17 @@ class Pulse(Base):
     back_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
     __table_args__ = (CheckConstraint("id", name="pulse_single"),)
+
+
+class TimeZoneRules(Base):
+    """One row: the version of the time zone rules that waiting batches' `due_at` follow, and since
+    when; empty if they were never recomputed. See worker/maintenance/zone_rules.py.
+    """
+
+    __tablename__ = "time_zone_rules"
+
+    id: Mapped[bool] = mapped_column(primary_key=True, server_default=sql("true"))
+    version: Mapped[str] = mapped_column(server_default=sql("''"))
+    applied_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+    __table_args__ = (CheckConstraint("id", name="time_zone_rules_single"),)

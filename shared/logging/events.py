@@ -16,6 +16,8 @@ EVENTS = {
     "many.",
     "mailing.state_applied": "An end, a cancellation or a retry was applied to `messages` "
     "messages.",
+    "mailing.rescheduled": "Other time zone rules apply: `batches` of its batches are due at "
+    "another time.",
     "mailing.settled": "No work is left; the counts are final (except for late acceptances).",
     "launch.chunk": "A part of the audience was written: `recipients`, and the range of their "
     "messages from `first_message_id` to `last_message_id`.",
@@ -90,8 +92,10 @@ EVENTS = {
     "admin.csrf_refused": "A form was rejected: expired, or from another site.",
     "admin.end_not_kept": "The end of a session could not be stored; its cookie is deleted.",
     # Infrastructure
-    "process.started": "A process has started: its `version`, and the servers it uses (`database`, "
-    "`redis`, `provider`).",
+    "process.started": "A process has started: its `version`, the version of its time zone rules "
+    "(`time_zones`), and the servers it uses (`database`, `redis`, `provider`).",
+    "time_zones.applied": "The time zone rules have changed from `previous` to `version`; "
+    "`batches` wait for another time.",
     "database.unavailable": "PostgreSQL did not respond (`error`); the statement is retried.",
     "database.refused": "PostgreSQL raised an unexpected error: `what`, `exception`.",
     "database.back": "PostgreSQL responds again, after `seconds`.",
