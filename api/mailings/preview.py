@@ -127,7 +127,7 @@ def preview_mailing(body: NewMailing) -> Preview:
     audience = audience_parameters(*(getattr(mailing, name) for name in FILTER_COLUMNS))
     shares = _count_audience(audience)
     zones = [_open_zone(share, mailing, start) for share in shares["timezone"]]
-    opening = [zone.value for zone in zones if zone.opens_at]
+    opening = {zone.value: zone.clients for zone in zones if zone.opens_at}
     texts = render_for_audience(compile_template(mailing.text), audience, opening)
     price: Decimal | None = current_app.config["SEGMENT_PRICE"]
     rate = _estimate_rate(mailing.rate_limit)

@@ -1,6 +1,7 @@
 """Render a mailing's text for its audience: examples, missing attributes, and segments in total."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -9,7 +10,6 @@ from psycopg2.extensions import cursor as Cursor
 
 from api.db import db, session_cursor
 from shared.db.audience import AUDIENCE_CONDITION
-from shared.db.rows import fetch_one_row
 from shared.domain.attributes import placeholder_values
 from shared.domain.segments import measure_segments
 from shared.domain.templates import MissingAttribute, RenderingError, Template
@@ -19,28 +19,27 @@ EXAMPLE_COUNT = 5
 SAMPLE_SIZE = 100_000
 
 VALUES = placeholder_values("clients")
-CLIENTS_BY_MISSING_ATTRIBUTE = f"""
-SELECT required, count(*) FROM clients CROSS JOIN unnest(%(required)s::text[]) AS required
-WHERE NOT attributes ? required AND {AUDIENCE_CONDITION} GROUP BY 1
+# By the set of required attributes that they lack.
+CLIENTS_LACKING = f"""
+SELECT ARRAY(SELECT name FROM unnest(%(required)s::text[]) AS name WHERE NOT attributes ? name),
+    count(*)
+FROM clients WHERE NOT attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION} GROUP BY 1
 """  # noqa: S608 (constants, here and below)
-CLIENTS_MISSING_ATTRIBUTES = f"""
-SELECT count(*) FROM clients WHERE NOT attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION}
-"""  # noqa: S608
 EXAMPLES = f"""
 SELECT id, {VALUES} FROM clients
 WHERE attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION} ORDER BY id LIMIT %(examples)s
 """  # noqa: S608
-OPTED_OUT_CLIENTS = f"""
-SELECT count(*) FROM clients
+OPTED_OUT_BY_ZONE = f"""
+SELECT timezone, count(*) FROM clients
 WHERE {AUDIENCE_CONDITION} AND EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
+GROUP BY 1
 """  # noqa: S608
 # Clients who have not opted out and whose window opens before the end.
-REACHABLE = f"""
-{AUDIENCE_CONDITION} AND timezone = ANY (%(zones)s::text[])
+SAMPLE = f"""
+SELECT {VALUES} FROM clients
+WHERE id %% %(step)s = 0 AND {AUDIENCE_CONDITION} AND timezone = ANY (%(zones)s::text[])
     AND NOT EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
-"""
-REACHABLE_CLIENTS = f"SELECT count(*) FROM clients WHERE {REACHABLE}"  # noqa: S608
-SAMPLE = f"SELECT {VALUES} FROM clients WHERE id %% %(step)s = 0 AND {REACHABLE}"  # noqa: S608
+"""  # noqa: S608
 
 
 class Example(NamedTuple):
@@ -96,11 +95,11 @@ class _Sample:
 
 
 def render_for_audience(
-    template: Template, audience: Mapping[str, object], zones: Iterable[str]
+    template: Template, audience: Mapping[str, object], zones: Mapping[str, int]
 ) -> AudienceTexts:
     """Render a text for the clients that the filter values `audience` match.
 
-    `zones` are the time zones in which the window opens before the end.
+    `zones` has the number of clients in each time zone whose window opens before the end.
     """
     values = {
         **audience,
@@ -109,21 +108,26 @@ def render_for_audience(
         "examples": EXAMPLE_COUNT,
     }
     cursor = session_cursor()
-    reachable = _count(cursor, REACHABLE_CLIENTS, values)
+    cursor.execute(OPTED_OUT_BY_ZONE, values)
+    opted_out = Counter(dict(cursor.fetchall()))
+    reachable = sum(clients - opted_out[zone] for zone, clients in zones.items())
     if template.plain is not None:
         segments = reachable * measure_segments(template.plain).segments
         sample = _Sample(reachable, reachable, segments, 0, template.plain)
     else:
         sample = _render_sample(template, {**values, "step": -(-reachable // SAMPLE_SIZE) or 1})
     scale = reachable / sample.clients if sample.clients else 0.0
-    missing_attributes: list[tuple[str, int]] = []
+    lacking = 0
+    missing_attributes: Counter[str] = Counter()
     if template.required:
-        cursor.execute(CLIENTS_BY_MISSING_ATTRIBUTE, values)
-        missing_attributes = sorted(cursor.fetchall(), key=lambda row: (-row[1], row[0]))
+        cursor.execute(CLIENTS_LACKING, values)
+        for names, clients in cursor.fetchall():
+            lacking += clients
+            missing_attributes.update(dict.fromkeys(names, clients))
     return AudienceTexts(
-        opted_out=_count(cursor, OPTED_OUT_CLIENTS, values),
-        lacking=_count(cursor, CLIENTS_MISSING_ATTRIBUTES, values) if missing_attributes else 0,
-        missing_attributes=missing_attributes,
+        opted_out=opted_out.total(),
+        lacking=lacking,
+        missing_attributes=sorted(missing_attributes.items(), key=lambda item: (-item[1], item[0])),
         unfit=round(sample.unfit * scale),
         examples=_render_examples(cursor, template, values),
         longest=sample.longest,
@@ -131,12 +135,6 @@ def render_for_audience(
         segments=round(sample.segments * scale),
         exact=sample.clients == reachable,
     )
-
-
-def _count(cursor: Cursor, statement: str, values: Mapping[str, object]) -> int:
-    cursor.execute(statement, values)
-    (count,) = fetch_one_row(cursor)
-    return int(count)
 
 
 def _render_examples(

@@ -163,7 +163,8 @@ def _write_chunk(
     started = time.monotonic()
     cursor.execute(SET_PLANNER_OPTIONS)
     sizes = {"batch_size": launch.batch_size, "limit": CHUNK_RECIPIENTS}
-    values = client_range._asdict() | audience_parameters(*launch.filter) | sizes
+    audience = audience_parameters(*launch.filter, client_ids=(after, until))
+    values = client_range._asdict() | audience | sizes
     cursor.execute(WRITE_CHUNK, values | {"mailing": mailing_id})
     recipients, last_client, first_batch, last_batch = fetch_one_row(cursor)
     seconds = time.monotonic() - started
