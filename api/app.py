@@ -24,6 +24,7 @@ from api.http.bearer_auth import init_bearer_auth
 from api.http.problems import init_problems
 from api.http.request_id import init_request_ids
 from api.http.security_headers import init_security_headers
+from api.limits.request_rates import init_request_rates
 from api.mailings import message_routes as messages
 from api.mailings import routes as mailings
 from api.monitoring import health
@@ -90,7 +91,9 @@ def create_app() -> Flask:
     init_problems(app)
     init_request_ids(app)
     init_metrics(app, settings.redis_url, settings.metrics_token)
-    init_bearer_auth(app, init_tokens(app, settings.api_bootstrap_token.get_secret_value()))
+    rates = init_request_rates(app, settings)
+    authenticate = init_tokens(app, settings.api_bootstrap_token.get_secret_value())
+    init_bearer_auth(app, authenticate, rates)
     init_database(app, settings.database_url)
     init_queues(app, settings.redis_url)
     init_openapi(app)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from api.db import replace_connections
-from api.errors import ServiceError
+from api.errors import RateLimited, ServiceError
 from api.http.problems import Problem, status_code
 from shared.db.connections import TRANSIENT_ERRORS
 
@@ -47,7 +47,11 @@ def _handle_http_exception(error: HTTPException) -> HTTPException | tuple[str, i
     return _render_status(error.code)
 
 
-def _handle_problem(problem: Problem | ServiceError) -> tuple[str, int]:
+def _handle_problem(
+    problem: Problem | ServiceError,
+) -> tuple[str, int] | tuple[str, int, dict[str, str]]:
+    if isinstance(problem, RateLimited):
+        return *_render_status(429), {"Retry-After": str(problem.seconds)}
     return _render_status(problem.status if isinstance(problem, Problem) else status_code(problem))
 
 
@@ -67,6 +71,7 @@ def _render_status(status: int) -> tuple[str, int]:
             _("It has changed meanwhile. Go back and look at it as it is now."),
         ),
         413: (_("This is too large"), _("Split it into smaller parts and try again.")),
+        429: (_("Too many requests"), _("Nothing was changed. Wait a moment and try again.")),
         503: (_("This cannot be done now"), _("Nothing was changed. Try again in a moment.")),
     }
     default = (

@@ -35,6 +35,7 @@ from api.admin.auth import (
 )
 from api.audit_log.service import record_change
 from api.db import db
+from api.limits.request_rates import request_rates
 from shared.config.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -103,6 +104,7 @@ def show_sign_in() -> Response | str:
 @blueprint.post("/sign-in")
 @public
 def start_sign_in() -> Response | tuple[str, int]:
+    request_rates().count_sign_in()
     target = safe_redirect_target(request.form.get("next"))
     session.clear()
     session["next"] = target
@@ -122,6 +124,7 @@ def start_sign_in() -> Response | tuple[str, int]:
 @blueprint.get("/sign-in/callback")
 @public
 def finish_sign_in() -> Response | tuple[str, int]:
+    request_rates().count_sign_in()
     issuer = current_app.config["OIDC_ISSUER"].rstrip("/")
     try:
         client = _load_provider()

@@ -8,6 +8,7 @@ from flask import Flask, g, request
 
 from api.actor import Actor
 from api.http.problems import Forbidden, Unauthorized
+from api.limits.request_rates import RequestRates
 from shared.domain.scopes import Scope
 
 PROTECTED_PATH = "/api/v1"
@@ -25,8 +26,10 @@ def read_bearer_token() -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def init_bearer_auth(app: Flask, authenticate: Callable[[str], Actor | None]) -> None:
-    """Require a token that `authenticate` accepts, and the scope of the view."""
+def init_bearer_auth(
+    app: Flask, authenticate: Callable[[str], Actor | None], rates: RequestRates
+) -> None:
+    """Require a token that `authenticate` accepts, the scope of the view, and a permitted rate."""
 
     def require_token() -> None:
         if request.path != PROTECTED_PATH and not request.path.startswith(f"{PROTECTED_PATH}/"):
@@ -39,12 +42,14 @@ def init_bearer_auth(app: Flask, authenticate: Callable[[str], Actor | None]) ->
             )
         actor = authenticate(token)
         if actor is None:
+            rates.count_unknown_token()
             raise Unauthorized(
                 "The API token is not valid: it is unknown, expired or revoked.",
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         g.actor = actor._replace(request_id=g.request_id)
         structlog.contextvars.bind_contextvars(actor=actor.name, actor_id=actor.token_id)
+        rates.count_request(actor)
         if request.endpoint is not None:
             view = app.view_functions[request.endpoint]
             _require_scope(actor, required_scope(view, request.method))

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from api.http.bearer_auth import read_bearer_token
 from api.http.problems import Unauthorized
+from api.limits.request_rates import request_rates
 from api.monitoring.collector import FleetCollector
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -42,6 +43,7 @@ def init_metrics(app: Flask, redis_url: str, token: SecretStr | None) -> None:
 
 def _require_token(token: str) -> None:
     if not hmac.compare_digest(read_bearer_token().encode(), token.encode()):
+        request_rates().count_unknown_token()
         raise Unauthorized(
             "The metrics are behind a token (METRICS_TOKEN): Authorization: Bearer TOKEN.",
             headers={"WWW-Authenticate": "Bearer"},

@@ -253,7 +253,7 @@ def operation(
     token; None means `read` for GET and `write` otherwise. An `idempotent` view reads the header
     Idempotency-Key. `csv` is an example of a CSV file that is returned instead of JSON.
     """
-    common_problems = (422,) if public else (401, 422, 503)
+    common_problems = (422,) if public else (401, 422, 429, 503)
     body_problems = BODY_PROBLEMS if body is not None else ()
     for model in (body, response):
         if isinstance(model, type):

@@ -18,7 +18,7 @@ MEANINGS = {
     413: "The body is too large.",
     415: "The content type is not supported.",
     422: "Values break rules; `errors` lists the rules and locations.",
-    429: "The rate limit is exceeded; try again after `Retry-After` seconds.",
+    429: "Too many requests, or too much under way; try again after `Retry-After` seconds.",
     503: "Not available; try again after `Retry-After` seconds.",
 }
 EXAMPLE_ID = "6b1f0c7c4f5a4c57a0b9d5a1f0c8f7e2"
@@ -40,14 +40,29 @@ CHALLENGE = {
 RETRY_AFTER = {
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 }
-PROBLEM_HEADERS = {401: CHALLENGE, 403: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
+RATE_LIMIT = {
+    "RateLimit": {
+        "description": "What is left of the quota, and the seconds until there is more.",
+        "schema": {"type": "string", "examples": ['"token";r=0;t=1']},
+    },
+    "RateLimit-Policy": {
+        "description": "The quota, and the seconds in which it is restored.",
+        "schema": {"type": "string", "examples": ['"token";q=1000;w=5']},
+    },
+}
+PROBLEM_HEADERS = {
+    401: CHALLENGE,
+    403: CHALLENGE,
+    429: {**RETRY_AFTER, **RATE_LIMIT},
+    503: RETRY_AFTER,
+}
 
 DETAILS = {
     400: "The body is not JSON: Expecting value, line 1 column 1.",
     401: "Send an API token in the header: Authorization: Bearer TOKEN.",
     413: "The body is too large; the limit is 1 MiB.",
     415: "Send the body as JSON with the header Content-Type: application/json.",
-    429: "At most 10 test messages may be sent per minute; 2 are left now.",
+    429: "This API token sends too many requests. Try again in 1 s.",
     503: "The database is not available. Try again in a moment.",
 }
 FILE_DETAILS = {

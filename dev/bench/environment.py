@@ -82,6 +82,7 @@ class BenchEnvironment:
             "API_BIND": f"127.0.0.1:{self.api_port}",
             "API_BOOTSTRAP_TOKEN": TOKEN,
             "SECRET_KEY": TOKEN,
+            "REQUESTS_PER_SECOND": "0",
             "WEB_CONCURRENCY": str(self._api_processes),
             "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
         }

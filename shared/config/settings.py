@@ -100,6 +100,11 @@ class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
     secret_key: Annotated[SecretStr, Field(min_length=16)]
     metrics_token: Token | None = None
     test_sends_per_minute: Annotated[int, Field(ge=0, le=10_000)] = 10
+    # Limits of requests; 0 is none.
+    requests_per_second: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 200
+    request_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    sign_ins_per_minute: Annotated[int, Field(ge=0, le=10_000)] = 20
+    trusted_proxy_hops: Annotated[int, Field(ge=0, le=10)] = 0
     segment_price: (
         Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=6, allow_inf_nan=False)] | None
     ) = None

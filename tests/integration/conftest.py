@@ -16,6 +16,8 @@ from tests.support.documented_client import DocumentedClient
 
 ADMIN_URL = "http://127.0.0.1:5998"
 TOKEN = "test-0e7c4a95b3f81d62"
+# Tests call the API faster than callers may; tests/security has those of the limits.
+UNLIMITED = {"REQUESTS_PER_SECOND": "0", "SIGN_INS_PER_MINUTE": "0"}
 
 
 def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
@@ -27,6 +29,7 @@ def make_app(database_url: str, redis_url: str, **settings: str) -> Flask:
             "API_BOOTSTRAP_TOKEN": TOKEN,
             "SECRET_KEY": "test-6b1f93d8c42e7a05",
             "DEFAULT_TIMEZONE": "",
+            **UNLIMITED,
             **settings,
         }
         for name, value in values.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 
 from dev.stack.ports import free_port
-from tests.integration.conftest import TOKEN
+from tests.integration.conftest import TOKEN, UNLIMITED
 from tests.support.system import Process
 from tests.support.waiting import wait_for
 
@@ -22,6 +22,7 @@ def settings_of(database_url: str, redis_url: str) -> dict[str, str]:
         "REDIS_URL": redis_url,
         "API_BOOTSTRAP_TOKEN": TOKEN,
         "SECRET_KEY": "test-6b1f93d8c42e7a05",
+        **UNLIMITED,
         "API_BIND": f"127.0.0.1:{free_port()}",
         "WEB_CONCURRENCY": "2",
         "PYTHONUNBUFFERED": "1",

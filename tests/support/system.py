@@ -158,6 +158,9 @@ class System:
             "API_BOOTSTRAP_TOKEN": TOKEN,
             "SECRET_KEY": secrets.token_hex(16),
             "WEB_CONCURRENCY": "1",
+            # Tests call the API faster than callers may.
+            "REQUESTS_PER_SECOND": "0",
+            "SIGN_INS_PER_MINUTE": "0",
             "PYTHONUNBUFFERED": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
             "JOURNAL_DIR": str(self.directory / "journals"),

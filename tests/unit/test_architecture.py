@@ -26,7 +26,7 @@ MAX_MODULE_LINES = 330
 API_BASE = {
     *("api.actor", "api.cursors", "api.db", "api.enqueue", "api.errors", "api.idempotency"),
 }
-API_WEB = {"api.http", "api.openapi", "api.schemas"}
+API_WEB = {"api.http", "api.limits", "api.openapi", "api.schemas"}
 API_RESOURCES = {"api.clients", "api.mailings", "api.opt_outs", "api.tokens"}
 ARROWS: dict[str, set[str]] = {
     "shared.domain": set(),
@@ -63,7 +63,8 @@ ARROWS: dict[str, set[str]] = {
     "api.idempotency": {"api.actor", "api.db", "api.errors"},
     "api.cursors": set(),
     "api.schemas": {"api.cursors", "api.errors"},
-    "api.http": {*API_BASE, "api.schemas"},
+    "api.limits": {"api.actor", "api.errors"},
+    "api.http": {*API_BASE, "api.limits", "api.schemas"},
     "api.openapi": {"api.cursors", "api.errors", "api.http", "api.schemas"},
     "api.audit_log": {*API_BASE, *API_WEB},
     "api.clients": {*API_BASE, *API_WEB, "api.audit_log"},
@@ -72,7 +73,8 @@ ARROWS: dict[str, set[str]] = {
     "api.tokens": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.monitoring": {*API_BASE, *API_WEB},
     "api.cli": {*API_BASE, *API_RESOURCES, "api.schemas"},
-    "api.admin": {*API_BASE, *API_RESOURCES, "api.audit_log", "api.http"} | {"api.schemas"},
+    "api.admin": {*API_BASE, *API_RESOURCES, "api.audit_log", "api.http"}
+    | {"api.limits", "api.schemas"},
 }
 # These put the application together, so they may import everything; nothing imports them.
 ASSEMBLY = {"api", "api.app", "api.gunicorn_conf"}
