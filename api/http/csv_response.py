@@ -14,13 +14,18 @@ from typing import Any
 import structlog
 from flask import Response, stream_with_context
 
+from api.actor import current_actor
 from api.db import db
+from api.limits.concurrency import ConcurrencyLimit
 from api.schemas.responses import format_instant
 from shared.domain.spreadsheets import escape_formula
 
 log = structlog.get_logger()
 
 BOM = "\ufeff"
+
+# Of one process. An export lasts as long as its client takes to read it.
+EXPORTS = ConcurrencyLimit("exports", per_process=3, per_caller=2, retry_after=5)
 
 
 def stream_csv(
@@ -29,10 +34,16 @@ def stream_csv(
     """Respond with the rows of all pages as a file; texts in it cannot run as formulas.
 
     The first page is read at once, so that an outage then is answered with 503; a later outage
-    truncates the response, which HTTP clients detect. No connection is held between pages.
+    truncates the response, which HTTP clients detect. No connection is held between pages. Raise
+    RateLimited for too many exports at once.
     """
-    first = next(pages, ())
-    db.session.rollback()
+    leave = EXPORTS.admit(current_actor().name)
+    try:
+        first = next(pages, ())
+        db.session.rollback()
+    except BaseException:
+        leave()
+        raise
 
     def generate() -> Iterator[bytes]:
         yield (BOM if excel else "").encode() + _encode((header, *first), excel)
@@ -43,12 +54,16 @@ def stream_csv(
         except Exception as error:
             log.warning("export.broken", file=name, error_class=type(error).__name__)
             raise
+        finally:
+            leave()
 
-    return Response(
+    response = Response(
         stream_with_context(generate()),
         mimetype="text/csv",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
+    response.call_on_close(leave)  # also if the client is gone before the first byte
+    return response
 
 
 def _encode(rows: Iterable[Sequence[Any]], excel: bool) -> bytes:

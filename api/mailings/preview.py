@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from threading import Semaphore
 from typing import NamedTuple
 
 from flask import current_app
 
+from api.actor import Actor
 from api.db import database_now, session_cursor, use_one_snapshot
+from api.limits.concurrency import ConcurrencyLimit, SharedWork
 from api.mailings.schemas import NewMailing
 from api.mailings.service import draft_mailing, window_of
 from api.mailings.text_preview import AudienceTexts, render_for_audience
@@ -19,6 +22,11 @@ from shared.domain.send_windows import UnknownTimeZone, next_opening
 from shared.domain.templates import MAX_RENDERED_LENGTH, compile_template
 
 MAX_TAGS = 20
+
+# Of one process. Those that share the work of another, or wait for their turn, count as well.
+PREVIEWS = ConcurrencyLimit("previews", per_process=3, per_caller=2, retry_after=2)
+_TURNS = Semaphore(2)
+_SHARED: SharedWork["Preview"] = SharedWork()
 
 # The clients are read once; all three breakdowns are sums of the same counts.
 AUDIENCE = f"""
@@ -115,11 +123,22 @@ class Preview(NamedTuple):
         return [Share(*each) for each in self.texts.missing_attributes]
 
 
-def preview_mailing(body: NewMailing) -> Preview:
+def preview_mailing(body: NewMailing, actor: Actor) -> Preview:
     """Preview a mailing without storing it.
 
-    Must come first in its transaction. Raise InvalidFields as `create_mailing` would.
+    Previews of the same mailing at the same time share their work. Must come first in its
+    transaction. Raise InvalidFields as `create_mailing` would, RateLimited for too many at once.
     """
+    with PREVIEWS.admitting(actor.name):
+        return _SHARED.run(body.model_dump_json(), lambda: _preview_in_turn(body))
+
+
+def _preview_in_turn(body: NewMailing) -> Preview:
+    with _TURNS:
+        return _preview_mailing(body)
+
+
+def _preview_mailing(body: NewMailing) -> Preview:
     use_one_snapshot()
     now = database_now()
     mailing = draft_mailing(body, now)

@@ -171,7 +171,7 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
     Takes the body of a mailing, creates nothing, and returns whom it would reach with the clients
     as they are now, how it travels as SMS, what it costs, and whether it can finish before its end.
     """
-    return present_preview(build_preview(body))
+    return present_preview(build_preview(body, current_actor()))
 
 
 @blueprint.post("/mailings/test-send")

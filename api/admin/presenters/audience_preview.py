@@ -4,6 +4,7 @@ from typing import Any
 
 from flask_babel import gettext as _
 
+from api.actor import current_actor
 from api.admin.presenters.recipients import CLIENTS
 from api.db import fetch_all
 from api.mailings.preview import Preview, preview_mailing
@@ -16,8 +17,11 @@ MANY_SEGMENTS = 3
 
 
 def preview_for_template(body: NewMailing) -> dict[str, Any]:
-    """Preview a mailing; return the variables of `_preview_facts.html`. Raise InvalidFields."""
-    preview = preview_mailing(body)
+    """Preview a mailing; return the variables of `_preview_facts.html`.
+
+    Raise InvalidFields or RateLimited.
+    """
+    preview = preview_mailing(body, current_actor())
     sms = measure_segments(preview.longest_text)
     # Examples are shown only where personalisation changes the text.
     examples = [each for each in preview.texts.examples if each.text != body.text][:MAX_EXAMPLES]

@@ -173,32 +173,49 @@
       body: new URLSearchParams(new FormData(form)),
       headers: { "X-CSRFToken": token(), "X-Fragment": "yes" },
     })
-      .then((answer) => (answer.ok ? answer.text() : Promise.reject()))
+      .then((answer) => (answer.ok ? answer.text() : Promise.reject(answer)))
       .then(receive)
       .catch(fail || (() => {}));
   if (form) {
     const place = document.getElementById("preview");
     let timer = 0;
-    let requests = 0;
+    let busy = false;
+    let outdated = false;
     const splitList = (field) => field.value.split(/[,;]/).map((each) => each.trim()).filter(Boolean);
     const markPicked = () =>
       all("[data-pick]", place).forEach((button) => {
         const field = form.elements[button.dataset.pick];
         button.setAttribute("aria-pressed", String(splitList(field).includes(button.value)));
       });
+    const showPreview = (html) => {
+      const focused = place.contains(document.activeElement) ? document.activeElement : null;
+      place.innerHTML = html;
+      markPicked();
+      // Keep the keyboard focus on the same button of the new preview.
+      const again = focused && all("[data-pick]", place).find(
+        (each) => each.dataset.pick === focused.dataset.pick && each.value === focused.value
+      );
+      if (again) again.focus();
+    };
+    // One request at a time: a preview of a large directory takes seconds, and the API bounds them.
     const requestPreview = () => {
-      const own = ++requests;
-      postForm(form.dataset.preview, (html) => {
-        if (own !== requests) return;
-        const focused = place.contains(document.activeElement) ? document.activeElement : null;
-        place.innerHTML = html;
-        markPicked();
-        // Keep the keyboard focus on the same button of the new preview.
-        const again = focused && all("[data-pick]", place).find(
-          (each) => each.dataset.pick === focused.dataset.pick && each.value === focused.value
-        );
-        if (again) again.focus();
-      });
+      if (busy) {
+        outdated = true;
+        return;
+      }
+      busy = true;
+      outdated = false;
+      let pause = 0;
+      postForm(form.dataset.preview, (html) => outdated || showPreview(html), (answer) => {
+        if (!answer || answer.status !== 429) return;
+        outdated = true;
+        pause = 1000 * (Number(answer.headers.get("Retry-After")) || 2);
+      }).finally(() =>
+        setTimeout(() => {
+          busy = false;
+          if (outdated) requestPreview();
+        }, pause)
+      );
     };
     const update = () => {
       all("[data-shown-if]", form).forEach((section) => {
