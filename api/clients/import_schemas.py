@@ -1,5 +1,8 @@
 """Request and response schemas of imports, with their examples."""
 
+from datetime import datetime
+from typing import Literal
+
 from pydantic import ConfigDict, Field
 
 from api.schemas import examples
@@ -45,7 +48,7 @@ class ImportAnswer(ResponseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.IMPORT]})
 
     id: int
-    status: ImportStatus = Field(json_schema_extra={"enum": ["running", "finished", "failed"]})
+    status: Literal[ImportStatus.RUNNING, ImportStatus.FINISHED, ImportStatus.FAILED]
     rows_total: int
     rows_done: int
     created: int
@@ -56,8 +59,8 @@ class ImportAnswer(ResponseModel):
     attribute_columns: list[str] = Field(description="Columns of the file that are attributes.")
     ignored_columns: list[str] = Field(description="Columns of the file that were ignored.")
     failure: str | None = Field(description="Why it failed, and what to do.")
-    created_at: str = Field(json_schema_extra={"format": "date-time"})
-    finished_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    created_at: datetime
+    finished_at: datetime | None
 
 
 class ImportPage(ResponseModel):

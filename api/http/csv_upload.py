@@ -1,31 +1,56 @@
-"""Read a CSV file from the body of a request, piece by piece."""
+"""Read an uploaded CSV file, piece by piece: the body itself, or the field `file` of a form."""
 
 from collections.abc import Callable
 
 from flask import request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import ContentTooLarge
 from api.http.problems import BadRequest, UnsupportedMediaType
 
+# What a form may add to the file: boundaries, headers and small fields.
+MAX_FORM_OVERHEAD = 64 * 1024
+
 
 def csv_body_reader(limit: int) -> Callable[[int], bytes]:
-    """Return a function that reads up to n bytes of the request's body, which is a CSV file.
+    """Return a function that reads up to n bytes of the uploaded CSV file.
 
-    The body may be up to `limit` bytes, more than other bodies. Raise UnsupportedMediaType or
-    ContentTooLarge by its headers; the function raises BadRequest for a body that is cut short.
+    The file may be up to `limit` bytes, more than other bodies. Raise UnsupportedMediaType,
+    ContentTooLarge or BadRequest; the function raises BadRequest for a body that is cut short.
     """
-    if request.mimetype != "text/csv":
+    if request.mimetype not in ("text/csv", "multipart/form-data"):
         raise UnsupportedMediaType(
-            "Send the file itself as the body, with the header Content-Type: text/csv."
+            "Send the file itself as the body, with the header Content-Type: text/csv, or as the "
+            "field `file` of multipart/form-data."
         )
     if request.content_encoding not in (None, "", "identity"):
         raise UnsupportedMediaType("Send the body without a content encoding.")
-    length = request.content_length
-    if length is not None and length > limit:
-        raise ContentTooLarge(
-            f"The file is larger than {limit} bytes: split it and send the parts."
-        )
+    if request.mimetype == "multipart/form-data":
+        return _form_file_reader(limit)
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
     request.max_content_length = limit + 1  # one more, for the CSV reader to detect excess
+    return _body_reader(request.content_length)
+
+
+def _too_large(limit: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The file is larger than {limit} bytes: split it and send the parts.")
+
+
+def _form_file_reader(limit: int) -> Callable[[int], bytes]:
+    request.max_content_length = limit + MAX_FORM_OVERHEAD
+    try:
+        file = request.files.get("file")
+    except RequestEntityTooLarge:
+        raise _too_large(limit) from None
+    except OSError:
+        raise BadRequest("The body is cut short, or its chunks are malformed.") from None
+    if file is None:
+        raise BadRequest("The form has no file in a field named `file`.")
+    return file.stream.read
+
+
+def _body_reader(length: int | None) -> Callable[[int], bytes]:
     stream, received = request.stream, 0
 
     def read(n: int) -> bytes:

@@ -22,6 +22,7 @@ from api.errors import NotFound
 from api.http.bearer_auth import PROTECTED_PATH, required_scope
 from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
 from api.http.request_parsing import parse_body, parse_query
+from api.openapi.generator_rules import apply_generator_rules
 from api.openapi.links import add_links
 from api.openapi.problem_examples import (
     LOCATION,
@@ -54,8 +55,21 @@ TAGS = [
     {"name": "tokens", "description": "Tokens for calling this API."},
     {"name": "service", "description": "Probes for monitoring."},
 ]
+INFO = {
+    "description": DESCRIPTION,
+    "contact": {"name": "The operators of this installation"},
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
 BODY_PROBLEMS = (400, 413, 415)
 CSV = "text/csv"
+FILE_FORM = {
+    "description": "An uploaded file.",
+    "type": "object",
+    "properties": {
+        "file": {"description": "The CSV file.", "type": "string", "format": "binary"},
+    },
+    "required": ["file"],
+}
 # Examples of bodies and responses, by the names of their schemas.
 EXAMPLES: dict[str, list[Any]] = {}
 
@@ -113,7 +127,14 @@ class CsvUpload(RequestBase):
         return False
 
     def generate_spec(self) -> Mapping[str, Any]:
-        return {"content": {CSV: {"schema": {"type": "string"}, "example": self.example}}}
+        form = {"$ref": "#/components/schemas/FileForm"}
+        return {
+            "content": {
+                # First: several generators support the first content type alone.
+                "multipart/form-data": {"schema": form, "example": {"file": self.example}},
+                CSV: {"schema": {"type": "string"}, "example": self.example},
+            }
+        }
 
 
 def _schema_reference(model: type[BaseModel]) -> dict[str, str]:
@@ -166,12 +187,14 @@ class Spec(FlaskPydanticSpec):
 
     def _generate_spec(self) -> Mapping[str, Any]:
         document: dict[str, Any] = dict(super()._generate_spec())
-        document["info"]["description"] = DESCRIPTION
+        document["info"] |= INFO
+        document["servers"] = [{"url": "/", "description": "The server of this document."}]
         document["tags"] = TAGS  # which the library has sorted
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         schemas = document["components"]["schemas"]
         for name in [name for name in schemas if name.endswith("Query")]:
             del schemas[name]  # its fields are parameters of operations
+        schemas["FileForm"] = deepcopy(FILE_FORM)
         for name, examples in EXAMPLES.items():
             schemas[name]["examples"] = examples  # whose fields pydantic has sorted by name
         for operations in document["paths"].values():
@@ -186,6 +209,8 @@ class Spec(FlaskPydanticSpec):
             operation = document["paths"][path][method.lower()]
             if path.startswith(PROTECTED_PATH):
                 _add_security(operation, required_scope(view, method))
+            else:
+                operation["security"] = []
             if view.idempotent:
                 operation["parameters"].append(HEADER_PARAMETER)
                 for status, response in operation["responses"].items():
@@ -193,6 +218,7 @@ class Spec(FlaskPydanticSpec):
                         response["headers"] |= REPLAYED_HEADER_DESCRIPTION
             add_examples(path, operation, schemas)
         add_links(document["paths"])
+        apply_generator_rules(document)
         if self.app.config["DEFAULT_TIMEZONE"] is not None:
             client = schemas["NewClient"]
             client["required"] = [name for name in client["required"] if name != "timezone"]

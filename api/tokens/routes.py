@@ -9,7 +9,7 @@ from api.http.pagination import build_page
 from api.openapi.operation import operation
 from api.schemas.base import PageQuery
 from api.tokens import service
-from api.tokens.schemas import NewToken, NewTokenAnswer, TokenPage, present_token
+from api.tokens.schemas import CreatedToken, NewToken, TokenPage, present_token
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("tokens", __name__)
@@ -18,7 +18,7 @@ blueprint = Blueprint("tokens", __name__)
 @blueprint.post("/tokens")
 @operation(
     "tokens",
-    response=NewTokenAnswer,
+    response=CreatedToken,
     status=201,
     description="The token, with its secret: keep it, it is not shown again.",
     body=NewToken,

@@ -42,7 +42,7 @@ class TokenAnswer(ResponseModel):
     last_used_at: datetime | None
 
 
-class NewTokenAnswer(TokenAnswer):
+class CreatedToken(TokenAnswer):
     """A token with its secret, which is not shown again."""
 
     model_config = with_example(examples.NEW_TOKEN)

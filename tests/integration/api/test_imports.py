@@ -387,7 +387,7 @@ def test_a_truncated_body_changes_nothing(client: FlaskClient, database: Cursor)
         ("?tag=" + "x" * 65, "text/csv", 422),
         ("?zone=UTC", "text/csv", 422),
         ("", "application/json", 415),
-        ("", "multipart/form-data; boundary=x", 415),
+        ("", "multipart/form-data; boundary=x", 400),
     ],
 )
 def test_invalid_requests_are_rejected(
@@ -606,3 +606,25 @@ def test_old_and_abandoned_imports_are_deleted(
     assert value(database) == 0
     database.execute("DELETE FROM imports WHERE status = 'receiving' RETURNING id")
     assert database.fetchall() == [(receiving,)]
+
+
+def test_a_form_uploads_the_same_file(client: FlaskClient, database: Cursor) -> None:
+    file = (io.BytesIO(b"phone,timezone\n79419990001,UTC\n"), "clients.csv")
+    response = client.post("/api/v1/clients/import", data={"file": file})
+    assert response.status_code == 202, response.text
+    assert response.get_json()["rows_total"] == 1
+
+
+def test_a_form_without_a_file_is_rejected(client: FlaskClient, database: Cursor) -> None:
+    response = client.post("/api/v1/clients/import", data={"other": (io.BytesIO(b"x"), "x.csv")})
+    assert response.status_code == 400, response.text
+    assert "named `file`" in response.get_json()["detail"]
+
+
+def test_files_in_forms_are_limited(database_url: str, redis_url: str) -> None:
+    client = make_client(make_app(database_url, redis_url, IMPORT_MAX_BYTES="1000"))
+    for size in (1_500, 200_000):
+        file = (io.BytesIO(b"phone\n" + b"1" * size), "clients.csv")
+        response = client.post("/api/v1/clients/import", data={"file": file})
+        assert response.status_code == 413, response.text
+        assert "1000 bytes" in response.get_json()["detail"]

@@ -119,3 +119,30 @@ def test_validation_of_examples_can_fail(document: dict[str, Any]) -> None:
     (example,) = described["examples"]
     for wrong in ({**example, "colour": "red"}, {k: v for k, v in example.items() if k != "tag"}):
         assert list(validator(document, described).iter_errors(wrong))
+
+
+def schemas(part: object) -> Iterator[dict[str, Any]]:
+    """Yield every JSON object of the document."""
+    if isinstance(part, dict):
+        yield part
+        for each in part.values():
+            yield from schemas(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from schemas(each)
+
+
+def test_schemas_follow_the_rules_of_client_generators(document: dict[str, Any]) -> None:
+    components = document["components"]["schemas"]
+    assert not [name for name, schema in components.items() if "enum" in schema]
+    for schema in schemas({"paths": document["paths"], "components": components}):
+        assert schema.get("additionalProperties") is not False
+        assert not ("anyOf" in schema and "format" in schema)
+        assert not ("$ref" in schema and "enum" in schema)
+        if schema.get("type") == "integer" and "maximum" not in schema and "example" not in schema:
+            assert schema.get("format") == "int64" or schema.get("minimum") == 1, schema
+
+
+def test_probes_need_no_token(document: dict[str, Any]) -> None:
+    for where, operation in operations(document):
+        assert operation["security"] == ([{"bearer": []}] if "/api/v1/" in where else []), where
