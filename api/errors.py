@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+MAX_REPORTED_ERRORS = 100
+
 
 class FieldError(NamedTuple):
     """One invalid value of a request: a stable code, an explanation, and one of two locations."""
@@ -38,15 +40,20 @@ class ContentTooLarge(ServiceError):
 
 
 class InvalidFields(ServiceError):
-    """Values break rules; each field error says which value and which rule."""
+    """Values break rules; each field error says which value and which rule.
 
-    def __init__(self, *field_errors: FieldError) -> None:
+    The first MAX_REPORTED_ERRORS are kept. `total` counts those that were not even made.
+    """
+
+    def __init__(self, *field_errors: FieldError, total: int | None = None) -> None:
         first = field_errors[0]
         location = first.parameter or first.pointer
         detail = f"{location}: {first.detail}" if location else first.detail
-        if len(field_errors) > 1:
-            detail += f" (and {len(field_errors) - 1} more)"
-        super().__init__(detail, field_errors=field_errors)
+        if total is None:
+            total = len(field_errors)
+        if total > 1:
+            detail += f" (and {total - 1} more)"
+        super().__init__(detail, field_errors=field_errors[:MAX_REPORTED_ERRORS])
 
 
 class RateLimited(ServiceError):

@@ -101,7 +101,8 @@ def get_import(import_id: int) -> dict[str, Any]:
 def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
     """Download an import's rejected rows
 
-    The last column is the reason. The file can be corrected and imported again.
+    The first 20,000 of them; the import's `rejected_kept` says how many. The last column is the
+    reason. The file can be corrected and imported again.
     """
     found = import_service.get_import(import_id)
     columns, rows = import_service.export_rejected_rows(found, lambda error: error.detail)
@@ -114,6 +115,7 @@ def _present(found: Import) -> dict[str, Any]:
         "id": found.id,
         "status": found.status,
         **{name: getattr(found, name) for name in counts},
+        "rejected_kept": import_service.count_kept_rows(found),
         "errors": _errors(found.id) if found.rejected else [],
         "attribute_columns": found.attribute_columns,
         "ignored_columns": found.ignored_columns,

@@ -55,7 +55,10 @@ class ImportAnswer(ResponseModel):
     updated: int
     unchanged: int
     rejected: int
-    errors: list[RowError] = Field(description="The first 100 errors; rejected.csv has all.")
+    rejected_kept: int = Field(
+        description="How many rejected rows rejected.csv has: the first 20,000 at most."
+    )
+    errors: list[RowError] = Field(description="The first 100 errors; rejected.csv has more.")
     attribute_columns: list[str] = Field(description="Columns of the file that are attributes.")
     ignored_columns: list[str] = Field(description="Columns of the file that were ignored.")
     failure: str | None = Field(description="Why it failed, and what to do.")

@@ -12,6 +12,7 @@ from api.clients.import_upload import open_client_file, receive_rows
 from api.db import db
 from api.enqueue import job_queues
 from api.errors import NotFound
+from shared.client_import.merge import MAX_KEPT_REJECTED
 from shared.client_import.row_rules import COLUMNS
 from shared.db.import_models import Import, RejectedRow
 from shared.domain.statuses import ImportStatus
@@ -78,6 +79,11 @@ def list_latest_imports(limit: int) -> Sequence[Import]:
     return db.session.scalars(RECEIVED.order_by(Import.id.desc()).limit(limit)).all()
 
 
+def count_kept_rows(found: Import) -> int:
+    """Return how many of an import's rejected rows are kept; the others are only counted."""
+    return min(found.rejected, MAX_KEPT_REJECTED)
+
+
 def list_rejected_rows(import_id: int, limit: int) -> list[tuple[int, list[RejectedCell]]]:
     """Return the first rejected rows of an import: the line and its errors."""
     rows = db.session.execute(
@@ -119,10 +125,12 @@ def _iter_rejected_pages(
         )
         .where(RejectedRow.import_id == import_id)
         .order_by(RejectedRow.line)
-        .limit(REJECTED_PAGE_ROWS)
     )
-    after = 0
-    while rows := db.session.execute(page.where(RejectedRow.line > after)).all():
+    after, left = 0, MAX_KEPT_REJECTED
+    while rows := db.session.execute(
+        page.where(RejectedRow.line > after).limit(min(left, REJECTED_PAGE_ROWS))
+    ).all():
+        left -= len(rows)
         yield [
             (
                 *row[:-2],

@@ -17,7 +17,7 @@ from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.db import transaction
 from shared.client_import.csv_reader import BadFile, CsvReader, CsvRow
-from shared.client_import.merge import drop_waiting_rows, import_statement
+from shared.client_import.merge import MAX_KEPT_REJECTED, drop_waiting_rows, import_statement
 from shared.client_import.row_rules import (
     COLUMN_NAMES,
     COLUMNS,
@@ -135,7 +135,9 @@ class _RowReceiver:
         self._reader = reader
         self._parser = parser
         self._accepted: list[str] = []
+        # Of rejected rows, the first are kept as COPY text; all since the last flush are counted.
         self._rejected: list[str] = []
+        self._rejected_rows = self._kept_rows = 0
         # Cells parsed earlier: the cell as given → its COPY text.
         self._codes: dict[str, str] = {}
         self._tags: dict[str, str] = {}
@@ -144,7 +146,7 @@ class _RowReceiver:
     def run(self, report_progress: Callable[[], object]) -> None:
         flushed = time.monotonic()
         for _ in self._parse_rows():
-            waiting = len(self._accepted) + len(self._rejected)
+            waiting = len(self._accepted) + self._rejected_rows
             if waiting >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_SECONDS:
                 self._flush()
                 flushed = time.monotonic()
@@ -228,6 +230,10 @@ class _RowReceiver:
     def _reject(
         self, line: int, given: Sequence[str], extra: Mapping[str, str], faults: list[CellError]
     ) -> None:
+        self._rejected_rows += 1
+        if self._kept_rows == MAX_KEPT_REJECTED:
+            return
+        self._kept_rows += 1
         kept = {name: cell[:MAX_REJECTED_CELL] for name, cell in extra.items()}
         cells = (cell[:MAX_REJECTED_CELL].translate(COPY_ESCAPES) for cell in given)
         errors = orjson.dumps([list(fault) for fault in faults]).decode().translate(COPY_ESCAPES)
@@ -236,7 +242,8 @@ class _RowReceiver:
         )
 
     def _flush(self) -> None:
-        rows = {"rows": len(self._accepted) + len(self._rejected), "rejected": len(self._rejected)}
+        rejected = self._rejected_rows
+        rows = {"rows": len(self._accepted) + rejected, "rejected": rejected}
         with transaction() as cursor:
             cursor.execute(ADD_PROGRESS, rows | {"import": self._import_id})
             if not cursor.rowcount:
@@ -248,3 +255,4 @@ class _RowReceiver:
                 cursor.copy_expert(COPY_REJECTED, BytesIO("".join(self._rejected).encode()))
         self._accepted.clear()
         self._rejected.clear()
+        self._rejected_rows = 0

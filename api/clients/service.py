@@ -28,6 +28,8 @@ NO_CLIENT = "There is no such client."
 FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 EXPORT_COLUMNS = ("id", "phone", "operator_code", "tag", "timezone", "created_at", "updated_at")
 EXPORT_PAGE_ROWS = 5_000
+# A file with a column for each of thousands of names would be far larger than its data.
+MAX_EXPORTED_ATTRIBUTES = 200
 
 # Creating and getting a client are the most frequent requests. Each is one prepared statement on an
 # autocommit connection: a single round trip, without the session.
@@ -142,11 +144,17 @@ def export_clients(
 ) -> tuple[Sequence[str], Iterator[list[tuple[Any, ...]]]]:
     """Return the columns of a file of all found clients, and its rows in pages, by id.
 
-    Each attribute among these clients is a column.
+    The MAX_EXPORTED_ATTRIBUTES most frequent attributes among these clients are columns.
     """
-    names = select(func.jsonb_object_keys(Client.attributes)).distinct()
-    found = db.session.scalars(names.where(Client.attributes != {}, *search.conditions()))
-    attributes = sorted(found)
+    name = func.jsonb_object_keys(Client.attributes).label("name")
+    names = select(name).where(Client.attributes != {}, *search.conditions()).subquery()
+    most_frequent = (
+        select(names.c.name)
+        .group_by(names.c.name)
+        .order_by(func.count().desc(), names.c.name)
+        .limit(MAX_EXPORTED_ATTRIBUTES)
+    )
+    attributes = sorted(db.session.scalars(most_frequent))
     return (*EXPORT_COLUMNS, *attributes), _iter_export_pages(search, attributes)
 
 

@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api.errors import FieldError, InvalidFields
+from api.errors import MAX_REPORTED_ERRORS, FieldError, InvalidFields
+from api.http.excess_members import drop_excess_members
 from api.http.problems import BadRequest, UnsupportedMediaType
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -47,7 +49,9 @@ def parse_query(request: Request, schema: type[Schema]) -> Schema:
 
 def parse_body(request: Request, schema: type[Schema], context: dict[str, Any]) -> Schema:
     """Validate the JSON body; validators of the schema get `context`."""
-    return _validate(_read_json(request), schema, _pointer, context=context)
+    document = _read_json(request)
+    dropped = drop_excess_members(document, _field_names(schema))
+    return _validate(document, schema, _pointer, context=context, dropped=dropped)
 
 
 def discard_body(request: Request, limit: int = MAX_DISCARDED_BYTES) -> None:
@@ -65,18 +69,33 @@ def _validate(
     *,
     context: dict[str, Any] | None = None,
     errors: Iterable[FieldError] = (),
+    dropped: int = 0,
 ) -> Schema:
-    unstorable = _find_unstorable(document)
-    errors = [*errors, *(FieldError(UNSTORABLE, "unstorable", **locate(p)) for p in unstorable)]
+    unstorable = list(_find_unstorable(document))
+    reported = unstorable[:MAX_REPORTED_ERRORS]
+    errors = [*errors, *(FieldError(UNSTORABLE, "unstorable", **locate(p)) for p in reported)]
     if errors:
-        raise InvalidFields(*errors)
+        raise InvalidFields(*errors, total=len(errors) + len(unstorable) - len(reported))
     try:
-        return schema.model_validate(document, context=context)
+        validated = schema.model_validate(document, context=context)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
-        raise InvalidFields(
-            *(FieldError(_detail(each), each["type"], **locate(each["loc"])) for each in found)
-        ) from None
+        reported_errors = (
+            FieldError(_detail(each), each["type"], **locate(each["loc"]))
+            for each in found[:MAX_REPORTED_ERRORS]
+        )
+        raise InvalidFields(*reported_errors, total=len(found) + dropped) from None
+    if dropped:
+        raise InvalidFields(FieldError("has too many members", "too_many_members", pointer=""))
+    return validated
+
+
+@cache
+def _field_names(schema: type[BaseModel]) -> frozenset[str]:
+    """Return the names of all fields in the schema, those of nested objects too."""
+    document = schema.model_json_schema()
+    parts = [document, *document.get("$defs", {}).values()]
+    return frozenset(name for part in parts for name in part.get("properties", {}))
 
 
 def _read_json(request: Request) -> Any:

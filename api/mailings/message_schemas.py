@@ -67,11 +67,11 @@ class AttemptAnswer(ResponseModel):
 
 
 class MessageDetails(MessageAnswer):
-    """A message with every attempt."""
+    """A message with its attempts."""
 
     model_config = with_example({**examples.MESSAGE, "attempt_log": [examples.ATTEMPT]})
 
-    attempt_log: list[AttemptAnswer]
+    attempt_log: list[AttemptAnswer] = Field(description="The latest 500, the earliest first.")
 
 
 class Counts(ResponseModel):

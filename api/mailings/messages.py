@@ -57,10 +57,15 @@ WHERE id = :message_id AND mailing_id = (
 )
 """)  # noqa: S608 (constants)
 
-ATTEMPTS = text("""
-SELECT at, outcome, reason, http_status, latency_ms, excerpt FROM attempts
-WHERE mailing_id = :mailing_id AND message_id = :message_id ORDER BY at
-""")
+# A message that is retried again and again has any number of attempts; the latest are listed.
+MAX_LISTED_ATTEMPTS = 500
+ATTEMPTS = text(f"""
+SELECT * FROM (
+    SELECT at, outcome, reason, http_status, latency_ms, excerpt FROM attempts
+    WHERE mailing_id = :mailing_id AND message_id = :message_id
+    ORDER BY at DESC LIMIT {MAX_LISTED_ATTEMPTS}
+) latest ORDER BY at
+""")  # noqa: S608 (a constant)
 
 # Looks into the newest mailings first, a limited number per page: each costs one index probe.
 MAILINGS_PER_PAGE = 2_000
@@ -141,7 +146,7 @@ def _build_page(
 
 
 def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a message and its attempts, the earliest first, or raise NotFound."""
+    """Return a message and its latest attempts, the earliest first, or raise NotFound."""
     found = fetch_all(BY_ID, message_id=message_id)
     if not found:
         raise NotFound("There is no such message.")

@@ -104,6 +104,7 @@ IMPORT: dict[str, Any] = {
     "updated": 60,
     "unchanged": 39,
     "rejected": 1,
+    "rejected_kept": 1,
     "errors": [
         {
             "line": 17,

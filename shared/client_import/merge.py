@@ -18,6 +18,9 @@ from shared.db.rows import fetch_one_row
 
 CHUNK_ROWS = 10_000
 
+# Rejected rows of an import that are kept, with their errors; further ones are only counted.
+MAX_KEPT_REJECTED = 20_000
+
 # An import with more rows has two parts.
 PART_ROWS = 50_000
 
@@ -73,6 +76,11 @@ INSERT = f"""
             format('phone is given again in line %%s, and the last one wins', again),
             'repeated', again))
     FROM rows WHERE again IS NOT NULL
+    ORDER BY line LIMIT (
+        SELECT greatest(0, %(max_kept)s - count(*)) FROM (
+            SELECT FROM rejected_rows WHERE import_id = %(import)s LIMIT %(max_kept)s
+        ) kept
+    )
     ON CONFLICT DO NOTHING
 ), fresh AS MATERIALIZED (
     SELECT nextval('clients_id_seq') AS id, sorted.* FROM (
@@ -190,6 +198,7 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
         "after": after,
         "until": until,
         "default_timezone": default_timezone,
+        "max_kept": MAX_KEPT_REJECTED,
     }
     merged = _merge(cursor, import_id, values)
     cursor.execute(ADVANCE_PART, values)

@@ -38,7 +38,14 @@ SELECT m.id, m.name, m.text, m.status, m.start_at, m.end_at, m.started_at, m.fin
 FROM mailings m {COUNTS_JOIN}
 WHERE m.deleted_at IS NULL
 """  # noqa: S608 (constants)
-UNSETTLED = text(f"{MAILINGS_WITH_PARTS} AND NOT m.settled ORDER BY m.id")
+# Of very many, those that run, and then the newest.
+MAX_LIVE_MAILINGS = 500
+UNSETTLED = text(f"""
+{MAILINGS_WITH_PARTS} AND m.id IN (
+    SELECT id FROM mailings WHERE NOT settled AND deleted_at IS NULL
+    ORDER BY status = 'running' DESC, id DESC LIMIT {MAX_LIVE_MAILINGS}
+) ORDER BY m.id
+""")  # noqa: S608 (constants)
 INSTANTS = ("start_at", "end_at", "started_at", "finished_at")
 
 

@@ -86,6 +86,7 @@ def show_import(import_id: int) -> str:
         "admin/import_progress.html",
         each=found,
         errors=[(error, describe_cell_error(error)) for error in errors],
+        kept=import_service.count_kept_rows(found),
     )
 
 

@@ -35,6 +35,8 @@ blueprint = Blueprint("mailing_editor", __name__)
 
 # The form's field that shows the errors of a schema's field.
 SHOWN_AT = {"start": "window", "end": "window", "from": "window", "to": "window"}
+# More mailings than can be excluded; further ones are not shown as choices.
+MAX_CHOSEN = 50
 # Mailings whose recipients can be excluded: the chosen ones first, then the newest with recipients.
 EXCLUDABLE = text("""
 SELECT id, name, text, started_at, audience FROM mailings
@@ -201,7 +203,7 @@ def _render_form(
     test: TestOutcome | None = None,
 ) -> str:
     shown = {SHOWN_AT.get(name, name): message for name, message in (errors or {}).items()}
-    ids = map(read_id, split_list(fields["exclude_mailing_ids"]))
+    ids = map(read_id, split_list(fields["exclude_mailing_ids"])[:MAX_CHOSEN])
     chosen = [mailing_id for mailing_id in ids if mailing_id is not None]
     recent = fetch_all(EXCLUDABLE, chosen=chosen)
     return render_template(

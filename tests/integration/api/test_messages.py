@@ -112,6 +112,23 @@ def test_every_message_is_listed_once_and_in_order(
     assert list_ids(client, f"{launched.url}/messages", **query) == expected
 
 
+def test_the_latest_attempts_of_a_message_are_listed(
+    client: FlaskClient, launched: LaunchedMailing, database: Cursor
+) -> None:
+    (message_id,) = launched.add_batch("failed")
+    database.execute(
+        """
+        INSERT INTO attempts
+            (mailing_id, message_id, at, outcome, reason, latency_ms, excerpt, phone, text)
+        SELECT %s, %s, now() - n * interval '1 second', 'declined', n::text, 1, '', 7916, 'x'
+        FROM generate_series(1, 600) n
+        """,
+        (launched.id, message_id),
+    )
+    log = client.get(f"/api/v1/messages/{message_id}").get_json()["attempt_log"]
+    assert [each["reason"] for each in log] == [str(n) for n in range(500, 0, -1)]
+
+
 def test_a_message_is_found_by_its_id(
     client: FlaskClient, launched: LaunchedMailing, database: Cursor
 ) -> None:
