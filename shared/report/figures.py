@@ -4,13 +4,13 @@ They come from `minutes`, the net changes of each status by minute, so over all 
 a mailing's counts. A failed message that is retried counts negative.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.mailing_counts import COUNTS_JOIN
-from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import Window, make_window, next_due
 from shared.report.days import day_bounds
 
@@ -33,28 +33,49 @@ ENDED = """
 SELECT mailing_id, sum(count) FROM minutes
 WHERE mailing_id = ANY (%(ids)s) AND minute < %(until)s GROUP BY 1
 """
-MADE = "SELECT DISTINCT timezone, created_at FROM batches WHERE mailing_id = %s"
+WINDOWED = """
+SELECT DISTINCT mailing_id, timezone, created_at FROM batches WHERE mailing_id = ANY (%(ids)s)
+"""
 # From when a message could be sent (its batch exists, its window is open) until it was accepted.
+# Waits are counted in tenths of a second batch by batch, as the few different ones of each are
+# quickly sorted. Sorting those of a mailing of millions spills to disk, and a join of all messages
+# with all batches is planned badly, since PostgreSQL does not know that a batch has one mailing.
 WAITS = """
-SELECT percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
-    ORDER BY extract(epoch FROM greatest(m.sent_at - d.due, interval '0'))::float8)
-FROM messages m
-JOIN batches b ON b.mailing_id = m.mailing_id AND b.id = m.batch_id
-JOIN unnest(%(zones)s::text[], %(made)s::timestamptz[], %(dues)s::timestamptz[])
-    AS d (timezone, created_at, due) ON d.timezone = b.timezone AND d.created_at = b.created_at
-WHERE m.mailing_id = %(mailing)s AND b.mailing_id = %(mailing)s
-    AND m.sent_at >= %(since)s AND m.sent_at < %(until)s
+WITH waits AS (
+    SELECT b.mailing_id, tenths, sum(messages) AS messages
+    FROM batches b LEFT JOIN unnest(%(windowed)s::bigint[], %(zones)s::text[],
+        %(made)s::timestamptz[], %(dues)s::timestamptz[])
+        AS d (mailing_id, timezone, created_at, due) USING (mailing_id, timezone, created_at)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS messages, greatest(
+            0, round(10 * date_part('epoch', m.sent_at - coalesce(d.due, b.created_at)))) AS tenths
+        FROM messages m
+        WHERE m.mailing_id = b.mailing_id AND m.id BETWEEN b.first_id AND b.last_id
+            AND m.batch_id = b.id AND m.sent_at >= %(since)s AND m.sent_at < %(until)s
+        GROUP BY 2
+    ) AS counted
+    WHERE b.mailing_id = ANY (%(ids)s) AND b.sent > 0
+    GROUP BY 1, 2
+), ranked AS (
+    SELECT mailing_id, tenths, sum(messages) OVER (PARTITION BY mailing_id ORDER BY tenths) AS n,
+        sum(messages) OVER (PARTITION BY mailing_id) AS total
+    FROM waits
+)
+SELECT mailing_id, min(tenths) FILTER (WHERE n >= 0.5 * total) / 10,
+    min(tenths) FILTER (WHERE n >= 0.95 * total) / 10
+FROM ranked GROUP BY 1
 """
 # A message failed at its last attempt; one that could not be rendered has none.
 REASONS = """
 SELECT m.reason, count(*) FROM batches b JOIN messages m ON m.mailing_id = b.mailing_id
     AND m.id BETWEEN b.first_id AND b.last_id AND m.batch_id = b.id
-CROSS JOIN LATERAL (
-    SELECT coalesce(max(at), m.created_at) AS at FROM attempts
-    WHERE mailing_id = %(mailing)s AND message_id = m.id
-) a
-WHERE b.mailing_id = %(mailing)s AND m.mailing_id = %(mailing)s
-    AND b.failed > 0 AND m.status = 'failed' AND a.at >= %(since)s AND a.at < %(until)s
+LEFT JOIN (
+    SELECT mailing_id, message_id, max(at) AS at FROM attempts
+    WHERE mailing_id = ANY (%(ids)s) AND at >= %(since)s GROUP BY 1, 2
+) a ON a.mailing_id = m.mailing_id AND a.message_id = m.id
+WHERE b.mailing_id = ANY (%(ids)s) AND m.mailing_id = ANY (%(ids)s)
+    AND b.failed > 0 AND m.status = 'failed'
+    AND coalesce(a.at, m.created_at) >= %(since)s AND coalesce(a.at, m.created_at) < %(until)s
 GROUP BY 1
 """
 OPENINGS = """
@@ -168,8 +189,9 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
     cursor.execute(ENDED, {"ids": [row[0] for row in rows], **span})
     ended = {mailing_id: int(n) for mailing_id, n in cursor.fetchall()}
     result = DayFigures(day, zone, [])
-    reasons: dict[str, int] = {}
+    windows: dict[int, Window | None] = {}
     for id_, name, text, start, end, status, audience, opens, closes, gone, doubt in rows:
+        windows[id_] = make_window(opens, closes)
         mailing = MailingDay(
             id_,
             name,
@@ -183,15 +205,15 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
             pending=audience - ended.get(id_, 0),
             in_doubt=doubt,
         )
-        if mailing.sent > 0:
-            window = make_window(opens, closes)
-            mailing.median, mailing.p95 = _read_waits(cursor, id_, window, span)
-        if mailing.failed > 0:
-            cursor.execute(REASONS, {"mailing": id_, **span})
-            for reason, n in cursor.fetchall():
-                reasons[reason or ""] = reasons.get(reason or "", 0) + n
         result.mailings.append(mailing)
-    result.reasons = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:MAX_REASONS]
+    sent = {mailing.id: windows[mailing.id] for mailing in result.mailings if mailing.sent > 0}
+    waits = _read_waits(cursor, sent, span)
+    for mailing in result.mailings:
+        mailing.median, mailing.p95 = waits.get(mailing.id, (None, None))
+    failed = [mailing.id for mailing in result.mailings if mailing.failed > 0]
+    cursor.execute(REASONS, {"ids": failed, **span})
+    reasons = [(reason or "", n) for reason, n in cursor.fetchall()]
+    result.reasons = sorted(reasons, key=lambda item: (-item[1], item[0]))[:MAX_REASONS]
     cursor.execute(OPENINGS, span)
     result.openings = [(reason, int(n)) for reason, n in cursor.fetchall()]
     cursor.execute(LATE)
@@ -200,17 +222,20 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
 
 
 def _read_waits(
-    cursor: Cursor, mailing_id: int, window: Window | None, span: dict[str, datetime]
-) -> tuple[float | None, float | None]:
-    """Return median and 95th percentile of the seconds from due to accepted."""
-    cursor.execute(MADE, (mailing_id,))
+    cursor: Cursor, windows: Mapping[int, Window | None], span: Mapping[str, datetime]
+) -> dict[int, tuple[float, float]]:
+    """Return median and 95th percentile of the seconds from due to accepted by mailing.
+
+    `windows` has the mailings to read, with their windows.
+    """
+    cursor.execute(WINDOWED, {"ids": [id_ for id_, window in windows.items() if window]})
     made = cursor.fetchall()
     values = {
-        "zones": [zone for zone, _ in made],
-        "made": [at for _, at in made],
-        "dues": [next_due(window, zone, at) for zone, at in made],
-        "mailing": mailing_id,
+        "ids": list(windows),
+        "windowed": [id_ for id_, _, _ in made],
+        "zones": [zone for _, zone, _ in made],
+        "made": [at for _, _, at in made],
+        "dues": [next_due(windows[id_], zone, at) for id_, zone, at in made],
     }
-    cursor.execute(WAITS, values | span)
-    (waits,) = fetch_one_row(cursor)
-    return (waits[0], waits[1]) if waits else (None, None)
+    cursor.execute(WAITS, values | dict(span))
+    return {id_: (median, p95) for id_, median, p95 in cursor.fetchall()}

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import psycopg2.extensions
 import pytest
 from click.testing import Result
 
@@ -20,6 +22,7 @@ from shared.config.settings import ReportSettings, WorkerSettings
 from shared.report import mail as mail_module
 from shared.report.daily import DayNotOver, find_due_days, read_figures, send_report
 from shared.report.figures import COUNTED_STATUSES as STATES
+from shared.report.figures import read_day_figures
 from tests.integration.conftest import make_app
 from tests.support.fleet import Fleet, rejected
 from tests.support.mail_server import MailServer
@@ -166,6 +169,59 @@ def test_figures_equal_counts_of_messages(fleet: Fleet, today: date) -> None:
             assert expired not in by_id
             assert not found.reasons
     assert sums == {state: fleet.count_statuses(long).get(state, 0) for state in STATES}
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_waits_are_the_percentiles_of_each_mailing(fleet: Fleet, today: date, window: bool) -> None:
+    """With a window, a message waits from the window's opening, which was half an hour later."""
+    mailings = {fleet.add_launched_mailing(100): scale for scale in (1, 7)}
+    for mailing_id, scale in mailings.items():
+        accept_messages(fleet, mailing_id, *(4000 - scale * n for n in range(1, 101)))
+        fleet.query(
+            "UPDATE batches SET created_at = now() - interval '4000 seconds' WHERE mailing_id = %s",
+            mailing_id,
+        )
+        if window:
+            fleet.query(
+                """
+                UPDATE batches SET created_at = created_at - interval '30 minutes'
+                WHERE mailing_id = %(id)s;
+                UPDATE mailings SET window_from = at, window_to = at + interval '2 hours'
+                FROM (SELECT (now() - interval '4000 seconds') AT TIME ZONE 'Europe/Moscow' AS at)
+                WHERE id = %(id)s
+                """.replace("%(id)s", str(mailing_id))
+            )
+    with fleet.db.transaction() as cursor:
+        figures = read_day_figures(cursor, today, ZONE)
+    for mailing in figures.mailings:
+        if mailing.id in mailings:
+            scale = mailings[mailing.id]
+            assert mailing.median == pytest.approx(50 * scale, abs=1)
+            assert mailing.p95 == pytest.approx(95 * scale, abs=1)
+
+
+class CountingCursor(psycopg2.extensions.cursor):
+    """Counts the statements that it executes."""
+
+    statements = 0
+
+    def execute(self, *args: Any) -> None:
+        self.statements += 1
+        super().execute(*args)
+
+
+def test_figures_take_the_same_statements_for_many_mailings(fleet: Fleet, today: date) -> None:
+    counts = []
+    for _ in range(3):
+        for window in ({}, {"window_from": "00:00", "window_to": "23:59"}):
+            mailing_id = fleet.add_launched_mailing(3, **window)
+            fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
+            worker = fleet.claim_batch(mailing_id)
+            worker.finish(worker.ids[:2], [rejected(worker.ids[2])])
+        cursor = CountingCursor(fleet.connection)
+        assert len(read_day_figures(cursor, today, ZONE).mailings) >= 2
+        counts.append(cursor.statements)
+    assert len(set(counts)) == 1
 
 
 def record_outage() -> list[str]:
