@@ -91,6 +91,17 @@ ALL_METRICS = (
     ),
     Metric("notification_workers", "gauge", "Worker processes.", ("queue", "state")),
     Metric("notification_sweep_age_seconds", "gauge", "Seconds since the end of the last sweep."),
+    Metric(
+        "notification_token_expiry_timestamp_seconds",
+        "gauge",
+        "When the provider's token (a JWT) expires; missing if it states no end.",
+    ),
+    Metric(
+        "notification_token_renewal_timestamp_seconds",
+        "gauge",
+        "From when on the provider's token should be renewed: a tenth of its validity, at most a "
+        "week, before its end.",
+    ),
     # About /metrics itself
     Metric(
         "notification_source_up",
@@ -115,6 +126,10 @@ COUNTERS_KEY = "notification:metrics"
 # A hash of sending workers: name → "at in_flight rate_used rate_limit"; at: seconds since 1970.
 SENDERS_KEY = "notification:metrics:senders"
 SENDER_STALE_SECONDS = 10.0
+# When the provider's token expires and when to renew it, in seconds since 1970: "expires renew".
+# Stored by each sweep if the token is a JWT with an end.
+TOKEN_KEY = "notification:token"  # noqa: S105 (the name of a key)
+TOKEN_KEY_SECONDS = 60
 # The end of the last sweep, in seconds since 1970.
 SWEPT_KEY = "notification:metrics:swept"
 # The breaker's state, and the time until which the provider asked to wait.

@@ -26,7 +26,7 @@ def main(role: str) -> None:
     log_config.configure_logging(role, settings.log_level, settings.log_format)
     log_start(settings.database_url, settings.redis_url, provider=settings.provider_url)
     connection = patient_client(settings.redis_url, stopping, touch_heartbeat)
-    WorkerContext.settings = settings
+    WorkerContext.use_settings(settings)
     WorkerContext.worker = FleetWorker(role, connection, settings.redis_url)
     WorkerContext.worker.install_signal_handlers()
     wait_for_database(settings.database_url, stopping, touch_heartbeat)

@@ -1,5 +1,6 @@
 """The jobs that RQ runs: launch, dispatch and maintenance with this process's settings."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from worker.maintenance.zone_rules import apply_zone_rules
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.rate_limiter import RateLimiter
 from worker.provider.redis_client import FailFastRedis, sending_loop_client
+from worker.provider.token import ProviderToken
+from worker.runtime.clock import boottime
 from worker.runtime.database import Database, DatabaseError
 from worker.runtime.rq_worker import FleetWorker, stopping
 
@@ -41,6 +44,7 @@ class WorkerContext:
     """What the jobs of this process share; set by the entry point before the first job."""
 
     settings: WorkerSettings
+    token: ProviderToken
     worker: FleetWorker
     journals: JournalRecovery | None = None
     # By the monotonic clock: when to look for old partitions, for days whose report is due, and for
@@ -50,9 +54,21 @@ class WorkerContext:
     next_zone_rules_at = 0.0
 
     @classmethod
+    def use_settings(cls, settings: WorkerSettings) -> None:
+        cls.settings = settings
+        cls.token = ProviderToken.from_settings(settings.provider_token, os.environ)
+
+    @classmethod
     def queues(cls) -> Queues:
         """Return queues that do not wait for Redis: a job holds locks, and the sweep repairs."""
         return _queues(cls.settings.redis_url)
+
+    @classmethod
+    def current_token(cls) -> ProviderToken:
+        """Return the provider's token, read again if its file has changed."""
+        cls.token.refresh(boottime())
+        cls.token.remind(boottime())
+        return cls.token
 
     @classmethod
     def start_journals(cls, folder: Path) -> None:
@@ -107,15 +123,15 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
 def dispatch(mailing_id: int, request_id: str | None = None) -> None:
     """Send every due message of every mailing; the given mailing is only a hint."""
     settings = WorkerContext.settings
+    token = WorkerContext.current_token()
     redis = FailFastRedis(sending_loop_client(settings.redis_url))
     db = Database(settings.database_url, "notification-dispatch")
     with _job_context("dispatch"), _open_journal(db) as journal:
         Dispatcher(
             settings,
+            token,
             db,
-            CircuitBreaker(
-                redis, settings.provider_timeout + 2, settings.provider_token.get_secret_value()
-            ),
+            CircuitBreaker(redis, settings.provider_timeout + 2, token.value),
             RateLimiter(redis, settings.provider_rate),
             DispatchCounters(sending_loop_client(settings.redis_url), settings.provider_rate),
             stopping,
@@ -149,7 +165,8 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
 
 def send_test(test_id: int, request_id: str | None = None) -> None:
     """Start a test send, without waiting for it."""
-    start_test_send(WorkerContext.settings, test_id, request_id)
+    token = WorkerContext.current_token().value
+    start_test_send(WorkerContext.settings, token, test_id, request_id)
 
 
 def send_daily_report(day: str, request_id: str | None = None) -> None:
@@ -176,3 +193,4 @@ def sweep() -> None:
                 apply_zone_rules(_database(0), RULES_VERSION)
         sweep_mailings(_database(0), queues, settings.lease_seconds)
         queues.record_sweep()
+        WorkerContext.current_token().publish(queues.connection)

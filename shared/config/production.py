@@ -102,7 +102,7 @@ def estimate_bits(secret: str) -> float:
 
 def _drop_sequences(text: str) -> Iterable[str]:
     """Yield the characters that do not continue a run with the same step of -1, 0 or 1."""
-    step = None
+    step: int | None = None
     for previous, character in zip(" " + text, text, strict=False):
         last, step = step, ord(character) - ord(previous)
         if step != last or abs(step) > 1:

@@ -31,7 +31,7 @@ def read_secret_files(
 ) -> dict[str, str]:
     """Return the values of the fields for which the environment names a file."""
     return {
-        name: _read_file(name.upper(), environment)
+        name: _read_named_file(name.upper(), environment)
         for name, field in fields.items()
         if accepts_secret_file(name, field) and environment.get(name.upper() + FILE_SUFFIX)
     }
@@ -43,13 +43,17 @@ def _nested_types(annotation: Any) -> Iterable[Any]:
         yield from _nested_types(inner)
 
 
-def _read_file(name: str, environment: Mapping[str, str]) -> str:
+def _read_named_file(name: str, environment: Mapping[str, str]) -> str:
     variable = name + FILE_SUFFIX
     if environment.get(name):
         raise UnreadableSecretFile(
             f"settings {name} and {variable}: both are set; give one of them"
         )
-    path = Path(environment[variable])
+    return read_secret_file(variable, Path(environment[variable]))
+
+
+def read_secret_file(variable: str, path: Path) -> str:
+    """Return a secret without the newline at its end. Raise UnreadableSecretFile."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SECRET_BYTES + 1)

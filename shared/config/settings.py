@@ -61,7 +61,6 @@ class FleetSettings(Settings):
     So a mistake shows when the API starts, and not when a worker is first needed.
     """
 
-    provider_url: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
     provider_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
     provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
     provider_rate: Annotated[float, Field(ge=0.01, le=1_000_000, allow_inf_nan=False)] | None = None
@@ -96,6 +95,7 @@ class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
 
     api_bind: Annotated[str, AfterValidator(checks.check_bind)] = "127.0.0.1:8000"
     web_concurrency: Annotated[int, Field(ge=1, le=256)] = 2
+    provider_url: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
     api_bootstrap_token: Token
     secret_key: Annotated[SecretStr, Field(min_length=16)]
     metrics_token: Token | None = None
@@ -159,8 +159,8 @@ def load_settings(kind: type[S]) -> S:
         else:
             problem = first["msg"].removeprefix("Value error, ")
         sys.exit(f"setting {name}: {problem} (docs/configuration.md lists every setting)")
-    if (problem := find_unsuitable_secrets(dict(settings), os.environ)) is not None:
-        sys.exit(problem)
+    if (refusal := find_unsuitable_secrets(dict(settings), os.environ)) is not None:
+        sys.exit(refusal)
     values = [value for _, value in settings]
     register_secrets(v.get_secret_value() for v in values if isinstance(v, SecretStr))
     register_secrets(v for v in values if isinstance(v, str) and "://" in v)

@@ -50,6 +50,11 @@ EVENTS = {
     "journal.unavailable": "A dispatcher has no journal (`error`): it sends without.",
     # The provider
     "provider.throttled": "The provider asked to wait; all workers do, for `seconds`.",
+    "provider.token_replaced": "The provider's token was read again from its file; `expires_at`.",
+    "provider.token_expiring": "The provider's token is due for renewal, or has expired: "
+    "`expires_at`, `seconds` left. Logged once an hour.",
+    "provider.token_unreadable": "The file of the provider's token cannot be used (`error`); the "
+    "token read before is.",
     "breaker.opened": "The provider has problems (`reason`): nothing is sent for `wait` s.",
     "breaker.probing": "A few messages are sent to test whether the provider has recovered.",
     "breaker.closed": "The provider has recovered.",

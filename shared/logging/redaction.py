@@ -43,6 +43,12 @@ def register_secrets(values: Iterable[str]) -> None:
                 _secrets.append(form)
 
 
+def forget_secret(value: str) -> None:
+    """Stop redacting a value that is no secret any more, so that the list does not grow."""
+    if value in _secrets:
+        _secrets.remove(value)
+
+
 def redact(value: Any) -> Any:
     """Return the value with its strings redacted, also in nested dicts and lists."""
     if isinstance(value, str):

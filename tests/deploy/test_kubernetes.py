@@ -28,6 +28,8 @@ from tests.support.cluster import (
     files,
     is_ours,
     read,
+    volumes,
+    with_own_secrets,
     workloads,
 )
 from tests.support.cluster import title as title_of
@@ -90,7 +92,7 @@ def test_the_folder_contains_only_files_that_apply_reads() -> None:
 def routes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Return the routes of the API with the settings of the manifests."""
     [container] = [c for c in containers(workload("api")) if c["name"] == "api"]
-    for name, value in environment(DOCUMENTS, container).items():
+    for name, value in with_own_secrets(environment(DOCUMENTS, container)).items():
         monkeypatch.setenv(name, value)
     return {str(rule) for rule in create_app().url_map.iter_rules()}
 
@@ -130,16 +132,20 @@ def test_processes_start_with_the_environment_of_their_manifest(
     name: str, container: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = next(c for c in containers(find(DOCUMENTS, name)) if c["name"] == container)
+    given = environment(DOCUMENTS, found, volumes(find(DOCUMENTS, name)))
     for setting in rules.ALL_SETTINGS:
         monkeypatch.delenv(setting, raising=False)
-    for setting, value in environment(DOCUMENTS, found).items():
+    for setting, value in with_own_secrets(given).items():
         monkeypatch.setenv(setting, value)
     kind = rules.SETTINGS_BY_COMMAND[tuple(found.get("command", ()))]
     settings = load_settings(kind)
     # gunicorn rejects an empty value.
-    assert not isinstance(settings, ApiSettings) or int(
-        environment(DOCUMENTS, found)["WEB_CONCURRENCY"]
-    )
+    assert not isinstance(settings, ApiSettings) or int(given["WEB_CONCURRENCY"])
+    if "PUBLIC_URL" in given:  # a real address, with which placeholders are refused
+        for setting, value in given.items():
+            monkeypatch.setenv(setting, value)
+        with pytest.raises(SystemExit, match="placeholders of the manifests"):
+            load_settings(kind)
 
 
 # --- violations of each rule ---------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Read the Kubernetes manifests like a cluster: objects, pods, references between them."""
 
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,11 @@ def containers(workload: Object, init: bool = True) -> list[Object]:
     return [*(spec.get("initContainers", []) if init else []), *spec["containers"]]
 
 
+def volumes(workload: Object) -> list[Object]:
+    found: list[Object] = pod_spec(workload).get("volumes", [])
+    return found
+
+
 def is_ours(container: Object) -> bool:
     return str(container["image"]).startswith(f"{REGISTRY}/")
 
@@ -124,8 +131,13 @@ def find_values(documents: list[Object], kind: str, name: str) -> dict[str, str]
     return None
 
 
-def references(container: Object) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield each referenced variable as variable, kind, name, key (None: all keys)."""
+def references(
+    container: Object, mounted: Sequence[Object] = ()
+) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield each referenced variable as variable, kind, name, key (None: all keys).
+
+    A secret in a file that a variable NAME_FILE names is a reference of NAME.
+    """
     for source in container.get("envFrom", []):
         for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
             if field in source:
@@ -135,15 +147,42 @@ def references(container: Object) -> Iterator[tuple[str, str, str, str | None]]:
             where = variable.get("valueFrom", {}).get(field)
             if where:
                 yield variable["name"], kind, where["name"], where["key"]
+        for name, secret, key in _mounted_secrets(variable, container, mounted):
+            yield name, "Secret", secret, key
 
 
-def environment(documents: list[Object], container: Object) -> dict[str, str]:
-    """Return the environment of a container's process."""
+def _mounted_secrets(
+    variable: Object, container: Object, mounted: Sequence[Object]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the setting, Secret and key of the mounted file that a variable NAME_FILE names."""
+    if not variable["name"].endswith("_FILE"):
+        return
+    for mount in container.get("volumeMounts", []):
+        for volume in mounted:
+            if volume["name"] == mount["name"] and "secret" in volume:
+                for item in volume["secret"]["items"]:
+                    if f"{mount['mountPath']}/{item['path']}" == variable["value"]:
+                        name = variable["name"].removesuffix("_FILE")
+                        yield name, volume["secret"]["secretName"], item["key"]
+
+
+def environment(
+    documents: list[Object], container: Object, mounted: Sequence[Object] = ()
+) -> dict[str, str]:
+    """Return the environment of a container's process, with secrets from files as variables."""
     found: dict[str, str] = {}
-    for name, kind, where, key in references(container):
+    for name, kind, where, key in references(container, mounted):
         values = find_values(documents, kind, where) or {}
         found |= values if key is None else {name: values.get(key, "")}
     for variable in container.get("env", []):
-        if "value" in variable:
+        if "value" in variable and variable["name"].removesuffix("_FILE") not in found:
             found[variable["name"]] = variable["value"]
     return found
+
+
+def with_own_secrets(values: dict[str, str]) -> dict[str, str]:
+    """Return an environment with random secrets in place of the manifests' placeholders."""
+    return {
+        name: re.sub("change-me-[a-z-]+", secrets.token_hex(24), value)
+        for name, value in values.items()
+    }

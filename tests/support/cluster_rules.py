@@ -23,6 +23,7 @@ from tests.support.cluster import (
     selected,
     selectors,
     title,
+    volumes,
     workloads,
 )
 
@@ -74,6 +75,8 @@ def fields(kind: type[DatabaseSettings]) -> set[str]:
     return {name.upper() for name in kind.model_fields}
 
 
+# Set by the image: the port of the container.
+IMAGE_SETTINGS = {"API_BIND"}
 ALL_SETTINGS = fields(ApiSettings) | fields(WorkerSettings) | GUNICORN
 
 
@@ -176,7 +179,7 @@ def references_exist(documents: list[Object]) -> Violations:
         if account not in _names(documents, "ServiceAccount"):
             yield f"{title(each)}: no ServiceAccount {account}"
         for container in containers(each):
-            for variable, kind, name, key in references(container):
+            for variable, kind, name, key in references(container, volumes(each)):
                 values = find_values(documents, kind, name)
                 if values is None:
                     yield f"{title(each)}: no {kind} {name}"
@@ -227,7 +230,7 @@ def variables_are_known_settings(documents: list[Object]) -> Violations:
     given: set[str] = set()
     for each in workloads(documents):
         for container in containers(each):
-            found = set(environment(documents, container))
+            found = set(environment(documents, container, volumes(each)))
             if not is_ours(container):
                 known = OFFICIAL_VARIABLES[container["image"].partition(":")[0]]
                 yield from (f"{title(each)}: {name} is not read" for name in found ^ known)
@@ -243,10 +246,10 @@ def variables_are_known_settings(documents: list[Object]) -> Violations:
                 if field.is_required() and name.upper() not in found:
                     yield f"{title(each)}: {container['name']} lacks {name.upper()}"
             # Only containers that read a secret get it.
-            for variable, kind, _, _ in references(container):
+            for variable, kind, _, _ in references(container, volumes(each)):
                 if kind == "Secret" and variable not in fields(reads):
                     yield f"{title(each)}: {container['name']} does not read {variable}"
-    yield from (f"{name} cannot be set" for name in ALL_SETTINGS - given)
+    yield from (f"{name} cannot be set" for name in ALL_SETTINGS - given - IMAGE_SETTINGS)
 
 
 def example_secrets_are_consistent(documents: list[Object]) -> Violations:

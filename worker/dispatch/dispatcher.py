@@ -22,6 +22,7 @@ from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.http.client import HttpClient
 from worker.provider.rate_limiter import RateLimiter
+from worker.provider.token import ProviderToken
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
 
@@ -42,6 +43,7 @@ class Dispatcher:
     def __init__(
         self,
         settings: WorkerSettings,
+        token: ProviderToken,
         db: Database,
         breaker: CircuitBreaker,
         limiter: RateLimiter,
@@ -51,11 +53,11 @@ class Dispatcher:
         journal: Journal | None = None,
     ):
         self._stopping, self._send_heartbeat = stopping, send_heartbeat
-        self._breaker, self._counters = breaker, counters
+        self._breaker, self._counters, self._token = breaker, counters, token
         self._state = DispatchState()
         self._http_client = HttpClient[OutgoingMessage](
             base_url=settings.provider_url,
-            token=settings.provider_token.get_secret_value(),
+            token=token.value,
             concurrency=settings.provider_concurrency,
             timeout=settings.provider_timeout,
             may_send=make_send_check(breaker),
@@ -76,6 +78,7 @@ class Dispatcher:
             breaker,
             limiter,
             counters,
+            token,
             self._claimer.reload_rows,
             lambda seconds: self._db_thread.submit(log_if_failed, extend_throttle, seconds),
             journal,
@@ -100,6 +103,9 @@ class Dispatcher:
         if self._stopping.is_set():
             self._stop_by = min(self._stop_by, now + STOP_SECONDS)
             self._state.drain("stopping")
+        if self._token.path is not None and self._token.refresh(now):
+            self._http_client.use_token(self._token.value)
+            self._breaker.use_token(self._token.value)
         can_record = self._flusher.can_record(now)
         self._breaker.sync(now, self._sender.wanted_probes(now) if can_record else 0)
         while self._breaker.unsaved_openings:

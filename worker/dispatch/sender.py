@@ -23,6 +23,7 @@ from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.http.client import HttpClient, Result
 from worker.provider.outcomes import Outcome
 from worker.provider.rate_limiter import RateLimiter
+from worker.provider.token import ProviderToken
 from worker.recording.state_machine import AttemptRecord, MessageReport
 from worker.runtime.clock import boottime
 
@@ -68,6 +69,7 @@ class Sender:
         breaker: CircuitBreaker,
         limiter: RateLimiter,
         counters: DispatchCounters,
+        token: ProviderToken,
         reload_rows: Callable[[LeasedBatch], None],
         throttle: Callable[[float], None],
         journal: Journal | None = None,
@@ -75,7 +77,7 @@ class Sender:
         self._http_client, self._state = http_client, state
         self._breaker, self._limiter, self._counters = breaker, limiter, counters
         self._reload_rows, self._throttle = reload_rows, throttle
-        self._journal = journal
+        self._token, self._journal = token, journal
         self._slots = http_client.free_slots
         self._log = AttemptLog()
         self._unauthorized = UnauthorizedResults(http_client, breaker, self._report_unauthorized)
@@ -220,10 +222,7 @@ class Sender:
                     breaker.record_outcome(outcome, probe=True)
                 continue
             elif outcome is Outcome.UNAUTHORIZED:
-                # A message whose earlier attempts failed says nothing about the token.
-                if request.probe or not row.attempts:
-                    breaker.record_outcome(outcome, probe=request.probe)
-                self._unauthorized.add(result)
+                self._record_unauthorized(result)
             else:
                 breaker.record_outcome(outcome, probe=request.probe)
                 self._report_not_accepted(result, outcome.counts_attempt)
@@ -239,6 +238,19 @@ class Sender:
         """Report the 401 and 403 answers whose meaning is known by now; with `last`, all."""
         if self._unauthorized.undecided:
             self._unauthorized.decide(now, stopping=stopping, last=last)
+
+    def _record_unauthorized(self, result: Result[OutgoingMessage]) -> None:
+        request = result.request
+        if result.sent_at < self._breaker.token_since:
+            # It is about the token that has been replaced since.
+            if request.probe:
+                self._breaker.record_outcome(Outcome.NOT_SENT, probe=True)
+        else:
+            self._token.record_rejection()
+            # A message whose earlier attempts failed says nothing about the token.
+            if request.probe or not request.row.attempts:
+                self._breaker.record_outcome(result.outcome, probe=request.probe)
+        self._unauthorized.add(result)
 
     def _report_unauthorized(self, result: Result[OutgoingMessage], counts_attempt: bool) -> None:
         result.request.batch.has_unauthorized = True

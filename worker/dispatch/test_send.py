@@ -58,18 +58,20 @@ class TestMessage(Request):
     expires: float
 
 
-def start_test_send(settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
+def start_test_send(
+    settings: WorkerSettings, token: str, test_id: int, request_id: str | None
+) -> None:
     """Send a test in a thread of its own, so that launches and sweeps do not wait for it."""
     threading.Thread(
-        target=_run_thread, args=(settings, test_id, request_id), name=f"test-send-{test_id}"
+        target=_run_thread, args=(settings, token, test_id, request_id), name=f"test-send-{test_id}"
     ).start()
 
 
-def _run_thread(settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
+def _run_thread(settings: WorkerSettings, token: str, test_id: int, request_id: str | None) -> None:
     db = Database(settings.database_url, "notification-test-send")
     with structlog.contextvars.bound_contextvars(request_id=request_id, test_send_id=test_id):
         try:
-            send_test(db, settings, test_id, request_id)
+            send_test(db, settings, token, test_id, request_id)
         except DatabaseError as error:
             log.warning("database.unavailable", what="test send", error=str(error).strip())
         except Exception:
@@ -78,7 +80,9 @@ def _run_thread(settings: WorkerSettings, test_id: int, request_id: str | None) 
             db.close()
 
 
-def send_test(db: Database, settings: WorkerSettings, test_id: int, request_id: str | None) -> None:
+def send_test(
+    db: Database, settings: WorkerSettings, token: str, test_id: int, request_id: str | None
+) -> None:
     """Claim a test, send it, and record the result of each message."""
     timeout = min(settings.provider_timeout, MAX_EXCHANGE_SECONDS)
     with db.transaction() as cursor:
@@ -103,7 +107,7 @@ def send_test(db: Database, settings: WorkerSettings, test_id: int, request_id: 
             results[message_id] = _unsent(Outcome.NOT_SENT, str(error))
         else:
             messages.append(TestMessage(message_id, body, request_id))
-    for result in _send(settings, messages, timeout):
+    for result in _send(settings, token, messages, timeout):
         results[result.request.message_id] = {
             "outcome": str(result.outcome),
             "reason": result.reason,
@@ -135,7 +139,7 @@ def _encode_body(text: str, message_id: int, phone: int, values: dict[str, str] 
 
 
 def _send(
-    settings: WorkerSettings, waiting: deque[TestMessage], timeout: float
+    settings: WorkerSettings, token: str, waiting: deque[TestMessage], timeout: float
 ) -> Iterator[Result[TestMessage]]:
     """Send messages; yield the results of those that got a rate slot in time."""
     if not waiting:
@@ -144,7 +148,7 @@ def _send(
     limiter = RateLimiter(redis, settings.provider_rate)
     http_client = HttpClient[TestMessage](
         base_url=settings.provider_url,
-        token=settings.provider_token.get_secret_value(),
+        token=token,
         concurrency=len(waiting),
         timeout=timeout,
         may_send=lambda message: boottime() < message.expires,

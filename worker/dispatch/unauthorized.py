@@ -2,7 +2,8 @@
 
 Such an answer may be about the token or about one recipient. It is about the recipient if a message
 that was sent later was accepted with the same token: then it counts as an attempt. Otherwise the
-message is returned as if it had not been tried. Answers to later messages come after the one in
+message is returned as if it had not been tried, and so it is if the token has been replaced since
+it was sent. Answers to later messages come after the one in
 question, so the decision waits for them.
 """
 
@@ -58,9 +59,10 @@ class UnauthorizedResults:
         for entry in undecided:
             result, batch = entry.result, entry.result.request.batch
             accepted_later = self._breaker.accepted_after(result.sent_at)
+            token_replaced = result.sent_at < self._breaker.token_since
             done = batch.lost or batch.drain_reason is not None or not batch.rows
             late = now >= entry.decide_by or (idle and (stopped or now >= entry.wait_until))
-            if accepted_later or last or (late and (stopped or done)):
+            if accepted_later or token_replaced or last or (late and (stopped or done)):
                 batch.undecided -= 1
                 self._report(result, accepted_later)
             else:

@@ -74,7 +74,9 @@ class CircuitBreaker:
         # By the monotonic clock: when the latest of this worker's accepted messages was sent, which
         # its sender sets; the last of these that was reported; the fleet's with the same token.
         self.accepted_sent_at = self._reported_sent_at = self._fleet_sent_at = 0.0
-        self._token_hash = hashlib.sha256(token.encode()).hexdigest()[:16]
+        self._token_hash = _hash_token(token)
+        # The same clock: since when this worker has its token, if it has replaced another.
+        self.token_since = 0.0
         # The reasons of outages that this worker's reports opened and that are not stored yet.
         self.unsaved_openings: list[str] = []
 
@@ -116,8 +118,17 @@ class CircuitBreaker:
             report.returned_probes += 1
 
     def accepted_after(self, sent_at: float) -> bool:
-        """Whether a message sent after that instant (monotonic) was accepted with this token."""
+        """Whether a message sent after that instant (monotonic) was accepted with its token."""
+        if sent_at < self.token_since:
+            return False  # sent with the token before
         return sent_at < self.accepted_sent_at or sent_at < self._fleet_sent_at
+
+    def use_token(self, token: str) -> None:
+        """Judge by acceptances with this token only, from now on."""
+        self._token_hash = _hash_token(token)
+        self.token_since = self.accepted_sent_at = self._reported_sent_at = monotonic()
+        self._fleet_sent_at = 0.0
+        self._report.trailing_unauthorized = 0
 
     def hold_until(self, until: float) -> None:
         """Make the whole fleet wait until then, at the provider's request."""
@@ -230,3 +241,7 @@ class CircuitBreaker:
             log.info("breaker.probing", **fields)
         elif transition.event == "closed":
             log.info("breaker.closed", **fields)
+
+
+def _hash_token(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()[:16]

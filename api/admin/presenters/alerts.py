@@ -1,7 +1,7 @@
 """Alerts of the dashboard: conditions that need attention, with what to do about each."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from flask import url_for
@@ -60,11 +60,17 @@ class Alert(NamedTuple):
 
 def find_alerts(snapshot: Snapshot, now: datetime) -> list[Alert]:
     """Return the present alerts, the most urgent first."""
-    alerts = [*_find_service_alerts(snapshot), *_find_mailing_alerts(snapshot, now)]
+    alerts = [*_find_service_alerts(snapshot, now), *_find_mailing_alerts(snapshot, now)]
     return sorted(alerts, key=lambda alert: alert.tone != "danger")
 
 
-def _find_service_alerts(snapshot: Snapshot) -> Iterator[Alert]:
+def token_expiry(snapshot: Snapshot) -> datetime | None:
+    """Return when the provider's token expires; None if that is not known."""
+    expires_at = snapshot.health.get("token_expires_at")
+    return None if expires_at is None else datetime.fromtimestamp(expires_at, UTC)
+
+
+def _find_service_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
     health = snapshot.health
     if health["state"] == "unseen":
         detail = _("Nothing is lost: mailings start and continue when it is back.")
@@ -72,6 +78,9 @@ def _find_service_alerts(snapshot: Snapshot) -> Iterator[Alert]:
     elif health["state"] == "open":
         title, detail = BREAKER.get(health["reason"], BREAKER["unavailable"])
         yield Alert("danger", str(title), str(detail))
+    expires_at = token_expiry(snapshot)
+    if expires_at is not None and now.timestamp() >= health["token_renew_at"]:
+        yield _token_alert(expires_at, now)
     for row in fetch_all(THROTTLED):
         until = render_instant(row["throttled_until"], "HH:mm:ss")
         detail = Markup("{} {}.").format(_("Sending resumes by itself at"), until)
@@ -87,6 +96,17 @@ def _find_service_alerts(snapshot: Snapshot) -> Iterator[Alert]:
         address = url_for("admin.imports.show_import", import_id=row["id"])
         detail = _("Send the file again: what was merged is found unchanged.")
         yield Alert("warning", _("An import has failed."), detail, address)
+
+
+def _token_alert(expires_at: datetime, now: datetime) -> Alert:
+    if expires_at <= now:
+        title = _("The provider's token has expired.")
+        detail = _("Put a new one into PROVIDER_TOKEN. No attempt is used up meanwhile. It expired")
+    else:
+        title = _("The provider's token expires soon.")
+        detail = _("Put a new one into PROVIDER_TOKEN in time. It expires")
+    text = Markup("{} {}.").format(detail, render_instant(expires_at))
+    return Alert("danger" if expires_at <= now else "warning", title, text)
 
 
 def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:

@@ -32,6 +32,8 @@ def assess_health(status: FleetStatus | None, earlier: Mapping[str, float]) -> d
         "dispatchers": len(status.worker_states[DISPATCH_QUEUE]),
         "controllers": len(status.worker_states[CONTROL_QUEUE]),
         "swept": status.sweep_age_seconds,
+        "token_expires_at": status.token_expires_at,
+        "token_renew_at": status.token_renew_at,
         **_count_responses(counted),
     }
     if status.breaker_opened_at is not None:

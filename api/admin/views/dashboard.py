@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from flask import render_template
 from sqlalchemy import text
 
-from api.admin.presenters.alerts import find_alerts
+from api.admin.presenters.alerts import find_alerts, token_expiry
 from api.admin.presenters.charts import read_charts
 from api.admin.presenters.live_figures import alert_codes, read_snapshot
 from api.db import fetch_all
@@ -28,6 +28,7 @@ def dashboard() -> str:
         upcoming=sorted(by_status["scheduled"], key=lambda row: str(row["start_at"])),
         shown=SHOWN_MAILINGS,
         health=snapshot.health,
+        token_expires_at=token_expiry(snapshot),
         alert_codes=alert_codes(snapshot, now),
         alerts=find_alerts(snapshot, now),
         has_clients=bool(fetch_all(CLIENTS)),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from markupsafe import escape
 from psycopg2.extensions import cursor as Cursor
 from redis import Redis
 
@@ -144,3 +145,20 @@ def test_an_unreachable_redis_is_an_alert(database_url: str) -> None:
     assert page.status_code == 200
     assert "Redis cannot be reached." in page.text
     assert viewer.get("/admin/live") == 200
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "title"),
+    [(3 * 86400, "The provider's token expires soon."), (-60, "The provider's token has expired.")],
+)
+def test_a_token_that_is_due_for_renewal_is_an_alert(
+    read_alerts: ReadAlerts, redis: Redis, seconds_left: int, title: str
+) -> None:
+    now = int(time.time())
+    redis.set(metrics.TOKEN_KEY, f"{now + 40 * 86400} {now + 36 * 86400}")
+    page = read_alerts()
+    assert "All is well" in page
+    redis.set(metrics.TOKEN_KEY, f"{now + seconds_left} {now - 86400}")
+    assert str(escape(title)) in read_alerts()
+    redis.set(metrics.TOKEN_KEY, "not numbers")
+    assert "All is well" in read_alerts()

@@ -56,7 +56,8 @@ class HttpClient(Generic[RequestT]):
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.query:
             raise ValueError("the provider's address must be an http:// or https:// URL")
-        self._encoder = RequestEncoder(url, token)
+        self._url = url
+        self.use_token(token)
         self.in_flight = 0
         self.free_slots = concurrency
         self.timeout = timeout
@@ -85,6 +86,10 @@ class HttpClient(Generic[RequestT]):
         except BaseException:
             self.close()
             raise
+
+    def use_token(self, token: str) -> None:
+        """Send this token with every request from now on. Raises ValueError for an invalid one."""
+        self._encoder = RequestEncoder(self._url, token)
 
     def submit(self, request: RequestT) -> None:
         """Queue a request; it is sent during the next poll, if it may then be sent.
