@@ -1,8 +1,6 @@
 """Sessions, roles and guards of the admin UI: every page requires a person who may see it."""
 
 import re
-import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,18 +8,16 @@ from urllib.parse import urlsplit
 
 import structlog
 from flask import Response, abort, current_app, g, redirect, request, session, url_for
-from redis.exceptions import RedisError
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.actor import Actor
-from api.enqueue import job_queues
+from api.admin.role_check import check_session
+from api.audit_log.service import name_person
+from api.people.sessions import find_session, find_session_seen_lately
 from shared.domain.scopes import Scope
 
-log = structlog.get_logger()
-
-SESSION_SECONDS = 8 * 3600
 ROLES = {"viewer": Scope.READ, "operator": Scope.WRITE, "admin": Scope.ADMIN}
-ENDED_SESSION_KEY = "notification:admin:ended:{}"
+LIVE_ENDPOINT = "admin.live_updates.stream"
 STATIC_ENDPOINTS = {"admin.static", "admin.bootstrap.static"}
 LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 REDIRECT_TARGET = re.compile(r"/admin/[!-\[\]-~]*")  # no backslash, which browsers read as a slash
@@ -41,11 +37,12 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Person:
-    """The person who is signed in."""
+    """The person who is signed in, as the session knows them."""
 
+    session_id: int
+    issuer: str
     subject: str
     name: str
-    email: str
     role: str
 
     @property
@@ -72,46 +69,45 @@ def require_scope(scope: Scope) -> Callable[[View], View]:
     return mark
 
 
+def without_csrf_token(view: View) -> View:
+    """Mark a changing view that programs call, which authenticate in another way."""
+    view.without_csrf_token = True  # type: ignore[attr-defined]
+    return view
+
+
 def person_actor(person: Person) -> Actor:
     """Return the signed-in person as the actor of this request."""
-    name = f"person:{person.email or person.subject}"
-    return Actor(name, person.scope, request_id=g.request_id)
+    return make_actor(person.issuer, person.subject, person.role)
 
 
-def start_session(person: Person, id_token: str) -> None:
-    """Start a new session for each sign-in, which prevents session fixation."""
+def make_actor(issuer: str, subject: str, role: str) -> Actor:
+    """Return a person as an actor: named by issuer and subject, which no other person can get."""
+    return Actor(name_person(issuer, subject), ROLES[role], request_id=g.request_id)
+
+
+def keep_session(key: str) -> None:
+    """Put a new session's key into the cookie. What was there is dropped: no session fixation."""
     session.clear()
     session.permanent = True
-    session["person"] = [person.subject, person.name, person.email, person.role]
-    session["id"] = secrets.token_urlsafe(16)
-    session["until"] = int(time.time()) + SESSION_SECONDS
-    # With it the provider ends its own session without a question. A cookie holds 4 KB.
-    if len(id_token) <= 2200:
-        session["id_token"] = id_token
-
-
-def end_session() -> None:
-    """End the session, and reject copies of its cookie until they expire."""
-    if "id" in session:
-        seconds_left = max(1, session["until"] - int(time.time()))
-        try:
-            job_queues().connection.set(ENDED_SESSION_KEY.format(session["id"]), 1, ex=seconds_left)
-        except (RedisError, OSError) as error:
-            log.warning("admin.end_not_kept", error_class=type(error).__name__)
-    session.clear()
+    session["key"] = key
 
 
 def current_person() -> Person | None:
-    """Return the person of the session; None if there is none, or if it has expired or ended."""
-    fields = session.get("person")
-    if not isinstance(fields, list) or session.get("until", 0) <= time.time():
+    """Return the person of the session; None if there is none, or if it has expired or ended.
+
+    From time to time this asks the provider whether the person still has the role.
+    """
+    key = session.get("key")
+    find = find_session_seen_lately if request.endpoint == LIVE_ENDPOINT else find_session
+    found = find(key) if isinstance(key, str) else None
+    if found is None:
         return None
-    try:
-        if job_queues().connection.exists(ENDED_SESSION_KEY.format(session["id"])):
-            return None
-    except (RedisError, OSError):
-        pass  # without Redis, the checks of signature and time are sufficient
-    return Person(*fields)
+    role = found.role
+    if found.check_is_due:
+        role = check_session(found.id, found.subject, role)
+    if role is None:
+        return None
+    return Person(found.id, found.issuer, found.subject, found.name, role)
 
 
 def redirect_to_public_host() -> BaseResponse | None:
@@ -128,13 +124,16 @@ def redirect_to_public_host() -> BaseResponse | None:
 
 def require_sign_in() -> BaseResponse | None:
     """Set the actor; redirect to the sign-in, or answer 401 or 403, where the view requires it."""
+    g.person = None  # an error page may be shown before it is known
+    endpoint = request.endpoint or ""
+    if endpoint in STATIC_ENDPOINTS:
+        return None
     g.person = current_person()
     if g.person is not None:
         g.actor = person_actor(g.person)
         structlog.contextvars.bind_contextvars(actor=g.actor.name)
-    endpoint = request.endpoint or ""
     view = current_app.view_functions.get(endpoint)
-    if endpoint in STATIC_ENDPOINTS or getattr(view, "public", False):
+    if getattr(view, "public", False):
         return None
     if g.person is None:
         if request.method != "GET" or not request.accept_mimetypes.accept_html:

@@ -1,102 +1,64 @@
 """Sign-in and sign-out at an OpenID provider (authorization code flow with PKCE)."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
-import requests
 import structlog
-from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.flask_client import OAuth
 from flask import (
     Blueprint,
-    Flask,
     current_app,
+    g,
+    jsonify,
     redirect,
     render_template,
     request,
     session,
     url_for,
 )
+from flask import Response as FlaskResponse
 from flask_babel import gettext as _
-from joserfc.errors import JoseError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.wrappers import Response
 
 from api.admin.auth import (
-    ROLES,
-    SESSION_SECONDS,
-    Person,
-    current_person,
-    end_session,
+    keep_session,
+    make_actor,
     person_actor,
     public,
     safe_redirect_target,
-    start_session,
+    without_csrf_token,
 )
-from api.audit_log.service import record_change
+from api.admin.claims import (
+    CLOCK_LEEWAY_SECONDS,
+    read_identity,
+    read_instant,
+    read_role,
+)
+from api.admin.openid_client import (
+    claims_options,
+    fetch_userinfo,
+    load_provider,
+    open_tokens,
+    parse_logout_token,
+    seal_tokens,
+)
 from api.db import db
+from api.errors import Conflict, NotFound
 from api.limits.request_rates import request_rates
-from shared.config.settings import ApiSettings
+from api.people import sessions
+from api.people.sessions import SessionEnded
 
 log = structlog.get_logger()
 blueprint = Blueprint("signin", __name__)
 
-# Asymmetric signatures only: no other party can create them.
-ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"}
-CLOCK_LEEWAY_SECONDS = 10
-PROVIDER_TIMEOUT_SECONDS = 5.0
-PROVIDER_ERRORS = (
-    AuthlibBaseError,
-    JoseError,
-    requests.RequestException,
-    ValueError,
-    RuntimeError,
-    KeyError,
-)
-
-
-def init_signin(app: Flask, settings: ApiSettings) -> None:
-    issuer = settings.oidc_issuer or ""
-    secret = settings.oidc_client_secret
-    oauth = OAuth(app)
-    oauth.register(
-        "provider",
-        client_id=settings.oidc_client_id,
-        client_secret=secret.get_secret_value() if secret else None,
-        server_metadata_url=issuer.rstrip("/") + "/.well-known/openid-configuration",
-        client_kwargs={
-            "scope": settings.oidc_scopes,
-            "code_challenge_method": "S256",
-            "default_timeout": PROVIDER_TIMEOUT_SECONDS,
-            **({} if secret else {"token_endpoint_auth_method": "none"}),
-        },
-    )
-    app.extensions["oidc"] = oauth.provider
-    parts = urlsplit(issuer)
-    app.config.update(
-        OIDC_ISSUER=issuer,
-        OIDC_ROLE_CLAIM=settings.oidc_role_claim,
-        OIDC_ORIGINS=f" {parts.scheme}://{parts.netloc}",
-        PERMANENT_SESSION_LIFETIME=SESSION_SECONDS,
-    )
-
-
-def _load_provider() -> Any:
-    """Return the client with the provider's metadata. Raise ValueError for another issuer."""
-    client = current_app.extensions["oidc"]
-    metadata = client.load_server_metadata()
-    if metadata.get("issuer", "").rstrip("/") != current_app.config["OIDC_ISSUER"].rstrip("/"):
-        client.server_metadata.pop("_loaded_at", None)
-        raise ValueError("the provider calls itself by another name than OIDC_ISSUER")
-    algorithms = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
-    metadata["id_token_signing_alg_values_supported"] = sorted(ALGORITHMS.intersection(algorithms))
-    return client
+STATE_PREFIX = "_state_"  # of what authlib keeps in the cookie during a sign-in
 
 
 @blueprint.get("/sign-in")
 @public
 def show_sign_in() -> Response | str:
-    if current_person() is not None:
+    if g.person is not None:
         return redirect(safe_redirect_target(request.args.get("next")))
     return render_template("admin/signin.html", next=safe_redirect_target(request.args.get("next")))
 
@@ -105,13 +67,12 @@ def show_sign_in() -> Response | str:
 @public
 def start_sign_in() -> Response | tuple[str, int]:
     request_rates().count_sign_in()
-    target = safe_redirect_target(request.form.get("next"))
-    session.clear()
-    session["next"] = target
+    _forget_sign_ins()
+    session["next"] = safe_redirect_target(request.form.get("next"))
     callback = current_app.config["PUBLIC_URL"] + url_for("admin.signin.finish_sign_in")
     try:
-        found: Response = _load_provider().authorize_redirect(callback)
-    except PROVIDER_ERRORS as error:
+        found: Response = load_provider().authorize_redirect(callback)
+    except Exception as error:  # of whatever kind: the answer is the provider's
         return _reject(
             "provider_away",
             _("The sign-in service cannot be reached. Try again in a moment."),
@@ -124,86 +85,117 @@ def start_sign_in() -> Response | tuple[str, int]:
 @blueprint.get("/sign-in/callback")
 @public
 def finish_sign_in() -> Response | tuple[str, int]:
+    """Start a session for a sign-in that this browser began.
+
+    Any page can send a browser here. So a request that fails leaves an open session as it is.
+    """
     request_rates().count_sign_in()
-    issuer = current_app.config["OIDC_ISSUER"].rstrip("/")
+    issuer = current_app.config["OIDC_ISSUER"]
     try:
-        client = _load_provider()
+        client = load_provider()
         token = client.authorize_access_token(
-            claims_options={
-                "iss": {"essential": True, "values": [issuer, issuer + "/"]},
-                "aud": {"essential": True, "values": [client.client_id]},
-            },
-            leeway=CLOCK_LEEWAY_SECONDS,
+            claims_options=claims_options(client), leeway=CLOCK_LEEWAY_SECONDS
         )
         claims = dict(token.get("userinfo") or {})
         if not claims:
             raise ValueError("the provider sent no ID token")
-        role = read_role(claims) or read_role(_fetch_userinfo(client, token, claims["sub"]))
-    except PROVIDER_ERRORS as error:
+        identity = read_identity(issuer, claims)
+        issued_at = read_instant(claims, "iat")
+        role, source = _find_role(client, token, claims)
+    except Exception as error:  # of whatever kind: the answer is the provider's
         return _reject("refused", _("The sign-in did not succeed. Please start again."), error, 400)
-    name = str(
-        claims.get("name")
-        or claims.get("preferred_username")
-        or claims.get("email")
-        or claims["sub"]
-    )
     if role is None:
-        log.warning("admin.no_role", subject=claims["sub"])
-        session.clear()
+        log.warning("admin.no_role", subject=identity.subject)
         hint = _(
             "You are known, but have no role here. Ask an administrator to give you one: "
             "viewer, operator or admin."
         )
-        return render_template("admin/signin.html", problem=hint, next="/admin/", name=name), 403
+        page = render_template(
+            "admin/signin.html", problem=hint, next="/admin/", name=identity.name
+        )
+        return page, 403
     target = safe_redirect_target(session.get("next"))
-    person = Person(str(claims["sub"]), name[:200], str(claims.get("email", ""))[:200], role)
-    start_session(person, str(token.get("id_token", "")))
-    record_change(person_actor(person), "signed_in", "person", changes={"role": role})
-    db.session.commit()
-    log.info("admin.signed_in", subject=person.subject, role=role)
+    actor = make_actor(issuer, identity.subject, role)
+    sealed = seal_tokens(token, source)
+    try:
+        key = sessions.start_session(identity, role, sealed, issued_at, actor)
+    except SessionEnded as error:
+        return _reject("refused", _("The sign-in did not succeed. Please start again."), error, 400)
+    if g.person is not None:
+        _end_session("replaced")
+    keep_session(key)
+    log.info("admin.signed_in", subject=identity.subject, role=role)
     return redirect(target)
 
 
 @blueprint.post("/sign-out")
 @public
 def sign_out() -> Response:
-    hint = session.get("id_token")
-    end_session()
+    hint = None
+    if g.person is not None:
+        try:
+            hint = open_tokens(sessions.read_tokens(g.person.session_id)).get("id_token")
+            _end_session("signed_out")
+        except SQLAlchemyError as error:
+            db.session.rollback()
+            log.warning("admin.end_not_kept", error_class=type(error).__name__)
+    session.clear()
     log.info("admin.signed_out")
     home = current_app.config["PUBLIC_URL"] + url_for("admin.signin.show_sign_in")
     try:
-        client = _load_provider()
+        client = load_provider()
         logout = client.create_logout_url(home, id_token_hint=hint, client_id=client.client_id)
-    except PROVIDER_ERRORS:
-        return redirect(home)  # no logout at the provider; the session here has ended
+    except Exception as error:  # no logout at the provider; the session here has ended
+        log.warning("admin.sign_in_provider_away", error_class=type(error).__name__)
+        return redirect(home)
     return redirect(logout["url"])
 
 
-def read_role(claims: Mapping[str, Any]) -> str | None:
-    """Return the highest role in the role claim, which holds a role or a list of roles.
+@blueprint.post("/backchannel-logout")
+@public
+@without_csrf_token
+def end_by_provider() -> tuple[FlaskResponse, int]:
+    """End the sessions that a logout token of the provider names (Back-Channel Logout 1.0)."""
+    try:
+        logout = parse_logout_token(request.form.get("logout_token", ""))
+    except Exception as error:  # of whatever kind: the token is the caller's
+        reason = str(error)[:200]
+        log.warning("admin.logout_token_refused", error_class=type(error).__name__, error=reason)
+        return _logout_problem("The logout token is not valid.")
+    try:
+        sessions.end_by_provider(logout, sessions.provider_actor(g.request_id))
+    except Conflict as error:
+        log.warning("admin.logout_token_refused", error_class="Conflict", error=error.detail)
+        return _logout_problem(error.detail)
+    return jsonify(), 200
 
-    The setting is the name of the claim, or a dotted path through nested objects.
-    """
+
+def _logout_problem(description: str) -> tuple[FlaskResponse, int]:
+    return jsonify(error="invalid_request", error_description=description), 400
+
+
+def _find_role(
+    client: Any, token: Mapping[str, Any], claims: Mapping[str, Any]
+) -> tuple[str | None, str]:
+    """Return the role, and which of the two states it: the ID token or the userinfo endpoint."""
     claim = current_app.config["OIDC_ROLE_CLAIM"]
-    value: Any = claims.get(claim)
-    if value is None:
-        value = claims
-        for name in claim.split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
-    values = value if isinstance(value, list) else [value]
-    roles = [role for role in ROLES if role in values]
-    return roles[-1] if roles else None
+    role = read_role(claims, claim)
+    if role is not None:
+        return role, "id_token"
+    return read_role(fetch_userinfo(client, token, claims["sub"]), claim), "userinfo"
 
 
-def _fetch_userinfo(client: Any, token: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
-    """Fetch the claims of the userinfo endpoint: some providers keep the ID token small."""
-    if not client.server_metadata.get("userinfo_endpoint"):
-        return {}
-    claims: Mapping[str, Any] = client.userinfo(token=token)
-    return claims if claims.get("sub") == subject else {}
+def _end_session(why: str) -> None:
+    with suppress(NotFound):  # ended meanwhile
+        sessions.end_session(g.person.session_id, why, person_actor(g.person))
+
+
+def _forget_sign_ins() -> None:
+    """Drop what earlier sign-ins left in the cookie, which holds 4 KB."""
+    for name in [each for each in session if each.startswith(STATE_PREFIX)]:
+        session.pop(name)
 
 
 def _reject(event: str, message: str, error: Exception, status: int) -> tuple[str, int]:
     log.warning(f"admin.sign_in_{event}", error_class=type(error).__name__, error=str(error)[:200])
-    session.clear()
     return render_template("admin/signin.html", problem=message, next="/admin/"), status

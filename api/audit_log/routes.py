@@ -29,4 +29,7 @@ def list_audit(query: AuditQuery) -> dict[str, Any]:
     """
     filters = service.AuditFilter(**query.model_dump(exclude={"cursor", "limit"}))
     found = service.list_entries(filters, before_id=query.cursor, limit=query.limit + 1)
-    return build_page(found, query.limit, present_entry, lambda entry: entry.id)
+    people = service.find_people(found)
+    return build_page(
+        found, query.limit, lambda entry: present_entry(entry, people), lambda entry: entry.id
+    )

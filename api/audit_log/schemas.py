@@ -1,5 +1,6 @@
 """The audit log in the API: the query that callers send, and the responses."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,11 +13,13 @@ from api.schemas.base import PageQuery
 from api.schemas.fields import Instant
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.audit_models import AuditEntry
+from shared.db.people_models import Person
 
 EXAMPLE: dict[str, Any] = {
     "id": 901,
     "at": "2030-12-02T06:10:00.000000Z",
     "actor": "token:billing",
+    "person": None,
     "action": "updated",
     "entity": "mailing",
     "entity_id": 17,
@@ -27,6 +30,14 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
+class AuditPerson(ResponseModel):
+    """A person's name and e-mail. Only issuer and subject identify a person."""
+
+    name: str
+    email: str
+    email_verified: bool
+
+
 class AuditEntryAnswer(ResponseModel):
     """A recorded change."""
 
@@ -34,7 +45,13 @@ class AuditEntryAnswer(ResponseModel):
 
     id: int
     at: datetime
-    actor: str = Field(description="`token:NAME`, `bootstrap`, a person, or `command`.")
+    actor: str = Field(
+        description="`token:NAME`, `bootstrap`, `command`, `provider` (the OpenID provider), or"
+        " `person:ISSUER#SUBJECT`."
+    )
+    person: AuditPerson | None = Field(
+        description="What the OpenID provider said last about a person; null for other actors."
+    )
     action: str = Field(examples=["updated"])
     entity: str = Field(examples=["mailing"])
     entity_id: int | None = Field(description="The object's id; null if it has none (an opt-out).")
@@ -73,7 +90,9 @@ class AuditQuery(PageQuery):
         | None
     ) = Field(default=None, description="The id of what was changed; best with `entity`.")
     actor: str | None = Field(
-        default=None, max_length=200, description="Who did it, as the log writes it."
+        default=None,
+        max_length=600,
+        description="Who did it, as the log writes it, or the e-mail of a person.",
     )
     action: str | None = Field(
         default=None, max_length=64, description="What was done: `created`, `updated`, ..."
@@ -82,5 +101,7 @@ class AuditQuery(PageQuery):
     until: Instant | None = Field(default=None, description="Before this instant.")
 
 
-def present_entry(entry: AuditEntry) -> dict[str, Any]:
-    return AuditEntryAnswer.present(entry)
+def present_entry(entry: AuditEntry, people: Mapping[str, Person]) -> dict[str, Any]:
+    found = people.get(entry.actor)
+    person = None if found is None else AuditPerson.present(found)
+    return AuditEntryAnswer.present(entry, person=person)

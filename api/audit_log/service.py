@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, or_, select, tuple_
 
 from api.actor import Actor
 from api.db import db
 from shared.db.audit_models import AuditEntry
+from shared.db.people_models import Person
 
 # Like `record_change`, as a part of the statement that creates a row: `made` is a query of its id.
 RECORD_CREATED = """
@@ -22,8 +23,15 @@ SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id FROM made
 """
 
 
+# People who state one e-mail.
+MAX_ACTORS = 20
+
+
 class AuditFilter(NamedTuple):
-    """What an entry must match; None matches everything. `until` is exclusive."""
+    """What an entry must match; None matches everything. `until` is exclusive.
+
+    `actor` is an actor as entries name it, or the e-mail of people.
+    """
 
     entity: str | None = None
     entity_id: int | None = None
@@ -73,6 +81,30 @@ def hide_values(fields: Iterable[str]) -> dict[str, Any]:
     return dict.fromkeys(fields)
 
 
+def name_person(issuer: str, subject: str) -> str:
+    """Return a person as an entry names one. An issuer has no fragment, so this is unique."""
+    return f"person:{issuer}#{subject}"
+
+
+def find_people(entries: Iterable[AuditEntry]) -> dict[str, Person]:
+    """Return the people among the actors of entries, by the name of the actor."""
+    pairs = set()
+    for entry in entries:
+        issuer, sign, subject = entry.actor.removeprefix("person:").partition("#")
+        if entry.actor.startswith("person:") and sign:
+            pairs.add((issuer, subject))
+    if not pairs:
+        return {}
+    found = select(Person).where(tuple_(Person.issuer, Person.subject).in_(pairs))
+    return {name_person(each.issuer, each.subject): each for each in db.session.scalars(found)}
+
+
+def find_actors(email: str) -> list[str]:
+    """Return the people with this e-mail, as entries name them; several may state the same."""
+    found = select(Person).where(func.lower(Person.email) == email.lower()).limit(MAX_ACTORS)
+    return [name_person(each.issuer, each.subject) for each in db.session.scalars(found)]
+
+
 def list_entries(
     filters: AuditFilter, *, before_id: int | None, limit: int
 ) -> Sequence[AuditEntry]:
@@ -80,7 +112,12 @@ def list_entries(
     found = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if before_id:
         found = found.where(AuditEntry.id < before_id)
-    for name in ("entity", "entity_id", "actor", "action"):
+    if filters.actor is not None:
+        # Entries of earlier versions name people by e-mail.
+        actors = find_actors(filters.actor) if "@" in filters.actor else []
+        same = [AuditEntry.actor == actor for actor in (filters.actor, *actors)]
+        found = found.where(or_(*same))
+    for name in ("entity", "entity_id", "action"):
         value = getattr(filters, name)
         if value is not None:
             found = found.where(getattr(AuditEntry, name) == value)

@@ -15,7 +15,7 @@ from api.clients.schemas import ClientChanges, ClientFilter, NewClient
 from api.db import autocommit_cursor, database_now, db, fetch_all, session_cursor
 from api.errors import Conflict, NotFound
 from api.schemas.personalisation import merge_attributes
-from shared.db import status_changes
+from shared.db import erasures, status_changes
 from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
 from shared.domain.phones import derive_operator_code
@@ -55,20 +55,6 @@ SELECT * FROM made
 """,  # noqa: S608 (constants)
 )
 
-# Attempts keep the phone and text that were sent, so that a retry repeats them exactly.
-ERASE_ATTEMPTS = """
-UPDATE attempts a SET phone = NULL, text = NULL
-FROM (
-    SELECT g.id AS mailing_id, m.id AS message_id
-    FROM mailings g
-    CROSS JOIN LATERAL (
-        SELECT id FROM messages WHERE mailing_id = g.id AND client_id = %s
-    ) m
-    WHERE g.audience > 0
-) found
-WHERE a.mailing_id = found.mailing_id AND a.message_id = found.message_id
-    AND num_nonnulls(a.phone, a.text) > 0
-"""
 MESSAGES_OF_CLIENT = text("""
 SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
     m.in_doubt, g.start_at
@@ -178,8 +164,12 @@ def change_client(client_id: int, changes: ClientChanges, actor: Actor) -> Clien
 
 
 def delete_client(client_id: int, actor: Actor) -> None:
-    """Erase a client's personal data and cancel its pending messages. Raise NotFound."""
+    """Erase a client's personal data and cancel its pending messages. Raise NotFound.
+
+    The sweep finds what other tables hold of it (shared/db/erasures.py).
+    """
     client = _lock_client(client_id)
+    phone = client.phone
     client.phone = client.operator_code = client.tag = client.timezone = None
     client.operator_code_given = False
     client.attributes = {}
@@ -188,7 +178,7 @@ def delete_client(client_id: int, actor: Actor) -> None:
     cancelled = status_changes.cancel_client_messages(
         statements, [client_id], Reason.CLIENT_DELETED
     )
-    statements.execute(ERASE_ATTEMPTS, (client_id,))
+    erasures.request_erasure(statements, client_id, cast(int, phone))
     audit_log.record_change(actor, "deleted", "client", client_id)
     db.session.commit()
     log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)

@@ -22,6 +22,7 @@ from api.schemas.personalisation import Attributes, MailingText
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing
+from shared.domain.phones import format_listed_phone
 from shared.domain.statuses import MailingStatus
 
 MailingId = Annotated[
@@ -141,7 +142,7 @@ class FilterAnswer(ResponseModel):
     timezones: list[str]
     attributes: dict[str, str]
     exclude_mailing_ids: list[int]
-    phones: list[str]
+    phones: list[str] = Field(description="A phone whose client was deleted is `erased`.")
 
 
 class WindowAnswer(ResponseModel):
@@ -182,7 +183,7 @@ class MailingPage(ResponseModel):
 
 def present_mailing(mailing: Mailing) -> dict[str, Any]:
     chosen = {name: getattr(mailing, name) for name in FILTER_COLUMNS}
-    chosen["phones"] = [str(phone) for phone in mailing.phones]
+    chosen["phones"] = [format_listed_phone(phone) for phone in mailing.phones]
     window = None
     if mailing.window_from is not None and mailing.window_to is not None:
         window = {"from": f"{mailing.window_from:%H:%M}", "to": f"{mailing.window_to:%H:%M}"}

@@ -56,10 +56,16 @@ SELECT coalesce(
     (SELECT max(phone) FROM {waiting} WHERE phone > %(after)s AND phone <= %(last)s))
 """
 END_PART = "DELETE FROM import_parts WHERE import_id = %s AND part = %s"
-# Of several rows with the same phone the last one is used; the others are rejected.
+# Of several rows with the same phone the last one is used; the others are rejected. So are those of
+# a client that was deleted since the file was sent: an erasure is not undone by an older file.
 ROWS = """
-WITH rows AS MATERIALIZED (
-    SELECT *, lead(line) OVER (PARTITION BY phone ORDER BY line) AS again FROM {waiting}
+WITH erased AS MATERIALIZED (
+    SELECT e.phone FROM erasures e, imports i
+    WHERE i.id = %(import)s AND e.requested_at >= i.created_at
+        AND e.phone > %(after)s AND e.phone <= %(until)s
+), rows AS MATERIALIZED (
+    SELECT *, CASE WHEN phone IN (SELECT phone FROM erased) THEN 0
+        ELSE lead(line) OVER (PARTITION BY phone ORDER BY line) END AS again FROM {waiting}
     WHERE phone > %(after)s AND phone <= %(until)s
 )
 """
@@ -75,7 +81,18 @@ INSERT = f"""
         jsonb_build_array(jsonb_build_array('phone',
             format('phone is given again in line %%s, and the last one wins', again),
             'repeated', again))
-    FROM rows WHERE again IS NOT NULL
+    FROM rows WHERE again > 0
+    ORDER BY line LIMIT (
+        SELECT greatest(0, %(max_kept)s - count(*)) FROM (
+            SELECT FROM rejected_rows WHERE import_id = %(import)s LIMIT %(max_kept)s
+        ) kept
+    )
+    ON CONFLICT DO NOTHING
+), erased_rows AS (
+    INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, faults)
+    SELECT %(import)s, line, '', '', '', '', jsonb_build_array(jsonb_build_array('phone',
+        'the client was deleted after this file was sent', 'client_deleted'))
+    FROM rows WHERE again = 0
     ORDER BY line LIMIT (
         SELECT greatest(0, %(max_kept)s - count(*)) FROM (
             SELECT FROM rejected_rows WHERE import_id = %(import)s LIMIT %(max_kept)s

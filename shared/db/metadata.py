@@ -8,10 +8,12 @@ the two.
 from shared.db import (
     audit_models,
     auth_models,
+    erasures,
     fleet_models,
     import_models,
     models,
     opt_outs,
+    people_models,
     report_models,
 )
 from shared.db.base import Base
@@ -19,10 +21,12 @@ from shared.db.base import Base
 TABLE_MODULES = (
     audit_models,
     auth_models,
+    erasures,
     fleet_models,
     import_models,
     models,
     opt_outs,
+    people_models,
     report_models,
 )
 metadata = Base.metadata

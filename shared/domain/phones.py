@@ -10,6 +10,8 @@ PHONE_PATTERN = "7[0-9]{10}"
 PHONE = re.compile(PHONE_PATTERN)
 PHONE_EXAMPLE = "79161234567"
 PHONE_DETAIL = f"must be 11 digits and start with 7, for example {PHONE_EXAMPLE}"
+# Stands in a mailing's list of phones for one whose client was deleted.
+ERASED_PHONE = 0
 SHORTENED_DETAIL = (
     "was shortened by a spreadsheet (as in 7,9E+10): format the column as text, "
     "enter the phones again and export"
@@ -33,6 +35,11 @@ class InvalidPhone(ValueError):
 def is_phone(text: str) -> bool:
     """Return whether `text` is exactly the 11 digits that the API requires."""
     return PHONE.fullmatch(text) is not None
+
+
+def format_listed_phone(phone: int) -> str:
+    """Return a phone of a mailing's list as text."""
+    return "erased" if phone == ERASED_PHONE else str(phone)
 
 
 def derive_operator_code(phone: str | int | None) -> str:

@@ -61,6 +61,8 @@ EVENTS = {
     # Clients
     "client.created": "A client was created.",
     "client.updated": "A client was changed; `changed` names the fields.",
+    "client.traces_erased": "The phones of deleted `clients` were searched for in other tables and "
+    "erased; for `completed` of them nothing can be written any more.",
     "client.deleted": "A client was deleted and the personal data erased.",
     # Opt-outs and tests
     "opt_outs.added": "Phones were opted out; `added` says how many are new.",
@@ -91,6 +93,10 @@ EVENTS = {
     "token.use_not_kept": "A token's time of last use could not be stored; the request continued.",
     "admin.signed_in": "A person signed in to the admin UI; their `role`.",
     "admin.signed_out": "A person signed out of the admin UI.",
+    "admin.session_ended": "A session of the admin UI ended: `why`.",
+    "admin.role_changed": "The provider gave a person who is signed in another `role`.",
+    "admin.role_unchecked": "The provider could not be asked for a person's role, which is kept.",
+    "admin.logout_token_refused": "A request to end sessions carried no valid logout token.",
     "admin.no_role": "A person without a role tried to sign in.",
     "admin.sign_in_refused": "The identity provider did not confirm a sign-in (`error`).",
     "admin.sign_in_provider_away": "The identity provider did not respond.",

@@ -5,7 +5,9 @@
 `POST /control` sets its behaviour: `claims` are added to every token (null removes one); the values
 of `from_now` are seconds from now; `signature` is honest, none, shared (the client's secret) or
 foreign (another key with the same id); `issuer` is the name it claims; `rotate` replaces its key.
-`GET /control` returns the requests to end a session.
+`metadata` is added to its description; `answers` are the status and body of its endpoints instead
+of their own. `POST /sign` signs claims as the provider would, with the `typ` of the query.
+`GET /control` returns the requests to end a session, and the open sessions.
 """
 
 import argparse
@@ -24,7 +26,14 @@ from werkzeug.serving import make_server
 from dev.openid import create_provider, new_key
 
 SECRET = "the client's secret, which is long enough for HS256"
-HONEST: dict[str, Any] = {"claims": {}, "from_now": {}, "signature": "honest", "issuer": None}
+HONEST: dict[str, Any] = {
+    "claims": {},
+    "from_now": {},
+    "signature": "honest",
+    "issuer": None,
+    "metadata": {},
+    "answers": {},
+}
 
 
 def create_misbehaving_provider(issuer: str) -> Flask:
@@ -34,7 +43,7 @@ def create_misbehaving_provider(issuer: str) -> Flask:
     show_configuration = app.view_functions["show_configuration"]
     end_session = app.view_functions["end_session"]
 
-    def sign_as_configured(claims: dict[str, Any]) -> str:
+    def sign_as_configured(claims: dict[str, Any], typ: str = "JWT") -> str:
         claims = claims | behaviour["claims"]
         now = int(time.time())
         claims |= {name: now + seconds for name, seconds in behaviour["from_now"].items()}
@@ -50,7 +59,7 @@ def create_misbehaving_provider(issuer: str) -> Flask:
                 kid = app.extensions["keys"][-1].kid
                 key = RSAKey.generate_key(2048, parameters={"kid": kid})
                 return jwt.encode({"alg": "RS256", "kid": kid}, claims, key)
-        return str(sign(claims))
+        return str(sign(claims, typ))
 
     app.extensions["sign"] = sign_as_configured
 
@@ -58,7 +67,7 @@ def create_misbehaving_provider(issuer: str) -> Flask:
         answer = cast(Response, show_configuration())
         if behaviour["issuer"]:
             return jsonify(answer.get_json() | {"issuer": behaviour["issuer"]})
-        return answer
+        return jsonify(answer.get_json() | behaviour["metadata"])
 
     def log_and_end_session() -> Any:
         ended.append(request.args.to_dict())
@@ -76,8 +85,21 @@ def create_misbehaving_provider(issuer: str) -> Flask:
         return "done"
 
     @app.get("/control")
-    def show_ended_sessions() -> Response:
-        return jsonify(ended=ended)
+    def show_sessions_of_tests() -> Response:
+        open_sessions = [vars(each) for each in app.extensions["signed_in"].values()]
+        return jsonify(ended=ended, sessions=open_sessions)
+
+    @app.post("/sign")
+    def sign_claims() -> str:
+        return sign_as_configured(request.get_json(), request.args.get("typ", "JWT"))
+
+    @app.before_request
+    def answer_as_configured() -> Response | None:
+        answer = behaviour["answers"].get(request.path)
+        if answer is None:
+            return None
+        status, body = answer
+        return Response(body if isinstance(body, str) else json.dumps(body), status)
 
     return app
 

@@ -27,7 +27,7 @@ API_BASE = {
     *("api.actor", "api.cursors", "api.db", "api.enqueue", "api.errors", "api.idempotency"),
 }
 API_WEB = {"api.http", "api.limits", "api.openapi", "api.schemas"}
-API_RESOURCES = {"api.clients", "api.mailings", "api.opt_outs", "api.tokens"}
+API_RESOURCES = {"api.clients", "api.mailings", "api.opt_outs", "api.people", "api.tokens"}
 ARROWS: dict[str, set[str]] = {
     "shared.domain": set(),
     "shared.logging": set(),
@@ -70,6 +70,7 @@ ARROWS: dict[str, set[str]] = {
     "api.clients": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.mailings": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.opt_outs": {*API_BASE, *API_WEB, "api.audit_log"},
+    "api.people": {*API_BASE, "api.audit_log"},
     "api.tokens": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.monitoring": {*API_BASE, *API_WEB},
     "api.cli": {*API_BASE, *API_RESOURCES, "api.schemas"},

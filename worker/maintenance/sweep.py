@@ -15,6 +15,7 @@ from shared.db.pulse import INTERVAL_SECONDS, record_pulse
 from shared.db.rows import fetch_one_row
 from shared.queues import Queues
 from worker.maintenance.containment import contain_failure
+from worker.maintenance.erasure import sweep_erasures
 from worker.maintenance.imports import sweep_imports
 from worker.recording.mailing_state import apply_mailing_state, settle_mailing
 from worker.runtime.database import Database
@@ -90,6 +91,8 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
                 settle_mailing(db, mailing_id)
     with contain_failure("imports"):
         sweep_imports(db, queues)
+    with contain_failure("erasures"):
+        sweep_erasures(db)
     seconds = time.monotonic() - started
     if seconds > 1:
         log.info("sweep.slow", seconds=round(seconds, 3), mailings=len(mailings))

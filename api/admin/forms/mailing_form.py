@@ -17,6 +17,7 @@ from api.admin.forms.text_fields import (
 )
 from api.admin.presenters.formatting import local_datetime_value
 from shared.db.models import Mailing
+from shared.domain.phones import format_listed_phone
 from shared.domain.time_zones import TIME_ZONES
 
 FIELDS = (
@@ -60,7 +61,7 @@ def fields_from_mailing(mailing: Mailing) -> dict[str, str]:
         "text": mailing.text,
         **{name: ", ".join(map(str, getattr(mailing, name))) for name in LIST_FIELDS},
         "attributes": attribute_lines(mailing.attributes.items()),
-        "phones": "\n".join(map(str, mailing.phones)),
+        "phones": "\n".join(map(format_listed_phone, mailing.phones)),
         "starts": "later",
         "start_at": local_datetime_value(mailing.start_at),
         "end_at": local_datetime_value(mailing.end_at),

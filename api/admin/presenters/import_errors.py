@@ -17,6 +17,7 @@ CELL_ERRORS: dict[str, LazyString] = {
     "operator_code_format": lazy_gettext(
         "The operator code has exactly 3 digits, for example 916, or stays empty."
     ),
+    "client_deleted": lazy_gettext("The client was deleted after this file was sent."),
     "tag_length": lazy_gettext("The tag may have at most 64 characters."),
     "timezone_unknown": lazy_gettext("Write a time zone such as Europe/Moscow."),
     "timezone_missing": lazy_gettext(

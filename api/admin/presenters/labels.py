@@ -119,6 +119,16 @@ AUDIT_ACTIONS: dict[str, LazyString] = {
     "revoked": lazy_gettext("revoked"),
     "sent": lazy_gettext("sent"),
     "signed_in": lazy_gettext("signed in"),
+    "ended": lazy_gettext("ended"),
+    "role_changed": lazy_gettext("role changed"),
+}
+# Why a session of the admin UI ended.
+SESSION_ENDS: dict[str, LazyString] = {
+    "signed_out": lazy_gettext("signed out"),
+    "replaced": lazy_gettext("signed in again"),
+    "admin": lazy_gettext("ended by an administrator"),
+    "provider": lazy_gettext("ended by the sign-in service"),
+    "role_removed": lazy_gettext("the role was removed"),
 }
 MISSING_ATTRIBUTE, TEXT_TOO_LONG = "missing attribute", "text too long"
 

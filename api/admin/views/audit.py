@@ -13,6 +13,7 @@ from api.admin.auth import require_scope
 from api.admin.forms.field_errors import field_text
 from api.admin.forms.text_fields import read_id
 from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, render_instant
+from api.admin.presenters.labels import SESSION_ENDS
 from api.audit_log import service
 from api.audit_log.service import AuditFilter
 from shared.db.audit_models import AuditEntry
@@ -30,6 +31,7 @@ ENTITIES = {
     "test_send": lazy_gettext("Test send"),
     "report": lazy_gettext("Daily report"),
     "person": lazy_gettext("Sign-in"),
+    "session": lazy_gettext("Session"),
 }
 FIELD_LABELS: dict[str, LazyString] = {
     "name": lazy_gettext("Name"),
@@ -58,6 +60,8 @@ FIELD_LABELS: dict[str, LazyString] = {
     "source": lazy_gettext("Source"),
     "day": lazy_gettext("Day"),
     "outcome": lazy_gettext("Outcome"),
+    "why": lazy_gettext("Reason"),
+    "person": lazy_gettext("Person"),
 }
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
@@ -91,7 +95,8 @@ def format_value(value: Any) -> Markup | str | None:
         case str() if INSTANT.fullmatch(value):
             return render_instant(datetime.fromisoformat(value))
         case str():
-            return str(MAILING_STATUSES.get(value) or ROLE_NAMES.get(value) or value)
+            names = (MAILING_STATUSES, ROLE_NAMES, SESSION_ENDS)
+            return str(next((each[value] for each in names if value in each), value))
     return str(value)
 
 
@@ -109,6 +114,7 @@ def list_entries() -> str:
     return render_template(
         "admin/audit.html",
         entries=found[:PAGE_SIZE],
+        people=service.find_people(found),
         following=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else None,
         wanted=wanted,
         entities=ENTITIES,

@@ -58,8 +58,8 @@ def test_a_report_is_sent_once_by_the_button(
         "SELECT actor, changes->>'outcome' FROM audit_log WHERE entity = 'report' ORDER BY id"
     )
     assert database.fetchall() == [
-        ("person:admin@example.com", "sent"),
-        ("person:admin@example.com", "not due"),
+        (admin.name, "sent"),
+        (admin.name, "not due"),
     ]
 
 

@@ -29,6 +29,7 @@ from tests.integration.conftest import (
     make_admin_app,
     make_client,
 )
+from tests.support.admin_sessions import sign_in_as
 from tests.support.programs import require_program
 from tests.support.system import Process
 from tests.support.tcp_proxy import TcpProxy
@@ -420,10 +421,7 @@ def use_everything(app: Flask) -> None:
     for method, path, body in calls:
         assert client.open(path, method=method, json=body).status_code < 300, path
     person = app.test_client()
-    with person.session_transaction(path="/admin/", base_url=ADMIN_URL) as session:
-        session["person"] = ["subject", "Name", "name@example.com", "admin"]
-        session["id"] = "session"
-        session["until"] = int(time.time()) + 600
+    sign_in_as(app, person, "admin", ADMIN_URL)
     for path in ("/admin/", "/admin/mailings", "/admin/clients"):
         answer = person.get(path, base_url=ADMIN_URL, headers={"Accept": "text/html"})
         assert answer.status_code == 200, path

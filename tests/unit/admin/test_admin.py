@@ -3,14 +3,13 @@
 from typing import Any
 
 import pytest
-from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.admin.claims import read_role
 from api.admin.forms.text_fields import read_phone
 from api.admin.presenters.formatting import BAR_WIDTH, bar_parts
 from api.admin.presenters.live_figures import PARTS
-from api.admin.sign_in import read_role
 from shared.config.settings import ApiSettings, load_settings
 
 URL = "https://notify.example.com/roles"
@@ -30,10 +29,7 @@ URL = "https://notify.example.com/roles"
     ],
 )
 def test_role_is_read_from_the_claim(claim: str, claims: dict[str, Any], role: str | None) -> None:
-    app = Flask(__name__)
-    app.config["OIDC_ROLE_CLAIM"] = claim
-    with app.app_context():
-        assert read_role(claims) == role
+    assert read_role(claims, claim) == role
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""People who sign in to the admin UI, and their sessions."""

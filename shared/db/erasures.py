@@ -1,0 +1,136 @@
+"""Erasures: what is left to do after a client was deleted.
+
+Deleting a client erases the row at once. Traces of the phone elsewhere are found by searching, and
+some arrive later: a file of clients that was sent before, a test that is being sent, the late
+answer of the provider. So the phone is kept here until the sweep has searched twice: at once, and
+again when nothing that began before the deletion can still write it. Then this row is deleted.
+
+Opt-outs keep the phone: the promise not to write to it outlives the client.
+"""
+
+from datetime import datetime
+
+from psycopg2.extensions import cursor as Cursor
+from sqlalchemy import Identity
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shared.db.base import NOW, Base
+from shared.domain.phones import ERASED_PHONE
+
+# The second search is this much later at least: longer than a test or a request to the provider
+# may last (PROVIDER_TIMEOUT is at most 120 s).
+SETTLE_SECONDS = 180
+# Erasures per search, so that one does not last for long.
+MAX_ERASURES = 50
+
+
+class Erasure(Base):
+    """The phone of a deleted client, until it is erased everywhere."""
+
+    __tablename__ = "erasures"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    client_id: Mapped[int]
+    phone: Mapped[int]
+    requested_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    searched_at: Mapped[datetime | None]
+
+
+RECORD = "INSERT INTO erasures (client_id, phone) VALUES (%s, %s)"
+FIND_DUE = f"""
+SELECT id, client_id, phone, requested_at, due_again FROM (
+    SELECT e.*, e.requested_at < now() - interval '{SETTLE_SECONDS} seconds' AND NOT EXISTS (
+        SELECT FROM imports i
+        WHERE i.status IN ('receiving', 'running') AND i.created_at <= e.requested_at) AS due_again
+    FROM erasures e
+) found WHERE searched_at IS NULL OR due_again
+ORDER BY id LIMIT {MAX_ERASURES} FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 (constants)
+MARK_SEARCHED = "UPDATE erasures SET searched_at = now() WHERE id = ANY (%s::bigint[])"
+DELETE = "DELETE FROM erasures WHERE id = ANY (%s::bigint[])"
+
+# Attempts keep the phone and text that were sent, so that a retry repeats them exactly; and the
+# provider's answer, which may repeat them.
+ERASE_ATTEMPTS = """
+UPDATE attempts a SET phone = NULL, text = NULL, excerpt = ''
+FROM (
+    SELECT g.id AS mailing_id, m.id AS message_id
+    FROM mailings g
+    CROSS JOIN LATERAL (
+        SELECT id FROM messages WHERE mailing_id = g.id AND client_id = ANY (%s::bigint[])
+    ) m
+    WHERE g.audience > 0
+) found
+WHERE a.mailing_id = found.mailing_id AND a.message_id = found.message_id
+    AND (num_nonnulls(a.phone, a.text) > 0 OR a.excerpt <> '')
+"""
+# What was written after the deletion is about a later client, or about none: it stays.
+ERASED = """
+WITH erased AS (
+    SELECT * FROM unnest(%(phones)s::bigint[], %(instants)s::timestamptz[]) AS e (phone, at)
+)
+"""
+# The list keeps its length: without phones a mailing would be to all clients.
+ERASE_IN_MAILINGS = f"""
+{ERASED}, found AS (
+    SELECT m.id FROM mailings m
+    WHERE m.phones <> '{{}}' AND EXISTS (
+        SELECT FROM erased e WHERE e.phone = ANY (m.phones) AND m.created_at <= e.at)
+    ORDER BY m.id FOR NO KEY UPDATE
+)
+UPDATE mailings m SET phones = ARRAY(
+    SELECT CASE WHEN EXISTS (SELECT FROM erased e WHERE e.phone = p.phone AND m.created_at <= e.at)
+        THEN {ERASED_PHONE} ELSE p.phone END
+    FROM unnest(m.phones) WITH ORDINALITY AS p (phone, place) ORDER BY place)
+FROM found WHERE m.id = found.id
+"""  # noqa: S608 (constants)
+# The answer of a request that named phones; the key stays, so that a repetition creates nothing.
+ERASE_ANSWERS = f"""
+{ERASED}
+UPDATE idempotency_keys k SET answer = regexp_replace(k.answer,
+    '"(' || (SELECT string_agg(e.phone::text, '|') FROM erased e) || ')"', '"erased"', 'g')
+WHERE EXISTS (SELECT FROM erased e WHERE k.created_at <= e.at
+    AND strpos(k.answer, '"' || e.phone || '"') > 0)
+"""  # noqa: S608 (constants)
+# One that is being sent is left to the second search.
+ERASE_TEST_SENDS = f"""
+{ERASED}
+DELETE FROM test_sends t USING erased e
+WHERE e.phone = ANY (t.phones) AND t.created_at <= e.at
+    AND t.created_at < now() - interval '{SETTLE_SECONDS} seconds'
+"""  # noqa: S608 (constants)
+# Rejected rows are as people wrote them: compared by the last ten digits of all cells together.
+ERASE_REJECTED_ROWS = f"""
+{ERASED}
+UPDATE rejected_rows r
+SET phone = '', operator_code = '', tag = '', timezone = '', attributes = '{{}}'
+FROM imports i
+WHERE i.id = r.import_id AND EXISTS (
+    SELECT FROM erased e WHERE i.created_at <= e.at AND strpos(
+        regexp_replace(concat(r.phone, ' ', r.operator_code, ' ', r.tag, ' ', r.timezone, ' ',
+            r.attributes), '[^0-9]', '', 'g'),
+        right(e.phone::text, 10)) > 0)
+"""  # noqa: S608 (constants)
+SEARCHES = (ERASE_IN_MAILINGS, ERASE_ANSWERS, ERASE_TEST_SENDS, ERASE_REJECTED_ROWS)
+
+
+def request_erasure(cursor: Cursor, client_id: int, phone: int) -> None:
+    """Erase a deleted client's attempts, and record what the sweep has to search for."""
+    cursor.execute(ERASE_ATTEMPTS, ([client_id],))
+    cursor.execute(RECORD, (client_id, phone))
+
+
+def search_traces(cursor: Cursor) -> tuple[int, int]:
+    """Erase the traces of deleted clients; return how many were searched for, and completed."""
+    cursor.execute(FIND_DUE)
+    due = cursor.fetchall()
+    if not due:
+        return 0, 0
+    ids, clients, phones, instants, last = (list(column) for column in zip(*due, strict=True))
+    cursor.execute(ERASE_ATTEMPTS, (clients,))
+    for search in SEARCHES:
+        cursor.execute(search, {"phones": phones, "instants": instants})
+    completed = [id_ for id_, is_last in zip(ids, last, strict=True) if is_last]
+    cursor.execute(DELETE, (completed,))
+    cursor.execute(MARK_SEARCHED, (ids,))
+    return len(ids), len(completed)

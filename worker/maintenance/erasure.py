@@ -1,0 +1,16 @@
+"""Complete the erasure of deleted clients: find their phones wherever else they are stored."""
+
+import structlog
+
+from shared.db.erasures import search_traces
+from worker.runtime.database import Database
+
+log = structlog.get_logger()
+
+
+def sweep_erasures(db: Database) -> None:
+    """Search for the traces of some deleted clients, if any are due."""
+    with db.transaction() as cursor:
+        searched, completed = search_traces(cursor)
+    if searched:
+        log.info("client.traces_erased", clients=searched, completed=completed)
