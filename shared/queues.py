@@ -47,6 +47,10 @@ JOB_QUEUES = {
 }
 LAUNCH_ID = re.compile(rb"launch-(\d+)-[0-9a-f]+")
 WAKE_KEY = "notification:wake:{}"
+# A launch job that waits in its queue will find every mailing that is due by then, so there is one
+# at a time. It deletes the key before it looks; in case it is lost, the key expires.
+LAUNCH_WAITS_KEY = "notification:launch-waits"
+LAUNCH_WAITS_MS = 2_000
 # Dispatchers stay idle for longer than this before they end, so suppressing a wake-up is harmless.
 WAKE_DAMPING_MS = 500
 
@@ -199,11 +203,28 @@ class Queues:
     def enqueue_launch(
         self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
     ) -> bool:
-        """Enqueue a mailing's launch at `at` (an aware instant; now if past or None)."""
-        return self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, request_id, at)
+        """Enqueue a mailing's launch at `at` (an aware instant; now if past or None).
+
+        Call it after the commit: a waiting job launches all mailings that are due by its start.
+        """
+        ids = {"mailing_id": mailing_id}
+        if at is None or at <= datetime.now(UTC):
+            try:
+                if not self.connection.set(LAUNCH_WAITS_KEY, 1, nx=True, px=LAUNCH_WAITS_MS):
+                    return True
+            except (RedisError, OSError) as error:
+                return self._log_failure(error, "worker.jobs.launch", ids)
+        return self._enqueue("worker.jobs.launch", ids, request_id, at)
+
+    def begin_launches(self) -> None:
+        """Let further launches be enqueued: a launch job has begun, and looks for due mailings."""
+        try:
+            self.connection.delete(LAUNCH_WAITS_KEY)
+        except (RedisError, OSError) as error:
+            log.warning("queue.unavailable", job="worker.jobs.launch", error=describe_error(error))
 
     def enqueue_launches(self, mailing_ids: Iterable[int], request_id: str | None = None) -> None:
-        """Enqueue the launches that are not waiting in the queue.
+        """Enqueue the launches of large mailings that are not waiting in the queue.
 
         Each job of a long launch runs one slice, so two jobs of one mailing would delay all
         launches behind them twice.
@@ -216,7 +237,7 @@ class Queues:
         waiting = {int(match[1]) for job_id in job_ids if (match := LAUNCH_ID.fullmatch(job_id))}
         for mailing_id in mailing_ids:
             if mailing_id not in waiting:
-                self.enqueue_launch(mailing_id, request_id=request_id)
+                self._enqueue("worker.jobs.launch", {"mailing_id": mailing_id}, request_id)
 
     def wake_dispatchers(self, mailing_id: int, request_id: str | None = None) -> bool:
         """Wake idle dispatchers, as messages of a mailing are due."""

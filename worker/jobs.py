@@ -20,7 +20,8 @@ from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.journal import Journal
 from worker.dispatch.journal_recovery import JournalRecovery
 from worker.dispatch.test_send import start_test_send
-from worker.launch.launcher import launch_slice
+from worker.launch.launcher import SLICE_SECONDS, launch_slice
+from worker.launch.small_launch import SmallLauncher
 from worker.maintenance.containment import contain_failure
 from worker.maintenance.daily_report import start_daily_report
 from worker.maintenance.imports import merge_import_slice
@@ -95,6 +96,11 @@ def _database(number: int) -> Database:
     return Database(WorkerContext.settings.database_url, "notification-control")
 
 
+@cache
+def _small_launcher(db: Database) -> SmallLauncher:
+    return SmallLauncher(db, WorkerContext.settings.batch_size)
+
+
 @contextmanager
 def _job_context(name: str, **ids: object) -> Iterator[None]:
     """Bind ids to a job's log lines; log database errors, since the sweep repeats the job."""
@@ -106,9 +112,16 @@ def _job_context(name: str, **ids: object) -> Iterator[None]:
 
 
 def launch(mailing_id: int, request_id: str | None = None) -> None:
-    """Launch a due mailing for a while; enqueue the rest behind other jobs."""
+    """Launch all small mailings that are due, then the given one for a while, if it is large.
+
+    Enqueues the rest behind other jobs.
+    """
+    queues = WorkerContext.queues()
+    queues.begin_launches()
+    with _job_context("launch"):
+        if _launch_small_mailings(queues, mailing_id):
+            return
     with _job_context("launch", request_id=request_id, mailing_id=mailing_id):
-        queues = WorkerContext.queues()
         more = launch_slice(
             _database(2),
             (_database(0), _database(1)),
@@ -118,6 +131,24 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
         )
         if more and not stopping.is_set():
             queues.enqueue_launches([mailing_id], request_id)
+
+
+def _launch_small_mailings(queues: Queues, mailing_id: int) -> bool:
+    """Launch small mailings for a while; return whether the given one was among them."""
+    launcher = _small_launcher(_database(0))
+    found, ends_at = False, time.monotonic() + SLICE_SECONDS
+    while True:
+        launch = launcher.launch_some()
+        if launch.launched:
+            queues.wake_dispatchers(launch.launched[0].id)
+            found |= any(mailing.id == mailing_id for mailing in launch.launched)
+        if launch.larger:
+            queues.enqueue_launches(each for each in launch.larger if each != mailing_id)
+        if not launch.more:
+            return found
+        if time.monotonic() > ends_at or stopping.is_set():
+            queues.enqueue_launch(mailing_id)
+            return found
 
 
 def dispatch(mailing_id: int, request_id: str | None = None) -> None:

@@ -21,6 +21,7 @@ EVENTS = {
     "mailing.settled": "No work is left; the counts are final (except for late acceptances).",
     "launch.chunk": "A part of the audience was written: `recipients`, and the range of their "
     "messages from `first_message_id` to `last_message_id`.",
+    "launch.refused": "Several mailings could not be launched together; each is launched alone.",
     # Batches and messages
     "batch.claimed": "A dispatcher claimed a batch; `taken_over` if another's lease on it had "
     "expired.",

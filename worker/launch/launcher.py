@@ -28,6 +28,7 @@ from worker.launch.chunks import (
     PendingChunk,
     write_chunk,
 )
+from worker.launch.partition_statistics import RowCounter, analyze_partition_of
 from worker.runtime.database import ConnectionThread, Database
 
 log = structlog.get_logger()
@@ -39,8 +40,6 @@ SLICE_SECONDS = 0.5
 FIRST_CHUNK_IDS = 2_000
 NEXT_SLICE_CHUNK_IDS = 20_000
 CHUNK_SECONDS = 0.2
-# Within a slice, statistics are refreshed when the rows have grown by this factor.
-ANALYZE_GROWTH = 4
 
 # One launch of a mailing at a time, however many jobs request it. This saves work; the totals do
 # not depend on it, since a chunk that does not begin at the checkpoint is rolled back.
@@ -58,10 +57,6 @@ WHERE id = %s
 """
 READ_CHECKPOINT = """
 SELECT audience_complete, launched_client_id, launch_last_client_id FROM mailings WHERE id = %s
-"""
-FIND_PARTITION = """
-SELECT first_mailing_id FROM partition_ranges
-WHERE %s BETWEEN first_mailing_id AND until_mailing_id - 1
 """
 
 
@@ -91,7 +86,7 @@ class LaunchSlice:
 
         Logs each chunk when it is committed. Raises DatabaseError.
         """
-        written = analyzed = 0
+        rows = RowCounter()
         analyses: list[Future[None]] = []
         # The first one is written alone: nothing slows it, and its duration sets the next size.
         self._start_chunk()
@@ -111,11 +106,9 @@ class LaunchSlice:
             self._log_chunk(chunk)
             if chunk.recipients:
                 on_batches_ready()
-            written += chunk.recipients
-            if written > analyzed * ANALYZE_GROWTH:
+            if rows.add(chunk.recipients):
                 mailing_id = self.launch.mailing_id
-                analyses.append(self.threads[0].submit(_analyze_partitions, mailing_id))
-                analyzed = written
+                analyses.append(self.threads[0].submit(analyze_partition_of, mailing_id))
             while len(self._pending) < len(self.threads) and self._may_start():
                 self._start_chunk()
         for analysis in analyses:
@@ -219,14 +212,3 @@ def _next_size(chunk: Chunk) -> int:
     """Return how many client ids the next chunk spans, so that it takes CHUNK_SECONDS."""
     growth = min(16.0, max(0.25, CHUNK_SECONDS / max(chunk.seconds, 0.001)))
     return max(FIRST_CHUNK_IDS // 10, int((chunk.until - chunk.after) * growth))
-
-
-def _analyze_partitions(db: Database, mailing_id: int) -> None:
-    """Refresh the planner's statistics of partitions that were filled in bulk."""
-    with db.transaction() as cursor:
-        cursor.execute(FIND_PARTITION, (mailing_id,))
-        (first,) = fetch_one_row(cursor)
-        # A tenth of the usual sample suffices to choose between an index and a scan; the full one
-        # would cost as much as launching 100,000 recipients.
-        cursor.execute("SET LOCAL default_statistics_target = 10")
-        cursor.execute(f"ANALYZE (SKIP_LOCKED) messages_p{first}, batches_p{first}")

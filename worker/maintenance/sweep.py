@@ -32,8 +32,9 @@ FIND_WORK = f"""
 WITH states AS MATERIALIZED (
     SELECT m.id, m.status = 'cancelled' AS cancelled, m.end_at <= now() AS ended,
         m.audience_complete AS complete,
-        m.status = 'scheduled' OR (m.status IN ('running', 'paused') AND NOT m.audience_complete
-            AND (m.started_at IS NOT NULL OR m.end_at <= now())) AS launchable,
+        m.status = 'scheduled' AS scheduled,
+        m.status IN ('running', 'paused') AND NOT m.audience_complete
+            AND (m.started_at IS NOT NULL OR m.end_at <= now()) AS launching,
         m.retry_version > 0 AND m.status IN ('running', 'paused') AND m.end_at > now()
             AND EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id
                 AND failed > 0 AND retry_version < m.retry_version) AS retrying,
@@ -43,12 +44,12 @@ WITH states AS MATERIALIZED (
     FROM mailings m
     WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())
 ), work AS MATERIALIZED (
-    SELECT id, launchable, retrying OR (open AND (ended OR cancelled)) AS changing, due,
+    SELECT id, scheduled, launching, retrying OR (open AND (ended OR cancelled)) AS changing, due,
         NOT open AND (complete OR cancelled) AS idle
     FROM states
 )
-SELECT id, launchable, changing, due, changing OR idle AS maybe_settled FROM work
-WHERE launchable OR changing OR due OR idle
+SELECT id, scheduled, launching, changing, due, changing OR idle AS maybe_settled FROM work
+WHERE scheduled OR launching OR changing OR due OR idle
 ORDER BY id
 """  # noqa: S608
 DELETE_OLD_KEYS = """
@@ -75,11 +76,14 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
     with contain_failure("partitions"), db.transaction() as cursor:
         _create_next_partitions(cursor)
         cursor.execute(DELETE_OLD_KEYS)
-    queues.enqueue_launches(mailing_id for mailing_id, launchable, *_ in mailings if launchable)
+    # One job launches all scheduled mailings that are due, except for the rest of large ones.
+    for mailing_id in [mailing_id for mailing_id, scheduled, *_ in mailings if scheduled][:1]:
+        queues.enqueue_launch(mailing_id)
+    queues.enqueue_launches(mailing_id for mailing_id, _, launching, *_ in mailings if launching)
     # Any due mailing will do: a dispatcher that is woken serves all of them.
-    for mailing_id in [mailing_id for mailing_id, _, _, due, _ in mailings if due][:1]:
+    for mailing_id in [mailing_id for mailing_id, _, _, _, due, _ in mailings if due][:1]:
         queues.wake_dispatchers(mailing_id)
-    for mailing_id, _, changing, due, maybe_settled in mailings:
+    for mailing_id, _, _, changing, due, maybe_settled in mailings:
         if time.monotonic() - pulse_recorded > INTERVAL_SECONDS:  # a long sweep is no outage
             pulse_recorded = time.monotonic()
             with db.autocommit() as cursor:

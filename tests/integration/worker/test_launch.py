@@ -21,7 +21,7 @@ from tests.support.fleet import TAKEOVER_SECONDS, Fleet
 from tests.support.interleaving import PausingDatabase, threads, wait_until_blocked
 from tests.support.waiting import wait_for
 from worker import jobs
-from worker.launch import chunks, launcher
+from worker.launch import chunks, launcher, small_launch
 from worker.maintenance.sweep import sweep_mailings
 from worker.recording import mailing_state
 from worker.runtime.database import Database
@@ -326,6 +326,7 @@ def test_sweeps_queue_one_launch_of_a_mailing(
 def test_launch_requested_twice_continues_in_one_job(
     fleet: Fleet, tag: str, small_slices: None, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(small_launch, "MAX_CANDIDATES", 0)
     redis = Redis.from_url(redis_url)
     _, mailing_id = add_due_mailing(fleet, tag, 100)
     databases = (*fleet.connections, fleet.guard)
