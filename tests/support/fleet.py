@@ -15,6 +15,7 @@ from shared.domain.statuses import MessageStatus
 from tests.support.invariants import assert_totals, find_wrong_totals
 from worker.dispatch import claim_queries
 from worker.launch import launcher
+from worker.launch.small_launch import SmallLauncher
 from worker.recording import mailing_state
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
 from worker.recording.record import record_reports
@@ -128,6 +129,12 @@ class Fleet:
             self.guard, self.connections, mailing_id, batch_size, lambda: None
         )
 
+    def launch_small_mailings(self, batch_size: int = 500) -> None:
+        """Launch all small mailings that are due."""
+        small = SmallLauncher(self.db, batch_size)
+        while small.launch_some().more:
+            pass
+
     def add_launched_mailing(self, count: int = 3, batch_size: int = 500, **more: Any) -> int:
         """Add a launched mailing to `count` new clients."""
         tag = f"only {next(_numbers)}"
@@ -143,9 +150,10 @@ class Fleet:
 
     def try_claim_batch(self, mailing_id: int) -> "FakeWorker | None":
         self.set_pulse()
-        claimed = claim_queries.claim_batch(self.db, self.clock, mailing_id, TAKEOVER_SECONDS)
-        if claimed is None:
+        claims = claim_queries.claim_batches(self.db, self.clock, [mailing_id], TAKEOVER_SECONDS)
+        if not claims:
             return None
+        (claimed,) = claims
         self._set_lease(claimed.mailing_id, claimed.batch_id, LEASE_SECONDS)
         return FakeWorker(self, claimed)
 
@@ -268,6 +276,8 @@ class FakeWorker:
         accepted: Iterable[int] = (),
         reports: Iterable[MessageReport] = (),
         release: BatchRelease | None = None,
+        *,
+        last: bool = False,
     ) -> BatchReport:
         """Make the next numbered report: ids that were accepted, and other outcomes."""
         self.reports += 1
@@ -279,6 +289,7 @@ class FakeWorker:
             [(id_, time.time()) for id_ in accepted],
             list(reports),
             release,
+            last,
         )
 
     def record(

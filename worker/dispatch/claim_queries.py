@@ -4,15 +4,17 @@ A claim takes a lease and a new token on one due batch. A claim of a batch whose
 marks its pending messages as in doubt, since the previous holder may have sent them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
 from shared.db.batch_conditions import DUE, FREE
+from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.pulse import record_pulse
 from shared.db.rows import fetch_one_row
@@ -22,10 +24,16 @@ from shared.domain.templates import Template, compile_stored_template
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
 
+log = structlog.get_logger()
+
 DUE_MAILINGS = f"""
-SELECT m.id, m.rate_limit FROM mailings m
-WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
-    SELECT 1 FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE})
+SELECT m.id, m.rate_limit, next.messages, next.batches > 1
+FROM mailings m CROSS JOIN LATERAL (
+    SELECT count(*) AS batches, (array_agg(pending))[1] AS messages
+    FROM (SELECT pending FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE}
+        ORDER BY due_at LIMIT 2) AS due
+) AS next
+WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND next.batches > 0
 """  # noqa: S608 (constants)
 
 # MATERIALIZED, because the batch must be chosen once: a plan that chose again for each batch it
@@ -145,6 +153,14 @@ class ClaimedBatch:
     rows: list[MessageRow] = field(default_factory=list)
 
 
+class DueMailing(NamedTuple):
+    """A mailing with a batch to claim: how many messages the next one has, and if it has more."""
+
+    rate_limit: int | None  # messages per second
+    messages: int
+    has_more: bool
+
+
 class MailingSnapshot(NamedTuple):
     """The parts of a mailing that may change while its batches are leased."""
 
@@ -154,40 +170,78 @@ class MailingSnapshot(NamedTuple):
     window: Window | None
 
 
-def fetch_due_mailings(db: Database, lease_seconds: float) -> dict[int, int | None]:
-    """Return the running mailings with a batch to claim now: id → messages per second or None.
-
-    Records the pulse first.
-    """
+def fetch_due_mailings(db: Database, lease_seconds: float) -> dict[int, DueMailing]:
+    """Return the running mailings with a batch to claim now, by id. Records the pulse first."""
     with db.autocommit() as cursor:
         record_pulse(cursor)
     with db.transaction() as cursor:
         cursor.execute(DUE_MAILINGS, {"lease": lease_seconds})
-        return dict(cursor.fetchall())
+        return {mailing_id: DueMailing(*row) for mailing_id, *row in cursor.fetchall()}
 
 
-def claim_batch(
-    db: Database, clock: DatabaseClock, mailing_id: int, lease_seconds: float
-) -> ClaimedBatch | None:
-    """Claim the mailing's next due batch with its pending messages; None if there is none."""
+def claim_batches(
+    db: Database, clock: DatabaseClock, mailing_ids: Sequence[int], lease_seconds: float
+) -> list[ClaimedBatch]:
+    """Claim the next due batch of each mailing, if it has one, in one transaction.
+
+    The batches come with their pending messages. If that is impossible for one of several mailings,
+    each is claimed alone.
+    """
+    try:
+        return _claim_together(db, clock, mailing_ids, lease_seconds)
+    except TRANSIENT_ERRORS:
+        raise
+    except Exception:
+        if len(mailing_ids) == 1:
+            raise
+    claims: list[ClaimedBatch] = []
+    for mailing_id in mailing_ids:
+        try:
+            claims += _claim_together(db, clock, [mailing_id], lease_seconds)
+        except TRANSIENT_ERRORS:
+            break  # what was claimed must be sent
+        except Exception as error:
+            log.error("database.refused", what="claim", mailing_id=mailing_id, exc_info=error)
+    return claims
+
+
+def _claim_together(
+    db: Database, clock: DatabaseClock, mailing_ids: Sequence[int], lease_seconds: float
+) -> list[ClaimedBatch]:
     lease_start = boottime()
     with db.transaction() as cursor:
-        CLAIM_BATCH.run(cursor, {"mailing": mailing_id, "lease": lease_seconds})
-        row = cursor.fetchone()
-        if row is None:
-            return None
-        columns = dict(zip((each.name for each in cursor.description or ()), row, strict=True))
-        clock.observe(columns.pop("now"), lease_start, boottime())
-        claimed = ClaimedBatch(
-            window=make_window(columns.pop("window_from"), columns.pop("window_to")),
-            template=compile_stored_template(columns["text"]),
-            lease_start=lease_start,
-            **columns,
-        )
-        if claimed.taken_over:
-            span = (claimed.first_id, claimed.last_id)
-            status_changes.mark_in_doubt(cursor, mailing_id, claimed.batch_id, span, None)
-        claimed.rows.extend(_fetch_rows(cursor, claimed))
+        # In the order in which every transaction locks batches of several mailings.
+        claims = [
+            _claim_batch(cursor, clock, mailing_id, lease_seconds, lease_start)
+            for mailing_id in sorted(mailing_ids)
+        ]
+    return [claimed for claimed in claims if claimed is not None]
+
+
+def _claim_batch(
+    cursor: Cursor,
+    clock: DatabaseClock,
+    mailing_id: int,
+    lease_seconds: float,
+    lease_start: float,
+) -> ClaimedBatch | None:
+    before = boottime()
+    CLAIM_BATCH.run(cursor, {"mailing": mailing_id, "lease": lease_seconds})
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    columns = dict(zip((each.name for each in cursor.description or ()), row, strict=True))
+    clock.observe(columns.pop("now"), before, boottime())
+    claimed = ClaimedBatch(
+        window=make_window(columns.pop("window_from"), columns.pop("window_to")),
+        template=compile_stored_template(columns["text"]),
+        lease_start=lease_start,
+        **columns,
+    )
+    if claimed.taken_over:
+        span = (claimed.first_id, claimed.last_id)
+        status_changes.mark_in_doubt(cursor, mailing_id, claimed.batch_id, span, None)
+    claimed.rows.extend(_fetch_rows(cursor, claimed))
     return claimed
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import datetime
+from heapq import nsmallest
 from typing import Any
 
 import structlog
@@ -43,13 +44,13 @@ class Claimer:
         self._found_due_at = self._snapshots_at = 0.0
 
     def claim_due(self, now: float) -> None:
-        """Find due mailings, and claim a batch of the one that was least recently served."""
+        """Find due mailings, and claim batches of those that were least recently served."""
         if not self._finding_due and now - self._found_due_at > FIND_DUE_SECONDS:
             self._finding_due = True
             self._db_thread.submit(
                 self._on_due_found, claim_queries.fetch_due_mailings, self._lease_seconds
             )
-        if self.claiming:
+        if self.claiming or len(self._state.batches) >= MAX_LEASED_BATCHES:
             return
         breaker_state = self._breaker.state
         if breaker_state == "closed":
@@ -58,34 +59,58 @@ class Claimer:
         elif breaker_state == "open" or self._state.batches:
             return  # one batch is enough for probes
         candidates = self._mailings_to_claim()
-        if not candidates or len(self._state.batches) >= MAX_LEASED_BATCHES:
+        if not candidates:
             return
-        mailing_id = min(candidates, key=self._state.served_at)
-        self._state.record_served(mailing_id, now)
+        mailing_ids = self._choose_mailings(candidates, several=breaker_state == "closed")
+        for mailing_id in mailing_ids:
+            self._state.record_served(mailing_id, now)
         self.claiming = True
 
-        def on_claimed(claimed: claim_queries.ClaimedBatch | None, error: Exception | None) -> None:
+        def on_claimed(
+            claims: list[claim_queries.ClaimedBatch] | None, error: Exception | None
+        ) -> None:
             self.claiming = False
-            if claimed is None:
-                self._state.due_mailings.pop(mailing_id, None)
-                if error is not None:
-                    log_database_error("claim", error)
-                return
-            margin = self._settings.provider_timeout + LEASE_MARGIN_SECONDS
-            batch = LeasedBatch(claimed, self._clock, self._lease_seconds, margin)
-            if batch.zone_unknown:
-                log.error("batch.zone_unknown", timezone=claimed.timezone, **batch.log_fields)
-                batch.fail_rows(Reason.TIME_ZONE)
-            self._state.add_batch(batch)
-            log.info(
-                "batch.claimed",
-                messages=len(claimed.rows),
-                taken_over=claimed.taken_over,
-                **batch.log_fields,
-            )
+            if error is not None:
+                log_database_error("claim", error)
+            claimed_ids = {claimed.mailing_id for claimed in claims or ()}
+            for mailing_id in mailing_ids:
+                due = self._state.due_mailings.get(mailing_id)
+                if mailing_id not in claimed_ids or not (due and due.has_more):
+                    self._state.due_mailings.pop(mailing_id, None)
+            for claimed in claims or ():
+                self._add_batch(claimed)
 
         self._db_thread.submit(
-            on_claimed, claim_queries.claim_batch, self._clock, mailing_id, self._lease_seconds
+            on_claimed, claim_queries.claim_batches, self._clock, mailing_ids, self._lease_seconds
+        )
+
+    def _choose_mailings(self, candidates: list[int], *, several: bool) -> list[int]:
+        """Return the least recently served mailings: one, or several whose batches are small.
+
+        Together their next batches are no larger than one batch may be.
+        """
+        room = MAX_LEASED_BATCHES - len(self._state.batches)
+        chosen: list[int] = []
+        messages = 0
+        for mailing_id in nsmallest(room if several else 1, candidates, self._state.served_at):
+            messages += self._state.due_mailings[mailing_id].messages
+            if chosen and messages > self._settings.batch_size:
+                break
+            chosen.append(mailing_id)
+        return chosen
+
+    def _add_batch(self, claimed: claim_queries.ClaimedBatch) -> None:
+        margin = self._settings.provider_timeout + LEASE_MARGIN_SECONDS
+        batch = LeasedBatch(claimed, self._clock, self._lease_seconds, margin)
+        if batch.zone_unknown:
+            log.error("batch.zone_unknown", timezone=claimed.timezone, **batch.log_fields)
+            batch.fail_rows(Reason.TIME_ZONE)
+        self._state.add_batch(batch)
+        log.info(
+            "batch.claimed",
+            messages=len(claimed.rows),
+            taken_over=claimed.taken_over,
+            **batch.log_fields,
         )
 
     def _mailings_to_claim(self) -> list[int]:
@@ -101,10 +126,10 @@ class Claimer:
         share, total = (enough // 2, 2 * enough) if several_due else (enough, enough)
         return [
             mailing_id
-            for mailing_id, rate in self._state.due_mailings.items()
+            for mailing_id, due in self._state.due_mailings.items()
             if (
                 leased[mailing_id] == 0
-                if self._is_limited(rate)
+                if self._is_limited(due.rate_limit)
                 else leased[mailing_id] < share and unlimited < total
             )
         ]
@@ -114,7 +139,7 @@ class Claimer:
         return rate is not None or self._settings.provider_rate is not None
 
     def _on_due_found(
-        self, due_mailings: dict[int, int | None] | None, error: Exception | None
+        self, due_mailings: dict[int, claim_queries.DueMailing] | None, error: Exception | None
     ) -> None:
         self._finding_due = False
         self._found_due_at = boottime()

@@ -89,7 +89,13 @@ class Flusher:
         self._flushed_at = now
         if all_due:
             self._all_flushed_at = now
-        self.unrecorded = [batch.make_report(wait) for batch in to_report.values()]
+        open_mailings = self._state.due_mailings.keys() | {
+            batch.mailing_id for batch in batches if not batch.done
+        }
+        self.unrecorded = [
+            batch.make_report(wait, last=batch.mailing_id not in open_mailings)
+            for batch in to_report.values()
+        ]
         if self._journal is not None:
             complete = not any(batch.has_unrecorded for batch in batches)
             self._journal_position = self._journal.position if complete else None
@@ -139,7 +145,8 @@ class Flusher:
         if report.release is not None:
             self._state.remove_batch(batch)
             self._log_release(batch, recorded)
-            self._finish_mailing(batch)
+            if not recorded.settled:
+                self._finish_mailing(batch)
         elif recorded.held:
             batch.renew_lease(started_at)
         elif not batch.lost:

@@ -200,15 +200,20 @@ class LeasedBatch:
             return False
         return self.lost or self.drain_reason is not None or not (self.rows or self.reloading)
 
-    def make_report(self, wait: float) -> BatchReport:
-        """Return the outcomes to record; releases the batch if done, due after `wait` seconds."""
+    def make_report(self, wait: float, *, last: bool) -> BatchReport:
+        """Return the outcomes to record; releases the batch if done, due after `wait` seconds.
+
+        `last`: no other batch of the mailing is leased or known to be due.
+        """
         self._report_number += 1
+        done = self.done
         report = BatchReport(
             *self.key,
             self._report_number,
             self._accepted,
             self._message_reports,
-            self._make_release(wait) if self.done else None,
+            self._make_release(wait) if done else None,
+            last and done,
         )
         self._accepted, self._message_reports = [], []
         return report

@@ -2,6 +2,7 @@
 
 from collections.abc import ValuesView
 
+from worker.dispatch.claim_queries import DueMailing
 from worker.dispatch.leased_batch import BatchKey, LeasedBatch
 from worker.runtime.clock import boottime
 
@@ -9,11 +10,11 @@ from worker.runtime.clock import boottime
 class DispatchState:
     """A dispatcher's batches, and the mailings that have a batch to claim. Instants are boottimes.
 
-    `due_mailings` maps the mailings with a batch to claim to their own rate limits.
+    `due_mailings` are the mailings with a batch to claim, by id.
     """
 
     def __init__(self) -> None:
-        self.due_mailings: dict[int, int | None] = {}
+        self.due_mailings: dict[int, DueMailing] = {}
         self._batches: dict[BatchKey, LeasedBatch] = {}
         self._served_at: dict[int, float] = {}
         self._active_at = boottime()
@@ -45,7 +46,7 @@ class DispatchState:
         for batch in self.batches:
             batch.drain(reason)
 
-    def set_due_mailings(self, due_mailings: dict[int, int | None]) -> None:
+    def set_due_mailings(self, due_mailings: dict[int, DueMailing]) -> None:
         """Replace the due mailings, and drop the times of mailings served over a minute ago."""
         self.due_mailings = due_mailings
         if due_mailings:

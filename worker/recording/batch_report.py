@@ -24,7 +24,8 @@ class BatchReport:
 
     Reports are numbered per (batch, token) and applied once, so that one whose COMMIT was lost can
     be repeated. An empty one renews the lease. `accepted` holds (message id, seconds since the
-    epoch); every other outcome is in `message_reports`.
+    epoch); every other outcome is in `message_reports`. `last`: the worker knows of no other batch
+    of the mailing that is due, so the mailing may be finished with this one.
     """
 
     mailing_id: int
@@ -34,15 +35,18 @@ class BatchReport:
     accepted: list[tuple[int, float]] = field(default_factory=list)
     message_reports: list[MessageReport] = field(default_factory=list)
     release: BatchRelease | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedBatch:
     """A batch after a report: whether the worker still holds it, and how many are pending.
 
-    `due_at` is set if the report gave the batch back with messages left.
+    `due_at` is set if the report gave the batch back with messages left. `settled`: the mailing was
+    finished with this report.
     """
 
     held: bool
     pending: int
     due_at: datetime | None = field(default=None, compare=False)
+    settled: bool = field(default=False, compare=False)

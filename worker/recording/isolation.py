@@ -119,6 +119,7 @@ class Isolation:
             accepted,
             others,
             report.release,
+            report.last,
         )
 
 

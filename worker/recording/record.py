@@ -1,10 +1,12 @@
 """Record the outcomes of messages in one transaction, which keeps every mailing's totals true."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from shared.db.minute_counts import MinuteKey, add_minute_counts
 from worker.recording.batch_report import BatchReport, RecordedBatch
+from worker.recording.settling import settle_finished
 from worker.recording.transaction import LockPlan, MailingRecorder, NeedsFullLock
 from worker.runtime.database import Database
 
@@ -41,6 +43,11 @@ def record_reports(
                         by_mailing[mailing_id], lease_seconds, max_attempts
                     )
                 add_minute_counts(cursor, minutes)
+                if finished := _find_finished(reports, results):
+                    for mailing_id in settle_finished(cursor, finished):
+                        for report in by_mailing[mailing_id]:
+                            key = mailing_id, report.batch_id
+                            results[key] = replace(results[key], settled=True)
                 if roll_back:
                     raise _RolledBack
             return results
@@ -48,3 +55,11 @@ def record_reports(
             return results
         except NeedsFullLock as needed:
             plans[needed.mailing_id] = needed.plan
+
+
+def _find_finished(
+    reports: Sequence[BatchReport], results: Mapping[tuple[int, int], RecordedBatch]
+) -> set[int]:
+    """Return the mailings that may have nothing left to do after these reports."""
+    finished = {report.mailing_id for report in reports if report.last}
+    return finished - {key[0] for key, recorded in results.items() if recorded.pending}

@@ -157,6 +157,9 @@ class Totals(RuleBasedStateMachine):
             return
         mailing_id = self.fleet.add_mailing(tags=["machine"], launched_client_id=self.ids[0] - 1)
         self.mailings.append(mailing_id)
+        if rng.random() < 0.3:
+            self.fleet.launch_small_mailings(batch_size=4)
+            OCCURRED["launched with others"] += self.fleet.read_mailing(mailing_id)["audience"] > 0
         self.launch_slices(mailing_id, rng.randint(1, 3))
 
     def continue_launch(self, rng: Random) -> None:
@@ -246,6 +249,7 @@ class Totals(RuleBasedStateMachine):
             [id_ for id_, outcome in outcomes if outcome == "accepted"],
             [REPORTS[outcome](id_) for id_, outcome in outcomes if outcome in REPORTS],
             release,
+            last=rng.random() < 0.5,
         )
         # A worker reports each outcome once; messages without one stay for a later report.
         worker.ids = [id_ for id_, outcome in outcomes if outcome == "unanswered"]
@@ -255,7 +259,10 @@ class Totals(RuleBasedStateMachine):
         """One transaction for several batches, whose remaining messages were all accepted."""
         chosen = {(w.mailing_id, w.batch_id): w for w in rng.choices(self.workers, k=2)}
         self.record(
-            [worker.make_report(worker.ids, (), BatchRelease()) for worker in chosen.values()]
+            [
+                worker.make_report(worker.ids, (), BatchRelease(), last=rng.random() < 0.5)
+                for worker in chosen.values()
+            ]
         )
         for worker in chosen.values():
             worker.ids = []
@@ -277,7 +284,8 @@ class Totals(RuleBasedStateMachine):
     def record(self, reports: list[BatchReport]) -> None:
         for report in reports:
             self.count_situations(report)
-        self.fleet.record_reports(*reports)
+        recorded = self.fleet.record_reports(*reports)
+        OCCURRED["settled with its last outcomes"] += any(each.settled for each in recorded.values())
         self.recorded_reports += reports
         for report in reports:
             self.accepted |= {(report.mailing_id, id_) for id_, _ in report.accepted}
@@ -363,6 +371,7 @@ def test_the_totals_are_right_whatever_happens(
         *("stale", "repeated", "retried", "taken over", "moved", "cancelled during its request"),
         *("accepted when expired", "accepted when cancelled", "accepted when in doubt"),
         *("accepted when settled", "accepted when moved"),
+        *("launched with others", "settled with its last outcomes"),
     ):
         assert OCCURRED[what], (
             f"no example had a message {what}: give the machine more of these steps"

@@ -416,13 +416,13 @@ def test_no_takeover_within_one_lease_of_an_outage(fleet: Fleet, seen: float, ba
     fleet.end_mailing(ended)
 
     fleet.set_pulse(seen, back)
-    assert claim_queries.claim_batch(fleet.db, fleet.clock, claimed, lease) is None
+    assert not claim_queries.claim_batches(fleet.db, fleet.clock, [claimed], lease)
     assert mailing_state.apply_mailing_state(fleet.db, ended, lease, 5) == 0
     assert claimed not in claim_queries.fetch_due_mailings(fleet.db, lease)
 
     fleet.set_pulse(back=21.0)
     assert claimed in claim_queries.fetch_due_mailings(fleet.db, lease)
-    assert claim_queries.claim_batch(fleet.db, fleet.clock, claimed, lease) is not None
+    assert claim_queries.claim_batches(fleet.db, fleet.clock, [claimed], lease)
     assert mailing_state.apply_mailing_state(fleet.db, ended, lease, 5) == 2
 
 
@@ -435,7 +435,7 @@ def test_moved_message_is_not_claimed_within_one_lease_of_an_outage(fleet: Fleet
     fleet.set_pulse(seen=30.0)
     with fleet.db.transaction() as cursor:
         assert status_changes.move_client_messages(cursor, {client_id: "Asia/Omsk"}) == 1
-    assert claim_queries.claim_batch(fleet.db, fleet.clock, mailing_id, 20.0) is None
+    assert not claim_queries.claim_batches(fleet.db, fleet.clock, [mailing_id], 20.0)
     worker.record(worker.ids[:1])
     assert fleet.read_message(mailing_id, worker.ids[0])["status"] == "sent"
 
