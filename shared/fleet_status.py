@@ -14,9 +14,8 @@ from shared.metrics import (
     SWEPT_KEY,
     TOKEN_KEY,
 )
-from shared.queues import CONTROL_QUEUE, DISPATCH_QUEUE
+from shared.queues import QUEUES
 
-QUEUES = (CONTROL_QUEUE, DISPATCH_QUEUE)
 # Keys of RQ and rq-scheduler.
 SCHEDULED_JOBS_KEY = "rq:scheduler:scheduled_jobs"
 QUEUE_KEY = "rq:queue:{}"

@@ -34,6 +34,8 @@ from shared.redis_client import (
 )
 
 CONTROL_QUEUE = "control"
+# The sweep has a queue and a worker of its own, so that it never waits behind launches.
+SWEEP_QUEUE = "sweep"
 DISPATCH_QUEUE = "dispatch"
 
 # The functions that a job may name, with their queues; others are not executed.
@@ -42,9 +44,10 @@ JOB_QUEUES = {
     "worker.jobs.merge_import": CONTROL_QUEUE,
     "worker.jobs.send_daily_report": CONTROL_QUEUE,
     "worker.jobs.send_test": CONTROL_QUEUE,
-    "worker.jobs.sweep": CONTROL_QUEUE,
+    "worker.jobs.sweep": SWEEP_QUEUE,
     "worker.jobs.dispatch": DISPATCH_QUEUE,
 }
+QUEUES = (CONTROL_QUEUE, SWEEP_QUEUE, DISPATCH_QUEUE)
 LAUNCH_ID = re.compile(rb"launch-(\d+)-[0-9a-f]+")
 WAKE_KEY = "notification:wake:{}"
 # A launch job that waits in its queue will find every mailing that is due by then, so there is one
@@ -123,7 +126,7 @@ class NotificationJob(Job):
         Redis could name as well.
         """
         super().restore({name: raw_data[name] for name in READ_FIELDS & raw_data.keys()})
-        if self.origin not in (CONTROL_QUEUE, DISPATCH_QUEUE):
+        if self.origin not in QUEUES:
             raise ValueError(f"no such queue: {self.origin}")
         self.timeout = -1
         self._parse_call()
@@ -190,9 +193,7 @@ class Queues:
 
     def __init__(self, connection: Redis):
         self.connection = connection
-        self._queues = {
-            name: make_queue(name, connection) for name in (CONTROL_QUEUE, DISPATCH_QUEUE)
-        }
+        self._queues = {name: make_queue(name, connection) for name in QUEUES}
         self._scheduler = Scheduler(connection=connection, job_class=NotificationJob)
         self._outage_log = OutageLog()
 

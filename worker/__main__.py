@@ -1,4 +1,4 @@
-"""Start one worker process: `python -m worker control | dispatch | scheduler`."""
+"""Start one worker process: `python -m worker control | sweep | dispatch | scheduler`."""
 
 import sys
 
@@ -40,6 +40,6 @@ def main(role: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["control"], ["dispatch"], ["scheduler"]):
-        sys.exit("usage: python -m worker control | dispatch | scheduler")
+    if sys.argv[1:] not in (["control"], ["sweep"], ["dispatch"], ["scheduler"]):
+        sys.exit("usage: python -m worker control | sweep | dispatch | scheduler")
     main(sys.argv[1])

@@ -93,6 +93,7 @@ class BenchEnvironment:
         self.start_process("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
         self.start_process("scheduler", "worker", "scheduler")
         self.start_process("control", "worker", "control")
+        self.start_process("sweep", "worker", "sweep")
         self.wait_for(self._is_ready, 60)
         return self
 

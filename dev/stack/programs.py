@@ -85,7 +85,8 @@ def product_programs(settings: Settings, environment: Mapping[str, str]) -> list
     )
     names = (f"dispatch-{number}" for number in range(1, settings.dispatch_workers + 1))
     dispatchers = [worker(name, "dispatch") for name in names]
-    return [api, worker("scheduler", "scheduler"), worker("control", "control"), *dispatchers]
+    workers = [worker(name, name) for name in ("scheduler", "control", "sweep")]
+    return [api, *workers, *dispatchers]
 
 
 def answers_ok(port: int, path: str) -> bool:

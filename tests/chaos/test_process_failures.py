@@ -53,7 +53,7 @@ def test_workers_killed_at_full_speed_repeat_what_was_in_flight(
             assert done["counts"]["sent"] == done["audience"]
 
 
-@pytest.mark.parametrize("name", ["control", "scheduler", "api"])
+@pytest.mark.parametrize("name", ["control", "sweep", "scheduler", "api"])
 def test_killed_control_scheduler_or_api_lose_no_mailing(
     system: System, observe: Observe, rng: Random, name: str
 ) -> None:

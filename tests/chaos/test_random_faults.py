@@ -96,7 +96,8 @@ def make_faults(system: System, rng: Random) -> dict[str, Callable[[Observer], o
         time.sleep(1.0)
         system.provider.set(faults={})
 
-    kills = {f"kill {name}": kill(name) for name in (*system.dispatchers, "control", "scheduler")}
+    workers = (*system.dispatchers, "control", "sweep", "scheduler")
+    kills = {f"kill {name}": kill(name) for name in workers}
     return kills | {
         "kill api": kill("api"),
         "stop and continue": freeze,

@@ -18,7 +18,7 @@ PROJECT = f"notifications-check-{os.getpid()}"
 # The demo token of docker-compose.yml: the first start must need no preparation.
 TOKEN = "demo-bootstrap-token"
 # Our services, with their numbers of containers.
-OURS = {"api": 1, "scheduler": 1, "control": 1, "dispatch": 2, "provider": 1}
+OURS = {"api": 1, "scheduler": 1, "control": 1, "sweep": 1, "dispatch": 2, "provider": 1}
 DEMO = {"openid": 1, "mail": 1}
 
 

@@ -35,6 +35,7 @@ SETTINGS_BY_SERVICE = {
     "api": ApiSettings,
     "scheduler": Settings,
     "control": WorkerSettings,
+    "sweep": WorkerSettings,
     "dispatch": WorkerSettings,
 }
 
@@ -271,7 +272,7 @@ def test_the_proxy_is_confined_and_reaches_only_the_api() -> None:
     assert proxy["volumes"][0].endswith(":ro")
 
 
-@pytest.mark.parametrize("name", ["api", "scheduler", "control", "dispatch"])
+@pytest.mark.parametrize("name", ["api", "scheduler", "control", "sweep", "dispatch"])
 def test_services_that_need_the_schema_wait_for_it(name: str) -> None:
     condition = SERVICES[name]["depends_on"]["migrations"]["condition"]
     assert condition == "service_completed_successfully"

@@ -32,10 +32,10 @@ ADDRESSES = {
 }
 CACHES = ("dns cache", "kubespray's dns cache")
 MORE = ("cloud metadata", *CACHES)
-OUR_PODS = ("api", "scheduler", "control", "dispatch")
+OUR_PODS = ("api", "scheduler", "control", "sweep", "dispatch")
 # The permitted connections: source, target and port. All others must be denied.
 PERMITTED = {
-    *((pod, "postgres", 5432) for pod in ("api", "control", "dispatch")),
+    *((pod, "postgres", 5432) for pod in ("api", "control", "sweep", "dispatch")),
     *((pod, "redis", 6379) for pod in OUR_PODS),
     *((pod, place, 53) for pod in (*OUR_PODS, "postgres", "redis") for place in ("dns", *CACHES)),
     *((place, "api", 8000) for place in ("internet", "another pod", "dns", *MORE)),
@@ -45,7 +45,7 @@ PERMITTED = {
 # Routes that the Ingress must not open.
 INTERNAL_ROUTES = {"/metrics", "/readyz"}
 # Connections to PostgreSQL per worker process. (An API process has one per gunicorn thread.)
-WORKER_CONNECTIONS = {"control": 6, "dispatch": 4}
+WORKER_CONNECTIONS = {"control": 6, "sweep": 1, "dispatch": 4}
 
 
 def _peer_matches(peer: Object, place: str) -> bool:
@@ -127,6 +127,7 @@ def pods_have_time_to_stop(documents: list[Object]) -> Violations:
         "control": max(
             test, read_constant("worker/maintenance/daily_report.py", "EXIT_WAIT_SECONDS")
         ),
+        "sweep": 30.0,  # a statement
         "dispatch": stop + read_constant("worker/dispatch/dispatcher.py", "LAST_FLUSH_SECONDS"),
         "postgres": 30.0,
         "redis": 10.0,
@@ -164,7 +165,8 @@ def pods_have_probes(documents: list[Object]) -> Violations:
                 elif name == "api" and container[probe].get("httpGet", {}).get("path") != path:
                     yield f"{title(each)}: {probe} does not request {path}"
         waits = [tuple(c["command"][-2:]) for c in pod_spec(each).get("initContainers", [])]
-        first = {"api": ("db", "upgrade"), **dict.fromkeys(("control", "dispatch"), SCHEMA)}
+        workers = ("control", "sweep", "dispatch")
+        first = {"api": ("db", "upgrade"), **dict.fromkeys(workers, SCHEMA)}
         wanted = first.get(each["metadata"]["name"])
         if wanted and wanted not in waits:
             yield f"{title(each)}: does not wait for the schema"

@@ -65,6 +65,7 @@ SETTINGS_BY_COMMAND: dict[tuple[str, ...], type[DatabaseSettings]] = {
     ("python", "-m", "shared.db.schema", "migrations"): DatabaseSettings,
     ("python", "-m", "worker", "scheduler"): Settings,
     ("python", "-m", "worker", "control"): WorkerSettings,
+    ("python", "-m", "worker", "sweep"): WorkerSettings,
     ("python", "-m", "worker", "dispatch"): WorkerSettings,
 }
 GUNICORN = {"WEB_CONCURRENCY"}

@@ -111,6 +111,7 @@ class System:
         self._add("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
         self._add("scheduler", "worker", "scheduler")
         self._add("control", "worker", "control")
+        self._add("sweep", "worker", "sweep")
         for name in self.dispatchers:
             self._add(name, "worker", "dispatch")
         for process in self.processes.values():

@@ -11,8 +11,9 @@ from typing import Any
 import structlog
 from redis import Redis
 
-from shared.fleet_status import QUEUE_KEY, QUEUE_WORKERS_KEY, QUEUES, SCHEDULED_JOBS_KEY
+from shared.fleet_status import QUEUE_KEY, QUEUE_WORKERS_KEY, SCHEDULED_JOBS_KEY
 from shared.metrics import BREAKER_KEY, COUNTERS_KEY, HOLD_KEY, SENDERS_KEY, SWEPT_KEY
+from shared.queues import QUEUES
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rq_scheduler import Scheduler
 
-from shared.queues import CONTROL_QUEUE, NotificationJob
+from shared.queues import JOB_QUEUES, NotificationJob
 from shared.redis_client import describe_error, fail_fast_client
 from worker.runtime.heartbeat import touch_heartbeat
 from worker.runtime.redis_repair import remove_bad_entries, remove_wrong_types
@@ -107,11 +107,20 @@ class FleetScheduler(Scheduler):
         super().enqueue_job(job)
 
     def _register_missing(self) -> None:
-        """Register periodic jobs that are missing, or that a wrong clock put into the future."""
+        """Register periodic jobs that are missing, on another queue, or in the future.
+
+        The former version had another queue; a wrong clock may have put a job into the future.
+        """
         now = datetime.now(UTC)
         for job_id, (function, seconds) in PERIODIC.items():
+            queue = JOB_QUEUES[function]
             due = self.connection.zscore(self.scheduled_jobs_key, job_id)
-            if due is not None and due < now.timestamp() + seconds + CLOCK_SKEW_SECONDS:
+            origin = self.connection.hget(NotificationJob.key_for(job_id), "origin")
+            if (
+                due is not None
+                and due < now.timestamp() + seconds + CLOCK_SKEW_SECONDS
+                and origin == queue.encode()
+            ):
                 continue
             log.info("scheduler.registered", job=function, seconds=seconds)
             self.schedule(
@@ -119,7 +128,7 @@ class FleetScheduler(Scheduler):
                 function,
                 id=job_id,
                 interval=seconds,
-                queue_name=CONTROL_QUEUE,
+                queue_name=queue,
             )
 
     def _check_types(self) -> None:

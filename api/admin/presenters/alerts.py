@@ -90,7 +90,7 @@ def _find_service_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
         detail = _("Mailings are running, but no worker sends them. Start dispatch workers.")
         yield Alert("danger", _("No dispatch worker is running."), detail)
     if health["state"] != "unseen" and (health["swept"] is None or health["swept"] > MAX_SWEEP_AGE):
-        detail = _("Mailings may start late. Start the control worker and the scheduler.")
+        detail = _("Mailings may start late. Start the sweep worker and the scheduler.")
         yield Alert("danger", _("The sweep is not running."), detail)
     for row in fetch_all(FAILED_IMPORTS):
         address = url_for("admin.imports.show_import", import_id=row["id"])

@@ -44,7 +44,7 @@ def redis(redis_url: str) -> Iterator[Redis]:
     redis = Redis.from_url(redis_url)
     redis.flushdb()
     redis.set(metrics.SWEPT_KEY, time.time())
-    for queue in ("dispatch", "control"):
+    for queue in ("dispatch", "control", "sweep"):
         redis.sadd(f"rq:workers:{queue}", f"rq:worker:{queue}")
         redis.hset(f"rq:worker:{queue}", "state", "idle")
     yield redis

@@ -285,7 +285,8 @@ class Totals(RuleBasedStateMachine):
         for report in reports:
             self.count_situations(report)
         recorded = self.fleet.record_reports(*reports)
-        OCCURRED["settled with its last outcomes"] += any(each.settled for each in recorded.values())
+        settled = any(each.settled for each in recorded.values())
+        OCCURRED["settled with its last outcomes"] += settled
         self.recorded_reports += reports
         for report in reports:
             self.accepted |= {(report.mailing_id, id_) for id_, _ in report.accepted}

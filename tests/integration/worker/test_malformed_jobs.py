@@ -17,6 +17,7 @@ from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 QUEUE = "rq:queue:control"
+SWEEP_LIST = "rq:queue:sweep"
 LAUNCH = "worker.jobs.launch"
 MISSING_MAILING = 987_654_321  # a launch of it does nothing
 
@@ -192,16 +193,26 @@ def test_scheduler_removes_a_malformed_job(spoil: Spoil, redis: Redis, scheduler
 def test_malformed_periodic_job_is_registered_again(redis: Redis, scheduler: Process) -> None:
     redis.hset("rq:job:notification-sweep", mapping={"data": b"[", "meta": b'{"interval": "x"}'})
     redis.zadd(SCHEDULED_JOBS_KEY, {"notification-sweep": time.time() - 1})
-    wait_for(lambda: b"notification-sweep" in redis.lrange(QUEUE, 0, -1), 15, "a sweep is due")
+    wait_for(lambda: b"notification-sweep" in redis.lrange(SWEEP_LIST, 0, -1), 15, "a sweep is due")
     assert scheduler.running
 
 
 def test_periodic_job_in_the_far_future_is_due_now(redis: Redis, scheduler: Process) -> None:
     """A scheduler whose clock was ahead registered it."""
     wait_for(lambda: redis.zscore(SCHEDULED_JOBS_KEY, "notification-sweep"), 15, "it is there")
-    redis.delete(QUEUE)
+    redis.delete(SWEEP_LIST)
     redis.zadd(SCHEDULED_JOBS_KEY, {"notification-sweep": time.time() + 86_400})
-    wait_for(lambda: b"notification-sweep" in redis.lrange(QUEUE, 0, -1), 15, "a sweep is due")
+    wait_for(lambda: b"notification-sweep" in redis.lrange(SWEEP_LIST, 0, -1), 15, "a sweep is due")
+
+
+def test_periodic_job_moves_from_the_queue_of_the_former_version(
+    redis: Redis, scheduler: Process
+) -> None:
+    wait_for(lambda: redis.zscore(SCHEDULED_JOBS_KEY, "notification-sweep"), 15, "it is there")
+    redis.hset("rq:job:notification-sweep", "origin", "control")
+    redis.delete(SWEEP_LIST)
+    wait_for(lambda: b"notification-sweep" in redis.lrange(SWEEP_LIST, 0, -1), 15, "it has moved")
+    assert redis.hget("rq:job:notification-sweep", "origin") == b"sweep"
 
 
 @pytest.mark.parametrize("entry", BAD_IDS.values(), ids=BAD_IDS)
@@ -254,7 +265,7 @@ def test_worker_replaces_its_own_key_of_the_wrong_type(redis: Redis, control: Pr
     assert control.running
 
 
-@pytest.mark.parametrize("key", [SCHEDULED_JOBS_KEY, QUEUE])
+@pytest.mark.parametrize("key", [SCHEDULED_JOBS_KEY, SWEEP_LIST])
 def test_scheduler_replaces_a_key_of_the_wrong_type(
     key: str, redis: Redis, scheduler: Process
 ) -> None:
@@ -265,7 +276,7 @@ def test_scheduler_replaces_a_key_of_the_wrong_type(
 
 
 def _entries(redis: Redis) -> list[Any]:
-    return redis.lrange(QUEUE, 0, -1) if redis.type(QUEUE) == b"list" else []
+    return redis.lrange(SWEEP_LIST, 0, -1) if redis.type(SWEEP_LIST) == b"list" else []
 
 
 def test_malformed_figures_are_no_figures(redis: Redis) -> None:

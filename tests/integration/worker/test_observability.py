@@ -54,7 +54,7 @@ class Run:
 
     @property
     def logs(self) -> list[Path]:
-        names = ("api", "scheduler", "control", *self.system.dispatchers)
+        names = ("api", "scheduler", "control", "sweep", *self.system.dispatchers)
         return [self.system.directory / f"{name}.log" for name in names]
 
     def search_logs(self, **question: Any) -> list[Line]:

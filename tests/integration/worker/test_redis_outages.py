@@ -35,7 +35,7 @@ from tests.support.system import Process
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_for
 
-ROLES = ("scheduler", "control", "dispatch")
+ROLES = ("scheduler", "control", "sweep", "dispatch")
 MISSING_MAILING = 987_654_321
 RECOVERY_SECONDS = 5.0
 

@@ -45,7 +45,8 @@ def test_flushed_redis_and_restarts_send_no_second_report(
     system: System, server: MailServer
 ) -> None:
     redis = Redis.from_url(system.valkey.url)
-    system["control"].stop()
+    for process in ("control", "sweep"):
+        system[process].stop()
     # The days before yesterday have been sent: only yesterday's report is due.
     with system.database() as cursor:
         cursor.execute("TRUNCATE daily_reports")
@@ -56,16 +57,17 @@ def test_flushed_redis_and_restarts_send_no_second_report(
             (ZONE,),
         )
     redis.flushall()
-    system["control"].start()
+    for process in ("control", "sweep"):
+        system[process].start()
     wait_for(lambda: server.messages, 30, "the report")
     all_sent = [("sent",)] * 8
     # A kill between the delivery and its record would leave the report in doubt.
     wait_for(lambda: system.query("SELECT status FROM daily_reports") == all_sent, 30, "its record")
-    for process in ("control", "scheduler", "control"):
+    for process in ("control", "scheduler", "sweep", "sweep"):
         system[process].kill()
         redis.flushall()
         system[process].start()
-        # A control worker looks for due reports at its first sweep.
+        # A sweep worker looks for due reports at its first sweep.
         wait_for(lambda: redis.exists(SWEPT_KEY), 30, f"a sweep after {process} was killed")
     assert server.received == 1
     assert system.query("SELECT status FROM daily_reports") == all_sent
