@@ -26,14 +26,20 @@ from worker.runtime.database import Database
 
 log = structlog.get_logger()
 
+# Two steps, so that only the batches of due mailings are read one mailing at a time.
 DUE_MAILINGS = f"""
-SELECT m.id, m.rate_limit, next.messages, next.batches > 1
-FROM mailings m CROSS JOIN LATERAL (
+WITH due AS MATERIALIZED (
+    SELECT m.id, m.rate_limit FROM mailings m
+    WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
+        SELECT 1 FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE})
+)
+SELECT due.id, due.rate_limit, next.messages, next.batches > 1
+FROM due CROSS JOIN LATERAL (
     SELECT count(*) AS batches, (array_agg(pending))[1] AS messages
-    FROM (SELECT pending FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE}
-        ORDER BY due_at LIMIT 2) AS due
+    FROM (SELECT pending FROM batches WHERE mailing_id = due.id AND {DUE} AND {FREE}
+        ORDER BY due_at LIMIT 2) AS claimable
 ) AS next
-WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND next.batches > 0
+WHERE next.batches > 0
 """  # noqa: S608 (constants)
 
 # MATERIALIZED, because the batch must be chosen once: a plan that chose again for each batch it
