@@ -1,5 +1,7 @@
-"""A database connection that counts the statements it executes."""
+"""A database connection that counts its statements and transactions."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg2.extensions import cursor as Cursor
@@ -14,6 +16,13 @@ class CountingDatabase(Database):
     def __init__(self, url: str):
         super().__init__(url, "counting")
         self.statements: list[str] = []
+        self.transactions = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        self.transactions += 1
+        with super().transaction() as cursor:
+            yield cursor
 
     def _open(self) -> PreparingConnection:
         connection = super()._open()

@@ -26,6 +26,8 @@ from worker.runtime.database import Database
 
 log = structlog.get_logger()
 
+# Due batches of one mailing that are counted: as many as a small mailing has, one for each zone.
+MAX_COUNTED_BATCHES = 10
 # Two steps, so that only the batches of due mailings are read one mailing at a time.
 DUE_MAILINGS = f"""
 WITH due AS MATERIALIZED (
@@ -33,11 +35,11 @@ WITH due AS MATERIALIZED (
     WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
         SELECT 1 FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE})
 )
-SELECT due.id, due.rate_limit, next.messages, next.batches > 1
+SELECT due.id, due.rate_limit, next.messages, next.batches
 FROM due CROSS JOIN LATERAL (
     SELECT count(*) AS batches, (array_agg(pending))[1] AS messages
     FROM (SELECT pending FROM batches WHERE mailing_id = due.id AND {DUE} AND {FREE}
-        ORDER BY due_at LIMIT 2) AS claimable
+        ORDER BY due_at LIMIT {MAX_COUNTED_BATCHES}) AS claimable
 ) AS next
 WHERE next.batches > 0
 """  # noqa: S608 (constants)
@@ -160,11 +162,11 @@ class ClaimedBatch:
 
 
 class DueMailing(NamedTuple):
-    """A mailing with a batch to claim: how many messages the next one has, and if it has more."""
+    """A mailing with batches to claim."""
 
     rate_limit: int | None  # messages per second
-    messages: int
-    has_more: bool
+    messages: int  # in the next batch
+    batches: int  # MAX_COUNTED_BATCHES may be more
 
 
 class MailingSnapshot(NamedTuple):
@@ -190,8 +192,8 @@ def claim_batches(
 ) -> list[ClaimedBatch]:
     """Claim the next due batch of each mailing, if it has one, in one transaction.
 
-    The batches come with their pending messages. If that is impossible for one of several mailings,
-    each is claimed alone.
+    Several batches are claimed of a mailing that is given several times. They come with their
+    pending messages. If that is impossible for one of several mailings, each is claimed alone.
     """
     try:
         return _claim_together(db, clock, mailing_ids, lease_seconds)

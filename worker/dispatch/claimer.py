@@ -72,11 +72,7 @@ class Claimer:
             self.claiming = False
             if error is not None:
                 log_database_error("claim", error)
-            claimed_ids = {claimed.mailing_id for claimed in claims or ()}
-            for mailing_id in mailing_ids:
-                due = self._state.due_mailings.get(mailing_id)
-                if mailing_id not in claimed_ids or not (due and due.has_more):
-                    self._state.due_mailings.pop(mailing_id, None)
+            self._update_due_mailings(mailing_ids, claims or [])
             for claimed in claims or ():
                 self._add_batch(claimed)
 
@@ -85,19 +81,39 @@ class Claimer:
         )
 
     def _choose_mailings(self, candidates: list[int], *, several: bool) -> list[int]:
-        """Return the least recently served mailings: one, or several whose batches are small.
+        """Return the least recently served mailings, each once for each batch to claim of it.
 
-        Together their next batches are no larger than one batch may be.
+        It is one batch, or `several` small ones: together no larger than one batch may be.
         """
-        room = MAX_LEASED_BATCHES - len(self._state.batches)
+        room = MAX_LEASED_BATCHES - len(self._state.batches) if several else 1
         chosen: list[int] = []
         messages = 0
-        for mailing_id in nsmallest(room if several else 1, candidates, self._state.served_at):
-            messages += self._state.due_mailings[mailing_id].messages
-            if chosen and messages > self._settings.batch_size:
-                break
-            chosen.append(mailing_id)
+        for mailing_id in nsmallest(room, candidates, self._state.served_at):
+            due = self._state.due_mailings[mailing_id]
+            for _ in range(due.batches):
+                messages += due.messages
+                if chosen and (messages > self._settings.batch_size or len(chosen) == room):
+                    return chosen
+                chosen.append(mailing_id)
         return chosen
+
+    def _update_due_mailings(
+        self, mailing_ids: list[int], claims: list[claim_queries.ClaimedBatch]
+    ) -> None:
+        """Drop the mailings of which nothing is left to claim."""
+        requested = Counter(mailing_ids)
+        claimed = Counter(claim.mailing_id for claim in claims)
+        for mailing_id, count in requested.items():
+            due = self._state.due_mailings.get(mailing_id)
+            if due is None:
+                continue
+            # More than are counted may be left: the next look shows them.
+            exhausted = due.batches <= count < claim_queries.MAX_COUNTED_BATCHES
+            if exhausted or claimed[mailing_id] < count:
+                del self._state.due_mailings[mailing_id]
+            elif due.batches < claim_queries.MAX_COUNTED_BATCHES:
+                left = due._replace(batches=due.batches - count)
+                self._state.due_mailings[mailing_id] = left
 
     def _add_batch(self, claimed: claim_queries.ClaimedBatch) -> None:
         margin = self._settings.provider_timeout + LEASE_MARGIN_SECONDS
