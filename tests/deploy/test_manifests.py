@@ -205,7 +205,7 @@ def test_the_demo_uses_its_own_sign_in_and_mail_catcher(
         port = services["mail"]["command"][services["mail"]["command"].index("--port") + 1]
         assert settings.smtp_url.get_secret_value() == f"smtp://mail:{port}?starttls=never"
         assert set(services[name]["networks"]) & set(services["mail"]["networks"]) or (
-            name == "dispatch"  # which sends no mail
+            name in ("dispatch", "sweep")  # which send no mail
         )
 
 
