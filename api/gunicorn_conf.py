@@ -77,6 +77,11 @@ def post_worker_init(worker: Any) -> None:
             threading.Thread(target=wait, args=(url, never), daemon=True).start()
 
 
+def pre_request(_: Any, req: Any) -> None:
+    """Let the application end the connection of a request whose body it does not read."""
+    req.body.force_close = req.force_close
+
+
 def on_exit(_: Any) -> None:
     if owns_metrics_directory:
         shutil.rmtree(os.environ[METRICS_VARIABLE], ignore_errors=True)

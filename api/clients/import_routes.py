@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app
 
 from api.actor import current_actor
 from api.clients import import_service
@@ -18,7 +18,6 @@ from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
 from api.http.pagination import build_page
 from api.http.problems import BadRequest
-from api.http.request_parsing import discard_body
 from api.openapi.operation import CsvUpload, operation
 from api.schemas.base import PageQuery
 from api.schemas.csv_query import CsvQuery
@@ -61,7 +60,6 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     except FileTooLarge as error:
         raise ContentTooLarge(str(error)) from None
     except BadFile as error:
-        discard_body(request, limit)
         if isinstance(error, BadHeader):
             raise InvalidFields(FieldError(str(error), "file_header")) from None
         raise BadRequest(str(error)) from None

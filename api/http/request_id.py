@@ -11,7 +11,7 @@ import uuid
 import structlog
 from flask import Flask, Response, g, request
 
-from api.http.request_parsing import discard_body
+from api.http.unread_body import leave_body_unread
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ def _start_request() -> None:
 def _finish_request(response: Response) -> Response:
     response.headers[HEADER] = g.request_id
     if response.status_code >= 400:
-        discard_body(request)
+        leave_body_unread(request, response)
     route = request.url_rule.rule if request.url_rule else None
     write = log.debug if route in PROBE_ROUTES and response.status_code < 400 else log.info
     write(

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
@@ -20,8 +19,6 @@ Path = tuple[str | int, ...]
 
 # An error repeats at most this many characters of a field name that the caller has sent.
 MAX_NAME_LENGTH = 64
-# At most this much of a rejected body is read.
-MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 UNSTORABLE = "contains NUL or half of a surrogate pair, which is no text"
 # Replace texts of pydantic that name types of Python instead of JSON.
 DETAILS = {
@@ -52,14 +49,6 @@ def parse_body(request: Request, schema: type[Schema], context: dict[str, Any]) 
     document = _read_json(request)
     dropped = drop_excess_members(document, _field_names(schema))
     return _validate(document, schema, _pointer, context=context, dropped=dropped)
-
-
-def discard_body(request: Request, limit: int = MAX_DISCARDED_BYTES) -> None:
-    """Read the rest of the body: otherwise the client may get a reset instead of the response."""
-    stream, remaining = request.environ["wsgi.input"], limit
-    with suppress(OSError):
-        while remaining > 0 and (chunk := stream.read(min(remaining, 65536))):
-            remaining -= len(chunk)
 
 
 def _validate(

@@ -3,14 +3,13 @@
 from dataclasses import asdict
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from api.actor import current_actor
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
 from api.http.pagination import build_page
-from api.http.request_parsing import discard_body
 from api.openapi.operation import CsvUpload, operation
 from api.opt_outs import service
 from api.opt_outs.schemas import (
@@ -96,7 +95,6 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
     except FileTooLarge as error:
         raise ContentTooLarge(str(error)) from None
     except BadFile as error:
-        discard_body(request, limit)
         raise InvalidFields(FieldError(str(error), "file_unusable")) from None
     return asdict(imported)
 

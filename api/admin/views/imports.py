@@ -21,7 +21,6 @@ from api.errors import ContentTooLarge, ServiceError
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
 from api.http.problems import Problem, status_code
-from api.http.request_parsing import discard_body
 from shared.client_import.csv_reader import BadFile
 from shared.domain.scopes import Scope
 
@@ -65,8 +64,6 @@ def upload_file() -> BaseResponse | tuple[str | dict[str, Any], int]:
     except ValidationError as error:
         return _reject("; ".join(errors_from_schema(error).values()), 422, fields)
     except BadFile as error:
-        if not is_form:
-            discard_body(request, limit)
         return _reject(describe_file_error(error), 422, fields)
     except ContentTooLarge:
         return _reject(_too_large(_max_file_bytes()), 413, fields)

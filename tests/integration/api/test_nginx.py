@@ -71,6 +71,15 @@ def connect(proxy: Nginx, sent: bytes = b"", receive_buffer: int | None = None) 
     return connection
 
 
+def begin_export(proxy: Nginx) -> socket.socket | None:
+    """Begin an export that is read slowly; return None if too many are under way."""
+    connection = connect(proxy, EXPORT, receive_buffer=4096)
+    if connection.recv(12) == b"HTTP/1.1 200":
+        return connection
+    connection.close()
+    return None
+
+
 def read_all(connection: socket.socket) -> bytes:
     """Return everything up to the end of the connection, which may be a reset."""
     received = b""
@@ -106,10 +115,17 @@ def test_slow_request_bodies_occupy_no_thread(proxy: Nginx) -> None:
 
 
 def test_slow_readers_of_an_export_occupy_no_thread(proxy: Nginx, fat_clients: None) -> None:
-    slow = [connect(proxy, EXPORT, receive_buffer=4096) for _ in range(SLOW_CLIENTS // 2)]
+    slow: list[socket.socket] = []
+
+    def has_begun() -> bool:
+        """An export is under way in the API until nginx has it, and only a few are permitted."""
+        connection = begin_export(proxy)
+        slow.extend([connection] if connection else [])
+        return connection is not None
+
     try:
-        for connection in slow:
-            assert connection.recv(12) == b"HTTP/1.1 200"
+        for _ in range(SLOW_CLIENTS // 2):
+            wait_for(has_begun, 10, "an export")
         assert_quick(proxy)
     finally:
         for connection in slow:
