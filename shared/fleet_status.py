@@ -11,6 +11,7 @@ from shared.metrics import (
     HOLD_KEY,
     SENDER_STALE_SECONDS,
     SENDERS_KEY,
+    SWEEP_SECONDS_KEY,
     SWEPT_KEY,
     TOKEN_KEY,
 )
@@ -36,6 +37,7 @@ class FleetStatus(NamedTuple):
     breaker_reason: str | None
     hold_until: float | None  # the provider asked to wait until then
     sweep_age_seconds: float | None  # None: no sweep is known
+    sweep_seconds: float | None  # how long the last one took
     token_expires_at: float | None  # None: the provider's token states no end
     token_renew_at: float | None
     queue_lengths: dict[str, int]
@@ -51,20 +53,21 @@ def read_fleet_status(redis: Redis) -> FleetStatus:
     pipeline.hgetall(SENDERS_KEY)
     pipeline.hmget(BREAKER_KEY, "until", "opened_at", "reason")
     pipeline.get(HOLD_KEY)
-    pipeline.get(SWEPT_KEY)
+    pipeline.mget(SWEPT_KEY, SWEEP_SECONDS_KEY)
     pipeline.get(TOKEN_KEY)
     pipeline.zcard(SCHEDULED_JOBS_KEY)
     for queue in QUEUES:
         pipeline.llen(QUEUE_KEY.format(queue))
     for queue in QUEUES:
         pipeline.smembers(QUEUE_WORKERS_KEY.format(queue))
-    time_, counters, senders, breaker, hold, swept, token, scheduled, *queues = pipeline.execute()
+    time_, counters, senders, breaker, hold, sweep, token, scheduled, *queues = pipeline.execute()
     now = time_[0] + time_[1] / 1e6
     # A killed dispatcher's entry stays, but is not renewed.
     reports = [[_parse_number(field) for field in entry.split()] for entry in senders.values()]
     reports = [
         report for report in reports if len(report) == 4 and now - report[0] < SENDER_STALE_SECONDS
     ]
+    swept, sweep_seconds = sweep
     probe_at, opened_at = _parse_number(breaker[0]), _parse_number(breaker[1])
     hold_until = _parse_number(hold)
     expires_at, renew_at = [_parse_number(part) for part in (*(token or b"").split(), b"", b"")][:2]
@@ -82,6 +85,7 @@ def read_fleet_status(redis: Redis) -> FleetStatus:
         breaker_reason=(breaker[2] or b"").decode(errors="replace") or None,
         hold_until=hold_until if hold_until > now else None,
         sweep_age_seconds=max(0.0, now - _parse_number(swept)) if swept else None,
+        sweep_seconds=_parse_number(sweep_seconds) if sweep_seconds else None,
         token_expires_at=expires_at or None,
         token_renew_at=renew_at or None,
         queue_lengths=dict(zip(QUEUES, queues[: len(QUEUES)], strict=True)),

@@ -91,6 +91,7 @@ ALL_METRICS = (
     ),
     Metric("notification_workers", "gauge", "Worker processes.", ("queue", "state")),
     Metric("notification_sweep_age_seconds", "gauge", "Seconds since the end of the last sweep."),
+    Metric("notification_sweep_seconds", "gauge", "Duration of the last sweep in seconds."),
     Metric(
         "notification_token_expiry_timestamp_seconds",
         "gauge",
@@ -132,6 +133,8 @@ TOKEN_KEY = "notification:token"  # noqa: S105 (the name of a key)
 TOKEN_KEY_SECONDS = 60
 # The end of the last sweep, in seconds since 1970.
 SWEPT_KEY = "notification:metrics:swept"
+# How many seconds the last sweep took.
+SWEEP_SECONDS_KEY = "notification:metrics:sweep_seconds"
 # The breaker's state, and the time until which the provider asked to wait.
 BREAKER_KEY = "notification:breaker"
 HOLD_KEY = "notification:hold"

@@ -23,7 +23,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq_scheduler import Scheduler
 
-from shared.metrics import SWEPT_KEY
+from shared.metrics import SWEEP_SECONDS_KEY, SWEPT_KEY
 from shared.redis_client import (
     CHECK_KEY,
     OutageLog,
@@ -270,10 +270,10 @@ class Queues:
         ids = {"day": day.isoformat()}
         return self._enqueue("worker.jobs.send_daily_report", ids)
 
-    def record_sweep(self) -> None:
-        """Store the time of a sweep, for the metrics."""
+    def record_sweep(self, seconds: float) -> None:
+        """Store the time and the duration of a sweep that ends now, for the metrics."""
         try:
-            self.connection.set(SWEPT_KEY, time.time())
+            self.connection.mset({SWEPT_KEY: time.time(), SWEEP_SECONDS_KEY: seconds})
         except (RedisError, OSError) as error:
             log.warning("metrics.unavailable", source="redis", error=describe_error(error))
 

@@ -222,6 +222,7 @@ def sweep() -> None:
             WorkerContext.next_zone_rules_at = now + ZONE_RULES_INTERVAL_SECONDS
             with contain_failure("time zone rules"):
                 apply_zone_rules(_database(0), RULES_VERSION)
+        started = time.monotonic()
         sweep_mailings(_database(0), queues, settings.lease_seconds)
-        queues.record_sweep()
+        queues.record_sweep(time.monotonic() - started)
         WorkerContext.current_token().publish(queues.connection)

@@ -146,6 +146,8 @@ class FleetCollector(Collector):
         # Without a known sweep the metric is missing, which absent() detects.
         if status.sweep_age_seconds is not None:
             families.append(gauge("notification_sweep_age_seconds", status.sweep_age_seconds))
+        if status.sweep_seconds is not None:
+            families.append(gauge("notification_sweep_seconds", status.sweep_seconds))
         for name, instant in (
             ("notification_token_expiry_timestamp_seconds", status.token_expires_at),
             ("notification_token_renewal_timestamp_seconds", status.token_renew_at),

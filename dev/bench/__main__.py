@@ -12,6 +12,7 @@ from dev.bench import figures
 from dev.bench.environment import BenchEnvironment
 from dev.bench.figures import Figure, format_figure
 from dev.bench.small_mailings import measure_small_mailings
+from dev.bench.waiting_mailings import measure_waiting_mailings
 
 
 def measure(quick: bool, long: bool) -> Iterator[Figure]:
@@ -37,13 +38,20 @@ def measure(quick: bool, long: bool) -> Iterator[Figure]:
             yield from figures.measure_growth(bench, sizes, 20_000_000)
         directory, counts = (100_000, [100]) if quick else (3_000_000, [100, 2_000])
         yield from measure_small_mailings(bench, directory, [*counts, *([20_000] if long else [])])
+        yield from measure_waiting_mailings(bench)
+        if long:
+            yield from figures.measure_large_launch(bench, 10_000_000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.bench", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes, about a minute")
-    size.add_argument("--long", action="store_true", help="also 20,000 small mailings")
+    size.add_argument(
+        "--long",
+        action="store_true",
+        help="also 20,000 small mailings, and one to 10,000,000 clients",
+    )
     parser.add_argument("--json", type=Path, default=Path(".local/bench.json"), help="the results")
     options = parser.parse_args()
     machine = f"{os.cpu_count()} × {_processor_name()}, Python {platform.python_version()}"

@@ -135,6 +135,20 @@ def measure_launch(bench: BenchEnvironment, clients: int) -> Iterator[Figure]:
     bench.wait_settled(mailing)
 
 
+def measure_large_launch(bench: BenchEnvironment, recipients: int) -> Iterator[Figure]:
+    """Measure the launch of a mailing to so many clients, while no worker sends to them."""
+    bench.add_clients(recipients, "large")
+    bench.query("CHECKPOINT")
+    mailing = bench.create_mailing("large")
+    statement = """
+        SELECT extract(epoch FROM now() - started_at)::float FROM mailings
+        WHERE id = %s AND audience_complete
+    """
+    ((seconds,),) = bench.wait_for(lambda: bench.query(statement, mailing), 1800)
+    yield Figure(f"launch of {recipients:,}", recipients / seconds, "recipients/s")
+    yield Figure(f"launch of {recipients:,}, duration", seconds, "s")
+
+
 def measure_statistics(bench: BenchEnvironment, mailing_id: int) -> Iterator[Figure]:
     """Measure the statistics of one large mailing and of all."""
     for name, path in (

@@ -12,7 +12,14 @@ import structlog
 from redis import Redis
 
 from shared.fleet_status import QUEUE_KEY, QUEUE_WORKERS_KEY, SCHEDULED_JOBS_KEY
-from shared.metrics import BREAKER_KEY, COUNTERS_KEY, HOLD_KEY, SENDERS_KEY, SWEPT_KEY
+from shared.metrics import (
+    BREAKER_KEY,
+    COUNTERS_KEY,
+    HOLD_KEY,
+    SENDERS_KEY,
+    SWEEP_SECONDS_KEY,
+    SWEPT_KEY,
+)
 from shared.queues import QUEUES
 
 log = structlog.get_logger()
@@ -27,6 +34,7 @@ KEY_TYPES = {
     COUNTERS_KEY: "hash",
     SENDERS_KEY: "hash",
     SWEPT_KEY: "string",
+    SWEEP_SECONDS_KEY: "string",
     BREAKER_KEY: "hash",
     HOLD_KEY: "string",
     **{QUEUE_KEY.format(queue): "list" for queue in QUEUES},

@@ -213,7 +213,11 @@ class CountingCursor(psycopg2.extensions.cursor):
 def test_figures_take_the_same_statements_for_many_mailings(fleet: Fleet, today: date) -> None:
     counts = []
     for _ in range(3):
-        for window in ({}, {"window_from": "00:00", "window_to": "23:59"}):
+        windows: tuple[dict[str, Any], ...] = (
+            {},
+            {"window_from": "00:00", "window_to": "23:59"},
+        )
+        for window in windows:
             mailing_id = fleet.add_launched_mailing(3, **window)
             fleet.query("UPDATE batches SET due_at = now() WHERE mailing_id = %s", mailing_id)
             worker = fleet.claim_batch(mailing_id)

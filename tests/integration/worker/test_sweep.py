@@ -9,6 +9,7 @@ from redis import Redis
 
 from shared.db.partitions import ensure_partition
 from shared.db.rows import fetch_one_row
+from shared.fleet_status import read_fleet_status
 from shared.queues import Queues
 from tests.support.fleet import TAKEOVER_SECONDS, Fleet
 from worker.dispatch import claim_queries
@@ -127,6 +128,15 @@ def test_dispatchers_are_woken_once_for_all_mailings(
     sweep.sweep_mailings(fleet.db, queues, TAKEOVER_SECONDS)
     assert len(woken) == 1
     assert woken[0] in mailings
+
+
+def test_the_duration_of_the_last_sweep_is_known(queues: Queues) -> None:
+    assert read_fleet_status(queues.connection).sweep_seconds is None
+    queues.record_sweep(0.25)
+    status = read_fleet_status(queues.connection)
+    assert status.sweep_seconds == 0.25
+    assert status.sweep_age_seconds is not None
+    assert status.sweep_age_seconds < 5
 
 
 def test_ended_and_cancelled_mailings_are_settled_by_one_sweep(
