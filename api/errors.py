@@ -1,7 +1,8 @@
 """Errors that services raise, independent of HTTP. `api.http.problems` renders them."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 MAX_REPORTED_ERRORS = 100
 
@@ -19,24 +20,61 @@ class FieldError(NamedTuple):
 
 
 class ServiceError(Exception):
-    """An operation that cannot be carried out. The subclasses say what the caller can do."""
+    """An operation that cannot be carried out. The subclasses say what the caller can do.
 
-    def __init__(self, detail: str, *, field_errors: Sequence[FieldError] = ()) -> None:
+    `code` is stable and listed in api/error_codes.py. `members` are further members of the error's
+    JSON, which programs can use.
+    """
+
+    code = "internal_error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        field_errors: Sequence[FieldError] = (),
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.code = code or self.code
         self.field_errors = field_errors
+        self.members = dict(members or {})
 
 
 class NotFound(ServiceError):
     """The object does not exist, or was deleted."""
 
+    code = "not_found"
+
 
 class Conflict(ServiceError):
     """The request is valid, but the present state does not permit it."""
 
+    def __init__(self, detail: str, code: str, **members: Any) -> None:
+        super().__init__(detail, code=code, members=members)
+
+
+class VersionMismatch(ServiceError):
+    """The object was edited since the caller read it: read it again, and decide."""
+
+    code = "version_mismatch"
+
+    def __init__(self, version: int, author: str | None, changed_at: datetime) -> None:
+        at = changed_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        by = "" if author is None else f" by {author}"
+        super().__init__(
+            f"It was changed{by} at {at} and has the version {version} now: read it again.",
+            members={"current_version": version, "changed_by": author, "changed_at": at},
+        )
+        self.version, self.author, self.changed_at = version, author, changed_at
+
 
 class ContentTooLarge(ServiceError):
     """Send less at once."""
+
+    code = "too_large"
 
 
 class InvalidFields(ServiceError):
@@ -44,6 +82,8 @@ class InvalidFields(ServiceError):
 
     The first MAX_REPORTED_ERRORS are kept. `total` counts those that were not even made.
     """
+
+    code = "invalid_values"
 
     def __init__(self, *field_errors: FieldError, total: int | None = None) -> None:
         first = field_errors[0]
@@ -59,10 +99,14 @@ class InvalidFields(ServiceError):
 class RateLimited(ServiceError):
     """Try again after `seconds`."""
 
-    def __init__(self, detail: str, *, seconds: int) -> None:
-        super().__init__(detail)
+    code = "rate_exceeded"
+
+    def __init__(self, detail: str, *, seconds: int, code: str | None = None) -> None:
+        super().__init__(detail, code=code)
         self.seconds = seconds
 
 
 class Unavailable(ServiceError):
     """A dependency cannot be reached; try again in a moment."""
+
+    code = "unavailable"

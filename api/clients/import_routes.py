@@ -62,7 +62,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     except BadFile as error:
         if isinstance(error, BadHeader):
             raise InvalidFields(FieldError(str(error), "file_header")) from None
-        raise BadRequest(str(error)) from None
+        raise BadRequest(str(error), code="file_unusable") from None
     return _present(started), 202, {"Location": f"/api/v1/imports/{started.id}"}
 
 

@@ -18,8 +18,10 @@ from api.clients.schemas import (
 )
 from api.clients.service import ClientSearch
 from api.http.csv_response import stream_csv
+from api.http.etags import VersionedResponse, format_etag, read_if_match
 from api.http.pagination import build_page
 from api.openapi.operation import operation
+from shared.db.models import Client
 
 blueprint = Blueprint("clients", __name__)
 
@@ -32,6 +34,7 @@ blueprint = Blueprint("clients", __name__)
     description="The created client.",
     body=NewClient,
     problems=(409,),
+    versioned=True,
 )
 def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Add a client
@@ -39,7 +42,8 @@ def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]
     A phone belongs to one client at a time.
     """
     client = service.create_client(body, current_actor())
-    return present_client(client), 201, {"Location": f"/api/v1/clients/{client.id}"}
+    location = f"/api/v1/clients/{client.id}"
+    return present_client(client), 201, {"Location": location, "ETag": format_etag(client.version)}
 
 
 @blueprint.get("/clients")
@@ -74,10 +78,12 @@ def export_clients(query: ClientCsvQuery) -> Response:
 
 
 @blueprint.get("/clients/<id:client_id>")
-@operation("clients", response=ClientAnswer, description="The client.", problems=(404,))
-def get_client(client_id: int) -> dict[str, Any]:
+@operation(
+    "clients", response=ClientAnswer, description="The client.", problems=(404,), versioned=True
+)
+def get_client(client_id: int) -> VersionedResponse:
     """Get a client"""
-    return present_client(service.get_client(client_id))
+    return _respond(service.get_client(client_id))
 
 
 @blueprint.put("/clients/<id:client_id>")
@@ -87,13 +93,14 @@ def get_client(client_id: int) -> dict[str, Any]:
     description="The changed client.",
     body=NewClient,
     problems=(404, 409),
+    versioned=True,
 )
-def replace_client(client_id: int, body: NewClient) -> dict[str, Any]:
+def replace_client(client_id: int, body: NewClient) -> VersionedResponse:
     """Replace a client's data
 
     An omitted field gets its default: the operator code follows the phone, the tag is empty.
     """
-    return present_client(service.replace_client(client_id, body, current_actor()))
+    return _respond(service.replace_client(client_id, body, current_actor(), read_if_match()))
 
 
 @blueprint.patch("/clients/<id:client_id>")
@@ -103,19 +110,25 @@ def replace_client(client_id: int, body: NewClient) -> dict[str, Any]:
     description="The changed client.",
     body=ClientChanges,
     problems=(404, 409),
+    versioned=True,
 )
-def change_client(client_id: int, body: ClientChanges) -> dict[str, Any]:
+def change_client(client_id: int, body: ClientChanges) -> VersionedResponse:
     """Change some of a client's data
 
     An operator code of null makes it follow the phone again; an attribute of null is removed. A new
     time zone also applies to the client's pending messages.
     """
-    return present_client(service.change_client(client_id, body, current_actor()))
+    return _respond(service.change_client(client_id, body, current_actor(), read_if_match()))
 
 
 @blueprint.delete("/clients/<id:client_id>")
 @operation(
-    "clients", response=None, status=204, description="The client is deleted.", problems=(404,)
+    "clients",
+    response=None,
+    status=204,
+    description="The client is deleted.",
+    problems=(404,),
+    versioned=True,
 )
 def delete_client(client_id: int) -> tuple[str, int]:
     """Delete a client
@@ -123,5 +136,9 @@ def delete_client(client_id: int) -> tuple[str, int]:
     The personal data is erased and pending messages are cancelled (reason: client deleted). The
     record of sent messages stays, under the client's id alone.
     """
-    service.delete_client(client_id, current_actor())
+    service.delete_client(client_id, current_actor(), read_if_match())
     return "", 204
+
+
+def _respond(client: Client) -> VersionedResponse:
+    return present_client(client), 200, {"ETag": format_etag(client.version)}

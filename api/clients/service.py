@@ -1,6 +1,6 @@
 """Clients: create, find, change and delete them. REST routes and admin views call this module."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import structlog
@@ -13,6 +13,7 @@ from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.clients.schemas import ClientChanges, ClientFilter, NewClient
 from api.db import autocommit_cursor, database_now, db, fetch_all, session_cursor
+from api.edit_versions import check_version
 from api.errors import Conflict, NotFound
 from api.schemas.personalisation import merge_attributes
 from shared.db import erasures, status_changes
@@ -33,7 +34,7 @@ MAX_EXPORTED_ATTRIBUTES = 200
 
 # Creating and getting a client are the most frequent requests. Each is one prepared statement on an
 # autocommit connection: a single round trip, without the session.
-COLUMNS = "id, phone, operator_code, tag, timezone, attributes, created_at, updated_at"
+COLUMNS = "id, phone, operator_code, tag, timezone, attributes, created_at, updated_at, version"
 GET = PreparedStatement(
     "get_client",
     f"SELECT {COLUMNS} FROM clients WHERE id = %(id)s AND deleted_at IS NULL",  # noqa: S608 (constants)
@@ -149,26 +150,41 @@ def list_client_messages(client_id: int) -> list[dict[str, Any]]:
     return fetch_all(MESSAGES_OF_CLIENT, client_id=client_id)
 
 
-def replace_client(client_id: int, new: NewClient, actor: Actor) -> Client:
-    """Replace all data of a client. Raise NotFound or Conflict (the phone is taken)."""
-    return _change(client_id, new.model_dump(), {}, actor)
+def replace_client(
+    client_id: int, new: NewClient, actor: Actor, versions: Collection[int] | None = None
+) -> Client:
+    """Replace all data of a client, if it has one of the given versions (None: any).
+
+    Raise NotFound, VersionMismatch or Conflict (the phone is taken).
+    """
+    return _change(client_id, new.model_dump(), {}, actor, versions)
 
 
-def change_client(client_id: int, changes: ClientChanges, actor: Actor) -> Client:
+def change_client(
+    client_id: int,
+    changes: ClientChanges,
+    actor: Actor,
+    versions: Collection[int] | None = None,
+) -> Client:
     """Change the given fields of a client; attributes are merged, and None removes one.
 
-    Raise NotFound, Conflict (the phone is taken) or InvalidFields (too many attributes).
+    The client must have one of the given versions (None: any).
+
+    Raise NotFound, VersionMismatch, Conflict (the phone is taken) or InvalidFields (too many
+    attributes).
     """
     given = changes.sent_fields()
-    return _change(client_id, given, given.pop("attributes", {}), actor)
+    return _change(client_id, given, given.pop("attributes", {}), actor, versions)
 
 
-def delete_client(client_id: int, actor: Actor) -> None:
-    """Erase a client's personal data and cancel its pending messages. Raise NotFound.
+def delete_client(client_id: int, actor: Actor, versions: Collection[int] | None = None) -> None:
+    """Erase a client's personal data and cancel its pending messages.
 
-    The sweep finds what other tables hold of it (shared/db/erasures.py).
+    The sweep finds what other tables hold of it (shared/db/erasures.py). The client must have one
+    of the given versions (None: any). Raise NotFound or VersionMismatch.
     """
     client = _lock_client(client_id)
+    check_version(client, versions)
     phone = client.phone
     client.phone = client.operator_code = client.tag = client.timezone = None
     client.operator_code_given = False
@@ -208,10 +224,15 @@ def _lock_client(client_id: int) -> Client:
 
 
 def _change(
-    client_id: int, changes: dict[str, Any], attributes: dict[str, str | None], actor: Actor
+    client_id: int,
+    changes: dict[str, Any],
+    attributes: dict[str, str | None],
+    actor: Actor,
+    versions: Collection[int] | None,
 ) -> Client:
     """Apply changes and commit; `attributes` are merged into those that the client has."""
     client = _lock_client(client_id)
+    check_version(client, versions)
     before = {name: getattr(client, name) for name in FIELDS}
     _set_fields(client, changes)
     if attributes:
@@ -219,6 +240,7 @@ def _change(
     changed = [name for name in FIELDS if getattr(client, name) != before[name]]
     if changed:
         client.updated_at = database_now()
+        client.version += 1
         _flush_client(client)
         if "timezone" in changed:
             status_changes.move_client_messages(session_cursor(), {client_id: str(client.timezone)})
@@ -258,4 +280,5 @@ def _flush_client(client: Client) -> None:
 
 def _raise_phone_conflict(phone: int | None) -> NoReturn:
     owner = db.session.scalar(select(Client.id).where(Client.phone == phone))
-    raise Conflict(f"phone already belongs to {f'client {owner}' if owner else 'another client'}")
+    holder = f"client {owner}" if owner else "another client"
+    raise Conflict(f"phone already belongs to {holder}", "phone_taken", client_id=owner)

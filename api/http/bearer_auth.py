@@ -38,6 +38,7 @@ def init_bearer_auth(
         if not token:
             raise Unauthorized(
                 "Send an API token in the header: Authorization: Bearer TOKEN.",
+                code="token_missing",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         actor = authenticate(token)

@@ -46,7 +46,7 @@ def _form_file_reader(limit: int) -> Callable[[int], bytes]:
     except OSError:
         raise BadRequest("The body is cut short, or its chunks are malformed.") from None
     if file is None:
-        raise BadRequest("The form has no file in a field named `file`.")
+        raise BadRequest("The form has no file in a field named `file`.", code="file_missing")
     return file.stream.read
 
 

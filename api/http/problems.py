@@ -1,6 +1,6 @@
 """Error responses: application/problem+json (RFC 9457), which never repeat the input."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from traceback import extract_tb
 from urllib.parse import quote
 
@@ -17,12 +17,12 @@ from api.db import replace_connections
 from api.errors import (
     Conflict,
     ContentTooLarge,
-    FieldError,
     InvalidFields,
     NotFound,
     RateLimited,
     ServiceError,
     Unavailable,
+    VersionMismatch,
 )
 from shared.db.connections import TRANSIENT_ERRORS
 
@@ -35,10 +35,14 @@ class Problem(Exception):
     """A request rejected for a reason of HTTP. The subclasses state what the caller can do."""
 
     status = 500
+    code = "internal_error"
 
-    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, detail: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.code = code or self.code
         self.headers = dict(headers or {})
 
 
@@ -46,29 +50,34 @@ class BadRequest(Problem):
     """The request cannot be parsed: correct it."""
 
     status = 400
+    code = "body_malformed"
 
 
 class Unauthorized(Problem):
     """The token is missing or invalid: send a valid one."""
 
     status = 401
+    code = "token_invalid"
 
 
 class Forbidden(Problem):
     """The token is valid, but lacks the scope: use another one."""
 
     status = 403
+    code = "scope_insufficient"
 
 
 class UnsupportedMediaType(Problem):
     """The operation does not accept this content type: send another one."""
 
     status = 415
+    code = "unsupported_media_type"
 
 
 STATUS_CODES: dict[type[ServiceError], int] = {
     NotFound: 404,
     Conflict: 409,
+    VersionMismatch: 412,
     ContentTooLarge: 413,
     InvalidFields: 422,
     RateLimited: 429,
@@ -92,7 +101,7 @@ def init_problems(app: Flask) -> None:
 
 
 def _handle_problem(problem: Problem) -> Response:
-    return _respond(problem.status, problem.detail, (), problem.headers)
+    return _respond(problem.status, problem.code, problem.detail, headers=problem.headers)
 
 
 def _handle_service_error(error: ServiceError) -> Response:
@@ -101,25 +110,31 @@ def _handle_service_error(error: ServiceError) -> Response:
         headers = {"Retry-After": str(error.seconds)}
     elif isinstance(error, Unavailable):
         headers = RETRY_AFTER_OUTAGE
-    return _respond(status_code(error), error.detail, error.field_errors, headers)
+    elif isinstance(error, VersionMismatch):
+        headers = {"ETag": f'"{error.version}"'}
+    members = dict(error.members)
+    if error.field_errors:
+        members["errors"] = [each.as_json() for each in error.field_errors]
+    return _respond(status_code(error), error.code, error.detail, members, headers)
 
 
 def _respond(
     status: int,
+    code: str,
     detail: str,
-    field_errors: Sequence[FieldError] = (),
+    members: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     body: dict[str, object] = {
         "type": "about:blank",
         "title": HTTP_STATUS_CODES[status],
         "status": status,
+        "code": code,
         "detail": detail,
         "instance": quote(request.path, safe="/:@!$&'()*+,;=~"),
         "request_id": g.get("request_id"),
+        **(members or {}),
     }
-    if field_errors:
-        body["errors"] = [error.as_json() for error in field_errors]
     return Response(
         current_app.json.dumps(body), status, headers, mimetype="application/problem+json"
     )
@@ -130,6 +145,7 @@ DETAILS = {
     405: "This address does not know the method; the Allow header lists those it knows.",
     413: "The body is too large; the limit is 1 MiB.",
 }
+HTTP_CODES = {404: "no_such_address", 405: "method_not_allowed", 413: "too_large"}
 
 
 def _handle_http_exception(error: HTTPException) -> HTTPException | Response:
@@ -142,7 +158,9 @@ def _handle_http_exception(error: HTTPException) -> HTTPException | Response:
         for name, value in error.get_headers(request.environ)
         if name in {"Allow", "Retry-After", "WWW-Authenticate"}
     }
-    return _respond(status, DETAILS.get(status, f"{HTTP_STATUS_CODES[status]}."), (), headers)
+    code = HTTP_CODES.get(status, "internal_error" if status >= 500 else "request_malformed")
+    detail = DETAILS.get(status, f"{HTTP_STATUS_CODES[status]}.")
+    return _respond(status, code, detail, headers=headers)
 
 
 def _handle_database_error(error: DBAPIError | psycopg2.Error) -> Response:
@@ -155,14 +173,18 @@ def _handle_database_error(error: DBAPIError | psycopg2.Error) -> Response:
         reason = str(cause).strip().partition("\n")[0]
         log.warning("database.unavailable", error=reason, error_class=type(cause).__name__)
         return _handle_service_error(
-            Unavailable("The database is not available. Try again in a moment.")
+            Unavailable(
+                "The database is not available. Try again in a moment.", code="database_unavailable"
+            )
         )
     return _handle_defect(error)
 
 
 def _handle_pool_timeout(error: PoolTimeout) -> Response:
     log.warning("database.unavailable", error=str(error), error_class=type(error).__name__)
-    return _handle_service_error(Unavailable("The service is overloaded. Try again in a moment."))
+    return _handle_service_error(
+        Unavailable("The service is overloaded. Try again in a moment.", code="overloaded")
+    )
 
 
 def _handle_defect(error: Exception) -> Response:
@@ -173,4 +195,6 @@ def _handle_defect(error: Exception) -> Response:
         f"{frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(error.__traceback__)
     ]
     log.error("api.defect", error_class=type(cause).__name__, error=summary, stack=stack)
-    return _respond(500, "The service failed; the log has the details under this request_id.")
+    return _respond(
+        500, "internal_error", "The service failed; the log has the details under this request_id."
+    )

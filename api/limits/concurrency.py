@@ -59,7 +59,7 @@ class ConcurrencyLimit:
 
     def _refuse(self, reason: str) -> None:
         detail = f"{reason} Try again in {self._retry_after} s."
-        raise RateLimited(detail, seconds=self._retry_after)
+        raise RateLimited(detail, seconds=self._retry_after, code="too_much_under_way")
 
 
 class SharedWork(Generic[T]):

@@ -82,7 +82,7 @@ def retry_failed_messages(mailing_id: int, actor: Actor) -> Mailing:
         return mailing
     now = _check_possible(mailing, Action.RETRY)
     if failed == 0:
-        raise Conflict("No message of the mailing has failed.")
+        raise Conflict("No message of the mailing has failed.", "nothing_failed")
     mailing.retry_version += 1
     mailing.settled = False
     mailing.updated_at = now
@@ -99,10 +99,15 @@ def _check_possible(mailing: Mailing, action: Action) -> datetime:
     rule = RULES[action]
     if mailing.status not in rule.possible:
         hint = "; resume it instead" if (action, mailing.status) == (Action.START, PAUSED) else ""
-        raise Conflict(f"The mailing is {mailing.status}: it cannot be {rule.participle}{hint}.")
+        raise Conflict(
+            f"The mailing is {mailing.status}: it cannot be {rule.participle}{hint}.",
+            "action_impossible",
+        )
     now = database_now()
     if rule.before_end and mailing.end_at <= now:
-        raise Conflict(f"The mailing's end has passed: it cannot be {rule.participle}.")
+        raise Conflict(
+            f"The mailing's end has passed: it cannot be {rule.participle}.", "end_passed"
+        )
     return now
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint
 
 from api.actor import current_actor
+from api.http.etags import VersionedResponse, format_etag, read_if_match
 from api.http.idempotency import REPLAYED_HEADER, read_idempotency_key
 from api.http.pagination import build_page
 from api.mailings import actions, service
@@ -20,6 +21,7 @@ from api.mailings.schemas import (
 )
 from api.mailings.test_sends import send_test as send_test_messages
 from api.openapi.operation import operation
+from shared.db.models import Mailing
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("mailings", __name__)
@@ -29,6 +31,7 @@ describe_action = operation(
     response=MailingAnswer,
     description="The mailing as it is now.",
     problems=(404, 409),
+    versioned=True,
 )
 
 
@@ -40,6 +43,7 @@ describe_action = operation(
     description="The created mailing.",
     body=NewMailing,
     idempotent=True,
+    versioned=True,
 )
 def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Create a mailing
@@ -49,7 +53,7 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     """
     actor = current_actor()
     created = service.create_mailing(body, actor, read_idempotency_key(body, actor))
-    headers = {"Location": f"/api/v1/mailings/{created.presented['id']}"}
+    headers = {"Location": f"/api/v1/mailings/{created.presented['id']}", "ETag": format_etag(1)}
     if created.replayed:
         headers[REPLAYED_HEADER] = "true"
     return created.presented, 201, headers
@@ -67,10 +71,12 @@ def list_mailings(query: MailingQuery) -> dict[str, Any]:
 
 
 @blueprint.get("/mailings/<id:mailing_id>")
-@operation("mailings", response=MailingAnswer, description="The mailing.", problems=(404,))
-def get_mailing(mailing_id: int) -> dict[str, Any]:
+@operation(
+    "mailings", response=MailingAnswer, description="The mailing.", problems=(404,), versioned=True
+)
+def get_mailing(mailing_id: int) -> VersionedResponse:
     """Get a mailing"""
-    return present_mailing(service.find_mailing(mailing_id))
+    return _respond(service.find_mailing(mailing_id))
 
 
 @blueprint.patch("/mailings/<id:mailing_id>")
@@ -80,81 +86,87 @@ def get_mailing(mailing_id: int) -> dict[str, Any]:
     description="The mailing as it is now.",
     body=MailingChanges,
     problems=(404, 409),
+    versioned=True,
 )
-def change_mailing(mailing_id: int, body: MailingChanges) -> dict[str, Any]:
+def change_mailing(mailing_id: int, body: MailingChanges) -> VersionedResponse:
     """Change a mailing
 
     Before its launch everything may change. Afterwards `name`, `text`, `end_at`, `window` and
     `rate_limit` may; they apply to messages that were not attempted yet. A finished or cancelled
     mailing cannot change.
     """
-    return present_mailing(service.change_mailing(mailing_id, body, current_actor()))
+    return _respond(service.change_mailing(mailing_id, body, current_actor(), read_if_match()))
 
 
 @blueprint.delete("/mailings/<id:mailing_id>")
 @operation(
-    "mailings", response=None, status=204, description="The mailing is deleted.", problems=(404,)
+    "mailings",
+    response=None,
+    status=204,
+    description="The mailing is deleted.",
+    problems=(404,),
+    versioned=True,
 )
 def delete_mailing(mailing_id: int) -> tuple[str, int]:
     """Delete a mailing
 
     Stops its sending within a second, and removes it from lists and statistics.
     """
-    service.delete_mailing(mailing_id, current_actor())
+    service.delete_mailing(mailing_id, current_actor(), read_if_match())
     return "", 204
 
 
 @blueprint.post("/mailings/<id:mailing_id>/start")
 @describe_action
-def start_mailing(mailing_id: int) -> dict[str, Any]:
+def start_mailing(mailing_id: int) -> VersionedResponse:
     """Start a scheduled mailing now
 
     Its `start_at` becomes the present instant. Has no effect if it is running already.
     """
-    return present_mailing(actions.start_mailing(mailing_id, current_actor()))
+    return _respond(actions.start_mailing(mailing_id, current_actor()))
 
 
 @blueprint.post("/mailings/<id:mailing_id>/pause")
 @describe_action
-def pause_mailing(mailing_id: int) -> dict[str, Any]:
+def pause_mailing(mailing_id: int) -> VersionedResponse:
     """Pause a mailing
 
     Nothing more is sent within a second. A scheduled mailing that is paused does not start.
     """
-    return present_mailing(actions.pause_mailing(mailing_id, current_actor()))
+    return _respond(actions.pause_mailing(mailing_id, current_actor()))
 
 
 @blueprint.post("/mailings/<id:mailing_id>/resume")
 @describe_action
-def resume_mailing(mailing_id: int) -> dict[str, Any]:
+def resume_mailing(mailing_id: int) -> VersionedResponse:
     """Resume a paused mailing
 
     It continues where it stopped; one that had not started starts at its time, or at once if that
     has passed.
     """
-    return present_mailing(actions.resume_mailing(mailing_id, current_actor()))
+    return _respond(actions.resume_mailing(mailing_id, current_actor()))
 
 
 @blueprint.post("/mailings/<id:mailing_id>/cancel")
 @describe_action
-def cancel_mailing(mailing_id: int) -> dict[str, Any]:
+def cancel_mailing(mailing_id: int) -> VersionedResponse:
     """Cancel a mailing for good
 
     Nothing more is sent within a second, and pending messages become cancelled. A request that is
     in flight is awaited: if the provider accepts it, its message is sent after all.
     """
-    return present_mailing(actions.cancel_mailing(mailing_id, current_actor()))
+    return _respond(actions.cancel_mailing(mailing_id, current_actor()))
 
 
 @blueprint.post("/mailings/<id:mailing_id>/retry-failed")
 @describe_action
-def retry_failed(mailing_id: int) -> dict[str, Any]:
+def retry_failed(mailing_id: int) -> VersionedResponse:
     """Try the failed messages again
 
     They become pending and their attempts start anew; a finished mailing runs again. Possible
     before the mailing's end.
     """
-    return present_mailing(actions.retry_failed_messages(mailing_id, current_actor()))
+    return _respond(actions.retry_failed_messages(mailing_id, current_actor()))
 
 
 @blueprint.post("/mailings/preview")
@@ -192,3 +204,7 @@ def send_test(body: NewTestSend) -> dict[str, Any]:
     limits the messages.
     """
     return {"items": send_test_messages(body.text, list(map(int, body.phones)), current_actor())}
+
+
+def _respond(mailing: Mailing) -> VersionedResponse:
+    return present_mailing(mailing), 200, {"ETag": format_etag(mailing.version)}

@@ -1,6 +1,6 @@
 """Create, read, change and delete mailings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from sqlalchemy import select
 from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.db import database_now, db, session_cursor
+from api.edit_versions import check_version
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.idempotency import IdempotencyKey
@@ -100,12 +101,16 @@ def list_mailings_by_id(mailing_ids: Sequence[int]) -> Sequence[Mailing]:
     return db.session.scalars(query).all() if mailing_ids else []
 
 
-def change_mailing(mailing_id: int, body: MailingChanges, actor: Actor) -> Mailing:
+def change_mailing(
+    mailing_id: int, body: MailingChanges, actor: Actor, versions: Collection[int] | None = None
+) -> Mailing:
     """Change the fields of a mailing that `body` contains.
 
+    The mailing must have one of the given versions (None: any), else raise VersionMismatch.
     Raise Conflict if the mailing has ended, or if a field is fixed by its launch.
     """
     mailing = find_mailing(mailing_id, lock=True)
+    check_version(mailing, versions)
     now = database_now()
     columns = _columns(body)
     changed = [
@@ -120,6 +125,7 @@ def change_mailing(mailing_id: int, body: MailingChanges, actor: Actor) -> Maili
     for name, value in columns.items():
         setattr(mailing, name, value)
     mailing.updated_at = now
+    mailing.version += 1
     if "text" in changed:
         mailing.text_version += 1
         db.session.add(
@@ -138,9 +144,13 @@ def change_mailing(mailing_id: int, body: MailingChanges, actor: Actor) -> Maili
     return mailing
 
 
-def delete_mailing(mailing_id: int, actor: Actor) -> None:
-    """Delete a mailing; one that has not ended is cancelled as well."""
+def delete_mailing(mailing_id: int, actor: Actor, versions: Collection[int] | None = None) -> None:
+    """Delete a mailing; one that has not ended is cancelled as well.
+
+    The mailing must have one of the given versions (None: any), else raise VersionMismatch.
+    """
     mailing = find_mailing(mailing_id, lock=True)
+    check_version(mailing, versions)
     now = database_now()
     if mailing.status in RULES[Action.CANCEL].possible:
         mark_cancelled(mailing, now)
@@ -228,12 +238,15 @@ def _check_change(
     mailing: Mailing, columns: Mapping[str, Any], changed: Sequence[str], now: datetime
 ) -> None:
     if columns and mailing.status not in RULES[Action.EDIT].possible:
-        raise Conflict(f"The mailing is {mailing.status} and cannot change any more.")
+        raise Conflict(
+            f"The mailing is {mailing.status} and cannot change any more.", "mailing_ended"
+        )
     fixed = [name for name in FIXED_BY_LAUNCH if name in changed]
     if fixed and mailing.started_at is not None:
         raise Conflict(
             f"{' and '.join(fixed)} cannot change any more: the mailing was launched, "
-            "and its audience is chosen."
+            "and its audience is chosen.",
+            "fixed_by_launch",
         )
     end_at = columns.get("end_at", mailing.end_at)
     _check_times(columns.get("start_at", mailing.start_at), end_at)

@@ -48,6 +48,8 @@ FROM test_sends WHERE id = :id
 class Unanswered(Unavailable):
     """A worker claimed the test and did not report: some messages may have been sent."""
 
+    code = "test_send_unanswered"
+
 
 def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[str, Any]]:
     """Send a text to phones through a worker, and wait for the result of each message.
@@ -65,7 +67,10 @@ def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[st
     db.session.commit()
     log.info("test_send.created", test_send_id=test["id"], messages=len(phones))
     if not job_queues().enqueue_test_send(test["id"], actor.request_id):
-        raise Unavailable("The workers cannot be reached: nothing was sent. Try again in a moment.")
+        raise Unavailable(
+            "The workers cannot be reached: nothing was sent. Try again in a moment.",
+            code="workers_unavailable",
+        )
     return _await_results(test["id"])
 
 
@@ -83,6 +88,7 @@ def _check_rate(messages: int) -> None:
         raise RateLimited(
             f"At most {limit} test messages may be sent per minute; {left} are left now.",
             seconds=max(used["free_in"], 1),
+            code="too_many_test_sends",
         )
 
 
@@ -99,6 +105,7 @@ def _await_results(test_id: int) -> list[dict[str, Any]]:
                     "A worker took the test and did not answer: some of it may have been sent."
                 )
             raise Unavailable(
-                "No worker took the test in time: nothing was sent. Try again in a moment."
+                "No worker took the test in time: nothing was sent. Try again in a moment.",
+                code="workers_unavailable",
             )
         time.sleep(POLL_SECONDS)

@@ -20,6 +20,7 @@ from werkzeug.routing import BaseConverter, Rule
 from api.cursors import MAX_ID
 from api.errors import NotFound
 from api.http.bearer_auth import PROTECTED_PATH, required_scope
+from api.http.etags import ETAG_HEADER_DESCRIPTION, IF_MATCH_PARAMETER
 from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
 from api.http.request_parsing import parse_body, parse_query
 from api.openapi.generator_rules import apply_generator_rules
@@ -216,6 +217,8 @@ class Spec(FlaskPydanticSpec):
                 for status, response in operation["responses"].items():
                     if status.startswith("2"):
                         response["headers"] |= REPLAYED_HEADER_DESCRIPTION
+            if view.versioned:
+                _add_versions(operation, method)
             add_examples(path, operation, schemas)
         add_links(document["paths"])
         apply_generator_rules(document)
@@ -241,6 +244,17 @@ def _add_security(operation: dict[str, Any], scope: Scope) -> None:
     if scope != Scope.READ:  # every token has it
         responses = {**operation["responses"], "403": describe_problem(403)}
         operation["responses"] = dict(sorted(responses.items()))
+
+
+def _add_versions(operation: dict[str, Any], method: str) -> None:
+    for status, response in operation["responses"].items():
+        if status in ("200", "201"):
+            response["headers"] |= ETAG_HEADER_DESCRIPTION
+    if method in ("PUT", "PATCH", "DELETE"):
+        operation["parameters"].append(deepcopy(IF_MATCH_PARAMETER))
+        for status in (400, 412):
+            operation["responses"][str(status)] = describe_problem(status)
+        operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
 def _clean_parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,12 +286,14 @@ def operation(
     public: bool = False,
     scope: Scope | None = None,
     idempotent: bool = False,
+    versioned: bool = False,
 ) -> Callable[[View], View]:
     """Describe a view to OpenAPI; validate `query` and `body` and pass them to it by these names.
 
     `description` and `response` are those of the success. `scope` is required of the caller's
     token; None means `read` for GET and `write` otherwise. An `idempotent` view reads the header
-    Idempotency-Key. `csv` is an example of a CSV file that is returned instead of JSON.
+    Idempotency-Key. A `versioned` one returns an object with its ETag, and reads If-Match if it
+    changes the object. `csv` is an example of a CSV file that is returned instead of JSON.
     """
     common_problems = (422,) if public else (401, 422, 429, 503)
     body_problems = BODY_PROBLEMS if body is not None else ()
@@ -293,6 +309,7 @@ def operation(
         validating_view = validated(view)
         validating_view.scope = scope
         validating_view.idempotent = idempotent
+        validating_view.versioned = versioned
         return cast(View, validating_view)
 
     return decorate

@@ -15,6 +15,7 @@ MEANINGS = {
     403: "The token's scope is not sufficient.",
     404: "There is no such object.",
     409: "Not possible in the present state; `detail` gives the reason.",
+    412: "The object was edited since the version in `If-Match`.",
     413: "The body is too large.",
     415: "The content type is not supported.",
     422: "Values break rules; `errors` lists the rules and locations.",
@@ -30,6 +31,9 @@ REQUEST_ID = {
 }
 LOCATION = {
     "Location": {"description": "The URL of the created object.", "schema": {"type": "string"}}
+}
+ETAG = {
+    "ETag": {"description": "The present version.", "schema": {"type": "string"}},
 }
 CHALLENGE = {
     "WWW-Authenticate": {
@@ -53,6 +57,7 @@ RATE_LIMIT = {
 PROBLEM_HEADERS = {
     401: CHALLENGE,
     403: CHALLENGE,
+    412: ETAG,
     429: {**RETRY_AFTER, **RATE_LIMIT},
     503: RETRY_AFTER,
 }
@@ -60,6 +65,7 @@ PROBLEM_HEADERS = {
 DETAILS = {
     400: "The body is not JSON: Expecting value, line 1 column 1.",
     401: "Send an API token in the header: Authorization: Bearer TOKEN.",
+    412: "It was changed by Anna at 2030-12-01T08:00:00Z and has the version 4 now: read it again.",
     413: "The body is too large; the limit is 1 MiB.",
     415: "Send the body as JSON with the header Content-Type: application/json.",
     429: "This API token sends too many requests. Try again in 1 s.",
@@ -75,6 +81,20 @@ CONFLICTS = {
     "mailings": "The mailing is finished and cannot change any more.",
     "tokens": "A token of this name exists; revoke it or choose another name.",
 }
+CODES = {
+    400: "body_malformed",
+    401: "token_missing",
+    403: "scope_insufficient",
+    404: "not_found",
+    409: "action_impossible",
+    412: "version_mismatch",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_values",
+    429: "rate_exceeded",
+    503: "database_unavailable",
+}
+CONFLICT_CODES = {"clients": "phone_taken", "tokens": "token_name_taken"}
 ACTION_CONFLICTS = {
     "start": "The mailing is running: only a scheduled one can start.",
     "pause": "The mailing is finished: it cannot be paused.",
@@ -135,12 +155,20 @@ def _example(
         "type": "about:blank",
         "title": HTTP_STATUS_CODES[status],
         "status": status,
+        "code": CODES[status],
         "detail": _detail(status, path, operation),
         "instance": re.sub(
             r"{([a-z_]+)}", lambda name: str(PATH_PARAMETERS[name[1]].example), path
         ),
         "request_id": EXAMPLE_ID,
     }
+    if status == 409:
+        example["code"] = CONFLICT_CODES.get(operation["tags"][0], "action_impossible")
+        if example["code"] == "phone_taken":
+            example["client_id"] = 12
+    if status == 412:
+        changed = {"changed_by": "Anna", "changed_at": "2030-12-01T08:00:00Z"}
+        example |= {"current_version": 4, **changed}
     if status == 422:
         error = _field_error(operation, schemas)
         location = error.get("pointer") or error.get("parameter")

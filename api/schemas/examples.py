@@ -145,6 +145,7 @@ PROBLEM = {
     "type": "about:blank",
     "title": "Unprocessable Entity",
     "status": 422,
+    "code": "invalid_values",
     "detail": "/phone: must be 11 digits and start with 7, for example 79161234567",
     "instance": "/api/v1/clients",
     "request_id": "6b1f0c7c4f5a4c57a0b9d5a1f0c8f7e2",

@@ -53,10 +53,25 @@ class ProblemAnswer(ResponseModel):
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Unprocessable Entity"])
     status: int = Field(examples=[422])
+    code: str = Field(
+        description="Stable; the page on errors lists all codes.", examples=["invalid_values"]
+    )
     detail: str
     instance: str = Field(examples=["/api/v1/clients"])
     request_id: str | None
-    errors: list[FaultAnswer] = []
+    errors: list[FaultAnswer] = Field(default=[], description="With 422: the values and rules.")
+    client_id: int | None = Field(
+        default=None, description="With `phone_taken`: the client that has the phone."
+    )
+    current_version: int | None = Field(
+        default=None, description="With `version_mismatch`: the present version."
+    )
+    changed_by: str | None = Field(
+        default=None, description="With `version_mismatch`: who made it, if that is known."
+    )
+    changed_at: datetime | None = Field(
+        default=None, description="With `version_mismatch`: when it was made."
+    )
 
 
 def format_instant(value: datetime | None) -> str | None:

@@ -43,7 +43,9 @@ def create_token(
         db.session.rollback()
         if not isinstance(error.orig, errors.UniqueViolation):
             raise
-        raise Conflict("A token of this name exists; revoke it or choose another name.") from None
+        raise Conflict(
+            "A token of this name exists; revoke it or choose another name.", "token_name_taken"
+        ) from None
     audit_log.record_change(actor, "created", "token", token.id, {"name": name, "scope": scope})
     db.session.commit()
     db.session.refresh(token)

@@ -138,7 +138,8 @@ UPDATE clients c SET tag = coalesce(r.tag, c.tag), timezone = coalesce(r.timezon
     operator_code = coalesce(r.operator_code, c.operator_code),
     operator_code_given = c.operator_code_given
         OR coalesce(r.operator_code <> c.operator_code, false),
-    attributes = c.attributes || coalesce(r.attributes, jsonb_build_object()), updated_at = now()
+    attributes = c.attributes || coalesce(r.attributes, jsonb_build_object()), updated_at = now(),
+    version = c.version + 1
 FROM rows r
 WHERE r.again IS NULL AND c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
     AND {CHANGED}

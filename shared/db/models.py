@@ -45,6 +45,7 @@ class Client(Base):
     tag: Mapped[str | None]
     timezone: Mapped[str | None]
     attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    version: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
     deleted_at: Mapped[datetime | None]
@@ -83,6 +84,7 @@ class Mailing(Base):
     name: Mapped[str | None]
     text: Mapped[str]
     text_version: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
+    version: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
     start_at: Mapped[datetime]
     end_at: Mapped[datetime]
     operator_codes: Mapped[list[str]] = mapped_column(server_default=sql("'{}'"))

@@ -628,3 +628,18 @@ def test_files_in_forms_are_limited(database_url: str, redis_url: str) -> None:
         response = client.post("/api/v1/clients/import", data={"file": file})
         assert response.status_code == 413, response.text
         assert "1000 bytes" in response.get_json()["detail"]
+
+
+def test_an_import_counts_as_an_edit_of_the_clients_it_changes(
+    client: FlaskClient,
+    run_import: Callable[..., dict[str, Any]],
+    new_client: Callable[..., dict[str, Any]],
+    new_phone: Callable[[], str],
+) -> None:
+    changed, kept = new_phone(), new_phone()
+    paths = [f"/api/v1/clients/{new_client(phone=each)['id']}" for each in (changed, kept)]
+    run_import(f"phone,tag\n{changed},imported\n{kept},\n")
+    assert [client.get(path).headers["ETag"] for path in paths] == ['"2"', '"1"']
+    change = {"json": {"tag": "x"}, "headers": {"If-Match": '"1"'}}
+    assert client.patch(paths[0], **change).status_code == 412
+    assert client.patch(paths[1], **change).status_code == 200

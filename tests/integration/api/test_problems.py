@@ -12,6 +12,7 @@ from openapi_spec_validator import validate
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from api.error_codes import CODES, FIELD_CODES
 from tests.integration.conftest import TOKEN, mailing_body, make_app, make_client
 
 CLIENTS, MAILINGS = "/api/v1/clients", "/api/v1/mailings"
@@ -26,9 +27,12 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
     assert body["status"] == status
     assert body["request_id"] == answer.headers["X-Request-ID"]
     assert {"type", "title", "detail", "instance"} < set(body)
-    assert set(body) <= {"type", "title", "status", "detail", "instance", "request_id", "errors"}
+    members = {"type", "title", "status", "code", "detail", "instance", "request_id", "errors"}
+    assert set(body) <= members | {"client_id"}
+    assert status in CODES[body["code"]].statuses
     for fault in body.get("errors", []):
         assert {"detail", "code"} < set(fault)
+        assert fault["code"] in FIELD_CODES
         assert ("pointer" in fault) != ("parameter" in fault)
     return body
 

@@ -1,0 +1,199 @@
+"""The catalogue of error codes: what each means, and what a caller can do.
+
+docs/errors.md is generated from it: `python -m api.error_codes > docs/errors.md`.
+"""
+
+from typing import NamedTuple
+
+
+class ErrorCode(NamedTuple):
+    """A code of a problem: its HTTP statuses, its meaning, and what to do."""
+
+    statuses: tuple[int, ...]
+    meaning: str
+    action: str
+
+
+CODES = {
+    "body_malformed": ErrorCode(
+        (400,), "The body cannot be read: it is cut short, no JSON, or not UTF-8.", "Correct it."
+    ),
+    "request_malformed": ErrorCode(
+        (400, 408, 411, 414, 417, 431, 501),
+        "The request line or its headers cannot be read, or are too long or too slow.",
+        "Correct the HTTP client.",
+    ),
+    "etag_malformed": ErrorCode(
+        (400,), "`If-Match` is no ETag of this API.", "Send the ETag as it was received."
+    ),
+    "file_missing": ErrorCode(
+        (400,), "The form has no file in the field `file`.", "Name the field `file`."
+    ),
+    "file_unusable": ErrorCode(
+        (400,), "The uploaded file cannot be read.", "`detail` says where; correct the file."
+    ),
+    "token_missing": ErrorCode(
+        (401,), "There is no token.", "Send the header `Authorization: Bearer TOKEN`."
+    ),
+    "token_invalid": ErrorCode(
+        (401,), "The token is unknown, expired or revoked.", "Ask an administrator for another."
+    ),
+    "scope_insufficient": ErrorCode(
+        (403,), "The token's scope does not permit this.", "Use a token of the scope in `detail`."
+    ),
+    "not_found": ErrorCode(
+        (404,), "The object does not exist, or was deleted.", "Check the id; list the objects."
+    ),
+    "no_such_address": ErrorCode((404,), "There is nothing at this address.", "Check the URL."),
+    "method_not_allowed": ErrorCode(
+        (405,), "The address does not know the method.", "Use one of the header `Allow`."
+    ),
+    "phone_taken": ErrorCode(
+        (409,), "Another client has the phone.", "Change that client; `client_id` names it."
+    ),
+    "token_name_taken": ErrorCode(
+        (409,), "A token of this name exists.", "Revoke it, or choose another name."
+    ),
+    "mailing_ended": ErrorCode(
+        (409,), "A finished or cancelled mailing cannot change.", "Create another mailing."
+    ),
+    "fixed_by_launch": ErrorCode(
+        (409,), "The start and the filter cannot change after the launch.", "Leave them out."
+    ),
+    "action_impossible": ErrorCode(
+        (409,), "The mailing's status does not permit the action.", "Read the mailing's status."
+    ),
+    "end_passed": ErrorCode(
+        (409,), "The mailing's end has passed.", "Move the end first, or create another mailing."
+    ),
+    "nothing_failed": ErrorCode(
+        (409,), "No message of the mailing has failed.", "There is nothing to try again."
+    ),
+    "version_mismatch": ErrorCode(
+        (412,),
+        "The object was edited since the version in `If-Match`.",
+        "Read it again, and decide; `changed_by` and `changed_at` say who edited it and when.",
+    ),
+    "too_large": ErrorCode((413,), "The body or file is too large.", "Send less at once."),
+    "unsupported_media_type": ErrorCode(
+        (415,), "The operation does not take this content type.", "Set `Content-Type`."
+    ),
+    "invalid_values": ErrorCode(
+        (422,), "Values violate rules.", "`errors` names each value and rule; correct them."
+    ),
+    "rate_exceeded": ErrorCode(
+        (429,), "There were too many requests.", "Wait for `Retry-After` seconds."
+    ),
+    "too_much_under_way": ErrorCode(
+        (429,), "Too many previews or exports are under way.", "Wait for `Retry-After` seconds."
+    ),
+    "too_many_test_sends": ErrorCode(
+        (429,), "There were too many test messages.", "Wait for `Retry-After` seconds."
+    ),
+    "internal_error": ErrorCode(
+        (500,), "The service failed.", "Report the `request_id` to the operators."
+    ),
+    "unavailable": ErrorCode(
+        (502, 503, 504), "The API cannot answer now.", "Repeat after `Retry-After` seconds."
+    ),
+    "database_unavailable": ErrorCode(
+        (503,), "The database is not available.", "Repeat after `Retry-After` seconds."
+    ),
+    "overloaded": ErrorCode(
+        (503,), "The service has too much to do.", "Repeat after `Retry-After` seconds."
+    ),
+    "workers_unavailable": ErrorCode(
+        (503,), "No worker took the test send; nothing was sent.", "Repeat it later."
+    ),
+    "test_send_unanswered": ErrorCode(
+        (503,), "A worker took the test send and did not report.", "Look at the phones first."
+    ),
+}
+
+# Codes in `errors`: which rule a value violates.
+FIELD_CODES = {
+    "missing": "A required field is missing.",
+    "extra_forbidden": "The field or parameter does not exist.",
+    "repeated": "The parameter is given more than once.",
+    "unstorable": "The text contains NUL or half of a surrogate pair.",
+    "json": "The key stands twice in the object, or the value is no JSON.",
+    "string_type": "The value is no string.",
+    "string_too_short": "The text is too short.",
+    "string_too_long": "The text is too long.",
+    "string_pattern_mismatch": "The text has characters that are not allowed.",
+    "int_type": "The value is no whole number.",
+    "int_from_float": "The number has a fraction.",
+    "bool_type": "The value is neither true nor false.",
+    "greater_than_equal": "The number is too small.",
+    "less_than_equal": "The number is too large.",
+    "list_type": "The value is no list.",
+    "dict_type": "The value is no object.",
+    "model_type": "The value is no object.",
+    "model_attributes_type": "The value is no object.",
+    "too_short": "The list or object has too few entries.",
+    "too_long": "The list or object has too many entries.",
+    "too_many": "There are too many of these.",
+    "enum": "The value is none of those permitted.",
+    "literal_error": "The value is none of those permitted.",
+    "id": "The value is no id.",
+    "flag": "The value is neither `true` nor `false`.",
+    "limit": "The page size is no whole number in its range.",
+    "cursor": "The cursor is not the `next_cursor` of this list.",
+    "phone_format": "The phone is not 11 digits that start with 7.",
+    "operator_code_format": "The operator code is not three digits.",
+    "token_name_format": "The name of the token has the wrong length or control characters.",
+    "timezone_unknown": "The time zone is no IANA name.",
+    "instant_format": "The instant is not RFC 3339.",
+    "instant_naive": "The instant has no offset from UTC.",
+    "instant_unreal": "The date or time does not exist.",
+    "instant_range": "The instant is before 1970 or after 2199.",
+    "clock_time_format": "The time of day is not between 00:00 and 23:59.",
+    "window_empty": "The window begins when it ends.",
+    "end_before_start": "The end is not later than the start.",
+    "past": "The instant has passed.",
+    "too_soon": "The instant is too close to the present.",
+    "placeholder": "A placeholder of the text is malformed.",
+    "attribute_name": "The name cannot be an attribute's.",
+    "too_many_attributes": "The client would have too many attributes.",
+    "unknown": "No object has this id.",
+    "idempotency_key_format": "The key has the wrong length or characters.",
+    "idempotency_key_reused": "The key was used with another body.",
+    "file_header": "The first line of the file lacks a column, or names one twice.",
+    "file_unusable": "The file cannot be read.",
+}
+
+
+def render_page() -> str:
+    """Return the page of all codes, in Markdown."""
+    problems = "\n".join(
+        f"| `{code}` | {', '.join(map(str, each.statuses))} | {each.meaning} | {each.action} |"
+        for code, each in CODES.items()
+    )
+    fields = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in FIELD_CODES.items())
+    return PAGE.format(problems=problems, fields=fields)
+
+
+PAGE = """\
+# Error codes
+
+Every error of the API is `application/problem+json` with a `code` ([errors](api.md#errors)). Codes
+are stable: a new version may add some, and changes or removes none without a deprecation. This page
+is generated from `api/error_codes.py`.
+
+## Problems
+
+| code | status | meaning | what to do |
+|---|---|---|---|
+{problems}
+
+## Codes of single values
+
+With `invalid_values`, each entry of `errors` has a code of its own.
+
+| code | meaning |
+|---|---|
+{fields}
+"""
+
+if __name__ == "__main__":
+    print(render_page(), end="")
