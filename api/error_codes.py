@@ -69,6 +69,12 @@ CODES = {
     "nothing_failed": ErrorCode(
         (409,), "No message of the mailing has failed.", "There is nothing to try again."
     ),
+    "session_ended": ErrorCode(
+        (409,), "The OpenID provider has ended this session.", "Sign in again."
+    ),
+    "logout_token_reused": ErrorCode(
+        (409,), "The OpenID provider's logout token was accepted before.", "Nothing: it is done."
+    ),
     "version_mismatch": ErrorCode(
         (412,),
         "The object was edited since the version in `If-Match`.",
@@ -105,7 +111,7 @@ CODES = {
     "workers_unavailable": ErrorCode(
         (503,), "No worker took the test send; nothing was sent.", "Repeat it later."
     ),
-    "test_send_unanswered": ErrorCode(
+    "unanswered_test_send": ErrorCode(
         (503,), "A worker took the test send and did not report.", "Look at the phones first."
     ),
 }
@@ -132,6 +138,7 @@ FIELD_CODES = {
     "model_attributes_type": "The value is no object.",
     "too_short": "The list or object has too few entries.",
     "too_long": "The list or object has too many entries.",
+    "too_many_members": "The object has too many members.",
     "too_many": "There are too many of these.",
     "enum": "The value is none of those permitted.",
     "literal_error": "The value is none of those permitted.",

@@ -48,7 +48,7 @@ FROM test_sends WHERE id = :id
 class Unanswered(Unavailable):
     """A worker claimed the test and did not report: some messages may have been sent."""
 
-    code = "test_send_unanswered"
+    code = "unanswered_test_send"
 
 
 def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[str, Any]]:

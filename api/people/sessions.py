@@ -158,7 +158,7 @@ def start_session(
     ended = {"sid": identity.sid, "subject": identity.subject, "issued_at": issued_at}
     if fetch_all(ENDED_BY_PROVIDER, **ended):
         db.session.rollback()
-        raise SessionEnded("The provider has ended this session.")
+        raise SessionEnded("The provider has ended this session.", "session_ended")
     person = {
         "issuer": identity.issuer,
         "subject": identity.subject,
@@ -268,7 +268,7 @@ def end_by_provider(logout: Logout, actor: Actor) -> int:
     }
     if db.session.scalar(RECORD_LOGOUT, recorded) is None:
         db.session.rollback()
-        raise Conflict("This logout token was accepted before.")
+        raise Conflict("This logout token was accepted before.", "logout_token_reused")
     named = {"issuer": logout.issuer, "subject": logout.subject, "sid": logout.sid}
     return _end(END_BY_PROVIDER, named, "provider", actor)
 
