@@ -13,6 +13,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
+from shared.config.production import find_demo_settings
 from shared.config.settings import ApiSettings, load_settings
 from shared.db.connections import exit_if_transactions_are_pooled
 from shared.logging import log_config
@@ -63,7 +64,8 @@ def on_starting(_: Any) -> None:
 
 
 def when_ready(_: Any) -> None:
-    log_start(settings.database_url, settings.redis_url, address=bind)
+    demo = find_demo_settings(settings)
+    log_start(settings.database_url, settings.redis_url, demo, address=bind)
 
 
 def post_worker_init(worker: Any) -> None:

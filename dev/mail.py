@@ -1,9 +1,10 @@
 """A mail server for development: it stores what it receives and forwards nothing.
 
-    python -m dev.mail --port 8025 --dir .local/mail [--page-port 8026]
+    python -m dev.mail --port 1025 --dir .local/mail [--page-port 8025]
 
 Each mail is stored as received (`.eml`), with its HTML part beside it (`.html`). With --page-port,
-a page shows them (dev/mail_page.py). It listens on 127.0.0.1 by default.
+a page shows them (dev/mail_page.py). It listens on 127.0.0.1 by default. Clients may log in with
+the demonstration password, and need not.
 """
 
 import argparse
@@ -16,13 +17,15 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
+from typing import Any
 
 import orjson
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from werkzeug.serving import BaseWSGIServer
 
 from dev.mail_page import make_page_server
 
+USER, PASSWORD = b"notifications", b"demo-mail-password"
 MAX_MAILS = 200
 MAX_STORED_BYTES = 32 * 1024 * 1024  # in a container the folder is in memory
 MAX_MAIL_BYTES = 8 * 1024 * 1024
@@ -70,7 +73,15 @@ async def serve(host: str, port: int, page_port: int | None, folder: Path) -> No
         loop.add_signal_handler(number, stopped.set)
     store = MailStore(folder)
     server = await loop.create_server(
-        lambda: SMTP(store, data_size_limit=MAX_MAIL_BYTES, enable_SMTPUTF8=True), host, port
+        lambda: SMTP(
+            store,
+            data_size_limit=MAX_MAIL_BYTES,
+            enable_SMTPUTF8=True,
+            authenticator=_authenticate,
+            auth_require_tls=False,
+        ),
+        host,
+        port,
     )
     addresses = {"port": server.sockets[0].getsockname()[1]}
     page: BaseWSGIServer | None = None
@@ -83,6 +94,13 @@ async def serve(host: str, port: int, page_port: int | None, folder: Path) -> No
     server.close()
     if page is not None:
         page.shutdown()
+
+
+def _authenticate(
+    server: SMTP, session: Session, envelope: Envelope, mechanism: str, login: Any
+) -> AuthResult:
+    right = isinstance(login, LoginPassword) and login == (USER, PASSWORD)
+    return AuthResult(success=right, handled=False)
 
 
 def _log(**fields: object) -> None:

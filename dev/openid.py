@@ -3,9 +3,10 @@
     python -m dev.openid --port 8070
 
 It listens on 127.0.0.1 by default and redirects to this machine only. It checks what a real
-provider checks (the redirect's host, PKCE, single use of a code), so that the admin UI runs its
-real sign-in. It gives refresh tokens, has a userinfo endpoint, and ends sessions by back-channel
-logout: its page /sessions lists who is signed in, ends that and takes roles away.
+provider checks (the client's secret, the redirect's host, PKCE, single use of a code), so that the
+admin UI runs its real sign-in. It gives refresh tokens, has a userinfo endpoint, and ends sessions
+by back-channel logout: its page /sessions lists who is signed in, ends that and takes roles away.
+The secret is a demonstration secret, which the API rejects together with a real address.
 """
 
 import argparse
@@ -38,6 +39,7 @@ DEMO_PEOPLE = {
 # Not on the page: for tests of a person without a role.
 HIDDEN_PEOPLE = {"nick": {"name": "Nick Norole", "email": "nick@example.com", "roles": []}}
 PEOPLE = DEMO_PEOPLE | HIDDEN_PEOPLE
+CLIENT_SECRET = "demo-sign-in-secret"  # noqa: S105 (public)
 CODE_SECONDS = 60.0
 TOKEN_SECONDS = 3600
 LOGOUT_TOKEN_SECONDS = 120
@@ -64,7 +66,9 @@ class SignedIn:
     access_token: str = ""
 
 
-def create_provider(issuer: str, logout_uri: str | None = None) -> Flask:
+def create_provider(
+    issuer: str, logout_uri: str | None = None, client_secret: str = CLIENT_SECRET
+) -> Flask:
     """Create the provider's application; `issuer` is the URL that clients use.
 
     `logout_uri` is the client's address for back-channel logout; without it, LOGOUT_PATH at the
@@ -98,7 +102,7 @@ def create_provider(issuer: str, logout_uri: str | None = None) -> Flask:
             subject_types_supported=["public"],
             id_token_signing_alg_values_supported=["RS256"],
             code_challenge_methods_supported=["S256"],
-            token_endpoint_auth_methods_supported=["client_secret_basic", "none"],
+            token_endpoint_auth_methods_supported=["client_secret_basic"],
         )
 
     @app.get("/keys")
@@ -125,7 +129,9 @@ def create_provider(issuer: str, logout_uri: str | None = None) -> Flask:
     @app.post("/token")
     def issue_token() -> Response | tuple[Response, int]:
         basic = request.authorization
-        client = basic.username if basic else request.form.get("client_id")
+        if basic is None or not secrets.compare_digest(basic.password or "", client_secret):
+            return jsonify(error="invalid_client"), 401
+        client = basic.username
         nonce = None
         if request.form.get("grant_type") == "refresh_token":
             token = request.form.get("refresh_token", "")

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -42,7 +42,6 @@ DISPATCH_QUEUE = "dispatch"
 JOB_QUEUES = {
     "worker.jobs.launch": CONTROL_QUEUE,
     "worker.jobs.merge_import": CONTROL_QUEUE,
-    "worker.jobs.send_daily_report": CONTROL_QUEUE,
     "worker.jobs.send_test": CONTROL_QUEUE,
     "worker.jobs.sweep": SWEEP_QUEUE,
     "worker.jobs.dispatch": DISPATCH_QUEUE,
@@ -265,11 +264,6 @@ class Queues:
         """Enqueue a test send."""
         return self._enqueue("worker.jobs.send_test", {"test_id": test_id}, request_id)
 
-    def enqueue_daily_report(self, day: date) -> bool:
-        """Enqueue the report of a local day."""
-        ids = {"day": day.isoformat()}
-        return self._enqueue("worker.jobs.send_daily_report", ids)
-
     def record_sweep(self, seconds: float) -> None:
         """Store the time and the duration of a sweep that ends now, for the metrics."""
         try:
@@ -290,7 +284,7 @@ class Queues:
     def _enqueue(
         self,
         name: str,
-        ids: Mapping[str, int | str],
+        ids: Mapping[str, int],
         request_id: str | None = None,
         at: datetime | None = None,
     ) -> bool:
@@ -311,6 +305,6 @@ class Queues:
             return self._log_failure(error, name, ids)
         return True
 
-    def _log_failure(self, error: Exception, job: str, ids: Mapping[str, int | str]) -> bool:
+    def _log_failure(self, error: Exception, job: str, ids: Mapping[str, int]) -> bool:
         log.warning("queue.unavailable", job=job, error=describe_error(error), **ids)
         return False

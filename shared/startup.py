@@ -55,17 +55,21 @@ def describe_database(url: str) -> str:
     return f"{servers}/{parts.get('dbname', '')}"
 
 
-def log_start(database_url: str | None, redis_url: str, **fields: object) -> None:
-    """Log that this process has started, and what it is going to connect to."""
+def log_start(
+    database_url: str | None, redis_url: str | None, demo: list[str], **fields: object
+) -> None:
+    """Log that this process has started, what it connects to, and which settings are the demo's."""
     log.info(
         "process.started",
         version=__version__,
         python=platform.python_version(),
         time_zones=RULES_VERSION,
         **({"database": describe_database(database_url)} if database_url else {}),
-        redis=describe_address(redis_url),
+        **({"redis": describe_address(redis_url)} if redis_url else {}),
         **fields,
     )
+    if demo:
+        log.warning("process.demo", settings=demo)
 
 
 def wait_for_database(

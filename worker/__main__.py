@@ -1,13 +1,15 @@
-"""Start one worker process: `python -m worker control | sweep | dispatch | scheduler`."""
+"""Start a worker process: `python -m worker control | sweep | dispatch | report | scheduler`."""
 
+import signal
 import sys
 
-from shared.config.settings import Settings, WorkerSettings, load_settings
+from shared.config.production import find_demo_settings
+from shared.config.settings import ReportSettings, Settings, WorkerSettings, load_settings
 from shared.logging import log_config
 from shared.redis_client import patient_client
 from shared.startup import log_start, wait_for_database
 from worker.runtime.heartbeat import touch_heartbeat
-from worker.runtime.rq_worker import FleetWorker, stopping
+from worker.runtime.rq_worker import STOP_SIGNALS, FleetWorker, stopping
 
 
 def main(role: str) -> None:
@@ -16,15 +18,23 @@ def main(role: str) -> None:
 
         settings = load_settings(Settings)
         log_config.configure_logging(role, settings.log_level, settings.log_format)
-        log_start(None, settings.redis_url)
+        log_start(None, settings.redis_url, find_demo_settings(settings))
         connection = patient_client(settings.redis_url, stopping, touch_heartbeat)
         FleetScheduler(connection, settings.redis_url).run()
+        return
+    if role == "report":
+        run_report_process()
         return
     from worker.jobs import WorkerContext
 
     settings = load_settings(WorkerSettings)
     log_config.configure_logging(role, settings.log_level, settings.log_format)
-    log_start(settings.database_url, settings.redis_url, provider=settings.provider_url)
+    log_start(
+        settings.database_url,
+        settings.redis_url,
+        find_demo_settings(settings),
+        provider=settings.provider_url,
+    )
     connection = patient_client(settings.redis_url, stopping, touch_heartbeat)
     WorkerContext.use_settings(settings)
     WorkerContext.worker = FleetWorker(role, connection, settings.redis_url)
@@ -39,7 +49,21 @@ def main(role: str) -> None:
             WorkerContext.journals.close()
 
 
+def run_report_process() -> None:
+    """Send the daily reports, with PostgreSQL and the mail server alone."""
+    from worker.maintenance.daily_report import send_reports
+
+    settings = load_settings(ReportSettings)
+    log_config.configure_logging("report", settings.log_level, settings.log_format)
+    demo, server = find_demo_settings(settings), settings.mail_server or "none"
+    log_start(settings.database_url, None, demo, mail_server=server)
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: stopping.set())
+    wait_for_database(settings.database_url, stopping, touch_heartbeat)
+    send_reports(settings, stopping)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["control"], ["sweep"], ["dispatch"], ["scheduler"]):
-        sys.exit("usage: python -m worker control | sweep | dispatch | scheduler")
+    if sys.argv[1:] not in (["control"], ["sweep"], ["dispatch"], ["report"], ["scheduler"]):
+        sys.exit("usage: python -m worker control | sweep | dispatch | report | scheduler")
     main(sys.argv[1])

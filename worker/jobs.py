@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import structlog
 from shared.config.settings import WorkerSettings
 from shared.domain.time_zones import RULES_VERSION
 from shared.queues import Queues
-from shared.report.daily import find_due_days
 from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.db_thread import log_database_error
 from worker.dispatch.dispatcher import Dispatcher
@@ -23,7 +21,6 @@ from worker.dispatch.test_send import start_test_send
 from worker.launch.launcher import SLICE_SECONDS, launch_slice
 from worker.launch.small_launch import SmallLauncher
 from worker.maintenance.containment import contain_failure
-from worker.maintenance.daily_report import start_daily_report
 from worker.maintenance.imports import merge_import_slice
 from worker.maintenance.retention import drop_old_data
 from worker.maintenance.sweep import sweep_mailings
@@ -37,7 +34,6 @@ from worker.runtime.database import Database, DatabaseError
 from worker.runtime.rq_worker import FleetWorker, stopping
 
 RETENTION_INTERVAL_SECONDS = 600.0
-REPORT_INTERVAL_SECONDS = 20.0
 ZONE_RULES_INTERVAL_SECONDS = 600.0
 
 
@@ -48,10 +44,9 @@ class WorkerContext:
     token: ProviderToken
     worker: FleetWorker
     journals: JournalRecovery | None = None
-    # By the monotonic clock: when to look for old partitions, for days whose report is due, and for
-    # due times that follow other time zone rules.
+    # By the monotonic clock: when to look for old partitions, and for due times that follow other
+    # time zone rules.
     next_retention_at = 0.0
-    next_report_at = 0.0
     next_zone_rules_at = 0.0
 
     @classmethod
@@ -200,24 +195,14 @@ def send_test(test_id: int, request_id: str | None = None) -> None:
     start_test_send(WorkerContext.settings, token, test_id, request_id)
 
 
-def send_daily_report(day: str, request_id: str | None = None) -> None:
-    """Start sending a local day's report unless it has been sent, without waiting for it."""
-    start_daily_report(WorkerContext.settings, date.fromisoformat(day), request_id)
-
-
 def sweep() -> None:
-    """Enqueue jobs for stalled work; periodically drop old data and enqueue due reports."""
+    """Enqueue jobs for stalled work; periodically drop old data."""
     settings, queues, now = WorkerContext.settings, WorkerContext.queues(), time.monotonic()
     with _job_context("sweep"):
         if now > WorkerContext.next_retention_at:
             WorkerContext.next_retention_at = now + RETENTION_INTERVAL_SECONDS
             with contain_failure("retention"):
                 drop_old_data(_database(0), settings.retention_days)
-        if now > WorkerContext.next_report_at:
-            WorkerContext.next_report_at = now + REPORT_INTERVAL_SECONDS
-            with contain_failure("report"):
-                for day in find_due_days(_database(0).transaction, settings):
-                    queues.enqueue_daily_report(day)
         if now > WorkerContext.next_zone_rules_at:
             WorkerContext.next_zone_rules_at = now + ZONE_RULES_INTERVAL_SECONDS
             with contain_failure("time zone rules"):

@@ -1,7 +1,7 @@
 """The admin UI under /admin/: pages for people, who sign in through OpenID Connect.
 
 The views call the same services as the REST routes; a person's role is a scope. Without OIDC_ISSUER
-there is only a page that explains how to enable the UI.
+there is only a page that explains how to enable the UI. The page at `/` lists all addresses.
 """
 
 from pathlib import Path
@@ -33,6 +33,7 @@ from api.admin.views import (
 from api.admin.views.dashboard import dashboard
 from api.admin.views.imports import allow_large_upload
 from api.admin.views.reports import init_reports
+from api.admin.views.start_page import init_start_page
 from shared.config.settings import ApiSettings
 
 csrf = CSRFProtect()
@@ -93,6 +94,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
     )
     init_template_functions(app)
     app.register_blueprint(admin)
+    init_start_page(app, settings)
 
 
 def _configure(app: Flask, settings: ApiSettings) -> None:

@@ -13,7 +13,9 @@ COOKIE_SECONDS = 365 * 24 * 3600
 
 
 def choose_language() -> str:
-    chosen = request.cookies.get("admin_language")
+    # The start page is outside of /admin, to which the cookie is limited.
+    cookie = request.cookies.get("admin_language")
+    chosen = request.args.get("language") if request.path == "/" else cookie
     if chosen in LANGUAGES:
         return chosen
     return request.accept_languages.best_match(list(LANGUAGES), "en") or "en"

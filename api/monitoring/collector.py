@@ -50,7 +50,8 @@ SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint
 FROM mailings m {COUNTS_JOIN} WHERE NOT m.settled GROUP BY 1, 2
 """)  # noqa: S608 (constants)
 CONNECTIONS = text("""
-SELECT CASE WHEN application_name IN ('api', 'notification-control', 'notification-dispatch')
+SELECT CASE WHEN application_name
+            IN ('api', 'notification-control', 'notification-dispatch', 'notification-report')
         THEN application_name ELSE 'other' END AS application,
     CASE WHEN state IN ('active', 'idle') THEN state
         WHEN state LIKE 'idle in transaction%' THEN 'in_transaction' ELSE 'other' END AS state,
@@ -58,7 +59,13 @@ SELECT CASE WHEN application_name IN ('api', 'notification-control', 'notificati
 FROM pg_stat_activity WHERE datname = current_database() GROUP BY 1, 2
 """)
 MAX_CONNECTIONS = text("SELECT current_setting('max_connections')::int")
-APPLICATIONS = ("api", "notification-control", "notification-dispatch", "other")
+APPLICATIONS = (
+    "api",
+    "notification-control",
+    "notification-dispatch",
+    "notification-report",
+    "other",
+)
 CONNECTION_STATES = ("active", "idle", "in_transaction", "other")
 BREAKER_REASONS = ("unavailable", "unknown", "unauthorized", "throttled")
 OUTCOMES = (

@@ -14,7 +14,7 @@ from dev.provider.provider import Provider
 from dev.provider.settings import SettingsError
 
 _ROOT = b"/control"
-_JSON_LINES = "application/jsonl"
+_JSON_LINES = "text/plain; charset=utf-8"  # a browser shows it
 
 _LISTINGS: dict[bytes, tuple[str, Callable[[Provider], Iterator[bytes]]]] = {
     b"/control/summary": ("application/json", lambda provider: provider.request_log.summary()),

@@ -6,6 +6,10 @@ from pathlib import Path
 from dev.stack.settings import DEMO_TOKEN, ROOT, Settings
 
 TRY_IT = ROOT / "docs" / "examples" / "try-it.sh"
+DEMO_NOTICE = """\
+This is a demonstration: the token is public, the sign-in asks for no password, and the provider
+and the mail server are simulated.
+"""
 
 
 def make_greeting(
@@ -14,7 +18,8 @@ def make_greeting(
     """Return the addresses of everything and the commands that send a first mailing."""
     api = f"http://127.0.0.1:{settings.api_port}"
     rows = {
-        "admin UI": f"{api}/admin/" + ("" if settings.oidc_issuer else "  (demo sign-in)"),
+        "start page": f"{api}/",
+        "admin UI": _describe_admin(api, settings),
         "API": f"{api}/api/v1",
         "API docs": f"{api}/docs/",
         "API token": environment["API_BOOTSTRAP_TOKEN"],
@@ -33,13 +38,21 @@ def make_greeting(
     table = "\n".join(f"  {name:<11} {value}" for name, value in rows.items())
     return f"""
 Ready in {seconds:.1f} s. Ctrl-C stops everything and keeps the data.
-
+{DEMO_NOTICE if settings.is_demo else ""}
 {table}
 
 To send a first mailing, paste this into another terminal:
 
 {try_it_commands(settings.api_port, environment["API_BOOTSTRAP_TOKEN"])}
 """
+
+
+def _describe_admin(api: str, settings: Settings) -> str:
+    if settings.has_demo_sign_in:
+        return f"{api}/admin/  (demo sign-in)"
+    if settings.oidc_issuer:
+        return f"{api}/admin/"
+    return "off: with a real provider it needs a real OIDC_ISSUER (docs/admin.md)"
 
 
 def try_it_commands(api_port: int, token: str) -> str:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 
+from dev.mail import PASSWORD, USER
+from dev.openid import CLIENT_SECRET
 from dev.stack.ports import accepts_connections
 from dev.stack.processes import Program
 from dev.stack.settings import ROOT, Settings
@@ -27,16 +29,20 @@ def product_environment(
         "JOURNAL_DIR": str(settings.directory / "journals"),
         "PYTHONUNBUFFERED": "1",
     }
-    if settings.oidc_issuer is None:
+    if settings.provider_url is None:
+        environment["DEMO_PROVIDER_PAGE"] = f"{environment['PROVIDER_URL']}/control/requests"
+    if settings.has_demo_sign_in:
         environment |= {
             "OIDC_ISSUER": f"http://127.0.0.1:{settings.openid_port}",
             "OIDC_CLIENT_ID": "notifications",
-            "OIDC_CLIENT_SECRET": "not checked by the demo sign-in",
+            "OIDC_CLIENT_SECRET": CLIENT_SECRET,
             "PUBLIC_URL": f"http://127.0.0.1:{settings.api_port}",
         }
     if settings.mail_port is not None:
+        login = f"{USER.decode()}:{PASSWORD.decode()}@" if settings.is_demo else ""
         environment |= {
-            "SMTP_URL": f"smtp://127.0.0.1:{settings.mail_port}?starttls=never",
+            "SMTP_URL": f"smtp://{login}127.0.0.1:{settings.mail_port}?starttls=never",
+            "DEMO_MAIL_PAGE": f"http://127.0.0.1:{settings.mail_page_port}",
             "REPORT_RECIPIENTS": os.environ.get("REPORT_RECIPIENTS") or "report@example.com",
         }
     return environment
@@ -58,7 +64,7 @@ def demo_programs(settings: Settings, environment: Mapping[str, str]) -> list[Pr
     programs = []
     if settings.provider_url is None:
         programs.append(program("provider", settings.provider_port))
-    if settings.oidc_issuer is None:
+    if settings.has_demo_sign_in:
         programs.append(program("openid", settings.openid_port))
     if settings.mail_port is not None:
         folder, page_port = str(settings.directory / "mail"), str(settings.mail_page_port)
@@ -85,7 +91,7 @@ def product_programs(settings: Settings, environment: Mapping[str, str]) -> list
     )
     names = (f"dispatch-{number}" for number in range(1, settings.dispatch_workers + 1))
     dispatchers = [worker(name, "dispatch") for name in names]
-    workers = [worker(name, name) for name in ("scheduler", "control", "sweep")]
+    workers = [worker(name, name) for name in ("scheduler", "control", "sweep", "report")]
     return [api, *workers, *dispatchers]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from dev.stack import StackError
 from dev.stack.files import write_private
 from dev.stack.ports import free_port, is_free
+from shared.config.production import is_real
 
 ROOT = Path(__file__).resolve().parents[2]
 # The API's token where only demo services are involved: the same as docker-compose's.
@@ -56,12 +57,17 @@ class Settings:
         """Whether the stack uses only services that it starts itself."""
         return not (self.database_url or self.redis_url or self.provider_url or self.oidc_issuer)
 
+    @property
+    def has_demo_sign_in(self) -> bool:
+        """Whether users are chosen without a password: never together with a real provider."""
+        return self.oidc_issuer is None and not is_real(self.provider_url or "")
+
     def check_ports(self) -> None:
         """Raise StackError for a port that is taken or used twice."""
         wanted = {"API_PORT": self.api_port}
         if self.provider_url is None:
             wanted["PROVIDER_PORT"] = self.provider_port
-        if self.oidc_issuer is None:
+        if self.has_demo_sign_in:
             wanted["OPENID_PORT"] = self.openid_port
         for name, port in wanted.items():
             same = [other for other, taken in wanted.items() if taken == port]

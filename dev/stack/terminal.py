@@ -127,6 +127,8 @@ def summarise(line: str) -> tuple[str, str] | None:
     level = str(record.get("level", "info")).lower()
     if level == "debug" or (level == "info" and _is_routine(event, record)):
         return None
+    if event == "process.demo":
+        return None  # the greeting says it once for all processes
     details = [
         f"{key}={_shorten(value)}"
         for key, value in record.items()

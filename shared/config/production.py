@@ -20,6 +20,7 @@ ADDRESSES = ("provider_url", "public_url", "oidc_issuer", "smtp_url")
 # Suffixes of names that only a private network knows.
 PRIVATE_SUFFIXES = (".local", ".internal", ".svc", ".lan", ".home.arpa", ".test")
 
+DEMO_PREFIX = "demo-"
 PUBLISHED = re.compile(r"demo-|change[-_ ]?me|<|your[-_ ]", re.IGNORECASE)
 # Secrets that the operator invents, with the least number of bits that each must have. A random
 # text of 16 hexadecimal digits is estimated at 51 bits. Other secrets are
@@ -68,6 +69,11 @@ def find_unsuitable_secrets(
             " secret (`openssl rand -hex 24` generates one)"
         )
     return None
+
+
+def find_demo_settings(settings: Iterable[tuple[str, object]]) -> list[str]:
+    """Return the names of the settings that hold a demonstration secret."""
+    return [name.upper() for name, value in settings if _secret_of(value).startswith(DEMO_PREFIX)]
 
 
 def is_real(url: str) -> bool:

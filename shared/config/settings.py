@@ -10,6 +10,7 @@ from datetime import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -89,6 +90,13 @@ class ReportSettings(DatabaseSettings):
     report_language: Annotated[str, Field(pattern="^(en|ru)$")] = "en"
     public_url: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
 
+    @property
+    def mail_server(self) -> str | None:
+        """The mail server's host and port, without user and password."""
+        if self.smtp_url is None:
+            return None
+        return urlsplit(self.smtp_url.get_secret_value()).netloc.rpartition("@")[2]
+
 
 class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
     """Settings of the API and the admin UI."""
@@ -114,6 +122,9 @@ class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
     oidc_client_secret: SecretStr | None = None
     oidc_scopes: Annotated[str, Field(pattern=r"(^|\s)openid(\s|$)")] = "openid profile email"
     oidc_role_claim: Annotated[str, Field(min_length=1)] = "roles"
+    # Pages of the demonstration's services, for the start page.
+    demo_mail_page: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
+    demo_provider_page: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
     public_url: Annotated[str, AfterValidator(checks.check_public_url)] | None = None
 
     @field_validator("oidc_issuer")
@@ -131,8 +142,8 @@ class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
         return value
 
 
-class WorkerSettings(FleetSettings, ReportSettings):
-    """Settings of workers."""
+class WorkerSettings(FleetSettings):
+    """Settings of control and dispatch workers."""
 
     provider_url: Annotated[str, AfterValidator(checks.check_http_url)]
     provider_token: Annotated[SecretStr, AfterValidator(checks.check_token)]

@@ -105,7 +105,9 @@ EVENTS = {
     "admin.end_not_kept": "The end of a session could not be stored; its cookie is deleted.",
     # Infrastructure
     "process.started": "A process has started: its `version`, the version of its time zone rules "
-    "(`time_zones`), and the servers it uses (`database`, `redis`, `provider`).",
+    "(`time_zones`), and the servers it uses (`database`, `redis`, `provider`, `mail_server`).",
+    "process.demo": "A process uses public demonstration secrets (`settings`): not for real "
+    "clients.",
     "time_zones.applied": "The time zone rules have changed from `previous` to `version`; "
     "`batches` wait for another time.",
     "database.unavailable": "PostgreSQL did not respond (`error`); the statement is retried.",

@@ -1,4 +1,4 @@
-"""Checks of the demo and monitoring profiles: sign-in, caught mails, Prometheus."""
+"""Checks of what the demonstration simulates, and of the monitoring profile."""
 
 import http.client
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 from zoneinfo import ZoneInfo
 
-from stack import ROOT, Failed, Stack, docker, free_port, inspect, report, require, wait_for
+from stack import ROOT, Failed, Stack, docker, inspect, report, require, wait_for
 
 PROMETHEUS_IMAGE = re.search(  # the one that docker-compose.yml names
     r"image: (prom/prometheus:\S+)", (ROOT / "docker-compose.yml").read_text()
@@ -56,18 +56,22 @@ class Browser:
         raise Failed(f"redirected for ever, lastly to {url}")
 
 
-def start_with_demo(stack: Stack) -> float:
-    """Run `docker-compose --env-file .env.demo up` on other ports."""
-    openid, mail = free_port(), free_port()
-    stack.options = ["--env-file", ".env.demo"]
-    stack.env |= {
-        "OPENID_PORT": str(openid),
-        "OIDC_ISSUER": f"http://openid.localhost:{openid}",
-        "MAIL_PORT": str(mail),
-        "PUBLIC_URL": f"http://127.0.0.1:{stack.port}",
-        "GRAFANA_PORT": str(free_port()),
+def check_start_page(stack: Stack) -> None:
+    """Check that the page at / lists addresses that answer, and says that this is a demo."""
+    home, browser = f"http://127.0.0.1:{stack.port}", Browser()
+    _, text, _ = browser.open(home + "/")
+    require("This is a demonstration" in text, "the page does not say that this is a demonstration")
+    require("demo-bootstrap-token" in text, "the page does not show the token")
+    require("PUBLIC_URL" not in text, "the page complains about PUBLIC_URL")
+    listed = set(re.findall(r'<a href="([^"]+)">', text))
+    simulated = {
+        f"http://127.0.0.1:{stack.env['PROVIDER_PORT']}/control/requests",
+        f"http://127.0.0.1:{stack.mail_port}",
     }
-    return stack.start()
+    require(simulated <= listed, f"the page lists {listed}")
+    for address in listed:
+        browser.open(urljoin(home, address))
+    report(f"the page at / lists {len(listed)} addresses, which all answer")
 
 
 def check_sign_in(stack: Stack) -> None:
@@ -91,13 +95,25 @@ def check_sign_in(stack: Stack) -> None:
     report("signed in to /admin/ as Anna Admin, at the demo's OpenID provider")
 
 
+def check_report_service(stack: Stack) -> None:
+    """Make the newest day's report due, and wait for the mail of the report's service."""
+    [postgres] = stack.containers("postgres")
+    statement = "DELETE FROM daily_reports WHERE day = (SELECT max(day) FROM daily_reports)"
+    docker("exec", postgres, "psql", "-U", "notifications", "-qc", statement)
+    root, browser = f"http://127.0.0.1:{stack.mail_port}", Browser()
+    began = time.monotonic()
+    wait_for(lambda: "team@example.com" in browser.open(root + "/")[1], 60, "the daily report")
+    took = time.monotonic() - began
+    report(f"the report service mailed a due day's report, {took:.0f} s after it was due")
+
+
 def check_report(stack: Stack, sent: int) -> None:
     """Check `flask report send` and the mail catcher's page."""
     day = BEGAN.isoformat()
     [api] = stack.containers("api")
     command = ("flask", "--app", "api", "report", "send", "--day", day, "--to", "boss@example.com")
     docker("exec", api, *command)
-    root, browser = f"http://127.0.0.1:{stack.env['MAIL_PORT']}", Browser()
+    root, browser = f"http://127.0.0.1:{stack.mail_port}", Browser()
     _, listed, _ = browser.open(root + "/")
     require("boss@example.com" in listed, "the mail catcher's page does not list the report")
     name = json.loads(browser.open(root + "/newest")[1])["name"]

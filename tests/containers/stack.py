@@ -18,8 +18,11 @@ PROJECT = f"notifications-check-{os.getpid()}"
 # The demo token of docker-compose.yml: the first start must need no preparation.
 TOKEN = "demo-bootstrap-token"
 # Our services, with their numbers of containers.
-OURS = {"api": 1, "scheduler": 1, "control": 1, "sweep": 1, "dispatch": 2, "provider": 1}
-DEMO = {"openid": 1, "mail": 1}
+OURS = {
+    **{"api": 1, "scheduler": 1, "control": 1, "sweep": 1, "dispatch": 2, "report": 1},
+    **{"provider": 1, "openid": 1, "mail": 1},
+}
+SERVERS = ("postgres", "redis", "nginx")
 
 
 class Failed(Exception):
@@ -108,14 +111,24 @@ class Stack:
     """The compose project under test."""
 
     def __init__(self, compose: list[str], directory: Path):
-        self.port = free_port()
-        self.options: list[str] = []
+        self.port, openid, self.mail_port = free_port(), free_port(), free_port()
         self._argv = [*compose, "--project-name", PROJECT]
         self._directory = directory
         # Without the caller's settings: the test is a first start without preparation.
         used = {line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines()}
         kept = {name: value for name, value in os.environ.items() if name not in used}
-        self.env = {**kept, "API_PORT": str(self.port), "COMPOSE_INTERACTIVE_NO_CLI": "1"}
+        # Ports of its own, beside those of a stack that runs already.
+        self.env = {
+            **kept,
+            "COMPOSE_INTERACTIVE_NO_CLI": "1",
+            "API_PORT": str(self.port),
+            "PUBLIC_URL": f"http://127.0.0.1:{self.port}",
+            "OPENID_PORT": str(openid),
+            "OIDC_ISSUER": f"http://openid.localhost:{openid}",
+            "MAIL_PORT": str(self.mail_port),
+            "PROVIDER_PORT": str(free_port()),
+            "GRAFANA_PORT": str(free_port()),
+        }
         if "PIP_INDEX_URL" in os.environ:
             self.env["PIP_INDEX_URL"] = os.environ["PIP_INDEX_URL"]
         self._connections: dict[int, http.client.HTTPConnection] = {}
@@ -124,7 +137,7 @@ class Stack:
     def run(self, *arguments: str, timeout: float = 120, **env: str) -> tuple[int, str]:
         """Run docker-compose; return its exit status and output."""
         done = subprocess.run(
-            [*self._argv, *self.options, *arguments],
+            [*self._argv, *arguments],
             cwd=self._directory,
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
@@ -190,11 +203,15 @@ class Stack:
     def start(self, *arguments: str) -> float:
         """Run `up` and wait until every container is healthy; return the seconds it took."""
         began = time.monotonic()
-        self.compose("up", "-d", *arguments, timeout=1200)
-        wait_for(self.is_ready, 120, "the API is ready")
-        for service in ("postgres", "redis", *OURS, *DEMO):
+        # Version 2 waits by itself; its exit status tells whether everything is healthy.
+        waits = ("--wait",) if self._argv[:2] == ["docker", "compose"] else ()
+        self.compose("up", "-d", *waits, *arguments, timeout=1200)
+        if not waits:
+            wait_for(self.is_ready, 120, "the API is ready")
+        for service in (*SERVERS, *OURS):
             for container in self.containers(service):
                 wait_for(lambda c=container: health(c) == "healthy", 90, f"{service} is healthy")
+        require(self.is_ready(), "the API is not ready")
         return time.monotonic() - began
 
     def create_mailing(self, tag: str) -> int:
@@ -237,7 +254,8 @@ class Stack:
 
     def remove(self) -> None:
         """Remove everything of this project, of all profiles."""
-        profiles = ("--profile", "demo", "--profile", "monitoring")
-        self.compose(*profiles, "down", "--volumes", "--remove-orphans", timeout=300)
+        self.compose(
+            "--profile", "monitoring", "down", "--volumes", "--remove-orphans", timeout=300
+        )
         left = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}")
         require(not left, "containers were not removed")

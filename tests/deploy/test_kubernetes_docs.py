@@ -134,7 +134,7 @@ def test_a_backup_is_made_and_restored(workspace: Workspace, pod: Postgres) -> N
     workspace.run_commands(documented_commands("kubectl scale -n notifications deployment api"))
     assert query_number(pod.url, "SELECT count(*) FROM kept") == 7
     assert query_number(pod.url_of("notifications_old"), "SELECT count(*) FROM kept") == 0
-    everything = "-n notifications deployment api scheduler control sweep dispatch"
+    everything = "-n notifications deployment api scheduler control sweep dispatch report"
     pods = f"-l app.kubernetes.io/name in ({', '.join(everything.split()[3:])})"
     assert [each for each in workspace.kubectl_calls if not each.startswith("exec ")] == [
         f"scale {everything} --replicas=0",

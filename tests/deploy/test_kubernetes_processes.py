@@ -24,7 +24,7 @@ from tests.support.waiting import wait_for
 from worker.runtime.rq_worker import FleetWorker, stopping
 
 MANIFESTS = read(ROOT / "k8s")
-ROLES = ("scheduler", "control", "sweep", "dispatch")
+ROLES = ("scheduler", "control", "sweep", "dispatch", "report")
 
 
 class Pod:

@@ -3,19 +3,29 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from shared.config.settings import ApiSettings, Settings, WorkerSettings, load_settings
+from dev.mail import PASSWORD, USER
+from dev.openid import CLIENT_SECRET
+from shared.config.settings import (
+    ApiSettings,
+    DatabaseSettings,
+    ReportSettings,
+    Settings,
+    WorkerSettings,
+    load_settings,
+)
 from tests.support.programs import require_program
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
-VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+VARIABLE = re.compile(r"\$\{(\w+)(?:(:?)-([^}]*))?\}")
 
 SETTINGS = {name.upper() for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
 # Further variables that api/gunicorn_conf.py reads.
@@ -30,14 +40,20 @@ OFFICIAL_IMAGES = {
     "redis",
 }
 # The settings that our services read.
-SETTINGS_BY_SERVICE = {
+SETTINGS_BY_SERVICE: dict[str, type[DatabaseSettings]] = {
     "migrations": Settings,
     "api": ApiSettings,
     "scheduler": Settings,
     "control": WorkerSettings,
     "sweep": WorkerSettings,
     "dispatch": WorkerSettings,
+    "report": ReportSettings,
 }
+# What the demonstration simulates. The other services are the product, its servers and monitoring.
+SIMULATED = ("provider", "openid", "mail")
+MONITORING = ("prometheus", "grafana")
+# What the file `version` of docker-compose 1.29 permits, where it differs from today's.
+PULL_POLICIES = {"always", "never", "if_not_present", "build"}
 
 
 def read(name: str) -> str:
@@ -45,14 +61,21 @@ def read(name: str) -> str:
 
 
 def interpolate(value: Any, env: dict[str, str]) -> Any:
-    """Replace docker-compose's ${NAME:-default} in a document."""
+    """Replace docker-compose's ${NAME:-default} and ${NAME-default} in a document."""
     if isinstance(value, dict):
         return {key: interpolate(item, env) for key, item in value.items()}
     if isinstance(value, list):
         return [interpolate(item, env) for item in value]
     if isinstance(value, str):
-        return VARIABLE.sub(lambda m: env.get(m[1]) or m[2] or "", value)
+        return VARIABLE.sub(partial(_replace, env), value)
     return value
+
+
+def _replace(env: dict[str, str], match: re.Match[str]) -> str:
+    name, colon, default = match.groups()
+    if name in env and (env[name] or not colon):
+        return env[name]
+    return default or ""
 
 
 def compose(**env: str) -> dict[str, Any]:
@@ -162,7 +185,7 @@ def test_a_real_provider_replaces_the_simulated_one() -> None:
 
 
 def test_default_secrets_begin_with_demo_or_are_empty() -> None:
-    for name, default in VARIABLE.findall(read("docker-compose.yml")):
+    for name, _, default in VARIABLE.findall(read("docker-compose.yml")):
         if re.search("TOKEN|KEY|PASSWORD", name):
             assert not default or default.startswith("demo-"), f"{name}: {default!r}"
 
@@ -177,71 +200,127 @@ def test_env_example_lists_every_variable_without_a_value() -> None:
     )
 
 
-def demo() -> dict[str, str]:
-    return dict(re.findall(r"^(\w+)=(.*)$", read(".env.demo"), re.MULTILINE))
-
-
-@pytest.mark.parametrize("name", SETTINGS_BY_SERVICE)
-def test_the_demo_uses_its_own_sign_in_and_mail_catcher(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = demo()
-    assert output.pop("COMPOSE_PROFILES") == "demo"
-    assert output.keys() <= {m[1] for m in VARIABLE.finditer(read("docker-compose.yml"))}
-    services = compose(**output)["services"]
+def start_with(name: str, monkeypatch: pytest.MonkeyPatch, **env: str) -> DatabaseSettings:
+    """Read the settings of a service as docker-compose with these variables passes them."""
     for variable in SETTINGS:
         monkeypatch.delenv(variable, raising=False)
-    for variable, value in services[name]["environment"].items():
+    for variable, value in compose(**env)["services"][name]["environment"].items():
         monkeypatch.setenv(variable, value)
-    settings = load_settings(SETTINGS_BY_SERVICE[name])
-    if isinstance(settings, ApiSettings):
-        issuer = settings.oidc_issuer
-        command = services["openid"]["command"]
-        assert command[command.index("--issuer") + 1] == issuer
-        assert issuer == f"http://{services['openid']['networks']['public']['aliases'][0]}:8070"
-        assert settings.public_url == f"http://{services['proxy']['ports'][0].rpartition(':')[0]}"
-    if isinstance(settings, ApiSettings | WorkerSettings):
+    return load_settings(SETTINGS_BY_SERVICE[name])
+
+
+def test_a_bare_start_has_sign_in_and_mails(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = start_with("api", monkeypatch)
+    assert isinstance(api, ApiSettings)
+    command = SERVICES["openid"]["command"]
+    assert command[command.index("--issuer") + 1] == api.oidc_issuer
+    alias = SERVICES["openid"]["networks"]["public"]["aliases"][0]
+    assert api.oidc_issuer == f"http://{alias}:8070"
+    assert api.oidc_client_secret is not None
+    assert api.oidc_client_secret.get_secret_value() == CLIENT_SECRET
+    published = SERVICES["nginx"]["ports"][0].rpartition(":")[0]
+    assert api.public_url == f"http://{published}"
+    assert api.demo_mail_page == f"http://{SERVICES['mail']['ports'][0].rpartition(':')[0]}"
+    provider = SERVICES["provider"]["ports"][0].rpartition(":")[0]
+    assert api.demo_provider_page == f"http://{provider}/control/requests"
+    report = start_with("report", monkeypatch)
+    assert isinstance(report, ReportSettings)
+    command = SERVICES["mail"]["command"]
+    port = command[command.index("--port") + 1]
+    for settings in (api, report):
         assert settings.smtp_url is not None
-        port = services["mail"]["command"][services["mail"]["command"].index("--port") + 1]
-        assert settings.smtp_url.get_secret_value() == f"smtp://mail:{port}?starttls=never"
-        assert set(services[name]["networks"]) & set(services["mail"]["networks"]) or (
-            name in ("dispatch", "sweep")  # which send no mail
-        )
+        user, password = (each.decode() for each in (USER, PASSWORD))
+        wanted = f"smtp://{user}:{password}@mail:{port}?starttls=never"
+        assert settings.smtp_url.get_secret_value() == wanted
+        assert settings.report_recipients
+    for name in ("api", "report"):
+        assert set(SERVICES[name]["networks"]) & set(SERVICES["mail"]["networks"])
+
+
+def test_empty_variables_switch_off_sign_in_and_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = dict.fromkeys(re.findall(r"^(\w+)=", read(".env.example"), re.MULTILINE), "")
+    api = start_with("api", monkeypatch, **copied)
+    assert isinstance(api, ApiSettings)
+    assert api.oidc_issuer is None
+    for settings in (api, start_with("report", monkeypatch, **copied)):
+        assert isinstance(settings, ReportSettings)
+        assert settings.smtp_url is None
+
+
+def test_only_monitoring_has_a_profile() -> None:
+    profiles = {n: each["profiles"] for n, each in SERVICES.items() if "profiles" in each}
+    assert profiles == {name: ["monitoring"] for name in MONITORING}
+    assert {*SETTINGS_BY_SERVICE, *SIMULATED, "nginx", "postgres", "redis"} == (
+        SERVICES.keys() - set(MONITORING)
+    )
+
+
+def own_secrets() -> dict[str, str]:
+    named = re.findall(r"^(\w+)=", read(".env.example"), re.MULTILINE)
+    return {n: "of-my-own-making" for n in named if re.search("TOKEN|KEY|PASSWORD|SECRET", n)}
 
 
 @pytest.mark.parametrize("name", SETTINGS_BY_SERVICE)
 def test_demo_secrets_are_rejected_with_a_real_provider(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in SETTINGS:
-        monkeypatch.delenv(variable, raising=False)
-    real = {"PROVIDER_URL": "https://sms.example", "PROVIDER_TOKEN": "a-real-token"}
-    for variable, value in compose(**real)["services"][name]["environment"].items():
-        monkeypatch.setenv(variable, value)
+    real = {"PROVIDER_URL": "https://sms.example"}
     with pytest.raises(SystemExit, match=r"demonstration's secrets.* real PROVIDER_URL"):
-        load_settings(SETTINGS_BY_SERVICE[name])
-    # With own secrets it starts.
-    named = re.findall(r"^(\w+)=", read(".env.example"), re.MULTILINE)
-    own = {n: "of-my-own-making" for n in named if re.search("TOKEN|KEY|PASSWORD|SECRET", n)}
-    for variable, value in compose(**{**own, **real})["services"][name]["environment"].items():
-        monkeypatch.setenv(variable, value)
-    load_settings(SETTINGS_BY_SERVICE[name])
+        start_with(name, monkeypatch, **real)
+    # With own secrets and without the mail catcher it starts.
+    start_with(name, monkeypatch, **own_secrets(), **real, SMTP_URL="")
 
 
-def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
+@pytest.mark.parametrize("setting", ["SMTP_URL", "OIDC_CLIENT_SECRET"])
+def test_the_demos_mail_server_and_sign_in_are_rejected_with_a_real_provider(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = {**own_secrets(), "PROVIDER_URL": "https://sms.example", "SMTP_URL": ""}
+    del real[setting]
+    with pytest.raises(SystemExit, match=f"setting {setting}: the demonstration's secrets"):
+        start_with("api", monkeypatch, **real)
+
+
+def test_ports_are_published_to_this_machine_only() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.pop("proxy") == ["127.0.0.1:8000:8080"]
     assert published == {
+        "nginx": ["127.0.0.1:8000:8080"],
+        "provider": ["127.0.0.1:8090:8090"],
         "openid": ["127.0.0.1:8070:8070"],
         "mail": ["127.0.0.1:8025:8025"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
-    for name in published:
-        profile = "demo" if name in ("openid", "mail") else "monitoring"
-        assert SERVICES[name]["profiles"] == [profile]
     assert compose()["networks"]["data"] == {"internal": True}
     for name in ("postgres", "redis"):
         assert SERVICES[name]["networks"] == ["data"]
+    # The control API of the simulated provider has no authentication.
+    assert not set(SERVICES["provider"]["networks"]) & set(SERVICES["api"]["networks"])
+
+
+def test_services_start_when_what_they_need_is_healthy() -> None:
+    ordered = {
+        name: service["depends_on"]
+        for name, service in SERVICES.items()
+        if isinstance(service.get("depends_on"), dict)  # a list: the order alone
+    }
+    assert {*SETTINGS_BY_SERVICE, "nginx"} <= ordered.keys()
+    waits = {
+        (name, needed): each["condition"]
+        for name, conditions in ordered.items()
+        for needed, each in conditions.items()
+    }
+    # The one service that ends, and the one that only has to have been built.
+    kinds = {"migrations": "service_completed_successfully", "scheduler": "service_started"}
+    for (name, needed), condition in waits.items():
+        assert condition == kinds.get(needed, "service_healthy"), f"{name} waits for {needed}"
+    needs = {"nginx": "api", "dispatch": "provider", "control": "provider", "report": "mail"}
+    assert set(needs.items()) <= waits.keys()
+
+
+def test_images_are_built_here_and_never_pulled() -> None:
+    for name in OUR_SERVICES:
+        wanted = "build" if "build" in SERVICES[name] else "never"
+        assert SERVICES[name]["pull_policy"] == wanted
 
 
 @pytest.mark.parametrize("name", OUR_SERVICES)
@@ -258,31 +337,28 @@ def test_our_containers_are_confined(name: str) -> None:
     assert not {"user", "privileged", "cap_add"} & set(service)
 
 
-def test_the_proxy_is_confined_and_reaches_only_the_api() -> None:
-    proxy = SERVICES["proxy"]
-    assert proxy["user"] == "101:101"
-    assert proxy["read_only"] is True
-    assert proxy["cap_drop"] == ["ALL"]
-    assert proxy["security_opt"] == ["no-new-privileges:true"]
-    assert proxy["networks"] == ["public"]
-    assert [volume.rpartition(":")[0] for volume in proxy["volumes"]] == [
+def test_nginx_is_confined_and_reaches_only_the_api() -> None:
+    nginx = SERVICES["nginx"]
+    assert nginx["user"] == "101:101"
+    assert nginx["read_only"] is True
+    assert nginx["cap_drop"] == ["ALL"]
+    assert nginx["security_opt"] == ["no-new-privileges:true"]
+    assert nginx["networks"] == ["public"]
+    assert [volume.rpartition(":")[0] for volume in nginx["volumes"]] == [
         "./deploy/nginx/nginx.conf:/etc/nginx/notifications.conf",
-        "proxy-buffers",
+        "nginx-buffers",
     ]
-    assert proxy["volumes"][0].endswith(":ro")
+    assert nginx["volumes"][0].endswith(":ro")
 
 
-@pytest.mark.parametrize("name", ["api", "scheduler", "control", "sweep", "dispatch"])
+@pytest.mark.parametrize("name", ["api", "scheduler", "control", "sweep", "dispatch", "report"])
 def test_services_that_need_the_schema_wait_for_it(name: str) -> None:
     condition = SERVICES[name]["depends_on"]["migrations"]["condition"]
     assert condition == "service_completed_successfully"
 
 
-@pytest.mark.parametrize("options", [(), ("--env-file", ".env.demo")], ids=["plain", "demo"])
-def test_docker_compose_accepts_its_file(options: tuple[str, ...]) -> None:
-    run(
-        require_program("docker-compose"), "--project-name", "judged", *options, "config", "--quiet"
-    )
+def test_docker_compose_accepts_its_file() -> None:
+    run(require_program("docker-compose"), "--project-name", "judged", "config", "--quiet")
 
 
 def test_the_compose_file_uses_only_features_of_version_1() -> None:
@@ -290,7 +366,8 @@ def test_the_compose_file_uses_only_features_of_version_1() -> None:
     plain = {"services", "networks", "volumes"}
     assert {key for key in document if not key.startswith("x-")} == plain
     for service in document["services"].values():
-        assert not {"develop", "env_file", "pull_policy", "secrets"} & set(service)
+        assert not {"develop", "env_file", "secrets"} & set(service)
+        assert service.get("pull_policy", "never") in PULL_POLICIES
 
 
 def test_the_pipeline_runs_make_targets_on_official_images() -> None:

@@ -7,6 +7,7 @@ import pytest
 import requests
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from dev.openid import CLIENT_SECRET
 from dev.stack.ports import free_port
 from tests.e2e.browser_user import CHROMIUM_ARGUMENTS, BrowserUser
 from tests.support.programs import require_program
@@ -23,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         dispatchers=1,
         OIDC_ISSUER=f"http://127.0.0.1:{openid}",
         OIDC_CLIENT_ID="notifications",
-        OIDC_CLIENT_SECRET="not checked by the demo provider",
+        OIDC_CLIENT_SECRET=CLIENT_SECRET,
     )
     system.settings["PUBLIC_URL"] = f"http://127.0.0.1:{system.api_port}"
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, FilePayload, sync_playwright
 
+from dev.openid import CLIENT_SECRET
 from dev.stack.ports import free_port
 from shared.report.figures import DayFigures, MailingDay
 from shared.report.rendering import render_html
@@ -52,6 +53,7 @@ def running_product() -> Iterator[System]:
             dispatchers=1,
             OIDC_ISSUER=f"http://127.0.0.1:{openid}",
             OIDC_CLIENT_ID="notifications",
+            OIDC_CLIENT_SECRET=CLIENT_SECRET,
             PROVIDER_RATE=200,
             SEGMENT_PRICE="2.40",
             TEST_SENDS_PER_MINUTE=30,

@@ -32,20 +32,20 @@ ADDRESSES = {
 }
 CACHES = ("dns cache", "kubespray's dns cache")
 MORE = ("cloud metadata", *CACHES)
-OUR_PODS = ("api", "scheduler", "control", "sweep", "dispatch")
+OUR_PODS = ("api", "scheduler", "control", "sweep", "dispatch", "report")
 # The permitted connections: source, target and port. All others must be denied.
 PERMITTED = {
-    *((pod, "postgres", 5432) for pod in ("api", "control", "sweep", "dispatch")),
-    *((pod, "redis", 6379) for pod in OUR_PODS),
+    *((pod, "postgres", 5432) for pod in ("api", "control", "sweep", "dispatch", "report")),
+    *((pod, "redis", 6379) for pod in ("api", "scheduler", "control", "sweep", "dispatch")),
     *((pod, place, 53) for pod in (*OUR_PODS, "postgres", "redis") for place in ("dns", *CACHES)),
     *((place, "api", 8000) for place in ("internet", "another pod", "dns", *MORE)),
     *((pod, "internet", 443) for pod in ("api", "control", "dispatch")),
-    *((pod, "internet", port) for pod in ("api", "control") for port in (25, 465, 587)),
+    *((pod, "internet", port) for pod in ("api", "report") for port in (25, 465, 587)),
 }
 # Routes that the Ingress must not open.
 INTERNAL_ROUTES = {"/metrics", "/readyz"}
 # Connections to PostgreSQL per worker process. (An API process has one per gunicorn thread.)
-WORKER_CONNECTIONS = {"control": 6, "sweep": 1, "dispatch": 4}
+WORKER_CONNECTIONS = {"control": 6, "sweep": 1, "dispatch": 4, "report": 2}
 
 
 def _peer_matches(peer: Object, place: str) -> bool:
@@ -124,10 +124,9 @@ def pods_have_time_to_stop(documents: list[Object]) -> Violations:
     needed = {
         "api": read_constant("api/gunicorn_conf.py", "graceful_timeout"),
         "scheduler": 1.0,
-        "control": max(
-            test, read_constant("worker/maintenance/daily_report.py", "EXIT_WAIT_SECONDS")
-        ),
+        "control": test,
         "sweep": 30.0,  # a statement
+        "report": read_constant("worker/maintenance/daily_report.py", "EXIT_WAIT_SECONDS"),
         "dispatch": stop + read_constant("worker/dispatch/dispatcher.py", "LAST_FLUSH_SECONDS"),
         "postgres": 30.0,
         "redis": 10.0,
@@ -165,7 +164,7 @@ def pods_have_probes(documents: list[Object]) -> Violations:
                 elif name == "api" and container[probe].get("httpGet", {}).get("path") != path:
                     yield f"{title(each)}: {probe} does not request {path}"
         waits = [tuple(c["command"][-2:]) for c in pod_spec(each).get("initContainers", [])]
-        workers = ("control", "sweep", "dispatch")
+        workers = ("control", "sweep", "dispatch", "report")
         first = {"api": ("db", "upgrade"), **dict.fromkeys(workers, SCHEMA)}
         wanted = first.get(each["metadata"]["name"])
         if wanted and wanted not in waits:

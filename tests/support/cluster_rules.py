@@ -4,7 +4,13 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from shared import __version__
-from shared.config.settings import ApiSettings, DatabaseSettings, Settings, WorkerSettings
+from shared.config.settings import (
+    ApiSettings,
+    DatabaseSettings,
+    ReportSettings,
+    Settings,
+    WorkerSettings,
+)
 from tests.support.cluster import (
     NAME_LABEL,
     NAMESPACE,
@@ -67,6 +73,7 @@ SETTINGS_BY_COMMAND: dict[tuple[str, ...], type[DatabaseSettings]] = {
     ("python", "-m", "worker", "control"): WorkerSettings,
     ("python", "-m", "worker", "sweep"): WorkerSettings,
     ("python", "-m", "worker", "dispatch"): WorkerSettings,
+    ("python", "-m", "worker", "report"): ReportSettings,
 }
 GUNICORN = {"WEB_CONCURRENCY"}
 VOLUMES = {"emptyDir", "configMap", "secret", "projected", "downwardAPI", "csi", "ephemeral"}
@@ -76,8 +83,8 @@ def fields(kind: type[DatabaseSettings]) -> set[str]:
     return {name.upper() for name in kind.model_fields}
 
 
-# Set by the image: the port of the container.
-IMAGE_SETTINGS = {"API_BIND"}
+# Set by the image (the port of the container), or by the demonstration alone.
+IMAGE_SETTINGS = {"API_BIND", "DEMO_MAIL_PAGE", "DEMO_PROVIDER_PAGE"}
 ALL_SETTINGS = fields(ApiSettings) | fields(WorkerSettings) | GUNICORN
 
 

@@ -37,7 +37,7 @@ HONEST: dict[str, Any] = {
 
 
 def create_misbehaving_provider(issuer: str) -> Flask:
-    app = create_provider(issuer)
+    app = create_provider(issuer, client_secret=SECRET)
     behaviour, ended = dict(HONEST), []
     sign = app.extensions["sign"]
     show_configuration = app.view_functions["show_configuration"]

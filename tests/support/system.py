@@ -112,6 +112,8 @@ class System:
         self._add("scheduler", "worker", "scheduler")
         self._add("control", "worker", "control")
         self._add("sweep", "worker", "sweep")
+        if "SMTP_URL" in self.settings:
+            self._add("report", "worker", "report")
         for name in self.dispatchers:
             self._add(name, "worker", "dispatch")
         for process in self.processes.values():

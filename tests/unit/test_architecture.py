@@ -56,7 +56,7 @@ ARROWS: dict[str, set[str]] = {
         "worker.recording",
         "worker.runtime",
     },
-    "worker.__main__": {"worker.jobs", "worker.runtime"},
+    "worker.__main__": {"worker.jobs", "worker.maintenance", "worker.runtime"},
     "api.errors": set(),
     "api.actor": {"api.errors"},
     "api.db": {"api.errors"},

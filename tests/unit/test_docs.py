@@ -250,7 +250,7 @@ def link_targets(page: Path) -> list[str]:
     other_language = {page.name, page.name.replace(".ru.md", ".md"), f"{page.stem}.ru.md"}
     targets = (target for target in LINK.findall(page.read_text()) if not target.startswith("#"))
     plain = [target.replace(".ru.md", ".md") for target in targets if target not in other_language]
-    return [re.sub(r"(README\.md)#.*", r"\1", target) for target in plain]
+    return [re.sub(r"((?:README|configuration)\.md)#.*", r"\1", target) for target in plain]
 
 
 def test_the_version_is_written_in_one_place() -> None:

@@ -1,51 +1,74 @@
-"""Send daily reports on a thread, so that other jobs do not wait for the mail server."""
+"""The report process: sends each day's report when it is due."""
 
-import atexit
 import threading
 from datetime import date
 
 import structlog
 
-from shared.config.settings import WorkerSettings
-from shared.report.daily import DayNotOver, send_report
+from shared.config.settings import ReportSettings
+from shared.report.daily import DayNotOver, find_due_days, send_report
 from worker.runtime.database import Database, DatabaseError
-from worker.runtime.rq_worker import stopping
+from worker.runtime.heartbeat import touch_heartbeat
 
 log = structlog.get_logger()
 
-# A stopping worker waits this long for the mail server. After that the report is in doubt, or the
-# next worker tries again.
+CHECK_SECONDS = 20.0
+# A stopping process waits this long for the mail server. After that the report is in doubt, or the
+# next process tries again.
 EXIT_WAIT_SECONDS = 8.0
-
-# One report at a time: the sweep enqueues the next one again.
-_busy = threading.Lock()
+JOIN_SECONDS = 1.0
 
 
-def start_daily_report(settings: WorkerSettings, day: date, request_id: str | None) -> None:
-    """Send a local day's report on a thread, unless one is being sent or the worker stops."""
-    if stopping.is_set() or not _busy.acquire(blocking=False):
-        return
-    threading.Thread(
-        target=_send_report, args=(settings, day, request_id), name=f"report-{day}", daemon=True
-    ).start()
+def send_reports(settings: ReportSettings, stopping: threading.Event) -> None:
+    """Send the report of each day that is due, until `stopping` is set.
 
-
-@atexit.register
-def _wait_at_exit() -> None:
-    _busy.acquire(timeout=EXIT_WAIT_SECONDS)
-
-
-def _send_report(settings: WorkerSettings, day: date, request_id: str | None) -> None:
+    Several processes may do so: rows of daily_reports coordinate them.
+    """
     db = Database(settings.database_url, "notification-report")
-    with structlog.contextvars.bound_contextvars(request_id=request_id):
+    while not stopping.is_set():
+        touch_heartbeat()
         try:
-            send_report(db.transaction, settings, day)
-        except DayNotOver:
-            log.warning("report.failed", day=day.isoformat(), error="the day is not over")
+            days = find_due_days(db.transaction, settings)
         except DatabaseError as error:
-            log.warning("database.unavailable", what="report", error=str(error).strip())
-        except Exception:
-            log.exception("report.failed", day=day.isoformat())
-        finally:
-            db.close()
-            _busy.release()
+            _log_database_error(error)
+            days = []
+        for day in days:
+            if stopping.is_set():
+                break
+            touch_heartbeat()
+            _send_on_thread(settings, day, stopping)
+        stopping.wait(CHECK_SECONDS)
+    db.close()
+
+
+def _send_on_thread(settings: ReportSettings, day: date, stopping: threading.Event) -> None:
+    """Send a day's report; when `stopping` is set, leave it to itself after a while.
+
+    A thread, because a query or an answer of the mail server can take minutes, in which the main
+    thread would handle no signal.
+    """
+    sender = threading.Thread(
+        target=_send_report, args=(settings, day), name=f"report-{day}", daemon=True
+    )
+    sender.start()
+    while sender.is_alive() and not stopping.is_set():
+        sender.join(JOIN_SECONDS)
+    sender.join(EXIT_WAIT_SECONDS)
+
+
+def _send_report(settings: ReportSettings, day: date) -> None:
+    db = Database(settings.database_url, "notification-report")
+    try:
+        send_report(db.transaction, settings, day)
+    except DayNotOver:
+        log.warning("report.failed", day=day.isoformat(), error="the day is not over")
+    except DatabaseError as error:
+        _log_database_error(error)
+    except Exception:
+        log.exception("report.failed", day=day.isoformat())
+    finally:
+        db.close()
+
+
+def _log_database_error(error: DatabaseError) -> None:
+    log.warning("database.unavailable", what="report", error=str(error).strip())

@@ -18,7 +18,7 @@ import pytest
 from click.testing import Result
 
 from api.cli.reports import report_commands
-from shared.config.settings import ReportSettings, WorkerSettings
+from shared.config.settings import ReportSettings
 from shared.report import mail as mail_module
 from shared.report.daily import DayNotOver, find_due_days, read_figures, send_report
 from shared.report.figures import COUNTED_STATUSES as STATES
@@ -29,7 +29,7 @@ from tests.support.mail_server import MailServer
 from tests.support.raw_server import write_certificate
 from tests.support.waiting import wait_for
 from worker.dispatch import claim_queries
-from worker.maintenance.daily_report import start_daily_report
+from worker.maintenance import daily_report
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.circuit_breaker_rules import FAILURE_THRESHOLD
 from worker.provider.outcomes import Outcome
@@ -472,19 +472,29 @@ def test_unresponsive_server_times_out(
     assert time.monotonic() - began < 2
 
 
-def test_worker_does_not_wait_for_the_mail_server(
+def test_stopping_process_waits_only_briefly_for_the_mail_server(
     fleet: Fleet, silent: str, yesterday: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mail_module, "ANSWER_TIMEOUT", 1.0)
-    more = {"redis_url": "redis://x", "provider_url": "http://x", "provider_token": "x"}
-    config = WorkerSettings.model_validate(make_settings(fleet, silent).model_dump() | more)
-    began = time.monotonic()
-    start_daily_report(config, yesterday, None)
-    start_daily_report(config, yesterday, None)  # one at a time: left to the next sweep
-    assert time.monotonic() - began < 0.5
-    waiting = "SELECT 1 FROM daily_reports WHERE day = %s AND status = 'waiting'"
-    wait_for(lambda: fleet.query_value(waiting, yesterday), 10, "the server is given up")
-    assert read_report_row(fleet, yesterday)[1] == 1
+    monkeypatch.setattr(mail_module, "ANSWER_TIMEOUT", 2.0)
+    monkeypatch.setattr(daily_report, "EXIT_WAIT_SECONDS", 0.1)
+    # Of the other days there is nothing to send.
+    fleet.query(
+        "INSERT INTO daily_reports (day, status) SELECT %s::date - n, 'skipped'"
+        " FROM generate_series(1, 7) AS n",
+        yesterday,
+    )
+    stopping = threading.Event()
+    process = threading.Thread(
+        target=daily_report.send_reports, args=(make_settings(fleet, silent), stopping)
+    )
+    process.start()
+    status = "SELECT status FROM daily_reports WHERE day = %s"
+    wait_for(lambda: fleet.query(status, yesterday) == [("connecting",)], 10, "it connects")
+    stopping.set()
+    process.join(1.5)
+    assert not process.is_alive()
+    # The thread that was left behind gives the server up, and the report is tried again later.
+    wait_for(lambda: read_report_row(fleet, yesterday)[0] == "waiting", 10, "it gives up")
 
 
 # --- TLS and login -----------------------------------------------------------------------------

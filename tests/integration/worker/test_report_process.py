@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from shared.metrics import SWEPT_KEY
 from tests.support.mail_server import MailServer
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
 # A zone in which it is about noon now, so that no day ends while the test runs.
+# The first transaction of the process has ended.
+CHECKED = """
+SELECT 1 FROM pg_stat_activity
+WHERE application_name = 'notification-report' AND state = 'idle' AND query = 'COMMIT'
+"""
 ZONE = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 
 
@@ -45,8 +49,7 @@ def test_flushed_redis_and_restarts_send_no_second_report(
     system: System, server: MailServer
 ) -> None:
     redis = Redis.from_url(system.valkey.url)
-    for process in ("control", "sweep"):
-        system[process].stop()
+    system["report"].stop()
     # The days before yesterday have been sent: only yesterday's report is due.
     with system.database() as cursor:
         cursor.execute("TRUNCATE daily_reports")
@@ -57,17 +60,16 @@ def test_flushed_redis_and_restarts_send_no_second_report(
             (ZONE,),
         )
     redis.flushall()
-    for process in ("control", "sweep"):
-        system[process].start()
+    system["report"].start()
     wait_for(lambda: server.messages, 30, "the report")
     all_sent = [("sent",)] * 8
     # A kill between the delivery and its record would leave the report in doubt.
     wait_for(lambda: system.query("SELECT status FROM daily_reports") == all_sent, 30, "its record")
-    for process in ("control", "scheduler", "sweep", "sweep"):
-        system[process].kill()
-        redis.flushall()
-        system[process].start()
-        # A sweep worker looks for due reports at its first sweep.
-        wait_for(lambda: redis.exists(SWEPT_KEY), 30, f"a sweep after {process} was killed")
+    for _ in range(2):
+        system["report"].kill()
+        wait_for(lambda: not system.query(CHECKED), 10, "its connection is closed")
+        system["report"].start()
+        wait_for(lambda: system.query(CHECKED), 30, "it has looked for due reports")
+    assert system["report"].stop() == 0
     assert server.received == 1
     assert system.query("SELECT status FROM daily_reports") == all_sent

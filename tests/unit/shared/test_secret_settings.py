@@ -8,11 +8,18 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from shared.config.production import MIN_BITS, estimate_bits, find_unsuitable_secrets, is_real
+from shared.config.production import (
+    MIN_BITS,
+    estimate_bits,
+    find_demo_settings,
+    find_unsuitable_secrets,
+    is_real,
+)
 from shared.config.secret_files import accepts_secret_file
 from shared.config.settings import (
     ApiSettings,
     DatabaseSettings,
+    ReportSettings,
     Settings,
     WorkerSettings,
     load_settings,
@@ -257,7 +264,7 @@ BAD_SETTINGS = [
     (ApiSettings, "DEFAULT_TIMEZONE", "Moscow"),
     (ApiSettings, "DEFAULT_TIMEZONE", "localtime"),
     (ApiSettings, "REPORT_TIMEZONE", "UTC+3"),
-    (WorkerSettings, "REPORT_TIMEZONE", "posixrules"),
+    (ReportSettings, "REPORT_TIMEZONE", "posixrules"),
     (ApiSettings, "SEGMENT_PRICE", "NaN"),
     (ApiSettings, "SEGMENT_PRICE", "0"),
     (ApiSettings, "SEGMENT_PRICE", "-2"),
@@ -294,7 +301,7 @@ BAD_SETTINGS = [
 
 @pytest.mark.parametrize(("kind", "name", "value"), BAD_SETTINGS)
 def test_malformed_settings_end_the_process_with_one_line(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Settings], name: str, value: str
+    monkeypatch: pytest.MonkeyPatch, kind: type[DatabaseSettings], name: str, value: str
 ) -> None:
     setenv(monkeypatch, {**API, **WORKER})
     load_settings(kind)
@@ -302,6 +309,15 @@ def test_malformed_settings_end_the_process_with_one_line(
     said = complaint(kind)
     assert said.startswith(f"setting {name}: ")
     assert "password" not in value or value not in said
+
+
+def test_settings_with_demonstration_secrets_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    mail = {"SMTP_URL": "smtp://notifications:demo-mail-password@mail:1025?starttls=never"}
+    setenv(monkeypatch, {**API, **DEMO, **mail})
+    named = find_demo_settings(load_settings(ApiSettings))
+    assert sorted(named) == ["API_BOOTSTRAP_TOKEN", "DATABASE_URL", "SMTP_URL"]
+    setenv(monkeypatch, {**API, "SMTP_URL": "smtp://mail:25"})
+    assert find_demo_settings(load_settings(ApiSettings)) == []
 
 
 def test_sign_in_without_tls_is_limited_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
