@@ -1,5 +1,7 @@
 """Enqueue jobs after a commit. An unreachable Redis neither raises an error nor causes a wait."""
 
+from datetime import datetime
+
 from flask import Flask, current_app
 
 from shared.db.models import Mailing
@@ -17,9 +19,13 @@ def job_queues() -> Queues:
     return queues
 
 
-def enqueue_launch(mailing: Mailing, request_id: str | None) -> None:
-    """Enqueue the launch of a scheduled mailing for its start; at once if that has passed."""
-    job_queues().enqueue_launch(mailing.id, at=mailing.start_at, request_id=request_id)
+def enqueue_launch(mailing: Mailing, now: datetime, request_id: str | None) -> None:
+    """Enqueue the launch of a scheduled mailing for its start; at once if that has passed.
+
+    `now` is an instant of PostgreSQL's clock.
+    """
+    delay = (mailing.start_at - now).total_seconds()
+    job_queues().enqueue_launch(mailing.id, delay, request_id)
 
 
 def enqueue_dispatch(mailing: Mailing, request_id: str | None) -> None:

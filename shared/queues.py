@@ -7,7 +7,6 @@ PostgreSQL, and the sweep finds what a lost job left. So errors of Redis are log
 import math
 import re
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +30,7 @@ from shared.redis_client import (
     error_code,
     fail_fast_client,
     is_wrong_type,
+    read_redis_time,
 )
 
 CONTROL_QUEUE = "control"
@@ -201,20 +201,20 @@ class Queues:
         return cls(fail_fast_client(redis_url, timeout))
 
     def enqueue_launch(
-        self, mailing_id: int, at: datetime | None = None, request_id: str | None = None
+        self, mailing_id: int, delay: float = 0.0, request_id: str | None = None
     ) -> bool:
-        """Enqueue a mailing's launch at `at` (an aware instant; now if past or None).
+        """Enqueue a mailing's launch, to be run after `delay` seconds by PostgreSQL's clock.
 
         Call it after the commit: a waiting job launches all mailings that are due by its start.
         """
         ids = {"mailing_id": mailing_id}
-        if at is None or at <= datetime.now(UTC):
+        if delay <= 0:
             try:
                 if not self.connection.set(LAUNCH_WAITS_KEY, 1, nx=True, px=LAUNCH_WAITS_MS):
                     return True
             except (RedisError, OSError) as error:
                 return self._log_failure(error, "worker.jobs.launch", ids)
-        return self._enqueue("worker.jobs.launch", ids, request_id, at)
+        return self._enqueue("worker.jobs.launch", ids, request_id, delay)
 
     def begin_launches(self) -> None:
         """Let further launches be enqueued: a launch job has begun, and looks for due mailings."""
@@ -267,7 +267,8 @@ class Queues:
     def record_sweep(self, seconds: float) -> None:
         """Store the time and the duration of a sweep that ends now, for the metrics."""
         try:
-            self.connection.mset({SWEPT_KEY: time.time(), SWEEP_SECONDS_KEY: seconds})
+            swept_at = read_redis_time(self.connection)
+            self.connection.mset({SWEPT_KEY: swept_at, SWEEP_SECONDS_KEY: seconds})
         except (RedisError, OSError) as error:
             log.warning("metrics.unavailable", source="redis", error=describe_error(error))
 
@@ -286,18 +287,19 @@ class Queues:
         name: str,
         ids: Mapping[str, int],
         request_id: str | None = None,
-        at: datetime | None = None,
+        delay: float = 0.0,
     ) -> bool:
         kwargs = {**ids, "request_id": request_id}
         target = self._queues[JOB_QUEUES[name]]
         # A unique id: a job that enqueues its successor must not replace itself.
         job_id = "-".join((name.rpartition(".")[2], *map(str, ids.values()), secrets.token_hex(8)))
         try:
-            if at is None or at <= datetime.now(UTC):
+            if delay <= 0:
                 target.enqueue_call(name, kwargs=kwargs, job_id=job_id)
             else:
                 # The scheduler truncates to seconds, which would be too early.
-                when = datetime.fromtimestamp(math.ceil(at.timestamp()), UTC)
+                due = math.ceil(read_redis_time(self.connection) + delay)
+                when = datetime.fromtimestamp(due, UTC)
                 self._scheduler.enqueue_at(
                     when, name, queue_name=target.name, job_id=job_id, **kwargs
                 )

@@ -106,6 +106,12 @@ def describe_address(redis_url: str) -> str:
     return f"{parts.scheme}://{user}{host or 'localhost'}:{parts.port or 6379}{parts.path or '/0'}"
 
 
+def read_redis_time(redis: Redis) -> float:
+    """Return Redis's time in seconds since 1970, the clock of every instant stored there."""
+    seconds, microseconds = redis.time()
+    return seconds + microseconds / 1e6
+
+
 class OutageLog:
     """Logs when Redis stops serving, once a minute while it does not, and when it does again."""
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import click
 from flask.cli import AppGroup
 
-from api.db import transaction
+from api.db import database_now, transaction
 from shared.config.checks import parse_mail_addresses
 from shared.config.settings import ReportSettings, load_settings
 from shared.report.daily import DayNotOver, read_figures, send_report, send_report_copy
@@ -90,4 +90,4 @@ def _send_copy(settings: ReportSettings, day: date, to: list[str]) -> None:
 
 
 def _get_yesterday(settings: ReportSettings) -> date:
-    return datetime.now(ZoneInfo(settings.report_timezone)).date() - timedelta(days=1)
+    return database_now().astimezone(ZoneInfo(settings.report_timezone)).date() - timedelta(days=1)

@@ -1,7 +1,7 @@
 """Commands for API tokens: flask --app api tokens create | list | revoke."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import click
 from flask.cli import AppGroup
@@ -26,7 +26,7 @@ def _parse_expiry(_: click.Context, __: click.Parameter, value: str | None) -> d
         return None
     if lifetime := LIFETIME.fullmatch(value):
         hours = int(lifetime[1]) * (24 if lifetime[2] == "d" else 1)
-        return datetime.now(UTC) + timedelta(hours=hours)
+        return database_now() + timedelta(hours=hours)
     try:
         is_date = re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)
         return parse_instant(f"{value}T00:00:00Z" if is_date else value)

@@ -31,7 +31,7 @@ def start_mailing(mailing_id: int, actor: Actor) -> Mailing:
     mailing.start_at = min(mailing.start_at, now)
     mailing.updated_at = now
     _commit(actor, mailing, "mailing.started")
-    enqueue_launch(mailing, actor.request_id)
+    enqueue_launch(mailing, now, actor.request_id)
     return mailing
 
 
@@ -51,11 +51,11 @@ def resume_mailing(mailing_id: int, actor: Actor) -> Mailing:
     mailing = find_mailing(mailing_id, lock=True)
     if mailing.status in RULES[Action.RESUME].done:
         return mailing
-    mailing.updated_at = _check_possible(mailing, Action.RESUME)
+    now = mailing.updated_at = _check_possible(mailing, Action.RESUME)
     mailing.status = SCHEDULED if mailing.started_at is None else RUNNING
     _commit(actor, mailing, "mailing.resumed")
     if mailing.status == SCHEDULED:
-        enqueue_launch(mailing, actor.request_id)
+        enqueue_launch(mailing, now, actor.request_id)
     else:
         enqueue_dispatch(mailing, actor.request_id)
     return mailing

@@ -56,7 +56,8 @@ def create_mailing(
     """
     if key is not None and (first := key.claim()) is not None:
         return CreatedMailing(first, replayed=True)
-    mailing = draft_mailing(body, database_now())
+    now = database_now()
+    mailing = draft_mailing(body, now)
     mailing.request_id = actor.request_id
     db.session.add(mailing)
     db.session.flush()
@@ -69,7 +70,7 @@ def create_mailing(
     db.session.commit()
     structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
     log.info("mailing.created", start_at=presented["start_at"])
-    enqueue_launch(mailing, actor.request_id)
+    enqueue_launch(mailing, now, actor.request_id)
     return CreatedMailing(presented, replayed=False)
 
 
@@ -140,7 +141,7 @@ def change_mailing(
     if mailing.status == MailingStatus.RUNNING:
         enqueue_dispatch(mailing, actor.request_id)
     elif mailing.status == MailingStatus.SCHEDULED and "start_at" in changed:
-        enqueue_launch(mailing, actor.request_id)
+        enqueue_launch(mailing, now, actor.request_id)
     return mailing
 
 

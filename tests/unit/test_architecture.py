@@ -248,6 +248,41 @@ def test_the_domain_is_free_of_input_and_output() -> None:
             )
 
 
+# Where the local clock may be read, and why nothing there compares it with an instant that another
+# process wrote.
+LOCAL_CLOCK = {
+    "api/admin/auth.py": "the length of a session, which lasts for hours",
+    "api/admin/presenters/formatting.py": "the present offsets of zones, which are only shown",
+    "api/cli/logs.py": "log lines carry local time by their nature",
+    "shared/logging/log_config.py": "log lines carry local time by their nature",
+    "shared/report/rendering.py": "the Date of an e-mail is that of its sender",
+    "worker/dispatch/journal.py": "the age of a file, and both times are this machine's",
+    "worker/provider/http/client.py": "the default of a parameter; the dispatcher passes another",
+}
+READS_LOCAL_CLOCK = re.compile(
+    r"\btime\.time(_ns)?\(|\bfrom time import (\w+, )*time\b|\.(utcnow|today)\(|\bdatetime\.now\("
+    r"|\bCLOCK_REALTIME\b"
+)
+
+
+def test_instants_are_judged_by_a_shared_clock() -> None:
+    found = {
+        name_of(path): line
+        for path in files("api", "worker", "shared")
+        for line in path.read_text().splitlines()
+        if READS_LOCAL_CLOCK.search(line)
+    }
+    faults = [
+        f"{name} reads the local clock: {line.strip()}. The clocks of machines differ: use "
+        "PostgreSQL's (database_now, now(), DatabaseClock) for what is stored there and Redis's "
+        "(read_redis_time) for what is stored there; for durations use time.monotonic()"
+        for name, line in found.items()
+        if name not in LOCAL_CLOCK
+    ]
+    assert not faults, "\n".join(faults)
+    assert found.keys() == LOCAL_CLOCK.keys(), "remove from LOCAL_CLOCK what reads no clock"
+
+
 def test_views_are_not_unwrapped() -> None:
     for path in modules().values():
         found = re.search(r"\bunwrap\(|__wrapped__", path.read_text())

@@ -4,7 +4,6 @@ Counting costs a few additions per message. The database thread publishes once a
 Redis is unavailable the counts are kept here.
 """
 
-import time
 import uuid
 from bisect import bisect_right
 from collections import Counter
@@ -16,6 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.metrics import COUNTERS_KEY, LATENCY_BUCKETS, SENDERS_KEY
+from shared.redis_client import read_redis_time
 from worker.dispatch.db_thread import DatabaseThread
 from worker.provider.outcomes import Outcome
 from worker.runtime.database import Database
@@ -63,14 +63,14 @@ class DispatchCounters:
         self._published_at, self._next_publish = now, now + PUBLISH_SECONDS
         self._publishing = True
         rate_used = self._collect() / max(elapsed, 0.001)
-        sender = f"{time.time():.3f} {in_flight} {rate_used:.3f} {self._rate:g}"
+        figures = f"{in_flight} {rate_used:.3f} {self._rate:g}"
 
         def on_published(succeeded: bool | None, error: Exception | None) -> None:
             self._publishing = False
             if not succeeded:
                 self._next_publish = now + RETRY_SECONDS
 
-        db_thread.submit(on_published, self._write, sender)
+        db_thread.submit(on_published, self._write, figures)
 
     def publish_last(self, db_thread: DatabaseThread) -> None:
         """Publish the last counts and remove this dispatcher from the senders."""
@@ -96,22 +96,27 @@ class DispatchCounters:
         self._unpublished = unpublished
         return len(latencies)
 
-    def _write(self, _db: Database, sender: str | None) -> bool:
+    def _write(self, _db: Database, figures: str | None) -> bool:
         """Write to Redis, in the database thread; the loop changes nothing read here meanwhile."""
-        pipeline: Any = self._redis.pipeline(transaction=True)
-        for name, n in self._unpublished.items():
-            pipeline.hincrby(COUNTERS_KEY, name, n)
-        if self._unpublished_seconds:
-            pipeline.hincrbyfloat(COUNTERS_KEY, "seconds", self._unpublished_seconds)
-        if sender is None:
-            pipeline.hdel(SENDERS_KEY, self._name)
-        else:
-            pipeline.hset(SENDERS_KEY, self._name, sender)
         try:
-            pipeline.execute()
+            self._write_counts(figures)
         except (RedisError, OSError) as error:
             log.debug("metrics.unavailable", source="redis", error=str(error))
             return False
         self._unpublished = Counter()
         self._unpublished_seconds = 0.0
         return True
+
+    def _write_counts(self, figures: str | None) -> None:
+        # By the clock of Redis, which also tells readers how old the figures are.
+        now = 0.0 if figures is None else read_redis_time(self._redis)
+        pipeline: Any = self._redis.pipeline(transaction=True)
+        for name, n in self._unpublished.items():
+            pipeline.hincrby(COUNTERS_KEY, name, n)
+        if self._unpublished_seconds:
+            pipeline.hincrbyfloat(COUNTERS_KEY, "seconds", self._unpublished_seconds)
+        if figures is None:
+            pipeline.hdel(SENDERS_KEY, self._name)
+        else:
+            pipeline.hset(SENDERS_KEY, self._name, f"{now:.3f} {figures}")
+        pipeline.execute()

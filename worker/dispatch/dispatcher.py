@@ -55,12 +55,14 @@ class Dispatcher:
         self._stopping, self._send_heartbeat = stopping, send_heartbeat
         self._breaker, self._counters, self._token = breaker, counters, token
         self._state = DispatchState()
+        clock = DatabaseClock()
         self._http_client = HttpClient[OutgoingMessage](
             base_url=settings.provider_url,
             token=token.value,
             concurrency=settings.provider_concurrency,
             timeout=settings.provider_timeout,
             may_send=make_send_check(breaker),
+            wall_clock=clock.seconds,
         )
         self._db_thread = DatabaseThread(db, self._http_client.wake)
         self._flusher = Flusher(
@@ -71,9 +73,10 @@ class Dispatcher:
             settings.max_attempts,
             journal,
         )
-        self._claimer = Claimer(settings, self._db_thread, DatabaseClock(), self._state, breaker)
+        self._claimer = Claimer(settings, self._db_thread, clock, self._state, breaker)
         self._sender = Sender(
             self._http_client,
+            clock.seconds,
             self._state,
             breaker,
             limiter,

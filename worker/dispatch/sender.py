@@ -5,7 +5,6 @@ due none occupies more than half the slots. What a result means for its message 
 as a report; what it means for the fleet goes to the circuit breaker.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -58,13 +57,14 @@ def make_send_check(breaker: CircuitBreaker) -> Callable[[OutgoingMessage], bool
 class Sender:
     """The part of a dispatcher that exchanges requests and responses with the provider.
 
-    `reload_rows` fetches a batch's remaining messages again; `throttle` makes the whole fleet wait
-    for some seconds.
+    `wall_clock` returns the seconds since 1970. `reload_rows` fetches a batch's remaining messages
+    again; `throttle` makes the whole fleet wait for some seconds.
     """
 
     def __init__(
         self,
         http_client: HttpClient[OutgoingMessage],
+        wall_clock: Callable[[], float],
         state: DispatchState,
         breaker: CircuitBreaker,
         limiter: RateLimiter,
@@ -74,7 +74,7 @@ class Sender:
         throttle: Callable[[float], None],
         journal: Journal | None = None,
     ):
-        self._http_client, self._state = http_client, state
+        self._http_client, self._wall_clock, self._state = http_client, wall_clock, state
         self._breaker, self._limiter, self._counters = breaker, limiter, counters
         self._reload_rows, self._throttle = reload_rows, throttle
         self._token, self._journal = token, journal
@@ -204,7 +204,7 @@ class Sender:
         """Turn the results of requests into reports and log lines."""
         if self._journal is not None:
             self._journal.append(results)
-        booted_at = time.time() - boottime()
+        booted_at = self._wall_clock() - boottime()
         breaker = self._breaker
         accepted_sent_at = breaker.accepted_sent_at
         for result in results:

@@ -31,7 +31,7 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
 """,
 )
 READ_MESSAGES = """
-SELECT id, batch_id, client_id, status, attempts, in_doubt, reason FROM messages
+SELECT now(), id, batch_id, client_id, status, attempts, in_doubt, reason FROM messages
 WHERE mailing_id = %s AND id = ANY (%s::bigint[]) ORDER BY id
 """
 UPDATE_MESSAGES = """

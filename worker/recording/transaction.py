@@ -43,9 +43,17 @@ class NeedsFullLock(Exception):
         self.mailing_id, self.plan = mailing_id, plan
 
 
+class WindowReading(NamedTuple):
+    """A mailing's window, and the time of PostgreSQL's clock when it was read."""
+
+    window: Window | None
+    now: datetime
+
+
 class StoredMessage(NamedTuple):
     """A message as it was read under its batch's lock."""
 
+    read_at: datetime  # by PostgreSQL's clock
     batch_id: int
     client_id: int
     state: MessageState
@@ -72,25 +80,25 @@ class MailingRecorder:
         if self.plan.lock_mailing:
             self.cursor.execute(queries.LOCK_MAILING, (self.mailing_id,))
             (settled,) = fetch_one_row(self.cursor)
-        window, now = self._read_window(reports)
+        window = self._read_window(reports)
         new_reports = self._lock_batches(reports)
         read_first = [r for r in new_reports if not self._accept_unread(r)]
         self._apply_rules(read_first, max_attempts)
-        self._update_batches(new_reports, lease_seconds, window, now)
+        self._update_batches(new_reports, lease_seconds, window)
         if settled:
             self._update_totals()
         return self.recorded
 
-    def _read_window(self, reports: list[BatchReport]) -> tuple[Window | None, datetime]:
+    def _read_window(self, reports: list[BatchReport]) -> WindowReading | None:
         """Read the mailing's window and lock it, if a batch is to wait for it."""
         if not any(r.release and r.release.wait_for_window for r in reports):
-            return None, datetime.now(UTC)
+            return None
         self.cursor.execute(queries.SHARE_WINDOW, (self.mailing_id,))
         row = self.cursor.fetchone()
         if row is None:
-            return None, datetime.now(UTC)
+            return None  # lost in a failover
         start, end, now = row
-        return make_window(start, end), now
+        return WindowReading(make_window(start, end), now)
 
     def _lock_batches(self, reports: list[BatchReport]) -> list[BatchReport]:
         """Lock the batches; return the reports that have not been applied before.
@@ -177,8 +185,8 @@ class MailingRecorder:
         ids = format_array(report.message_id for report in reports)
         self.cursor.execute(queries.READ_MESSAGES, (self.mailing_id, ids))
         stored = {
-            id_: StoredMessage(batch_id, client_id, MessageState(*state))
-            for id_, batch_id, client_id, *state in self.cursor.fetchall()
+            id_: StoredMessage(now, batch_id, client_id, MessageState(*state))
+            for now, id_, batch_id, client_id, *state in self.cursor.fetchall()
         }
         unlocked = {message.batch_id for message in stored.values()} - self.deltas.keys()
         # A message that has ended may belong to a settled mailing, whose totals then change.
@@ -199,10 +207,9 @@ class MailingRecorder:
         changed = {id_: new for id_, new in states.items() if new is not stored[id_].state}
         if not changed:
             return
-        now = datetime.now(UTC)
         ended: dict[tuple[int, str, str | None], list[tuple[int, int]]] = {}
         for id_, new in changed.items():
-            batch_id, client_id, old = stored[id_]
+            now, batch_id, client_id, old = stored[id_]
             delta = self.deltas[batch_id]
             delta["in_doubt"] += new.in_doubt - old.in_doubt
             if old.status == new.status:
@@ -245,7 +252,7 @@ class MailingRecorder:
         self.cursor.execute(queries.INSERT_ATTEMPTS, (self.mailing_id, *columns))
 
     def _update_batches(
-        self, reports: list[BatchReport], lease_seconds: float, window: Window | None, now: datetime
+        self, reports: list[BatchReport], lease_seconds: float, reading: WindowReading | None
     ) -> None:
         """Move the counts of the batches; renew or end the leases of those reported."""
         by_batch = {report.batch_id: report for report in reports}
@@ -256,7 +263,9 @@ class MailingRecorder:
                 continue
             number, release = (report.number, report.release) if report else (0, None)
             delay, backoff, wait_for_window = release or BatchRelease()
-            opens = next_due(window, self.zones[batch_id], now) if wait_for_window else None
+            opens = None
+            if wait_for_window and reading is not None:
+                opens = next_due(reading.window, self.zones[batch_id], reading.now)
             counts = [delta[name] for name in queries.BATCH_COUNTS]
             lease = self.held[batch_id], number, release is not None, backoff, delay, opens
             rows.append((batch_id, *counts, bool(delta["has_attempts"]), *lease))

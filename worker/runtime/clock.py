@@ -50,5 +50,9 @@ class DatabaseClock:
 
     def earliest_now(self) -> datetime:
         """Return the instant that the database's clock has certainly reached by now."""
+        return datetime.fromtimestamp(self.seconds(), UTC)
+
+    def seconds(self) -> float:
+        """Return `earliest_now` in seconds since 1970."""
         read, _, after = self._reading
-        return datetime.fromtimestamp(read + boottime() - after, UTC)
+        return read + boottime() - after

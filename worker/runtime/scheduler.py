@@ -1,4 +1,8 @@
-"""Move delayed jobs into their queues when due, and keep the periodic jobs registered."""
+"""Move delayed jobs into their queues when due, and keep the periodic jobs registered.
+
+Due times in Redis are instants of Redis's clock, and are compared with nothing else: several
+processes write them, and the clock of one that is wrong must not delay a job of another.
+"""
 
 import signal
 import time
@@ -11,7 +15,7 @@ from redis.exceptions import RedisError
 from rq_scheduler import Scheduler
 
 from shared.queues import JOB_QUEUES, NotificationJob
-from shared.redis_client import describe_error, fail_fast_client
+from shared.redis_client import describe_error, fail_fast_client, read_redis_time
 from worker.runtime.heartbeat import touch_heartbeat
 from worker.runtime.redis_repair import remove_bad_entries, remove_wrong_types
 from worker.runtime.rq_worker import stopping
@@ -22,7 +26,8 @@ POLL_SECONDS = 0.5
 SWEEP_SECONDS = 1
 LOCK_SECONDS = 10  # the other scheduler takes over so long after the death of the active one
 CHECK_SECONDS = 60.0  # between two looks at the types of the keys
-CLOCK_SKEW_SECONDS = 5.0
+# A periodic job that is due later than this after its interval was put there by a wrong clock.
+MAX_DELAY_SECONDS = 1.0
 # Job id → (function, seconds between runs).
 PERIODIC = {"notification-sweep": ("worker.jobs.sweep", SWEEP_SECONDS)}
 
@@ -71,6 +76,8 @@ class FleetScheduler(Scheduler):
             self.connection.set(key, self.name, ex=seconds, nx=True)
             or self.connection.get(key) == self.name.encode()
         )
+        if not self._lock_acquired and not 0 <= self.connection.ttl(key) <= seconds:
+            self.connection.expire(key, seconds)  # no scheduler has written this
         return self._lock_acquired
 
     def remove_lock(self) -> None:
@@ -85,10 +92,11 @@ class FleetScheduler(Scheduler):
         self._lock_acquired = False
 
     def enqueue_jobs(self) -> object:
-        self._register_missing()
-        for job in self.get_jobs_to_queue():
+        now = read_redis_time(self.connection)
+        self._register_missing(now)
+        for job in self.get_jobs(until=now):
             try:
-                self.enqueue_job(job)
+                self._enqueue_due(job, now)
             except RedisError:
                 raise
             except Exception as error:
@@ -97,39 +105,42 @@ class FleetScheduler(Scheduler):
                 job.delete()
         return None
 
-    def enqueue_job(self, job: NotificationJob) -> None:
+    def _enqueue_due(self, job: NotificationJob, now: float) -> None:
         """Enqueue a due job, unless it is a periodic one that still waits in its queue."""
-        if job.id in PERIODIC and job.get_position() is not None:
-            self.connection.zadd(
-                self.scheduled_jobs_key, {job.id: datetime.now(UTC).timestamp() + SWEEP_SECONDS}
-            )
-            return
-        super().enqueue_job(job)
-
-    def _register_missing(self) -> None:
-        """Register periodic jobs that are missing, on another queue, or in the future.
-
-        The former version had another queue; a wrong clock may have put a job into the future.
-        """
-        now = datetime.now(UTC)
-        for job_id, (function, seconds) in PERIODIC.items():
-            queue = JOB_QUEUES[function]
-            due = self.connection.zscore(self.scheduled_jobs_key, job_id)
-            origin = self.connection.hget(NotificationJob.key_for(job_id), "origin")
-            if (
-                due is not None
-                and due < now.timestamp() + seconds + CLOCK_SKEW_SECONDS
-                and origin == queue.encode()
-            ):
-                continue
-            log.info("scheduler.registered", job=function, seconds=seconds)
-            self.schedule(
-                now,
+        if job.id in PERIODIC:
+            function, seconds = PERIODIC[job.id]
+            if (job.func_name, job.origin, job.meta) != (
                 function,
-                id=job_id,
-                interval=seconds,
-                queue_name=queue,
-            )
+                JOB_QUEUES[function],
+                {"interval": seconds},
+            ):
+                self._register(job.id, now)
+                return
+            if job.get_position() is None:
+                self.get_queue_for_job(job).enqueue_job(job)
+            self.connection.zadd(self.scheduled_jobs_key, {job.id: now + seconds})
+            return
+        self.get_queue_for_job(job).enqueue_job(job)
+        self.connection.zrem(self.scheduled_jobs_key, job.id)
+
+    def _register_missing(self, now: float) -> None:
+        """Register periodic jobs that are missing, or that are due at an impossible time."""
+        for job_id, (_, seconds) in PERIODIC.items():
+            due = self.connection.zscore(self.scheduled_jobs_key, job_id)
+            if due is None or not 0 <= due <= now + seconds + MAX_DELAY_SECONDS:
+                self._register(job_id, now)
+
+    def _register(self, job_id: str, now: float) -> None:
+        function, seconds = PERIODIC[job_id]
+        log.info("scheduler.registered", job=function, seconds=seconds)
+        self.connection.delete(NotificationJob.key_for(job_id))
+        self.schedule(
+            datetime.fromtimestamp(now, UTC),
+            function,
+            id=job_id,
+            interval=seconds,
+            queue_name=JOB_QUEUES[function],
+        )
 
     def _check_types(self) -> None:
         """Remove keys of the wrong type from time to time: not every reader of them reports one."""

@@ -1,7 +1,7 @@
 """The form of a mailing: its default fields, the fields of a mailing, and parsing it."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from api.admin.forms.text_fields import (
     split_list,
 )
 from api.admin.presenters.formatting import local_datetime_value
+from api.db import database_now
 from shared.db.models import Mailing
 from shared.domain.phones import format_listed_phone
 from shared.domain.time_zones import TIME_ZONES
@@ -42,7 +43,7 @@ class SubmittedForm(NamedTuple):
 
 def default_fields() -> dict[str, str]:
     """Return the fields of a new mailing: it starts now, for a day, from 9 to 21 o'clock."""
-    soon = datetime.now(UTC).replace(minute=0) + timedelta(hours=1)
+    soon = database_now().replace(minute=0) + timedelta(hours=1)
     return dict.fromkeys(FIELDS, "") | {
         "starts": "now",
         "start_at": local_datetime_value(soon),
@@ -102,7 +103,7 @@ def parse_form(mailing: Mailing | None = None) -> SubmittedForm:
 def _parse_times(fields: dict[str, str], mailing: Mailing | None) -> dict[str, str]:
     zone = fields["zone"] if fields["zone"] in TIME_ZONES else str(get_timezone())
     starts_now = fields["starts"] == "now" and mailing is None
-    now = datetime.now(UTC).isoformat()
+    now = database_now().isoformat()
     times = {
         "start_at": now if starts_now else _parse_local(fields["start_at"], zone),
         "end_at": _parse_local(fields["end_at"], zone),

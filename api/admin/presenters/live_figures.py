@@ -7,7 +7,7 @@ reads it in one statement and stores it in Redis, where the other processes find
 import threading
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from api.admin.presenters.fleet_health import assess_health
-from api.db import fetch_all
+from api.db import database_now, fetch_all
 from api.enqueue import job_queues
 from shared.db.mailing_counts import COUNTS_JOIN
 from shared.fleet_status import FleetStatus, read_fleet_status
@@ -50,10 +50,14 @@ INSTANTS = ("start_at", "end_at", "started_at", "finished_at")
 
 
 class Snapshot(NamedTuple):
-    """The unsettled mailings by id, with their parts and rates, and the provider's health."""
+    """The unsettled mailings by id, with their parts and rates, and the provider's health.
+
+    `at` is when they were read, by PostgreSQL's clock.
+    """
 
     mailings: dict[int, dict[str, Any]]
     health: dict[str, Any]
+    at: datetime
 
 
 class SnapshotCache:
@@ -63,7 +67,7 @@ class SnapshotCache:
         self._lock = threading.Lock()
         self._read_at = 0.0
         self._state: dict[str, Any] = {}
-        self._snapshot = Snapshot({}, {})
+        self._snapshot = Snapshot({}, {}, datetime.min.replace(tzinfo=UTC))
 
     def get(self) -> Snapshot:
         """Return the snapshot; one thread refreshes a stale one while the others wait."""
@@ -71,7 +75,8 @@ class SnapshotCache:
             if time.monotonic() - self._read_at >= MAX_AGE_SECONDS:
                 self._state = self._read_state()
                 mailings = {row["id"]: _parse_instants(row) for row in self._state["mailings"]}
-                self._snapshot = Snapshot(mailings, self._state["health"])
+                at = datetime.fromtimestamp(self._state["at"], UTC)
+                self._snapshot = Snapshot(mailings, self._state["health"], at)
                 self._read_at = time.monotonic()
             return self._snapshot
 
@@ -101,7 +106,7 @@ def parse_state(stored: bytes | None) -> dict[str, Any] | None:
         state = orjson.loads(stored or b"null")
     except orjson.JSONDecodeError:
         return None
-    types = {"mailings": list, "health": dict, "past": list}
+    types = {"mailings": list, "health": dict, "past": list, "at": float}
     if not isinstance(state, dict):
         return None
     return state if all(isinstance(state.get(key), types[key]) for key in types) else None
@@ -110,7 +115,7 @@ def parse_state(stored: bytes | None) -> dict[str, Any] | None:
 def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[str, Any]:
     """Read a new state as JSON. Its `past` holds recent counts, from which rates are computed."""
     mailings = fetch_all(UNSETTLED)
-    now = time.time()
+    now = database_now().timestamp()
     past = [each for each in previous.get("past", []) if now - HISTORY_SECONDS <= each["at"] <= now]
     base = next((each for each in past if each["at"] >= now - RATE_SECONDS), None)
     for row in mailings:
@@ -120,7 +125,8 @@ def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[
     if not past or now - past[-1]["at"] >= HISTORY_STEP_SECONDS:
         sent = {str(row["id"]): row["sent"] for row in mailings}
         past.append({"at": now, "sent": sent, "counters": counters})
-    state = {"mailings": mailings, "health": assess_health(fleet, earlier), "past": past}
+    health = assess_health(fleet, earlier)
+    state = {"mailings": mailings, "health": health, "past": past, "at": now}
     parsed: dict[str, Any] = orjson.loads(orjson.dumps(state))
     return parsed
 

@@ -1,7 +1,5 @@
 """The dashboard: alerts, running mailings, the provider's health, and the last hours and days."""
 
-from datetime import UTC, datetime
-
 from flask import render_template
 from sqlalchemy import text
 
@@ -15,8 +13,8 @@ SHOWN_MAILINGS = 12
 
 
 def dashboard() -> str:
-    now = datetime.now(UTC)
     snapshot = read_snapshot()
+    now = snapshot.at
     by_status: dict[str, list[dict[str, object]]] = {"running": [], "paused": [], "scheduled": []}
     for _, row in sorted(snapshot.mailings.items(), reverse=True):
         if row["status"] in by_status:

@@ -4,7 +4,6 @@ Each response is one event, after which the browser connects again. So open page
 of the web server between events, and do not delay its restart.
 """
 
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -43,7 +42,7 @@ def stream() -> Response:
     }
     if not wanted:
         figures["health"] = snapshot.health
-        figures["alerts"] = alert_codes(snapshot, datetime.now(UTC))
+        figures["alerts"] = alert_codes(snapshot, snapshot.at)
     event = orjson.dumps(figures).decode()
     return Response(
         f"retry: {RECONNECT_MILLISECONDS}\ndata: {event}\n\n", mimetype="text/event-stream"

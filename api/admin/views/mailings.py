@@ -1,7 +1,7 @@
 """The list of mailings, the page of one, and its actions, each after a confirmation."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
@@ -21,7 +21,7 @@ from api.admin.presenters.live_figures import (
 )
 from api.admin.presenters.recipients import find_attempts, find_recipients
 from api.cursors import MAX_ID
-from api.db import fetch_all
+from api.db import database_now, fetch_all
 from api.errors import Conflict
 from api.mailings import actions, service
 from api.mailings.action_rules import Action, possible_actions
@@ -105,7 +105,7 @@ def list_mailings() -> str:
 def show_mailing(mailing_id: int) -> str:
     row = _find_row(mailing_id)
     mailing = service.find_mailing(mailing_id)
-    now = datetime.now(UTC)
+    now = database_now()
     if not row["settled"]:
         _add_rates([row])
     status = request.args.get("status")
@@ -180,10 +180,10 @@ def _find_row(mailing_id: int) -> dict[str, Any]:
 
 def _add_rates(rows: list[dict[str, Any]]) -> None:
     """Add to each row its live rate, and whether the mailing ends too early at this rate."""
-    live, now = read_snapshot().mailings, datetime.now(UTC)
+    live = read_snapshot()
     for row in rows:
-        row["rate"] = live[row["id"]]["rate"] if row["id"] in live else None
-        row["late"] = is_late(row, now)
+        row["rate"] = live.mailings[row["id"]]["rate"] if row["id"] in live.mailings else None
+        row["late"] = is_late(row, live.at)
 
 
 def _chart_columns(mailing_id: int) -> list[dict[str, Any]]:

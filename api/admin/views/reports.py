@@ -1,6 +1,6 @@
 """The daily report, for administrators: preview it, and send it now."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
 from flask import (
@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 from api.actor import current_actor
 from api.admin.auth import require_scope
 from api.audit_log.service import record_change
-from api.db import db, transaction
+from api.db import database_now, db, transaction
 from shared.config.settings import ApiSettings, ReportSettings
 from shared.db.report_models import DailyReport
 from shared.domain.scopes import Scope
@@ -42,7 +42,7 @@ def init_reports(app: Flask, settings: ApiSettings) -> None:
 @require_scope(Scope.ADMIN)
 def list_reports() -> str:
     settings = _get_settings()
-    today = datetime.now(UTC).astimezone(ZoneInfo(settings.report_timezone)).date()
+    today = database_now().astimezone(ZoneInfo(settings.report_timezone)).date()
     days = [today - timedelta(days=n) for n in range(1, LISTED_DAYS + 1)]
     found = db.session.query(DailyReport).filter(DailyReport.day >= days[-1])
     return render_template(

@@ -1,6 +1,6 @@
 """API tokens, for administrators: list them, create one (its secret is shown once), revoke one."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
 from flask_babel import gettext as _
@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response
 from api.actor import current_actor
 from api.admin.auth import require_scope
 from api.admin.forms.field_errors import errors_from_schema, errors_from_service, field_text
+from api.db import database_now
 from api.errors import Conflict, InvalidFields, NotFound
 from api.tokens import service
 from api.tokens.schemas import NewToken
@@ -33,7 +34,7 @@ def list_tokens() -> str:
 def create_token() -> Response | tuple[str, int]:
     fields = {name: field_text(request.form, name) for name in ("name", "scope", "days")}
     days = fields["days"] if fields["days"] in LIFETIMES else "90"
-    expires_at = (datetime.now(UTC) + timedelta(days=int(days))).isoformat() if days else None
+    expires_at = (database_now() + timedelta(days=int(days))).isoformat() if days else None
     document = {"name": fields["name"], "scope": fields["scope"], "expires_at": expires_at}
     try:
         body = NewToken.model_validate(document)
@@ -74,5 +75,5 @@ def _render_page(
         fields=fields or {"name": "", "scope": "read", "days": "90"},
         errors=errors or {},
         secret=secret,
-        now=datetime.now(UTC),
+        now=database_now(),
     )

@@ -40,8 +40,9 @@ class HttpClient(Generic[RequestT]):
     """Up to `concurrency` exchanges at once with the provider at `base_url`.
 
     `may_send` is called right before each request is sent; False keeps the request (outcome
-    not_sent). `timeout` covers a whole exchange, connecting included. Only `wake` may be called
-    from another thread. Raises ValueError for an invalid `base_url` or `token`.
+    not_sent). `timeout` covers a whole exchange, connecting included. `wall_clock` returns the
+    seconds since 1970, for the results. Only `wake` may be called from another thread. Raises
+    ValueError for an invalid `base_url` or `token`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class HttpClient(Generic[RequestT]):
         concurrency: int,
         timeout: float,
         may_send: Callable[[RequestT], bool],
+        wall_clock: Callable[[], float] = time,
     ) -> None:
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.query:
@@ -62,6 +64,7 @@ class HttpClient(Generic[RequestT]):
         self.free_slots = concurrency
         self.timeout = timeout
         self._may_send = may_send
+        self._wall_clock = wall_clock
         self._may_send_error: Exception | None = None
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -148,7 +151,7 @@ class HttpClient(Generic[RequestT]):
         woken = False
         connections = self._connections
         events = self._epoll.poll(timeout, self._max_events)
-        now, wall = monotonic(), time()
+        now, wall = monotonic(), self._wall_clock()
         for fd, event in events:
             connection = connections.get(fd)
             if connection is None:
@@ -194,13 +197,13 @@ class HttpClient(Generic[RequestT]):
         if not permitted:
             connection.idle_since = connection.idle_since or now
             self._idle.append(connection)
-            self._add_result(request, _NOT_PERMITTED, 0.0, now, time())
+            self._add_result(request, _NOT_PERMITTED, 0.0, now, self._wall_clock())
             return True
         try:
             alive = connection.send_request(request, self._encoder.encode(request), now)
         except ConnectionBroken as error:
             failed = connection.classify_failure(error.failure, error.detail)
-            self._finish(connection, failed, now, time())
+            self._finish(connection, failed, now, self._wall_clock())
             return True
         if not alive:
             self._close_connection(connection)
@@ -239,7 +242,9 @@ class HttpClient(Generic[RequestT]):
 
     def _report_unsent(self, request: RequestT, failure: Failure, detail: str, now: float) -> None:
         """End an exchange that was not sent."""
-        self._add_result(request, classify_failure(failure, False, detail=detail), 0.0, now, time())
+        self._add_result(
+            request, classify_failure(failure, False, detail=detail), 0.0, now, self._wall_clock()
+        )
 
     def _add_result(
         self, request: RequestT, result: Classification, sent_at: float, now: float, wall: float
@@ -274,7 +279,7 @@ class HttpClient(Generic[RequestT]):
             if connection.sent_at:
                 if now >= connection.deadline:
                     timeout = connection.classify_failure(Failure.TIMEOUT, "no answer in time")
-                    self._finish(connection, timeout, now, time())
+                    self._finish(connection, timeout, now, self._wall_clock())
             elif not connection.ready and now >= connection.connect_deadline:
                 self._connector.try_next_address(
                     connection, Failure.TIMEOUT, "connecting took too long", now
