@@ -208,6 +208,6 @@ def sweep() -> None:
             with contain_failure("time zone rules"):
                 apply_zone_rules(_database(0), RULES_VERSION)
         started = time.monotonic()
-        sweep_mailings(_database(0), queues, settings.lease_seconds)
+        sweep_mailings(_database(0), queues, settings.lease_seconds, settings.end_margin)
         queues.record_sweep(time.monotonic() - started)
         WorkerContext.current_token().publish(queues.connection)

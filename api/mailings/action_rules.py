@@ -47,13 +47,13 @@ RULES = {
 
 
 def possible_actions(
-    status: str, end_at: datetime, failed_messages: int, now: datetime
+    status: str, dispatch_end: datetime, failed_messages: int, now: datetime
 ) -> list[Action]:
     """Return the actions that would change a mailing, in the order in which the UI offers them."""
     return [
         action
         for action, rule in RULES.items()
         if status in rule.possible
-        and (now < end_at or not rule.before_end)
+        and (now < dispatch_end or not rule.before_end)
         and (failed_messages or action != Action.RETRY)
     ]

@@ -15,6 +15,7 @@ from api.db import database_now, db, session_cursor
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict
 from api.mailings.action_rules import FINISHED, PAUSED, RULES, RUNNING, SCHEDULED, Action
+from api.mailings.dispatch_end import describe_margin, dispatch_end
 from api.mailings.service import find_mailing, mark_cancelled
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
@@ -104,9 +105,9 @@ def _check_possible(mailing: Mailing, action: Action) -> datetime:
             "action_impossible",
         )
     now = database_now()
-    if rule.before_end and mailing.end_at <= now:
+    if rule.before_end and dispatch_end(mailing.end_at) <= now:
         raise Conflict(
-            f"The mailing's end has passed: it cannot be {rule.participle}.", "end_passed"
+            f"The mailing's end{describe_margin()} has passed: it cannot be {rule.participle}.", "end_passed"
         )
     return now
 

@@ -11,6 +11,7 @@ from flask import current_app
 from api.actor import Actor
 from api.db import database_now, session_cursor, use_one_snapshot
 from api.limits.concurrency import ConcurrencyLimit, SharedWork
+from api.mailings.dispatch_end import describe_margin, dispatch_end
 from api.mailings.schemas import NewMailing
 from api.mailings.service import draft_mailing, window_of
 from api.mailings.text_preview import AudienceTexts, render_for_audience
@@ -71,7 +72,7 @@ class Share(NamedTuple):
 class ZoneShare(NamedTuple):
     """The clients of one time zone, and when their window opens.
 
-    `opens_at` is None if it does not open before the end, or if the zone is `unknown`.
+    `opens_at` is None if it does not open before dispatch ends, or if the zone is `unknown`.
     """
 
     value: str
@@ -183,7 +184,7 @@ def _open_zone(share: Share, mailing: Mailing, start: datetime) -> ZoneShare:
         opens = next_opening(window_of(mailing), share.value, start)
     except UnknownTimeZone:
         return ZoneShare(*share, None, unknown=True)
-    return ZoneShare(*share, opens if opens < mailing.end_at else None)
+    return ZoneShare(*share, opens if opens < dispatch_end(mailing.end_at) else None)
 
 
 def _estimate_rate(rate_limit: int | None) -> float | None:
@@ -220,10 +221,14 @@ def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterato
             "starts_at_once", "The start has passed: the mailing would start at once."
         )
     if never and never == preview.audience:
-        yield PreviewWarning("window_never_opens", "The window opens for no client before the end.")
+        yield PreviewWarning(
+            "window_never_opens",
+            f"The window opens for no client before the end{describe_margin()}.",
+        )
     elif never:
         yield PreviewWarning(
-            "window_excludes", f"For {never} clients the window does not open before the end."
+            "window_excludes",
+            f"For {never} clients the window does not open before the end{describe_margin()}.",
         )
     if preview.in_unknown_zones:
         yield PreviewWarning(
@@ -231,11 +236,11 @@ def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterato
             f"The time zone of {preview.in_unknown_zones} clients is not known: their messages "
             "will fail.",
         )
-    if finish is not None and finish > mailing.end_at:
+    if finish is not None and finish > dispatch_end(mailing.end_at):
         yield PreviewWarning(
             "ends_too_early",
             f"At the present rate it would take until {format_instant(finish)}, which is after the "
-            "end: what is left then is not sent.",
+            f"end{describe_margin()}: what is left then is not sent.",
         )
     yield from _find_text_warnings(preview.texts)
 

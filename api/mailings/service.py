@@ -15,6 +15,7 @@ from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
+from api.mailings.dispatch_end import dispatch_end, end_margin
 from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
 from shared.db import status_changes
 from shared.db.audience import FILTER_COLUMNS
@@ -174,6 +175,7 @@ def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
         raise InvalidFields(
             FieldError("has passed already: the mailing would never be sent", "past", "/end_at")
         )
+    _check_margin(max(mailing.start_at, now), mailing.end_at)
     _check_excluded(mailing.exclude_mailing_ids)
     return mailing
 
@@ -220,6 +222,20 @@ def _check_times(start_at: datetime, end_at: datetime) -> None:
         )
 
 
+def _check_margin(start_at: datetime, end_at: datetime) -> None:
+    """Raise InvalidFields if nothing could be dispatched between these instants."""
+    if dispatch_end(end_at) <= start_at:
+        seconds = f"{end_margin().total_seconds():g}"
+        raise InvalidFields(
+            FieldError(
+                f"must be more than {seconds} seconds after the start, and after now: nothing is "
+                f"sent in the last {seconds} seconds of a mailing (END_MARGIN)",
+                "within_end_margin",
+                "/end_at",
+            )
+        )
+
+
 def _check_excluded(mailing_ids: Sequence[int]) -> None:
     """Raise InvalidFields for unknown ids in `exclude_mailing_ids`."""
     if not mailing_ids:
@@ -257,5 +273,7 @@ def _check_change(
                 "must be at least 3 seconds ahead; to stop now, cancel", "too_soon", "/end_at"
             )
         )
+    if "end_at" in changed or "start_at" in changed:
+        _check_margin(max(columns.get("start_at", mailing.start_at), now), end_at)
     if "filter" in changed:
         _check_excluded(columns["exclude_mailing_ids"])

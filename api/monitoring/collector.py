@@ -10,7 +10,7 @@ from functools import partial
 
 import psycopg2
 import structlog
-from flask import Flask
+from flask import Flask, current_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -42,9 +42,11 @@ UNION ALL
 SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint,
     sum(counts.sent)::bigint, sum(counts.failed)::bigint, sum(counts.expired)::bigint,
     sum(counts.cancelled)::bigint,
-    coalesce(sum(due_batches) FILTER (WHERE m.status = 'running' AND m.end_at > now()), 0)::bigint,
+    coalesce(sum(due_batches) FILTER (
+        WHERE m.status = 'running' AND m.end_at > now() + :end_margin), 0)::bigint,
     coalesce(extract(epoch FROM now() - min(oldest_due_at) FILTER (
-        WHERE m.status = 'running' AND m.end_at > now() AND m.rate_limit IS NULL)), 0),
+        WHERE m.status = 'running' AND m.end_at > now() + :end_margin
+            AND m.rate_limit IS NULL)), 0),
     coalesce(extract(epoch FROM now() - min(m.start_at) FILTER (
         WHERE m.status = 'scheduled' AND m.start_at <= now())), 0)
 FROM mailings m {COUNTS_JOIN} WHERE NOT m.settled GROUP BY 1, 2
@@ -168,7 +170,9 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
     messages: Samples = {(status,): 0 for status in MessageStatus}
     mailings: Samples = {(status,): 0 for status in MailingStatus}
     due, lag, delay = 0, 0.0, 0.0
-    for row in connection.execute(MAILINGS).mappings():
+    for row in connection.execute(
+        MAILINGS, {"end_margin": current_app.config["END_MARGIN"]}
+    ).mappings():
         for status in MessageStatus:
             messages[status,] += row[status]
         if not row["deleted"]:

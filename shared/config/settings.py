@@ -50,13 +50,19 @@ class CommandSettings(DatabaseSettings):
     import_max_bytes: Annotated[int, Field(ge=1, le=MAX_IMPORT_BYTES)] = 256 * 1024 * 1024
 
 
+class EndSettings(DatabaseSettings):
+    """When dispatch of a mailing stops: so many seconds before its end."""
+
+    end_margin: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 0.0
+
+
 class Settings(DatabaseSettings):
     """Settings of every process."""
 
     redis_url: Annotated[str, AfterValidator(checks.check_redis_url)]
 
 
-class FleetSettings(Settings):
+class FleetSettings(Settings, EndSettings):
     """Settings of sending: used by workers, and checked by the API where it is given them.
 
     So a mistake shows when the API starts, and not when a worker is first needed.
@@ -79,7 +85,7 @@ class FleetSettings(Settings):
         return self.provider_timeout + 10.0
 
 
-class ReportSettings(DatabaseSettings):
+class ReportSettings(EndSettings):
     """Settings of the daily report; it is enabled if recipients and a mail server are set."""
 
     smtp_url: Annotated[SecretStr, AfterValidator(checks.check_smtp_url)] | None = None

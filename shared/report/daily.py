@@ -190,7 +190,7 @@ def read_figures(transaction: Transaction, settings: ReportSettings, day: date) 
     with transaction() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SET LOCAL statement_timeout = '10min'")
-        return read_day_figures(cursor, day, settings.report_timezone)
+        return read_day_figures(cursor, day, settings.report_timezone, settings.end_margin)
 
 
 def compose_report(

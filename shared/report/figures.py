@@ -6,7 +6,7 @@ a mailing's counts. A failed message that is retried counts negative.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -89,7 +89,7 @@ SELECT m.id, m.end_at, m.status, never, in_progress + due, coalesce(pace, 0)::fl
 FROM mailings m {COUNTS_JOIN}
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(batches.pending), 0)::bigint AS never
-    FROM batches WHERE mailing_id = m.id AND due_at >= m.end_at
+    FROM batches WHERE mailing_id = m.id AND due_at >= m.end_at - %(margin)s
 ) b
 CROSS JOIN LATERAL (
     SELECT sum(count) / 10.0 AS pace FROM minutes
@@ -97,7 +97,8 @@ CROSS JOIN LATERAL (
 ) p
 WHERE NOT m.settled AND m.status IN ('running', 'paused') AND m.end_at > now() AND pending > 0
     AND (m.status = 'paused' OR never > 0
-        OR in_progress + due > coalesce(pace, 0) * extract(epoch FROM m.end_at - now()) / 60)
+        OR in_progress + due
+            > coalesce(pace, 0) * extract(epoch FROM m.end_at - %(margin)s - now()) / 60)
 ORDER BY m.end_at, m.id
 """  # noqa: S608 (constants)
 
@@ -178,7 +179,7 @@ def accepted_share(sent: int, *others: int) -> float | None:
     return max(0, sent) / ended if ended else None
 
 
-def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
+def read_day_figures(cursor: Cursor, day: date, zone: str, end_margin: float = 0.0) -> DayFigures:
     """Read a local day's figures; the caller's transaction should read one snapshot."""
     since, until = day_bounds(day, zone)
     span = {"since": since, "until": until}
@@ -216,7 +217,7 @@ def read_day_figures(cursor: Cursor, day: date, zone: str) -> DayFigures:
     result.reasons = sorted(reasons, key=lambda item: (-item[1], item[0]))[:MAX_REASONS]
     cursor.execute(OPENINGS, span)
     result.openings = [(reason, int(n)) for reason, n in cursor.fetchall()]
-    cursor.execute(LATE)
+    cursor.execute(LATE, {"margin": timedelta(seconds=end_margin)})
     result.late = [LateMailing(*row) for row in cursor.fetchall()]
     return result
 

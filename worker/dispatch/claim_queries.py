@@ -13,7 +13,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
-from shared.db.batch_conditions import DUE, FREE
+from shared.db.batch_conditions import BEFORE_DISPATCH_END, DUE, FREE
 from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.pulse import record_pulse
@@ -32,7 +32,7 @@ MAX_COUNTED_BATCHES = 10
 DUE_MAILINGS = f"""
 WITH due AS MATERIALIZED (
     SELECT m.id, m.rate_limit FROM mailings m
-    WHERE NOT m.settled AND m.status = 'running' AND m.end_at > now() AND EXISTS (
+    WHERE NOT m.settled AND m.status = 'running' AND {BEFORE_DISPATCH_END} AND EXISTS (
         SELECT 1 FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE})
 )
 SELECT due.id, due.rate_limit, next.messages, next.batches
@@ -61,7 +61,7 @@ UPDATE batches b SET token = b.token + 1, flush = 0,
     retry_version = CASE WHEN b.failed = 0 THEN m.retry_version ELSE b.retry_version END
 FROM c, mailings m, mailing_texts t
 WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
-    AND m.status = 'running' AND m.end_at > now() AND t.mailing_id = m.id
+    AND m.status = 'running' AND {BEFORE_DISPATCH_END} AND t.mailing_id = m.id
     AND t.version = coalesce(b.text_version, m.text_version)
 RETURNING m.id AS mailing_id, b.id AS batch_id, b.token, b.attempt, b.first_id, b.last_id,
     b.timezone, b.has_attempts, c.taken_over, t.text, m.end_at, m.rate_limit, m.request_id,
@@ -178,17 +178,23 @@ class MailingSnapshot(NamedTuple):
     window: Window | None
 
 
-def fetch_due_mailings(db: Database, lease_seconds: float) -> dict[int, DueMailing]:
+def fetch_due_mailings(
+    db: Database, lease_seconds: float, end_margin: float = 0.0
+) -> dict[int, DueMailing]:
     """Return the running mailings with a batch to claim now, by id. Records the pulse first."""
     with db.autocommit() as cursor:
         record_pulse(cursor)
     with db.transaction() as cursor:
-        cursor.execute(DUE_MAILINGS, {"lease": lease_seconds})
+        cursor.execute(DUE_MAILINGS, {"lease": lease_seconds, "end_margin": end_margin})
         return {mailing_id: DueMailing(*row) for mailing_id, *row in cursor.fetchall()}
 
 
 def claim_batches(
-    db: Database, clock: DatabaseClock, mailing_ids: Sequence[int], lease_seconds: float
+    db: Database,
+    clock: DatabaseClock,
+    mailing_ids: Sequence[int],
+    lease_seconds: float,
+    end_margin: float = 0.0,
 ) -> list[ClaimedBatch]:
     """Claim the next due batch of each mailing, if it has one, in one transaction.
 
@@ -196,7 +202,7 @@ def claim_batches(
     pending messages. If that is impossible for one of several mailings, each is claimed alone.
     """
     try:
-        return _claim_together(db, clock, mailing_ids, lease_seconds)
+        return _claim_together(db, clock, mailing_ids, lease_seconds, end_margin)
     except TRANSIENT_ERRORS:
         raise
     except Exception:
@@ -205,7 +211,7 @@ def claim_batches(
     claims: list[ClaimedBatch] = []
     for mailing_id in mailing_ids:
         try:
-            claims += _claim_together(db, clock, [mailing_id], lease_seconds)
+            claims += _claim_together(db, clock, [mailing_id], lease_seconds, end_margin)
         except TRANSIENT_ERRORS:
             break  # what was claimed must be sent
         except Exception as error:
@@ -214,13 +220,17 @@ def claim_batches(
 
 
 def _claim_together(
-    db: Database, clock: DatabaseClock, mailing_ids: Sequence[int], lease_seconds: float
+    db: Database,
+    clock: DatabaseClock,
+    mailing_ids: Sequence[int],
+    lease_seconds: float,
+    end_margin: float,
 ) -> list[ClaimedBatch]:
     lease_start = boottime()
     with db.transaction() as cursor:
         # In the order in which every transaction locks batches of several mailings.
         claims = [
-            _claim_batch(cursor, clock, mailing_id, lease_seconds, lease_start)
+            _claim_batch(cursor, clock, mailing_id, lease_seconds, end_margin, lease_start)
             for mailing_id in sorted(mailing_ids)
         ]
     return [claimed for claimed in claims if claimed is not None]
@@ -231,10 +241,12 @@ def _claim_batch(
     clock: DatabaseClock,
     mailing_id: int,
     lease_seconds: float,
+    end_margin: float,
     lease_start: float,
 ) -> ClaimedBatch | None:
     before = boottime()
-    CLAIM_BATCH.run(cursor, {"mailing": mailing_id, "lease": lease_seconds})
+    values = {"mailing": mailing_id, "lease": lease_seconds, "end_margin": end_margin}
+    CLAIM_BATCH.run(cursor, values)
     row = cursor.fetchone()
     if row is None:
         return None

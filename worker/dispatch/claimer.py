@@ -39,7 +39,7 @@ class Claimer:
     ):
         self._settings, self._db_thread, self._clock = settings, db_thread, clock
         self._state, self._breaker = state, breaker
-        self._lease_seconds = settings.lease_seconds
+        self._lease_seconds, self._end_margin = settings.lease_seconds, settings.end_margin
         self.claiming = self._finding_due = self._fetching_snapshots = False
         self._found_due_at = self._snapshots_at = 0.0
 
@@ -48,7 +48,10 @@ class Claimer:
         if not self._finding_due and now - self._found_due_at > FIND_DUE_SECONDS:
             self._finding_due = True
             self._db_thread.submit(
-                self._on_due_found, claim_queries.fetch_due_mailings, self._lease_seconds
+                self._on_due_found,
+                claim_queries.fetch_due_mailings,
+                self._lease_seconds,
+                self._end_margin,
             )
         if self.claiming or len(self._state.batches) >= MAX_LEASED_BATCHES:
             return
@@ -77,7 +80,12 @@ class Claimer:
                 self._add_batch(claimed)
 
         self._db_thread.submit(
-            on_claimed, claim_queries.claim_batches, self._clock, mailing_ids, self._lease_seconds
+            on_claimed,
+            claim_queries.claim_batches,
+            self._clock,
+            mailing_ids,
+            self._lease_seconds,
+            self._end_margin,
         )
 
     def _choose_mailings(self, candidates: list[int], *, several: bool) -> list[int]:
@@ -117,7 +125,7 @@ class Claimer:
 
     def _add_batch(self, claimed: claim_queries.ClaimedBatch) -> None:
         margin = self._settings.provider_timeout + LEASE_MARGIN_SECONDS
-        batch = LeasedBatch(claimed, self._clock, self._lease_seconds, margin)
+        batch = LeasedBatch(claimed, self._clock, self._lease_seconds, margin, self._end_margin)
         if batch.zone_unknown:
             log.error("batch.zone_unknown", timezone=claimed.timezone, **batch.log_fields)
             batch.fail_rows(Reason.TIME_ZONE)

@@ -44,11 +44,16 @@ class LeasedBatch:
     """One claimed batch. `deadline` is the boottime from which nothing of it may be sent.
 
     `safety_margin`: seconds before the end of the lease in which nothing is sent, so that what is
-    in flight can be recorded.
+    in flight can be recorded. `end_margin`: likewise before the mailing's end.
     """
 
     def __init__(
-        self, claim: ClaimedBatch, clock: DatabaseClock, lease_seconds: float, safety_margin: float
+        self,
+        claim: ClaimedBatch,
+        clock: DatabaseClock,
+        lease_seconds: float,
+        safety_margin: float,
+        end_margin: float = 0.0,
     ):
         self.claim = claim
         self.mailing_id = claim.mailing_id
@@ -83,7 +88,7 @@ class LeasedBatch:
         self._accepted: list[tuple[int, float]] = []
         self._message_reports: list[MessageReport] = []
         self._report_number = 0
-        self._usable_lease = lease_seconds - safety_margin
+        self._usable_lease, self._end_margin = lease_seconds - safety_margin, end_margin
         self._lease_deadline = self._close_deadline = self._end_deadline = 0.0
         # A message sent after this boottime was sent after the mailing's end. (Never.)
         self.late_after = 0.0
@@ -98,8 +103,9 @@ class LeasedBatch:
             self.drain_reason = "deleted" if mailing is None else mailing.status
             return
         self.rate_limit = mailing.rate_limit
-        self._end_deadline = clock.deadline(mailing.end_at)
-        self.late_after = self._end_deadline + LATE_TOLERANCE_SECONDS
+        ends = clock.deadline(mailing.end_at)
+        self._end_deadline = ends - self._end_margin
+        self.late_after = ends + LATE_TOLERANCE_SECONDS
         self._close_deadline = float("inf")
         now = clock.earliest_now()
         try:

@@ -9,7 +9,7 @@ import time
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.batch_conditions import DUE, FREE
+from shared.db.batch_conditions import BEFORE_DISPATCH_END, DUE, FREE
 from shared.db.partitions import ensure_partition
 from shared.db.pulse import INTERVAL_SECONDS, record_pulse
 from shared.db.rows import fetch_one_row
@@ -38,7 +38,7 @@ WITH states AS MATERIALIZED (
         m.retry_version > 0 AND m.status IN ('running', 'paused') AND m.end_at > now()
             AND EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id
                 AND failed > 0 AND retry_version < m.retry_version) AS retrying,
-        m.status = 'running' AND m.end_at > now() AND EXISTS (SELECT 1 FROM batches
+        m.status = 'running' AND {BEFORE_DISPATCH_END} AND EXISTS (SELECT 1 FROM batches
             WHERE mailing_id = m.id AND {DUE} AND {FREE}) AS due,
         EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at IS NOT NULL) AS open
     FROM mailings m
@@ -61,7 +61,9 @@ DELETE FROM idempotency_keys WHERE (owner, key) IN (
 NEXT_MAILING_ID = "SELECT coalesce(max(id), 0) + 1 FROM mailings"
 
 
-def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
+def sweep_mailings(
+    db: Database, queues: Queues, lease_seconds: float, end_margin: float = 0.0
+) -> None:
     """Check every unsettled mailing and every import once; enqueue or do what is missing.
 
     What fails for one mailing is logged, and the others are checked nevertheless. Raises
@@ -71,7 +73,7 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
     with db.autocommit() as cursor:
         record_pulse(cursor)
     with db.transaction() as cursor:
-        cursor.execute(FIND_WORK, {"lease": lease_seconds})
+        cursor.execute(FIND_WORK, {"lease": lease_seconds, "end_margin": end_margin})
         mailings = cursor.fetchall()
     with contain_failure("partitions"), db.transaction() as cursor:
         _create_next_partitions(cursor)
@@ -90,7 +92,7 @@ def sweep_mailings(db: Database, queues: Queues, lease_seconds: float) -> None:
                 record_pulse(cursor)
         with contain_failure("mailing", mailing_id=mailing_id):
             if changing:
-                apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS)
+                apply_mailing_state(db, mailing_id, lease_seconds, MAX_CHANGE_SECONDS, end_margin)
             if maybe_settled and not due:
                 settle_mailing(db, mailing_id)
     with contain_failure("imports"):

@@ -8,7 +8,7 @@ the state and gives the batch back.
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from psycopg2.extensions import cursor as Cursor
@@ -83,13 +83,20 @@ RETURNING status
 
 
 def apply_mailing_state(
-    db: Database, mailing_id: int, lease_seconds: float, max_seconds: float
+    db: Database,
+    mailing_id: int,
+    lease_seconds: float,
+    max_seconds: float,
+    end_margin: float = 0.0,
 ) -> int:
-    """Apply the mailing's state for up to `max_seconds`; return the number of changed messages."""
+    """Apply the mailing's state for up to `max_seconds`; return the number of changed messages.
+
+    `end_margin`: the seconds before the mailing's end in which nothing was dispatched.
+    """
     deadline, total = time.monotonic() + max_seconds, 0
     while True:
         with db.transaction() as cursor:
-            changed = _change_some_batches(cursor, mailing_id, lease_seconds)
+            changed = _change_some_batches(cursor, mailing_id, lease_seconds, end_margin)
         total += changed or 0
         if changed is None or time.monotonic() > deadline:
             if total:
@@ -97,7 +104,9 @@ def apply_mailing_state(
             return total
 
 
-def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) -> int | None:
+def _change_some_batches(
+    cursor: Cursor, mailing_id: int, lease_seconds: float, end_margin: float
+) -> int | None:
     """Apply the state to the next batches; return None if there are none."""
     cursor.execute(READ_STATE, (mailing_id,))
     row = cursor.fetchone()
@@ -113,11 +122,12 @@ def _change_some_batches(cursor: Cursor, mailing_id: int, lease_seconds: float) 
     if not ended:
         return _retry_failed(cursor, mailing_id)
     window = make_window(window_from, window_to)
+    dispatch_end = end_at - timedelta(seconds=end_margin)
 
     def expiry_reason(zone: str, created_at: datetime) -> Reason:
         # A delayed launch may have created the batch after the end.
         since = created_at if created_at < end_at else start_at
-        return Reason.WINDOW if next_due(window, zone, since) >= end_at else Reason.END
+        return Reason.WINDOW if next_due(window, zone, since) >= dispatch_end else Reason.END
 
     return _end_batches(cursor, mailing_id, lease_seconds, MessageStatus.EXPIRED, expiry_reason)
 

@@ -26,6 +26,9 @@ MESSAGES: dict[str, LazyString] = {
     "instant_range": lazy_gettext("This date is too far away."),
     "end_before_start": lazy_gettext("The end must be later than the start."),
     "past": lazy_gettext("This has passed already: nothing would ever be sent."),
+    "within_end_margin": lazy_gettext(
+        "The mailing is too short: nothing is sent in its last seconds (END_MARGIN)."
+    ),
     "too_soon": lazy_gettext(
         "The end must be at least 3 seconds ahead. To stop now, cancel the mailing."
     ),

@@ -14,11 +14,12 @@ from api.admin.presenters.fleet_health import MAX_SWEEP_AGE
 from api.admin.presenters.formatting import render_instant
 from api.admin.presenters.live_figures import Snapshot, is_late
 from api.db import fetch_all
+from api.mailings.dispatch_end import dispatch_end, end_margin
 
 FAILED = text("""
 SELECT id, name, text, failed, end_at FROM mailings
 WHERE deleted_at IS NULL AND status = 'finished' AND failed > 0
-    AND end_at > now() AND finished_at > now() - interval '7 days'
+    AND end_at > now() + :end_margin AND finished_at > now() - interval '7 days'
 ORDER BY id DESC LIMIT 5
 """)
 THROTTLED = text("SELECT throttled_until FROM provider_state WHERE throttled_until > now()")
@@ -126,12 +127,13 @@ def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
             yield _mailing_alert(
                 row, "warning", _("It is paused; what is left expires at"), row["end_at"]
             )
-    for row in fetch_all(FAILED):
+    for row in fetch_all(FAILED, end_margin=end_margin()):
         failed = ngettext(
             "%(num)s message has failed.", "%(num)s messages have failed.", row["failed"]
         )
         retry = _("They can be tried again until")
-        yield _mailing_alert(row, "warning", f"{failed} {retry}", row["end_at"], "failed")
+        until = dispatch_end(row["end_at"])
+        yield _mailing_alert(row, "warning", f"{failed} {retry}", until, "failed")
 
 
 def _mailing_alert(

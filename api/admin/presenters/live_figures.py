@@ -18,6 +18,7 @@ from sqlalchemy import text
 from api.admin.presenters.fleet_health import assess_health
 from api.db import database_now, fetch_all
 from api.enqueue import job_queues
+from api.mailings.dispatch_end import dispatch_end
 from shared.db.mailing_counts import COUNTS_JOIN
 from shared.fleet_status import FleetStatus, read_fleet_status
 
@@ -166,7 +167,9 @@ def seconds_left(row: Mapping[str, Any]) -> float | None:
 def is_late(row: Mapping[str, Any], now: datetime) -> bool:
     """Return whether, at the present rate, a mailing ends before all due messages are sent."""
     left = seconds_left(row)
-    return left is not None and left * 0.9 > max(0.0, (row["end_at"] - now).total_seconds())
+    return left is not None and left * 0.9 > max(
+        0.0, (dispatch_end(row["end_at"]) - now).total_seconds()
+    )
 
 
 def alert_codes(snapshot: Snapshot, now: datetime) -> str:

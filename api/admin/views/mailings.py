@@ -25,6 +25,7 @@ from api.db import database_now, fetch_all
 from api.errors import Conflict
 from api.mailings import actions, service
 from api.mailings.action_rules import Action, possible_actions
+from api.mailings.dispatch_end import dispatch_end, end_margin
 from shared.db.models import Mailing
 from shared.domain.send_windows import UnknownTimeZone, is_open, next_opening
 from shared.domain.statuses import MailingStatus
@@ -117,8 +118,9 @@ def show_mailing(mailing_id: int) -> str:
         "admin/mailing.html",
         row=row,
         mailing=mailing,
-        actions=possible_actions(row["status"], row["end_at"], row["failed"], now),
+        actions=possible_actions(row["status"], dispatch_end(mailing.end_at), row["failed"], now),
         action_texts=ACTION_TEXTS,
+        dispatch_ends_at=dispatch_end(mailing.end_at) if end_margin() else None,
         seconds_left=seconds_left(row),
         columns=_chart_columns(mailing_id),
         zones=_list_zones(mailing, now) if mailing.started_at else [],
@@ -209,7 +211,8 @@ def _list_zones(mailing: Mailing, now: datetime) -> list[dict[str, Any]]:
     for zone in zones:
         try:
             zone["open"] = is_open(window, zone["timezone"], now)
-            zone["opens_at"] = next_opening(window, zone["timezone"], now)
+            opens_at = zone["opens_at"] = next_opening(window, zone["timezone"], now)
+            zone["never"] = opens_at >= dispatch_end(mailing.end_at)
         except UnknownTimeZone:
             zone["open"], zone["opens_at"] = False, None
     return zones

@@ -106,7 +106,7 @@ def test_waiting_mailings_cost_index_entries_only(fleet: Fleet) -> None:
         ensure_partition(cursor, max(ids))
     fleet.query(ADD_BATCHES, ids)
     fleet.query("VACUUM ANALYZE mailings, batches")
-    lease = {"lease": TAKEOVER_SECONDS}
+    lease = {"lease": TAKEOVER_SECONDS, "end_margin": 0.0}
     pages = []
     with fleet.db.transaction() as cursor:
         for statement in (sweep.FIND_WORK, claim_queries.DUE_MAILINGS):

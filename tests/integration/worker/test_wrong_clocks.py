@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -146,7 +146,7 @@ def call_another_job(redis: Redis) -> None:
         "worker.jobs.launch", kwargs={"mailing_id": 7}, connection=redis, id=SWEEP
     )
     job.origin = CONTROL_QUEUE
-    job.save()  # type: ignore[no-untyped-call]
+    job.save()
     redis.zadd(SCHEDULED_JOBS_KEY, {SWEEP: time.time()})
 
 
@@ -154,7 +154,7 @@ def set_interval(redis: Redis) -> None:
     redis.hset(f"rq:job:{SWEEP}", "meta", b'{"interval": 86000}')
 
 
-FAULTS = {
+FAULTS: dict[str, Callable[[Redis], object]] = {
     "in half a minute": lambda redis: redis.zadd(SCHEDULED_JOBS_KEY, {SWEEP: time.time() + 30}),
     "never": lambda redis: redis.zadd(SCHEDULED_JOBS_KEY, {SWEEP: float("inf")}),
     "before 1970": lambda redis: redis.zadd(SCHEDULED_JOBS_KEY, {SWEEP: -5.0}),

@@ -24,7 +24,10 @@ def clock() -> DatabaseClock:
 
 
 def lease(
-    clock: DatabaseClock, end_at: datetime = NOW + HOUR, window: Window | None = None
+    clock: DatabaseClock,
+    end_at: datetime = NOW + HOUR,
+    window: Window | None = None,
+    end_margin: float = 0.0,
 ) -> LeasedBatch:
     claim = ClaimedBatch(
         mailing_id=1,
@@ -44,7 +47,7 @@ def lease(
         template=compile_template("Hello"),
         lease_start=boottime(),
     )
-    return LeasedBatch(claim, clock, LEASE, MARGIN)
+    return LeasedBatch(claim, clock, LEASE, MARGIN, end_margin)
 
 
 def test_nothing_is_sent_in_the_margin_before_the_lease_ends(clock: DatabaseClock) -> None:
@@ -71,6 +74,14 @@ def test_the_deadline_is_when_the_end_may_have_come_at_the_earliest(
     assert boottime() + 2.8 < batch.deadline < boottime() + 2.95
     assert not batch.check_deadline(batch.deadline)
     assert batch.drain_reason == "ended"
+
+
+def test_nothing_is_sent_in_the_margin_before_the_end(clock: DatabaseClock) -> None:
+    batch = lease(clock, end_at=NOW + timedelta(seconds=8), end_margin=5.0)
+    assert boottime() + 2.8 < batch.deadline < boottime() + 2.95
+    assert not batch.check_deadline(batch.deadline)
+    assert batch.drain_reason == "ended"
+    assert batch.late_after > boottime() + 7.8, "late means after the end, not after the margin"
 
 
 def test_a_closing_window_drains_the_batch(clock: DatabaseClock) -> None:
