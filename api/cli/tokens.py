@@ -20,13 +20,15 @@ LIFETIME = re.compile(r"([1-9][0-9]{0,4})([dh])")
 TABLE_ROW = "{:>6}  {:<24}  {:<6}  {:<14}  {:<20}  {:<20}  {}"
 
 
-def _parse_expiry(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+def _parse_expiry(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> datetime | timedelta | None:
     """Parse an instant, a date (its beginning in UTC) or a time from now."""
     if value is None:
         return None
     if lifetime := LIFETIME.fullmatch(value):
         hours = int(lifetime[1]) * (24 if lifetime[2] == "d" else 1)
-        return database_now() + timedelta(hours=hours)
+        return timedelta(hours=hours)
     try:
         is_date = re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)
         return parse_instant(f"{value}T00:00:00Z" if is_date else value)
@@ -46,10 +48,12 @@ def _parse_expiry(_: click.Context, __: click.Parameter, value: str | None) -> d
     callback=_parse_expiry,
     help="When it ends: 90d, 12h, 2027-01-31 or an RFC 3339 instant. Without it: never.",
 )
-def create_token(name: str, scope: str, expires: datetime | None) -> None:
+def create_token(name: str, scope: str, expires: datetime | timedelta | None) -> None:
     """Make a token called NAME and print its secret, once."""
     try:
         TOKEN_NAME.check(name)
+        if isinstance(expires, timedelta):
+            expires = database_now() + expires
         token, secret = service.create_token(name, Scope(scope), expires, COMMAND)
     except (ServiceError, ValueError) as error:
         raise click.ClickException(str(error)) from None

@@ -257,6 +257,7 @@ LOCAL_CLOCK = {
     "shared/logging/log_config.py": "log lines carry local time by their nature",
     "shared/report/rendering.py": "the Date of an e-mail is that of its sender",
     "worker/dispatch/journal.py": "the age of a file, and both times are this machine's",
+    "worker/provider/token.py": "the end of a token of the provider, which is only warned of",
     "worker/provider/http/client.py": "the default of a parameter; the dispatcher passes another",
 }
 READS_LOCAL_CLOCK = re.compile(

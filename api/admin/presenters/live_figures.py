@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from api.admin.presenters.fleet_health import assess_health
-from api.db import database_now, fetch_all
+from api.db import fetch_all
 from api.enqueue import job_queues
 from api.mailings.dispatch_end import dispatch_end
 from shared.db.mailing_counts import COUNTS_JOIN
@@ -41,11 +41,15 @@ WHERE m.deleted_at IS NULL
 """  # noqa: S608 (constants)
 # Of very many, those that run, and then the newest.
 MAX_LIVE_MAILINGS = 500
+# One statement, with the time: a single row without an id if there is no such mailing.
 UNSETTLED = text(f"""
-{MAILINGS_WITH_PARTS} AND m.id IN (
-    SELECT id FROM mailings WHERE NOT settled AND deleted_at IS NULL
-    ORDER BY status = 'running' DESC, id DESC LIMIT {MAX_LIVE_MAILINGS}
-) ORDER BY m.id
+SELECT extract(epoch FROM clock_timestamp())::float8 AS read_at, found.*
+FROM (VALUES (1)) AS one LEFT JOIN (
+    {MAILINGS_WITH_PARTS} AND m.id IN (
+        SELECT id FROM mailings WHERE NOT settled AND deleted_at IS NULL
+        ORDER BY status = 'running' DESC, id DESC LIMIT {MAX_LIVE_MAILINGS}
+    )
+) AS found ON true ORDER BY found.id
 """)  # noqa: S608 (constants)
 INSTANTS = ("start_at", "end_at", "started_at", "finished_at")
 
@@ -115,8 +119,9 @@ def parse_state(stored: bytes | None) -> dict[str, Any] | None:
 
 def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[str, Any]:
     """Read a new state as JSON. Its `past` holds recent counts, from which rates are computed."""
-    mailings = fetch_all(UNSETTLED)
-    now = database_now().timestamp()
+    rows = fetch_all(UNSETTLED)
+    (now, *_) = [float(row.pop("read_at")) for row in rows]  # by PostgreSQL's clock
+    mailings = [row for row in rows if row["id"] is not None]
     past = [each for each in previous.get("past", []) if now - HISTORY_SECONDS <= each["at"] <= now]
     base = next((each for each in past if each["at"] >= now - RATE_SECONDS), None)
     for row in mailings:
