@@ -10,16 +10,23 @@ import requests
 from redis import Redis
 
 from shared.fleet_status import QUEUE_KEY, SCHEDULED_JOBS_KEY, read_fleet_status
-from shared.queues import CONTROL_QUEUE, NotificationJob, Queues
+from shared.queues import CONTROL_QUEUE, SWEEP_QUEUE, NotificationJob, Queues
 from tests.support.system import TOKEN, Process, System
 from tests.support.waiting import wait_for
 
 SWEEP = "notification-sweep"
 QUEUE = QUEUE_KEY.format(CONTROL_QUEUE)
+SWEEPS = QUEUE_KEY.format(SWEEP_QUEUE)
 LOCK = "rq:scheduler_lock"
 HOUR = 3600.0
 # By the name of the process; a dispatcher and the API are ahead, the others behind.
-SKEWS = {"api": HOUR, "scheduler": -HOUR, "control": -2 * HOUR, "dispatch-1": 3 * HOUR}
+SKEWS = {
+    "api": HOUR,
+    "scheduler": -HOUR,
+    "control": -2 * HOUR,
+    "sweep": 2 * HOUR,
+    "dispatch-1": 3 * HOUR,
+}
 
 
 class SkewedSystem(System):
@@ -53,8 +60,8 @@ def run_scheduler(redis_url: str, directory: Path, skew: float = 0.0) -> Process
 
 
 def wait_for_sweep(redis: Redis, seconds: float = 15) -> None:
-    redis.delete(QUEUE)
-    wait_for(lambda: SWEEP.encode() in redis.lrange(QUEUE, 0, -1), seconds, "a sweep is due")
+    redis.delete(SWEEPS)
+    wait_for(lambda: SWEEP.encode() in redis.lrange(SWEEPS, 0, -1), seconds, "a sweep is due")
 
 
 def test_mailing_is_sent_at_its_time_whatever_the_clocks_say(skewed_system: SkewedSystem) -> None:
