@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.client_log import bind_clients, bind_owners
 from api.clients.schemas import ClientChanges, ClientFilter, NewClient
 from api.db import autocommit_cursor, database_now, db, fetch_all, session_cursor
 from api.edit_versions import check_version
@@ -122,6 +123,7 @@ def get_client(client_id: int) -> Client:
 
 def list_clients(search: ClientSearch, *, after: int, limit: int) -> Sequence[Client]:
     """Return up to `limit` clients with ids greater than `after`, in the order of their ids."""
+    _bind_searched(search)
     found = select(Client).where(Client.id > after, *search.conditions())
     return db.session.scalars(found.order_by(Client.id).limit(limit)).all()
 
@@ -133,6 +135,7 @@ def export_clients(
 
     The MAX_EXPORTED_ATTRIBUTES most frequent attributes among these clients are columns.
     """
+    _bind_searched(search)
     name = func.jsonb_object_keys(Client.attributes).label("name")
     names = select(name).where(Client.attributes != {}, *search.conditions()).subquery()
     most_frequent = (
@@ -198,6 +201,11 @@ def delete_client(client_id: int, actor: Actor, versions: Collection[int] | None
     audit_log.record_change(actor, "deleted", "client", client_id)
     db.session.commit()
     log.info("client.deleted", client_id=client_id, messages_cancelled=cancelled)
+
+
+def _bind_searched(search: ClientSearch) -> None:
+    if search.phone is not None:
+        bind_owners([search.phone])
 
 
 def _iter_export_pages(
@@ -280,5 +288,6 @@ def _flush_client(client: Client) -> None:
 
 def _raise_phone_conflict(phone: int | None) -> NoReturn:
     owner = db.session.scalar(select(Client.id).where(Client.phone == phone))
+    bind_clients([owner] if owner else [])
     holder = f"client {owner}" if owner else "another client"
     raise Conflict(f"phone already belongs to {holder}", "phone_taken", client_id=owner)

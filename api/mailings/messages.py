@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import text
 
 from api.db import fetch_all
@@ -151,6 +152,8 @@ def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not found:
         raise NotFound("There is no such message.")
     message = found[0]
+    ids = {"mailing_id": message["mailing_id"], "client_id": message["client_id"]}
+    structlog.contextvars.bind_contextvars(**ids)
     attempts = fetch_all(ATTEMPTS, mailing_id=message["mailing_id"], message_id=message_id)
     if message["sent_at"] is not None:
         attempts.append(ACCEPTED_ATTEMPT | {"at": message["sent_at"]})

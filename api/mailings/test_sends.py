@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.client_log import bind_owners
 from api.db import db, fetch_all
 from api.enqueue import job_queues
 from api.errors import FieldError, InvalidFields, RateLimited, Unavailable
@@ -59,6 +60,7 @@ def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[st
     """
     phones = list(dict.fromkeys(phones))
     _check_rate(len(phones))
+    bind_owners(phones)
     (test,) = fetch_all(
         INSERT, n=len(phones), text=message, phones=phones, actor=actor.name, seconds=CLAIM_SECONDS
     )

@@ -12,6 +12,7 @@ from sqlalchemy import delete, select
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.client_log import bind_owners
 from api.db import db, session_cursor
 from api.errors import NotFound
 from shared.client_import.csv_reader import CsvReader
@@ -63,7 +64,9 @@ class ImportedOptOuts:
 
 def add_opt_outs(phones: Iterable[int], source: str, actor: Actor) -> AddedOptOuts:
     """Opt phones out and cancel what is pending for their clients; an existing opt-out stays."""
-    result = _add(set(phones), source, actor)
+    phones = set(phones)
+    bind_owners(sorted(phones))
+    result = _add(phones, source, actor)
     log.info("opt_outs.added", added=result.added, messages_cancelled=result.messages_cancelled)
     return result
 
@@ -91,6 +94,7 @@ def list_opt_outs(*, after: int, limit: int, phone: int | None = None) -> Sequen
     """Return up to `limit` opt-outs with phones greater than `after`, or that of one phone."""
     found = select(OptOut).where(OptOut.phone > after)
     if phone is not None:
+        bind_owners([phone])
         found = found.where(OptOut.phone == phone)
     return db.session.scalars(found.order_by(OptOut.phone).limit(limit)).all()
 
@@ -107,6 +111,7 @@ def iter_opt_out_pages() -> Iterator[Sequence[Any]]:
 
 def remove_opt_out(phone: int, actor: Actor) -> None:
     """Remove the opt-out of a phone; cancelled messages stay cancelled. Raise NotFound."""
+    bind_owners([phone])
     removed = delete(OptOut).where(OptOut.phone == phone).returning(OptOut.source)
     source = db.session.scalar(removed)
     if source is None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db import status_changes
 from shared.db.base import NOW, Base
+from shared.db.on_commit import log_clients_on_commit
 from shared.domain.statuses import Reason
 
 
@@ -38,7 +39,7 @@ INSERT INTO opt_outs (phone, source)
 SELECT phone, %s FROM unnest(%s::bigint[]) AS t (phone) ORDER BY phone
 ON CONFLICT (phone) DO NOTHING RETURNING phone
 """
-OWNERS = "SELECT id FROM clients WHERE phone = ANY (%s::bigint[])"
+OWNERS = "SELECT id, phone FROM clients WHERE phone = ANY (%s::bigint[]) ORDER BY id"
 
 
 def add_opt_outs(cursor: Cursor, phones: Sequence[int], source: str) -> tuple[list[int], int]:
@@ -49,6 +50,9 @@ def add_opt_outs(cursor: Cursor, phones: Sequence[int], source: str) -> tuple[li
     """
     cursor.execute(ADD, (source, sorted(set(phones))))
     added = [phone for (phone,) in cursor.fetchall()]
-    cursor.execute(OWNERS, (added,))
-    owners = [client_id for (client_id,) in cursor.fetchall()]
+    cursor.execute(OWNERS, (list(phones),))
+    found = cursor.fetchall()
+    log_clients_on_commit(cursor, "client.opted_out", [client_id for client_id, _ in found])
+    new = set(added)
+    owners = [client_id for client_id, phone in found if phone in new]
     return added, status_changes.cancel_client_messages(cursor, owners, Reason.OPTED_OUT)

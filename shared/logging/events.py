@@ -67,6 +67,7 @@ EVENTS = {
     "client.deleted": "A client was deleted and the personal data erased.",
     # Opt-outs and tests
     "opt_outs.added": "Phones were opted out; `added` says how many are new.",
+    "client.opted_out": "The phones of these clients were opted out, or were before.",
     "opt_outs.imported": "A file of opt-outs was imported.",
     "opt_out.removed": "A phone may be sent to again.",
     "test_send.created": "A test send to a few phones was requested.",

@@ -163,7 +163,8 @@ class Flusher:
         retried = [id_ for id_, used in batch.attempts_used.items() if used < self._max_attempts]
         for at in range(0, len(retried), IDS_PER_LINE):
             ids = retried[at : at + IDS_PER_LINE]
-            log.info("message.retry", **fields, due_at=due_at, message_ids=ids)
+            clients = [batch.client_ids[id_] for id_ in ids if id_ in batch.client_ids]
+            log.info("message.retry", **fields, due_at=due_at, message_ids=ids, client_ids=clients)
 
     def _finish_mailing(self, batch: LeasedBatch) -> None:
         """Apply a mailing's end or cancellation and settle it, once no batch of it is leased."""

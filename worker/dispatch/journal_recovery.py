@@ -45,7 +45,7 @@ MAX_FOREIGN_AGE_SECONDS = 7 * 86_400.0
 NO_TOKEN = -1
 
 FIND_UNRECORDED = """
-SELECT id, batch_id FROM messages
+SELECT id, batch_id, client_id FROM messages
 WHERE mailing_id = %s AND id = ANY (%s) AND status <> 'sent'
 """
 
@@ -173,10 +173,12 @@ class JournalRecovery:
         for each in acceptances:
             times[each.mailing_id][each.message_id] = each.at
         reports: dict[tuple[int, int], BatchReport] = {}
+        clients: dict[int, int] = {}
         with self._db.transaction() as cursor:
             for mailing_id, accepted in times.items():
                 cursor.execute(FIND_UNRECORDED, (mailing_id, list(accepted)))
-                for message_id, batch_id in cursor.fetchall():
+                for message_id, batch_id, client_id in cursor.fetchall():
+                    clients[message_id] = client_id
                     key = mailing_id, batch_id
                     report = reports.setdefault(key, BatchReport(*key, NO_TOKEN, 0))
                     report.accepted.append((message_id, accepted[message_id]))
@@ -187,7 +189,9 @@ class JournalRecovery:
             ids = [id_ for id_, _ in report.accepted]
             place = {"mailing_id": report.mailing_id, "batch_id": report.batch_id}
             for at in range(0, len(ids), IDS_PER_LINE):
-                log.info("journal.recorded", **place, message_ids=ids[at : at + IDS_PER_LINE])
+                part = ids[at : at + IDS_PER_LINE]
+                owners = [clients[message_id] for message_id in part]
+                log.info("journal.recorded", **place, message_ids=part, client_ids=owners)
         return sum(len(report.accepted) for report in reports.values())
 
     def _keep_foreign(self, path: Path, fd: int) -> None:

@@ -80,6 +80,7 @@ class LeasedBatch:
         self.has_retries = self.has_unauthorized = False
         # Of messages that were not accepted and are not final: message id → attempts used up.
         self.attempts_used: dict[int, int] = {}
+        self.client_ids: dict[int, int] = {}
         self.retry_after = 0.0
         self.progress_at = claim.lease_start
         self.lost = False

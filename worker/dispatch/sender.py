@@ -183,7 +183,8 @@ class Sender:
             batch.fail_row(row, str(error))
             return False
         except Exception:  # the fault of one client's data must not stop the others
-            log.exception("message.unusable", message_id=row.message_id, **batch.log_fields)
+            ids = {"message_id": row.message_id, "client_id": row.client_id}
+            log.exception("message.unusable", **ids, **batch.log_fields)
             batch.fail_row(row, Reason.CLIENT_DATA)
             return False
         phone = row.first_phone or row.phone
@@ -265,6 +266,7 @@ class Sender:
             self._hold_fleet(result.retry_after)
         if not rejected:
             batch.attempts_used[request.message_id] = request.row.attempts + counts_attempt
+            batch.client_ids[request.message_id] = request.row.client_id
             if counts_attempt:
                 batch.has_retries = True
                 batch.retry_after = max(batch.retry_after, result.retry_after or 0.0)

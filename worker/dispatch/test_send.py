@@ -41,9 +41,9 @@ UPDATE test_sends SET claimed_at = now(), expires_at = now() + %s * interval '1 
 WHERE id = %s AND claimed_at IS NULL AND expires_at > now()
 RETURNING text, phones, first_message_id
 """
-# Of each phone: whether it has opted out, and the values of the client that it belongs to.
+# Of each phone: its client, whether it has opted out, and the values of the client.
 RECIPIENTS = f"""
-SELECT t.phone, o.phone IS NOT NULL, CASE WHEN c.id IS NOT NULL THEN {CLIENT_VALUES} END
+SELECT t.phone, c.id, o.phone IS NOT NULL, CASE WHEN c.id IS NOT NULL THEN {CLIENT_VALUES} END
 FROM unnest(%s::bigint[]) AS t (phone)
 LEFT JOIN opt_outs o ON o.phone = t.phone LEFT JOIN clients c ON c.phone = t.phone
 """  # noqa: S608 (CLIENT_VALUES is a constant)
@@ -92,11 +92,11 @@ def send_test(
             return  # claimed by another worker, or expired
         text, phones, first_id = row
         cursor.execute(RECIPIENTS, (phones,))
-        recipients = {phone: (opted_out, values) for phone, opted_out, values in cursor.fetchall()}
+        recipients = {phone: columns for phone, *columns in cursor.fetchall()}
     messages: deque[TestMessage] = deque()
     results: dict[int, dict[str, Any]] = {}
     for message_id, phone in enumerate(phones, first_id):
-        opted_out, values = recipients[phone]
+        _, opted_out, values = recipients[phone]
         results[message_id] = _unsent(Outcome.NOT_SENT, "provider_rate")
         if opted_out:
             results[message_id] = _unsent(OPTED_OUT, OPTED_OUT)
@@ -119,6 +119,8 @@ def send_test(
     for message_id, phone in enumerate(phones, first_id):
         item = results[message_id]
         logged = {name: value for name, value in item.items() if name != "excerpt"}
+        if recipients[phone][0] is not None:
+            logged["client_id"] = recipients[phone][0]
         log.info("test_send.message", message_id=message_id, phone=mask_phone(phone), **logged)
         items.append({"message_id": message_id, "phone": str(phone), **item})
     with db.transaction() as cursor:

@@ -7,6 +7,7 @@ from werkzeug.datastructures import MultiDict
 
 from api.admin.forms.text_fields import phone_expected, read_phone
 from api.admin.pagination import requested_start
+from api.client_log import bind_owners
 from api.db import fetch_all
 from api.mailings.messages import COLUMNS, list_mailing_messages
 from shared.domain.statuses import MessageStatus
@@ -33,6 +34,7 @@ def find_recipients(
     phone = read_phone(written)
     if phone is not None:
         rows = fetch_all(BY_PHONE, mailing_id=mailing_id, phone=int(phone))
+        bind_owners([int(phone)])
     elif written:
         rows, problem = [], phone_expected()
     else:
