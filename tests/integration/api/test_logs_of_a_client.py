@@ -58,7 +58,7 @@ class Story:
         )
         self.capsys.readouterr()
 
-    def requests_found(self, request: Callable[[], Any], **query: int) -> list[str]:
+    def requests_found(self, request: Callable[[], Any], **query: Any) -> list[str]:
         """Make a request; return the routes of the requests that the log search finds."""
         self.capsys.readouterr()
         answer = request()
@@ -86,7 +86,7 @@ def test_every_route_with_an_id_is_found(app: Flask, client: FlaskClient, story:
         if not named or rule.rule.startswith("/admin"):
             continue
         path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: str(values[match[1]]), rule.rule)
-        for method in sorted(rule.methods & {"GET", "POST", "PUT", "PATCH"}):
+        for method in sorted((rule.methods or set()) & {"GET", "POST", "PUT", "PATCH"}):
             for name in named:
                 kind = "client" if name == "phone" else name.removesuffix("_id")
                 found = story.requests_found(
