@@ -107,7 +107,8 @@ def _check_possible(mailing: Mailing, action: Action) -> datetime:
     now = database_now()
     if rule.before_end and dispatch_end(mailing.end_at) <= now:
         raise Conflict(
-            f"The mailing's end{describe_margin()} has passed: it cannot be {rule.participle}.", "end_passed"
+            f"The mailing's end{describe_margin()} has passed: it cannot be {rule.participle}.",
+            "end_passed",
         )
     return now
 
