@@ -158,6 +158,7 @@ FIELD_CODES = {
     "window_empty": "The window begins when it ends.",
     "end_before_start": "The end is not later than the start.",
     "past": "The instant has passed.",
+    "within_end_margin": "The mailing is shorter than the margin before its end (`END_MARGIN`).",
     "too_soon": "The instant is too close to the present.",
     "placeholder": "A placeholder of the text is malformed.",
     "attribute_name": "The name cannot be an attribute's.",
