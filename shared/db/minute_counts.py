@@ -10,26 +10,25 @@ from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
-# Rows that share a minute of one mailing and status, so that workers do not wait for each other.
-SHARDS = 16
-
+# Up to 16 rows share a minute of one mailing and status. Each connection adds to one of them, so
+# that workers do not wait for each other and a transaction writes one row.
 ADD_MINUTE_COUNTS = """
 INSERT INTO minutes (mailing_id, minute, shard, status, count)
-SELECT mailing_id, date_trunc('minute', minute), shard, status::message_status, sum(count)
-FROM unnest(%s::bigint[], %s::timestamptz[], %s::smallint[], %s::text[], %s::int[])
-    AS t (mailing_id, minute, shard, status, count)
-GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+SELECT mailing_id, date_trunc('minute', minute), pg_backend_pid() %% 16, status::message_status,
+    sum(count)
+FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::int[])
+    AS t (mailing_id, minute, status, count)
+GROUP BY 1, 2, 4 ORDER BY 1, 2, 4
 ON CONFLICT (mailing_id, minute, shard, status)
 DO UPDATE SET count = minutes.count + excluded.count
 """
 
 
 class MinuteKey(NamedTuple):
-    """The row of `minutes` that counts a change; `minute` is any instant within the minute."""
+    """What a change is counted by in `minutes`; `minute` is any instant within the minute."""
 
     mailing_id: int
     minute: datetime
-    shard: int
     status: str
 
 
@@ -41,13 +40,12 @@ def add_minute_counts(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
 
 
 def minute_changes(
-    mailing_id: int, batch_id: int, at: datetime, previous: str, status: str, n: int = 1
+    mailing_id: int, at: datetime, previous: str, status: str, n: int = 1
 ) -> Counter[MinuteKey]:
-    """Return the changes for `n` messages of a batch; `pending` messages are not counted."""
+    """Return the changes for `n` messages of a mailing; `pending` messages are not counted."""
     changes: Counter[MinuteKey] = Counter()
-    shard = batch_id % SHARDS
     if status != "pending":
-        changes[MinuteKey(mailing_id, at, shard, str(status))] += n
+        changes[MinuteKey(mailing_id, at, str(status))] += n
     if previous != "pending":
-        changes[MinuteKey(mailing_id, at, shard, str(previous))] -= n
+        changes[MinuteKey(mailing_id, at, str(previous))] -= n
     return changes

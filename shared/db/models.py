@@ -283,7 +283,7 @@ class Minute(Base):
     """The net number of a mailing's messages that entered a status in a minute.
 
     The sum over all minutes is the current count of the status. `shard` spreads the minute of a
-    busy mailing over 16 rows, so that workers do not wait for one row: see minute_counts.py.
+    busy mailing over up to 16 rows, so that workers do not wait for one: see minute_counts.py.
     """
 
     __tablename__ = "minutes"

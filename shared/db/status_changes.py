@@ -157,7 +157,7 @@ def end_pending_messages(
     if ended:
         place = {"mailing_id": mailing_id, "batch_id": batch_id, "reason": reason}
         log_messages_on_commit(cursor, f"message.{status}", message_ids, clients, **place)
-        minutes.update(minute_changes(mailing_id, batch_id, now, "pending", status, ended))
+        minutes.update(minute_changes(mailing_id, now, "pending", status, ended))
     return ended
 
 

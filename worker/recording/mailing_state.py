@@ -172,9 +172,7 @@ def _retry_failed(cursor: Cursor, mailing_id: int) -> int | None:
         cursor.execute(RETRY_BATCH, place | {"first": first, "last": last, "version": version})
         n, now, ids, clients = fetch_one_row(cursor)
         log_messages_on_commit(cursor, "message.reopened", ids or (), clients or (), **place)
-        minutes.update(
-            minute_counts.minute_changes(mailing_id, batch_id, now, "failed", "pending", n)
-        )
+        minutes.update(minute_counts.minute_changes(mailing_id, now, "failed", "pending", n))
         changed += n
     minute_counts.add_minute_counts(cursor, minutes)
     return changed if batches else None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.mailing_counts import SETTLED_COUNTS
-from shared.db.minute_counts import SHARDS, MinuteKey, minute_changes
+from shared.db.minute_counts import MinuteKey, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import Window, make_window, next_due
@@ -147,8 +147,7 @@ class MailingRecorder:
         self.deltas[report.batch_id].update({"pending": -count, "sent": count})
         for minute, n in Counter(int(at) // 60 for _, at in report.accepted).items():
             instant = datetime.fromtimestamp(minute * 60, UTC)
-            shard = report.batch_id % SHARDS
-            self.minutes[MinuteKey(self.mailing_id, instant, shard, MessageStatus.SENT)] += n
+            self.minutes[MinuteKey(self.mailing_id, instant, MessageStatus.SENT)] += n
         return True
 
     def _apply_rules(self, batch_reports: list[BatchReport], max_attempts: int) -> None:
@@ -217,9 +216,7 @@ class MailingRecorder:
             delta[old.status] -= 1
             delta[new.status] += 1
             at = now if new.sent_at is None else datetime.fromtimestamp(new.sent_at, UTC)
-            self.minutes.update(
-                minute_changes(self.mailing_id, batch_id, at, old.status, new.status)
-            )
+            self.minutes.update(minute_changes(self.mailing_id, at, old.status, new.status))
             # The log line of its attempt reports that a pending message was accepted.
             if (old.status, new.status) != ("pending", "sent"):
                 key = batch_id, new.status, new.reason

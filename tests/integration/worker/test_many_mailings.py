@@ -154,6 +154,29 @@ def test_cancelled_mailing_stays_cancelled_when_it_is_settled(fleet: Fleet) -> N
     assert fleet.read_mailing(mailing_id)["status"] == "cancelled"
 
 
+# --- minutes -------------------------------------------------------------------------------------
+
+
+def test_workers_add_to_rows_of_their_own_in_the_same_minute(fleet: Fleet) -> None:
+    """Otherwise each flush waits for the commit of the other worker's."""
+    mailing_id = fleet.add_launched_mailing(40, batch_size=1)
+    workers = claim(fleet, [mailing_id] * 40)
+    shards: list[int] = []
+    for part in (workers[:20], workers[20:]):
+        db = Database(fleet.url, "worker")
+        with db.transaction() as cursor:
+            cursor.execute("SELECT pg_backend_pid() % 16")
+            shards += cursor.fetchone() or ()
+        reports = [worker.make_report(worker.ids, (), BatchRelease()) for worker in part]
+        record_reports(db, reports, LEASE_SECONDS, 3)
+        db.close()
+    rows = fleet.query(
+        "SELECT shard, sum(count) FROM minutes WHERE mailing_id = %s GROUP BY 1", mailing_id
+    )
+    assert {shard for shard, _ in rows} == set(shards)
+    assert sum(count for _, count in rows) == 40
+
+
 @contextmanager
 def _locked(fleet: Fleet, mailing_id: int) -> Iterator[Cursor]:
     db = Database(fleet.url, "locking")

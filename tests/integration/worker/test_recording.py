@@ -735,7 +735,7 @@ def test_retry_after_cancel_or_end_changes_nothing(fleet: Fleet, event: str) -> 
 
 
 def test_concurrent_expiry_of_a_mailing_does_not_deadlock(fleet: Fleet) -> None:
-    """Minutes are locked last and in order: each transaction has 20 batches, over all 16 shards."""
+    """Minutes are locked last and in order."""
     mailing_id = fleet.add_launched_mailing(40, batch_size=1)
     fleet.end_mailing(mailing_id)
     both = [
