@@ -74,6 +74,8 @@ def _encode(rows: Iterable[Sequence[Any]], excel: bool) -> bytes:
 
 
 def _format_cell(cell: Any) -> Any:
+    if cell is None or isinstance(cell, int):  # most cells
+        return cell
     if isinstance(cell, str):
         return escape_formula(cell)
     return format_instant(cell) if isinstance(cell, datetime) else cell

@@ -78,4 +78,6 @@ def format_instant(value: datetime | None) -> str | None:
     """Format an instant as all responses do: in UTC, with microseconds and Z."""
     if value is None:
         return None
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if value.tzinfo is not UTC:  # from PostgreSQL it is
+        value = value.astimezone(UTC)
+    return value.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

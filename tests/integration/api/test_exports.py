@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
+from tests.integration.admin.test_admin_query_plans import recorded_statements
 from tests.integration.conftest import value
 from tests.support.fleet import Fleet, rejected
 
@@ -87,6 +88,14 @@ def mailing(module_fleet: Fleet) -> int:
     worker = fleet.claim_batch(mailing_id)
     worker.record(reports=[rejected(worker.ids[0])])
     return mailing_id
+
+
+def test_a_page_of_messages_is_one_statement(app: Flask, client: FlaskClient, mailing: int) -> None:
+    with recorded_statements(app) as seen:
+        assert len(download(client, f"/mailings/{mailing}/messages.csv")) == 11
+    statements = [statement for statement, _ in seen]
+    assert sum("FROM messages" in statement for statement in statements) == 4
+    assert sum("FROM clients" in statement for statement in statements) == 4
 
 
 def test_exported_messages_equal_the_list(
