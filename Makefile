@@ -44,6 +44,10 @@ lint: venv ## check style, format, spelling and types
 	@.venv/bin/codespell
 	@$(PYTHON) -m mypy api worker shared dev tests
 
+audit: venv ## look up known vulnerabilities of the locked packages (needs network)
+	@.venv/bin/uv tool run pip-audit@2.10.1 --disable-pip --require-hashes \
+		$(foreach name,requirements requirements-local requirements-dev,--requirement $(name).lock.txt)
+
 format: venv ## format the code
 	@$(PYTHON) -m ruff check --fix --quiet . ; $(PYTHON) -m ruff format .
 

@@ -31,6 +31,7 @@ SETTINGS = {name.upper() for kind in (ApiSettings, WorkerSettings) for name in k
 # Further variables that api/gunicorn_conf.py reads.
 GUNICORN = {"API_BIND", "WEB_CONCURRENCY"}
 OFFICIAL_IMAGES = {
+    "aquasec/trivy",
     "docker",
     "grafana/grafana",
     "nginx",
@@ -109,7 +110,11 @@ def test_dockerfiles_pass_hadolint(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "schema"),
-    [(".gitlab-ci.yml", "vendor.gitlab-ci"), ("docker-compose.yml", "vendor.compose-spec")],
+    [
+        (".gitlab-ci.yml", "vendor.gitlab-ci"),
+        ("docker-compose.yml", "vendor.compose-spec"),
+        ("renovate.json", "vendor.renovate"),
+    ],
 )
 def test_the_pipeline_and_compose_files_are_valid_by_their_schemas(name: str, schema: str) -> None:
     run(str(BIN / "check-jsonschema"), "--builtin-schema", schema, name)
@@ -380,7 +385,9 @@ def test_the_pipeline_runs_make_targets_on_official_images() -> None:
         for line in job.get("script", ()):
             called |= set(re.findall(r"\bmake ([a-z-]+)", line))
         images = [service["name"] for service in job.get("services", ())]
-        images += [job["image"]] if "image" in job else []
+        if "image" in job:
+            image = job["image"]
+            images.append(image["name"] if isinstance(image, dict) else image)
         for image in images:
             assert is_official(image), image
     assert called >= {"lint", "test"}

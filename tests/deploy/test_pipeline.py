@@ -1,5 +1,6 @@
 """The GitLab pipeline calls targets of the Makefile and deploys the manifests."""
 
+import json
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ def test_the_pipeline_runs_every_required_make_target() -> None:
         "manifests": ["manifests"],
         "test": ["test"],
         "browser tests": ["test-browser"],
+        "audit": ["audit"],
     }
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {target for found in called.values() for target in found} <= set(targets)
@@ -49,6 +51,33 @@ def test_test_jobs_use_the_services_of_the_pipeline() -> None:
     [left_out] = re.findall(r"--ignore=(\S+)", named["PYTEST_ADDOPTS"])
     browser = (ROOT / "Makefile").read_text()
     assert re.search(rf"^test-browser:.*\n\t.* {left_out}$", browser, re.MULTILINE)
+
+
+def test_kubectl_is_pinned_by_a_checksum_of_this_repository() -> None:
+    deploy = JOBS["deploy"]
+    assert re.fullmatch(r"[0-9a-f]{64}", deploy["variables"]["KUBECTL_SHA256"])
+    fetched = [line for line in deploy["before_script"] if "curl" in line]
+    assert len(fetched) == 1, "the checksum must not come from where kubectl does"
+    checks = [line for line in deploy["before_script"] if "sha256sum --check" in line]
+    assert checks == ['echo "$KUBECTL_SHA256  kubectl" | sha256sum --check']
+
+
+def test_every_built_image_is_scanned_and_listed() -> None:
+    built = [row["ROOM"] for row in JOBS["build images"]["parallel"]["matrix"]]
+    scan = JOBS["scan images"]
+    assert scan["parallel"]["matrix"] == [{"ROOM": built}]
+    assert scan["artifacts"]["paths"] == ["sbom-*.cdx.json"]
+
+
+def test_updates_cover_images_packages_and_the_pipeline() -> None:
+    config = json.loads((ROOT / "renovate.json").read_text())
+    assert "docker:pinDigests" in config["extends"]
+    managers = {"dockerfile", "docker-compose", "gitlabci", "kubernetes", "pip_requirements"}
+    assert set(config["enabledManagers"]) == {*managers, "custom.regex"}
+    pattern = config["customManagers"][0]["matchStrings"][0]
+    named = re.search(pattern.replace("(?<", "(?P<"), (ROOT / ".gitlab-ci.yml").read_text())
+    assert named is not None
+    assert named["currentValue"] == JOBS["deploy"]["variables"]["KUBECTL_VERSION"]
 
 
 def test_every_image_of_the_manifests_is_built() -> None:
@@ -81,7 +110,9 @@ def test_a_deployment_takes_this_commits_images_and_leaves_the_secret(applied: P
     documents = read(applied)
     left = {title(each) for each in read(ROOT / "k8s")} - {title(each) for each in documents}
     assert left == {"Secret/notifications-secrets"}
-    images = {c["image"] for each in workloads(documents) for c in containers(each)}
+    images = {
+        c["image"].partition("@")[0] for each in workloads(documents) for c in containers(each)
+    }
     assert images == {
         "postgres:17",
         "redis:8",
