@@ -107,7 +107,7 @@ ON CONFLICT DO NOTHING RETURNING token_id
 FORGET_LOGOUTS = text("DELETE FROM provider_logouts WHERE keep_until < now()")
 LIST_OPEN = text("""
 SELECT s.id, s.person_id, p.issuer, p.subject, p.name, p.email, p.email_verified, s.role,
-    s.started_at, s.seen_at, s.expires_at
+    s.started_at, s.seen_at
 FROM admin_sessions s JOIN people p ON p.id = s.person_id
 WHERE s.ended_at IS NULL AND s.expires_at > now() ORDER BY s.seen_at DESC, s.id DESC LIMIT :limit
 """)

@@ -14,7 +14,7 @@ ZONE = {"timezone": "Europe/Moscow"}
 PAGES = (
     *("/admin/", "/admin/mailings", "/admin/mailings/new", "/admin/clients"),
     *("/admin/clients/new", "/admin/clients/import", "/admin/opt-outs", "/admin/tokens"),
-    *("/admin/audit", "/admin/reports"),
+    *("/admin/audit", "/admin/reports", "/admin/sessions"),
 )
 
 
@@ -292,8 +292,8 @@ def test_actions_in_the_admin_ui_are_in_the_audit_log(admin: BrowserUser) -> Non
     admin.page.get_by_role("button", name="Add", exact=True).click()
     expect(admin.page.locator("tbody tr", has_text="+7 926 777-77-77")).to_have_count(1)
     admin.open("/admin/audit?entity=opt_out")
-    expect(admin.page.locator("tbody tr").first).to_contain_text("person:anna@example.com")
-    admin.open("/admin/audit?entity=person")
+    expect(admin.page.locator("tbody tr").first).to_contain_text("anna@example.com (verified)")
+    admin.open("/admin/audit?entity=session")
     expect(admin.page.locator("tbody tr").first).to_contain_text("signed in")
 
 
@@ -315,3 +315,28 @@ def test_pages_are_accessible_and_fit_a_phone(site: System, admin: BrowserUser) 
             assert not admin.accessibility_violations(), (theme, path)
             wide = admin.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= 390, f"{path} is {wide} wide on a phone"
+
+
+def test_sessions_are_listed_and_ended_also_at_the_provider(
+    site: System, browser: Browser, admin: BrowserUser
+) -> None:
+    with (
+        BrowserUser(browser, site, "Vera", fresh=True) as first,
+        BrowserUser(browser, site, "Oleg", fresh=True) as second,
+    ):
+        admin.open("/admin/sessions")
+        row = admin.page.locator("tbody tr", has_text="vera@example.com (verified)").first
+        row.get_by_role("button", name="End session", exact=True).click()
+        row.get_by_role("button", name="End all of this person").click()
+        expect(admin.page.locator("[role=status]")).to_contain_text("ended")
+        first.page.goto("/admin/mailings")
+        expect(first.page).to_have_url(re.compile("/admin/sign-in"))
+        # Back-channel logout: the provider ends the session, and no page here was involved.
+        provider = second.context.new_page()
+        provider.goto(f"{site.settings['OIDC_ISSUER']}/sessions")
+        provider.locator("form", has_text="Oleg Operator").get_by_role(
+            "button", name="End all of this person"
+        ).first.click()
+        provider.wait_for_load_state()
+        second.page.goto("/admin/mailings")
+        expect(second.page).to_have_url(re.compile("/admin/sign-in"))
