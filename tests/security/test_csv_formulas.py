@@ -13,7 +13,7 @@ from shared.client_import.merge import merge_chunk
 from tests.integration import conftest as integration
 from worker.runtime.database import Database
 
-app, client, database = integration.app, integration.client, integration.database
+app, client = integration.app, integration.client
 
 EXECUTED = re.compile(r"[\s\"]*[=+\-@＝＋－＠]")
 TEXTS = [

@@ -18,7 +18,7 @@ from tests.integration.conftest import ahead, mailing_body, value
 from worker.maintenance.erasure import sweep_erasures
 from worker.runtime.database import Database
 
-app, client, database = integration.app, integration.client, integration.database
+app, client = integration.app, integration.client
 
 PHONE = "79167654321"
 OTHER = "79160000009"

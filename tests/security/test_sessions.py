@@ -17,12 +17,11 @@ from werkzeug.serving import make_server
 
 from api.admin.openid_client import seal_tokens
 from dev.openid import LOGOUT_EVENT
-from tests.integration import conftest as integration
 from tests.integration.conftest import make_client, value
 from tests.support import sign_in
 from tests.support.sign_in import PUBLIC, Configure, Visitor
 
-app, issuer, database = sign_in.app, sign_in.issuer, integration.database
+app, issuer = sign_in.app, sign_in.issuer
 configure_provider, visitor = sign_in.configure_provider, sign_in.visitor
 
 LOGOUT = "/admin/backchannel-logout"
