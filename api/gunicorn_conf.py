@@ -4,14 +4,23 @@ API_BIND and WEB_CONCURRENCY (processes) come from the environment; command-line
 this file.
 """
 
+import contextlib
 import os
 import shutil
+import socket
 import tempfile
 import threading
+import uuid
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
+import orjson
+import structlog
 from gunicorn.glogging import Logger
+from gunicorn.http import errors
+from gunicorn.workers.gthread import ThreadWorker
+from werkzeug.http import HTTP_STATUS_CODES
 
 from shared.config.production import find_demo_settings
 from shared.config.settings import ApiSettings, load_settings
@@ -23,6 +32,8 @@ from shared.startup import log_start, wait_for_database, wait_for_redis
 settings = load_settings(ApiSettings)
 log_config.configure_logging("api", settings.log_level, settings.log_format)
 exit_if_transactions_are_pooled(settings.database_url)
+
+log = structlog.get_logger()
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 owns_metrics_directory = METRICS_VARIABLE not in os.environ
@@ -40,9 +51,70 @@ class RootLogger(Logger):
         self.error_log.propagate = True
 
 
+# By the parser's errors; every other one means that the request is malformed.
+REFUSALS: dict[type[Exception], int] = {
+    errors.LimitRequestLine: 414,
+    errors.LimitRequestHeaders: 431,
+    errors.ExpectationFailed: 417,
+    errors.UnsupportedTransferCoding: 501,
+    errors.ForbiddenProxyRequest: 403,
+    errors.ConfigurationProblem: 500,
+    errors.InvalidResponseHeader: 500,
+    errors.InvalidResponseHeaderName: 500,
+}
+DETAILS = {
+    400: "The request is malformed.",
+    414: "The address is too long.",
+    417: "This expectation is not supported.",
+    431: "The headers are too large.",
+    500: "The service failed; the log has the details under this request_id.",
+    501: "This transfer coding is not supported.",
+}
+
+
+class ApiWorker(ThreadWorker):
+    """Answers what cannot be parsed, or fails outside of the application, with a problem.
+
+    The base class answers with pages, and logs the bytes that it cannot parse: those of a body, and
+    so texts and phones, if a client miscounts them.
+    """
+
+    def handle_error(self, _: Any, client: socket.socket, __: Any, error: Exception) -> None:
+        status = 400 if isinstance(error, errors.ParseException) else 500
+        status = next((REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS), status)
+        request_id = uuid.uuid4().hex
+        kind = type(error).__name__
+        structlog.contextvars.clear_contextvars()
+        if status == 500:
+            stack = [f"{x.filename}:{x.lineno} {x.name}" for x in extract_tb(error.__traceback__)]
+            log.error("api.defect", error_class=kind, stack=stack, request_id=request_id)
+        else:
+            log.info("api.unparsable", status=status, error_class=kind, request_id=request_id)
+        title = HTTP_STATUS_CODES[status]
+        detail = DETAILS.get(status, f"{title}.")
+        body = orjson.dumps(
+            {
+                "type": "about:blank",
+                "title": title,
+                "status": status,
+                "code": "internal_error" if status == 500 else "request_malformed",
+                "detail": detail,
+                "request_id": request_id,
+            }
+        )
+        head = (
+            f"HTTP/1.1 {status} {title}\r\nConnection: close\r\n"
+            "Content-Type: application/problem+json\r\nCache-Control: no-store\r\n"
+            f"X-Content-Type-Options: nosniff\r\nX-Request-ID: {request_id}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with contextlib.suppress(OSError):
+            client.sendall(head.encode() + body)
+
+
 bind = settings.api_bind
 workers = settings.web_concurrency
-worker_class = "gthread"
+worker_class = ApiWorker
 # Per process. A slow client occupies one of them, so put a buffering proxy in front.
 threads = 8
 keepalive = 15

@@ -4,6 +4,7 @@ import structlog
 from flask import Blueprint, render_template
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
+from gunicorn.http.errors import NoMoreData, ParseException
 from psycopg2 import Error as DriverError
 from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import DBAPIError
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 
 def init_errors(admin: Blueprint) -> None:
     admin.register_error_handler(CSRFError, _handle_csrf_error)
+    admin.register_error_handler(ParseException, lambda _: _render_status(400))
+    admin.register_error_handler(NoMoreData, lambda _: _render_status(400))
     admin.register_error_handler(HTTPException, _handle_http_exception)
     admin.register_error_handler(Problem, _handle_problem)
     admin.register_error_handler(ServiceError, _handle_problem)

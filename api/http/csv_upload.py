@@ -6,7 +6,7 @@ from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import ContentTooLarge
-from api.http.problems import BadRequest, UnsupportedMediaType
+from api.http.problems import BODY_ERRORS, BROKEN_BODY, BadRequest, UnsupportedMediaType
 
 # What a form may add to the file: boundaries, headers and small fields.
 MAX_FORM_OVERHEAD = 64 * 1024
@@ -57,8 +57,8 @@ def _body_reader(length: int | None) -> Callable[[int], bytes]:
         nonlocal received
         try:
             chunk = stream.read(n)
-        except OSError:
-            raise BadRequest("The body is cut short, or its chunks are malformed.") from None
+        except BODY_ERRORS:
+            raise BadRequest(BROKEN_BODY) from None
         received += len(chunk)
         if not chunk and length is not None and received < length:
             raise BadRequest("The body is cut short.")

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import psycopg2
 import structlog
 from flask import Flask, Response, current_app, g, request
+from gunicorn.http.errors import NoMoreData, ParseException
 from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -27,6 +28,10 @@ from api.errors import (
 from shared.db.connections import TRANSIENT_ERRORS
 
 log = structlog.get_logger()
+
+# What reading a body raises under gunicorn. The texts quote the body, so they are never logged.
+BODY_ERRORS = (ParseException, OSError)
+BROKEN_BODY = "The body is cut short, or its chunks are malformed."
 
 RETRY_AFTER_OUTAGE = {"Retry-After": "2"}
 
@@ -93,6 +98,8 @@ def status_code(error: ServiceError) -> int:
 def init_problems(app: Flask) -> None:
     app.register_error_handler(Problem, _handle_problem)
     app.register_error_handler(ServiceError, _handle_service_error)
+    app.register_error_handler(ParseException, _handle_broken_body)
+    app.register_error_handler(NoMoreData, _handle_broken_body)
     app.register_error_handler(HTTPException, _handle_http_exception)
     app.register_error_handler(DBAPIError, _handle_database_error)
     app.register_error_handler(psycopg2.Error, _handle_database_error)
@@ -102,6 +109,10 @@ def init_problems(app: Flask) -> None:
 
 def _handle_problem(problem: Problem) -> Response:
     return _respond(problem.status, problem.code, problem.detail, headers=problem.headers)
+
+
+def _handle_broken_body(_: ParseException | NoMoreData) -> Response:
+    return _handle_problem(BadRequest(BROKEN_BODY))
 
 
 def _handle_service_error(error: ServiceError) -> Response:

@@ -24,6 +24,7 @@ PROBE_ROUTES = {"/healthz", "/readyz", "/metrics", "/admin/live"}
 def init_request_ids(app: Flask) -> None:
     app.before_request(_start_request)
     app.after_request(_finish_request)
+    app.teardown_request(_forget_request)
 
 
 def _start_request() -> None:
@@ -33,6 +34,11 @@ def _start_request() -> None:
     ids = {name: value for name, value in (request.view_args or {}).items() if name.endswith("_id")}
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id, **ids)
+
+
+def _forget_request(_: BaseException | None) -> None:
+    """Keep this request's ids out of what the thread logs before its next request."""
+    structlog.contextvars.clear_contextvars()
 
 
 def _finish_request(response: Response) -> Response:

@@ -12,7 +12,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import MAX_REPORTED_ERRORS, FieldError, InvalidFields
 from api.http.excess_members import drop_excess_members
-from api.http.problems import BadRequest, UnsupportedMediaType
+from api.http.problems import BODY_ERRORS, BROKEN_BODY, BadRequest, UnsupportedMediaType
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -102,8 +102,8 @@ def _read_json(request: Request) -> Any:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8: see byte {error.start}.") from None
-    except OSError:
-        raise BadRequest("The body is cut short, or its chunks are malformed.") from None
+    except BODY_ERRORS:
+        raise BadRequest(BROKEN_BODY) from None
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:

@@ -88,6 +88,7 @@ EVENTS = {
     "report.in_doubt": "A daily report may have been sent; it is not sent again.",
     # The API
     "api.request": "A request was answered: `method`, `route`, `status`, `latency_ms`.",
+    "api.unparsable": "Bytes that are no HTTP request were refused: `status`, `error_class`.",
     "api.replayed": "A repeated request got the first one's response (Idempotency-Key).",
     "api.defect": "A request failed with an unexpected error: `error`, `stack`.",
     "token.created": "An API token was created.",
