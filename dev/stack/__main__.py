@@ -8,7 +8,12 @@ from pathlib import Path
 
 from dev.stack import StackError, programs
 from dev.stack.binaries import reachable_parent
-from dev.stack.files import check_free_space, explain_full_disk, try_lock
+from dev.stack.files import (
+    check_free_space,
+    explain_full_disk,
+    remove_memory_folder,
+    try_lock,
+)
 from dev.stack.greeting import make_greeting
 from dev.stack.processes import die_with_parent
 from dev.stack.services import Postgres, Valkey
@@ -51,6 +56,7 @@ def main() -> int:
     finally:
         os.truncate(lock, 0)  # shows a stack that waits for the folder that this one is stopping
         supervisor.stop()
+        remove_memory_folder(settings.directory)
     if message is not None:
         print(message, file=sys.stderr)
         return 1

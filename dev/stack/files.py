@@ -2,13 +2,16 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from dev.stack import StackError
 
 MIN_FREE_MB = 256  # to start with
+_MEMORY = Path("/dev/shm")  # noqa: S108 (each use makes a private folder)
 _FULL_MB = 16  # less counts as full, as nothing can work any more
 
 
@@ -30,6 +33,28 @@ def write_private(path: Path, text: str) -> None:
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     draft.replace(path)
+
+
+def memory_folder(directory: Path) -> Path:
+    """Return a private folder in memory that belongs to `directory`; without /dev/shm, one in it.
+
+    For files that are mapped into memory: on a full disk, writing them would kill their process.
+    """
+    digest = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
+    folder = _MEMORY / f"notifications-{os.geteuid()}-{digest}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            return folder
+    except OSError:
+        pass  # no such file system, or not for this user
+    return directory / "metrics"
+
+
+def remove_memory_folder(directory: Path) -> None:
+    """Give the memory back."""
+    shutil.rmtree(memory_folder(directory), ignore_errors=True)
 
 
 def check_free_space(folder: Path) -> None:

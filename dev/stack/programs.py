@@ -8,6 +8,7 @@ from functools import partial
 
 from dev.mail import PASSWORD, USER
 from dev.openid import CLIENT_SECRET
+from dev.stack.files import memory_folder
 from dev.stack.ports import accepts_connections
 from dev.stack.processes import Program
 from dev.stack.settings import ROOT, Settings
@@ -84,7 +85,7 @@ def product_programs(settings: Settings, environment: Mapping[str, str]) -> list
     api = Program(
         "api",
         (sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"),
-        {**environment, "PROMETHEUS_MULTIPROC_DIR": str(settings.directory / "metrics")},
+        {**environment, "PROMETHEUS_MULTIPROC_DIR": str(memory_folder(settings.directory))},
         ROOT,
         stage=PRODUCT,
         is_ready=partial(answers_ok, settings.api_port, "/readyz"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
-_LEVEL_COLOURS = {"warning": 33, "error": 31, "critical": 31}
+_LEVEL_COLOURS = {"title": 1, "warning": 33, "error": 31, "critical": 31}
 _NOT_DETAILS = {"ts", "level", "event", "service", "request_id", "job_id", "exception"}
 _MAX_DETAILS = 8  # fields after the event; the log file has all
 _MAX_LINES_PER_SECOND = 20  # of one process
@@ -29,9 +29,10 @@ class Terminal:
 
     def report(self, text: str) -> None:
         """Print a line about the stack itself."""
-        self.print_line("stack", self._paint(text, 1))
+        self.print_line("stack", text, "title")
 
     def print_line(self, name: str, text: str, level: str = "info") -> None:
+        text = escape_controls(text)
         colour = self._names.setdefault(name, _COLOURS[len(self._names) % len(_COLOURS)])
         if level in _LEVEL_COLOURS:
             text = self._paint(text, _LEVEL_COLOURS[level])
@@ -113,6 +114,14 @@ class LogFollower:
             shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
             os.truncate(self.path, 0)
             self._offset = 0
+
+
+def escape_controls(text: str) -> str:
+    """Escape what would move the cursor, change colours or reorder text in a terminal.
+
+    A line may contain what a stranger has sent: the subject of a mail, an answer of the provider.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def summarise(line: str) -> tuple[str, str] | None:

@@ -97,6 +97,15 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return {str(rule) for rule in create_app().url_map.iter_rules()}
 
 
+def test_metrics_of_the_api_have_a_file_system_of_their_own() -> None:
+    api = workload("api")
+    [container] = [c for c in containers(api) if c["name"] == "api"]
+    folder = environment(DOCUMENTS, container)["PROMETHEUS_MULTIPROC_DIR"]
+    [volume] = [m["name"] for m in container["volumeMounts"] if m["mountPath"] == folder]
+    [kind] = [each["emptyDir"] for each in volumes(api) if each["name"] == volume]
+    assert kind == {"medium": "Memory", "sizeLimit": "16Mi"}
+
+
 def workload(name: str) -> Object:
     return next(each for each in workloads(DOCUMENTS) if each["metadata"]["name"] == name)
 

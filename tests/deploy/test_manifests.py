@@ -29,7 +29,7 @@ VARIABLE = re.compile(r"\$\{(\w+)(?:(:?)-([^}]*))?\}")
 
 SETTINGS = {name.upper() for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
 # Further variables that api/gunicorn_conf.py reads.
-GUNICORN = {"API_BIND", "WEB_CONCURRENCY"}
+GUNICORN = {"API_BIND", "WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR"}
 OFFICIAL_IMAGES = {
     "aquasec/trivy",
     "docker",
@@ -332,7 +332,10 @@ def test_images_are_built_here_and_never_pulled() -> None:
 def test_our_containers_are_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
-    assert service["tmpfs"] == ["/tmp:size=64m"]
+    metrics = service["environment"].get("PROMETHEUS_MULTIPROC_DIR")
+    own = [f"{metrics}:size=16m,mode=1777"] if metrics else []
+    assert service["tmpfs"] == ["/tmp:size=64m", *own]
+    assert (name == "api") == bool(metrics), "its metrics need a file system of their own"
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"mem_limit", "pids_limit", "stop_grace_period", "logging"} <= set(service)

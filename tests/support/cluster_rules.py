@@ -75,7 +75,7 @@ SETTINGS_BY_COMMAND: dict[tuple[str, ...], type[DatabaseSettings]] = {
     ("python", "-m", "worker", "dispatch"): WorkerSettings,
     ("python", "-m", "worker", "report"): ReportSettings,
 }
-GUNICORN = {"WEB_CONCURRENCY"}
+GUNICORN = {"WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR"}
 VOLUMES = {"emptyDir", "configMap", "secret", "projected", "downwardAPI", "csi", "ephemeral"}
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -15,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dev.mail import MailStore
 from dev.stack.__main__ import lock_directory
+from dev.stack.files import memory_folder, remove_memory_folder
 from dev.stack.ports import free_port
 from dev.stack.processes import find_by_environment, is_running
 from dev.stack.supervisor import MARK
@@ -270,3 +273,51 @@ def test_terminal_hides_routine_log_records() -> None:
     )
     assert summarise(crash) == ("error", "ERROR job.failed · KeyError: 'a'")
     assert summarise("no JSON at all") == ("info", "no JSON at all")
+
+
+@pytest.mark.parametrize(
+    ("sent", "printed"),
+    [
+        ("\x1b]0;title\x07\x1b[2J", "\\x1b]0;title\\x07\\x1b[2J"),
+        ("evil\u202egnp.exe", "evil\\u202egnp.exe"),
+        ("\x9b31m", "\\x9b31m"),
+        ("Привет, 🙂", "Привет, 🙂"),
+    ],
+)
+def test_terminal_sequences_of_strangers_are_escaped(
+    tmp_path: Path, sent: str, printed: str
+) -> None:
+    output = io.StringIO()
+    log = tmp_path / "mail.log"
+    log.touch()
+    follower = LogFollower("mail", log, Terminal(output))
+    record = json.dumps({"event": "mail.kept", "subject": sent, "level": "warning"})
+    log.write_text(f"{record}\nplain {sent}\n")
+    follower.follow()
+    assert f"subject={printed}" in output.getvalue()
+    assert f"plain {printed}" in output.getvalue()
+    assert not set(output.getvalue()) & set("\x1b\x07\x9b\u202e")
+
+
+def test_mails_are_private_to_their_user(tmp_path: Path) -> None:
+    folder = tmp_path / "mail"
+    folder.mkdir(mode=0o755)
+    MailStore(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_metrics_are_in_a_private_folder_in_memory_and_removed(tmp_path: Path) -> None:
+    folder = memory_folder(tmp_path)
+    assert folder.parent == Path("/dev/shm")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert memory_folder(tmp_path) == folder
+    assert memory_folder(tmp_path / "other") != folder
+    remove_memory_folder(tmp_path / "other")
+    remove_memory_folder(tmp_path)
+    assert not folder.exists()
+    # A link that another user has put there is not followed.
+    folder.symlink_to(tmp_path)
+    try:
+        assert memory_folder(tmp_path) == tmp_path / "metrics"
+    finally:
+        folder.unlink()
