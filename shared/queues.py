@@ -300,6 +300,8 @@ class Queues:
                 # The scheduler truncates to seconds, which would be too early.
                 due = math.ceil(read_redis_time(self.connection) + delay)
                 when = datetime.fromtimestamp(due, UTC)
+                # One job launches all mailings that are due: those of a second share it.
+                job_id = f"{name.rpartition('.')[2]}-at-{due}"
                 self._scheduler.enqueue_at(
                     when, name, queue_name=target.name, job_id=job_id, **kwargs
                 )

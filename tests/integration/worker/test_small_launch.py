@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from shared.db.partitions import ensure_partition
+from shared.fleet_status import SCHEDULED_JOBS_KEY
 from shared.queues import CONTROL_QUEUE, Queues, make_queue
 from tests.support.counting_database import CountingDatabase
 from tests.support.fleet import Fleet
@@ -304,3 +305,15 @@ def test_one_job_launches_all_due_mailings(
     # The next mailing is not left to a job that has looked already.
     queues.enqueue_launch(fleet.add_mailing(tags=[tag]))
     assert queue.count == 1
+
+
+def test_mailings_that_start_in_the_same_second_share_a_delayed_job(
+    fleet: Fleet, redis_url: str
+) -> None:
+    """Thousands of jobs that find nothing would delay what is behind them in the queue."""
+    redis = Redis.from_url(redis_url)
+    redis.flushdb()
+    queues = Queues(redis)
+    for mailing_id in range(1, 6):
+        assert queues.enqueue_launch(mailing_id, delay=3600.0)
+    assert 1 <= redis.zcard(SCHEDULED_JOBS_KEY) <= 2  # two, if a second passed meanwhile
