@@ -20,7 +20,8 @@ WHERE mailing_id = :mailing_id AND id > :after ORDER BY id LIMIT :n
 
 # Visits only batches that contain such messages, and no more of them than fill a page, in the order
 # of their first ids. The id ranges of batches may overlap, as a message moves to another batch when
-# its client's time zone changes; so ids from `until` on are left to the next page.
+# its client's time zone changes; so ids from `until` on are left to the next page. The condition on
+# `until` stands inside of the look-up, so that it is judged before the batch's messages are read.
 WITH_STATUS = """
 WITH matching AS (
     SELECT id, first_id, last_id, sum(CASE WHEN first_id > :after THEN {status} ELSE 0 END)
@@ -36,9 +37,9 @@ SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
         WHERE mailing_id = :mailing_id AND batch_id = matching.id AND status = '{status}'
             AND id > greatest(matching.first_id - 1, :after)
             AND id <= least(matching.last_id, bound.until - 1)
+            AND (matching.first_id < bound.until OR bound.until IS NULL)
         ORDER BY id LIMIT :n
     ) m
-    WHERE matching.first_id < bound.until OR bound.until IS NULL
 ) m ON true
 ORDER BY m.id LIMIT :n
 """

@@ -11,6 +11,9 @@ from flask import Flask
 from sqlalchemy import event
 
 from api.db import db
+from api.mailings.messages import OF_MAILING_WITH_STATUS
+from shared.db.rows import fetch_one_row
+from shared.domain.statuses import MessageStatus
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import make_admin_app
 from tests.integration.worker.test_query_plans import nodes
@@ -93,6 +96,23 @@ def test_the_page_of_a_large_mailing(app: Flask, large: int, database_url: str, 
     assert "Large" in page.text
     assert {"messages", "batches", "minutes"} <= check_plans(database_url, seen)
     assert len(seen) < 25
+
+
+def test_a_page_in_one_status_reads_few_batches(large: int, module_fleet: Fleet) -> None:
+    """All eight batches have sent messages, the first of them more than a page."""
+    with module_fleet.db.transaction() as cursor:
+        query = str(OF_MAILING_WITH_STATUS[MessageStatus.SENT])
+        for name, number in (("mailing_id", large), ("after", 0), ("n", 26)):
+            query = query.replace(f":{name}", str(number))
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}")
+        (plan,) = fetch_one_row(cursor)[0]
+    scans = [
+        node
+        for node in nodes(plan["Plan"])
+        if node.get("Relation Name", "").startswith("messages") and node["Actual Loops"]
+    ]
+    assert scans
+    assert max(node["Actual Loops"] for node in scans) <= 2
 
 
 @pytest.mark.parametrize("path", ["/admin/", "/admin/mailings", "/admin/clients/1"])
