@@ -6,7 +6,7 @@ from pathlib import Path
 from dev.stack.settings import DEMO_TOKEN, ROOT, Settings
 
 TRY_IT = ROOT / "docs" / "examples" / "try-it.sh"
-DEMO_NOTICE = """\
+DEMO_NOTICE = """
 This is a demonstration: the token is public, the sign-in asks for no password, and the provider
 and the mail server are simulated.
 """
