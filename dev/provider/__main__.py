@@ -12,15 +12,18 @@ from typing import Any
 import orjson
 import uvloop
 
+from dev.provider.capacity import Overload
 from dev.provider.connection import Connection
 from dev.provider.provider import Provider
 from dev.provider.settings import Settings, SettingsError
+from shared.file_limit import raise_file_limit
 
 _REPORT_INTERVAL = 5.0  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
+    raise_file_limit()
     host, port = arguments.host, arguments.port
     try:
         provider = Provider(Settings.parse(_initial_settings(arguments)))
@@ -57,6 +60,16 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         help="repeatable: error_500=0.02 answers every fiftieth request with 500",
     )
+    parser.add_argument(
+        "--capacity", metavar="N", type=int, help="serve at most N messages at once (any number)"
+    )
+    parser.add_argument(
+        "--overload",
+        choices=[*Overload],
+        default=Overload.WAIT,
+        help="what happens above the capacity: messages wait, get a 429, connections are refused, "
+        "or every answer slows down (wait)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the faults and latencies (0)")
     return parser.parse_args(argv)
 
@@ -73,6 +86,8 @@ def _initial_settings(arguments: argparse.Namespace) -> dict[str, Any]:
             "max": _parse_number("latency", most or least),
         },
         "faults": {kind: _parse_number(f"fault {kind}", text) for kind, text in faults.items()},
+        "capacity": arguments.capacity,
+        "overload": arguments.overload,
         "seed": arguments.seed,
     }
 

@@ -35,8 +35,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        refused = self._provider.capacity.refuses_connection(len(self._provider.connections))
         self._provider.connections.add(self)
         self._task = self._loop.create_task(self._serve())
+        if refused:
+            self.reset()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._task.cancel()
@@ -118,7 +121,7 @@ class Connection(asyncio.Protocol):
         self.in_flight = True
         delay = provider.choose_latency() + reaction.delay
         if delay > 0:
-            await asyncio.sleep(delay)
+            await provider.capacity.serve(delay)
         return reaction
 
     async def _receive_body(self, request: Request) -> bool:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import orjson
 
+from dev.provider.capacity import Capacity
 from dev.provider.faults import ACCEPT, ANSWERS, FaultSelector, Reaction, error_response
 from dev.provider.http1 import Request
 from dev.provider.request_log import RequestLog
@@ -37,6 +38,8 @@ class Provider:
         self.request_log = RequestLog()
         self.connections: set[OpenConnection] = set()
         self._admitted: deque[float] = deque()  # instants, for the rate limit
+        self._capacity_settings = settings.capacity, settings.overload
+        self.capacity = Capacity(*self._capacity_settings)
         self.restore_settings()
 
     def restore_settings(self) -> None:
@@ -50,6 +53,10 @@ class Provider:
         self.settings = settings
         self._authorization = b"Bearer " + settings.token.encode()
         self._latency = settings.latency
+        if (settings.capacity, settings.overload) != self._capacity_settings:
+            # What is being served goes on in the old one.
+            self._capacity_settings = settings.capacity, settings.overload
+            self.capacity = Capacity(*self._capacity_settings)
         self._faulty = bool(settings.faults or settings.poison_ids)
         self._selector.set_fractions(settings.faults)
         if settings.down:
@@ -89,7 +96,7 @@ class Provider:
             answer = "unauthorized"
         elif content is None:
             answer = "bad_request"
-        elif self.settings.rate_limit is not None and not self._admit(self.settings.rate_limit):
+        elif self.capacity.throttles or not self._admit(self.settings.rate_limit):
             answer = "rate_limited"
         else:
             answer = fault or "accepted"
@@ -103,8 +110,10 @@ class Provider:
             return Reaction(error_response(400, violation))
         return ANSWERS[answer].react(self.settings)
 
-    def _admit(self, limit: int) -> bool:
+    def _admit(self, limit: int | None) -> bool:
         """Count this message if fewer than `limit` came in the last second."""
+        if limit is None:
+            return True
         now = time.monotonic()
         admitted = self._admitted
         while admitted and admitted[0] <= now - 1:

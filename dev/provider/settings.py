@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from dev.provider.capacity import Overload
 from dev.provider.faults import FAULTS, FaultSettings, HeaderText, Seconds
 
 
@@ -52,7 +53,10 @@ class Latency(BaseModel):
 
 
 class Settings(FaultSettings):
-    """All settings; `poison_ids` and `phones` name the fault that a message always gets."""
+    """All settings; `poison_ids` and `phones` name the fault that a message always gets.
+
+    `capacity` is how many messages are served at once, and `overload` what happens to more.
+    """
 
     token: HeaderText
     latency: Annotated[Latency, BeforeValidator(_expand_latency)] = Latency()
@@ -60,6 +64,8 @@ class Settings(FaultSettings):
     poison_ids: dict[int, Kind] = Field(default_factory=dict)
     phones: dict[int, Kind] = Field(default_factory=dict)
     down: bool = False
+    capacity: Annotated[int, Field(ge=1)] | None = None
+    overload: Overload = Overload.WAIT
     rate_limit: Annotated[int, Field(ge=1)] | None = None
     seed: int = 0
 

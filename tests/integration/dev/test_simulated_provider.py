@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -478,6 +479,48 @@ def test_poison_ids_and_phones_always_get_the_same_fault(provider: ProviderContr
     assert send(provider, 6, data=message_body(6, phone=79990000000)).json()["code"] == 0
 
 
+def send_at_once(provider: ProviderControl, count: int) -> list[tuple[float, int]]:
+    """Send messages on as many connections; return the seconds and statuses of the answers."""
+
+    def send_one(message_id: int) -> tuple[float, int]:
+        started = time.monotonic()
+        try:
+            status = send(provider, message_id).status_code
+        except requests.ConnectionError:
+            status = 0
+        return time.monotonic() - started, status
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(send_one, range(1, count + 1)))
+
+
+def test_messages_above_the_capacity_wait_for_their_turn(provider: ProviderControl) -> None:
+    provider.set(capacity=2, latency=0.3)
+    answers = send_at_once(provider, 6)
+    assert {status for _, status in answers} == {200}
+    assert max(seconds for seconds, _ in answers) >= 0.7  # three times the latency
+
+
+def test_messages_above_the_capacity_get_a_429(provider: ProviderControl) -> None:
+    provider.set(capacity=2, latency=1.0, overload="throttle")
+    answers = send_at_once(provider, 6)
+    assert sorted(status for _, status in answers) == [200, 200, 429, 429, 429, 429]
+    assert provider.stats()["refused"] == {"rate_limited": 4}
+
+
+def test_connections_above_the_capacity_are_refused(provider: ProviderControl) -> None:
+    provider.set(capacity=1 + provider.stats()["connections"], latency=0.5, overload="refuse")
+    statuses = [status for _, status in send_at_once(provider, 6)]
+    assert {0, 200} == set(statuses)
+    assert provider.stats()["received"] == statuses.count(200)
+
+
+def test_answers_take_longer_with_the_square_of_the_load(provider: ProviderControl) -> None:
+    provider.set(capacity=2, latency=0.1, overload="slow_down")
+    assert send_at_once(provider, 1)[0][0] >= 0.1
+    assert max(seconds for seconds, _ in send_at_once(provider, 6)) >= 0.1 * (1 + 3**2)
+
+
 def test_rate_limit_answers_429_with_retry_after(provider: ProviderControl) -> None:
     provider.set(rate_limit=5, retry_after=2)
     responses = [send(provider, number) for number in range(8)]
@@ -535,6 +578,8 @@ def test_settings_change_individually_and_reset(provider: ProviderControl) -> No
         ({"faults": {"hang": -0.1}}, "hang"),
         ({"down": "yes"}, "down"),
         ({"rate_limit": 0}, "rate_limit"),
+        ({"capacity": 0}, "capacity"),
+        ({"overload": "explode"}, "overload"),
         ({"token": ""}, "token"),
         ({"redirect_to": "http://a/\r\nSet-Cookie: b"}, "redirect_to"),
         ({"poison_ids": {"x": "hang"}}, "poison_ids"),
