@@ -46,7 +46,14 @@ def reset_connection(connection: socket.socket) -> None:
 class RawServer:
     """Calls `script(connection, server)` for each accepted connection, and then closes it."""
 
-    def __init__(self, script: Callable[[socket.socket, "RawServer"], None], tls: str = "") -> None:
+    def __init__(
+        self,
+        script: Callable[[socket.socket, "RawServer"], None],
+        tls: str = "",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self.script = script
         self.requests: list[bytes] = []
         self.connections = 0
@@ -56,9 +63,9 @@ class RawServer:
         if tls:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(tls)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = socket.create_server((host, port), backlog=256)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if tls else ''}://{host}:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> "RawServer":

@@ -141,6 +141,7 @@ class Failure(StrEnum):
     """Why there is no complete response; the values are the reasons in logs and attempts."""
 
     NOT_PERMITTED = "not_permitted"  # by this side, right before sending
+    OPEN_FILES = "open_files"  # this process or machine has no free file descriptor
     DNS = "dns"
     CONNECTION_REFUSED = "connection_refused"
     UNREACHABLE = "unreachable"
@@ -162,7 +163,7 @@ def classify_failure(
     """
     if sent:
         outcome = Outcome.UNKNOWN
-    elif failure is Failure.NOT_PERMITTED:
+    elif failure in (Failure.NOT_PERMITTED, Failure.OPEN_FILES):
         outcome = Outcome.NOT_SENT
     else:
         outcome = Outcome.UNAVAILABLE

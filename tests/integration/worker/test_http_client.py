@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from tests.support.raw_server import (
     write_certificate,
 )
 from worker.provider.http import client as client_module
+from worker.provider.http import connection as connection_module
 from worker.provider.http import dns as resolver_module
 from worker.provider.http.client import HttpClient, Request, Result
 from worker.provider.http.response_parser import MAX_RESPONSE_BYTES
@@ -622,6 +624,162 @@ def test_known_addresses_stay_in_use_while_the_name_server_is_away(
         for n in range(5):
             assert send(client, n).outcome is Outcome.ACCEPTED
     assert len(lookups) > 1
+
+
+def test_a_change_of_addresses_is_followed_under_steady_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Connections have a bounded age, and the name is looked up at its age, used or not."""
+    monkeypatch.setattr(resolver_module, "CACHE_SECONDS", 0.3)
+    monkeypatch.setattr(connection_module, "MAX_AGE_SECONDS", (0.5, 0.7))
+    moved = threading.Event()
+
+    def getaddrinfo(host: str, port: int, **options: int) -> list[object]:
+        if options.get("flags"):
+            raise socket.gaierror("not a numeric address")
+        ip = "127.0.0.2" if moved.is_set() else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with (
+        RawServer(respond(OK)) as old,
+        RawServer(respond(OK), host="127.0.0.2", port=old.port) as new,
+        make_client(f"http://provider.test:{old.port}", concurrency=8) as client,
+    ):
+        message_id, moved_at, last_to_old = 0, 0.0, 0.0
+        until = time.monotonic() + 8.0
+        while time.monotonic() < until:
+            received = len(old.requests)
+            while client.free_slots:
+                message_id += 1
+                client.submit(Request(message_id, BODY))
+            assert {r.outcome for r in client.poll(0.01)} <= {Outcome.ACCEPTED}
+            if len(old.requests) > received:
+                last_to_old = time.monotonic()
+            if not moved_at and len(old.requests) > 50:
+                moved.set()
+                moved_at = time.monotonic()
+            if moved_at and time.monotonic() - moved_at > 2.0:
+                break
+        drain(client)
+        assert moved_at
+        assert 0 < last_to_old - moved_at < 1.5
+        assert len(new.requests) > 50
+        ids = [int(r.split(b" ")[1].rpartition(b"/")[2]) for r in old.requests + new.requests]
+        assert len(ids) == len(set(ids)) == message_id
+
+
+def test_a_connection_that_is_never_idle_is_replaced_at_its_age(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "MAX_AGE_SECONDS", (0.2, 0.2))
+    monkeypatch.setattr(client_module, "DEADLINE_CHECK_SECONDS", 60.0)
+    with RawServer(respond(OK)) as server, make_client(server.url, concurrency=1) as client:
+        deadline = time.monotonic() + 5
+        while server.connections < 3:
+            assert send(client).outcome is Outcome.ACCEPTED
+            assert time.monotonic() < deadline
+
+
+def test_a_name_is_looked_up_while_no_connection_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolver_module, "CACHE_SECONDS", 0.1)
+    lookups = patch_dns(monkeypatch, ["127.0.0.1"])
+    with (
+        RawServer(respond(OK)) as server,
+        make_client(f"http://provider.test:{server.port}", concurrency=1) as client,
+    ):
+        deadline = time.monotonic() + 5
+        while len(lookups) < 4:
+            assert send(client).outcome is Outcome.ACCEPTED
+            assert time.monotonic() < deadline
+        assert server.connections == 1
+
+
+def test_addresses_are_followed_within_a_minute() -> None:
+    assert resolver_module.CACHE_SECONDS + connection_module.MAX_AGE_SECONDS[1] < 60
+
+
+def test_a_connection_that_is_idle_is_replaced_at_its_age_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "MAX_AGE_SECONDS", (0.2, 0.2))
+    with RawServer(respond(OK)) as server, make_client(server.url) as client:
+        send(client, 1)
+        deadline = time.monotonic() + 5
+        while client._connections:
+            client.poll(0.05)
+            assert time.monotonic() < deadline
+        send(client, 2)
+        assert server.connections == 2
+
+
+# --- file descriptors --------------------------------------------------------------------------
+
+
+def test_missing_file_descriptors_are_not_the_fault_of_the_provider() -> None:
+    code = """
+        import os, resource, sys
+        from worker.provider.http.client import HttpClient, Request
+        client = HttpClient(
+            base_url=sys.argv[1], token="t", concurrency=20, timeout=10,
+            may_send=lambda request: True,
+        )
+        next_fd = os.dup(0)
+        os.close(next_fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_fd + 10, next_fd + 10))
+        for message_id in range(20):
+            client.submit(Request(message_id, b"{}"))
+        results = client.poll(5)
+        while client.in_flight:
+            print(*sorted(f"{r.outcome}:{r.reason}" for r in results), flush=True)
+            results = client.poll(5)
+            while client.in_flight:
+                results += client.poll(5)
+        print(*sorted(f"{r.outcome}:{r.reason}" for r in results))
+    """
+    may_respond = threading.Event()
+
+    def script(connection: socket.socket, server: RawServer) -> None:
+        while server.receive(connection) is not None:
+            may_respond.wait(10)
+            connection.sendall(OK)
+
+    with RawServer(script) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), server.url],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        may_respond.set()
+        rest, _ = process.communicate(timeout=20)
+    assert first.split() == ["not_sent:open_files"] * 10
+    assert rest.split() == ["accepted:code_0"] * 10
+
+
+@contextmanager
+def no_free_files() -> Iterator[None]:
+    """Leave this process no file descriptor that it could open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_fd = os.dup(0)
+    os.close(next_fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_fd, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_lookup_without_file_descriptors_is_not_the_fault_of_the_name_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patch_dns(monkeypatch, socket.gaierror("Temporary failure in name resolution"))
+    with make_client("http://provider.test:1") as client, no_free_files():
+        result = send(client)
+    assert summarize(result) == ("not_sent", None, "open_files")
 
 
 # --- large requests ----------------------------------------------------------------------------

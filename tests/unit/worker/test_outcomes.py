@@ -242,7 +242,9 @@ def test_the_cache_of_bodies_is_bounded() -> None:
     assert len(_BODY_CACHE) == before
 
 
-@pytest.mark.parametrize("failure", sorted(set(Failure) - {Failure.NOT_PERMITTED}))
+@pytest.mark.parametrize(
+    "failure", sorted(set(Failure) - {Failure.NOT_PERMITTED, Failure.OPEN_FILES})
+)
 def test_a_failure_is_unknown_only_if_the_request_was_sent(failure: Failure) -> None:
     before = classify_failure(failure, sent=False)
     after = classify_failure(failure, sent=True)
@@ -252,9 +254,10 @@ def test_a_failure_is_unknown_only_if_the_request_was_sent(failure: Failure) -> 
     assert not before.outcome.in_doubt
 
 
-def test_a_request_that_may_not_be_sent_is_not_sent() -> None:
-    result = classify_failure(Failure.NOT_PERMITTED, sent=False)
-    assert (result.outcome, result.reason) == (Outcome.NOT_SENT, "not_permitted")
+@pytest.mark.parametrize("failure", [Failure.NOT_PERMITTED, Failure.OPEN_FILES])
+def test_a_request_that_this_side_holds_back_is_not_sent(failure: Failure) -> None:
+    result = classify_failure(failure, sent=False)
+    assert (result.outcome, result.reason) == (Outcome.NOT_SENT, failure.value)
 
 
 def test_a_failures_detail_is_short_and_printable() -> None:

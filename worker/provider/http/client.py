@@ -11,7 +11,9 @@ What makes the outcomes reliable:
 * A request is sent once. Another connection is used only if the kernel took not a single byte
   because the kept-alive connection had ended.
 * An idle connection that ends or receives data is closed. So is one that was idle for so long that
-  a device on the way may have dropped it.
+  a device on the way may have dropped it. Each connection is replaced after MAX_AGE_SECONDS, so
+  that a change of the provider's addresses is followed under steady load.
+* A process without free file descriptors keeps its requests: that is no fault of the provider.
 """
 
 import contextlib
@@ -39,6 +41,7 @@ _NOT_PERMITTED = classify_failure(Failure.NOT_PERMITTED, sent=False)
 class HttpClient(Generic[RequestT]):
     """Up to `concurrency` exchanges at once with the provider at `base_url`.
 
+    `limit_concurrency` changes that number, so `free_slots` may be below 0 for a while.
     `may_send` is called right before each request is sent; False keeps the request (outcome
     not_sent). `timeout` covers a whole exchange, connecting included. `wall_clock` returns the
     seconds since 1970, for the results. Only `wake` may be called from another thread. Raises
@@ -61,7 +64,7 @@ class HttpClient(Generic[RequestT]):
         self._url = url
         self.use_token(token)
         self.in_flight = 0
-        self.free_slots = concurrency
+        self.concurrency = self.free_slots = concurrency
         self.timeout = timeout
         self._may_send = may_send
         self._wall_clock = wall_clock
@@ -69,8 +72,6 @@ class HttpClient(Generic[RequestT]):
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        # All events there can be: deadlines are checked after every response that has arrived.
-        self._max_events = concurrency + 1
         self._queue: list[RequestT] = []
         self._connections: dict[int, Connection[RequestT]] = {}
         self._idle: list[Connection[RequestT]] = []
@@ -94,12 +95,17 @@ class HttpClient(Generic[RequestT]):
         """Send this token with every request from now on. Raises ValueError for an invalid one."""
         self._encoder = RequestEncoder(self._url, token)
 
+    def limit_concurrency(self, concurrency: int) -> None:
+        """Change the number of exchanges at once; those that are running continue."""
+        self.free_slots += concurrency - self.concurrency
+        self.concurrency = concurrency
+
     def submit(self, request: RequestT) -> None:
         """Queue a request; it is sent during the next poll, if it may then be sent.
 
         Raises RuntimeError without a free slot, ValueError for an invalid request id.
         """
-        if not self.free_slots:
+        if self.free_slots <= 0:
             raise RuntimeError("no free slot: submit only while `free_slots` is above 0")
         self._encoder.validate(request)
         self._queue.append(request)
@@ -140,7 +146,7 @@ class HttpClient(Generic[RequestT]):
         self._connections.clear()
         self._idle.clear()
         self._queue.clear()
-        self.in_flight = self.free_slots = 0
+        self.in_flight = self.concurrency = self.free_slots = 0
         if not self._epoll.closed:
             self._epoll.close()
             fd, self._wake_fd = self._wake_fd, -1  # before the number can be reused
@@ -150,7 +156,8 @@ class HttpClient(Generic[RequestT]):
         """Wait for socket events and handle them; return whether `wake` was called."""
         woken = False
         connections = self._connections
-        events = self._epoll.poll(timeout, self._max_events)
+        # All events there can be: deadlines are checked after every response that has arrived.
+        events = self._epoll.poll(timeout, len(connections) + 1)
         now, wall = monotonic(), self._wall_clock()
         for fd, event in events:
             connection = connections.get(fd)
@@ -223,7 +230,7 @@ class HttpClient(Generic[RequestT]):
     ) -> None:
         """End the exchange of a request that was sent."""
         sent_at = connection.sent_at
-        if connection.reusable:
+        if connection.reusable and now < connection.replace_at:
             connection.sent_at, connection.idle_since = 0.0, now
             self._idle.append(connection)
         else:
@@ -272,6 +279,7 @@ class HttpClient(Generic[RequestT]):
     def _check_deadlines(self, now: float) -> None:
         """End exchanges that have timed out and close connections idle for too long."""
         self._next_deadline_check = now + DEADLINE_CHECK_SECONDS
+        self._connector.refresh_addresses()
         idle = self._idle
         while idle and now - idle[0].idle_since > IDLE_CONNECTION_SECONDS:
             self._close_connection(idle.pop(0))
@@ -284,3 +292,6 @@ class HttpClient(Generic[RequestT]):
                 self._connector.try_next_address(
                     connection, Failure.TIMEOUT, "connecting took too long", now
                 )
+            elif connection.ready and now >= connection.replace_at:
+                idle.remove(connection)
+                self._close_connection(connection)

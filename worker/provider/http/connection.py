@@ -1,9 +1,11 @@
 """One non-blocking connection to the provider: connects, establishes TLS, sends and receives."""
 
 import errno
+import random
 import select
 import socket
 import ssl
+from time import monotonic
 from typing import Any, Generic
 
 from worker.provider.http.dns import Address
@@ -24,10 +26,14 @@ from worker.provider.outcomes import (
 READ_BYTES = 16 * 1024
 # The most that one `receive` returns; more is read after the next event.
 MAX_READ_BYTES = 256 * 1024
+# After so long a connection is replaced once its exchange ends. With the resolver's CACHE_SECONDS,
+# a change of addresses is followed within 55 s. Ages differ, so that not all are replaced at once.
+MAX_AGE_SECONDS = (30.0, 40.0)
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP
 _TRY_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET}
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
 
 
 class ConnectionBroken(Exception):
@@ -55,6 +61,7 @@ class Connection(Generic[RequestT]):
         self.unsent = b""
         self.sent_at = 0.0  # 0: nothing of the request has been sent
         self.deadline = self.connect_deadline = self.idle_since = 0.0
+        self.replace_at = monotonic() + random.uniform(*MAX_AGE_SECONDS)  # noqa: S311 (no secret)
         self.event_mask = _READ | select.EPOLLOUT
         try:
             sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -211,5 +218,8 @@ class Connection(Generic[RequestT]):
 
 
 def _connect_error(code: int) -> ConnectionBroken:
-    failure = Failure.CONNECTION_REFUSED if code in _REFUSED else Failure.UNREACHABLE
+    if code in _NO_FILES:
+        failure = Failure.OPEN_FILES
+    else:
+        failure = Failure.CONNECTION_REFUSED if code in _REFUSED else Failure.UNREACHABLE
     return ConnectionBroken(failure, errno.errorcode.get(code, str(code)))

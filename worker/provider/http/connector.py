@@ -53,6 +53,10 @@ class Connector(Generic[RequestT]):
         if first:  # later ones are resolved in the next round of the client's loop
             self.resolve(now)
 
+    def refresh_addresses(self) -> None:
+        """Look the name up again in time, also if no connection is opened."""
+        self._resolver.refresh()
+
     def resolve(self, now: float) -> None:
         """Start connecting for the requests that waited for an address."""
         if not self._unresolved:
@@ -63,7 +67,8 @@ class Connector(Generic[RequestT]):
             if addresses:
                 self._try_addresses(request, addresses, since, now)
             elif addresses is not None:
-                self._on_failed(request, Failure.DNS, self._resolver.error, now)
+                failure = Failure.OPEN_FILES if self._resolver.no_files else Failure.DNS
+                self._on_failed(request, failure, self._resolver.error, now)
             elif now - since >= self._connect_timeout:
                 self._on_failed(request, Failure.TIMEOUT, "looking up the name", now)
             else:
