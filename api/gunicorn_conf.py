@@ -25,6 +25,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from shared.config.production import find_demo_settings
 from shared.config.settings import ApiSettings, load_settings
 from shared.db.connections import exit_if_transactions_are_pooled
+from shared.file_limit import raise_file_limit
 from shared.logging import log_config
 from shared.startup import log_start, wait_for_database, wait_for_redis
 
@@ -32,6 +33,7 @@ from shared.startup import log_start, wait_for_database, wait_for_redis
 settings = load_settings(ApiSettings)
 log_config.configure_logging("api", settings.log_level, settings.log_format)
 exit_if_transactions_are_pooled(settings.database_url)
+raise_file_limit()
 
 log = structlog.get_logger()
 

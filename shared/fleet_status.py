@@ -30,6 +30,7 @@ class FleetStatus(NamedTuple):
     counters: dict[str, float]  # see COUNTERS_KEY
     senders: int  # dispatchers that have reported recently
     in_flight: int
+    concurrency_limit: int  # so many requests may be in flight now
     rate_used: float
     rate_limit: float  # 0: none, or no sender
     breaker_opened_at: float | None  # None: closed
@@ -64,8 +65,11 @@ def read_fleet_status(redis: Redis) -> FleetStatus:
     now = time_[0] + time_[1] / 1e6
     # A killed dispatcher's entry stays, but is not renewed.
     reports = [[_parse_number(field) for field in entry.split()] for entry in senders.values()]
+    # Version 1.0 reports no number of requests that may be in flight.
     reports = [
-        report for report in reports if len(report) == 4 and now - report[0] < SENDER_STALE_SECONDS
+        [*report, report[1]][:5]
+        for report in reports
+        if len(report) in (4, 5) and now - report[0] < SENDER_STALE_SECONDS
     ]
     swept, sweep_seconds = sweep
     probe_at, opened_at = _parse_number(breaker[0]), _parse_number(breaker[1])
@@ -78,6 +82,7 @@ def read_fleet_status(redis: Redis) -> FleetStatus:
         },
         senders=len(reports),
         in_flight=int(sum(report[1] for report in reports)),
+        concurrency_limit=int(sum(report[4] for report in reports)),
         rate_used=sum(report[2] for report in reports),
         rate_limit=max((report[3] for report in reports), default=0.0),
         breaker_opened_at=opened_at if probe_at else None,

@@ -71,6 +71,11 @@ ALL_METRICS = (
     ),
     Metric("notification_in_flight", "gauge", "Requests without a response so far."),
     Metric(
+        "notification_concurrency_limit",
+        "gauge",
+        "Requests that may be in flight now; it adapts to the provider.",
+    ),
+    Metric(
         "notification_rate_limit",
         "gauge",
         "PROVIDER_RATE in messages per second; 0: no limit, or no worker is sending.",
@@ -124,7 +129,8 @@ LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 # A hash of counters: "attempt:<outcome>", "bucket:<index>", "seconds", "late".
 COUNTERS_KEY = "notification:metrics"
-# A hash of sending workers: name → "at in_flight rate_used rate_limit"; at: seconds since 1970.
+# A hash of sending workers: name → "at in_flight rate_used rate_limit concurrency_limit"; `at` is
+# in seconds since 1970.
 SENDERS_KEY = "notification:metrics:senders"
 SENDER_STALE_SECONDS = 10.0
 # When the provider's token expires and when to renew it, in seconds since 1970: "expires renew".

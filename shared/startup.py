@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from shared import __version__
 from shared.db.connections import TransactionPooling, connect
 from shared.domain.time_zones import RULES_VERSION
+from shared.file_limit import get_file_limit
 from shared.logging.redaction import redact
 from shared.redis_client import (
     CHECK_KEY,
@@ -66,6 +67,7 @@ def log_start(
         time_zones=RULES_VERSION,
         **({"database": describe_database(database_url)} if database_url else {}),
         **({"redis": describe_address(redis_url)} if redis_url else {}),
+        open_files=get_file_limit(),
         **fields,
     )
     if demo:

@@ -5,6 +5,7 @@ import sys
 
 from shared.config.production import find_demo_settings
 from shared.config.settings import ReportSettings, Settings, WorkerSettings, load_settings
+from shared.file_limit import raise_file_limit
 from shared.logging import log_config
 from shared.redis_client import patient_client
 from shared.startup import log_start, wait_for_database
@@ -13,6 +14,7 @@ from worker.runtime.rq_worker import STOP_SIGNALS, FleetWorker, stopping
 
 
 def main(role: str) -> None:
+    raise_file_limit()
     if role == "scheduler":
         from worker.runtime.scheduler import FleetScheduler
 

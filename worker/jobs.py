@@ -11,6 +11,7 @@ import structlog
 
 from shared.config.settings import WorkerSettings
 from shared.domain.time_zones import RULES_VERSION
+from shared.file_limit import get_file_limit
 from shared.queues import Queues
 from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.db_thread import log_database_error
@@ -26,6 +27,7 @@ from worker.maintenance.retention import drop_old_data
 from worker.maintenance.sweep import sweep_mailings
 from worker.maintenance.zone_rules import apply_zone_rules
 from worker.provider.circuit_breaker import CircuitBreaker
+from worker.provider.concurrency_limit import ConcurrencyLimit
 from worker.provider.rate_limiter import RateLimiter
 from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.provider.token import ProviderToken
@@ -33,8 +35,12 @@ from worker.runtime.clock import boottime
 from worker.runtime.database import Database, DatabaseError
 from worker.runtime.rq_worker import FleetWorker, stopping
 
+log = structlog.get_logger()
+
 RETENTION_INTERVAL_SECONDS = 600.0
 ZONE_RULES_INTERVAL_SECONDS = 600.0
+# Files of a dispatch worker besides its connections to the provider; it needs about 20.
+RESERVED_FILES = 100
 
 
 class WorkerContext:
@@ -83,6 +89,20 @@ class WorkerContext:
 @cache
 def _queues(redis_url: str) -> Queues:
     return Queues.connect(redis_url, timeout=1.0)
+
+
+@cache
+def _concurrency() -> ConcurrencyLimit:
+    """Return the limit of requests in flight, which outlives the dispatch jobs of this process."""
+
+    def log_reduction(previous: int, limit: int, reason: str) -> None:
+        log.warning("provider.concurrency_reduced", previous=previous, limit=limit, reason=reason)
+
+    wanted, files = WorkerContext.settings.provider_concurrency, get_file_limit()
+    most = max(1, min(wanted, files - RESERVED_FILES))
+    if most < wanted:
+        log.warning("worker.few_files", open_files=files, concurrency=most)
+    return ConcurrencyLimit(most, log_reduction)
 
 
 @cache
@@ -159,6 +179,7 @@ def dispatch(mailing_id: int, request_id: str | None = None) -> None:
             db,
             CircuitBreaker(redis, settings.provider_timeout + 2, token.value),
             RateLimiter(redis, settings.provider_rate),
+            _concurrency(),
             DispatchCounters(sending_loop_client(settings.redis_url), settings.provider_rate),
             stopping,
             WorkerContext.worker.extend_heartbeat,

@@ -147,6 +147,7 @@ class FleetCollector(Collector):
             *_counter_metrics(status.counters),
             _breaker_metric(status),
             gauge("notification_in_flight", status.in_flight),
+            gauge("notification_concurrency_limit", status.concurrency_limit),
             gauge("notification_rate_used", status.rate_used),
             gauge("notification_rate_limit", status.rate_limit),
             gauge("notification_queue_jobs", jobs),

@@ -54,9 +54,13 @@ def mailing_body(tag: str) -> bytes:
 
 
 class BenchEnvironment:
-    """Everything but the dispatch workers runs from the beginning; those come and go."""
+    """Everything but the dispatch workers runs from the beginning; those come and go.
 
-    def __init__(self, api_processes: int = 2) -> None:
+    `provider` is the module that plays the provider.
+    """
+
+    def __init__(self, api_processes: int = 2, provider: str = "dev.bench.stub") -> None:
+        self._provider_module = provider
         self.directory = Path(tempfile.mkdtemp(prefix="bench-"))
         self.postgres = Postgres(self.directory / "postgres")
         self.valkey = Valkey(self.directory / "valkey")
@@ -88,8 +92,8 @@ class BenchEnvironment:
         }
         migrate = [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"]
         subprocess.run(migrate, cwd=ROOT, env=self.environment, check=True, capture_output=True)  # noqa: S603
-        stub = ("dev.bench.stub", "--port", str(self.provider_port), "--token", TOKEN)
-        self.start_process("provider", *stub)
+        options = ("--port", str(self.provider_port), "--token", TOKEN)
+        self.start_process("provider", self._provider_module, *options)
         self.start_process("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
         self.start_process("scheduler", "worker", "scheduler")
         self.start_process("control", "worker", "control")
@@ -123,11 +127,12 @@ class BenchEnvironment:
             process.wait()
 
     @contextmanager
-    def dispatchers(self, count: int, concurrency: int = 64) -> Iterator[list[int]]:
-        """Run dispatch workers during the block; yield their pids."""
+    def dispatchers(self, count: int, concurrency: int | None = 64) -> Iterator[list[int]]:
+        """Run dispatch workers during the block; yield their pids. None is the default."""
+        setting = "" if concurrency is None else str(concurrency)
         names = [f"dispatch-{n}" for n in range(1, count + 1)]
         for name in names:
-            self.start_process(name, "worker", "dispatch", PROVIDER_CONCURRENCY=str(concurrency))
+            self.start_process(name, "worker", "dispatch", PROVIDER_CONCURRENCY=setting)
         time.sleep(2.5)  # their start is not measured
         try:
             yield [self.processes[name].pid for name in names]

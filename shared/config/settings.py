@@ -69,7 +69,7 @@ class FleetSettings(Settings, EndSettings):
     """
 
     provider_timeout: Annotated[float, Field(gt=0, le=120)] = 10.0
-    provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
+    provider_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     provider_rate: Annotated[float, Field(ge=0.01, le=1_000_000, allow_inf_nan=False)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=5_000)] = 500
     max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 50

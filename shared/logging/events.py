@@ -56,6 +56,8 @@ EVENTS = {
     "`expires_at`, `seconds` left. Logged once an hour.",
     "provider.token_unreadable": "The file of the provider's token cannot be used (`error`); the "
     "token read before is.",
+    "provider.concurrency_reduced": "A worker lowers its number of requests in flight from "
+    "`previous` to `limit`; `reason`: throttled, timeout, connection_refused, latency, open_files.",
     "breaker.opened": "The provider has problems (`reason`): nothing is sent for `wait` s.",
     "breaker.probing": "A few messages are sent to test whether the provider has recovered.",
     "breaker.closed": "The provider has recovered.",
@@ -132,6 +134,10 @@ EVENTS = {
     "partition.made": "Partitions for further mailings were created.",
     "scheduler.registered": "A periodic job was missing and is registered again.",
     "scheduler.error": "The scheduler met an unexpected error (`error`); it continues.",
+    "worker.few_files": "The limit of open files (`open_files`) does not permit "
+    "PROVIDER_CONCURRENCY: at most `concurrency` requests are in flight.",
+    "worker.no_files": "A worker cannot open a connection to the provider: it has used up "
+    "`open_files`, or the machine has; it sends less, and no attempt is counted.",
     "worker.error": "A worker met an unexpected error outside of a job; it continues.",
     "worker.repair_failed": "Malformed data in Redis could not be looked for; it is tried again.",
     "worker.pulse_failed": "A worker could not write its heartbeat; it continues.",

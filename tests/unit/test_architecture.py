@@ -35,7 +35,11 @@ ARROWS: dict[str, set[str]] = {
     "shared.metrics": set(),
     "shared.queues": {"shared.metrics", "shared.redis_client"},
     "shared.redis_client": set(),
-    "shared.startup": {"shared.db", "shared.domain", "shared.logging", "shared.redis_client"},
+    "shared.file_limit": set(),
+    "shared.startup": {
+        *("shared.db", "shared.domain", "shared.file_limit", "shared.logging"),
+        "shared.redis_client",
+    },
     "shared.fleet_status": {"shared.metrics", "shared.queues"},
     "shared.config": {"shared.domain", "shared.logging"},
     "shared.db": {"shared.config", "shared.domain", "shared.logging"},

@@ -14,6 +14,7 @@ from worker.dispatch.db_thread import DatabaseThread, log_database_error
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
+from worker.provider.concurrency_limit import ConcurrencyLimit
 from worker.runtime.clock import DatabaseClock, boottime
 
 log = structlog.get_logger()
@@ -36,9 +37,10 @@ class Claimer:
         clock: DatabaseClock,
         state: DispatchState,
         breaker: CircuitBreaker,
+        concurrency: ConcurrencyLimit,
     ):
         self._settings, self._db_thread, self._clock = settings, db_thread, clock
-        self._state, self._breaker = state, breaker
+        self._state, self._breaker, self._concurrency = state, breaker, concurrency
         self._lease_seconds, self._end_margin = settings.lease_seconds, settings.end_margin
         self.claiming = self._finding_due = self._fetching_snapshots = False
         self._found_due_at = self._snapshots_at = 0.0
@@ -145,7 +147,7 @@ class Claimer:
             if not (batch.drain_reason or batch.lost):
                 leased[batch.mailing_id] += len(batch.rows)
                 unlimited += 0 if self._is_limited(batch.rate_limit) else len(batch.rows)
-        enough = max(self._settings.provider_concurrency, self._settings.batch_size)
+        enough = max(self._concurrency.limit, self._settings.batch_size)
         several_due = len(self._state.due_mailings.keys() | leased.keys()) > 1
         share, total = (enough // 2, 2 * enough) if several_due else (enough, enough)
         return [

@@ -36,6 +36,8 @@ class DispatchCounters:
         self._outcomes: dict[Outcome, int] = {}
         self._accepted = 0
         self._latencies: list[float] = []
+        self._measured = 0  # so many of these were returned by `measure`
+        self._unmeasured = (0, 0.0)  # number and sum of latencies that were published before
         self._late = 0
         self._unpublished: Counter[str] = Counter()
         self._unpublished_seconds = 0.0
@@ -51,11 +53,20 @@ class DispatchCounters:
         if latency:
             self._latencies.append(latency)
 
+    def measure(self) -> tuple[int, float]:
+        """Return the number of requests answered since the last call, and their seconds."""
+        answers, seconds = self._unmeasured
+        latencies = self._latencies[self._measured :]
+        self._unmeasured, self._measured = (0, 0.0), len(self._latencies)
+        return answers + len(latencies), seconds + sum(latencies)
+
     def count_late(self) -> None:
         """Count a message that was sent after its mailing's end. This must never happen."""
         self._late += 1
 
-    def publish(self, db_thread: DatabaseThread, now: float, in_flight: int) -> None:
+    def publish(
+        self, db_thread: DatabaseThread, now: float, in_flight: int, concurrency: int
+    ) -> None:
         """Add the counts to the fleet's once a second."""
         if now < self._next_publish or self._publishing:
             return
@@ -63,7 +74,7 @@ class DispatchCounters:
         self._published_at, self._next_publish = now, now + PUBLISH_SECONDS
         self._publishing = True
         rate_used = self._collect() / max(elapsed, 0.001)
-        figures = f"{in_flight} {rate_used:.3f} {self._rate:g}"
+        figures = f"{in_flight} {rate_used:.3f} {self._rate:g} {concurrency}"
 
         def on_published(succeeded: bool | None, error: Exception | None) -> None:
             self._publishing = False
@@ -79,6 +90,8 @@ class DispatchCounters:
 
     def _collect(self) -> int:
         """Move the counts to the unpublished ones; return the number of requests sent."""
+        self._unmeasured = self.measure()
+        self._measured = 0
         latencies, self._latencies = sorted(self._latencies), []
         edges = [bisect_right(latencies, edge) for edge in LATENCY_BUCKETS]
         buckets = [after - before for before, after in pairwise([0, *edges, len(latencies)])]

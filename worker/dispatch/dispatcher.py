@@ -20,6 +20,7 @@ from worker.dispatch.leased_batch import OutgoingMessage
 from worker.dispatch.sender import Sender, make_send_check
 from worker.dispatch.state import DispatchState
 from worker.provider.circuit_breaker import CircuitBreaker
+from worker.provider.concurrency_limit import ConcurrencyLimit
 from worker.provider.http.client import HttpClient
 from worker.provider.rate_limiter import RateLimiter
 from worker.provider.token import ProviderToken
@@ -47,6 +48,7 @@ class Dispatcher:
         db: Database,
         breaker: CircuitBreaker,
         limiter: RateLimiter,
+        concurrency: ConcurrencyLimit,
         counters: DispatchCounters,
         stopping: threading.Event,
         send_heartbeat: Callable[[], None],
@@ -54,12 +56,14 @@ class Dispatcher:
     ):
         self._stopping, self._send_heartbeat = stopping, send_heartbeat
         self._breaker, self._counters, self._token = breaker, counters, token
+        self._concurrency = concurrency
+        self._cycles = self._unfilled_cycles = 0  # since the limit was judged
         self._state = DispatchState()
         clock = DatabaseClock()
         self._http_client = HttpClient[OutgoingMessage](
             base_url=settings.provider_url,
             token=token.value,
-            concurrency=settings.provider_concurrency,
+            concurrency=concurrency.limit,
             timeout=settings.provider_timeout,
             may_send=make_send_check(breaker),
             wall_clock=clock.seconds,
@@ -73,13 +77,14 @@ class Dispatcher:
             settings.max_attempts,
             journal,
         )
-        self._claimer = Claimer(settings, self._db_thread, clock, self._state, breaker)
+        self._claimer = Claimer(settings, self._db_thread, clock, self._state, breaker, concurrency)
         self._sender = Sender(
             self._http_client,
             clock.seconds,
             self._state,
             breaker,
             limiter,
+            concurrency,
             counters,
             token,
             self._claimer.reload_rows,
@@ -91,6 +96,8 @@ class Dispatcher:
 
     def run(self) -> None:
         """Send due messages until there are none, or until `stopping` is set."""
+        self._concurrency.resume(boottime())
+        self._http_client.limit_concurrency(self._concurrency.limit)
         try:
             while self._run_cycle():
                 pass
@@ -118,11 +125,17 @@ class Dispatcher:
             self._sender.send_due(now)
             if not self._stopping.is_set():
                 self._claimer.claim_due(now)
+        self._cycles += 1
+        self._unfilled_cycles += self._http_client.free_slots > 0
+        if now >= self._concurrency.judge_at:
+            self._judge_concurrency(now)
         self._claimer.refresh_mailings(now)
         last = now > self._stop_by
         self._sender.decide_unauthorized(now, stopping=self._stopping.is_set(), last=last)
         self._flusher.flush(now, last=last)
-        self._counters.publish(self._db_thread, now, self._http_client.in_flight)
+        self._counters.publish(
+            self._db_thread, now, self._http_client.in_flight, self._concurrency.limit
+        )
         if now - self._heartbeat_at > HEARTBEAT_SECONDS:
             self._heartbeat_at = now
             self._send_heartbeat()
@@ -134,10 +147,17 @@ class Dispatcher:
             self._sender.process_results(results)
         return True
 
+    def _judge_concurrency(self, now: float) -> None:
+        """Adapt the number of requests in flight to what was measured since the last time."""
+        answers, seconds = self._counters.measure()
+        self._concurrency.judge(now, answers, seconds, self._unfilled_cycles / self._cycles)
+        self._http_client.limit_concurrency(self._concurrency.limit)
+        self._cycles = self._unfilled_cycles = 0
+
     def _poll_seconds(self) -> float:
         """Return how long this cycle may wait for responses."""
         waiting = any(batch.rows and not batch.drain_reason for batch in self._state.batches)
-        return SHORT_POLL_SECONDS if waiting and self._http_client.free_slots else POLL_SECONDS
+        return SHORT_POLL_SECONDS if waiting and self._http_client.free_slots > 0 else POLL_SECONDS
 
     def _is_finished(self, now: float) -> bool:
         busy = bool(self._state.batches or self._flusher.unrecorded)

@@ -12,6 +12,7 @@ import structlog
 
 from shared.domain.statuses import MessageStatus, Reason
 from shared.domain.templates import RenderingError
+from shared.file_limit import get_file_limit
 from worker.dispatch.attempt_log import AttemptLog
 from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.journal import Journal
@@ -19,8 +20,9 @@ from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
 from worker.dispatch.state import DispatchState
 from worker.dispatch.unauthorized import UnauthorizedResults
 from worker.provider.circuit_breaker import CircuitBreaker
+from worker.provider.concurrency_limit import ConcurrencyLimit
 from worker.provider.http.client import HttpClient, Result
-from worker.provider.outcomes import Outcome
+from worker.provider.outcomes import Failure, Outcome
 from worker.provider.rate_limiter import RateLimiter
 from worker.provider.token import ProviderToken
 from worker.recording.state_machine import AttemptRecord, MessageReport
@@ -34,6 +36,8 @@ MAX_ROW_AGE_SECONDS = 1.0
 MESSAGES_PER_TURN = 8
 # The pause after a 429 without Retry-After.
 DEFAULT_THROTTLE_SECONDS = 5.0
+# The pause after a connection could not be opened for want of a file descriptor.
+NO_FILES_PAUSE_SECONDS = 0.5
 _ACCEPTED = Outcome.ACCEPTED  # a constant is read faster than an enum's member
 
 
@@ -68,6 +72,7 @@ class Sender:
         state: DispatchState,
         breaker: CircuitBreaker,
         limiter: RateLimiter,
+        concurrency: ConcurrencyLimit,
         counters: DispatchCounters,
         token: ProviderToken,
         reload_rows: Callable[[LeasedBatch], None],
@@ -76,9 +81,10 @@ class Sender:
     ):
         self._http_client, self._wall_clock, self._state = http_client, wall_clock, state
         self._breaker, self._limiter, self._counters = breaker, limiter, counters
+        self._concurrency = concurrency
         self._reload_rows, self._throttle = reload_rows, throttle
         self._token, self._journal = token, journal
-        self._slots = http_client.free_slots
+        self._paused_until = 0.0
         self._log = AttemptLog()
         self._unauthorized = UnauthorizedResults(http_client, breaker, self._report_unauthorized)
 
@@ -90,7 +96,7 @@ class Sender:
 
     def send_due(self, now: float) -> None:
         """Fill the free slots with messages that may be sent now."""
-        if not self._state.batches or not self._http_client.free_slots:
+        if not self._state.batches or self._http_client.free_slots <= 0 or now < self._paused_until:
             return
         allowance = self._breaker.allowance(now)
         if allowance == 0:
@@ -113,12 +119,13 @@ class Sender:
 
     def _send_in_turns(self, ready: dict[int, list[LeasedBatch]], now: float) -> None:
         several_due = len(ready.keys() | self._state.due_mailings.keys()) > 1
-        max_slots = max(1, self._slots // 2) if several_due else self._slots
+        slots = self._http_client.concurrency
+        max_slots = max(1, slots // 2) if several_due else slots
         used_slots: dict[int, int] = defaultdict(int)
         for batch in self._state.batches:
             used_slots[batch.mailing_id] += batch.in_flight
         queue = sorted(ready, key=self._state.served_at)
-        while queue and self._http_client.free_slots:
+        while queue and self._http_client.free_slots > 0:
             for mailing_id in list(queue):
                 limit = min(
                     MESSAGES_PER_TURN,
@@ -159,7 +166,7 @@ class Sender:
         batches = [batch for batches in ready.values() for batch in batches]
         for i in range(probes):
             batch = batches[(int(now * 1000) + i) % len(batches)]
-            if not batch.rows or not self._http_client.free_slots:
+            if not batch.rows or self._http_client.free_slots <= 0:
                 continue
             if not self._limiter.has_slot(batch.mailing_id, batch.rate_limit, now):
                 continue
@@ -221,12 +228,16 @@ class Sender:
                 batch.put_back(row, request.read_at)
                 if request.probe:
                     breaker.record_outcome(outcome, probe=True)
+                if result.reason == Failure.OPEN_FILES:
+                    self._pause_without_files()
                 continue
             elif outcome is Outcome.UNAUTHORIZED:
                 self._record_unauthorized(result)
             else:
                 breaker.record_outcome(outcome, probe=request.probe)
                 self._report_not_accepted(result, outcome.counts_attempt)
+                if not (outcome.provider_works or request.probe):
+                    self._record_failure(result)
             latency = result.latency
             self._counters.count_outcome(outcome, latency)
             if latency and result.finished_at - latency - booted_at > batch.late_after:
@@ -289,6 +300,24 @@ class Sender:
                 ),
             )
         )
+
+    def _record_failure(self, result: Result[OutgoingMessage]) -> None:
+        """Let the number in flight follow a failure that may come from too many requests."""
+        now = boottime()
+        reason = "throttled" if result.outcome is Outcome.THROTTLED else result.reason
+        self._concurrency.record_failure(reason, now, now - result.latency, sent=result.sent)
+        self._http_client.limit_concurrency(self._concurrency.limit)
+
+    def _pause_without_files(self) -> None:
+        """Send less while this process cannot open connections; the messages wait unchanged."""
+        now = boottime()
+        if now < self._paused_until:
+            return
+        self._paused_until = now + NO_FILES_PAUSE_SECONDS
+        in_flight = self._http_client.in_flight
+        log.error("worker.no_files", in_flight=in_flight, open_files=get_file_limit())
+        self._concurrency.restrict(in_flight, now)
+        self._http_client.limit_concurrency(self._concurrency.limit)
 
     def _hold_fleet(self, retry_after: float | None) -> None:
         """Make the fleet wait as the provider requested."""

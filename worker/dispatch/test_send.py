@@ -20,7 +20,7 @@ from shared.logging.redaction import mask_phone
 from worker.dispatch.claim_queries import CLIENT_VALUES
 from worker.dispatch.leased_batch import encode_body_end
 from worker.provider.http.client import HttpClient, Request, Result
-from worker.provider.outcomes import Outcome
+from worker.provider.outcomes import Failure, Outcome
 from worker.provider.rate_limiter import RateLimiter
 from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.runtime.clock import boottime
@@ -165,7 +165,7 @@ def _send(
                 message.expires = min(expires, latest)
                 http_client.submit(message)
             for result in http_client.poll(POLL_SECONDS):
-                if result.outcome is Outcome.NOT_SENT:
+                if result.outcome is Outcome.NOT_SENT and result.reason != Failure.OPEN_FILES:
                     waiting.append(result.request)
                 else:
                     yield result

@@ -29,6 +29,7 @@ def assess_health(status: FleetStatus | None, earlier: Mapping[str, float]) -> d
         "used": status.rate_used,
         "limit": status.rate_limit,
         "in_flight": status.in_flight,
+        "concurrency": status.concurrency_limit,
         "dispatchers": len(status.worker_states[DISPATCH_QUEUE]),
         "controllers": len(status.worker_states[CONTROL_QUEUE]),
         "swept": status.sweep_age_seconds,

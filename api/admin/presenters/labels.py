@@ -90,6 +90,7 @@ REASONS: dict[str, LazyString] = {
     "timeout": lazy_gettext("no answer in time"),
     "connection_refused": lazy_gettext("no connection"),
     "not_permitted": lazy_gettext("the permitted time had passed"),
+    "open_files": lazy_gettext("our system permits no more connections"),
     "unreachable": lazy_gettext("no route to the provider"),
     "dns": lazy_gettext("the provider's name could not be resolved"),
     "tls": lazy_gettext("no secure connection"),

@@ -109,6 +109,7 @@
     setText(panel, "h-typical", formatLatency(health.typical_ms));
     setText(panel, "h-slow", formatLatency(health.slow_ms));
     setText(panel, "h-in-flight", number.format(health.in_flight));
+    setText(panel, "h-concurrency", number.format(health.concurrency));
     setText(panel, "h-accepted", number.format(health.accepted));
     all("[data-h-share]", panel).forEach((rect) =>
       rect.setAttribute("width", Math.min(100, (100 * health.used) / (health.limit || 1)))

@@ -57,7 +57,7 @@ def test_counters_of_dispatchers_are_summed(
         for latency in (0.004, 0.2, 0.2, 40.0):
             counters.count_outcome(Outcome.ACCEPTED, latency)
         counters.count_outcome(Outcome.UNAVAILABLE, 0.0)  # never sent
-        counters.publish(db_thread, 100.0, in_flight=3)
+        counters.publish(db_thread, 100.0, in_flight=3, concurrency=40)
     db_thread.close()
     found = scrape(client)
     assert found["notification_attempts_total", "accepted"] == 8
@@ -69,6 +69,7 @@ def test_counters_of_dispatchers_are_summed(
         *(2, 2, 6, 6, 8)
     ]
     assert found["notification_in_flight",] == 6
+    assert found["notification_concurrency_limit",] == 80
     assert found["notification_rate_limit",] == 50
     assert found["notification_rate_used",] == pytest.approx(8)
 
