@@ -122,6 +122,8 @@ class Stack:
             **kept,
             "COMPOSE_INTERACTIVE_NO_CLI": "1",
             "API_PORT": str(self.port),
+            # Few enough that a mailing is not over before its dispatcher is killed.
+            "PROVIDER_CONCURRENCY": "64",
             "PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "OPENID_PORT": str(openid),
             "OIDC_ISSUER": f"http://openid.localhost:{openid}",
