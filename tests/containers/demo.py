@@ -99,7 +99,8 @@ def check_report_service(stack: Stack) -> None:
     """Make the newest day's report due, and wait for the mail of the report's service."""
     [postgres] = stack.containers("postgres")
     statement = "DELETE FROM daily_reports WHERE day = (SELECT max(day) FROM daily_reports)"
-    docker("exec", postgres, "psql", "-U", "notifications", "-qc", statement)
+    password = ("-e", "PGPASSWORD=demo-postgres-password")
+    docker("exec", *password, postgres, "psql", "-U", "notifications", "-qc", statement)
     root, browser = f"http://127.0.0.1:{stack.mail_port}", Browser()
     began = time.monotonic()
     wait_for(lambda: "team@example.com" in browser.open(root + "/")[1], 60, "the daily report")
