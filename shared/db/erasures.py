@@ -8,14 +8,16 @@ again when nothing that began before the deletion can still write it. Then this 
 Opt-outs keep the phone: the promise not to write to it outlives the client.
 """
 
+import time
 from datetime import datetime
 
 from psycopg2.extensions import cursor as Cursor
 from sqlalchemy import Identity
 from sqlalchemy.orm import Mapped, mapped_column
 
-from shared.db.base import NOW, Base
-from shared.domain.phones import ERASED_PHONE
+from shared.db.base import NOW, ZERO, Base
+from shared.db.rows import fetch_one_row
+from shared.domain.phones import ERASED_PHONE, SEPARATOR_CHARACTERS
 
 # The second search is this much later at least: longer than a test or a request to the provider
 # may last (PROVIDER_TIMEOUT is at most 120 s).
@@ -25,7 +27,10 @@ MAX_ERASURES = 50
 
 
 class Erasure(Base):
-    """The phone of a deleted client, until it is erased everywhere."""
+    """The phone of a deleted client, until it is erased everywhere.
+
+    `searched_import` is how far the present search has come: imports are searched one by one.
+    """
 
     __tablename__ = "erasures"
 
@@ -34,19 +39,26 @@ class Erasure(Base):
     phone: Mapped[int]
     requested_at: Mapped[datetime] = mapped_column(server_default=NOW)
     searched_at: Mapped[datetime | None]
+    searched_import: Mapped[int] = mapped_column(server_default=ZERO)
 
+
+PHONE_SEPARATORS = SEPARATOR_CHARACTERS + "+"
 
 RECORD = "INSERT INTO erasures (client_id, phone) VALUES (%s, %s)"
 FIND_DUE = f"""
-SELECT id, client_id, phone, requested_at, due_again FROM (
+SELECT id, client_id, phone, requested_at, due_again, searched_import FROM (
     SELECT e.*, e.requested_at < now() - interval '{SETTLE_SECONDS} seconds' AND NOT EXISTS (
         SELECT FROM imports i
         WHERE i.status IN ('receiving', 'running') AND i.created_at <= e.requested_at) AS due_again
     FROM erasures e
 ) found WHERE searched_at IS NULL OR due_again
-ORDER BY id LIMIT {MAX_ERASURES} FOR UPDATE SKIP LOCKED
+ORDER BY searched_import DESC, id LIMIT {MAX_ERASURES} FOR UPDATE SKIP LOCKED
 """  # noqa: S608 (constants)
-MARK_SEARCHED = "UPDATE erasures SET searched_at = now() WHERE id = ANY (%s::bigint[])"
+MARK_SEARCHED = """
+UPDATE erasures SET searched_at = now(), searched_import = 0 WHERE id = ANY (%s::bigint[])
+"""
+MARK_IMPORT = "UPDATE erasures SET searched_import = %s WHERE id = ANY (%s::bigint[])"
+NEXT_IMPORT = "SELECT min(id) FROM imports WHERE id > %s AND created_at <= %s"
 DELETE = "DELETE FROM erasures WHERE id = ANY (%s::bigint[])"
 
 # Attempts keep the phone and text that were sent, so that a retry repeats them exactly; and the
@@ -74,8 +86,9 @@ WITH erased AS (
 ERASE_IN_MAILINGS = f"""
 {ERASED}, found AS (
     SELECT m.id FROM mailings m
-    WHERE m.phones <> '{{}}' AND EXISTS (
-        SELECT FROM erased e WHERE e.phone = ANY (m.phones) AND m.created_at <= e.at)
+    WHERE m.phones <> '{{}}'
+        AND EXISTS (SELECT FROM unnest(m.phones) p WHERE p = ANY (%(phones)s::bigint[]))
+        AND EXISTS (SELECT FROM erased e WHERE e.phone = ANY (m.phones) AND m.created_at <= e.at)
     ORDER BY m.id FOR NO KEY UPDATE
 )
 UPDATE mailings m SET phones = ARRAY(
@@ -100,18 +113,22 @@ WHERE e.phone = ANY (t.phones) AND t.created_at <= e.at
     AND t.created_at < now() - interval '{SETTLE_SECONDS} seconds'
 """  # noqa: S608 (constants)
 # Rejected rows are as people wrote them: compared by the last ten digits of all cells together.
+# The pattern finds candidates in one pass, whatever the number of phones.
 ERASE_REJECTED_ROWS = f"""
 {ERASED}
 UPDATE rejected_rows r
 SET phone = '', operator_code = '', tag = '', timezone = '', attributes = '{{}}'
 FROM imports i
-WHERE i.id = r.import_id AND EXISTS (
-    SELECT FROM erased e WHERE i.created_at <= e.at AND strpos(
-        regexp_replace(concat(r.phone, ' ', r.operator_code, ' ', r.tag, ' ', r.timezone, ' ',
-            r.attributes), '[^0-9]', '', 'g'),
-        right(e.phone::text, 10)) > 0)
+WHERE r.import_id = %(import)s AND i.id = r.import_id
+    AND translate(concat(r.phone, ' ', r.operator_code, ' ', r.tag, ' ', r.timezone, ' ',
+        r.attributes), %(separators)s, '') ~ %(pattern)s
+    AND EXISTS (
+        SELECT FROM erased e WHERE i.created_at <= e.at AND strpos(
+            translate(concat(r.phone, ' ', r.operator_code, ' ', r.tag, ' ', r.timezone, ' ',
+                r.attributes), %(separators)s, ''),
+            right(e.phone::text, 10)) > 0)
 """  # noqa: S608 (constants)
-SEARCHES = (ERASE_IN_MAILINGS, ERASE_ANSWERS, ERASE_TEST_SENDS, ERASE_REJECTED_ROWS)
+SEARCHES = (ERASE_IN_MAILINGS, ERASE_ANSWERS, ERASE_TEST_SENDS)
 
 
 def request_erasure(cursor: Cursor, client_id: int, phone: int) -> None:
@@ -120,16 +137,40 @@ def request_erasure(cursor: Cursor, client_id: int, phone: int) -> None:
     cursor.execute(RECORD, (client_id, phone))
 
 
-def search_traces(cursor: Cursor) -> tuple[int, int]:
-    """Erase the traces of deleted clients; return how many were searched for, and completed."""
+def search_traces(cursor: Cursor, seconds: float) -> tuple[int, int]:
+    """Erase the traces of deleted clients for about `seconds`; the next call goes on.
+
+    Return for how many clients a search was ended, and for how many it was the last.
+    """
+    until = time.monotonic() + seconds
     cursor.execute(FIND_DUE)
     due = cursor.fetchall()
     if not due:
         return 0, 0
-    ids, clients, phones, instants, last = (list(column) for column in zip(*due, strict=True))
-    cursor.execute(ERASE_ATTEMPTS, (clients,))
-    for search in SEARCHES:
-        cursor.execute(search, {"phones": phones, "instants": instants})
+    # Those whose search has begun go on together; the others begin later, or all begin.
+    at_import = due[0][-1]
+    due = [row for row in due if row[-1] == at_import]
+    ids, clients, phones, instants, last, _ = (list(column) for column in zip(*due, strict=True))
+    values = {
+        "phones": phones,
+        "instants": instants,
+        "separators": PHONE_SEPARATORS,
+        "pattern": "|".join(str(phone)[-10:] for phone in phones),
+    }
+    if not at_import:
+        cursor.execute(ERASE_ATTEMPTS, (clients,))
+        for search in SEARCHES:
+            cursor.execute(search, values)
+    while True:
+        cursor.execute(NEXT_IMPORT, (at_import, max(instants)))
+        (following,) = fetch_one_row(cursor)
+        if following is None:
+            break
+        if time.monotonic() > until:
+            cursor.execute(MARK_IMPORT, (at_import, ids))
+            return 0, 0
+        at_import = following
+        cursor.execute(ERASE_REJECTED_ROWS, {**values, "import": at_import})
     completed = [id_ for id_, is_last in zip(ids, last, strict=True) if is_last]
     cursor.execute(DELETE, (completed,))
     cursor.execute(MARK_SEARCHED, (ids,))

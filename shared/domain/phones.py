@@ -21,7 +21,8 @@ MOBILE_WITHOUT_PREFIX = re.compile("9[0-9]{9}")
 # What a spreadsheet makes of a number that is too long for its column.
 SCIENTIFIC = re.compile(r"\+?[0-9]+([.,][0-9]*)?[eеEЕ][+]?[0-9]+")
 # Characters written between the digits: spaces, brackets, dots, dashes, and an apostrophe in front.
-SEPARATORS = str.maketrans("", "", " \t\u00a0\u2007\u2009\u202f().-\u2010\u2011\u2012\u2013\u2014'")
+SEPARATOR_CHARACTERS = " \t\u00a0\u2007\u2009\u202f().-\u2010\u2011\u2012\u2013\u2014'"
+SEPARATORS = str.maketrans("", "", SEPARATOR_CHARACTERS)
 
 
 class InvalidPhone(ValueError):

@@ -21,6 +21,7 @@ def upgrade() -> None:
             phone BIGINT NOT NULL,
             requested_at timestamptz DEFAULT now() NOT NULL,
             searched_at timestamptz,
+            searched_import BIGINT DEFAULT 0 NOT NULL,
             PRIMARY KEY (id)
         )
         """
