@@ -80,6 +80,9 @@ CODES = {
         "The object was edited since the version in `If-Match`.",
         "Read it again, and decide; `changed_by` and `changed_at` say who edited it and when.",
     ),
+    "nothing_to_match": ErrorCode(
+        (412,), "No client has the phone, and `If-Match` requires one.", "Leave out `If-Match`."
+    ),
     "too_large": ErrorCode((413,), "The body or file is too large.", "Send less at once."),
     "unsupported_media_type": ErrorCode(
         (415,), "The operation does not take this content type.", "Set `Content-Type`."
@@ -147,6 +150,7 @@ FIELD_CODES = {
     "limit": "The page size is no whole number in its range.",
     "cursor": "The cursor is not the `next_cursor` of this list.",
     "phone_format": "The phone is not 11 digits that start with 7.",
+    "phone_differs": "The phone in the body is not that of the path.",
     "operator_code_format": "The operator code is not three digits.",
     "token_name_format": "The name of the token has the wrong length or control characters.",
     "timezone_unknown": "The time zone is no IANA name.",

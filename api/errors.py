@@ -71,6 +71,12 @@ class VersionMismatch(ServiceError):
         self.version, self.author, self.changed_at = version, author, changed_at
 
 
+class NothingToMatch(ServiceError):
+    """The caller requires a version of an object that does not exist."""
+
+    code = "nothing_to_match"
+
+
 class ContentTooLarge(ServiceError):
     """Send less at once."""
 

@@ -5,12 +5,13 @@ from typing import Any
 from flask import Blueprint, Response
 
 from api.actor import current_actor
-from api.clients import service
+from api.clients import by_phone, service
 from api.clients.schemas import (
     EXPORT_EXAMPLE,
     ClientAnswer,
     ClientChanges,
     ClientCsvQuery,
+    ClientOfPhone,
     ClientPage,
     ClientQuery,
     NewClient,
@@ -18,7 +19,12 @@ from api.clients.schemas import (
 )
 from api.clients.service import ClientSearch
 from api.http.csv_response import stream_csv
-from api.http.etags import VersionedResponse, format_etag, read_if_match
+from api.http.etags import (
+    VersionedResponse,
+    format_etag,
+    read_if_match,
+    requires_existence,
+)
 from api.http.pagination import build_page
 from api.openapi.operation import operation
 from shared.db.models import Client
@@ -36,14 +42,12 @@ blueprint = Blueprint("clients", __name__)
     problems=(409,),
     versioned=True,
 )
-def create_client(body: NewClient) -> tuple[dict[str, Any], int, dict[str, str]]:
+def create_client(body: NewClient) -> VersionedResponse:
     """Add a client
 
     A phone belongs to one client at a time.
     """
-    client = service.create_client(body, current_actor())
-    location = f"/api/v1/clients/{client.id}"
-    return present_client(client), 201, {"Location": location, "ETag": format_etag(client.version)}
+    return _respond_created(service.create_client(body, current_actor()))
 
 
 @blueprint.get("/clients")
@@ -103,6 +107,33 @@ def replace_client(client_id: int, body: NewClient) -> VersionedResponse:
     return _respond(service.replace_client(client_id, body, current_actor(), read_if_match()))
 
 
+@blueprint.put("/clients/by-phone/<phone:phone>")
+@operation(
+    "clients",
+    response=ClientAnswer,
+    description="The changed client.",
+    created="The created client.",
+    body=ClientOfPhone,
+    problems=(409,),
+    versioned=True,
+)
+def put_client_of_phone(phone: str, body: ClientOfPhone) -> VersionedResponse:
+    """Create or replace the client of a phone
+
+    For callers that do not keep ids: sending the request again does no harm. Replaces the data of
+    the client that has the phone, like `PUT /clients/{id}`: an omitted field gets its default. If
+    no client has the phone, or the one that had it was deleted, a new one is created. With
+    `If-Match` nothing is created, and without a client the answer is 412.
+    """
+    client, created = by_phone.put_client_of_phone(
+        body.with_phone(phone),
+        current_actor(),
+        read_if_match(),
+        must_exist=requires_existence(),
+    )
+    return _respond_created(client) if created else _respond(client)
+
+
 @blueprint.patch("/clients/<id:client_id>")
 @operation(
     "clients",
@@ -138,6 +169,11 @@ def delete_client(client_id: int) -> tuple[str, int]:
     """
     service.delete_client(client_id, current_actor(), read_if_match())
     return "", 204
+
+
+def _respond_created(client: Client) -> VersionedResponse:
+    location = f"/api/v1/clients/{client.id}"
+    return present_client(client), 201, {"Location": location, "ETag": format_etag(client.version)}
 
 
 def _respond(client: Client) -> VersionedResponse:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
+from api.errors import FieldError, InvalidFields
 from api.schemas import examples
 from api.schemas.base import UNSET, Body, PageQuery, Patch, Query
 from api.schemas.csv_query import CsvQuery
@@ -24,7 +25,19 @@ EXPORT_EXAMPLE = (
 ATTRIBUTES = "What a mailing's text may say of this client: {name} stands for the attribute name."
 
 
-class NewClient(Body):
+class WithTimezone(Body):
+    """A body whose `timezone` falls back to the setting DEFAULT_TIMEZONE."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_timezone(cls, data: Any, info: Any) -> Any:
+        default = (info.context or {}).get("default_timezone")
+        if default is not None and isinstance(data, dict) and "timezone" not in data:
+            return {**data, "timezone": default}
+        return data
+
+
+class NewClient(WithTimezone):
     """A client: also what replaces one."""
 
     model_config = ConfigDict(
@@ -46,13 +59,26 @@ class NewClient(Body):
     timezone: Timezone
     attributes: Attributes = Field(default={}, description=ATTRIBUTES)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_timezone(cls, data: Any, info: Any) -> Any:
-        default = (info.context or {}).get("default_timezone")
-        if default is not None and isinstance(data, dict) and "timezone" not in data:
-            return {**data, "timezone": default}
-        return data
+
+class ClientOfPhone(WithTimezone):
+    """A client whose phone is in the path."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"tag": "vip", "timezone": "Europe/Moscow"}]}
+    )
+
+    phone: Phone | None = Field(default=None, description="The phone in the path, or left out.")
+    operator_code: OperatorCode | None = Field(default=None, description=OPERATOR_CODE)
+    tag: Tag = ""
+    timezone: Timezone
+    attributes: Attributes = Field(default={}, description=ATTRIBUTES)
+
+    def with_phone(self, phone: str) -> NewClient:
+        """Return the body with the phone of the path. Raise InvalidFields if it names another."""
+        if self.phone not in (None, phone):
+            detail = "must be the phone in the path, or left out"
+            raise InvalidFields(FieldError(detail, "phone_differs", "/phone"))
+        return NewClient.model_construct(**{**self.model_dump(), "phone": phone})
 
 
 class ClientChanges(Patch):

@@ -180,6 +180,39 @@ def change_client(
     return _change(client_id, given, given.pop("attributes", {}), actor, versions)
 
 
+def change_locked_client(
+    client: Client,
+    changes: dict[str, Any],
+    attributes: dict[str, str | None],
+    actor: Actor,
+    versions: Collection[int] | None,
+) -> Client:
+    """Apply changes to a locked client and commit; `attributes` are merged into its own.
+
+    Raise VersionMismatch or Conflict (the phone is taken).
+    """
+    check_version(client, versions)
+    client_id = client.id
+    before = {name: getattr(client, name) for name in FIELDS}
+    _set_fields(client, changes)
+    if attributes:
+        client.attributes = merge_attributes(client.attributes, attributes)
+    changed = [name for name in FIELDS if getattr(client, name) != before[name]]
+    if changed:
+        client.updated_at = database_now()
+        client.version += 1
+        _flush_client(client)
+        if "timezone" in changed:
+            status_changes.move_client_messages(session_cursor(), {client_id: str(client.timezone)})
+        audit_log.record_change(
+            actor, "updated", "client", client_id, audit_log.hide_values(changed)
+        )
+    db.session.commit()
+    if changed:
+        log.info("client.updated", client_id=client_id, changed=changed)
+    return client
+
+
 def delete_client(client_id: int, actor: Actor, versions: Collection[int] | None = None) -> None:
     """Erase a client's personal data and cancel its pending messages.
 
@@ -238,27 +271,7 @@ def _change(
     actor: Actor,
     versions: Collection[int] | None,
 ) -> Client:
-    """Apply changes and commit; `attributes` are merged into those that the client has."""
-    client = _lock_client(client_id)
-    check_version(client, versions)
-    before = {name: getattr(client, name) for name in FIELDS}
-    _set_fields(client, changes)
-    if attributes:
-        client.attributes = merge_attributes(client.attributes, attributes)
-    changed = [name for name in FIELDS if getattr(client, name) != before[name]]
-    if changed:
-        client.updated_at = database_now()
-        client.version += 1
-        _flush_client(client)
-        if "timezone" in changed:
-            status_changes.move_client_messages(session_cursor(), {client_id: str(client.timezone)})
-        audit_log.record_change(
-            actor, "updated", "client", client_id, audit_log.hide_values(changed)
-        )
-    db.session.commit()
-    if changed:
-        log.info("client.updated", client_id=client_id, changed=changed)
-    return client
+    return change_locked_client(_lock_client(client_id), changes, attributes, actor, versions)
 
 
 def _set_fields(client: Client, changes: dict[str, Any]) -> None:

@@ -32,6 +32,11 @@ def format_etag(version: int) -> str:
     return f'"{version}"'
 
 
+def requires_existence() -> bool:
+    """Return whether the request's If-Match, also `*`, requires that the object exists."""
+    return "If-Match" in request.headers
+
+
 def read_if_match() -> frozenset[int] | None:
     """Return the versions that the request's If-Match permits; None means any. Raise BadRequest."""
     header = request.headers.get("If-Match")

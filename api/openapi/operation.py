@@ -15,19 +15,17 @@ from flask_pydantic_spec.flask_backend import FlaskBackend
 from flask_pydantic_spec.types import RequestBase, ResponseBase
 from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
-from werkzeug.routing import BaseConverter, Rule
+from werkzeug.routing import Rule
 
-from api.cursors import MAX_ID
-from api.errors import NotFound
 from api.http.bearer_auth import PROTECTED_PATH, required_scope
 from api.http.etags import ETAG_HEADER_DESCRIPTION, IF_MATCH_PARAMETER
 from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
 from api.http.request_parsing import parse_body, parse_query
 from api.openapi.generator_rules import apply_generator_rules
 from api.openapi.links import add_links
+from api.openapi.path_parameters import CONVERTERS, check_path_values, describe_path_parameters
 from api.openapi.problem_examples import (
     LOCATION,
-    PATH_PARAMETERS,
     REQUEST_ID,
     add_examples,
     describe_problem,
@@ -77,15 +75,6 @@ EXAMPLES: dict[str, list[Any]] = {}
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-class IdConverter(BaseConverter):
-    """An id in a path. One that no bigint can hold is rejected later; here it would cause a 405."""
-
-    regex = "[1-9][0-9]{0,18}"
-
-    def to_python(self, value: str) -> int:
-        return int(value)
-
-
 @dataclass
 class OperationResponses(ResponseBase):
     """All responses of an operation: one success, and problems by status."""
@@ -95,6 +84,7 @@ class OperationResponses(ResponseBase):
     description: str
     problems: set[int]
     csv: str | None
+    created: str | None
 
     def has_model(self) -> bool:
         """Return False, so that the library adds no validation error of its own format."""
@@ -112,7 +102,11 @@ class OperationResponses(ResponseBase):
             success["content"] = {CSV: {"schema": {"type": "string"}, "example": self.csv}}
         if self.status in (201, 202):
             success["headers"] |= LOCATION
-        return {str(self.status): success} | {
+        successes = {str(self.status): success}
+        if self.created is not None:
+            headers = {**success["headers"], **LOCATION}
+            successes["201"] = {**success, "description": self.created, "headers": headers}
+        return successes | {
             str(status): describe_problem(status) for status in sorted(self.problems)
         }
 
@@ -146,8 +140,7 @@ class Backend(FlaskBackend):
     """Passes the validated query and body to a view as arguments."""
 
     def validate(self, func: Any, query: Any, body: Any, *_: Any, **kwargs: Any) -> Any:
-        if any(number > MAX_ID for number in kwargs.values()):
-            raise NotFound("There is nothing with this id.")
+        check_path_values(kwargs)
         if query is not None:
             kwargs["query"] = parse_query(request, query)
         elif request.args:
@@ -159,13 +152,7 @@ class Backend(FlaskBackend):
 
     def parse_path(self, route: Rule) -> tuple[str, list[Mapping[str, Any]]]:
         path, parameters = super().parse_path(route)
-        schema = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
-        return path, [
-            {**each, "schema": schema, "description": PATH_PARAMETERS[each["name"]].description}
-            | {"example": PATH_PARAMETERS[each["name"]].example}
-            for each in parameters
-            if each["name"] in PATH_PARAMETERS  # else the route is not an operation
-        ]
+        return path, [*describe_path_parameters(parameters)]
 
 
 class Spec(FlaskPydanticSpec):
@@ -223,8 +210,11 @@ class Spec(FlaskPydanticSpec):
         add_links(document["paths"])
         apply_generator_rules(document)
         if self.app.config["DEFAULT_TIMEZONE"] is not None:
-            client = schemas["NewClient"]
-            client["required"] = [name for name in client["required"] if name != "timezone"]
+            for name in ("NewClient", "ClientOfPhone"):
+                required = [each for each in schemas[name]["required"] if each != "timezone"]
+                schemas[name].pop("required")
+                if required:
+                    schemas[name]["required"] = required
         return document
 
     def _views(self) -> Iterator[tuple[str, str, Any]]:
@@ -287,13 +277,15 @@ def operation(
     scope: Scope | None = None,
     idempotent: bool = False,
     versioned: bool = False,
+    created: str | None = None,
 ) -> Callable[[View], View]:
     """Describe a view to OpenAPI; validate `query` and `body` and pass them to it by these names.
 
     `description` and `response` are those of the success. `scope` is required of the caller's
     token; None means `read` for GET and `write` otherwise. An `idempotent` view reads the header
     Idempotency-Key. A `versioned` one returns an object with its ETag, and reads If-Match if it
-    changes the object. `csv` is an example of a CSV file that is returned instead of JSON.
+    changes the object. One that may also create the object answers 201 then, described by
+    `created`. `csv` is an example of a CSV file that is returned instead of JSON.
     """
     common_problems = (422,) if public else (401, 422, 429, 503)
     body_problems = BODY_PROBLEMS if body is not None else ()
@@ -302,7 +294,7 @@ def operation(
             extra = cast(dict[str, Any], model.model_config["json_schema_extra"])
             EXAMPLES[get_model_name(model)] = extra["examples"]
     statuses = {*common_problems, *body_problems, *problems}
-    responses = OperationResponses(status, response, description, statuses, csv)
+    responses = OperationResponses(status, response, description, statuses, csv, created)
     validated = spec.validate(query=query, body=body, resp=responses, tags=(tag,))
 
     def decorate(view: View) -> View:
@@ -316,8 +308,8 @@ def operation(
 
 
 def init_openapi(app: Flask) -> None:
-    """Register the converter of ids. The document is generated at the first request for it."""
-    app.url_map.converters["id"] = IdConverter
+    """Register the converters of paths. The document is generated at the first request for it."""
+    app.url_map.converters |= CONVERTERS
     spec.register(app, register_route=False)
 
 

@@ -108,7 +108,7 @@ class PathParameter(NamedTuple):
     """A parameter in a path, and the error text if its object does not exist."""
 
     description: str
-    example: int
+    example: int | str
     missing: str
 
 
@@ -122,7 +122,7 @@ PATH_PARAMETERS = {
     "token_id": PathParameter(
         "The token's id.", 3, "There is no such token, or it is revoked already."
     ),
-    "phone": PathParameter("The phone: 11 digits.", 79161234567, "This phone is not opted out."),
+    "phone": PathParameter("The phone: 11 digits.", "79161234567", "This phone is not opted out."),
 }
 FILE_ERROR = {
     "detail": "The first line must name the columns, and phone must be among them, for example: "

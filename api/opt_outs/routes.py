@@ -57,7 +57,7 @@ def list_opt_outs(query: OptOutQuery) -> dict[str, Any]:
     return build_page(found, query.limit, present_opt_out, lambda row: row.phone)
 
 
-@blueprint.delete("/opt-outs/<id:phone>")
+@blueprint.delete("/opt-outs/<phone:phone>")
 @operation(
     "opt-outs",
     response=None,
@@ -65,12 +65,12 @@ def list_opt_outs(query: OptOutQuery) -> dict[str, Any]:
     description="The opt-out is removed.",
     problems=(404,),
 )
-def remove_opt_out(phone: int) -> tuple[str, int]:
+def remove_opt_out(phone: str) -> tuple[str, int]:
     """Remove an opt-out
 
     Mailings can send to the phone again. Cancelled messages stay cancelled.
     """
-    service.remove_opt_out(phone, current_actor())
+    service.remove_opt_out(int(phone), current_actor())
     return "", 204
 
 

@@ -47,7 +47,7 @@ def _find_operation(app: Flask, response: TestResponse) -> dict[str, Any] | None
         )
     except HTTPException:
         return None
-    path = re.sub("<id:([a-z_]+)>", r"{\1}", str(rule.rule))
+    path = re.sub("<[a-z]+:([a-z_]+)>", r"{\1}", str(rule.rule))
     operations: dict[str, Any] = openapi_document(app)["paths"].get(path, {})
     found: dict[str, Any] | None = operations.get(response.request.method.lower())
     return found

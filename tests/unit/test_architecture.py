@@ -73,7 +73,7 @@ ARROWS: dict[str, set[str]] = {
     "api.schemas": {"api.cursors", "api.errors"},
     "api.limits": {"api.actor", "api.errors"},
     "api.http": {*API_BASE, "api.limits", "api.schemas"},
-    "api.openapi": {"api.cursors", "api.errors", "api.http", "api.schemas"},
+    "api.openapi": {"api.client_log", "api.cursors", "api.errors", "api.http", "api.schemas"},
     "api.audit_log": {*API_BASE, *API_WEB},
     "api.clients": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.mailings": {*API_BASE, *API_WEB, "api.audit_log"},

@@ -106,7 +106,7 @@ def test_requests_that_name_a_client_by_phone_are_found(client: FlaskClient, sto
         "/api/v1/clients.csv": lambda: client.get(f"/api/v1/clients.csv?phone={phone}"),
         "/api/v1/opt-outs": lambda: client.post("/api/v1/opt-outs", json={"phones": [phone]}),
         "/api/v1/opt-outs ": lambda: client.get(f"/api/v1/opt-outs?phone={phone}"),
-        "/api/v1/opt-outs/<id:phone>": lambda: client.delete(f"/api/v1/opt-outs/{phone}"),
+        "/api/v1/opt-outs/<phone:phone>": lambda: client.delete(f"/api/v1/opt-outs/{phone}"),
         "/api/v1/mailings/test-send": lambda: client.post(
             "/api/v1/mailings/test-send", json={"text": "Hello", "phones": [phone]}
         ),

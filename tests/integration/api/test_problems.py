@@ -40,7 +40,7 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
 def every_route(app: Flask) -> list[tuple[str, str]]:
     """Return a method and an address for each route under /api/v1."""
     return [
-        (method, re.sub("<id:[a-z_]+>", "1", rule.rule))
+        (method, re.sub("<[a-z]+:[a-z_]+>", "1", rule.rule))
         for rule in app.url_map.iter_rules()
         if rule.rule.startswith("/api/v1")
         for method in sorted(rule.methods or ())
@@ -72,7 +72,7 @@ def test_every_route_is_in_the_openapi_document(app: Flask, client: FlaskClient)
     paths = client.get("/apidoc/openapi.json").get_json()["paths"]
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1"):
-            documented = set(paths[re.sub("<id:([a-z_]+)>", r"{\1}", rule.rule)])
+            documented = set(paths[re.sub("<[a-z]+:([a-z_]+)>", r"{\1}", rule.rule)])
             served = {m.lower() for m in rule.methods or ()} - {"head", "options"}
             assert served <= documented, rule.rule
 
