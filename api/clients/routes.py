@@ -114,7 +114,7 @@ def replace_client(client_id: int, body: NewClient) -> VersionedResponse:
     description="The changed client.",
     created="The created client.",
     body=ClientOfPhone,
-    problems=(409,),
+    problems=(404, 409),
     versioned=True,
 )
 def put_client_of_phone(phone: str, body: ClientOfPhone) -> VersionedResponse:

@@ -22,7 +22,11 @@ IF_MATCH_PARAMETER = {
     "required": False,
     "description": "The ETag that the caller has read. If the object was edited since, nothing"
     " changes and the answer is 412.",
-    "schema": {"type": "string", "examples": ['"3"']},
+    "schema": {
+        "type": "string",
+        "pattern": r'^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$',
+        "examples": ['"3"'],
+    },
 }
 # A compressing proxy makes an ETag weak, by the prefix W/; the version is the same.
 ETAG = re.compile(r'(?:W/)?"([^"]*)"')
