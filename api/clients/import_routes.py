@@ -10,6 +10,7 @@ from api.clients.import_schemas import (
     REJECTED_EXAMPLE,
     UPLOAD_EXAMPLE,
     ImportAnswer,
+    ImportListQuery,
     ImportPage,
     ImportQuery,
 )
@@ -19,7 +20,6 @@ from api.http.csv_upload import csv_body_reader
 from api.http.pagination import build_page
 from api.http.problems import BadRequest
 from api.openapi.operation import CsvUpload, operation
-from api.schemas.base import PageQuery
 from api.schemas.csv_query import CsvQuery
 from api.schemas.responses import format_instant
 from shared.client_import.csv_reader import BadFile, BadHeader, FileTooLarge
@@ -67,13 +67,15 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
 
 
 @blueprint.get("/imports")
-@operation("imports", response=ImportPage, description="A page of imports.", query=PageQuery)
-def list_imports(query: PageQuery) -> dict[str, Any]:
+@operation("imports", response=ImportPage, description="A page of imports.", query=ImportListQuery)
+def list_imports(query: ImportListQuery) -> dict[str, Any]:
     """List imports
 
-    Ordered by id, the oldest first. Imports are kept for 30 days.
+    By id, the oldest first; with `order=desc` the newest. Imports are kept for 30 days.
     """
-    found = import_service.list_imports(after=query.cursor, limit=query.limit + 1)
+    found = import_service.list_imports(
+        query.page(), query.status, since=query.created_since, until=query.created_until
+    )
     return build_page(found, query.limit, _present, lambda each: each.id)
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from api.schemas import examples
-from api.schemas.base import Query
-from api.schemas.fields import Tag, Timezone
+from api.schemas.base import ListQuery, Query
+from api.schemas.fields import Instant, Several, Tag, Timezone
 from api.schemas.responses import ResponseModel
 from shared.domain.statuses import ImportStatus
 
@@ -21,6 +21,10 @@ REJECTED_EXAMPLE = (
 )
 
 
+# An import is shown once its whole file is received.
+ReceivedStatus = Literal[ImportStatus.RUNNING, ImportStatus.FINISHED, ImportStatus.FAILED]
+
+
 class ImportQuery(Query):
     """Values that fill empty or missing cells."""
 
@@ -28,6 +32,16 @@ class ImportQuery(Query):
     timezone: Timezone | None = Field(
         default=None, description="The time zone of rows that have none."
     )
+
+
+class ImportListQuery(ListQuery):
+    status: Several[ReceivedStatus] | None = Field(
+        default=None, description="Imports in one of these statuses, separated by commas."
+    )
+    created_since: Instant | None = Field(
+        default=None, description="Begun not before this instant."
+    )
+    created_until: Instant | None = Field(default=None, description="Begun before this instant.")
 
 
 class RowError(ResponseModel):
@@ -48,7 +62,7 @@ class ImportAnswer(ResponseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.IMPORT]})
 
     id: int
-    status: Literal[ImportStatus.RUNNING, ImportStatus.FINISHED, ImportStatus.FAILED]
+    status: ReceivedStatus
     rows_total: int
     rows_done: int
     created: int

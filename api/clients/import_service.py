@@ -1,7 +1,8 @@
 """Imports of clients: start one from a file, show its progress and its rejected rows."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import structlog
@@ -9,6 +10,7 @@ from sqlalchemy import select
 
 from api.actor import Actor
 from api.clients.import_upload import open_client_file, receive_rows
+from api.cursors import Page, between
 from api.db import db
 from api.enqueue import job_queues
 from api.errors import NotFound
@@ -68,10 +70,18 @@ def get_import(import_id: int) -> Import:
     return found
 
 
-def list_imports(*, after: int, limit: int) -> Sequence[Import]:
-    """Return up to `limit` imports with ids greater than `after`, in the order of their ids."""
-    found = RECEIVED.where(Import.id > after).order_by(Import.id).limit(limit)
-    return db.session.scalars(found).all()
+def list_imports(
+    page: Page,
+    statuses: Collection[ImportStatus] | None = None,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Sequence[Import]:
+    """Return a page of imports by id: in one of the statuses, begun between two instants."""
+    found = RECEIVED.where(*between(Import.created_at, since, until))
+    if statuses is not None:
+        found = found.where(Import.status.in_(statuses))
+    return db.session.scalars(page.bound(found, Import.id)).all()
 
 
 def list_latest_imports(limit: int) -> Sequence[Import]:

@@ -55,10 +55,10 @@ def create_client(body: NewClient) -> VersionedResponse:
 def list_clients(query: ClientQuery) -> dict[str, Any]:
     """List clients
 
-    Ordered by id, the oldest first. A client must match all filters that are given.
+    By id, the oldest first; with `order=desc` the newest. A client must match all filters that are
+    given.
     """
-    search = ClientSearch.from_query(query)
-    found = service.list_clients(search, after=query.cursor, limit=query.limit + 1)
+    found = service.list_clients(ClientSearch.from_query(query), query.page())
     return build_page(found, query.limit, present_client, lambda client: client.id)
 
 

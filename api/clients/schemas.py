@@ -7,9 +7,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.errors import FieldError, InvalidFields
 from api.schemas import examples
-from api.schemas.base import UNSET, Body, PageQuery, Patch, Query
+from api.schemas.base import UNSET, Body, ListQuery, Patch, Query
 from api.schemas.csv_query import CsvQuery
-from api.schemas.fields import OperatorCode, Phone, Tag, Timezone
+from api.schemas.fields import Instant, OperatorCode, Phone, Tag, Timezone
 from api.schemas.personalisation import AttributeChanges, Attributes
 from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.db.models import Client
@@ -100,9 +100,15 @@ class ClientFilter(Query):
     operator_code: OperatorCode | None = Field(default=None, description="Those with this code.")
     tag: Tag | None = Field(default=None, description="Those with exactly this tag.")
     timezone: Timezone | None = Field(default=None, description="Those in this time zone.")
+    updated_since: Instant | None = Field(
+        default=None, description="Those created or changed not before this instant."
+    )
+    updated_until: Instant | None = Field(
+        default=None, description="Those created or changed last before this instant."
+    )
 
 
-class ClientQuery(ClientFilter, PageQuery):
+class ClientQuery(ClientFilter, ListQuery):
     """Which clients, page by page."""
 
 

@@ -1,6 +1,7 @@
 """Clients: create, find, change and delete them. REST routes and admin views call this module."""
 
 from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, Self, cast
 
 import structlog
@@ -13,6 +14,7 @@ from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.client_log import bind_clients, bind_owners
 from api.clients.schemas import ClientChanges, ClientFilter, NewClient
+from api.cursors import Page, between
 from api.db import autocommit_cursor, database_now, db, fetch_all, session_cursor
 from api.edit_versions import check_version
 from api.errors import Conflict, NotFound
@@ -74,18 +76,28 @@ class ClientSearch(NamedTuple):
     operator_code: str | None = None
     tag: str | None = None
     timezone: str | None = None
+    updated_since: datetime | None = None
+    updated_until: datetime | None = None
 
     @classmethod
     def from_query(cls, query: ClientFilter) -> Self:
         """Return the search that the query string of a list or an export describes."""
         phone = None if query.phone is None else int(query.phone)
-        return cls(phone, query.operator_code, query.tag, query.timezone)
+        others = {name: getattr(query, name) for name in cls._fields if name != "phone"}
+        return cls(phone, **others)
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the SQL conditions of this search; deleted clients are never found."""
-        wanted = {name: value for name, value in self._asdict().items() if value is not None}
-        equal = [getattr(Client, name) == value for name, value in wanted.items()]
-        return [Client.deleted_at.is_(None), *equal]
+        equal = ("phone", "operator_code", "tag", "timezone")
+        return [
+            Client.deleted_at.is_(None),
+            *(
+                getattr(Client, name) == getattr(self, name)
+                for name in equal
+                if getattr(self, name) is not None
+            ),
+            *between(Client.updated_at, self.updated_since, self.updated_until),
+        ]
 
 
 def create_client(new: NewClient, actor: Actor) -> Client:
@@ -121,11 +133,11 @@ def get_client(client_id: int) -> Client:
     return cast(Client, found)
 
 
-def list_clients(search: ClientSearch, *, after: int, limit: int) -> Sequence[Client]:
-    """Return up to `limit` clients with ids greater than `after`, in the order of their ids."""
+def list_clients(search: ClientSearch, page: Page) -> Sequence[Client]:
+    """Return a page of the clients that match, by id."""
     _bind_searched(search)
-    found = select(Client).where(Client.id > after, *search.conditions())
-    return db.session.scalars(found.order_by(Client.id).limit(limit)).all()
+    found = select(Client).where(*search.conditions())
+    return db.session.scalars(page.bound(found, Client.id)).all()
 
 
 def export_clients(

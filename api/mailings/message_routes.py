@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from api.cursors import MAX_ID, encode_cursor
+from api.cursors import MAX_ID, Page, encode_cursor
 from api.http.csv_response import stream_csv
 from api.http.pagination import build_page
 from api.mailings import messages, statistics
@@ -24,7 +24,7 @@ from api.mailings.message_schemas import (
     present_mailing_totals,
 )
 from api.mailings.schemas import MailingQuery
-from api.mailings.service import find_mailing
+from api.mailings.service import MailingSearch, find_mailing
 from api.openapi.operation import operation
 from api.schemas.base import PageQuery
 
@@ -42,12 +42,15 @@ blueprint = Blueprint("messages", __name__)
 def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
     """List a mailing's messages
 
-    By id. With `status`, a page may hold fewer than `limit` while there are more: continue until
+    By id. With a filter, a page may hold fewer than `limit` while there are more: continue until
     `next_cursor` is null.
     """
     find_mailing(mailing_id)
+    page = Page(query.cursor, query.limit, query.order == "desc")
     return _present_page(
-        messages.list_mailing_messages(mailing_id, query.status, query.cursor, query.limit)
+        messages.list_mailing_messages(
+            mailing_id, query.status or (), page, since=query.sent_since, until=query.sent_until
+        )
     )
 
 
@@ -65,7 +68,7 @@ def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
 
     Ordered by id. The phone is the client's present one, and empty for a deleted client.
     """
-    rows = messages.export_messages(mailing_id, query.status)
+    rows = messages.export_messages(mailing_id, query.status or ())
     name = f"mailing-{mailing_id}-messages.csv"
     return stream_csv(name, messages.EXPORT_COLUMNS, rows, query.excel)
 
@@ -121,10 +124,10 @@ def get_mailing_statistics(mailing_id: int) -> dict[str, Any]:
 def get_statistics(query: MailingQuery) -> dict[str, Any]:
     """Get statistics over all mailings
 
-    `totals` cover every mailing that is not deleted; `items` are a page of them, by id. `status`
-    filters the items by the mailing's status, and leaves the totals as they are.
+    `totals` cover every mailing that is not deleted; `items` are a page of them, by id. The
+    filters choose the items, and leave the totals as they are.
     """
-    found = statistics.read_statistics(query.cursor, query.limit + 1, query.status)
+    found = statistics.read_statistics(query.page(), MailingSearch.from_query(query))
     return {
         "totals": Totals.present(
             found.totals, mailings=found.mailings, counts=Counts.present(found.totals)

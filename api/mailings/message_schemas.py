@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from api.schemas import examples
-from api.schemas.base import PageQuery
+from api.schemas.base import ListQuery
 from api.schemas.csv_query import CsvQuery
+from api.schemas.fields import Instant, Several
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.mailing_counts import MailingCounts
 from shared.db.models import Mailing
@@ -20,12 +21,20 @@ EXPORT_EXAMPLE = (
 )
 
 
-class MessageQuery(PageQuery):
-    status: MessageStatus | None = Field(default=None, description="Messages in this status.")
+Statuses = Annotated[
+    Several[MessageStatus] | None,
+    Field(description="Messages in one of these statuses, separated by commas."),
+]
+
+
+class MessageQuery(ListQuery):
+    status: Statuses = None
+    sent_since: Instant | None = Field(default=None, description="Sent not before this instant.")
+    sent_until: Instant | None = Field(default=None, description="Sent before this instant.")
 
 
 class MessageCsvQuery(CsvQuery):
-    status: MessageStatus | None = Field(default=None, description="Messages in this status.")
+    status: Statuses = None
 
 
 class MessageAnswer(ResponseModel):

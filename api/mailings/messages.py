@@ -1,11 +1,14 @@
 """Read messages: of a mailing, of a client, or one by its id with its attempts; export them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import text
 
+from api.cursors import Page
 from api.db import db, fetch_all
 from api.errors import NotFound
 from api.mailings.service import find_mailing
@@ -13,10 +16,14 @@ from shared.domain.statuses import MessageStatus
 
 COLUMNS = "id, mailing_id, client_id, status, reason, attempts, in_doubt, created_at, sent_at"
 
-OF_MAILING = text(f"""
+OF_MAILING = f"""
 SELECT {COLUMNS} FROM messages
 WHERE mailing_id = :mailing_id AND id > :after ORDER BY id LIMIT :n
-""")  # noqa: S608 (constants)
+"""  # noqa: S608 (constants, here and below)
+OF_MAILING_DESCENDING = f"""
+SELECT {COLUMNS} FROM messages
+WHERE mailing_id = :mailing_id AND id < :after ORDER BY id DESC LIMIT :n
+"""  # noqa: S608
 
 # Visits only batches that contain such messages, and no more of them than fill a page, in the order
 # of their first ids. The id ranges of batches may overlap, as a message moves to another batch when
@@ -24,9 +31,9 @@ WHERE mailing_id = :mailing_id AND id > :after ORDER BY id LIMIT :n
 # `until` stands inside of the look-up, so that it is judged before the batch's messages are read.
 WITH_STATUS = """
 WITH matching AS (
-    SELECT id, first_id, last_id, sum(CASE WHEN first_id > :after THEN {status} ELSE 0 END)
-        OVER (ORDER BY first_id, id ROWS UNBOUNDED PRECEDING) AS running, {status} AS here
-    FROM batches WHERE mailing_id = :mailing_id AND {status} > 0 AND last_id > :after
+    SELECT id, first_id, last_id, sum(CASE WHEN first_id > :after THEN {count} ELSE 0 END)
+        OVER (ORDER BY first_id, id ROWS UNBOUNDED PRECEDING) AS running, {count} AS here
+    FROM batches WHERE mailing_id = :mailing_id AND {count} > 0 AND last_id > :after
 ), bound AS (
     SELECT min(first_id) AS until FROM matching WHERE first_id > :after AND running - here >= :n
 )
@@ -34,7 +41,7 @@ SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
     SELECT m.* FROM matching
     CROSS JOIN LATERAL (
         SELECT {columns} FROM messages
-        WHERE mailing_id = :mailing_id AND batch_id = matching.id AND status = '{status}'
+        WHERE mailing_id = :mailing_id AND batch_id = matching.id AND status IN ({statuses})
             AND id > greatest(matching.first_id - 1, :after)
             AND id <= least(matching.last_id, bound.until - 1)
             AND (matching.first_id < bound.until OR bound.until IS NULL)
@@ -43,9 +50,30 @@ SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
 ) m ON true
 ORDER BY m.id LIMIT :n
 """
-OF_MAILING_WITH_STATUS = {
-    status: text(WITH_STATUS.format(status=status, columns=COLUMNS)) for status in MessageStatus
-}
+# The same from the end of the list: in the order of the batches' last ids, down to `until`.
+WITH_STATUS_DESCENDING = """
+WITH matching AS (
+    SELECT id, first_id, last_id, sum(CASE WHEN last_id < :after THEN {count} ELSE 0 END)
+        OVER (ORDER BY last_id DESC, id ROWS UNBOUNDED PRECEDING) AS running, {count} AS here
+    FROM batches WHERE mailing_id = :mailing_id AND {count} > 0 AND first_id < :after
+), bound AS (
+    SELECT max(last_id) AS until FROM matching WHERE last_id < :after AND running - here >= :n
+)
+SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
+    SELECT m.* FROM (  -- OFFSET 0: choose the batches before reading their messages
+        SELECT * FROM matching WHERE last_id > bound.until OR bound.until IS NULL OFFSET 0
+    ) matching CROSS JOIN LATERAL (
+        SELECT {columns} FROM messages
+        WHERE mailing_id = :mailing_id AND batch_id = matching.id AND status IN ({statuses})
+            AND id < least(matching.last_id + 1, :after)
+            AND id >= greatest(matching.first_id, bound.until + 1)
+        ORDER BY id DESC LIMIT :n
+    ) m
+) m ON true
+ORDER BY m.id DESC LIMIT :n
+"""
+# A page with a filter by date reads this many messages, and holds those that match.
+DATED_PAGE_ROWS = 5_000
 
 BY_ID = text(f"""
 SELECT {COLUMNS} FROM messages
@@ -109,11 +137,6 @@ SELECT id, client_id, (SELECT phone FROM clients WHERE clients.id = found.client
     {until} AS until
 FROM ({query}) AS found ORDER BY id
 """
-EXPORT = text(EXPORTED.format(query=OF_MAILING, until="NULL::bigint"))
-EXPORT_WITH_STATUS = {
-    status: text(EXPORTED.format(query=query, until="until"))
-    for status, query in OF_MAILING_WITH_STATUS.items()
-}
 
 
 class MessageRows(NamedTuple):
@@ -127,13 +150,38 @@ class MessageRows(NamedTuple):
 
 
 def list_mailing_messages(
-    mailing_id: int, status: MessageStatus | None, after: int, limit: int
+    mailing_id: int,
+    statuses: Collection[MessageStatus],
+    page: Page,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> MessageRows:
-    """Return messages of a mailing in the order of their ids, from the first after `after`."""
-    query = OF_MAILING if status is None else OF_MAILING_WITH_STATUS[status]
+    """Return a page of a mailing's messages in these statuses, or in all if there are none.
+
+    `since` and `until` bound the instant of sending.
+    """
+    dated = since is not None or until is not None
+    limit = DATED_PAGE_ROWS if dated else page.limit
+    query = text(select_messages(frozenset(statuses), page.descending))
+    after = page.before if page.descending else page.after
     rows = fetch_all(query, mailing_id=mailing_id, after=after, n=limit + 1)
-    until = rows[0].get("until") if rows else None
-    return _build_page(rows, limit, "id", None if until is None else until - 1)
+    end = rows[0].get("until") if rows else None
+    if end is not None:
+        end += 1 if page.descending else -1
+    found = _build_page(rows, limit, "id", end)
+    if not dated:
+        return found
+    matching = [
+        row
+        for row in found.rows
+        if row["sent_at"] is not None
+        and (since is None or row["sent_at"] >= since)
+        and (until is None or row["sent_at"] < until)
+    ]
+    more = len(matching) > page.limit
+    matching = matching[: page.limit]
+    return MessageRows(matching, matching[-1]["id"] if more else found.last_id)
 
 
 def list_client_messages(client_id: int, before: int, limit: int) -> MessageRows:
@@ -159,6 +207,19 @@ def _build_page(
     return MessageRows(found[:limit], last_id)
 
 
+@cache
+def select_messages(statuses: frozenset[MessageStatus], descending: bool = False) -> str:
+    """Return the statement for a page of messages in one of these statuses; none means any."""
+    if not statuses:
+        return OF_MAILING_DESCENDING if descending else OF_MAILING
+    query = WITH_STATUS_DESCENDING if descending else WITH_STATUS
+    return query.format(
+        columns=COLUMNS,
+        count=f"({' + '.join(sorted(statuses))})",
+        statuses=", ".join(f"'{status}'" for status in sorted(statuses)),
+    )
+
+
 def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return a message and its latest attempts, the earliest first, or raise NotFound."""
     found = fetch_all(BY_ID, message_id=message_id)
@@ -174,21 +235,22 @@ def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def export_messages(
-    mailing_id: int, status: MessageStatus | None
+    mailing_id: int, statuses: Collection[MessageStatus]
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """Return a mailing's messages, or those in one status, as rows of EXPORT_COLUMNS in pages.
+    """Return a mailing's messages, or those in these statuses, as rows of EXPORT_COLUMNS in pages.
 
     The phone is the client's present one, None for a deleted client. Raise NotFound.
     """
     find_mailing(mailing_id)
-    return _iter_export_pages(mailing_id, status)
+    return _iter_export_pages(mailing_id, statuses)
 
 
 def _iter_export_pages(
-    mailing_id: int, status: MessageStatus | None
+    mailing_id: int, statuses: Collection[MessageStatus]
 ) -> Iterator[list[tuple[Any, ...]]]:
     # As tuples, since a dictionary for each of millions of rows would cost more than the rest.
-    query = EXPORT if status is None else EXPORT_WITH_STATUS[status]
+    until_column = "until" if statuses else "NULL::bigint"
+    query = text(EXPORTED.format(query=select_messages(frozenset(statuses)), until=until_column))
     after: int | None = 0
     while after is not None:
         values = {"mailing_id": mailing_id, "after": after, "n": EXPORT_PAGE_ROWS + 1}

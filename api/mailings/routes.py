@@ -64,9 +64,9 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
 def list_mailings(query: MailingQuery) -> dict[str, Any]:
     """List mailings
 
-    By id, the oldest first.
+    By id, the oldest first; with `order=desc` the newest.
     """
-    found = service.list_mailings(query.cursor, query.limit + 1, query.status)
+    found = service.list_mailings(query.page(), service.MailingSearch.from_query(query))
     return build_page(found, query.limit, present_mailing, lambda mailing: mailing.id)
 
 

@@ -8,12 +8,13 @@ from pydantic_core import PydanticCustomError
 
 from api.cursors import MAX_ID
 from api.schemas import examples
-from api.schemas.base import UNSET, Body, PageQuery, Patch
+from api.schemas.base import UNSET, Body, ListQuery, Patch
 from api.schemas.fields import (
     ClockTime,
     Instant,
     OperatorCode,
     Phone,
+    Several,
     Tag,
     Timezone,
     convert_whole_float,
@@ -130,8 +131,16 @@ class MailingChanges(Patch):
     rate_limit: RateLimit | None = None
 
 
-class MailingQuery(PageQuery):
-    status: MailingStatus | None = Field(default=None, description="Mailings in this status.")
+class MailingQuery(ListQuery):
+    status: Several[MailingStatus] | None = Field(
+        default=None, description="Mailings in one of these statuses, separated by commas."
+    )
+    start_since: Instant | None = Field(default=None, description="Start not before this instant.")
+    start_until: Instant | None = Field(default=None, description="Start before this instant.")
+    created_since: Instant | None = Field(
+        default=None, description="Created not before this instant."
+    )
+    created_until: Instant | None = Field(default=None, description="Created before this instant.")
 
 
 class FilterAnswer(ResponseModel):

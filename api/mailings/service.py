@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.cursors import Page, between
 from api.db import database_now, db, session_cursor
 from api.edit_versions import check_version
 from api.enqueue import enqueue_dispatch, enqueue_launch
@@ -16,7 +17,7 @@ from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
 from api.mailings.dispatch_end import dispatch_end, end_margin
-from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
+from api.mailings.schemas import MailingChanges, MailingQuery, NewMailing, present_mailing
 from shared.db import status_changes
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing, MailingText
@@ -38,6 +39,29 @@ FIELD_COLUMNS = {
 FIXED_BY_LAUNCH = ("start_at", "filter")
 # Several clocks compare the end with the present. Within this distance they might disagree.
 MIN_END_NOTICE = timedelta(seconds=3)
+
+
+class MailingSearch(NamedTuple):
+    """What the mailings of a list must have; None means anything."""
+
+    status: Sequence[MailingStatus] | None = None
+    start_since: datetime | None = None
+    start_until: datetime | None = None
+    created_since: datetime | None = None
+    created_until: datetime | None = None
+
+    @classmethod
+    def from_query(cls, query: MailingQuery) -> Self:
+        return cls(**{name: getattr(query, name) for name in cls._fields})
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the SQL conditions of this search; deleted mailings are never found."""
+        return [
+            Mailing.deleted_at.is_(None),
+            *([] if self.status is None else [Mailing.status.in_(self.status)]),
+            *between(Mailing.start_at, self.start_since, self.start_until),
+            *between(Mailing.created_at, self.created_since, self.created_until),
+        ]
 
 
 class CreatedMailing(NamedTuple):
@@ -89,12 +113,10 @@ def find_mailing(mailing_id: int, *, lock: bool = False) -> Mailing:
     return mailing
 
 
-def list_mailings(after: int, limit: int, status: MailingStatus | None) -> Sequence[Mailing]:
-    """Return up to `limit` mailings with ids above `after`, in the order of their ids."""
-    query = select(Mailing).where(Mailing.id > after, Mailing.deleted_at.is_(None))
-    if status is not None:
-        query = query.where(Mailing.status == status)
-    return db.session.scalars(query.order_by(Mailing.id).limit(limit)).all()
+def list_mailings(page: Page, search: MailingSearch) -> Sequence[Mailing]:
+    """Return a page of the mailings that match, by id."""
+    query = select(Mailing).where(*search.conditions())
+    return db.session.scalars(page.bound(query, Mailing.id)).all()
 
 
 def list_mailings_by_id(mailing_ids: Sequence[int]) -> Sequence[Mailing]:

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
+from api.cursors import Page
 from api.db import fetch_all, session_cursor, use_one_snapshot
-from api.mailings.service import find_mailing
+from api.mailings.service import MailingSearch, find_mailing, list_mailings
 from shared.db.mailing_counts import COUNTS_JOIN, MailingCounts, read_mailing_counts
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus
@@ -16,11 +17,7 @@ MAILINGS_WITH_COUNTS = f"""
 SELECT m.id, m.name, m.status, m.audience, counts.* FROM mailings m {COUNTS_JOIN}
 WHERE m.deleted_at IS NULL
 """  # noqa: S608 (constants, here and below)
-PAGE = text(f"""
-{MAILINGS_WITH_COUNTS} AND m.id > :after
-    AND (CAST(:status AS text) IS NULL OR m.status = CAST(:status AS mailing_status))
-ORDER BY m.id LIMIT :n
-""")
+OF_MAILINGS = text(f"{MAILINGS_WITH_COUNTS} AND m.id = ANY (:ids)")
 BY_MAILING_STATUS = text(f"""
 SELECT status, count(*) AS mailings,
     {", ".join(f"sum({name})::bigint AS {name}" for name in SUMMED)}
@@ -43,16 +40,15 @@ def read_mailing_statistics(mailing_id: int) -> tuple[Mailing, MailingCounts]:
     return mailing, read_mailing_counts(session_cursor(), mailing_id)
 
 
-def read_statistics(after: int, limit: int, status: MailingStatus | None) -> Statistics:
-    """Read totals over all mailings, and up to `limit` mailings with ids above `after`.
-
-    `status` filters the listed mailings, not the totals.
-    """
+def read_statistics(page: Page, search: MailingSearch) -> Statistics:
+    """Read totals over all mailings, and a page of the mailings that match `search`."""
     use_one_snapshot()
     groups = fetch_all(BY_MAILING_STATUS)
     mailings = {str(status): 0 for status in MailingStatus}
+    ids = [mailing.id for mailing in list_mailings(page, search)]
+    rows = {row["id"]: row for row in fetch_all(OF_MAILINGS, ids=ids)}
     return Statistics(
         mailings | {group["status"]: group["mailings"] for group in groups},
         {str(name): sum(group[name] for group in groups) for name in SUMMED},
-        fetch_all(PAGE, after=after, status=status, n=limit),
+        [rows[mailing_id] for mailing_id in ids],
     )

@@ -256,8 +256,11 @@ def _clean_parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
         schema.get("default") is None or "cursor" in parameter["name"]
     ):
         schema.pop("default", None)
+    separated = {}
+    if schema.get("type") == "array":  # separated by commas, since no parameter may be repeated
+        separated = {"style": "form", "explode": False}
     described = {"description": schema.pop("description")} if "description" in schema else {}
-    return {**parameter, **described, "schema": schema}
+    return {**parameter, **described, **separated, "schema": schema}
 
 
 spec = Spec("flask", backend=Backend, title="Notification service", version=__version__, tags=TAGS)

@@ -50,10 +50,10 @@ def add_opt_outs(body: NewOptOuts) -> dict[str, int]:
 def list_opt_outs(query: OptOutQuery) -> dict[str, Any]:
     """List opt-outs
 
-    Ordered by phone.
+    By phone, the lowest first; with `order=desc` the highest.
     """
     phone = None if query.phone is None else int(query.phone)
-    found = service.list_opt_outs(after=query.cursor, limit=query.limit + 1, phone=phone)
+    found = service.list_opt_outs(query.page(), phone)
     return build_page(found, query.limit, present_opt_out, lambda row: row.phone)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.base import Body, PageQuery, Query
+from api.schemas.base import Body, ListQuery, Query
 from api.schemas.fields import Phone
 from api.schemas.responses import ResponseModel, format_instant
 from shared.db.opt_outs import OptOut
@@ -54,7 +54,7 @@ class NewOptOuts(Body):
     source: Source = "api"
 
 
-class OptOutQuery(PageQuery):
+class OptOutQuery(ListQuery):
     phone: Phone | None = Field(default=None, description="Only the opt-out of this phone.")
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import delete, select
 from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.client_log import bind_owners
+from api.cursors import Page
 from api.db import db, session_cursor
 from api.errors import NotFound
 from shared.client_import.csv_reader import CsvReader
@@ -90,13 +91,13 @@ def import_opt_outs(read: Callable[[int], bytes], source: str, actor: Actor) -> 
     return result
 
 
-def list_opt_outs(*, after: int, limit: int, phone: int | None = None) -> Sequence[OptOut]:
-    """Return up to `limit` opt-outs with phones greater than `after`, or that of one phone."""
-    found = select(OptOut).where(OptOut.phone > after)
+def list_opt_outs(page: Page, phone: int | None = None) -> Sequence[OptOut]:
+    """Return a page of opt-outs by phone, or that of one phone."""
+    found = select(OptOut)
     if phone is not None:
         bind_owners([phone])
         found = found.where(OptOut.phone == phone)
-    return db.session.scalars(found.order_by(OptOut.phone).limit(limit)).all()
+    return db.session.scalars(page.bound(found, OptOut.phone)).all()
 
 
 def iter_opt_out_pages() -> Iterator[Sequence[Any]]:

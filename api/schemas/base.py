@@ -1,11 +1,11 @@
 """Base models of JSON bodies, changes and query strings. Unknown fields are rejected."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from api.cursors import DEFAULT_LIMIT
+from api.cursors import DEFAULT_LIMIT, Page
 from api.schemas.fields import Cursor, Limit
 
 # The default of a field that a PATCH may omit. It is never read: only sent fields are.
@@ -44,3 +44,16 @@ class Query(BaseModel):
 class PageQuery(Query):
     limit: Limit = Field(default=DEFAULT_LIMIT, description="How many items, at most.")
     cursor: Cursor = Field(default=0, description="The next_cursor of the previous page.")
+
+
+class ListQuery(PageQuery):
+    """A page of a list in either order."""
+
+    order: Literal["asc", "desc"] = Field(
+        default="asc",
+        description="`desc`: the newest first. A cursor continues the order that it came from.",
+    )
+
+    def page(self) -> Page:
+        """Return the page with one more row than its limit, to detect another page."""
+        return Page(self.cursor, self.limit + 1, self.order == "desc")

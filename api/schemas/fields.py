@@ -6,7 +6,7 @@ Each is validated strictly, has an error text with a valid example, and a JSON s
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -143,6 +143,16 @@ Instant = Annotated[
     BeforeValidator(parse_instant),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+
+Status = TypeVar("Status")
+
+
+def _split_values(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
+
+
+# Several statuses in a query string, separated by commas.
+Several = Annotated[list[Status], BeforeValidator(_split_values), Field(min_length=1)]
 
 CLOCK_TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 

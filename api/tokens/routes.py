@@ -7,7 +7,7 @@ from flask import Blueprint
 from api.actor import current_actor
 from api.http.pagination import build_page
 from api.openapi.operation import operation
-from api.schemas.base import PageQuery
+from api.schemas.base import ListQuery
 from api.tokens import service
 from api.tokens.schemas import CreatedToken, NewToken, TokenPage, present_token
 from shared.domain.scopes import Scope
@@ -41,16 +41,17 @@ def create_token(body: NewToken) -> tuple[dict[str, Any], int, dict[str, str]]:
     "tokens",
     response=TokenPage,
     description="A page of tokens.",
-    query=PageQuery,
+    query=ListQuery,
     scope=Scope.ADMIN,
 )
-def list_tokens(query: PageQuery) -> dict[str, Any]:
+def list_tokens(query: ListQuery) -> dict[str, Any]:
     """List API tokens
 
-    By id, the oldest first; with those that have expired or were revoked. `last_used_at` is exact
-    to a minute. The token in the setting `API_BOOTSTRAP_TOKEN` is not among them.
+    By id, the oldest first, or with `order=desc` the newest; with those that have expired or were
+    revoked. `last_used_at` is exact to a minute. The token in the setting `API_BOOTSTRAP_TOKEN` is
+    not among them.
     """
-    found = service.list_tokens(after=query.cursor, limit=query.limit + 1)
+    found = service.list_tokens(query.page())
     return build_page(found, query.limit, present_token, lambda token: token.id)
 
 

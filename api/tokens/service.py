@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.cursors import Page
 from api.db import database_now, db
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.tokens.authenticator import PREFIX_LENGTH, clear_token_cache, generate_secret, hash_secret
@@ -54,10 +55,11 @@ def create_token(
     return token, secret
 
 
-def list_tokens(*, after: int = 0, limit: int | None = None) -> Sequence[ApiToken]:
-    """Return the tokens with an id above `after`, the oldest first, with those that have ended."""
-    found = select(ApiToken).where(ApiToken.id > after).order_by(ApiToken.id)
-    return db.session.scalars(found.limit(limit)).all()
+def list_tokens(page: Page | None = None) -> Sequence[ApiToken]:
+    """Return a page of the tokens by id, or all of them, with those that have ended."""
+    found = select(ApiToken)
+    bounded = found.order_by(ApiToken.id) if page is None else page.bound(found, ApiToken.id)
+    return db.session.scalars(bounded).all()
 
 
 def list_newest_tokens(limit: int) -> Sequence[ApiToken]:

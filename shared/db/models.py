@@ -66,6 +66,7 @@ class Client(Base):
         Index("clients_operator_code", "operator_code", "id"),
         Index("clients_tag", "tag", "id"),
         Index("clients_timezone", "timezone", "id"),
+        Index("clients_updated_at", "updated_at"),
     )
 
 

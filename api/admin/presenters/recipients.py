@@ -8,6 +8,7 @@ from werkzeug.datastructures import MultiDict
 from api.admin.forms.text_fields import phone_expected, read_phone
 from api.admin.pagination import requested_start
 from api.client_log import bind_owners
+from api.cursors import Page
 from api.db import fetch_all
 from api.mailings.messages import COLUMNS, list_mailing_messages
 from shared.domain.statuses import MessageStatus
@@ -40,9 +41,8 @@ def find_recipients(
     else:
         rows, last_id = list_mailing_messages(
             mailing_id,
-            MessageStatus(status) if status else None,
-            requested_start(),
-            PAGE_ROWS,
+            [MessageStatus(status)] if status else [],
+            Page(requested_start(), PAGE_ROWS),
         )
     clients = {row["id"]: row for row in fetch_all(CLIENTS, ids=[row["client_id"] for row in rows])}
     for row in rows:

@@ -28,6 +28,7 @@ from api.admin.forms.text_fields import (
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
 from api.clients import service
 from api.clients.schemas import ClientChanges, NewClient
+from api.cursors import Page
 from api.errors import Conflict, InvalidFields
 from api.http.csv_response import stream_csv
 from api.mailings import messages
@@ -38,7 +39,7 @@ from shared.domain.time_zones import TIME_ZONES
 
 blueprint = Blueprint("clients", __name__)
 
-SEARCH_FIELDS = service.ClientSearch._fields
+SEARCH_FIELDS = ("phone", "operator_code", "tag", "timezone")
 FORM_FIELDS = (*SEARCH_FIELDS, "attributes")
 
 
@@ -46,7 +47,7 @@ FORM_FIELDS = (*SEARCH_FIELDS, "attributes")
 def list_clients() -> str:
     wanted = _submitted_search()
     search, after = _search_for(wanted), requested_start()
-    found = service.list_clients(search, after=after, limit=PAGE_SIZE + 1) if search else []
+    found = service.list_clients(search, Page(after, PAGE_SIZE + 1)) if search else []
     shown, last = split_page(found)
     return render_template(
         "admin/clients.html",
@@ -128,7 +129,7 @@ def export_clients() -> BaseResponse:
 @blueprint.get("/mailings/<id:mailing_id>/messages.csv")
 def export_recipients(mailing_id: int) -> Response:
     status = request.args.get("status")
-    known = MessageStatus(status) if status in list(MessageStatus) else None
+    known = [MessageStatus(status)] if status in list(MessageStatus) else []
     rows = messages.export_messages(mailing_id, known)
     name = f"mailing-{mailing_id}-messages.csv"
     return stream_csv(name, messages.EXPORT_COLUMNS, rows, excel=True)

@@ -10,6 +10,7 @@ from api.actor import current_actor
 from api.admin.forms.field_errors import field_text
 from api.admin.forms.text_fields import phone_expected, read_phone, read_phones
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
+from api.cursors import Page
 from api.errors import NotFound
 from api.http.csv_response import stream_csv
 from api.opt_outs import service
@@ -65,7 +66,7 @@ def _render_page(given: str = "", fault: str | None = None) -> str:
     problem = phone_expected() if wanted and phone is None else None
     number = int(phone) if phone else None
     limit = 0 if problem else PAGE_SIZE + 1
-    found = service.list_opt_outs(after=after, limit=limit, phone=number)
+    found = service.list_opt_outs(Page(after, limit), number)
     shown, last = split_page(found)
     return render_template(
         "admin/opt_outs.html",

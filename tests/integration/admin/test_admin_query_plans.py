@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import event
 
 from api.db import db
-from api.mailings.messages import OF_MAILING_WITH_STATUS
+from api.mailings.messages import select_messages
 from shared.db.rows import fetch_one_row
 from shared.domain.statuses import MessageStatus
 from tests.integration.admin.test_roles import PUBLIC, Signed
@@ -98,11 +98,14 @@ def test_the_page_of_a_large_mailing(app: Flask, large: int, database_url: str, 
     assert len(seen) < 25
 
 
-def test_a_page_in_one_status_reads_few_batches(large: int, module_fleet: Fleet) -> None:
+@pytest.mark.parametrize(("descending", "start"), [(False, 0), (True, 2**63 - 1)])
+def test_a_page_in_one_status_reads_few_batches(
+    large: int, module_fleet: Fleet, descending: bool, start: int
+) -> None:
     """All eight batches have sent messages, the first of them more than a page."""
     with module_fleet.db.transaction() as cursor:
-        query = str(OF_MAILING_WITH_STATUS[MessageStatus.SENT])
-        for name, number in (("mailing_id", large), ("after", 0), ("n", 26)):
+        query = select_messages(frozenset({MessageStatus.SENT}), descending)
+        for name, number in (("mailing_id", large), ("after", start), ("n", 26)):
             query = query.replace(f":{name}", str(number))
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}")
         (plan,) = fetch_one_row(cursor)[0]

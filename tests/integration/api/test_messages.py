@@ -96,9 +96,10 @@ def list_ids(client: FlaskClient, url: str, **query: object) -> list[int]:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 500])
-@pytest.mark.parametrize("status", [None, *STATUSES])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("status", [None, *STATUSES, "failed,pending"])
 def test_every_message_is_listed_once_and_in_order(
-    client: FlaskClient, launched: LaunchedMailing, limit: int, status: str | None
+    client: FlaskClient, launched: LaunchedMailing, limit: int, status: str | None, order: str
 ) -> None:
     launched.add_batch("sent", "sent", "failed")
     among = launched.add_batch("sent", "failed", "pending", "failed", gap=2)
@@ -107,8 +108,36 @@ def test_every_message_is_listed_once_and_in_order(
     # Messages whose clients changed their time zone: their ids lie in the second batch's range.
     launched.add_moved_batch([among[0] + 1, among[3] + 1], ("failed", "pending"))
     launched.add_batch("failed", "cancelled")
-    query: dict[str, object] = {"limit": limit} | ({"status": status} if status else {})
-    expected = [m for m, stored in sorted(launched.messages.items()) if status in (None, stored)]
+    query: dict[str, object] = {"limit": limit, "order": order}
+    query |= {"status": status} if status else {}
+    wanted = status.split(",") if status else STATUSES
+    expected = [m for m, stored in launched.messages.items() if stored in wanted]
+    expected.sort(reverse=order == "desc")
+    assert list_ids(client, f"{launched.url}/messages", **query) == expected
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("status", ["sent,failed", None])
+def test_messages_are_listed_by_the_instant_of_sending(
+    client: FlaskClient,
+    launched: LaunchedMailing,
+    database: Cursor,
+    monkeypatch: pytest.MonkeyPatch,
+    order: str,
+    status: str | None,
+) -> None:
+    monkeypatch.setattr("api.mailings.messages.DATED_PAGE_ROWS", 3)
+    ids = [*launched.add_batch(*["sent"] * 5, "failed"), *launched.add_batch(*["sent"] * 3)]
+    for n, message_id in enumerate(ids):
+        database.execute(
+            "UPDATE messages SET sent_at = timestamptz '2030-12-01 00:00Z' + %s * interval '1 hour'"
+            " WHERE mailing_id = %s AND id = %s AND status = 'sent'",
+            (n, launched.id, message_id),
+        )
+    query: dict[str, object] = {"limit": 2, "order": order} | ({"status": status} if status else {})
+    query |= {"sent_since": "2030-12-01T03:00:00Z", "sent_until": "2030-12-01T08:00:00Z"}
+    expected = [message_id for n, message_id in enumerate(ids) if 3 <= n < 8 and n != 5]
+    expected.sort(reverse=order == "desc")
     assert list_ids(client, f"{launched.url}/messages", **query) == expected
 
 
