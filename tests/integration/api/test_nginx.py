@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
-from pathlib import Path
 
 import pytest
 import requests
@@ -47,6 +46,17 @@ def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         server.address,
         {"client_header_timeout": KEEPALIVE, "keepalive_timeout": KEEPALIVE},
     )
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
+
+
+@pytest.fixture(scope="module")
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """A proxy whose API does not run."""
+    proxy = Nginx(tmp_path_factory.mktemp("unreachable"), "127.0.0.1:9")
     proxy.start()
     try:
         yield proxy
@@ -231,13 +241,33 @@ def test_the_callers_request_id_and_host_pass_unchanged(proxy: Nginx) -> None:
     assert answer.headers["Location"].removeprefix(proxy.url) == "/docs/"
 
 
-def test_an_unreachable_api_is_a_503_in_the_apis_shape(tmp_path: Path) -> None:
-    proxy = Nginx(tmp_path, "127.0.0.1:9")
-    proxy.start()
-    try:
-        answer = requests.get(f"{proxy.url}/api/v1/mailings", timeout=10)
-    finally:
-        proxy.stop()
+@pytest.mark.parametrize(
+    ("accepted", "cookie", "language", "heading"),
+    [
+        ("en-GB,en;q=0.9,ru;q=0.8", "", "en", "The service cannot be reached"),
+        ("ru-RU,ru;q=0.9,en;q=0.8", "", "ru", "Сервис недоступен"),
+        ("en-GB,en;q=0.9", "admin_language=ru", "ru", "Сервис недоступен"),
+        ("ru", "admin_language=en", "en", "The service cannot be reached"),
+        ("run", "", "en", "The service cannot be reached"),
+    ],
+)
+def test_a_refusal_is_a_page_in_the_language_of_the_browser(
+    unreachable: Nginx, accepted: str, cookie: str, language: str, heading: str
+) -> None:
+    headers = {"Accept": "text/html,*/*;q=0.8", "Accept-Language": accepted, "Cookie": cookie}
+    headers["X-Request-ID"] = "in-a-browser"
+    answer = requests.get(f"{unreachable.url}/admin/mailings", headers=headers, timeout=10)
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.headers["Content-Language"] == language
+    page = answer.content.decode("utf-8")
+    assert f'<html lang="{language}">' in page
+    assert f"<h1>{heading}</h1>" in page
+    assert "in-a-browser" in page
+
+
+def test_an_unreachable_api_is_a_503_in_the_apis_shape(unreachable: Nginx) -> None:
+    answer = requests.get(f"{unreachable.url}/api/v1/mailings", timeout=10)
     assert answer.status_code == 503
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["Retry-After"] == "2"
