@@ -1,7 +1,9 @@
 """Alerts of the dashboard: each condition, and their absence."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -162,3 +164,17 @@ def test_a_token_that_is_due_for_renewal_is_an_alert(
     assert str(escape(title)) in read_alerts()
     redis.set(metrics.TOKEN_KEY, "not numbers")
     assert "All is well" in read_alerts()
+
+
+@pytest.mark.parametrize("expires_at", ["2031-05-06T07:08:00+00:00", None])
+def test_the_end_of_the_providers_token_is_shown(
+    app: Flask, redis: Redis, expires_at: str | None
+) -> None:
+    redis.delete("notification:admin:live", "notification:admin:live:turn")
+    if expires_at is not None:
+        end = int(datetime.fromisoformat(expires_at).timestamp())
+        redis.set(metrics.TOKEN_KEY, f"{end} {end - 86400}")
+    app.extensions["admin_live"] = SnapshotCache()
+    page = Signed(app, "viewer").client.get("/admin/", base_url=PUBLIC).text
+    shown = re.findall(r'token is valid until <time datetime="([^"]+)"', page)
+    assert shown == [expires_at] * (expires_at is not None)
