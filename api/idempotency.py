@@ -10,14 +10,11 @@ import re
 from typing import Any, NamedTuple, Self
 
 import orjson
-import structlog
 from pydantic import BaseModel
 from sqlalchemy import text
 
 from api.db import db, fetch_all
 from api.errors import FieldError, InvalidFields
-
-log = structlog.get_logger()
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 # The name under which errors mention the key.
@@ -69,7 +66,6 @@ class IdempotencyKey(NamedTuple):
         if bytes(first["fingerprint"]) != self.fingerprint:
             detail = "was used with another body; a new request needs a new key"
             raise InvalidFields(FieldError(detail, "idempotency_key_reused", parameter=PARAMETER))
-        log.info("api.replayed")
         answer: dict[str, Any] = orjson.loads(first["answer"])
         return answer
 

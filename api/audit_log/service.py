@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import func, insert, or_, select, tuple_
 
 from api.actor import Actor
@@ -109,6 +110,8 @@ def list_entries(
     filters: AuditFilter, *, before_id: int | None, limit: int
 ) -> Sequence[AuditEntry]:
     """Return the matching entries with an id below `before_id`, the newest first."""
+    if filters.entity in ("client", "mailing") and filters.entity_id is not None:
+        structlog.contextvars.bind_contextvars(**{f"{filters.entity}_id": filters.entity_id})
     found = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if before_id:
         found = found.where(AuditEntry.id < before_id)

@@ -80,6 +80,8 @@ def create_mailing(
     Raise InvalidFields if the mailing could never be sent.
     """
     if key is not None and (first := key.claim()) is not None:
+        structlog.contextvars.bind_contextvars(mailing_id=first["id"])
+        log.info("api.replayed")
         return CreatedMailing(first, replayed=True)
     now = database_now()
     mailing = draft_mailing(body, now)

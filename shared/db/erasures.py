@@ -16,6 +16,7 @@ from sqlalchemy import Identity
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.base import NOW, ZERO, Base
+from shared.db.on_commit import log_clients_on_commit
 from shared.db.rows import fetch_one_row
 from shared.domain.phones import ERASED_PHONE, SEPARATOR_CHARACTERS
 
@@ -137,16 +138,16 @@ def request_erasure(cursor: Cursor, client_id: int, phone: int) -> None:
     cursor.execute(RECORD, (client_id, phone))
 
 
-def search_traces(cursor: Cursor, seconds: float) -> tuple[int, int]:
+def search_traces(cursor: Cursor, seconds: float) -> None:
     """Erase the traces of deleted clients for about `seconds`; the next call goes on.
 
-    Return for how many clients a search was ended, and for how many it was the last.
+    The clients whose search has ended are logged on commit.
     """
     until = time.monotonic() + seconds
     cursor.execute(FIND_DUE)
     due = cursor.fetchall()
     if not due:
-        return 0, 0
+        return
     # Those whose search has begun go on together; the others begin later, or all begin.
     at_import = due[0][-1]
     due = [row for row in due if row[-1] == at_import]
@@ -168,10 +169,10 @@ def search_traces(cursor: Cursor, seconds: float) -> tuple[int, int]:
             break
         if time.monotonic() > until:
             cursor.execute(MARK_IMPORT, (at_import, ids))
-            return 0, 0
+            return
         at_import = following
         cursor.execute(ERASE_REJECTED_ROWS, {**values, "import": at_import})
     completed = [id_ for id_, is_last in zip(ids, last, strict=True) if is_last]
     cursor.execute(DELETE, (completed,))
     cursor.execute(MARK_SEARCHED, (ids,))
-    return len(ids), len(completed)
+    log_clients_on_commit(cursor, "client.traces_erased", clients, completed=len(completed))

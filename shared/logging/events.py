@@ -64,8 +64,8 @@ EVENTS = {
     # Clients
     "client.created": "A client was created.",
     "client.updated": "A client was changed; `changed` names the fields.",
-    "client.traces_erased": "The phones of deleted `clients` were searched for in other tables and "
-    "erased; for `completed` of them nothing can be written any more.",
+    "client.traces_erased": "The phones of these deleted clients were searched for in other tables "
+    "and erased; for `completed` of them nothing can be written any more.",
     "client.deleted": "A client was deleted and the personal data erased.",
     # Opt-outs and tests
     "opt_outs.added": "Phones were opted out; `added` says how many are new.",

@@ -47,6 +47,10 @@ SELECT t.phone, c.id, o.phone IS NOT NULL, CASE WHEN c.id IS NOT NULL THEN {CLIE
 FROM unnest(%s::bigint[]) AS t (phone)
 LEFT JOIN opt_outs o ON o.phone = t.phone LEFT JOIN clients c ON c.phone = t.phone
 """  # noqa: S608 (CLIENT_VALUES is a constant)
+CLIENTS = """
+SELECT c.id FROM test_sends t JOIN clients c ON c.phone = ANY (t.phones)
+WHERE t.id = %s ORDER BY c.id
+"""
 FINISH = "UPDATE test_sends SET results = %s, finished_at = now() WHERE id = %s"
 
 
@@ -75,9 +79,19 @@ def _run_thread(settings: WorkerSettings, token: str, test_id: int, request_id: 
         except DatabaseError as error:
             log.warning("database.unavailable", what="test send", error=str(error).strip())
         except Exception:
-            log.exception("test_send.failed")
+            log.exception("test_send.failed", client_ids=_find_clients(db, test_id))
         finally:
             db.close()
+
+
+def _find_clients(db: Database, test_id: int) -> list[int]:
+    """Return the ids of the clients of a test, or none if PostgreSQL does not respond."""
+    try:
+        with db.transaction() as cursor:
+            cursor.execute(CLIENTS, (test_id,))
+            return [client_id for (client_id,) in cursor.fetchall()]
+    except DatabaseError:
+        return []
 
 
 def send_test(

@@ -227,7 +227,7 @@ class SmallLauncher:
         except Exception as error:
             if is_outage(error):
                 raise
-            log.error("launch.refused", mailings=len(due), exc_info=error)
+            log.error("launch.refused", mailing_ids=due, exc_info=error)
             launch = SmallLaunch(larger=due)
         self._larger.update(dict.fromkeys(launch.larger, started))
         seconds = round(time.monotonic() - started, 3)

@@ -18,6 +18,8 @@ from worker.runtime.database import Database
 
 log = structlog.get_logger()
 
+FIND_CLIENT = "SELECT client_id FROM messages WHERE mailing_id = %s AND id = %s"
+
 
 class ReportedOutcome(NamedTuple):
     """One message's outcome in the report with this index."""
@@ -44,7 +46,8 @@ def record_or_isolate(
     except TRANSIENT_ERRORS:
         raise
     except Exception as error:
-        log.error("record.refused", exc_info=error)
+        mailing_ids = sorted({report.mailing_id for report in reports})
+        log.error("record.refused", mailing_ids=mailing_ids, exc_info=error)
     isolation = Isolation(db, reports, lease_seconds, max_attempts)
     return record_reports(db, isolation.find_recordable(), lease_seconds, max_attempts)
 
@@ -74,6 +77,7 @@ class Isolation:
                 mailing_id=place.mailing_id,
                 batch_id=place.batch_id,
                 message_id=each.outcome.message_id,
+                client_id=self._find_client(place.mailing_id, each.outcome.message_id),
             )
             if self._is_recordable(_group([each.simplify()])):
                 left.append(each.simplify())
@@ -92,6 +96,13 @@ class Isolation:
             return outcomes
         middle = len(outcomes) // 2
         return self._find_refused(outcomes[:middle]) + self._find_refused(outcomes[middle:])
+
+    def _find_client(self, mailing_id: int, message_id: int) -> int | None:
+        """Return the id of a message's client; None if there is no such message."""
+        with self._db.transaction() as cursor:
+            cursor.execute(FIND_CLIENT, (mailing_id, message_id))
+            row = cursor.fetchone()
+        return row[0] if row else None
 
     def _is_recordable(self, outcomes: dict[int, list[MessageReport]]) -> bool:
         reports = [self._make_report(i, each) for i, each in outcomes.items()]

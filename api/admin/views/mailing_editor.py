@@ -2,6 +2,7 @@
 
 import secrets
 
+import structlog
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask_babel import gettext as _
 from pydantic import ValidationError
@@ -64,6 +65,7 @@ def new_mailing() -> str:
     fields = default_fields()
     source_id = read_id(request.args.get("from", ""))
     if source_id is not None:
+        structlog.contextvars.bind_contextvars(mailing_id=source_id)
         times = {name: fields[name] for name in ("starts", "start_at", "end_at")}
         fields = fields_from_mailing(find_mailing(source_id)) | times
     return _render_form(fields)
@@ -173,7 +175,10 @@ def update_mailing(mailing_id: int) -> Response | str | tuple[str, int]:
 def _find_edited() -> Mailing | None:
     """Return the mailing that the form in this request changes; None if it creates one."""
     mailing_id = read_id(request.form.get("mailing", ""))
-    return None if mailing_id is None else find_mailing(mailing_id)
+    if mailing_id is None:
+        return None
+    structlog.contextvars.bind_contextvars(mailing_id=mailing_id)
+    return find_mailing(mailing_id)
 
 
 def _validate(form: SubmittedForm) -> tuple[NewMailing | None, dict[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
@@ -24,11 +25,14 @@ from shared.domain.statuses import Reason
 from shared.logging.events import EVENTS, LIBRARY_EVENT_PREFIX
 from shared.metrics import METRICS
 from shared.queues import CONTROL_QUEUE, make_queue
+from tests.integration.worker.test_token_renewal import make_jwt
+from tests.support.log_subjects import SUBJECTS, ids_in
 from tests.support.programs import require_program
 from tests.support.prometheus import Prometheus
-from tests.support.system import PROVIDER_TOKEN, ROOT, TOKEN, System
+from tests.support.system import ROOT, TOKEN, System
 from tests.support.waiting import wait_for
 
+PROVIDER_TOKEN = make_jwt("observed", 100 * 86400)
 TEXT = 'Код вашей скидки 918273, только "сегодня"\nи только для вас'
 REQUEST_ID = "story-of-a-mailing"
 CLIENTS = 400
@@ -88,7 +92,13 @@ def by_label(samples: Samples, name: str) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     directory = tmp_path_factory.mktemp("observability")
-    system = System(directory / "system", MAX_ATTEMPTS=3, BATCH_SIZE=100, PROVIDER_TIMEOUT=3)
+    system = System(
+        directory / "system",
+        MAX_ATTEMPTS=3,
+        BATCH_SIZE=100,
+        PROVIDER_TIMEOUT=3,
+        PROVIDER_TOKEN=PROVIDER_TOKEN,
+    )
     prometheus = None
     try:
         system.start()
@@ -111,6 +121,7 @@ def run_mailings(run: Run) -> Run:
     system.call("POST", "/clients", json=known, expect=409)
     system.call("PATCH", f"/clients/{run.client}", json={"tag": "crowd"})
     system.provider.set(
+        token=PROVIDER_TOKEN,
         faults={"error_500": 0.06, "reset_after": 0.03, "declined": 0.02},
         phones={NEVER_ACCEPTED: "error_500", REFUSED: "reject_422"},
     )
@@ -262,7 +273,7 @@ def test_a_clients_history_is_in_the_logs(run: Run) -> None:
     )
     logged = {(line["mailing_id"], line["message_id"]) for line in lines if is_attempt(line)}
     for line in lines:
-        if run.client in line.get("client_ids", ()):
+        if "message_ids" in line and run.client in line.get("client_ids", ()):
             at = line["client_ids"].index(run.client)
             logged.add((line["mailing_id"], line["message_ids"][at]))
     assert logged == set(messages)
@@ -297,6 +308,16 @@ def test_every_log_line_uses_a_known_event(run: Run) -> None:
             assert {"ts", "level", "event", "service"} <= line.keys(), line
             assert line["event"] in EVENTS or line["event"].startswith(LIBRARY_EVENT_PREFIX), line
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["ts"]), line
+
+
+def test_every_log_line_carries_the_ids_of_its_subject(run: Run) -> None:
+    seen = set()
+    for path in run.logs:
+        for line in lines_of(path):
+            kinds = SUBJECTS.get(line["event"], frozenset())
+            assert ids_in(line) >= kinds, line
+            seen |= {line["event"]} if kinds else set()
+    assert seen >= {"message.retry", "message.reopened", "message.cancelled", "message.failed"}
 
 
 def test_no_phone_text_or_token_is_in_any_log(run: Run) -> None:
@@ -364,7 +385,8 @@ def test_prometheus_scrapes_the_same_numbers_and_accepts_the_rules(run: Run) -> 
 
     wait_for(equal, 5, "Prometheus has scraped the final numbers")
     rules = prometheus.rules()
-    assert len(rules) == 12
+    shipped = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    assert len(rules) == sum(len(group["rules"]) for group in shipped["groups"]) > 10
     assert not [rule for rule in rules if rule["health"] == "err"]
     late = [rule for rule in rules if rule["name"] == "LateMessages"]
     assert late[0]["state"] == "inactive"
