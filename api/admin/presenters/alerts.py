@@ -102,10 +102,13 @@ def _find_service_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
 def _token_alert(expires_at: datetime, now: datetime) -> Alert:
     if expires_at <= now:
         title = _("The provider's token has expired.")
-        detail = _("Put a new one into PROVIDER_TOKEN. No attempt is used up meanwhile. It expired")
+        detail = _(
+            "Put a new one into PROVIDER_TOKEN or its file. No attempt is used up meanwhile. "
+            "It expired"
+        )
     else:
         title = _("The provider's token expires soon.")
-        detail = _("Put a new one into PROVIDER_TOKEN in time. It expires")
+        detail = _("Put a new one into PROVIDER_TOKEN or its file in time. It expires")
     text = Markup("{} {}.").format(detail, render_instant(expires_at))
     return Alert("danger" if expires_at <= now else "warning", title, text)
 

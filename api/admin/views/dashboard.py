@@ -15,6 +15,7 @@ SHOWN_MAILINGS = 12
 def dashboard() -> str:
     snapshot = read_snapshot()
     now = snapshot.at
+    expires_at = token_expiry(snapshot)
     by_status: dict[str, list[dict[str, object]]] = {"running": [], "paused": [], "scheduled": []}
     for _, row in sorted(snapshot.mailings.items(), reverse=True):
         if row["status"] in by_status:
@@ -26,7 +27,8 @@ def dashboard() -> str:
         upcoming=sorted(by_status["scheduled"], key=lambda row: str(row["start_at"])),
         shown=SHOWN_MAILINGS,
         health=snapshot.health,
-        token_expires_at=token_expiry(snapshot),
+        # An alert says that it has expired.
+        token_expires_at=expires_at if expires_at is not None and expires_at > now else None,
         alert_codes=alert_codes(snapshot, now),
         alerts=find_alerts(snapshot, now),
         has_clients=bool(fetch_all(CLIENTS)),
