@@ -69,6 +69,11 @@ CODES = {
     "nothing_failed": ErrorCode(
         (409,), "No message of the mailing has failed.", "There is nothing to try again."
     ),
+    "answer_not_stored": ErrorCode(
+        (409,),
+        "The first request with this `Idempotency-Key` succeeded; its answer is not stored.",
+        "Do not repeat it: `detail` says what there is.",
+    ),
     "session_ended": ErrorCode(
         (409,), "The OpenID provider has ended this session.", "Sign in again."
     ),

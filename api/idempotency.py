@@ -3,6 +3,9 @@
 The key is claimed in the transaction of the request. So of two that arrive at once the second waits
 for the first to commit, then gets its answer; and a request that failed leaves its key free. Keys
 belong to a token and are kept for 24 hours; the sweep removes them.
+
+An answer is stored without secrets. What cannot be answered again, since it is a secret or was
+erased, is a conflict (`answer_not_stored`): the first request has succeeded.
 """
 
 import hashlib
@@ -14,7 +17,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from api.db import db, fetch_all
-from api.errors import FieldError, InvalidFields
+from api.errors import Conflict, FieldError, InvalidFields
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 # The name under which errors mention the key.
@@ -32,6 +35,13 @@ READ = text("""
 SELECT fingerprint, answer FROM idempotency_keys WHERE owner = :owner AND key = :key
 """)
 STORE = text("UPDATE idempotency_keys SET answer = :answer WHERE owner = :owner AND key = :key")
+
+
+class AnswerNotStored(Conflict):
+    """An earlier request with the key has succeeded, and its answer cannot be given again."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, "answer_not_stored")
 
 
 class IdempotencyKey(NamedTuple):

@@ -19,7 +19,8 @@ from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
 from api.http.pagination import build_page
 from api.http.problems import BadRequest
-from api.openapi.operation import CsvUpload, operation
+from api.openapi.bodies import CsvUpload
+from api.openapi.operation import operation
 from api.schemas.csv_query import CsvQuery
 from api.schemas.responses import format_instant
 from shared.client_import.csv_reader import BadFile, BadHeader, FileTooLarge

@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 
 from api.actor import current_actor
 from api.clients import by_phone, service
+from api.clients.creation import create_client_once
 from api.clients.schemas import (
     EXPORT_EXAMPLE,
     ClientAnswer,
@@ -25,6 +26,7 @@ from api.http.etags import (
     read_if_match,
     requires_existence,
 )
+from api.http.idempotency import mark_replayed, read_idempotency_key
 from api.http.pagination import build_page
 from api.openapi.operation import operation
 from shared.db.models import Client
@@ -40,6 +42,7 @@ blueprint = Blueprint("clients", __name__)
     description="The created client.",
     body=NewClient,
     problems=(409,),
+    idempotent=True,
     versioned=True,
 )
 def create_client(body: NewClient) -> VersionedResponse:
@@ -47,7 +50,10 @@ def create_client(body: NewClient) -> VersionedResponse:
 
     A phone belongs to one client at a time.
     """
-    return _respond_created(service.create_client(body, current_actor()))
+    actor = current_actor()
+    created = create_client_once(body, actor, read_idempotency_key(body, actor))
+    headers = {"Location": f"/api/v1/clients/{created.presented['id']}", "ETag": format_etag(1)}
+    return created.presented, 201, headers | mark_replayed(created.replayed)
 
 
 @blueprint.get("/clients")

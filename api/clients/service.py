@@ -43,9 +43,7 @@ GET = PreparedStatement(
     f"SELECT {COLUMNS} FROM clients WHERE id = %(id)s AND deleted_at IS NULL",  # noqa: S608 (constants)
 )
 # Inserts and returns nothing if the phone is taken.
-CREATE = PreparedStatement(
-    "create_client",
-    f"""
+CREATE_STATEMENT = f"""
 WITH made AS (
     INSERT INTO clients (phone, operator_code, operator_code_given, tag, timezone, attributes)
     VALUES (
@@ -56,8 +54,8 @@ WITH made AS (
     RETURNING {COLUMNS}
 ), recorded AS ({audit_log.RECORD_CREATED})
 SELECT * FROM made
-""",  # noqa: S608 (constants)
-)
+"""  # noqa: S608 (constants)
+CREATE = PreparedStatement("create_client", CREATE_STATEMENT)
 
 MESSAGES_OF_CLIENT = text("""
 SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
@@ -104,18 +102,29 @@ def create_client(new: NewClient, actor: Actor) -> Client:
     """Create a client and return its row, a named tuple of COLUMNS. Raise Conflict if the phone
     belongs to another client.
     """
+    with autocommit_cursor() as direct:
+        CREATE.run(direct, creation_values(new, actor))
+        created: Any = direct.fetchone()
+    return finish_creation(int(new.phone), created)
+
+
+def creation_values(new: NewClient, actor: Actor) -> dict[str, object]:
+    """Return the values of CREATE_STATEMENT."""
     phone = int(new.phone)
-    values = {
+    return {
         "phone": phone,
         "operator_code": new.operator_code or derive_operator_code(phone),
         "operator_code_given": new.operator_code is not None,
         "tag": new.tag,
         "timezone": new.timezone,
         "attributes": Json(new.attributes),
+        "entity": "client",
+        **audit_log.actor_columns(actor),
     }
-    with autocommit_cursor() as direct:
-        CREATE.run(direct, {**values, **audit_log.actor_columns(actor), "entity": "client"})
-        created: Any = direct.fetchone()
+
+
+def finish_creation(phone: int, created: Any) -> Client:
+    """Log and return the row of CREATE_STATEMENT. Raise Conflict without one."""
     if created is None:
         _raise_phone_conflict(phone)
     structlog.contextvars.bind_contextvars(client_id=created.id)

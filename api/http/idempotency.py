@@ -30,6 +30,11 @@ REPLAYED_HEADER_DESCRIPTION = {
 }
 
 
+def mark_replayed(replayed: bool) -> dict[str, str]:
+    """Return the header of an answer that repeats an earlier one."""
+    return {REPLAYED_HEADER: "true"} if replayed else {}
+
+
 def read_idempotency_key(body: BaseModel, actor: Actor) -> IdempotencyKey | None:
     """Return the key that the request's header carries; None without the header."""
     key = request.headers.get(HEADER)

@@ -6,7 +6,7 @@ from flask import Blueprint
 
 from api.actor import current_actor
 from api.http.etags import VersionedResponse, format_etag, read_if_match
-from api.http.idempotency import REPLAYED_HEADER, read_idempotency_key
+from api.http.idempotency import mark_replayed, read_idempotency_key
 from api.http.pagination import build_page
 from api.mailings import actions, service
 from api.mailings.preview import preview_mailing as build_preview
@@ -54,9 +54,7 @@ def create_mailing(body: NewMailing) -> tuple[dict[str, Any], int, dict[str, str
     actor = current_actor()
     created = service.create_mailing(body, actor, read_idempotency_key(body, actor))
     headers = {"Location": f"/api/v1/mailings/{created.presented['id']}", "ETag": format_etag(1)}
-    if created.replayed:
-        headers[REPLAYED_HEADER] = "true"
-    return created.presented, 201, headers
+    return created.presented, 201, headers | mark_replayed(created.replayed)
 
 
 @blueprint.get("/mailings")
@@ -192,18 +190,24 @@ def preview_mailing(body: NewMailing) -> dict[str, Any]:
     response=TestSendAnswer,
     description="The result of each message.",
     body=NewTestSend,
-    problems=(429,),
+    problems=(409, 429),
+    idempotent=True,
 )
-def send_test(body: NewTestSend) -> dict[str, Any]:
+def send_test(body: NewTestSend) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Send a text to a few phones now
 
     Takes the same way to the provider as a mailing, but belongs to none: it appears in no audience
     and no statistics. Placeholders take the values of the client with that phone, if there is one.
     Opted-out phones are skipped. Each message is tried once, even if the circuit breaker is open,
     and the response comes when the provider has answered. The setting `TEST_SENDS_PER_MINUTE`
-    limits the messages.
+    limits the messages. With the header `Idempotency-Key`, a repetition sends nothing again and
+    returns the results of the first request.
     """
-    return {"items": send_test_messages(body.text, list(map(int, body.phones)), current_actor())}
+    actor = current_actor()
+    sent = send_test_messages(
+        body.text, list(map(int, body.phones)), actor, read_idempotency_key(body, actor)
+    )
+    return {"items": sent.results}, 200, mark_replayed(sent.replayed)
 
 
 def _respond(mailing: Mailing) -> VersionedResponse:

@@ -6,7 +6,7 @@ for the result in PostgreSQL. The job is only a hint: one that comes too late se
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from flask import current_app
@@ -18,6 +18,7 @@ from api.client_log import bind_owners
 from api.db import db, fetch_all
 from api.enqueue import job_queues
 from api.errors import FieldError, InvalidFields, RateLimited, Unavailable
+from api.idempotency import AnswerNotStored, IdempotencyKey
 from shared.logging.redaction import mask_phone
 
 log = structlog.get_logger()
@@ -52,13 +53,30 @@ class Unanswered(Unavailable):
     code = "unanswered_test_send"
 
 
-def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[str, Any]]:
+class TestResults(NamedTuple):
+    """The result of each message; `replayed` if an earlier request sent them."""
+
+    results: list[dict[str, Any]]
+    replayed: bool = False
+
+
+def send_test(
+    message: str, phones: Sequence[int], actor: Actor, key: IdempotencyKey | None = None
+) -> TestResults:
     """Send a text to phones through a worker, and wait for the result of each message.
 
+    With `key`, a repetition of an earlier request sends nothing and waits for its results; one of
+    which nothing was sent is carried out.
+
     Raise InvalidFields or RateLimited beyond the limit per minute, Unavailable if nothing was sent,
-    Unanswered if that is unknown.
+    Unanswered if that is unknown, AnswerNotStored if the results are not stored any more.
     """
     phones = list(dict.fromkeys(phones))
+    if key is not None:
+        db.session.execute(LOCK)  # of several repetitions of an expired test, one sends it
+        first = key.claim()
+        if first is not None and not _is_expired(first["test_send_id"]):
+            return TestResults(_await_results(first["test_send_id"]), replayed=True)
     _check_rate(len(phones))
     bind_owners(phones)
     (test,) = fetch_all(
@@ -66,6 +84,8 @@ def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[st
     )
     changes = {"phones": [mask_phone(phone) for phone in phones], "text": {"length": len(message)}}
     audit_log.record_change(actor, "sent", "test_send", test["id"], changes)
+    if key is not None:
+        key.store({"test_send_id": test["id"]})
     db.session.commit()
     log.info("test_send.created", test_send_id=test["id"], messages=len(phones))
     if not job_queues().enqueue_test_send(test["id"], actor.request_id):
@@ -73,7 +93,15 @@ def send_test(message: str, phones: Sequence[int], actor: Actor) -> list[dict[st
             "The workers cannot be reached: nothing was sent. Try again in a moment.",
             code="workers_unavailable",
         )
-    return _await_results(test["id"])
+    return TestResults(_await_results(test["id"]))
+
+
+def _is_expired(test_id: int) -> bool:
+    """Return whether a test can never be sent any more. Raise AnswerNotStored."""
+    found = fetch_all(RESULT, id=test_id)
+    if not found:
+        raise AnswerNotStored("It was sent before; its results are not stored any more.")
+    return bool(found[0]["expired"] and not found[0]["claimed"])
 
 
 def _check_rate(messages: int) -> None:

@@ -101,6 +101,7 @@ ACTION_CONFLICTS = {
     "resume": "The mailing is running: it cannot be resumed.",
     "cancel": "The mailing is finished: it cannot be cancelled.",
     "retry-failed": "No message of the mailing has failed.",
+    "test-send": "It was sent before; its results are not stored any more.",
 }
 
 
@@ -164,6 +165,8 @@ def _example(
     }
     if status == 409:
         example["code"] = CONFLICT_CODES.get(operation["tags"][0], "action_impossible")
+        if path.endswith("/test-send"):
+            example["code"] = "answer_not_stored"
         if example["code"] == "phone_taken":
             example["client_id"] = 12
     if status == 412:

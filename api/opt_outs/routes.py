@@ -9,8 +9,10 @@ from api.actor import current_actor
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
+from api.http.idempotency import mark_replayed, read_idempotency_key
 from api.http.pagination import build_page
-from api.openapi.operation import CsvUpload, operation
+from api.openapi.bodies import CsvUpload
+from api.openapi.operation import operation
 from api.opt_outs import service
 from api.opt_outs.schemas import (
     CSV_EXAMPLE,
@@ -34,15 +36,19 @@ blueprint = Blueprint("opt_outs", __name__)
     response=OptOutsAdded,
     description="The numbers of added and existing opt-outs. An existing one stays unchanged.",
     body=NewOptOuts,
+    idempotent=True,
 )
-def add_opt_outs(body: NewOptOuts) -> dict[str, int]:
+def add_opt_outs(body: NewOptOuts) -> tuple[dict[str, int], int, dict[str, str]]:
     """Opt phones out
 
     Within a second no mailing sends to these phones any more, and pending messages for their
     clients are cancelled (reason: opted out). The opt-out belongs to the phone: it also holds when
     its client is deleted and created again.
     """
-    return service.add_opt_outs(map(int, body.phones), body.source, current_actor())._asdict()
+    actor = current_actor()
+    key = read_idempotency_key(body, actor)
+    added = service.add_opt_outs(map(int, body.phones), body.source, actor, key)
+    return added.counts(), 200, mark_replayed(added.replayed)
 
 
 @blueprint.get("/opt-outs")

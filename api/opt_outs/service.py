@@ -16,6 +16,7 @@ from api.client_log import bind_owners
 from api.cursors import Page
 from api.db import db, session_cursor
 from api.errors import NotFound
+from api.idempotency import IdempotencyKey
 from shared.client_import.csv_reader import CsvReader
 from shared.db import opt_outs as opt_out_records
 from shared.db.opt_outs import OptOut
@@ -49,6 +50,10 @@ class AddedOptOuts(NamedTuple):
     added: int
     existing: int
     messages_cancelled: int
+    replayed: bool = False
+
+    def counts(self) -> dict[str, int]:
+        return {name: value for name, value in self._asdict().items() if name != "replayed"}
 
 
 @dataclass
@@ -63,11 +68,18 @@ class ImportedOptOuts:
     faults: list[dict[str, Any]] = field(default_factory=list)
 
 
-def add_opt_outs(phones: Iterable[int], source: str, actor: Actor) -> AddedOptOuts:
-    """Opt phones out and cancel what is pending for their clients; an existing opt-out stays."""
+def add_opt_outs(
+    phones: Iterable[int], source: str, actor: Actor, key: IdempotencyKey | None = None
+) -> AddedOptOuts:
+    """Opt phones out and cancel what is pending for their clients; an existing opt-out stays.
+
+    With `key`, a repetition of an earlier request changes nothing and returns the first counts.
+    """
+    if key is not None and (first := key.claim()) is not None:
+        return AddedOptOuts(**first, replayed=True)
     phones = set(phones)
     bind_owners(sorted(phones))
-    result = _add(phones, source, actor)
+    result = _add(phones, source, actor, key)
     log.info("opt_outs.added", added=result.added, messages_cancelled=result.messages_cancelled)
     return result
 
@@ -123,12 +135,17 @@ def remove_opt_out(phone: int, actor: Actor) -> None:
     log.info("opt_out.removed", phone=mask_phone(phone))
 
 
-def _add(phones: set[int], source: str, actor: Actor) -> AddedOptOuts:
+def _add(
+    phones: set[int], source: str, actor: Actor, key: IdempotencyKey | None = None
+) -> AddedOptOuts:
     added, cancelled = opt_out_records.add_opt_outs(session_cursor(), sorted(phones), source)
     entries = [(None, {"phone": mask_phone(phone), "source": source}) for phone in added]
     audit_log.record_changes(actor, "added", "opt_out", entries)
+    result = AddedOptOuts(len(added), len(phones) - len(added), cancelled)
+    if key is not None:
+        key.store(result.counts())
     db.session.commit()
-    return AddedOptOuts(len(added), len(phones) - len(added), cancelled)
+    return result
 
 
 def _read_chunks(

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint
 
 from api.actor import current_actor
+from api.http.idempotency import read_idempotency_key
 from api.http.pagination import build_page
 from api.openapi.operation import operation
 from api.schemas.base import ListQuery
@@ -24,14 +25,19 @@ blueprint = Blueprint("tokens", __name__)
     body=NewToken,
     problems=(409,),
     scope=Scope.ADMIN,
+    idempotent=True,
 )
 def create_token(body: NewToken) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Create an API token
 
     The secret is in `token`, here and never again: only its SHA-256 is kept. A name belongs to one
-    token at a time, until that is revoked.
+    token at a time, until that is revoked. With the header `Idempotency-Key`, a repetition creates
+    nothing; as the secret is not stored, it is answered with 409 and the token's id.
     """
-    token, secret = service.create_token(body.name, body.scope, body.expires_at, current_actor())
+    actor = current_actor()
+    token, secret = service.create_token(
+        body.name, body.scope, body.expires_at, actor, read_idempotency_key(body, actor)
+    )
     headers = {"Location": "/api/v1/tokens", "Cache-Control": "no-store"}
     return present_token(token) | {"token": secret}, 201, headers
 

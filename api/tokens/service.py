@@ -13,6 +13,7 @@ from api.audit_log import service as audit_log
 from api.cursors import Page
 from api.db import database_now, db
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
+from api.idempotency import AnswerNotStored, IdempotencyKey
 from api.tokens.authenticator import PREFIX_LENGTH, clear_token_cache, generate_secret, hash_secret
 from shared.db.auth_models import ApiToken
 from shared.domain.scopes import Scope
@@ -21,12 +22,22 @@ log = structlog.get_logger()
 
 
 def create_token(
-    name: str, scope: Scope, expires_at: datetime | None, actor: Actor
+    name: str,
+    scope: Scope,
+    expires_at: datetime | None,
+    actor: Actor,
+    key: IdempotencyKey | None = None,
 ) -> tuple[ApiToken, str]:
     """Create and commit a token; return it with its secret, which is stored as a hash only.
 
-    Raise InvalidFields for an `expires_at` in the past, Conflict if the name is in use.
+    Raise InvalidFields for an `expires_at` in the past, Conflict if the name is in use,
+    AnswerNotStored if an earlier request with `key` created the token.
     """
+    if key is not None and (first := key.claim()) is not None:
+        raise AnswerNotStored(
+            f"The first request created token {first['id']}; its secret is not stored. "
+            "Revoke it, and create another with a new key."
+        )
     if expires_at is not None and expires_at <= database_now():
         raise InvalidFields(FieldError("has passed already", "past", "/expires_at"))
     secret = generate_secret()
@@ -47,6 +58,8 @@ def create_token(
         raise Conflict(
             "A token of this name exists; revoke it or choose another name.", "token_name_taken"
         ) from None
+    if key is not None:
+        key.store({"id": token.id})
     audit_log.record_change(actor, "created", "token", token.id, {"name": name, "scope": scope})
     db.session.commit()
     db.session.refresh(token)

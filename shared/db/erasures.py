@@ -99,10 +99,15 @@ UPDATE mailings m SET phones = ARRAY(
 FROM found WHERE m.id = found.id
 """  # noqa: S608 (constants)
 # The answer of a request that named phones; the key stays, so that a repetition creates nothing.
+# Of the answer that is the client itself, only the id stays.
 ERASE_ANSWERS = f"""
 {ERASED}
-UPDATE idempotency_keys k SET answer = regexp_replace(k.answer,
-    '"(' || (SELECT string_agg(e.phone::text, '|') FROM erased e) || ')"', '"erased"', 'g')
+UPDATE idempotency_keys k SET answer = CASE
+    WHEN k.answer::json ->> 'phone' IN (SELECT e.phone::text FROM erased e)
+    THEN json_build_object('id', k.answer::json -> 'id')::text
+    ELSE regexp_replace(k.answer,
+        '"(' || (SELECT string_agg(e.phone::text, '|') FROM erased e) || ')"', '"erased"', 'g')
+END
 WHERE EXISTS (SELECT FROM erased e WHERE k.created_at <= e.at
     AND strpos(k.answer, '"' || e.phone || '"') > 0)
 """  # noqa: S608 (constants)

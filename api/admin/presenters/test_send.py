@@ -61,4 +61,4 @@ def _send(text: str, written_phones: str) -> list[dict[str, Any]]:
     if len(phones) > test_sends.MAX_PHONES:
         raise _InvalidTest(_("Give at most %(n)s phones.", n=test_sends.MAX_PHONES))
     body = NewTestSend(text=text, phones=phones)
-    return test_sends.send_test(body.text, list(map(int, body.phones)), current_actor())
+    return test_sends.send_test(body.text, list(map(int, body.phones)), current_actor()).results

@@ -1,6 +1,8 @@
 """Idempotency-Key: a repeated request creates nothing, even if sent concurrently."""
 
+import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,10 +11,13 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from api.mailings.preview_schemas import TEST_RESULT
 from shared.queues import Queues
 from tests.integration.api.test_problems import problem
 from tests.integration.conftest import ahead, mailing_body, make_client, value
 from tests.support.fleet import Fleet
+from tests.support.waiting import wait_for
+from worker.maintenance.erasure import sweep_erasures
 from worker.maintenance.sweep import sweep_mailings
 
 MAILINGS, TOKENS = "/api/v1/mailings", "/api/v1/tokens"
@@ -128,3 +133,101 @@ def test_key_expires_after_a_day_and_the_sweep_deletes_it(
     sweep_mailings(fleet.db, Queues.connect(redis_url), 10.0)
     database.execute("SELECT key FROM idempotency_keys")
     assert database.fetchall() == [("fresh",)]
+
+
+def test_a_client_is_created_once(client: FlaskClient, database: Cursor, fleet: Fleet) -> None:
+    body = {"phone": "79460000001", "timezone": "Europe/Moscow", "attributes": {"name": "Anna"}}
+    again: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "client"}}
+    first = client.post("/api/v1/clients", **again)
+    assert first.status_code == 201
+    url = first.headers["Location"]
+    assert client.patch(url, json={"tag": "changed"}).status_code == 200
+    second = client.post("/api/v1/clients", **again)
+    assert second.get_json() == first.get_json()
+    for name in ("Location", "ETag"):
+        assert second.headers[name] == first.headers[name]
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert client.delete(url).status_code == 204
+    sweep_erasures(fleet.db)
+    gone = problem(client.post("/api/v1/clients", **again), 409)
+    assert gone["code"] == "answer_not_stored"
+    database.execute("SELECT answer FROM idempotency_keys WHERE key = 'client'")
+    assert json.loads(value(database)) == {"id": first.get_json()["id"]}
+
+
+def test_a_taken_phone_leaves_the_key_unused(client: FlaskClient) -> None:
+    body = {"phone": "79460000002", "timezone": "Europe/Moscow"}
+    again: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "taken"}}
+    url = client.post("/api/v1/clients", json=body).headers["Location"]
+    assert problem(client.post("/api/v1/clients", **again), 409)["code"] == "phone_taken"
+    assert client.delete(url).status_code == 204
+    assert client.post("/api/v1/clients", **again).status_code == 201
+
+
+def test_a_token_is_created_once_and_its_secret_is_not_stored(
+    client: FlaskClient, database: Cursor
+) -> None:
+    body = {"name": "created once", "scope": "read"}
+    again: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "token"}}
+    first = client.post(TOKENS, **again)
+    assert first.status_code == 201
+    gone = problem(client.post(TOKENS, **again), 409)
+    assert gone["code"] == "answer_not_stored"
+    assert f"token {first.get_json()['id']};" in gone["detail"]
+    database.execute("SELECT answer FROM idempotency_keys WHERE key = 'token'")
+    assert json.loads(value(database)) == {"id": first.get_json()["id"]}
+
+
+def test_opt_outs_are_added_once(client: FlaskClient) -> None:
+    body = {"phones": ["79460000003"]}
+    again: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "opt-out"}}
+    first = client.post("/api/v1/opt-outs", **again)
+    assert client.delete("/api/v1/opt-outs/79460000003").status_code == 204
+    second = client.post("/api/v1/opt-outs", **again)
+    assert second.get_json() == first.get_json() == {**first.get_json(), "added": 1}
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert client.delete("/api/v1/opt-outs/79460000003").status_code == 404
+
+
+SENT = [TEST_RESULT]
+
+
+def test_a_test_is_sent_once(app: Flask, database: Cursor) -> None:
+    """Five requests at once store one test, and all return the results that a worker reports."""
+    body = {"text": "Hello", "phones": ["79460000004"]}
+    again: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "test-send"}}
+
+    def call(_: int) -> TestResponse:
+        return make_client(app).post(f"{MAILINGS}/test-send", **again)
+
+    def report() -> bool:
+        database.execute(
+            "UPDATE test_sends SET claimed_at = now(), results = %s WHERE results IS NULL",
+            (json.dumps(SENT),),
+        )
+        return database.rowcount > 0
+
+    with ThreadPoolExecutor(5) as pool:
+        answers = pool.map(call, range(5))
+        wait_for(report)
+        found = list(answers)
+    assert [answer.status_code for answer in found] == [200] * 5
+    assert len({answer.text for answer in found}) == 1
+    assert sum("Idempotent-Replayed" in answer.headers for answer in found) == 4
+    database.execute("SELECT count(*) FROM test_sends")
+    assert value(database) == 1
+    database.execute("DELETE FROM test_sends")
+    assert problem(call(0), 409)["code"] == "answer_not_stored"
+
+
+def test_a_test_that_was_not_sent_is_sent_by_the_repetition(
+    client: FlaskClient, database: Cursor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.mailings.test_sends.CLAIM_SECONDS", 0)
+    body = {"text": "Hello", "phones": ["79460000005"]}
+    again: dict[str, Any] = {"json": body, "headers": {"Idempotency-Key": "not-sent"}}
+    for count in (1, 2):
+        answer = client.post(f"{MAILINGS}/test-send", **again)
+        assert problem(answer, 503)["code"] == "workers_unavailable"
+        database.execute("SELECT count(*) FROM test_sends WHERE phones = '{79460000005}'")
+        assert value(database) == count
