@@ -4,15 +4,13 @@ Two parts of the library are replaced: its parsing of requests, which converts t
 input in errors; and its document, which lacks security and problems.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app, make_response, request
 from flask_pydantic_spec import FlaskPydanticSpec
 from flask_pydantic_spec.flask_backend import FlaskBackend
-from flask_pydantic_spec.types import RequestBase, ResponseBase
 from flask_pydantic_spec.utils import get_model_name
 from pydantic import BaseModel
 from werkzeug.routing import Rule
@@ -21,17 +19,16 @@ from api.http.bearer_auth import PROTECTED_PATH, required_scope
 from api.http.etags import ETAG_HEADER_DESCRIPTION, IF_MATCH_PARAMETER
 from api.http.idempotency import HEADER_PARAMETER, REPLAYED_HEADER_DESCRIPTION
 from api.http.request_parsing import parse_body, parse_query
+from api.openapi.bodies import FILE_FORM, CsvUpload, OperationResponses
+from api.openapi.deprecation import Deprecation, announce
 from api.openapi.generator_rules import apply_generator_rules
 from api.openapi.links import add_links
 from api.openapi.path_parameters import CONVERTERS, check_path_values, describe_path_parameters
 from api.openapi.problem_examples import (
-    LOCATION,
-    REQUEST_ID,
     add_examples,
     describe_problem,
 )
 from api.schemas.base import Query
-from api.schemas.responses import ProblemAnswer
 from shared import __version__
 from shared.domain.scopes import Scope
 
@@ -60,80 +57,10 @@ INFO = {
     "license": {"name": "MIT", "identifier": "MIT"},
 }
 BODY_PROBLEMS = (400, 413, 415)
-CSV = "text/csv"
-FILE_FORM = {
-    "description": "An uploaded file.",
-    "type": "object",
-    "properties": {
-        "file": {"description": "The CSV file.", "type": "string", "format": "binary"},
-    },
-    "required": ["file"],
-}
 # Examples of bodies and responses, by the names of their schemas.
 EXAMPLES: dict[str, list[Any]] = {}
 
 View = TypeVar("View", bound=Callable[..., Any])
-
-
-@dataclass
-class OperationResponses(ResponseBase):
-    """All responses of an operation: one success, and problems by status."""
-
-    status: int
-    model: type[BaseModel] | None
-    description: str
-    problems: set[int]
-    csv: str | None
-    created: str | None
-
-    def has_model(self) -> bool:
-        """Return False, so that the library adds no validation error of its own format."""
-        return False
-
-    @property
-    def models(self) -> Iterable[Any]:
-        return [ProblemAnswer] if self.model is None else [self.model, ProblemAnswer]
-
-    def generate_spec(self) -> Mapping[str, Any]:
-        success: dict[str, Any] = {"description": self.description, "headers": {**REQUEST_ID}}
-        if self.model is not None:
-            success["content"] = {"application/json": {"schema": _schema_reference(self.model)}}
-        if self.csv is not None:
-            success["content"] = {CSV: {"schema": {"type": "string"}, "example": self.csv}}
-        if self.status in (201, 202):
-            success["headers"] |= LOCATION
-        successes = {str(self.status): success}
-        if self.created is not None:
-            headers = {**success["headers"], **LOCATION}
-            successes["201"] = {**success, "description": self.created, "headers": headers}
-        return successes | {
-            str(status): describe_problem(status) for status in sorted(self.problems)
-        }
-
-
-@dataclass
-class CsvUpload(RequestBase):
-    """A body that is a CSV file, which the view reads itself."""
-
-    example: str
-    model = None
-
-    def has_model(self) -> bool:
-        return False
-
-    def generate_spec(self) -> Mapping[str, Any]:
-        form = {"$ref": "#/components/schemas/FileForm"}
-        return {
-            "content": {
-                # First: several generators support the first content type alone.
-                "multipart/form-data": {"schema": form, "example": {"file": self.example}},
-                CSV: {"schema": {"type": "string"}, "example": self.example},
-            }
-        }
-
-
-def _schema_reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{get_model_name(model)}"}
 
 
 class Backend(FlaskBackend):
@@ -206,6 +133,8 @@ class Spec(FlaskPydanticSpec):
                         response["headers"] |= REPLAYED_HEADER_DESCRIPTION
             if view.versioned:
                 _add_versions(operation, method)
+            if view.deprecation is not None:
+                view.deprecation.describe(operation)
             add_examples(path, operation, schemas)
         add_links(document["paths"])
         apply_generator_rules(document)
@@ -281,6 +210,7 @@ def operation(
     idempotent: bool = False,
     versioned: bool = False,
     created: str | None = None,
+    deprecation: Deprecation | None = None,
 ) -> Callable[[View], View]:
     """Describe a view to OpenAPI; validate `query` and `body` and pass them to it by these names.
 
@@ -289,6 +219,7 @@ def operation(
     Idempotency-Key. A `versioned` one returns an object with its ETag, and reads If-Match if it
     changes the object. One that may also create the object answers 201 then, described by
     `created`. `csv` is an example of a CSV file that is returned instead of JSON.
+    A `deprecation` is announced in all answers.
     """
     common_problems = (422,) if public else (401, 422, 429, 503)
     body_problems = BODY_PROBLEMS if body is not None else ()
@@ -302,6 +233,9 @@ def operation(
 
     def decorate(view: View) -> View:
         validating_view = validated(view)
+        if deprecation is not None:
+            validating_view = announce(validating_view, deprecation)
+        validating_view.deprecation = deprecation
         validating_view.scope = scope
         validating_view.idempotent = idempotent
         validating_view.versioned = versioned

@@ -1,20 +1,29 @@
 """The OpenAPI document is complete and has valid examples of everything."""
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import pytest
+from flask import Flask
 from jsonschema import Draft202012Validator
 
 from api import create_app
+from api.errors import Conflict
+from api.openapi.deprecation import Deprecation
 from api.openapi.operation import openapi_document
+from api.openapi.operation import operation as describe
 
 JSON = ("application/json", "application/problem+json")
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """Of an application that has met neither its database nor Redis."""
+    return dict(openapi_document(make_offline_app()))
+
+
+def make_offline_app() -> Flask:
+    """Return an application that has met neither its database nor Redis."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {
             "DATABASE_URL": "postgresql://nouser:secret@127.0.0.1:1/nothing",
@@ -24,7 +33,7 @@ def document() -> dict[str, Any]:
             "DEFAULT_TIMEZONE": "",
         }.items():
             environment.setenv(name, value)
-        return dict(openapi_document(create_app()))
+        return create_app()
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -146,3 +155,43 @@ def test_schemas_follow_the_rules_of_client_generators(document: dict[str, Any])
 def test_probes_need_no_token(document: dict[str, Any]) -> None:
     for where, operation in operations(document):
         assert operation["security"] == ([{"bearer": []}] if "/api/v1/" in where else []), where
+
+
+def test_a_deprecated_operation_announces_its_end() -> None:
+    """In every answer, those of errors too, and in the document."""
+    end = Deprecation(date(2030, 1, 1), date(2030, 7, 1), "use `GET /new`.")
+
+    failing = False
+
+    @describe(
+        "clients", response=None, description="Old.", public=True, problems=(409,), deprecation=end
+    )
+    def read_old() -> str:
+        """Read the old"""
+        if failing:
+            raise Conflict("It is too old.", "action_impossible")
+        return "old"
+
+    app = make_offline_app()
+    app.add_url_rule("/old", view_func=read_old)
+    for status in (200, 409):
+        failing = status == 409
+        answer = app.test_client().get("/old")
+        assert answer.status_code == status
+        assert answer.headers["Deprecation"] == "@1893456000"
+        assert answer.headers["Sunset"] == "Mon, 01 Jul 2030 00:00:00 GMT"
+    refused = app.test_client().get("/old?colour=red")
+    assert (refused.status_code, "Sunset" in refused.headers) == (422, True)
+    assert "Deprecation" not in app.test_client().get("/healthz").headers
+    described = openapi_document(app)["paths"]["/old"]["get"]
+    assert described["deprecated"] is True
+    assert "use `GET /new`" in described["description"]
+    for answered in described["responses"].values():
+        assert {"Deprecation", "Sunset"} <= answered["headers"].keys()
+
+
+def test_callers_get_notice_before_an_operation_ends() -> None:
+    soon = Deprecation(date(2030, 1, 1), date(2030, 2, 1), "use `GET /new`.")
+    decorate = describe("clients", response=None, description="Old.", deprecation=soon)
+    with pytest.raises(ValueError, match="180 days"):
+        decorate(lambda: "old")
