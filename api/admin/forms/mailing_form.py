@@ -84,6 +84,11 @@ def parse_form(mailing: Mailing | None = None) -> SubmittedForm:
     # The field is submitted by each ticked mailing and by the text field beside them.
     chosen = ",".join(request.form.getlist("exclude_mailing_ids"))
     fields["exclude_mailing_ids"] = ", ".join(dict.fromkeys(split_list(chosen)))
+    return parse_fields(fields, mailing)
+
+
+def parse_fields(fields: dict[str, str], mailing: Mailing | None = None) -> SubmittedForm:
+    """Return the JSON body and the errors of fields, which change `mailing` or create a new one."""
     errors: dict[str, str] = {}
     document: dict[str, Any] = {
         "name": fields["name"] or None,

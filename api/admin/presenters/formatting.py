@@ -23,7 +23,12 @@ from markupsafe import Markup, escape
 
 from api.admin.preferences import LANGUAGES
 from api.admin.presenters.import_errors import COLUMN_LABELS
-from api.admin.presenters.labels import AUDIT_ACTIONS, OUTCOMES, describe_reason
+from api.admin.presenters.labels import (
+    AUDIT_ACTIONS,
+    FIELD_LABELS,
+    OUTCOMES,
+    describe_reason,
+)
 from api.admin.presenters.live_figures import PARTS, seconds_left
 from shared.domain.send_windows import UnknownTimeZone, find_zone
 
@@ -107,6 +112,7 @@ def init_template_functions(app: Flask) -> None:
         OUTCOMES=OUTCOMES,
         IMPORT_COLUMNS=COLUMN_LABELS,
         AUDIT_ACTIONS=AUDIT_ACTIONS,
+        FIELD_LABELS=FIELD_LABELS,
         LANGUAGES=LANGUAGES,
         bar=bar_parts,
         zone_name=zone_name,

@@ -131,6 +131,37 @@ SESSION_ENDS: dict[str, LazyString] = {
     "provider": lazy_gettext("ended by the sign-in service"),
     "role_removed": lazy_gettext("the role was removed"),
 }
+# The fields of audit entries.
+FIELD_LABELS: dict[str, LazyString] = {
+    "name": lazy_gettext("Name"),
+    "text": lazy_gettext("Text"),
+    "length": lazy_gettext("characters"),
+    "version": lazy_gettext("version"),
+    "start_at": lazy_gettext("Start"),
+    "end_at": lazy_gettext("End"),
+    "filter": lazy_gettext("Recipients"),
+    "operator_codes": lazy_gettext("Operator codes"),
+    "operator_code": lazy_gettext("Operator code"),
+    "tags": lazy_gettext("Tags"),
+    "tag": lazy_gettext("Tag"),
+    "timezones": lazy_gettext("Time zones"),
+    "timezone": lazy_gettext("Time zone"),
+    "attributes": lazy_gettext("Attributes"),
+    "exclude_mailing_ids": lazy_gettext("Excluded mailings"),
+    "phones": lazy_gettext("Phones"),
+    "phone": lazy_gettext("Phone"),
+    "window": lazy_gettext("Permitted hours"),
+    "rate_limit": lazy_gettext("Limit"),
+    "status": lazy_gettext("Status"),
+    "messages": lazy_gettext("Messages"),
+    "role": lazy_gettext("Role"),
+    "scope": lazy_gettext("May do"),
+    "source": lazy_gettext("Source"),
+    "day": lazy_gettext("Day"),
+    "outcome": lazy_gettext("Outcome"),
+    "why": lazy_gettext("Reason"),
+    "person": lazy_gettext("Person"),
+}
 MISSING_ATTRIBUTE, TEXT_TOO_LONG = "missing attribute", "text too long"
 
 

@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, render_template, request
-from flask_babel import LazyString, lazy_gettext
+from flask_babel import lazy_gettext
 from markupsafe import Markup
 
 from api.admin.auth import require_scope
 from api.admin.forms.field_errors import field_text
 from api.admin.forms.text_fields import read_id
 from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, render_instant
-from api.admin.presenters.labels import SESSION_ENDS
+from api.admin.presenters.labels import FIELD_LABELS, SESSION_ENDS
 from api.audit_log import service
 from api.audit_log.service import AuditFilter
 from shared.db.audit_models import AuditEntry
@@ -32,36 +32,6 @@ ENTITIES = {
     "report": lazy_gettext("Daily report"),
     "person": lazy_gettext("Sign-in"),
     "session": lazy_gettext("Session"),
-}
-FIELD_LABELS: dict[str, LazyString] = {
-    "name": lazy_gettext("Name"),
-    "text": lazy_gettext("Text"),
-    "length": lazy_gettext("characters"),
-    "version": lazy_gettext("version"),
-    "start_at": lazy_gettext("Start"),
-    "end_at": lazy_gettext("End"),
-    "filter": lazy_gettext("Recipients"),
-    "operator_codes": lazy_gettext("Operator codes"),
-    "operator_code": lazy_gettext("Operator code"),
-    "tags": lazy_gettext("Tags"),
-    "tag": lazy_gettext("Tag"),
-    "timezones": lazy_gettext("Time zones"),
-    "timezone": lazy_gettext("Time zone"),
-    "attributes": lazy_gettext("Attributes"),
-    "exclude_mailing_ids": lazy_gettext("Excluded mailings"),
-    "phones": lazy_gettext("Phones"),
-    "phone": lazy_gettext("Phone"),
-    "window": lazy_gettext("Permitted hours"),
-    "rate_limit": lazy_gettext("Limit"),
-    "status": lazy_gettext("Status"),
-    "messages": lazy_gettext("Messages"),
-    "role": lazy_gettext("Role"),
-    "scope": lazy_gettext("May do"),
-    "source": lazy_gettext("Source"),
-    "day": lazy_gettext("Day"),
-    "outcome": lazy_gettext("Outcome"),
-    "why": lazy_gettext("Reason"),
-    "person": lazy_gettext("Person"),
 }
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 

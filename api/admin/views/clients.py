@@ -1,6 +1,6 @@
 """Pages of clients: search, show, create, change, delete and export them."""
 
-from typing import Any
+from typing import Any, cast
 
 from flask import (
     Blueprint,
@@ -18,6 +18,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from api.actor import current_actor
 from api.admin.auth import require_scope
+from api.admin.forms.compared_fields import CLIENT_FIELDS
+from api.admin.forms.edit_conflict import FormBasis, merge_fields, same_values
 from api.admin.forms.field_errors import errors_from_schema, errors_from_service, field_text
 from api.admin.forms.text_fields import (
     attribute_lines,
@@ -26,12 +28,15 @@ from api.admin.forms.text_fields import (
     read_phone,
 )
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
+from api.admin.presenters.conflict_page import render_conflict
 from api.clients import service
 from api.clients.schemas import ClientChanges, NewClient
 from api.cursors import Page
-from api.errors import Conflict, InvalidFields
+from api.db import db
+from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.http.csv_response import stream_csv
 from api.mailings import messages
+from shared.db.models import Client
 from shared.domain.phones import derive_operator_code
 from shared.domain.scopes import Scope
 from shared.domain.statuses import MessageStatus
@@ -69,7 +74,7 @@ def new_client() -> str:
 
 @blueprint.post("/clients/new")
 def create_client() -> BaseResponse | tuple[str, int]:
-    return _save(None)
+    return _save(_submitted_fields())
 
 
 @blueprint.get("/clients/<id:client_id>")
@@ -85,22 +90,26 @@ def show_client(client_id: int) -> str:
 @require_scope(Scope.WRITE)
 def edit_client(client_id: int) -> str:
     client = service.get_client(client_id)
-    derived = client.operator_code == derive_operator_code(client.phone)
-    return _render_form(
-        {
-            "phone": client.phone,
-            "operator_code": "" if derived else client.operator_code,
-            "tag": client.tag,
-            "timezone": client.timezone,
-            "attributes": attribute_lines(client.attributes.items()),
-        },
-        client_id,
-    )
+    return _render_form(_fields_of(client), client_id, basis=_basis_of(client))
 
 
 @blueprint.post("/clients/<id:client_id>/edit")
-def update_client(client_id: int) -> BaseResponse | tuple[str, int]:
-    return _save(client_id)
+def update_client(client_id: int) -> BaseResponse | tuple[str, int] | str:
+    """Save the form; where the client was changed meanwhile, let the person choose."""
+    client = service.get_client(client_id)
+    fields = _submitted_fields()
+    basis = FormBasis.from_form(request.form)
+    resolve = request.form.get("resolve")
+    if basis.version != client.version:
+        return _render_conflict(client, fields)
+    if resolve in ("merge", "edit"):
+        merged = merge_fields(CLIENT_FIELDS, fields, _fields_of(client), request.form)
+        if merged is None:
+            return _render_conflict(client, fields, unpicked=True)
+        if resolve == "edit":
+            return _render_form(merged, client_id, basis=_basis_of(client))
+        fields = merged
+    return _save(fields, client, basis)
 
 
 @blueprint.get("/clients/<id:client_id>/delete")
@@ -150,13 +159,41 @@ def _search_for(wanted: dict[str, Any]) -> service.ClientSearch | None:
     return service.ClientSearch(**given)
 
 
-def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
-    """Create a client, or change one, from the submitted form."""
-    fields = {name: field_text(request.form, name) for name in FORM_FIELDS}
-    known = service.get_client(client_id).attributes if client_id is not None else {}
+def _submitted_fields() -> dict[str, str]:
+    return {name: field_text(request.form, name) for name in FORM_FIELDS}
+
+
+def _fields_of(client: Client) -> dict[str, str]:
+    """Return the form's fields for a client; an operator code of the phone is left empty."""
+    derived = client.operator_code == derive_operator_code(client.phone)
+    return {
+        "phone": str(client.phone),
+        "operator_code": "" if derived else client.operator_code or "",
+        "tag": client.tag or "",
+        "timezone": client.timezone or "",
+        "attributes": attribute_lines(client.attributes.items()),
+    }
+
+
+def _basis_of(client: Client) -> FormBasis:
+    return FormBasis.of_version(
+        CLIENT_FIELDS, _fields_of(client), client.version, client.updated_at
+    )
+
+
+def _save(
+    fields: dict[str, str], client: Client | None = None, basis: FormBasis | None = None
+) -> BaseResponse | tuple[str, int]:
+    """Create a client, or change one that has the version of the form's basis."""
+    client_id = client.id if client is not None else None
+
+    def reject(errors: dict[str, str], status: int = 422) -> tuple[str, int]:
+        return _render_form(fields, client_id, errors, basis), status
+
     attributes, problem = read_attribute_lines(fields["attributes"])
     if problem is not None:
-        return _render_form(fields, client_id, {"attributes": problem}), 422
+        return reject({"attributes": problem})
+    known = client.attributes if client is not None else {}
     document = {
         "phone": read_phone(fields["phone"]) or fields["phone"],
         "operator_code": fields["operator_code"] or None,
@@ -166,30 +203,58 @@ def _save(client_id: int | None) -> BaseResponse | tuple[str, int]:
         "attributes": dict.fromkeys(known) | attributes,
     }
     try:
-        if client_id is None:
+        if client is None or basis is None:
             new = NewClient.model_validate(document)
             client_id = service.create_client(new, current_actor()).id
             flash(_("The client is added."), "success")
         else:
             changes = ClientChanges.model_validate(document)
-            service.change_client(client_id, changes, current_actor())
+            service.change_client(client.id, changes, current_actor(), {basis.version})
             flash(_("The changes are saved."), "success")
     except ValidationError as error:
-        return _render_form(fields, client_id, errors_from_schema(error)), 422
+        return reject(errors_from_schema(error))
     except InvalidFields as error:
-        return _render_form(fields, client_id, errors_from_service(error)), 422
+        return reject(errors_from_service(error))
+    except VersionMismatch:
+        db.session.rollback()
+        return _render_conflict(service.get_client(cast(int, client_id)), fields)
     except Conflict:
-        return _render_form(fields, client_id, {"phone": _("Another client has this phone.")}), 409
+        return reject({"phone": _("Another client has this phone.")}, 409)
     return redirect(url_for(".show_client", client_id=client_id), 303)
 
 
+def _render_conflict(
+    client: Client, fields: dict[str, str], *, unpicked: bool = False
+) -> BaseResponse | tuple[str, int]:
+    there = url_for(".show_client", client_id=client.id)
+    theirs = _fields_of(client)
+    if same_values(CLIENT_FIELDS, fields, theirs):
+        flash(_("The changes are saved."), "success")
+        return redirect(there, 303)
+    return render_conflict(
+        CLIENT_FIELDS,
+        fields,
+        theirs,
+        entity="client",
+        entity_id=client.id,
+        version=client.version,
+        changed_at=client.updated_at,
+        there=there,
+        unpicked=unpicked,
+    )
+
+
 def _render_form(
-    fields: dict[str, Any], client_id: int | None = None, errors: dict[str, str] | None = None
+    fields: dict[str, str],
+    client_id: int | None = None,
+    errors: dict[str, str] | None = None,
+    basis: FormBasis | None = None,
 ) -> str:
     return render_template(
         "admin/client_form.html",
         fields=fields,
         errors=errors or {},
         client_id=client_id,
+        basis=basis,
         zones=sorted(TIME_ZONES),
     )

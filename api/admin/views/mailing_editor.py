@@ -11,20 +11,24 @@ from werkzeug.wrappers import Response
 
 from api.actor import current_actor
 from api.admin.auth import require_scope
+from api.admin.forms.compared_fields import FIXED_FIELDS, MAILING_FIELDS
+from api.admin.forms.edit_conflict import FormBasis, merge_fields, same_values
 from api.admin.forms.field_errors import errors_from_schema, errors_from_service
 from api.admin.forms.mailing_form import (
     RARE_FIELDS,
     SubmittedForm,
     default_fields,
     fields_from_mailing,
+    parse_fields,
     parse_form,
 )
 from api.admin.forms.text_fields import read_id, split_list
 from api.admin.presenters.audience_preview import preview_for_template
+from api.admin.presenters.conflict_page import render_conflict
 from api.admin.presenters.test_send import TestOutcome
 from api.admin.presenters.test_send import send_test as send_test_messages
 from api.db import db, fetch_all
-from api.errors import Conflict, InvalidFields
+from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
 from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
@@ -133,7 +137,7 @@ def send_test() -> str:
     test = send_test_messages(form.fields["text"], form.fields["test_phones"])
     if request.headers.get("X-Fragment"):
         return render_template("admin/_test.html", test=test)
-    return _render_form(form.fields, mailing=mailing, test=test)
+    return _render_form(form.fields, mailing=mailing, test=test, basis=_basis())
 
 
 @blueprint.get("/mailings/<id:mailing_id>/edit")
@@ -148,27 +152,55 @@ def edit_mailing(mailing_id: int) -> str | Response:
 
 @blueprint.post("/mailings/<id:mailing_id>/edit")
 def update_mailing(mailing_id: int) -> Response | str | tuple[str, int]:
+    """Save the form; where the mailing was changed, started or ended meanwhile, lose nothing."""
     mailing = find_mailing(mailing_id)
     form = parse_form(mailing)
-    if mailing.started_at is not None:
+    theirs = fields_from_mailing(mailing)
+    if mailing.status not in RULES[Action.EDIT].possible:
+        return _render_ended(mailing, form.fields)
+    fixed = FIXED_FIELDS if mailing.started_at is not None else ()
+    # A form that was made before the start has these fields, which cannot change any more.
+    started_meanwhile = bool(fixed) and "start_at" in request.form
+    lost = started_meanwhile and not same_values(fixed, form.fields, theirs)
+    for each in fixed:
+        form.fields.update({name: theirs[name] for name in each.names})
+    if lost:
+        return _render_form(form.fields, mailing=mailing, basis=_basis(), started=True), 409
+    basis = FormBasis.from_form(request.form)
+    if basis.version != mailing.version:
+        return _render_conflict(mailing, form.fields)
+    if request.form.get("resolve") in ("merge", "edit"):
+        merged = merge_fields(MAILING_FIELDS, form.fields, theirs, request.form)
+        if merged is None:
+            return _render_conflict(mailing, form.fields, unpicked=True)
+        if request.form["resolve"] == "edit":
+            return _render_form(merged, mailing=mailing)
+        form = parse_fields(merged, mailing)
+    if fixed:
         del form.document["start_at"], form.document["filter"]
     elif form.errors:
-        return _render_form(form.fields, form.errors, mailing), 422
+        return _render_form(form.fields, form.errors, mailing, basis=basis), 422
     try:
-        change_mailing(mailing_id, MailingChanges.model_validate(form.document), current_actor())
+        changes = MailingChanges.model_validate(form.document)
+        change_mailing(mailing_id, changes, current_actor(), {basis.version})
     except ValidationError as error:
-        return _render_form(form.fields, errors_from_schema(error), mailing), 422
+        return _render_form(form.fields, errors_from_schema(error), mailing, basis=basis), 422
     except InvalidFields as error:
-        return _render_form(form.fields, errors_from_service(error), mailing), 422
+        return _render_form(form.fields, errors_from_service(error), mailing, basis=basis), 422
+    except VersionMismatch:
+        db.session.rollback()
+        return _render_conflict(find_mailing(mailing_id), form.fields)
     except Conflict:
-        flash(
-            _("The mailing has changed meanwhile, and this cannot be changed any more."), "danger"
-        )
-    else:
-        flash(
-            _("The changes are saved. They apply to messages that were not attempted yet."),
-            "success",
-        )
+        # It has ended or started between the check above and the lock.
+        db.session.rollback()
+        mailing = find_mailing(mailing_id)
+        if mailing.status not in RULES[Action.EDIT].possible:
+            return _render_ended(mailing, form.fields)
+        return _render_form(form.fields, mailing=mailing, basis=basis, started=True), 409
+    flash(
+        _("The changes are saved. They apply to messages that were not attempted yet."),
+        "success",
+    )
     return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id), 303)
 
 
@@ -179,6 +211,41 @@ def _find_edited() -> Mailing | None:
         return None
     structlog.contextvars.bind_contextvars(mailing_id=mailing_id)
     return find_mailing(mailing_id)
+
+
+def _basis() -> FormBasis | None:
+    """Return the basis that the submitted form states; None for the form of a new mailing."""
+    return FormBasis.from_form(request.form) if "version" in request.form else None
+
+
+def _render_conflict(
+    mailing: Mailing, fields: dict[str, str], *, unpicked: bool = False
+) -> Response | tuple[str, int]:
+    there = url_for("admin.mailings.show_mailing", mailing_id=mailing.id)
+    theirs = fields_from_mailing(mailing)
+    if same_values(MAILING_FIELDS, fields, theirs):
+        flash(_("The changes are saved."), "success")
+        return redirect(there, 303)
+    return render_conflict(
+        MAILING_FIELDS,
+        fields,
+        theirs,
+        entity="mailing",
+        entity_id=mailing.id,
+        version=mailing.version,
+        changed_at=mailing.updated_at,
+        there=there,
+        unpicked=unpicked,
+    )
+
+
+def _render_ended(mailing: Mailing, fields: dict[str, str]) -> tuple[str, int]:
+    """Render the offer to create a new mailing from changes that came after the end."""
+    if mailing.started_at is not None:  # the form has no fields of recipients
+        theirs = fields_from_mailing(mailing)
+        fixed = {name: theirs[name] for each in FIXED_FIELDS for name in each.names}
+        fields = {**fields, **fixed}
+    return render_template("admin/mailing_ended.html", fields=fields, mailing=mailing), 409
 
 
 def _validate(form: SubmittedForm) -> tuple[NewMailing | None, dict[str, str]]:
@@ -206,7 +273,15 @@ def _render_form(
     errors: dict[str, str] | None = None,
     mailing: Mailing | None = None,
     test: TestOutcome | None = None,
+    *,
+    basis: FormBasis | None = None,
+    started: bool = False,
 ) -> str:
+    """Render the form; one of a mailing without a given basis is made from the present version."""
+    if mailing is not None and basis is None:
+        basis = FormBasis.of_version(
+            MAILING_FIELDS, fields_from_mailing(mailing), mailing.version, mailing.updated_at
+        )
     shown = {SHOWN_AT.get(name, name): message for name, message in (errors or {}).items()}
     ids = map(read_id, split_list(fields["exclude_mailing_ids"])[:MAX_CHOSEN])
     chosen = [mailing_id for mailing_id in ids if mailing_id is not None]
@@ -222,4 +297,6 @@ def _render_form(
         show_rare_fields=any(fields[name] or shown.get(name) for name in RARE_FIELDS),
         placeholders=["phone", "tag", *(row["name"] for row in fetch_all(ATTRIBUTES))],
         test=test,
+        basis=basis,
+        started_meanwhile=started,
     )

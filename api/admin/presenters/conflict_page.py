@@ -1,0 +1,51 @@
+"""The page of an edit conflict: both versions side by side, and who changed what when."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from flask import render_template, request
+
+from api.admin.forms.edit_conflict import ComparedField, FormBasis, compare_fields
+from api.audit_log import service as audit_log
+from api.audit_log.service import AuditFilter
+
+MAX_SHOWN_EDITS = 10
+
+
+def render_conflict(
+    compared: Sequence[ComparedField],
+    mine: Mapping[str, str],
+    theirs: Mapping[str, str],
+    *,
+    entity: str,
+    entity_id: int,
+    version: int,
+    changed_at: datetime,
+    there: str,
+    unpicked: bool = False,
+) -> tuple[str, int]:
+    """Render the choice between the submitted fields and those of the present version.
+
+    Its form states the present version, so that a third change is noticed as well, and keeps the
+    basis of the person's own form. `there` is the address of the page that shows the object.
+    """
+    basis = FormBasis.from_form(request.form)
+    edits = min(max(1, version - basis.version), MAX_SHOWN_EDITS)
+    entries = audit_log.list_entries(
+        AuditFilter(entity, entity_id, action="updated", since=basis.changed_at),
+        before_id=None,
+        limit=edits,
+    )
+    page = render_template(
+        "admin/edit_conflict.html",
+        compared=compare_fields(compared, mine, theirs, basis, request.form),
+        mine=mine,
+        basis=basis._replace(version=version),
+        entries=entries,
+        people=audit_log.find_people(entries),
+        changed_at=changed_at,
+        action=request.path,
+        there=there,
+        unpicked=unpicked,
+    )
+    return page, 409
