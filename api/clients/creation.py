@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from psycopg2.extras import NamedTupleCursor
 
 from api.actor import Actor
+from api.client_log import bind_clients
 from api.clients.schemas import NewClient, present_client
 from api.clients.service import (
     CREATE_STATEMENT,
@@ -33,6 +34,7 @@ def create_client_once(new: NewClient, actor: Actor, key: IdempotencyKey | None)
         return CreatedClient(present_client(create_client(new, actor)))
     first = key.claim()
     if first is not None:
+        bind_clients([first["id"]])
         if "phone" not in first:
             raise AnswerNotStored("The client that the first request created was deleted.")
         return CreatedClient(first, replayed=True)

@@ -1,11 +1,14 @@
 """The Idempotency-Key header: reading it, and its description in the OpenAPI document."""
 
+import structlog
 from flask import request
 from pydantic import BaseModel
 
 from api.actor import Actor
 from api.idempotency import PARAMETER as HEADER
 from api.idempotency import IdempotencyKey
+
+log = structlog.get_logger()
 
 REPLAYED_HEADER = "Idempotent-Replayed"
 
@@ -31,8 +34,11 @@ REPLAYED_HEADER_DESCRIPTION = {
 
 
 def mark_replayed(replayed: bool) -> dict[str, str]:
-    """Return the header of an answer that repeats an earlier one."""
-    return {REPLAYED_HEADER: "true"} if replayed else {}
+    """Return the header of an answer that repeats an earlier one, and log that it does."""
+    if not replayed:
+        return {}
+    log.info("api.replayed")
+    return {REPLAYED_HEADER: "true"}
 
 
 def read_idempotency_key(body: BaseModel, actor: Actor) -> IdempotencyKey | None:

@@ -81,7 +81,6 @@ def create_mailing(
     """
     if key is not None and (first := key.claim()) is not None:
         structlog.contextvars.bind_contextvars(mailing_id=first["id"])
-        log.info("api.replayed")
         return CreatedMailing(first, replayed=True)
     now = database_now()
     mailing = draft_mailing(body, now)

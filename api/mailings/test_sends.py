@@ -72,13 +72,13 @@ def send_test(
     Unanswered if that is unknown, AnswerNotStored if the results are not stored any more.
     """
     phones = list(dict.fromkeys(phones))
+    bind_owners(phones)
     if key is not None:
         db.session.execute(LOCK)  # of several repetitions of an expired test, one sends it
         first = key.claim()
         if first is not None and not _is_expired(first["test_send_id"]):
             return TestResults(_await_results(first["test_send_id"]), replayed=True)
     _check_rate(len(phones))
-    bind_owners(phones)
     (test,) = fetch_all(
         INSERT, n=len(phones), text=message, phones=phones, actor=actor.name, seconds=CLAIM_SECONDS
     )

@@ -75,10 +75,10 @@ def add_opt_outs(
 
     With `key`, a repetition of an earlier request changes nothing and returns the first counts.
     """
-    if key is not None and (first := key.claim()) is not None:
-        return AddedOptOuts(**first, replayed=True)
     phones = set(phones)
     bind_owners(sorted(phones))
+    if key is not None and (first := key.claim()) is not None:
+        return AddedOptOuts(**first, replayed=True)
     result = _add(phones, source, actor, key)
     log.info("opt_outs.added", added=result.added, messages_cancelled=result.messages_cancelled)
     return result

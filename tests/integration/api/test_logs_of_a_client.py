@@ -192,6 +192,24 @@ def test_pages_are_found(app: Flask, story: Story) -> None:
         assert story.requests_found(get(path), mailing=story.mailing), path
 
 
+def test_repeated_requests_are_found(client: FlaskClient, story: Story) -> None:
+    phone, zone = "79160000321", "Europe/Moscow"
+    requests: dict[str, Any] = {
+        "/clients": {"phone": phone, "timezone": zone},
+        "/opt-outs": {"phones": [phone]},
+    }
+
+    def post(path: str) -> Any:
+        headers = {"Idempotency-Key": f"repeated{path}"}
+        return client.post(f"/api/v1{path}", json=requests[path], headers=headers)
+
+    created = post("/clients").get_json()["id"]
+    post("/opt-outs")
+    for path in requests:
+        found = story.requests_found(lambda path=path: post(path), client=created)  # type: ignore[misc]
+        assert found == [f"/api/v1{path}"]
+
+
 def test_every_page_with_an_id_is_found(app: Flask, story: Story) -> None:
     """Pages and what their buttons post: each action on a mailing, changes and deletions."""
     signed = Signed(app, "admin")
