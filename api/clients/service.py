@@ -59,11 +59,11 @@ CREATE = PreparedStatement("create_client", CREATE_STATEMENT)
 
 MESSAGES_OF_CLIENT = text("""
 SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
-    m.in_doubt, g.start_at
+    m.in_doubt, g.start_at, g.deleted_at IS NOT NULL AS mailing_deleted
 FROM mailings g CROSS JOIN LATERAL (
     SELECT * FROM messages WHERE mailing_id = g.id AND client_id = :client_id
 ) m
-WHERE g.deleted_at IS NULL AND g.audience > 0 ORDER BY g.id DESC LIMIT 50
+WHERE g.audience > 0 ORDER BY g.id DESC LIMIT 50
 """)
 
 

@@ -42,10 +42,11 @@ blueprint = Blueprint("messages", __name__)
 def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
     """List a mailing's messages
 
-    By id. With a filter, a page may hold fewer than `limit` while there are more: continue until
-    `next_cursor` is null.
+    Also those of a deleted mailing, until they are old enough to be dropped. By id. With a filter,
+    a page may hold fewer than `limit` while there are more: continue until `next_cursor` is
+    null.
     """
-    find_mailing(mailing_id)
+    find_mailing(mailing_id, deleted=True)
     page = Page(query.cursor, query.limit, query.order == "desc")
     return _present_page(
         messages.list_mailing_messages(
@@ -66,7 +67,8 @@ def list_messages(mailing_id: int, query: MessageQuery) -> dict[str, Any]:
 def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
     """Download a mailing's messages as CSV
 
-    Ordered by id. The phone is the client's present one, and empty for a deleted client.
+    Ordered by id; also those of a deleted mailing. The phone is the client's present one, and empty
+    for a deleted client.
     """
     rows = messages.export_messages(mailing_id, query.status or ())
     name = f"mailing-{mailing_id}-messages.csv"
@@ -84,8 +86,8 @@ def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
 def list_client_messages(client_id: int, query: PageQuery) -> dict[str, Any]:
     """List a client's messages
 
-    That of the newest mailing first; also those of a deleted client. A page may hold fewer than
-    `limit` while there are more: continue until `next_cursor` is null.
+    That of the newest mailing first; also those of deleted mailings, and of a deleted client. A
+    page may hold fewer than `limit` while there are more: continue until `next_cursor` is null.
     """
     return _present_page(
         messages.list_client_messages(client_id, query.cursor or MAX_ID, query.limit)
@@ -97,7 +99,8 @@ def list_client_messages(client_id: int, query: PageQuery) -> dict[str, Any]:
 def get_message(message_id: int) -> dict[str, Any]:
     """Get a message
 
-    With every attempt in `attempt_log`. Of an accepted attempt only the time is stored.
+    Also one of a deleted mailing. With every attempt in `attempt_log`. Of an accepted attempt only
+    the time is stored.
     """
     message, attempts = messages.get_message(message_id)
     log = [AttemptAnswer.present(attempt) for attempt in attempts]

@@ -82,7 +82,7 @@ WHERE id = :message_id AND mailing_id = (
         SELECT mailing_id, last_id FROM id_blocks
         WHERE first_id <= :message_id ORDER BY first_id DESC LIMIT 1
     ) block
-    JOIN mailings m ON m.id = block.mailing_id AND m.deleted_at IS NULL
+    JOIN mailings m ON m.id = block.mailing_id
     WHERE block.last_id >= :message_id
 )
 """)  # noqa: S608 (constants)
@@ -102,7 +102,7 @@ MAILINGS_PER_PAGE = 2_000
 OF_CLIENT = text(f"""
 WITH probed AS MATERIALIZED (
     SELECT id FROM mailings
-    WHERE id < :before AND deleted_at IS NULL AND audience > 0 ORDER BY id DESC LIMIT :mailings
+    WHERE id < :before AND audience > 0 ORDER BY id DESC LIMIT :mailings
 )
 SELECT m.*, (SELECT CASE WHEN count(*) = :mailings THEN min(id) END FROM probed) AS reached
 FROM (VALUES (1)) AS one LEFT JOIN LATERAL (
@@ -241,7 +241,7 @@ def export_messages(
 
     The phone is the client's present one, None for a deleted client. Raise NotFound.
     """
-    find_mailing(mailing_id)
+    find_mailing(mailing_id, deleted=True)
     return _iter_export_pages(mailing_id, statuses)
 
 

@@ -108,7 +108,8 @@ def change_mailing(mailing_id: int, body: MailingChanges) -> VersionedResponse:
 def delete_mailing(mailing_id: int) -> tuple[str, int]:
     """Delete a mailing
 
-    Stops its sending within a second, and removes it from lists and statistics.
+    Stops its sending within a second, and removes it from lists and statistics. Its messages can
+    still be read until they are old enough to be dropped (`RETENTION_DAYS`).
     """
     service.delete_mailing(mailing_id, current_actor(), read_if_match())
     return "", 204

@@ -100,12 +100,14 @@ def create_mailing(
     return CreatedMailing(presented, replayed=False)
 
 
-def find_mailing(mailing_id: int, *, lock: bool = False) -> Mailing:
-    """Return a mailing that is not deleted, or raise NotFound.
+def find_mailing(mailing_id: int, *, lock: bool = False, deleted: bool = False) -> Mailing:
+    """Return a mailing that is not deleted, or with `deleted` any, or raise NotFound.
 
     Lock it before changing its status, and read its batches only after that.
     """
-    query = select(Mailing).where(Mailing.id == mailing_id, Mailing.deleted_at.is_(None))
+    query = select(Mailing).where(Mailing.id == mailing_id)
+    if not deleted:
+        query = query.where(Mailing.deleted_at.is_(None))
     if lock:
         query = query.with_for_update(key_share=True)
     mailing = db.session.scalar(query)
@@ -172,6 +174,7 @@ def change_mailing(
 def delete_mailing(mailing_id: int, actor: Actor, versions: Collection[int] | None = None) -> None:
     """Delete a mailing; one that has not ended is cancelled as well.
 
+    Its messages stay until retention drops them: what was sent must be provable.
     The mailing must have one of the given versions (None: any), else raise VersionMismatch.
     """
     mailing = find_mailing(mailing_id, lock=True)

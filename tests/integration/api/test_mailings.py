@@ -245,16 +245,23 @@ def test_a_deleted_mailing_is_not_found_anywhere(
 ) -> None:
     made = new_mailing()
     url = f"{URL}/{made['id']}"
+
+    def body(method: str) -> dict[str, str] | None:
+        return {"name": "x"} if method == "PATCH" else None
+
     set_status(database, made["id"], status)
     assert client.delete(url).status_code == 204
     for method, path in (
         ("GET", url),
         ("DELETE", url),
         ("GET", f"{url}/statistics"),
-        ("GET", f"{url}/messages"),
-        ("POST", f"{url}/start"),
+        ("PATCH", url),
+        *(
+            ("POST", f"{url}/{action}")
+            for action in ("start", "pause", "resume", "cancel", "retry-failed")
+        ),
     ):
-        assert client.open(path, method=method).status_code == 404
+        assert client.open(path, method=method, json=body(method)).status_code == 404
     listed = client.get(f"{URL}?limit=500").get_json()["items"]
     assert made["id"] not in [item["id"] for item in listed]
     database.execute(

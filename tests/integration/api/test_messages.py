@@ -199,8 +199,27 @@ def test_a_message_is_found_by_its_id(
     ]
     for unknown in (first + 1, second + 1000, 10**18):
         assert client.get(f"/api/v1/messages/{unknown}").status_code == 404
-    client.delete(launched.url)
-    assert client.get(f"/api/v1/messages/{second}").status_code == 404
+
+
+def test_messages_of_a_deleted_mailing_stay_provable(
+    client: FlaskClient, launched: LaunchedMailing, new_client: Create, database: Cursor
+) -> None:
+    sent, failed = launched.add_batch("sent", "failed")
+    owner = new_client()["id"]
+    database.execute(
+        "UPDATE messages SET client_id = %s WHERE mailing_id = %s AND id = %s",
+        (owner, launched.id, sent),
+    )
+    assert client.delete(launched.url).status_code == 204
+    assert client.get(launched.url).status_code == 404
+    assert client.get(f"{launched.url}/statistics").status_code == 404
+    items = client.get("/api/v1/statistics?limit=500").get_json()["items"]
+    assert launched.id not in [item["mailing_id"] for item in items]
+    assert list_ids(client, f"{launched.url}/messages", limit=10) == [sent, failed]
+    assert list_ids(client, f"{launched.url}/messages", limit=10, status="sent") == [sent]
+    assert client.get(f"{launched.url}/messages.csv").text.count("\n") == 3
+    assert client.get(f"/api/v1/messages/{sent}").get_json()["mailing_id"] == launched.id
+    assert list_ids(client, f"/api/v1/clients/{owner}/messages", limit=10) == [sent]
 
 
 def test_deleting_a_client_erases_attempts_and_cancels_pending_messages(
