@@ -17,6 +17,7 @@ from api.errors import NotFound
 from shared.client_import.merge import MAX_KEPT_REJECTED
 from shared.client_import.row_rules import COLUMNS
 from shared.db.import_models import Import, RejectedRow
+from shared.domain.spreadsheets import unescape_formula
 from shared.domain.statuses import ImportStatus
 
 log = structlog.get_logger()
@@ -143,8 +144,10 @@ def _iter_rejected_pages(
         left -= len(rows)
         yield [
             (
-                *row[:-2],
-                *(row.attributes.get(name, "") for name in attributes),
+                row.line,
+                # As the import reads them: the file is escaped as a whole.
+                *(unescape_formula(cell) for cell in row[1:-2]),
+                *(unescape_formula(row.attributes.get(name, "")) for name in attributes),
                 "; ".join(describe(RejectedCell(row.line, *fault)) for fault in row.faults),
             )
             for row in rows

@@ -638,7 +638,8 @@ def test_an_import_counts_as_an_edit_of_the_clients_it_changes(
 ) -> None:
     changed, kept = new_phone(), new_phone()
     paths = [f"/api/v1/clients/{new_client(phone=each)['id']}" for each in (changed, kept)]
-    run_import(f"phone,tag\n{changed},imported\n{kept},\n")
+    zone = "Europe/Moscow"
+    run_import(f"phone,tag,timezone\n{changed},imported,{zone}\n{kept},,{zone}\n")
     assert [client.get(path).headers["ETag"] for path in paths] == ['"2"', '"1"']
     change = {"json": {"tag": "x"}, "headers": {"If-Match": '"1"'}}
     assert client.patch(paths[0], **change).status_code == 412

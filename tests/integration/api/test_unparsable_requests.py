@@ -160,5 +160,5 @@ def test_an_unreachable_api_is_a_problem_for_programs_and_a_page_for_browsers(
         proxy.stop()
     assert_problem(answer, 503)
     assert answer[1]["retry-after"] == headers["retry-after"] == "2"
-    assert (status, headers["content-type"]) == (503, "text/html")
-    assert "<h1>Service Unavailable</h1>" in page
+    assert (status, headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert "<h1>The service cannot be reached</h1>" in page
