@@ -20,6 +20,8 @@ class DocumentedClient(FlaskClient):
     """Fails if an operation responds with an undocumented status or body."""
 
     def open(self, *arguments: Any, **named: Any) -> TestResponse:
+        # A response that is read whole is closed: an open export counts as under way.
+        named.setdefault("buffered", True)
         response = super().open(*arguments, **named)
         operation = _find_operation(self.application, response)
         if operation is None or response.status_code == DEFECT_STATUS:

@@ -136,7 +136,7 @@ class HttpClient(Generic[RequestT]):
 
     def wake(self) -> None:
         """End a running poll early, or the next one. Safe in any thread and signal handler."""
-        with contextlib.suppress(OSError):  # closed by now
+        with contextlib.suppress(OSError, ValueError):  # closed by now: the number is -1
             os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
