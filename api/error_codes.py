@@ -179,6 +179,28 @@ FIELD_CODES = {
     "file_unusable": "The file cannot be read.",
 }
 
+# Codes in `errors` of an import: why a row of a file was rejected.
+ROW_CODES = {
+    "phone_format": "The phone is not 11 digits that start with 7.",
+    "phone_shortened": "A spreadsheet has shortened the phone, as in 7,9E+10.",
+    "operator_code_format": "The operator code is not three digits.",
+    "tag_length": "The tag has more than 64 characters.",
+    "timezone_unknown": "The time zone is no IANA name.",
+    "timezone_missing": "There is no time zone, neither in the row nor for the file.",
+    "value_length": "The value of an attribute has more than 200 characters.",
+    "line_break": "The value has a line break.",
+    "repeated": "A later row has the same phone, and counts.",
+    "client_deleted": "The client was deleted after the file was sent.",
+    "quotes": "CSV: the quotes of the row are wrong.",
+    "too_many_cells": "CSV: the row has more cells than the header.",
+    "not_an_object": "NDJSON: the line, or its `attributes`, is no JSON object.",
+    "not_a_string": "NDJSON: the value is no string.",
+    "nul": "NDJSON: the text contains NUL.",
+    "unknown_field": "NDJSON: the field does not exist.",
+    "attribute_name": "NDJSON: the name cannot be an attribute's.",
+    "too_many_attributes": "NDJSON: there are more than 20 attributes.",
+}
+
 
 def render_page() -> str:
     """Return the page of all codes, in Markdown."""
@@ -187,7 +209,8 @@ def render_page() -> str:
         for code, each in CODES.items()
     )
     fields = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in FIELD_CODES.items())
-    return PAGE.format(problems=problems, fields=fields)
+    rows = "\n".join(f"| `{code}` | {meaning} |" for code, meaning in ROW_CODES.items())
+    return PAGE.format(problems=problems, fields=fields, rows=rows)
 
 
 PAGE = """\
@@ -210,6 +233,14 @@ With `invalid_values`, each entry of `errors` has a code of its own.
 | code | meaning |
 |---|---|
 {fields}
+
+## Codes of rejected rows
+
+Each entry of `errors` of an import has one of these.
+
+| code | meaning |
+|---|---|
+{rows}
 """
 
 if __name__ == "__main__":

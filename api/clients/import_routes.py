@@ -7,6 +7,7 @@ from flask import Blueprint, Response, current_app
 from api.actor import current_actor
 from api.clients import import_service
 from api.clients.import_schemas import (
+    NDJSON_EXAMPLE,
     REJECTED_EXAMPLE,
     UPLOAD_EXAMPLE,
     ImportAnswer,
@@ -16,7 +17,7 @@ from api.clients.import_schemas import (
 )
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
-from api.http.csv_upload import csv_body_reader
+from api.http.csv_upload import csv_body_reader, is_ndjson
 from api.http.pagination import build_page
 from api.http.problems import BadRequest
 from api.openapi.bodies import CsvUpload
@@ -36,10 +37,10 @@ blueprint = Blueprint("imports", __name__)
     status=202,
     description="The file is received. Poll its import until it is finished.",
     query=ImportQuery,
-    body=CsvUpload(UPLOAD_EXAMPLE),
+    body=CsvUpload(UPLOAD_EXAMPLE, NDJSON_EXAMPLE),
 )
 def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Import clients from a CSV file
+    """Import clients from a CSV or NDJSON file
 
     The body is the file itself. Its first line names the columns, in any order: `phone`
     (телефон), `operator_code` (код оператора), `tag` (тег, метка), `timezone` (часовой пояс);
@@ -52,11 +53,19 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     column, an empty operator code or an empty time zone leaves the value unchanged; an empty tag
     clears the tag. If a phone is given twice, the last row wins. Invalid rows are rejected one by
     one; a file that is unreadable as a whole changes nothing.
+
+    NDJSON (`Content-Type: application/x-ndjson`) is one JSON object per line, with the fields
+    `phone`, `operator_code`, `tag`, `timezone` and `attributes`, and follows the same rules. In
+    `errors` of the import, each rejected line has a `code`.
     """
     limit = current_app.config["IMPORT_MAX_BYTES"]
     try:
         started = import_service.start_import(
-            csv_body_reader(limit), tag=query.tag, timezone=query.timezone, actor=current_actor()
+            csv_body_reader(limit, ndjson=True),
+            tag=query.tag,
+            timezone=query.timezone,
+            actor=current_actor(),
+            ndjson=is_ndjson(),
         )
     except FileTooLarge as error:
         raise ContentTooLarge(str(error)) from None
@@ -128,6 +137,11 @@ def _present(found: Import) -> dict[str, Any]:
 
 def _errors(import_id: int) -> list[dict[str, Any]]:
     return [
-        {"line": each.line, "column": each.column, "detail": f"line {each.line}: {each.detail}"}
+        {
+            "line": each.line,
+            "column": each.column,
+            "detail": f"line {each.line}: {each.detail}",
+            "code": each.code,
+        }
         for each in import_service.list_rejected_cells(import_id)
     ]

@@ -14,6 +14,10 @@ from shared.domain.statuses import ImportStatus
 UPLOAD_EXAMPLE = (
     "phone;tag;timezone\r\n+7 (916) 123-45-67;vip;Europe/Moscow\r\n79261234567;;Asia/Omsk\r\n"
 )
+NDJSON_EXAMPLE = (
+    '{"phone": "79161234567", "tag": "vip", "timezone": "Europe/Moscow"}\n'
+    '{"phone": "79261234567", "timezone": "Asia/Omsk", "attributes": {"name": "Anna"}}\n'
+)
 REJECTED_EXAMPLE = (
     "line,phone,operator_code,tag,timezone,reason\r\n"
     "17,9161234567,,vip,Europe/Moscow,"
@@ -54,6 +58,7 @@ class RowError(ResponseModel):
     detail: str = Field(
         examples=["line 17: phone must be 11 digits and start with 7, for example 79161234567"]
     )
+    code: str = Field(description="Which rule is violated; stable.", examples=["phone_format"])
 
 
 class ImportAnswer(ResponseModel):

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import select
 
 from api.actor import Actor
-from api.clients.import_upload import open_client_file, receive_rows
+from api.clients.import_upload import open_client_file, open_ndjson_file, receive_rows
 from api.cursors import Page, between
 from api.db import db
 from api.enqueue import job_queues
@@ -43,15 +43,20 @@ class RejectedCell(NamedTuple):
 
 
 def start_import(
-    read: Callable[[int], bytes], *, tag: str | None, timezone: str | None, actor: Actor
+    read: Callable[[int], bytes],
+    *,
+    tag: str | None,
+    timezone: str | None,
+    actor: Actor,
+    ndjson: bool = False,
 ) -> Import:
-    """Receive a CSV file of clients and enqueue its merge; return the import.
+    """Receive a CSV or NDJSON file of clients and enqueue its merge; return the import.
 
     `read(n)` returns up to n bytes. `tag` and `timezone` fill empty or missing cells. Raise
     BadFile, which leaves nothing behind.
     """
     started = time.monotonic()
-    reader = open_client_file(read)
+    reader = open_ndjson_file(read) if ndjson else open_client_file(read)
     import_id = receive_rows(reader, tag=tag, timezone=timezone, actor=actor)
     log.info(
         "import.received",

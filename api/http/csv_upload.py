@@ -12,16 +12,28 @@ from api.http.problems import BODY_ERRORS, BROKEN_BODY, BadRequest, UnsupportedM
 MAX_FORM_OVERHEAD = 64 * 1024
 
 
-def csv_body_reader(limit: int) -> Callable[[int], bytes]:
-    """Return a function that reads up to n bytes of the uploaded CSV file.
+NDJSON = "application/x-ndjson"
+
+
+def is_ndjson() -> bool:
+    """Return whether the request's body, or the file of its form, is declared as NDJSON."""
+    if request.mimetype == "multipart/form-data":
+        file = request.files.get("file")
+        return file is not None and file.mimetype == NDJSON
+    return request.mimetype == NDJSON
+
+
+def csv_body_reader(limit: int, *, ndjson: bool = False) -> Callable[[int], bytes]:
+    """Return a function that reads up to n bytes of the uploaded file: CSV, or also NDJSON.
 
     The file may be up to `limit` bytes, more than other bodies. Raise UnsupportedMediaType,
     ContentTooLarge or BadRequest; the function raises BadRequest for a body that is cut short.
     """
-    if request.mimetype not in ("text/csv", "multipart/form-data"):
+    types = ["text/csv", *([NDJSON] if ndjson else [])]
+    if request.mimetype not in (*types, "multipart/form-data"):
         raise UnsupportedMediaType(
-            "Send the file itself as the body, with the header Content-Type: text/csv, or as the "
-            "field `file` of multipart/form-data."
+            f"Send the file itself as the body, with the header Content-Type: {' or '.join(types)},"
+            " or as the field `file` of multipart/form-data."
         )
     if request.content_encoding not in (None, "", "identity"):
         raise UnsupportedMediaType("Send the body without a content encoding.")

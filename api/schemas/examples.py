@@ -109,6 +109,7 @@ IMPORT: dict[str, Any] = {
         {
             "line": 17,
             "column": "phone",
+            "code": "phone_format",
             "detail": "line 17: phone must be 11 digits and start with 7, for example 79161234567",
         }
     ],

@@ -205,6 +205,7 @@ def test_invalid_rows_are_rejected_one_by_one_with_instructions(
         "line": 2,
         "column": "phone",
         "detail": "line 2: phone must be 11 digits and start with 7, for example 79161234567",
+        "code": "phone_format",
     }
     reported = {(error["line"], error["column"]) for error in report["errors"]}
     assert reported == {

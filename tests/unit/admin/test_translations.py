@@ -8,6 +8,7 @@ from flask_babel import Babel
 
 from api.admin.presenters.import_errors import CELL_ERRORS
 from api.admin.presenters.labels import OUTCOMES, REASONS, describe_reason
+from api.error_codes import ROW_CODES
 from shared.domain.statuses import Reason
 from tests.support.translations import (
     check_all_translated,
@@ -36,11 +37,12 @@ def test_every_code_has_a_text() -> None:
         *re.findall(r'InvalidCell\("([a-z_]+)"', readers),
         *re.findall(r'InvalidPhone\("([a-z_]+)"', source("shared/domain/phones.py")),
         *re.findall(r'CellError\(name, .*"([a-z_]+)"\)', readers),
-        *re.findall(r'CellError\("", \w+, "([a-z_]+)"\)', source("api/clients/import_upload.py")),
+        *re.findall(r'CellError\("", \w+, "([a-z_]+)"\)', source("api/clients/csv_rows.py")),
         *re.findall(r"'(client_deleted)'", source("shared/client_import/merge.py")),
     }
     assert len(codes) >= 10
     assert codes == set(CELL_ERRORS)
+    assert codes <= set(ROW_CODES)
     assert {str(outcome) for outcome in Outcome} <= set(OUTCOMES)
     assert {str(code) for code in (*Reason, *Failure)} <= set(REASONS)
     babel = Flask("texts")

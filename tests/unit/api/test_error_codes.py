@@ -1,9 +1,9 @@
 """The catalogue of error codes is complete, and its page is up to date."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from api.error_codes import CODES, FIELD_CODES, render_page
+from api.error_codes import CODES, FIELD_CODES, ROW_CODES, render_page
 from api.errors import Conflict
 from api.http import problems
 from api.openapi.problem_examples import CODES as EXAMPLE_CODES
@@ -12,7 +12,7 @@ from tests.support.system import ROOT
 RAISED = {"Conflict": 1, "FieldError": 1, "PydanticCustomError": 0, "TextFormat": 1}
 
 
-def literal_codes() -> Iterator[tuple[str, str]]:
+def literal_codes(raised: Mapping[str, int] = RAISED) -> Iterator[tuple[str, str]]:
     """Yield each code that the API's source gives to an error: where, and the code."""
     for path in sorted((ROOT / "api").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -20,7 +20,7 @@ def literal_codes() -> Iterator[tuple[str, str]]:
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             values = [each.value for each in node.keywords if each.arg == "code"]
-            position = RAISED.get(name)
+            position = raised.get(name)
             if position is not None and len(node.args) > position:
                 values.append(node.args[position])
             for value in values:
@@ -38,6 +38,12 @@ def test_every_code_in_the_source_is_in_the_catalogue() -> None:
     found = list(literal_codes())
     assert len(found) > 30
     assert [each for each in found if each[1] not in known] == []
+
+
+def test_every_code_of_a_rejected_row_is_in_the_catalogue() -> None:
+    of_rows = [each for each in literal_codes({"CellError": 2}) if "_rows.py" in each[0]]
+    assert len(of_rows) > 8
+    assert [each for each in of_rows if each[1] not in ROW_CODES] == []
 
 
 def test_every_kind_of_error_has_a_code_of_its_status() -> None:
