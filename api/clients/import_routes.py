@@ -7,7 +7,6 @@ from flask import Blueprint, Response, current_app
 from api.actor import current_actor
 from api.clients import import_service
 from api.clients.import_schemas import (
-    NDJSON_EXAMPLE,
     REJECTED_EXAMPLE,
     UPLOAD_EXAMPLE,
     ImportAnswer,
@@ -37,7 +36,7 @@ blueprint = Blueprint("imports", __name__)
     status=202,
     description="The file is received. Poll its import until it is finished.",
     query=ImportQuery,
-    body=CsvUpload(UPLOAD_EXAMPLE, NDJSON_EXAMPLE),
+    body=CsvUpload(UPLOAD_EXAMPLE),
 )
 def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Import clients from a CSV or NDJSON file
@@ -54,9 +53,9 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     clears the tag. If a phone is given twice, the last row wins. Invalid rows are rejected one by
     one; a file that is unreadable as a whole changes nothing.
 
-    NDJSON (`Content-Type: application/x-ndjson`) is one JSON object per line, with the fields
-    `phone`, `operator_code`, `tag`, `timezone` and `attributes`, and follows the same rules. In
-    `errors` of the import, each rejected line has a `code`.
+    The body may also be NDJSON (`Content-Type: application/x-ndjson`): one JSON object per line,
+    with the fields `phone`, `operator_code`, `tag`, `timezone` and `attributes`, by the same rules.
+    In `errors` of the import, each rejected line has a `code`.
     """
     limit = current_app.config["IMPORT_MAX_BYTES"]
     try:

@@ -14,10 +14,6 @@ from shared.domain.statuses import ImportStatus
 UPLOAD_EXAMPLE = (
     "phone;tag;timezone\r\n+7 (916) 123-45-67;vip;Europe/Moscow\r\n79261234567;;Asia/Omsk\r\n"
 )
-NDJSON_EXAMPLE = (
-    '{"phone": "79161234567", "tag": "vip", "timezone": "Europe/Moscow"}\n'
-    '{"phone": "79261234567", "timezone": "Asia/Omsk", "attributes": {"name": "Anna"}}\n'
-)
 REJECTED_EXAMPLE = (
     "line,phone,operator_code,tag,timezone,reason\r\n"
     "17,9161234567,,vip,Europe/Moscow,"

@@ -12,7 +12,6 @@ from api.openapi.problem_examples import LOCATION, REQUEST_ID, describe_problem
 from api.schemas.responses import ProblemAnswer
 
 CSV = "text/csv"
-NDJSON = "application/x-ndjson"
 FILE_FORM = {
     "description": "An uploaded file.",
     "type": "object",
@@ -61,10 +60,9 @@ class OperationResponses(ResponseBase):
 
 @dataclass
 class CsvUpload(RequestBase):
-    """A body that is a CSV file, or also an NDJSON file, which the view reads itself."""
+    """A body that is a CSV file, which the view reads itself."""
 
     example: str
-    ndjson_example: str | None = None
     model = None
 
     def has_model(self) -> bool:
@@ -72,15 +70,11 @@ class CsvUpload(RequestBase):
 
     def generate_spec(self) -> Mapping[str, Any]:
         form = {"$ref": "#/components/schemas/FileForm"}
-        ndjson = {}
-        if self.ndjson_example is not None:
-            ndjson[NDJSON] = {"schema": {"type": "string"}, "example": self.ndjson_example}
         return {
             "content": {
                 # First: several generators support the first content type alone.
                 "multipart/form-data": {"schema": form, "example": {"file": self.example}},
                 CSV: {"schema": {"type": "string"}, "example": self.example},
-                **ndjson,
             }
         }
 

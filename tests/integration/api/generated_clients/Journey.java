@@ -32,12 +32,12 @@ public class Journey {
 
         var newClient = new NewClient().phone(phone).timezone("Europe/Moscow").tag("java");
         newClient.attributes(Map.of("name", "Anna"));
-        var client = clients.createClient(newClient);
+        var client = clients.createClient(newClient, null);
         check("Anna".equals(client.getAttributes().get("name")), "attributes");
         check(phone.substring(1, 4).equals(client.getOperatorCode()), "operator code");
 
         try {
-            clients.createClient(newClient);
+            clients.createClient(newClient, null);
             throw new AssertionError("the phone is taken");
         } catch (ApiException refused) {
             check(refused.getCode() == 409, "status");
@@ -56,15 +56,15 @@ public class Journey {
 
         var statistics = new StatisticsApi(api).getMailingStatistics(mailing.getId());
         check(statistics.getCounts().getPending() == 0, "statistics");
-        var page = clients.listClients(null, null, null, null, "java", null);
+        var page = clients.listClients(null, null, null, null, null, "java", null, null, null);
         check(page.getItems().size() == 1 && page.getItems().get(0).getId().equals(client.getId()), "page");
 
         var file = Files.writeString(Files.createTempFile("clients", ".csv"), "phone,tag\n" + phone + ",java\n");
         var started = new ImportsApi(api).importClients(file.toFile(), null, null);
         check(started.getRowsTotal() == 1, "import");
 
-        mailings.deleteMailing(mailing.getId());
-        clients.deleteClient(client.getId());
+        mailings.deleteMailing(mailing.getId(), null);
+        clients.deleteClient(client.getId(), null);
         System.out.println("done");
     }
 }
