@@ -64,6 +64,15 @@ class IdempotencyKey(NamedTuple):
         document = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
         return cls(owner, key, hashlib.sha256(document).digest())
 
+    @staticmethod
+    def find_answer(owner: int, key: str) -> dict[str, Any] | None:
+        """Return what a finished request with this key was answered; None if there was none."""
+        found = fetch_all(READ, owner=owner, key=key)
+        if not found or found[0]["answer"] is None:
+            return None
+        answer: dict[str, Any] = orjson.loads(found[0]["answer"])
+        return answer
+
     def claim(self) -> dict[str, Any] | None:
         """Claim the key; return the stored answer if an earlier request has done so.
 

@@ -136,7 +136,8 @@ def require_sign_in() -> BaseResponse | None:
     if getattr(view, "public", False):
         return None
     if g.person is None:
-        if request.method != "GET" or not request.accept_mimetypes.accept_html:
+        fragment = "X-Fragment" in request.headers  # asked for by a script, which shows no sign-in
+        if request.method != "GET" or fragment or not request.accept_mimetypes.accept_html:
             abort(401)
         target = request.full_path.removesuffix("?")
         return redirect(url_for("admin.signin.show_sign_in", next=target))

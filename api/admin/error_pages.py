@@ -1,7 +1,7 @@
 """Error pages of the admin UI: what happened, and what to do."""
 
 import structlog
-from flask import Blueprint, render_template
+from flask import Blueprint, render_template, request
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
 from gunicorn.http.errors import NoMoreData, ParseException
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
+from api.admin.kept_form import kept_fields, sign_in_address
 from api.db import replace_connections
 from api.errors import RateLimited, ServiceError
 from api.http.problems import Problem, status_code
@@ -32,11 +33,29 @@ def init_errors(admin: Blueprint) -> None:
 
 
 def _render_page(status: int, title: str, detail: str) -> tuple[str, int]:
-    return render_template("admin/error.html", status=status, title=title, detail=detail), status
+    page = render_template(
+        "admin/error.html",
+        status=status,
+        title=title,
+        detail=detail,
+        sign_in=sign_in_address() if status == 401 else "/admin/",
+    )
+    return page, status
 
 
 def _handle_csrf_error(error: CSRFError) -> tuple[str, int]:
     log.warning("admin.csrf_refused", error=error.description)
+    fields = kept_fields()
+    if fields is not None:
+        return _render_interruption(
+            400,
+            _("Please send this again"),
+            _(
+                "You have signed in again since this form was opened. Nothing was changed, and "
+                "what you wrote is kept on this page."
+            ),
+            fields,
+        )
     return _render_page(
         400,
         _("This form is too old"),
@@ -44,9 +63,32 @@ def _handle_csrf_error(error: CSRFError) -> tuple[str, int]:
     )
 
 
+def _render_interruption(
+    status: int, title: str, detail: str, fields: list[tuple[str, str]]
+) -> tuple[str, int]:
+    """Render a page that keeps the fields of a refused form and can send them again."""
+    page = render_template(
+        "admin/interrupted.html",
+        status=status,
+        title=title,
+        detail=detail,
+        fields=fields,
+        sign_in=sign_in_address(),
+    )
+    return page, status
+
+
 def _handle_http_exception(error: HTTPException) -> HTTPException | tuple[str, int]:
     if error.code is None or error.code < 400:
         return error
+    fields = kept_fields() if error.code == 401 and "X-Fragment" not in request.headers else None
+    if fields is not None:
+        return _render_interruption(
+            401,
+            _("Your session has ended"),
+            _("Nothing was changed, and what you wrote is kept. Sign in to go on."),
+            fields,
+        )
     return _render_status(error.code)
 
 

@@ -119,6 +119,7 @@ def init_template_functions(app: Flask) -> None:
         seconds_left=seconds_left,
         language=lambda: str(get_locale() or "en"),
         person=lambda: g.get("person"),
+        person_key=person_key,
         theme=lambda: {"light": "light", "dark": "dark"}.get(
             request.cookies.get("admin_theme", "")
         ),
@@ -126,6 +127,12 @@ def init_template_functions(app: Flask) -> None:
         version=VERSION,
         from_moscow=moscow_offset,
     )
+
+
+def person_key() -> str:
+    """Return what tells people apart in their browsers, where drafts are kept for one of them."""
+    identity = f"{g.person.issuer}#{g.person.subject}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=128)

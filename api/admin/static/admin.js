@@ -10,6 +10,32 @@
   const number = new Intl.NumberFormat(language);
   const fine = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
 
+  // --- the session ----------------------------------------------------------------------------
+  // Say that it has ended; the link leads back to this page.
+  const endSession = () => {
+    const notice = document.getElementById("session-ended");
+    if (!notice || !notice.hidden) return;
+    const link = notice.querySelector("a");
+    link.href = link.getAttribute("href") + "?next=" + encodeURIComponent(location.pathname + location.search);
+    all("[data-mailing], [data-overview], [data-merged]").forEach((part) => part.classList.add("stale"));
+    notice.hidden = false;
+  };
+  const ask = (address, options) => {
+    const headers = Object.assign({ "X-Fragment": "yes" }, (options || {}).headers);
+    return fetch(address, Object.assign({}, options, { headers: headers })).then((answer) => {
+      if (answer.status === 401) endSession();
+      return answer.ok ? answer.text() : Promise.reject(answer);
+    });
+  };
+  const parse = (html) => new DOMParser().parseFromString(html, "text/html");
+  // Signing in again in another tab makes this page's token invalid: take a new one.
+  const renewToken = () =>
+    ask(location.href).then((html) => {
+      const fresh = parse(html).querySelector("meta[name=csrf-token]").content;
+      document.querySelector("meta[name=csrf-token]").content = fresh;
+      all("input[name=csrf_token]").forEach((field) => (field.value = fresh));
+    });
+
   // --- light and dark -------------------------------------------------------------------------
   all("[data-theme-switch]").forEach((button) =>
     button.addEventListener("click", () => {
@@ -32,34 +58,34 @@
   });
 
   // --- confirmations --------------------------------------------------------------------------
-  all("[data-dialog]").forEach((opener) =>
-    opener.addEventListener("click", (event) => {
-      const dialog = document.getElementById(opener.dataset.dialog);
-      if (!dialog || !dialog.showModal) return;
+  document.addEventListener("click", (event) => {
+    const opener = event.target.closest("[data-dialog]");
+    const opened = opener && document.getElementById(opener.dataset.dialog);
+    if (opened && opened.showModal) {
       event.preventDefault();
       const menu = opener.closest("details.menu");
       if (menu) menu.open = false;
-      dialog.showModal();
-    })
-  );
-  all("[data-close]").forEach((closer) =>
-    closer.addEventListener("click", (event) => {
-      const dialog = closer.closest("dialog");
-      if (!dialog) return;
+      opened.showModal();
+    }
+    const closer = event.target.closest("[data-close]");
+    const closed = closer && closer.closest("dialog");
+    if (closed) {
       event.preventDefault();
-      dialog.close();
-    })
-  );
+      closed.close();
+    }
+  });
 
   // --- submit a form only once ----------------------------------------------------------------
-  all("form[method=post]").forEach((form) =>
-    form.addEventListener("submit", (event) => {
-      if (event.defaultPrevented) return;
-      if (form.dataset.sent) return event.preventDefault();
-      form.dataset.sent = "yes";
-    })
-  );
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post" || event.defaultPrevented) return;
+    if (event.target.dataset.sent) return event.preventDefault();
+    event.target.dataset.sent = "yes";
+  });
   window.addEventListener("pageshow", () => all("form[data-sent]").forEach((f) => delete f.dataset.sent));
+
+  // The answer to a form, such as the review, is not sent again by Back and Reload.
+  const answer = document.querySelector("[data-replace-address]");
+  if (answer) history.replaceState(null, "", answer.dataset.replaceAddress);
 
   // --- live figures ---------------------------------------------------------------------------
   const percent = (part, whole) => {
@@ -115,68 +141,110 @@
       rect.setAttribute("width", Math.min(100, (100 * health.used) / (health.limit || 1)))
     );
   };
+  // --- new versions of a page's parts -----------------------------------------------------------
+  // A part waits while something in it is being typed, opened, chosen or selected.
+  const inUse = (part) => {
+    const active = document.activeElement;
+    const typing = part.contains(active) && active.matches("input, textarea, select");
+    const changed = all("input, textarea", part).some(
+      (field) => field.type !== "hidden" && (field.value !== field.defaultValue || field.checked !== field.defaultChecked)
+    );
+    const selection = document.getSelection();
+    const selected = !selection.isCollapsed && selection.containsNode(part, true);
+    return typing || changed || selected || part.querySelector("details[open], dialog[open]") !== null;
+  };
+  const replacePart = (part, fresh) => {
+    const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
+    part.replaceWith(fresh);
+    const again = focused && all("a", fresh).find((link) => link.getAttribute("href") === focused);
+    if (again) again.focus({ preventScroll: true });
+  };
+  const waiting = new Map();
+  const placeParts = () =>
+    waiting.forEach((fresh, id) => {
+      const part = document.getElementById(id);
+      if (part && inUse(part)) return;
+      waiting.delete(id);
+      if (part) replacePart(part, fresh);
+    });
+  setInterval(() => waiting.size && placeParts(), 500);
+  // Parts are elements with `data-part` and an id. One that is new or gone has no place: reload then,
+  // unless something on the page is in use.
+  const refreshParts = () =>
+    ask(location.href).then((html) => {
+      const found = new Map(all("[data-part]", parse(html)).map((part) => [part.id, part]));
+      const shown = all("[data-part]");
+      if (shown.length !== found.size || shown.some((part) => !found.has(part.id))) {
+        if (!shown.some(inUse)) location.reload();
+        return;
+      }
+      found.forEach((fresh, id) => waiting.set(id, fresh));
+      placeParts();
+    });
+
   const liveBoxes = () => boxes().filter((box) => box.dataset.live);
   const overview = () => document.querySelector("[data-overview]");
-  const dialogOpen = () => document.querySelector("dialog[open]") !== null;
   if ((liveBoxes().length || overview()) && window.EventSource) {
     const ids = overview() ? [] : Array.from(new Set(liveBoxes().map((box) => box.dataset.mailing)));
-    const source = new EventSource(root.dataset.live + "?" + ids.map((id) => "mailing=" + id).join("&"));
+    const address = root.dataset.live + "?" + ids.map((id) => "mailing=" + id).join("&");
+    let source = null;
     let drawnAt = Date.now();
     let redrawing = false;
-    // The overview is reloaded when a mailing starts, an alert changes, or it is a minute old.
+    // Pages are refreshed when a mailing's status or an alert changes; the overview also each minute.
     const redraw = () => {
       redrawing = true;
-      fetch(location.href)
-        .then((answer) => answer.text())
-        .then((html) => {
-          const found = new DOMParser().parseFromString(html, "text/html").querySelector("[data-overview]");
-          if (!found) return location.reload();
-          const focused = overview().contains(document.activeElement) && document.activeElement.getAttribute("href");
-          overview().replaceWith(found);
-          const again = focused && all("a", found).find((link) => link.getAttribute("href") === focused);
-          if (again) again.focus();
-        })
+      refreshParts()
         .catch(() => {})
         .finally(() => {
           drawnAt = Date.now();
           redrawing = false;
         });
     };
-    source.onmessage = (message) => {
+    const receive = (message) => {
       const event = JSON.parse(message.data);
       // The figures may be two seconds older than a page that was just loaded.
       const settled = Date.now() - drawnAt > 3000;
-      // Reload if a mailing's status has changed, or the event does not contain it any more.
+      // A mailing whose status has changed, or that the event does not contain any more.
       const states = new Map(event.mailings.map((each) => [String(each.id), each.status]));
       const changed = settled && liveBoxes().some((box) => states.get(box.dataset.mailing) !== box.dataset.status);
       event.mailings.forEach(drawMailing);
-      if (!overview()) {
-        if (changed && !dialogOpen()) {
-          source.close();
-          location.reload();
-        }
-        return;
+      if (!overview() && !liveBoxes().length) return source.close();
+      let different = false;
+      if (overview()) {
+        drawHealth(event.health);
+        const started = event.mailings.length > liveBoxes().length && liveBoxes().length < 12;
+        different = (settled && (started || event.alerts !== overview().dataset.overview)) || Date.now() - drawnAt > 60000;
       }
-      drawHealth(event.health);
-      const started = event.mailings.length > liveBoxes().length && liveBoxes().length < 12;
-      const different = started || event.alerts !== overview().dataset.overview;
-      const old = Date.now() - drawnAt > 60000;
-      if (!redrawing && (changed || (settled && different) || old)) redraw();
+      if (!redrawing && (changed || different)) redraw();
     };
+    // The browser repeats a connection that broke, but not one that was answered with an error.
+    const connect = () => {
+      source = new EventSource(address);
+      source.onmessage = receive;
+      source.onerror = () => {
+        if (source.readyState !== EventSource.CLOSED) return;
+        ask(address)
+          .then(() => setTimeout(connect, 2000))
+          .catch((answer) => answer.status === 401 || setTimeout(connect, 5000));
+      };
+    };
+    connect();
     window.addEventListener("pagehide", () => source.close());
   }
 
   // --- the form of a mailing: preview, test send, inserted placeholders, picked filters --------
   const form = document.querySelector("form[data-preview]");
-  const postForm = (address, receive, fail) =>
-    fetch(address, {
+  const sendForm = (address) =>
+    ask(address, {
       method: "POST",
       body: new URLSearchParams(new FormData(form)),
-      headers: { "X-CSRFToken": token(), "X-Fragment": "yes" },
-    })
-      .then((answer) => (answer.ok ? answer.text() : Promise.reject(answer)))
+      headers: { "X-CSRFToken": token() },
+    });
+  const postForm = (address, receive, fail) =>
+    sendForm(address)
+      .catch((answer) => (answer.status === 400 ? renewToken().then(() => sendForm(address)) : Promise.reject(answer)))
       .then(receive)
-      .catch(fail || (() => {}));
+      .catch(fail);
   if (form) {
     const place = document.getElementById("preview");
     let timer = 0;
@@ -188,7 +256,13 @@
         const field = form.elements[button.dataset.pick];
         button.setAttribute("aria-pressed", String(splitList(field).includes(button.value)));
       });
+    const outdatedNotice = document.getElementById("preview-outdated");
+    const markOutdated = (old) => {
+      outdatedNotice.hidden = !old;
+      place.classList.toggle("stale", old);
+    };
     const showPreview = (html) => {
+      markOutdated(false);
       const focused = place.contains(document.activeElement) ? document.activeElement : null;
       place.innerHTML = html;
       markPicked();
@@ -208,7 +282,7 @@
       outdated = false;
       let pause = 0;
       postForm(form.dataset.preview, (html) => outdated || showPreview(html), (answer) => {
-        if (!answer || answer.status !== 429) return;
+        if (answer.status !== 429) return markOutdated(true);
         outdated = true;
         pause = 1000 * (Number(answer.headers.get("Retry-After")) || 2);
       }).finally(() =>
@@ -334,15 +408,15 @@
   const merging = document.querySelector("[data-merging]");
   if (merging) {
     const reload = () =>
-      fetch(location.href)
-        .then((answer) => answer.text())
+      ask(location.href)
         .then((html) => {
-          const found = new DOMParser().parseFromString(html, "text/html").querySelector("[data-merged]");
+          const found = parse(html).querySelector("[data-merged]");
           const place = document.querySelector("[data-merged]");
-          if (found && place) place.replaceWith(found);
-          if (found && found.querySelector("[data-merging]")) setTimeout(reload, 700);
+          const going = found && found.querySelector("[data-merging]");
+          if (found && place && (!going || !inUse(place))) replacePart(place, found);
+          if (going) setTimeout(reload, 700);
         })
-        .catch(() => setTimeout(reload, 2000));
+        .catch((answer) => answer.status === 401 || setTimeout(reload, 2000));
     setTimeout(reload, 500);
   }
 

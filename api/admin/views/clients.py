@@ -218,7 +218,13 @@ def _save(
     except VersionMismatch:
         db.session.rollback()
         return _render_conflict(service.get_client(cast(int, client_id)), fields)
-    except Conflict:
+    except Conflict as error:
+        owner = error.members.get("client_id")
+        if client is None and owner is not None:
+            existing = service.get_client(owner)
+            if same_values(CLIENT_FIELDS, fields, _fields_of(existing)):
+                flash(_("This client exists already, with the same data."), "success")
+                return redirect(url_for(".show_client", client_id=owner), 303)
         return reject({"phone": _("Another client has this phone.")}, 409)
     return redirect(url_for(".show_client", client_id=client_id), 303)
 

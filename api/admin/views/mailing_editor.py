@@ -1,12 +1,9 @@
 """Create and change a mailing: the form, its live preview, a test send, and the review."""
 
-import secrets
-
 import structlog
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask_babel import gettext as _
 from pydantic import ValidationError
-from sqlalchemy import text
 from werkzeug.wrappers import Response
 
 from api.actor import current_actor
@@ -15,19 +12,18 @@ from api.admin.forms.compared_fields import FIXED_FIELDS, MAILING_FIELDS
 from api.admin.forms.edit_conflict import FormBasis, merge_fields, same_values
 from api.admin.forms.field_errors import errors_from_schema, errors_from_service
 from api.admin.forms.mailing_form import (
-    RARE_FIELDS,
     SubmittedForm,
     default_fields,
     fields_from_mailing,
     parse_fields,
     parse_form,
 )
-from api.admin.forms.text_fields import read_id, split_list
+from api.admin.forms.text_fields import read_id
 from api.admin.presenters.audience_preview import preview_for_template
 from api.admin.presenters.conflict_page import render_conflict
-from api.admin.presenters.test_send import TestOutcome
+from api.admin.presenters.mailing_form_page import form_key, render_form
 from api.admin.presenters.test_send import send_test as send_test_messages
-from api.db import db, fetch_all
+from api.db import db
 from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
@@ -38,28 +34,7 @@ from shared.domain.scopes import Scope
 
 blueprint = Blueprint("mailing_editor", __name__)
 
-# The form's field that shows the errors of a schema's field.
-SHOWN_AT = {"start": "window", "end": "window", "from": "window", "to": "window"}
-# More mailings than can be excluded; further ones are not shown as choices.
-MAX_CHOSEN = 50
-# Mailings whose recipients can be excluded: the chosen ones first, then the newest with recipients.
-EXCLUDABLE = text("""
-SELECT id, name, text, started_at, audience FROM mailings
-WHERE deleted_at IS NULL AND (audience > 0 OR id = ANY (CAST(:chosen AS bigint[])))
-ORDER BY id = ANY (CAST(:chosen AS bigint[])) DESC, id DESC
-LIMIT greatest(8, cardinality(CAST(:chosen AS bigint[])))
-""")
-# Attributes to insert into a text: the most frequent of the newest clients and imports.
-ATTRIBUTES = text("""
-SELECT name, count(*) AS n FROM (
-    SELECT jsonb_object_keys(attributes) AS name FROM (
-        SELECT attributes FROM clients WHERE deleted_at IS NULL ORDER BY id DESC LIMIT 500
-    ) newest
-    UNION ALL SELECT unnest(attribute_columns) FROM (
-        SELECT attribute_columns FROM imports ORDER BY id DESC LIMIT 20
-    ) files
-) known GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
-""")
+MAX_KEY_LENGTH = 64
 
 
 @blueprint.get("/mailings/new")
@@ -67,40 +42,48 @@ SELECT name, count(*) AS n FROM (
 def new_mailing() -> str:
     """Show an empty form, or one that repeats another mailing (`?from=7`) at the default times."""
     fields = default_fields()
+    created_id = _find_created(request.args.get("once", ""))
+    if created_id is not None:
+        return render_template("admin/mailing_created.html", mailing_id=created_id)
     source_id = read_id(request.args.get("from", ""))
     if source_id is not None:
         structlog.contextvars.bind_contextvars(mailing_id=source_id)
         times = {name: fields[name] for name in ("starts", "start_at", "end_at")}
         fields = fields_from_mailing(find_mailing(source_id)) | times
-    return _render_form(fields)
+    return render_form(fields)
 
 
 @blueprint.post("/mailings/new")
 def review_mailing() -> str | Response | tuple[str, int]:
     """Show the review of a new mailing; create it once the review is confirmed."""
     form = parse_form()
+    once = request.form.get("once", "")[:MAX_KEY_LENGTH]
+    created_id = _find_created(once)
+    if created_id is not None:
+        if "confirmed" in request.form:
+            return _show_created(created_id)
+        return render_template("admin/mailing_created.html", mailing_id=created_id)
     if "back" in request.form:
-        return _render_form(form.fields)
+        return render_form(form.fields)
     body, errors = _validate(form)
     if body is None:
-        return _render_form(form.fields, errors), 422
+        return render_form(form.fields, errors), 422
     try:
         if "confirmed" not in request.form:
             return _render_review(form, body)
-        # The review's own key: repeated confirmations create one mailing.
-        once = request.form.get("once", "")[:64]
+        # The form's own key: repeated confirmations create one mailing.
         actor = current_actor()
         key = IdempotencyKey.for_request(once, actor.token_id, request.path, body) if once else None
         created = create_mailing(body, actor, key)
     except InvalidFields as error:
         db.session.rollback()
         if error.field_errors[0].code == "idempotency_key_reused":
-            flash(_("This mailing was created already; it is in this list."), "warning")
-            return redirect(url_for("admin.mailings.list_mailings"), 303)
-        return _render_form(form.fields, errors_from_service(error)), 422
-    flash(_("The mailing is created. It starts by itself."), "success")
-    mailing_id = created.presented["id"]
-    return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id), 303)
+            # Another confirmation came first: "now" is another instant in each.
+            created_id = _find_created(once)
+            if created_id is not None:
+                return _show_created(created_id)
+        return render_form(form.fields, errors_from_service(error)), 422
+    return _show_created(created.presented["id"])
 
 
 @blueprint.post("/mailings/preview")
@@ -137,7 +120,7 @@ def send_test() -> str:
     test = send_test_messages(form.fields["text"], form.fields["test_phones"])
     if request.headers.get("X-Fragment"):
         return render_template("admin/_test.html", test=test)
-    return _render_form(form.fields, mailing=mailing, test=test, basis=_basis())
+    return render_form(form.fields, mailing=mailing, test=test, basis=_basis())
 
 
 @blueprint.get("/mailings/<id:mailing_id>/edit")
@@ -147,7 +130,7 @@ def edit_mailing(mailing_id: int) -> str | Response:
     if mailing.status not in RULES[Action.EDIT].possible:
         flash(_("A mailing that has ended cannot change. Create a copy of it."), "warning")
         return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id))
-    return _render_form(fields_from_mailing(mailing), mailing=mailing)
+    return render_form(fields_from_mailing(mailing), mailing=mailing)
 
 
 @blueprint.post("/mailings/<id:mailing_id>/edit")
@@ -165,7 +148,7 @@ def update_mailing(mailing_id: int) -> Response | str | tuple[str, int]:
     for each in fixed:
         form.fields.update({name: theirs[name] for name in each.names})
     if lost:
-        return _render_form(form.fields, mailing=mailing, basis=_basis(), started=True), 409
+        return render_form(form.fields, mailing=mailing, basis=_basis(), started=True), 409
     basis = FormBasis.from_form(request.form)
     if basis.version != mailing.version:
         return _render_conflict(mailing, form.fields)
@@ -174,19 +157,19 @@ def update_mailing(mailing_id: int) -> Response | str | tuple[str, int]:
         if merged is None:
             return _render_conflict(mailing, form.fields, unpicked=True)
         if request.form["resolve"] == "edit":
-            return _render_form(merged, mailing=mailing)
+            return render_form(merged, mailing=mailing)
         form = parse_fields(merged, mailing)
     if fixed:
         del form.document["start_at"], form.document["filter"]
     elif form.errors:
-        return _render_form(form.fields, form.errors, mailing, basis=basis), 422
+        return render_form(form.fields, form.errors, mailing, basis=basis), 422
     try:
         changes = MailingChanges.model_validate(form.document)
         change_mailing(mailing_id, changes, current_actor(), {basis.version})
     except ValidationError as error:
-        return _render_form(form.fields, errors_from_schema(error), mailing, basis=basis), 422
+        return render_form(form.fields, errors_from_schema(error), mailing, basis=basis), 422
     except InvalidFields as error:
-        return _render_form(form.fields, errors_from_service(error), mailing, basis=basis), 422
+        return render_form(form.fields, errors_from_service(error), mailing, basis=basis), 422
     except VersionMismatch:
         db.session.rollback()
         return _render_conflict(find_mailing(mailing_id), form.fields)
@@ -196,7 +179,7 @@ def update_mailing(mailing_id: int) -> Response | str | tuple[str, int]:
         mailing = find_mailing(mailing_id)
         if mailing.status not in RULES[Action.EDIT].possible:
             return _render_ended(mailing, form.fields)
-        return _render_form(form.fields, mailing=mailing, basis=basis, started=True), 409
+        return render_form(form.fields, mailing=mailing, basis=basis, started=True), 409
     flash(
         _("The changes are saved. They apply to messages that were not attempted yet."),
         "success",
@@ -211,6 +194,17 @@ def _find_edited() -> Mailing | None:
         return None
     structlog.contextvars.bind_contextvars(mailing_id=mailing_id)
     return find_mailing(mailing_id)
+
+
+def _find_created(once: str) -> int | None:
+    """Return the mailing that a form with this key has created."""
+    answer = IdempotencyKey.find_answer(current_actor().token_id, once) if once else None
+    return None if answer is None else int(answer["id"])
+
+
+def _show_created(mailing_id: int) -> Response:
+    flash(_("The mailing is created. It starts by itself."), "success")
+    return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id), 303)
 
 
 def _basis() -> FormBasis | None:
@@ -264,39 +258,5 @@ def _render_review(form: SubmittedForm, body: NewMailing) -> str:
         fields=form.fields,
         body=body,
         excluded=list_mailings_by_id(body.filter.exclude_mailing_ids),
-        once=secrets.token_urlsafe(16),
-    )
-
-
-def _render_form(
-    fields: dict[str, str],
-    errors: dict[str, str] | None = None,
-    mailing: Mailing | None = None,
-    test: TestOutcome | None = None,
-    *,
-    basis: FormBasis | None = None,
-    started: bool = False,
-) -> str:
-    """Render the form; one of a mailing without a given basis is made from the present version."""
-    if mailing is not None and basis is None:
-        basis = FormBasis.of_version(
-            MAILING_FIELDS, fields_from_mailing(mailing), mailing.version, mailing.updated_at
-        )
-    shown = {SHOWN_AT.get(name, name): message for name, message in (errors or {}).items()}
-    ids = map(read_id, split_list(fields["exclude_mailing_ids"])[:MAX_CHOSEN])
-    chosen = [mailing_id for mailing_id in ids if mailing_id is not None]
-    recent = fetch_all(EXCLUDABLE, chosen=chosen)
-    return render_template(
-        "admin/mailing_form.html",
-        fields=fields,
-        errors=shown,
-        mailing=mailing,
-        recent=recent,
-        chosen=chosen,
-        others=[each for each in chosen if each not in {row["id"] for row in recent}],
-        show_rare_fields=any(fields[name] or shown.get(name) for name in RARE_FIELDS),
-        placeholders=["phone", "tag", *(row["name"] for row in fetch_all(ATTRIBUTES))],
-        test=test,
-        basis=basis,
-        started_meanwhile=started,
+        once=form_key(),
     )
