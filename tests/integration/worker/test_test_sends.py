@@ -177,5 +177,5 @@ def test_a_clients_history_lists_all_messages(system: System) -> None:
     system.call("DELETE", f"/mailings/{mailings[1]}")
     system.call("DELETE", f"/clients/{client_id}")
     left = system.call("GET", url)["items"]
-    assert [m["mailing_id"] for m in left] == [mailings[2], mailings[0]]
+    assert [m["mailing_id"] for m in left] == mailings[::-1]  # what was sent stays provable
     system.call("GET", "/clients/999999/messages", expect=404)
