@@ -65,7 +65,7 @@ class VersionMismatch(ServiceError):
         at = changed_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         by = "" if author is None else f" by {author}"
         super().__init__(
-            f"It was changed{by} at {at} and has the version {version} now: read it again.",
+            f"Its version is {version} now; it was last changed{by} at {at}: read it again.",
             members={"current_version": version, "changed_by": author, "changed_at": at},
         )
         self.version, self.author, self.changed_at = version, author, changed_at

@@ -65,7 +65,7 @@ PROBLEM_HEADERS = {
 DETAILS = {
     400: "The body is not JSON: Expecting value, line 1 column 1.",
     401: "Send an API token in the header: Authorization: Bearer TOKEN.",
-    412: "It was changed by Anna at 2030-12-01T08:00:00Z and has the version 4 now: read it again.",
+    412: "Its version is 4 now; it was last changed by Ann at 2030-12-01T08:00:00Z: read it again.",
     413: "The body is too large; the limit is 1 MiB.",
     415: "Send the body as JSON with the header Content-Type: application/json.",
     429: "This API token sends too many requests. Try again in 1 s.",
@@ -170,7 +170,7 @@ def _example(
         if example["code"] == "phone_taken":
             example["client_id"] = 12
     if status == 412:
-        changed = {"changed_by": "Anna", "changed_at": "2030-12-01T08:00:00Z"}
+        changed = {"changed_by": "Ann", "changed_at": "2030-12-01T08:00:00Z"}
         example |= {"current_version": 4, **changed}
     if status == 422:
         error = _field_error(operation, schemas)

@@ -30,7 +30,7 @@ def test_flushed_redis_loses_no_message(system: System, observe: Observe, rng: R
         waiting = observer.create_mailing(200, starts_in=3.0)
         observer.wait_for_requests(200)
         for _ in range(short_or_long(2, 6)):
-            time.sleep(rng.uniform(0.1, 0.6))
+            time.sleep(rng.uniform(0.1, 0.6))  # a random moment for the next fault
             Redis.from_url(system.valkey.url).flushall()
             flushed = time.time()
         observer.wait_for_recovery(flushed, 10)
@@ -59,7 +59,7 @@ def test_killed_redis_delays_mailings_only(system: System, observe: Observe) -> 
             began = time.time()
             meanwhile.append(observer.create_mailing(50))
             slowest = max(slowest, time.time() - began)
-            time.sleep(away / 6)
+            time.sleep(away / 6)  # spread over the outage
         system.valkey.start()
         back = time.time()
         for mailing in (running, *meanwhile):
@@ -86,7 +86,7 @@ if LONG:
             meanwhile = []
             while time.time() < killed + 600:
                 meanwhile.append(observer.create_mailing(20, starts_in=5))
-                time.sleep(60)
+                time.sleep(60)  # one a minute of the outage
             due = observer.create_mailing(20)
             system.valkey.start()
             back = time.time()
@@ -106,7 +106,7 @@ def test_due_mailings_start_when_redis_returns(system: System, observe: Observe)
         for _ in range(rounds):
             system.valkey.kill()
             mailing = observer.create_mailing(20)
-            time.sleep(3)
+            time.sleep(3)  # how long the outage lasts
             system.valkey.start()
             back = time.time()
             done = system.wait_finished(mailing, 30)
@@ -136,6 +136,7 @@ def test_refusing_redis_delays_mailings_only(code: str, system: System, observe:
             meanwhile = observer.create_mailing(50)
             ready = requests.get(f"http://127.0.0.1:{system.api_port}/readyz", timeout=5)
             assert ready.json()["redis"] == code
+            # The rest of the time for which Redis refuses.
             time.sleep(max(0.0, refused + refusal - time.time()))
         finally:
             redis.config_set("maxmemory", 0)
@@ -193,7 +194,7 @@ def test_terminated_postgresql_connections_are_reopened(
         mailing = observer.create_mailing(short_or_long(4_000, 20_000))
         observer.wait_for_requests(100)
         for _ in range(short_or_long(4, 20)):
-            time.sleep(rng.uniform(0.1, 0.6))
+            time.sleep(rng.uniform(0.1, 0.6))  # a random moment for the next fault
             connection = psycopg2.connect(system.postgres.url)
             with connection.cursor() as cursor:
                 cursor.execute(TERMINATE_CONNECTIONS)

@@ -29,7 +29,7 @@ def test_random_faults_lose_no_message(system: System, observe: Observe, rng: Ra
         ]
         applied: list[str] = []
         for _ in range(short_or_long(7, 50)):
-            time.sleep(rng.uniform(0.2, 1.0))
+            time.sleep(rng.uniform(0.2, 1.0))  # a random moment for the next fault
             name = rng.choice(sorted(faults))
             applied.append(name)
             faults[name](observer)
@@ -65,7 +65,7 @@ def make_faults(system: System, rng: Random) -> dict[str, Callable[[Observer], o
         name = rng.choice(system.dispatchers)
         system[name].freeze()
         observer.mark_worker_failure()
-        time.sleep(rng.uniform(0.5, 3.0))
+        time.sleep(rng.uniform(0.5, 3.0))  # how long the fault lasts
         system[name].thaw()
 
     def flush_redis(_: Observer) -> None:
@@ -73,12 +73,12 @@ def make_faults(system: System, rng: Random) -> dict[str, Callable[[Observer], o
 
     def stop_redis(_: Observer) -> None:
         system.valkey.kill()
-        time.sleep(rng.uniform(0.2, 1.5))
+        time.sleep(rng.uniform(0.2, 1.5))  # how long the fault lasts
         system.valkey.start()
 
     def stop_postgres(_: Observer) -> None:
         system.postgres.kill()
-        time.sleep(rng.uniform(0.2, 1.5))
+        time.sleep(rng.uniform(0.2, 1.5))  # how long the fault lasts
         system.postgres.start()
 
     def terminate_connections(_: Observer) -> None:
@@ -88,12 +88,12 @@ def make_faults(system: System, rng: Random) -> dict[str, Callable[[Observer], o
     def stop_provider(observer: Observer) -> None:
         system.provider.set(down=True)
         observer.mark_disconnect()
-        time.sleep(rng.uniform(0.2, 1.0))
+        time.sleep(rng.uniform(0.2, 1.0))  # how long the fault lasts
         system.provider.set(down=False)
 
     def add_glitches(_: Observer) -> None:
         system.provider.set(faults=dict.fromkeys(GLITCHES, 0.04))
-        time.sleep(1.0)
+        time.sleep(1.0)  # how long the fault lasts
         system.provider.set(faults={})
 
     workers = (*system.dispatchers, "control", "sweep", "scheduler")

@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.3)
+        time.sleep(0.3)  # between two looks; the deadline is above
     raise Failed(f"not within {seconds:g} s: {what}")
 
 

@@ -205,7 +205,7 @@ def claim_batches(
         return _claim_together(db, clock, mailing_ids, lease_seconds, end_margin)
     except TRANSIENT_ERRORS:
         raise
-    except Exception:
+    except Exception:  # of one mailing: it is found, and logged, by claiming each alone
         if len(mailing_ids) == 1:
             raise
     claims: list[ClaimedBatch] = []

@@ -78,7 +78,7 @@ def _run_thread(settings: WorkerSettings, token: str, test_id: int, request_id: 
             send_test(db, settings, token, test_id, request_id)
         except DatabaseError as error:
             log.warning("database.unavailable", what="test send", error=str(error).strip())
-        except Exception:
+        except Exception:  # the end of a thread: logged, as nothing else would see it
             log.exception("test_send.failed", client_ids=_find_clients(db, test_id))
         finally:
             db.close()

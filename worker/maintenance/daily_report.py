@@ -64,7 +64,7 @@ def _send_report(settings: ReportSettings, day: date) -> None:
         log.warning("report.failed", day=day.isoformat(), error="the day is not over")
     except DatabaseError as error:
         _log_database_error(error)
-    except Exception:
+    except Exception:  # the end of a thread: logged, as nothing else would see it
         log.exception("report.failed", day=day.isoformat())
     finally:
         db.close()

@@ -112,7 +112,7 @@ class Isolation:
             )
         except TRANSIENT_ERRORS:
             raise
-        except Exception:
+        except Exception:  # whatever it is: the caller reports what cannot be recorded
             return False
         return True
 

@@ -1,13 +1,15 @@
 """The page of an edit conflict: both versions side by side, and who changed what when."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
-from flask import render_template, request
+from flask import flash, redirect, render_template, request
+from flask_babel import gettext as _
+from werkzeug.wrappers import Response
 
-from api.admin.forms.edit_conflict import ComparedField, FormBasis, compare_fields
+from api.admin.forms.edit_conflict import ComparedField, FormBasis, compare_fields, same_values
 from api.audit_log import service as audit_log
 from api.audit_log.service import AuditFilter
+from shared.db.models import Client, Mailing
 
 MAX_SHOWN_EDITS = 10
 
@@ -16,23 +18,25 @@ def render_conflict(
     compared: Sequence[ComparedField],
     mine: Mapping[str, str],
     theirs: Mapping[str, str],
-    *,
     entity: str,
-    entity_id: int,
-    version: int,
-    changed_at: datetime,
+    edited: Client | Mailing,
     there: str,
+    *,
     unpicked: bool = False,
-) -> tuple[str, int]:
+) -> Response | tuple[str, int]:
     """Render the choice between the submitted fields and those of the present version.
 
-    Its form states the present version, so that a third change is noticed as well, and keeps the
-    basis of the person's own form. `there` is the address of the page that shows the object.
+    Where they are equal, nothing is left to choose. The page's form states the present version, so
+    that a third change is noticed as well, and keeps the basis of the person's own form. `there` is
+    the address of the page that shows the object.
     """
+    if same_values(compared, mine, theirs):
+        flash(_("The changes are saved."), "success")
+        return redirect(there, 303)
     basis = FormBasis.from_form(request.form)
-    edits = min(max(1, version - basis.version), MAX_SHOWN_EDITS)
+    edits = min(max(1, edited.version - basis.version), MAX_SHOWN_EDITS)
     entries = audit_log.list_entries(
-        AuditFilter(entity, entity_id, action="updated", since=basis.changed_at),
+        AuditFilter(entity, edited.id, action="updated", since=basis.changed_at),
         before_id=None,
         limit=edits,
     )
@@ -40,10 +44,10 @@ def render_conflict(
         "admin/edit_conflict.html",
         compared=compare_fields(compared, mine, theirs, basis, request.form),
         mine=mine,
-        basis=basis._replace(version=version),
+        basis=basis._replace(version=edited.version),
         entries=entries,
         people=audit_log.find_people(entries),
-        changed_at=changed_at,
+        changed_at=edited.updated_at,
         action=request.path,
         there=there,
         unpicked=unpicked,

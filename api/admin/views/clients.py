@@ -233,20 +233,8 @@ def _render_conflict(
     client: Client, fields: dict[str, str], *, unpicked: bool = False
 ) -> BaseResponse | tuple[str, int]:
     there = url_for(".show_client", client_id=client.id)
-    theirs = _fields_of(client)
-    if same_values(CLIENT_FIELDS, fields, theirs):
-        flash(_("The changes are saved."), "success")
-        return redirect(there, 303)
     return render_conflict(
-        CLIENT_FIELDS,
-        fields,
-        theirs,
-        entity="client",
-        entity_id=client.id,
-        version=client.version,
-        changed_at=client.updated_at,
-        there=there,
-        unpicked=unpicked,
+        CLIENT_FIELDS, fields, _fields_of(client), "client", client, there, unpicked=unpicked
     )
 
 

@@ -217,19 +217,8 @@ def _render_conflict(
 ) -> Response | tuple[str, int]:
     there = url_for("admin.mailings.show_mailing", mailing_id=mailing.id)
     theirs = fields_from_mailing(mailing)
-    if same_values(MAILING_FIELDS, fields, theirs):
-        flash(_("The changes are saved."), "success")
-        return redirect(there, 303)
     return render_conflict(
-        MAILING_FIELDS,
-        fields,
-        theirs,
-        entity="mailing",
-        entity_id=mailing.id,
-        version=mailing.version,
-        changed_at=mailing.updated_at,
-        there=there,
-        unpicked=unpicked,
+        MAILING_FIELDS, fields, theirs, "mailing", mailing, there, unpicked=unpicked
     )
 
 
