@@ -18,6 +18,7 @@ from api.admin.preferences import choose_language, choose_zone
 from api.admin.presenters.charts import init_charts
 from api.admin.presenters.formatting import init_template_functions
 from api.admin.presenters.live_figures import init_live_figures
+from api.admin.presenters.plurals import init_plurals
 from api.admin.views import (
     audit,
     clients,
@@ -93,6 +94,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         timezone_selector=choose_zone,
     )
     init_template_functions(app)
+    init_plurals(app)
     app.register_blueprint(admin)
     init_start_page(app, settings)
 

@@ -1,10 +1,9 @@
 """Preview a mailing: its audience, SMS segments, cost and duration, with the present clients."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from decimal import Decimal
 from threading import Semaphore
-from typing import NamedTuple
 
 from flask import current_app
 
@@ -12,9 +11,11 @@ from api.actor import Actor
 from api.db import database_now, session_cursor, use_one_snapshot
 from api.limits.concurrency import ConcurrencyLimit, SharedWork
 from api.mailings.dispatch_end import describe_margin, dispatch_end
+from api.mailings.preview_result import Preview, PreviewWarning, Share, ZoneShare
 from api.mailings.schemas import NewMailing
+from api.mailings.sending_estimate import SendingEstimate, ZoneQueue, estimate_sending
 from api.mailings.service import draft_mailing, window_of
-from api.mailings.text_preview import AudienceTexts, render_for_audience
+from api.mailings.text_preview import AudienceQuery, AudienceTexts, render_for_audience
 from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
@@ -30,14 +31,19 @@ _TURNS = Semaphore(2)
 _SHARED: SharedWork["Preview"] = SharedWork()
 
 # The clients are read once; all three breakdowns are sums of the same counts.
-AUDIENCE = f"""
+AUDIENCE = """
 WITH counted AS MATERIALIZED (
-    SELECT operator_code, timezone, tag, count(*) AS n FROM clients WHERE {AUDIENCE_CONDITION} GROUP BY 1, 2, 3
+    SELECT operator_code, timezone, tag, count(*) AS n FROM clients WHERE {audience} GROUP BY 1, 2, 3
 )
 SELECT 'operator_code', operator_code, sum(n)::bigint FROM counted GROUP BY 2
 UNION ALL SELECT 'timezone', timezone, sum(n)::bigint FROM counted GROUP BY 2
 UNION ALL (SELECT 'tag', tag, sum(n)::bigint FROM counted GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT %(max_tags)s)
-"""  # noqa: S608, E501 (AUDIENCE_CONDITION is a constant)
+"""  # noqa: E501
+# Those of a launched mailing who have not been sent to.
+PENDING_CONDITION = """
+deleted_at IS NULL AND EXISTS (SELECT FROM messages WHERE messages.mailing_id = %(mailing)s
+    AND messages.client_id = clients.id AND messages.status = 'pending')
+"""
 # Counting the clients of a large directory may take longer than the default limit.
 LONGER_TIMEOUT = "SET LOCAL statement_timeout = '30s'"
 
@@ -62,95 +68,37 @@ FROM sent JOIN full_minutes USING (minute)
 """
 
 
-class Share(NamedTuple):
-    """The number of clients of the audience with this operator code, tag or missing attribute."""
-
-    value: str
-    clients: int
-
-
-class ZoneShare(NamedTuple):
-    """The clients of one time zone, and when their window opens.
-
-    `opens_at` is None if it does not open before dispatch ends, or if the zone is `unknown`.
-    """
-
-    value: str
-    clients: int
-    opens_at: datetime | None
-    unknown: bool = False
-
-
-class PreviewWarning(NamedTuple):
-    """A property of the mailing that is probably a mistake."""
-
-    code: str
-    detail: str
-
-
-class Preview(NamedTuple):
-    """What a mailing would be if it were launched now.
-
-    `rate` is in messages per second; it, `expected_seconds` and `expected_finish_at` are None
-    while no rate is known, and `cost` is None without a price.
-    """
-
-    by_operator_code: list[Share]
-    by_timezone: list[ZoneShare]
-    by_tag: list[Share]
-    texts: AudienceTexts
-    longest_text: str
-    cost: Decimal | None
-    rate: float | None
-    expected_seconds: float | None
-    expected_finish_at: datetime | None
-    warnings: list[PreviewWarning]
-
-    @property
-    def audience(self) -> int:
-        return sum(zone.clients for zone in self.by_timezone)
-
-    @property
-    def never_in_window(self) -> int:
-        unopened = [zone for zone in self.by_timezone if zone.opens_at is None]
-        return sum(zone.clients for zone in unopened if not zone.unknown)
-
-    @property
-    def in_unknown_zones(self) -> int:
-        return sum(zone.clients for zone in self.by_timezone if zone.unknown)
-
-    @property
-    def missing_attributes(self) -> list[Share]:
-        return [Share(*each) for each in self.texts.missing_attributes]
-
-
-def preview_mailing(body: NewMailing, actor: Actor) -> Preview:
+def preview_mailing(body: NewMailing, actor: Actor, launched_id: int | None = None) -> Preview:
     """Preview a mailing without storing it.
 
-    Previews of the same mailing at the same time share their work. Must come first in its
-    transaction. Raise InvalidFields as `create_mailing` would, RateLimited for too many at once.
+    With `launched_id` its recipients are those that this mailing has not sent to yet, and the
+    filter in `body` does not matter. Previews of the same mailing at the same time share their
+    work. Must come first in its transaction. Raise InvalidFields as `create_mailing` would,
+    RateLimited for too many at once.
     """
     with PREVIEWS.admitting(actor.name):
-        return _SHARED.run(body.model_dump_json(), lambda: _preview_in_turn(body))
+        key = f"{launched_id or ''} {body.model_dump_json()}"
+        return _SHARED.run(key, lambda: _preview_in_turn(body, launched_id))
 
 
-def _preview_in_turn(body: NewMailing) -> Preview:
+def _preview_in_turn(body: NewMailing, launched_id: int | None) -> Preview:
     with _TURNS:
-        return _preview_mailing(body)
+        return _preview_mailing(body, launched_id)
 
 
-def _preview_mailing(body: NewMailing) -> Preview:
+def _preview_mailing(body: NewMailing, launched_id: int | None) -> Preview:
     use_one_snapshot()
     now = database_now()
     mailing = draft_mailing(body, now)
     start = max(mailing.start_at, now)
-    audience = audience_parameters(*(getattr(mailing, name) for name in FILTER_COLUMNS))
+    audience = _select_audience(mailing, launched_id)
     shares = _count_audience(audience)
     zones = [_open_zone(share, mailing, start) for share in shares["timezone"]]
     opening = {zone.value: zone.clients for zone in zones if zone.opens_at}
     texts = render_for_audience(compile_template(mailing.text), audience, opening)
     price: Decimal | None = current_app.config["SEGMENT_PRICE"]
     rate = _estimate_rate(mailing.rate_limit)
+    estimate = _estimate_sending(mailing, zones, texts, rate, start)
     preview = Preview(
         by_operator_code=shares["operator_code"],
         by_timezone=zones,
@@ -160,17 +108,25 @@ def _preview_mailing(body: NewMailing) -> Preview:
         cost=None if price is None else price * texts.segments,
         rate=rate,
         expected_seconds=None if rate is None else round(texts.messages / rate, 3),
-        expected_finish_at=_estimate_finish(zones, rate, start),
+        expected_finish_at=None if estimate is None else estimate.finish_at,
+        expected_unsent=None if estimate is None else estimate.unsent,
         warnings=[],
     )
     return preview._replace(warnings=list(_find_warnings(mailing, preview, now)))
 
 
-def _count_audience(audience: Mapping[str, object]) -> dict[str, list[Share]]:
+def _select_audience(mailing: Mailing, launched_id: int | None) -> AudienceQuery:
+    if launched_id is not None:
+        return AudienceQuery(PENDING_CONDITION, {"mailing": launched_id})
+    parameters = audience_parameters(*(getattr(mailing, name) for name in FILTER_COLUMNS))
+    return AudienceQuery(AUDIENCE_CONDITION, parameters)
+
+
+def _count_audience(audience: AudienceQuery) -> dict[str, list[Share]]:
     """Count the audience by operator code, time zone and tag, the largest share first."""
     cursor = session_cursor()
     cursor.execute(LONGER_TIMEOUT)
-    cursor.execute(AUDIENCE, {**audience, "max_tags": MAX_TAGS})
+    cursor.execute(audience.select(AUDIENCE), {**audience.parameters, "max_tags": MAX_TAGS})
     shares: dict[str, list[Share]] = {"operator_code": [], "timezone": [], "tag": []}
     for kind, value, clients in cursor.fetchall():
         shares[kind].append(Share(value, clients))
@@ -199,21 +155,33 @@ def _estimate_rate(rate_limit: int | None) -> float | None:
     return rate or None
 
 
-def _estimate_finish(
-    zones: Sequence[ZoneShare], rate: float | None, start: datetime
-) -> datetime | None:
-    """Estimate when the last message is sent, if zones are served as their windows open."""
+def _estimate_sending(
+    mailing: Mailing,
+    zones: Sequence[ZoneShare],
+    texts: AudienceTexts,
+    rate: float | None,
+    start: datetime,
+) -> SendingEstimate | None:
+    """Estimate when the last message is sent and how many are not, with the windows of the zones.
+
+    Who lacks what the text needs is taken to live evenly in all zones.
+    """
     if rate is None:
         return None
-    finish = start
-    opening = [(zone.opens_at, zone.clients) for zone in zones if zone.opens_at]
-    for opens, clients in sorted(opening):
-        finish = max(finish, opens) + timedelta(seconds=clients / rate)
-    return finish
+    open_zones = [
+        (zone.opens_at, zone.value, zone.clients - texts.opted_out_by_zone.get(zone.value, 0))
+        for zone in zones
+        if zone.opens_at is not None
+    ]
+    reachable = sum(clients for _, _, clients in open_zones)
+    share = texts.messages / reachable if reachable else 0.0
+    queues = [ZoneQueue(opens, zone, clients * share) for opens, zone, clients in open_zones]
+    end = dispatch_end(mailing.end_at)
+    return estimate_sending(queues, window_of(mailing), rate, start, end)
 
 
 def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterator[PreviewWarning]:
-    never, finish = preview.never_in_window, preview.expected_finish_at
+    never, unsent = preview.never_in_window, preview.expected_unsent
     if not preview.audience:
         yield PreviewWarning("empty_audience", "No client matches the filter.")
     if mailing.start_at < now:
@@ -236,11 +204,16 @@ def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterato
             f"The time zone of {preview.in_unknown_zones} clients is not known: their messages "
             "will fail.",
         )
-    if finish is not None and finish > dispatch_end(mailing.end_at):
+    if unsent:
+        until = (
+            f"it would take until {format_instant(preview.expected_finish_at)}"
+            if preview.expected_finish_at is not None
+            else "it would take far longer"
+        )
         yield PreviewWarning(
             "ends_too_early",
-            f"At the present rate it would take until {format_instant(finish)}, which is after the "
-            f"end{describe_margin()}: what is left then is not sent.",
+            f"At the present rate {until}: about {unsent} messages are left at the "
+            f"end{describe_margin()} and are not sent.",
         )
     yield from _find_text_warnings(preview.texts)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from api.mailings import preview
+from api.mailings.preview_result import Preview, WithheldReason
 from api.mailings.test_sends import MAX_PHONES
 from api.schemas import examples
 from api.schemas.base import Body
@@ -65,12 +65,25 @@ class Warning_(ResponseModel):
     detail: str
 
 
+class WithheldAnswer(ResponseModel):
+    """How many of the audience will not be sent to for this reason."""
+
+    reason: WithheldReason = Field(
+        description="A client counts for the first of these reasons that holds."
+    )
+    clients: int
+
+
 class PreviewAnswer(ResponseModel):
     """What a mailing would be if it were launched with the clients as they are now."""
 
     model_config = with_example(examples.PREVIEW)
 
-    audience: int
+    audience: int = Field(description="Clients who match the filter.")
+    recipients: int = Field(description="How many of them will be sent to.")
+    withheld: list[WithheldAnswer] = Field(
+        description="The others, by reason; with `recipients` they add up to the audience."
+    )
     by_operator_code: list[Share]
     by_timezone: list[ZoneShare]
     by_tag: list[Share] = Field(description="The 20 largest.")
@@ -97,6 +110,9 @@ class PreviewAnswer(ResponseModel):
         description="How long the sending takes at this rate, without the hours outside of windows."
     )
     expected_finish_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    expected_unsent: int | None = Field(
+        description="How many of the recipients will be left at the end at this rate."
+    )
     warnings: list[Warning_]
 
 
@@ -138,13 +154,14 @@ class TestSendAnswer(ResponseModel):
     items: list[TestResult]
 
 
-def present_preview(found: preview.Preview) -> dict[str, Any]:
+def present_preview(found: Preview) -> dict[str, Any]:
     texts, longest = found.texts, found.longest_text
     return PreviewAnswer.present(
         found,
         by_operator_code=_present_tuples(found.by_operator_code),
         by_timezone=[ZoneShare.present(zone) for zone in found.by_timezone],
         by_tag=_present_tuples(found.by_tag),
+        withheld=_present_tuples(found.withheld),
         opted_out=texts.opted_out,
         lacking=texts.lacking,
         missing_attributes=_present_tuples(found.missing_attributes),

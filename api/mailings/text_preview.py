@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 from psycopg2.extensions import cursor as Cursor
 
 from api.db import db, session_cursor
-from shared.db.audience import AUDIENCE_CONDITION
 from shared.domain.attributes import placeholder_values
 from shared.domain.segments import measure_segments
 from shared.domain.templates import MissingAttribute, RenderingError, Template
@@ -19,27 +18,37 @@ EXAMPLE_COUNT = 5
 SAMPLE_SIZE = 100_000
 
 VALUES = placeholder_values("clients")
-# By the set of required attributes that they lack.
+# `audience` is a condition on clients: see AudienceQuery. REACHABLE: those who have not opted out
+# and whose window opens before the end.
+OPTED_OUT = "EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)"
+REACHABLE = f"timezone = ANY (%(zones)s::text[]) AND NOT {OPTED_OUT}"
+# By the set of required attributes that they lack: all of them, and those who are reachable.
 CLIENTS_LACKING = f"""
 SELECT ARRAY(SELECT name FROM unnest(%(required)s::text[]) AS name WHERE NOT attributes ? name),
-    count(*)
-FROM clients WHERE NOT attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION} GROUP BY 1
+    count(*), count(*) FILTER (WHERE {REACHABLE})
+FROM clients WHERE NOT attributes ?& %(required)s::text[] AND {{audience}} GROUP BY 1
 """  # noqa: S608 (constants, here and below)
 EXAMPLES = f"""
 SELECT id, {VALUES} FROM clients
-WHERE attributes ?& %(required)s::text[] AND {AUDIENCE_CONDITION} ORDER BY id LIMIT %(examples)s
+WHERE attributes ?& %(required)s::text[] AND {{audience}} ORDER BY id LIMIT %(examples)s
 """  # noqa: S608
 OPTED_OUT_BY_ZONE = f"""
-SELECT timezone, count(*) FROM clients
-WHERE {AUDIENCE_CONDITION} AND EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
-GROUP BY 1
+SELECT timezone, count(*) FROM clients WHERE {{audience}} AND {OPTED_OUT} GROUP BY 1
 """  # noqa: S608
-# Clients who have not opted out and whose window opens before the end.
 SAMPLE = f"""
-SELECT {VALUES} FROM clients
-WHERE id %% %(step)s = 0 AND {AUDIENCE_CONDITION} AND timezone = ANY (%(zones)s::text[])
-    AND NOT EXISTS (SELECT FROM opt_outs WHERE opt_outs.phone = clients.phone)
+SELECT {VALUES} FROM clients WHERE id %% %(step)s = 0 AND {{audience}} AND {REACHABLE}
 """  # noqa: S608
+
+
+class AudienceQuery(NamedTuple):
+    """The clients that a preview is about: a condition on `clients`, with its parameters."""
+
+    condition: str
+    parameters: Mapping[str, object]
+
+    def select(self, statement: str) -> str:
+        """Return a statement for these clients; it names them as `{audience}`."""
+        return statement.format(audience=self.condition)
 
 
 class Example(NamedTuple):
@@ -52,14 +61,16 @@ class Example(NamedTuple):
 class AudienceTexts(NamedTuple):
     """A text rendered for its audience.
 
-    Of the whole audience, `opted_out` clients are not messaged and `lacking` clients lack an
-    attribute (which: `missing_attributes`). Of the clients whose window opens, `messages` are sent,
-    in `segments` in total, and for `unfit` clients the text is empty or too long; these three are
-    estimates from a sample unless `exact`.
+    Of the whole audience, `opted_out_by_zone` clients are not messaged and `lacking` clients lack
+    an attribute (which: `missing_attributes`). Of the clients who have not opted out and whose
+    window opens, `lacking_reachable` lack an attribute, for `unfit` the text is empty or too long,
+    and the others are sent `messages`, in `segments` in total; `unfit` and `segments` are estimates
+    from a sample unless `exact`.
     """
 
-    opted_out: int
+    opted_out_by_zone: Mapping[str, int]
     lacking: int
+    lacking_reachable: int
     missing_attributes: list[tuple[str, int]]
     unfit: int
     examples: list[Example]
@@ -67,6 +78,10 @@ class AudienceTexts(NamedTuple):
     messages: int
     segments: int
     exact: bool
+
+    @property
+    def opted_out(self) -> int:
+        return sum(self.opted_out_by_zone.values())
 
 
 @dataclass
@@ -95,52 +110,59 @@ class _Sample:
 
 
 def render_for_audience(
-    template: Template, audience: Mapping[str, object], zones: Mapping[str, int]
+    template: Template, audience: AudienceQuery, zones: Mapping[str, int]
 ) -> AudienceTexts:
-    """Render a text for the clients that the filter values `audience` match.
+    """Render a text for the clients of `audience`.
 
     `zones` has the number of clients in each time zone whose window opens before the end.
     """
     values = {
-        **audience,
+        **audience.parameters,
         "zones": list(zones),
         "required": template.required,
         "examples": EXAMPLE_COUNT,
     }
     cursor = session_cursor()
-    cursor.execute(OPTED_OUT_BY_ZONE, values)
+    cursor.execute(audience.select(OPTED_OUT_BY_ZONE), values)
     opted_out = Counter(dict(cursor.fetchall()))
     reachable = sum(clients - opted_out[zone] for zone, clients in zones.items())
     if template.plain is not None:
         segments = reachable * measure_segments(template.plain).segments
         sample = _Sample(reachable, reachable, segments, 0, template.plain)
     else:
-        sample = _render_sample(template, {**values, "step": -(-reachable // SAMPLE_SIZE) or 1})
-    scale = reachable / sample.clients if sample.clients else 0.0
-    lacking = 0
+        step = -(-reachable // SAMPLE_SIZE) or 1
+        sample = _render_sample(template, audience, {**values, "step": step})
+    lacking = lacking_reachable = 0
     missing_attributes: Counter[str] = Counter()
     if template.required:
-        cursor.execute(CLIENTS_LACKING, values)
-        for names, clients in cursor.fetchall():
+        cursor.execute(audience.select(CLIENTS_LACKING), values)
+        for names, clients, without in cursor.fetchall():
             lacking += clients
+            lacking_reachable += without
             missing_attributes.update(dict.fromkeys(names, clients))
+    # What is counted exactly bounds what the sample estimates.
+    rendered = reachable - lacking_reachable
+    fit = sample.messages + sample.unfit
+    scale = rendered / fit if fit else 0.0
+    unfit = round(sample.unfit * scale)
     return AudienceTexts(
-        opted_out=opted_out.total(),
+        opted_out_by_zone=opted_out,
         lacking=lacking,
+        lacking_reachable=lacking_reachable,
         missing_attributes=sorted(missing_attributes.items(), key=lambda item: (-item[1], item[0])),
-        unfit=round(sample.unfit * scale),
-        examples=_render_examples(cursor, template, values),
+        unfit=unfit,
+        examples=_render_examples(cursor, template, audience, values),
         longest=sample.longest,
-        messages=round(sample.messages * scale),
+        messages=rendered - unfit,
         segments=round(sample.segments * scale),
         exact=sample.clients == reachable,
     )
 
 
 def _render_examples(
-    cursor: Cursor, template: Template, values: Mapping[str, object]
+    cursor: Cursor, template: Template, audience: AudienceQuery, values: Mapping[str, object]
 ) -> list[Example]:
-    cursor.execute(EXAMPLES, values)
+    cursor.execute(audience.select(EXAMPLES), values)
     examples = []
     for client_id, fields in cursor.fetchall():
         with suppress(RenderingError):
@@ -148,13 +170,15 @@ def _render_examples(
     return examples
 
 
-def _render_sample(template: Template, values: Mapping[str, object]) -> _Sample:
+def _render_sample(
+    template: Template, audience: AudienceQuery, values: Mapping[str, object]
+) -> _Sample:
     sample = _Sample()
     # A server-side cursor keeps memory small: there may be a hundred thousand clients.
     connection = cast(Any, db.session.connection().connection)
     with connection.cursor(name="text_preview") as cursor:
         cursor.itersize = 5_000
-        cursor.execute(SAMPLE, values)
+        cursor.execute(audience.select(SAMPLE), values)
         for (fields,) in cursor:
             sample.add(template, fields)
     return sample

@@ -122,6 +122,8 @@ IMPORT: dict[str, Any] = {
 
 PREVIEW: dict[str, Any] = {
     "audience": 2000,
+    "recipients": 1988,
+    "withheld": [{"reason": "opted_out", "clients": 12}],
     "by_operator_code": [{"value": "916", "clients": 2000}],
     "by_timezone": [
         {"value": "Europe/Moscow", "clients": 1500, "opens_at": "2030-12-02T06:00:00.000000Z"},
@@ -140,6 +142,7 @@ PREVIEW: dict[str, Any] = {
     "rate": 100.0,
     "expected_seconds": 19.88,
     "expected_finish_at": "2030-12-02T06:00:20.000000Z",
+    "expected_unsent": 0,
     "warnings": [],
 }
 PROBLEM = {

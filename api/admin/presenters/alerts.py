@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from flask import url_for
 from flask_babel import gettext as _
-from flask_babel import lazy_gettext, ngettext
+from flask_babel import lazy_gettext
 from markupsafe import Markup
 from sqlalchemy import text
 
 from api.admin.presenters.fleet_health import MAX_SWEEP_AGE
 from api.admin.presenters.formatting import render_instant
 from api.admin.presenters.live_figures import Snapshot, is_late
+from api.admin.presenters.plurals import ngettext
 from api.db import fetch_all
 from api.mailings.dispatch_end import dispatch_end, end_margin
 

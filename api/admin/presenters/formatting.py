@@ -16,7 +16,6 @@ from flask_babel import (
     get_locale,
     get_timezone,
     lazy_gettext,
-    ngettext,
 )
 from flask_babel import gettext as _
 from markupsafe import Markup, escape
@@ -30,6 +29,7 @@ from api.admin.presenters.labels import (
     describe_reason,
 )
 from api.admin.presenters.live_figures import PARTS, seconds_left
+from api.admin.presenters.plurals import ngettext
 from shared.domain.send_windows import UnknownTimeZone, find_zone
 
 PART_NAMES = {

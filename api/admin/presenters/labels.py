@@ -6,6 +6,7 @@ from flask_babel import LazyString, lazy_gettext
 from flask_babel import gettext as _
 
 from api.mailings.action_rules import Action
+from api.mailings.preview_result import WithheldReason
 from shared.domain.statuses import Reason
 
 
@@ -63,6 +64,13 @@ ACTION_TEXTS = {
     ),
 }
 
+WITHHELD_REASONS = {
+    WithheldReason.OPTED_OUT: lazy_gettext("opted out"),
+    WithheldReason.UNKNOWN_TIME_ZONE: lazy_gettext("time zone not known"),
+    WithheldReason.WINDOW: lazy_gettext("outside of the permitted hours until the end"),
+    WithheldReason.MISSING_ATTRIBUTES: lazy_gettext("a value that the text needs is missing"),
+    WithheldReason.UNFIT_TEXT: lazy_gettext("the text would be empty or too long"),
+}
 OUTCOMES: dict[str, LazyString] = {
     "accepted": lazy_gettext("Accepted by the provider"),
     "rejected": lazy_gettext("Refused by the provider"),

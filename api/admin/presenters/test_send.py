@@ -3,12 +3,12 @@
 from typing import Any, NamedTuple
 
 from flask_babel import gettext as _
-from flask_babel import ngettext
 from pydantic import ValidationError
 
 from api.actor import current_actor
 from api.admin.forms.field_errors import errors_from_schema
 from api.admin.forms.text_fields import read_phones
+from api.admin.presenters.plurals import ngettext
 from api.db import db
 from api.errors import InvalidFields, RateLimited, Unavailable
 from api.mailings import test_sends

@@ -27,7 +27,7 @@ from api.db import db
 from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
-from api.mailings.schemas import MailingChanges, NewMailing, present_mailing
+from api.mailings.schemas import MailingChanges, NewMailing
 from api.mailings.service import change_mailing, create_mailing, find_mailing, list_mailings_by_id
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
@@ -92,15 +92,18 @@ def preview_mailing() -> str:
     mailing = _find_edited()
     form = parse_form(mailing)
     document = {**form.document, "text": form.document["text"] or "-"}
-    launched = mailing is not None and mailing.started_at is not None
-    if mailing is not None and launched:
-        document["filter"] = present_mailing(mailing)["filter"]
+    launched_id = None
+    if mailing is not None and mailing.started_at is not None:
+        # The form has no fields of recipients and start: both are fixed.
+        launched_id = mailing.id
+        document |= {"start_at": mailing.start_at.isoformat(), "filter": {}}
+        form = form._replace(errors={})
     found = {}
     body, errors = _validate(form._replace(document=document))
     if body is not None:
         db.session.rollback()  # the preview's snapshot must begin with its first statement
         try:
-            found = preview_for_template(body)
+            found = preview_for_template(body, launched_id)
         except InvalidFields as error:
             errors = errors_from_service(error)
     return render_template(
@@ -108,7 +111,7 @@ def preview_mailing() -> str:
         **found,
         errors=errors,
         empty=not form.document["text"],
-        narrows=not launched,
+        launched=launched_id is not None,
     )
 
 

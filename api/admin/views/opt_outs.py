@@ -2,7 +2,6 @@
 
 from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask_babel import gettext as _
-from flask_babel import ngettext
 from pydantic import ValidationError
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -10,6 +9,7 @@ from api.actor import current_actor
 from api.admin.forms.field_errors import field_text
 from api.admin.forms.text_fields import phone_expected, read_phone, read_phones
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
+from api.admin.presenters.plurals import ngettext
 from api.cursors import Page
 from api.errors import NotFound
 from api.http.csv_response import stream_csv

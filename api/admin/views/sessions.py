@@ -2,11 +2,11 @@
 
 from flask import Blueprint, flash, g, redirect, render_template, request, url_for
 from flask_babel import gettext as _
-from flask_babel import ngettext
 from werkzeug.wrappers import Response
 
 from api.actor import current_actor
 from api.admin.auth import require_scope
+from api.admin.presenters.plurals import ngettext
 from api.errors import NotFound
 from api.people import sessions
 from shared.domain.scopes import Scope

@@ -17,6 +17,7 @@ from tests.integration.conftest import (
     make_pool_read_only,
     value,
 )
+from tests.support.fleet import Fleet
 
 EVERY_FILTER = {
     "operator_codes": ["916", "926"],
@@ -226,3 +227,19 @@ def test_a_read_only_server_is_an_outage(app: Flask, operator: Signed) -> None:
     assert answer.status_code == 503, answer.text
     assert "The database cannot be reached" in answer.text
     assert submit(operator, "/admin/opt-outs", fields).status_code == 303
+
+
+def test_the_preview_of_a_started_mailing_counts_those_it_has_not_sent_to(
+    operator: Signed, fleet: Fleet
+) -> None:
+    mailing_id = fleet.add_launched_mailing(3, text="Hello")
+    worker = fleet.claim_batch(mailing_id)
+    worker.record(accepted=worker.ids[:1])
+    html = page(operator, f"/admin/mailings/{mailing_id}/edit")
+    fields = form_fields(html)
+    shown = submit(operator, "/admin/mailings/preview", fields).text
+    assert '<span class="big">2</span><span>more clients will get it' in shown
+    fields["text"] = ["{name} needs a name"]
+    shown = submit(operator, "/admin/mailings/preview", fields).text
+    assert '<span class="big">0</span>' in shown
+    assert "a value that the text needs is missing" in shown

@@ -220,3 +220,53 @@ def test_clients_of_an_unknown_time_zone_are_counted_apart(
     assert (found["audience"], found["never_in_window"]) == (3, 0)
     assert "unknown_timezones" in codes(found)
     assert "unknown_timezones" not in codes(preview(filter=filter_))
+
+
+def test_recipients_and_those_withheld_add_up(
+    client: FlaskClient, preview: Callable[..., Any], crowd: Callable[..., str], database: Cursor
+) -> None:
+    """Each client counts once, for the first reason that holds."""
+    named = {"attributes": {"name": "Anna"}}
+    tag = crowd(
+        {"timezone": "UTC", **named},
+        {"timezone": "UTC"},  # lacks the name
+        {"timezone": "Asia/Tokyo", **named},  # the window does not open
+        {"timezone": "Asia/Tokyo"},
+        {"timezone": "UTC", **named},  # opted out
+        {"timezone": "Asia/Tokyo"},  # opted out as well
+    )
+    database.execute("SELECT phone FROM clients WHERE tag = %s ORDER BY id DESC LIMIT 2", (tag,))
+    phones = [str(phone) for (phone,) in database.fetchall()]
+    assert client.post("/api/v1/opt-outs", json={"phones": phones}).status_code < 300
+    start = (datetime.now(UTC) + timedelta(days=1)).replace(hour=9, minute=0)
+    found = preview(
+        text="{name}",
+        filter={"tags": [tag]},
+        window={"from": "10:00", "to": "12:00"},
+        start_at=start.isoformat(),
+        end_at=(start + timedelta(hours=2)).isoformat(),
+    )
+    assert (found["audience"], found["recipients"], found["segments_total"]) == (6, 1, 1)
+    assert {each["reason"]: each["clients"] for each in found["withheld"]} == {
+        "opted_out": 2,
+        "window_never_opens": 2,
+        "missing_attributes": 1,
+    }
+
+
+def test_what_is_left_at_the_end_is_estimated_with_the_window(
+    preview: Callable[..., Any], crowd: Callable[..., str]
+) -> None:
+    """Sending stops while the window is closed: 60 of 100 seconds fit into the last minute."""
+    tag = crowd(*[{"timezone": "UTC"}] * 10)
+    start = (datetime.now(UTC) + timedelta(days=1)).replace(hour=11, minute=59, second=0)
+    times = {"start_at": start.isoformat(), "end_at": (start + timedelta(hours=1)).isoformat()}
+    hours = {"from": "10:00", "to": "12:00"}
+    limited = {"filter": {"tags": [tag]}, "rate_limit": 1, **times}
+    assert preview(window=hours, **limited)["expected_unsent"] == 0
+    late = {**limited, "start_at": (start + timedelta(seconds=54)).isoformat()}
+    found = preview(window=hours, **late)
+    assert found["expected_unsent"] == pytest.approx(4, abs=1)
+    assert codes(found) == {"ends_too_early"}
+    finish = datetime.fromisoformat(found["expected_finish_at"])
+    assert finish - start > timedelta(hours=22)  # the next morning
