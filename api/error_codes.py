@@ -66,6 +66,11 @@ CODES = {
     "end_passed": ErrorCode(
         (409,), "The mailing's end has passed.", "Move the end first, or create another mailing."
     ),
+    "workers_outdated": ErrorCode(
+        (409,),
+        "Workers of an older version run, which would not follow the rule.",
+        "Update all workers first.",
+    ),
     "nothing_failed": ErrorCode(
         (409,), "No message of the mailing has failed.", "There is nothing to try again."
     ),
@@ -119,6 +124,9 @@ CODES = {
     "workers_unavailable": ErrorCode(
         (503,), "No worker took the test send; nothing was sent.", "Repeat it later."
     ),
+    "workers_unknown": ErrorCode(
+        (503,), "The versions of the workers cannot be read.", "Repeat it later."
+    ),
     "unanswered_test_send": ErrorCode(
         (503,), "A worker took the test send and did not report.", "Look at the phones first."
     ),
@@ -167,6 +175,11 @@ FIELD_CODES = {
     "window_empty": "The window begins when it ends.",
     "end_before_start": "The end is not later than the start.",
     "past": "The instant has passed.",
+    "amount_format": "The amount is no number with at most two decimals.",
+    "budget_unit": "The budget has neither segments nor an amount, or both.",
+    "budget_empty": "The budget limits neither the day nor the month.",
+    "segment_price_missing": "An amount needs the setting `SEGMENT_PRICE`.",
+    "float_type": "The value is no number.",
     "within_end_margin": "The mailing is shorter than the margin before its end (`END_MARGIN`).",
     "too_soon": "The instant is too close to the present.",
     "placeholder": "A placeholder of the text is malformed.",

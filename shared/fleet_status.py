@@ -23,6 +23,13 @@ QUEUE_KEY = "rq:queue:{}"
 QUEUE_WORKERS_KEY = "rq:workers:{}"
 
 
+# A field of the hash in which RQ keeps a worker: which sending rules its version follows. The
+# number grows when a rule is added that an older version would break.
+# 1: the policy, limits of mailings and the emergency stop.
+RULES_FIELD = "sending_rules"
+RULES_LEVEL = 1
+
+
 class FleetStatus(NamedTuple):
     """One reading. Times are seconds since 1970 by the clock of Redis."""
 
@@ -98,6 +105,20 @@ def read_fleet_status(redis: Redis) -> FleetStatus:
         worker_states=_read_worker_states(
             redis, dict(zip(QUEUES, queues[len(QUEUES) :], strict=True))
         ),
+    )
+
+
+def count_old_workers(redis: Redis) -> int:
+    """Return how many live workers do not follow all sending rules. Raise RedisError."""
+    pipeline: Any = redis.pipeline(transaction=False)
+    for queue in QUEUES:
+        pipeline.smembers(QUEUE_WORKERS_KEY.format(queue))
+    keys = [key for workers in pipeline.execute() for key in workers]
+    for key in keys:
+        pipeline.hmget(key, "state", RULES_FIELD)
+    return sum(
+        state is not None and _parse_number(level) < RULES_LEVEL
+        for state, level in pipeline.execute()
     )
 
 

@@ -19,6 +19,7 @@ from api.mailings.dispatch_end import describe_margin, dispatch_end
 from api.mailings.service import find_mailing, mark_cancelled
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
+from shared.domain.statuses import PauseReason
 
 log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ def pause_mailing(mailing_id: int, actor: Actor) -> Mailing:
     if mailing.status in RULES[Action.PAUSE].done:
         return mailing
     mailing.updated_at = _check_possible(mailing, Action.PAUSE)
-    mailing.status = PAUSED
+    mailing.status, mailing.pause_reason = PAUSED, PauseReason.MANUAL
     _commit(actor, mailing, "mailing.paused")
     return mailing
 
@@ -54,6 +55,7 @@ def resume_mailing(mailing_id: int, actor: Actor) -> Mailing:
         return mailing
     now = mailing.updated_at = _check_possible(mailing, Action.RESUME)
     mailing.status = SCHEDULED if mailing.started_at is None else RUNNING
+    mailing.pause_reason = None
     _commit(actor, mailing, "mailing.resumed")
     if mailing.status == SCHEDULED:
         enqueue_launch(mailing, now, actor.request_id)

@@ -19,12 +19,13 @@ from api.schemas.fields import (
     Timezone,
     convert_whole_float,
 )
+from api.schemas.limits import Budget, MaxAudience, StopWhen
 from api.schemas.personalisation import Attributes, MailingText
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing
 from shared.domain.phones import format_listed_phone
-from shared.domain.statuses import MailingStatus
+from shared.domain.statuses import MailingStatus, PauseReason
 
 MailingId = Annotated[
     int, Field(ge=1, le=MAX_ID, examples=[17]), BeforeValidator(convert_whole_float)
@@ -88,6 +89,22 @@ RateLimit = Annotated[
 ]
 
 
+# The policy has the same three settings: see api/schemas/limits.py.
+MAX_AUDIENCE = Field(
+    default=None,
+    description="A mailing that would reach more clients pauses and sends nothing. The smaller"
+    " limit of mailing and policy applies.",
+)
+STOP_WHEN = Field(
+    default=None,
+    description="When refusals of the provider pause the mailing; null: as the policy says.",
+)
+BUDGET = Field(
+    default=None,
+    description="What the mailing may use up; the policy's budget applies as well.",
+)
+
+
 class NewMailing(Body):
     """A mailing to create."""
 
@@ -113,6 +130,9 @@ class NewMailing(Body):
     filter: Filter = Field(default_factory=Filter)
     window: WindowHours | None = None
     rate_limit: RateLimit | None = None
+    max_audience: MaxAudience | None = MAX_AUDIENCE
+    stop_when: StopWhen | None = STOP_WHEN
+    budget: Budget | None = BUDGET
 
 
 class MailingChanges(Patch):
@@ -129,6 +149,9 @@ class MailingChanges(Patch):
     filter: Filter = UNSET
     window: WindowHours | None = None
     rate_limit: RateLimit | None = None
+    max_audience: MaxAudience | None = MAX_AUDIENCE
+    stop_when: StopWhen | None = STOP_WHEN
+    budget: Budget | None = BUDGET
 
 
 class MailingQuery(ListQuery):
@@ -174,8 +197,22 @@ class MailingAnswer(ResponseModel):
     filter: FilterAnswer
     window: WindowAnswer | None
     rate_limit: int | None
+    max_audience: int | None
+    stop_when: StopWhen | None
+    budget: Budget | None
+    launch_at: datetime = Field(
+        description="When the first message may leave: at `start_at`, or later by the policy's"
+        " `launch_delay`."
+    )
     status: MailingStatus
+    pause_reason: PauseReason | None = Field(
+        description="Why it is paused: a person did it (`manual`), or a rule. Null in every other"
+        " status."
+    )
     audience: int = Field(description="How many clients get it; known once it is launched.")
+    audience_complete: bool = Field(
+        description="False until all clients of the audience are counted in `audience`."
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

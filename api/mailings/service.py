@@ -18,6 +18,8 @@ from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
 from api.mailings.dispatch_end import dispatch_end, end_margin
 from api.mailings.schemas import MailingChanges, MailingQuery, NewMailing, present_mailing
+from api.schemas.limits import store_limit
+from api.sending_rules import check_budget, require_new_workers
 from shared.db import status_changes
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing, MailingText
@@ -35,7 +37,11 @@ FIELD_COLUMNS = {
     "end_at": ("end_at",),
     "window": ("window_from", "window_to"),
     "rate_limit": ("rate_limit",),
+    "max_audience": ("max_audience",),
+    "stop_when": ("stop_when",),
+    "budget": ("budget",),
 }
+LIMITS = ("max_audience", "stop_when", "budget")
 FIXED_BY_LAUNCH = ("start_at", "filter")
 # Several clocks compare the end with the present. Within this distance they might disagree.
 MIN_END_NOTICE = timedelta(seconds=3)
@@ -84,6 +90,8 @@ def create_mailing(
         return CreatedMailing(first, replayed=True)
     now = database_now()
     mailing = draft_mailing(body, now)
+    if mailing.max_audience or mailing.stop_when or mailing.budget:
+        require_new_workers()
     mailing.request_id = actor.request_id
     db.session.add(mailing)
     db.session.flush()
@@ -148,6 +156,9 @@ def change_mailing(
     _check_change(mailing, columns, changed, now)
     if not changed:
         return mailing
+    if any(columns[name] for name in LIMITS if name in changed):
+        check_budget(body.budget)
+        require_new_workers()
     audited = _audited_fields(mailing)
     for name, value in columns.items():
         setattr(mailing, name, value)
@@ -203,6 +214,7 @@ def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
         )
     _check_margin(max(mailing.start_at, now), mailing.end_at)
     _check_excluded(mailing.exclude_mailing_ids)
+    check_budget(body.budget)
     return mailing
 
 
@@ -213,7 +225,7 @@ def window_of(mailing: Mailing) -> Window | None:
 
 def mark_cancelled(mailing: Mailing, now: datetime) -> None:
     """Set a locked mailing to cancelled. Its messages follow batch by batch, if there are any."""
-    mailing.status = MailingStatus.CANCELLED
+    mailing.status, mailing.pause_reason = MailingStatus.CANCELLED, None
     mailing.finished_at = mailing.updated_at = now
     mailing.settled = mailing.started_at is None
 
@@ -228,6 +240,9 @@ def _columns(body: NewMailing | MailingChanges) -> dict[str, Any]:
         window = columns.pop("window")
         columns["window_from"] = window and window.start
         columns["window_to"] = window and window.end
+    for name in ("stop_when", "budget"):
+        if name in columns:
+            columns[name] = store_limit(columns[name])
     return columns
 
 

@@ -13,7 +13,9 @@ from shared.db import (
     import_models,
     models,
     opt_outs,
+    partition_models,
     people_models,
+    policy_models,
     report_models,
 )
 from shared.db.base import Base
@@ -26,7 +28,9 @@ TABLE_MODULES = (
     import_models,
     models,
     opt_outs,
+    partition_models,
     people_models,
+    policy_models,
     report_models,
 )
 metadata = Base.metadata

@@ -8,6 +8,7 @@ inserting the rows.
 """
 
 from datetime import datetime, time
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -74,9 +75,11 @@ class Mailing(Base):
     """A text to be sent to all clients that match a filter, between two instants.
 
     A mailing is `settled` if no message is pending and its state has been applied to all batches;
-    the sweep and the dispatchers read only unsettled ones. Settling stores the counts here (a late
-    acceptance changes them afterwards); until then they are the sums over the batches: see
-    mailing_counts.py.
+    the sweep and the dispatchers read only unsettled ones. `policy_version` is the policy in force
+    at its launch, and `audience_limit` the smaller limit of the mailing and that policy: see
+    policy.py. It is not launched before `launch_not_before`, which the launch delay sets. Settling
+    stores the counts here (a late acceptance changes them afterwards); until then they are the sums
+    over the batches: see mailing_counts.py.
     """
 
     __tablename__ = "mailings"
@@ -99,7 +102,14 @@ class Mailing(Base):
     window_from: Mapped[time | None]
     window_to: Mapped[time | None]
     rate_limit: Mapped[int | None] = mapped_column(Integer)
+    max_audience: Mapped[int | None]
+    stop_when: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    budget: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    launch_not_before: Mapped[datetime | None]
+    policy_version: Mapped[int | None] = mapped_column(Integer)
+    audience_limit: Mapped[int | None]
     status: Mapped[MailingStatus] = mapped_column(server_default=sql("'scheduled'"))
+    pause_reason: Mapped[str | None]
     audience: Mapped[int] = mapped_column(server_default=ZERO)
     audience_complete: Mapped[bool] = mapped_column(server_default=FALSE)
     launch_last_client_id: Mapped[int | None]
@@ -118,6 +128,11 @@ class Mailing(Base):
     finished_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
 
+    @property
+    def launch_at(self) -> datetime:
+        """The instant from which the mailing may be launched."""
+        return max(self.start_at, self.launch_not_before or self.start_at)
+
     __table_args__ = (
         CheckConstraint("start_at < end_at", name="mailings_start_before_end"),
         CheckConstraint("char_length(text) BETWEEN 1 AND 2000", name="mailings_text_length"),
@@ -127,6 +142,15 @@ class Mailing(Base):
             name="mailings_window",
         ),
         CheckConstraint("rate_limit > 0", name="mailings_rate_limit"),
+        CheckConstraint("max_audience > 0", name="mailings_max_audience"),
+        # A trigger sets the reason `manual` and clears reasons, for code that does not.
+        CheckConstraint(
+            "(status = 'paused') = (pause_reason IS NOT NULL)", name="mailings_pause_reason"
+        ),
+        CheckConstraint(
+            "pause_reason IN ('manual', 'refusals', 'audience_limit', 'budget')",
+            name="mailings_pause_reason_known",
+        ),
         CheckConstraint("jsonb_typeof(attributes) = 'object'", name="mailings_attributes_object"),
         CheckConstraint(
             "cardinality(exclude_mailing_ids) <= 20", name="mailings_exclude_mailing_ids_length"
@@ -299,23 +323,3 @@ class Minute(Base):
         Index("minutes_minute", "minute"),
         {"postgresql_with": {"fillfactor": "50"}},
     )
-
-
-class IdBlock(Base):
-    """The mailing that a range of message ids belongs to: it leads from an id to a partition."""
-
-    __tablename__ = "id_blocks"
-
-    first_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    last_id: Mapped[int]
-    mailing_id: Mapped[int]
-
-
-class PartitionRange(Base):
-    """A range of mailing ids that has partitions; `until_mailing_id` is the first id after it."""
-
-    __tablename__ = "partition_ranges"
-
-    first_mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    until_mailing_id: Mapped[int]
-    created_at: Mapped[datetime] = mapped_column(server_default=NOW)

@@ -13,6 +13,15 @@ class MailingStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class PauseReason(StrEnum):
+    """Why a mailing is paused: a person did it, or a rule."""
+
+    MANUAL = "manual"
+    REFUSALS = "refusals"
+    AUDIENCE_LIMIT = "audience_limit"
+    BUDGET = "budget"
+
+
 class MessageStatus(StrEnum):
     """pending → sent | failed | expired | cancelled. `sent` means accepted by the provider."""
 

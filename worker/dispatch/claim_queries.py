@@ -4,7 +4,7 @@ A claim takes a lease and a new token on one due batch. A claim of a batch whose
 marks its pending messages as in doubt, since the previous holder may have sent them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -17,7 +17,6 @@ from shared.db.batch_conditions import BEFORE_DISPATCH_END, DUE, FREE
 from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.pulse import record_pulse
-from shared.db.rows import fetch_one_row
 from shared.domain.attributes import placeholder_values
 from shared.domain.send_windows import Window, make_window
 from shared.domain.templates import Template, compile_stored_template
@@ -104,11 +103,6 @@ PENDING_MESSAGES = {
     for personal in (False, True)
 }
 
-MAILING_SNAPSHOTS = """
-SELECT id, status, end_at, rate_limit, window_from, window_to FROM mailings
-WHERE id = ANY (%s)
-"""
-THROTTLED_UNTIL = "SELECT throttled_until FROM provider_state"
 # The latest instant wins; one in the past has no effect.
 EXTEND_THROTTLE = """
 UPDATE provider_state SET throttled_until =
@@ -167,15 +161,6 @@ class DueMailing(NamedTuple):
     rate_limit: int | None  # messages per second
     messages: int  # in the next batch
     batches: int  # MAX_COUNTED_BATCHES may be more
-
-
-class MailingSnapshot(NamedTuple):
-    """The parts of a mailing that may change while its batches are leased."""
-
-    status: str
-    end_at: datetime
-    rate_limit: int | None
-    window: Window | None
 
 
 def fetch_due_mailings(
@@ -269,22 +254,6 @@ def fetch_pending_rows(db: Database, claimed: ClaimedBatch) -> list[MessageRow]:
     """Return a claimed batch's messages that are pending now, with their clients' present data."""
     with db.transaction() as cursor:
         return _fetch_rows(cursor, claimed)
-
-
-def fetch_mailing_snapshots(
-    db: Database, clock: DatabaseClock, mailing_ids: Collection[int]
-) -> tuple[dict[int, MailingSnapshot], datetime | None]:
-    """Return the present state of mailings by id, and until when the provider throttles us."""
-    with db.transaction() as cursor:
-        clock.read(cursor)
-        cursor.execute(MAILING_SNAPSHOTS, (list(mailing_ids),))
-        snapshots = {
-            id_: MailingSnapshot(status, end_at, rate_limit, make_window(window_from, window_to))
-            for id_, status, end_at, rate_limit, window_from, window_to in cursor.fetchall()
-        }
-        cursor.execute(THROTTLED_UNTIL)
-        (throttled_until,) = fetch_one_row(cursor)
-    return snapshots, throttled_until
 
 
 def extend_throttle(db: Database, seconds: float) -> None:

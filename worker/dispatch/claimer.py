@@ -3,7 +3,6 @@
 from collections import Counter
 from datetime import datetime
 from heapq import nsmallest
-from typing import Any
 
 import structlog
 
@@ -13,6 +12,7 @@ from worker.dispatch import claim_queries
 from worker.dispatch.db_thread import DatabaseThread, log_database_error
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
+from worker.dispatch.watch import Watch, fetch_watch
 from worker.provider.circuit_breaker import CircuitBreaker
 from worker.provider.concurrency_limit import ConcurrencyLimit
 from worker.runtime.clock import DatabaseClock, boottime
@@ -195,20 +195,19 @@ class Claimer:
             return
         self._fetching_snapshots, self._snapshots_at = True, now
 
-        def on_fetched(result: Any, error: Exception | None) -> None:
+        def on_fetched(watch: Watch | None, error: Exception | None) -> None:
             self._fetching_snapshots = False
-            if result is None:
+            if watch is None:
                 log_database_error("watch", error)
                 return
-            snapshots, throttled_until = result
             for batch in self._state.batches:
-                batch.update_mailing(snapshots.get(batch.mailing_id), self._clock)
-            self._apply_throttle(throttled_until)
+                batch.update_mailing(watch.mailings.get(batch.mailing_id), self._clock)
+            if watch.stopped:
+                self._state.drain("stopped")
+            self._apply_throttle(watch.throttled_until)
 
         mailing_ids = {batch.mailing_id for batch in self._state.batches}
-        self._db_thread.submit(
-            on_fetched, claim_queries.fetch_mailing_snapshots, self._clock, mailing_ids
-        )
+        self._db_thread.submit(on_fetched, fetch_watch, self._clock, mailing_ids)
 
     def _apply_throttle(self, throttled_until: datetime | None) -> None:
         if throttled_until is not None:

@@ -8,7 +8,8 @@ import orjson
 
 from shared.domain.send_windows import UnknownTimeZone, is_open, next_closing
 from shared.domain.statuses import MessageStatus, Reason
-from worker.dispatch.claim_queries import ClaimedBatch, MailingSnapshot, MessageRow
+from worker.dispatch.claim_queries import ClaimedBatch, MessageRow
+from worker.dispatch.watch import MailingSnapshot
 from worker.provider.http.client import Request
 from worker.recording.batch_report import BatchRelease, BatchReport
 from worker.recording.state_machine import MessageReport

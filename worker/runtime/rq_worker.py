@@ -16,6 +16,7 @@ from rq.utils import now
 from rq.worker import SimpleWorker, WorkerStatus
 from rq.worker_registration import register
 
+from shared.fleet_status import RULES_FIELD, RULES_LEVEL
 from shared.queues import JOB_QUEUES, NotificationJob, NotificationQueue
 from shared.redis_client import describe_error, fail_fast_client, is_outage
 from worker.runtime.heartbeat import touch_heartbeat
@@ -153,6 +154,7 @@ class FleetWorker(SimpleWorker):
         touch_heartbeat()
         super().heartbeat(timeout, pipeline)
         fields: dict[Any, Any] = {"queues": ",".join(self.queue_names()), "state": self.get_state()}
+        fields[RULES_FIELD] = RULES_LEVEL
         (self.connection if pipeline is None else pipeline).hset(self.key, mapping=fields)
         register(self, pipeline)
 

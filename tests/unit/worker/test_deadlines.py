@@ -6,8 +6,9 @@ import pytest
 
 from shared.domain.send_windows import Window
 from shared.domain.templates import compile_template
-from worker.dispatch.claim_queries import ClaimedBatch, MailingSnapshot
+from worker.dispatch.claim_queries import ClaimedBatch
 from worker.dispatch.leased_batch import LeasedBatch
+from worker.dispatch.watch import MailingSnapshot
 from worker.runtime.clock import DatabaseClock, boottime
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -1,0 +1,80 @@
+"""The limits that the policy and a mailing can have: audience, share of refusals, budget."""
+
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.schemas.base import Body
+from api.schemas.fields import TextFormat, convert_whole_float
+
+MAX_COUNT = 10**12
+
+MaxAudience = Annotated[
+    int,
+    Field(ge=1, le=MAX_COUNT, examples=[100_000]),
+    BeforeValidator(convert_whole_float),
+]
+Amount = Annotated[
+    str,
+    TextFormat(
+        r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,2})?\Z",
+        "amount_format",
+        "must be an amount with at most two decimals, for example 2500.00",
+        "2500.00",
+    ),
+]
+Segments = Annotated[
+    int, Field(ge=1, le=MAX_COUNT, examples=[5000]), BeforeValidator(convert_whole_float)
+]
+MinAnswers = Annotated[
+    int, Field(ge=1, le=MAX_COUNT, examples=[100]), BeforeValidator(convert_whole_float)
+]
+
+
+class StopWhen(Body):
+    """When refusals pause a mailing: at this share of the answers, once there are enough."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"refused_share": 0.3, "min_answers": 100}]}
+    )
+
+    refused_share: float = Field(ge=0, le=1, examples=[0.3])
+    min_answers: MinAnswers
+
+
+class BudgetLimit(Body):
+    """What may be used up in one period: either SMS segments or an amount of money."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"segments": 5000}]})
+
+    segments: Segments | None = None
+    amount: Amount | None = Field(default=None, description="Needs the setting `SEGMENT_PRICE`.")
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.segments is None) == (self.amount is None):
+            raise PydanticCustomError("budget_unit", "must have either segments or amount")
+        return self
+
+
+class Budget(Body):
+    """What may be used up in a day and in a month, by the time zone of the daily report."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"day": {"amount": "2500.00"}}]})
+
+    day: BudgetLimit | None = None
+    month: BudgetLimit | None = None
+
+    @model_validator(mode="after")
+    def _check_not_empty(self) -> Self:
+        if self.day is None and self.month is None:
+            raise PydanticCustomError(
+                "budget_empty", "must limit the day, the month or both; use null for no budget"
+            )
+        return self
+
+
+def store_limit(limit: Body | None) -> dict[str, object] | None:
+    """Return what a JSONB column stores of a limit."""
+    return None if limit is None else limit.model_dump(exclude_none=True)
