@@ -90,6 +90,9 @@ CODES = {
         "The object was edited since the version in `If-Match`.",
         "Read it again, and decide; `changed_by` and `changed_at` say who edited it and when.",
     ),
+    "if_match_missing": ErrorCode(
+        (428,), "The change needs `If-Match`.", "Send the ETag that was read."
+    ),
     "nothing_to_match": ErrorCode(
         (412,), "No client has the phone, and `If-Match` requires one.", "Leave out `If-Match`."
     ),
@@ -175,6 +178,7 @@ FIELD_CODES = {
     "window_empty": "The window begins when it ends.",
     "end_before_start": "The end is not later than the start.",
     "past": "The instant has passed.",
+    "mail_address_format": "The text is no mail address.",
     "amount_format": "The amount is no number with at most two decimals.",
     "budget_unit": "The budget has neither segments nor an amount, or both.",
     "budget_empty": "The budget limits neither the day nor the month.",

@@ -1,11 +1,11 @@
-"""Edit versions in HTTP: the ETag of a client or a mailing, and the If-Match of a change."""
+"""Edit versions in HTTP: the ETag of an object, and the If-Match of a change."""
 
 import re
 from typing import Any
 
 from flask import request
 
-from api.http.problems import BadRequest
+from api.http.problems import BadRequest, PreconditionRequired
 
 # The JSON of an object, its status code, and headers with its ETag.
 VersionedResponse = tuple[dict[str, Any], int, dict[str, str]]
@@ -39,6 +39,13 @@ def format_etag(version: int) -> str:
 def requires_existence() -> bool:
     """Return whether the request's If-Match, also `*`, requires that the object exists."""
     return "If-Match" in request.headers
+
+
+def require_if_match() -> frozenset[int] | None:
+    """Like `read_if_match`, for an object that must not be changed without it."""
+    if not requires_existence():
+        raise PreconditionRequired('Send the ETag that was read as If-Match, for example "3".')
+    return read_if_match()
 
 
 def read_if_match() -> frozenset[int] | None:

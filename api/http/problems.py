@@ -80,6 +80,13 @@ class UnsupportedMediaType(Problem):
     code = "unsupported_media_type"
 
 
+class PreconditionRequired(Problem):
+    """The change must say which version it is meant for: send If-Match."""
+
+    status = 428
+    code = "if_match_missing"
+
+
 STATUS_CODES: dict[type[ServiceError], int] = {
     NotFound: 404,
     Conflict: 409,

@@ -42,6 +42,7 @@ describe_action = operation(
     status=201,
     description="The created mailing.",
     body=NewMailing,
+    problems=(409,),
     idempotent=True,
     versioned=True,
 )

@@ -47,6 +47,7 @@ TAGS = [
     {"name": "messages", "description": "The outcome of each message."},
     {"name": "statistics", "description": "Consistent totals."},
     {"name": "opt-outs", "description": "Phones that no mailing sends to."},
+    {"name": "policy", "description": "Limits of all mailings, and the emergency stop."},
     {"name": "audit", "description": "Who changed what, and when."},
     {"name": "tokens", "description": "Tokens for calling this API."},
     {"name": "service", "description": "Probes for monitoring."},
@@ -170,7 +171,8 @@ def _add_versions(operation: dict[str, Any], method: str) -> None:
         if status in ("200", "201"):
             response["headers"] |= ETAG_HEADER_DESCRIPTION
     if method in ("PUT", "PATCH", "DELETE"):
-        operation["parameters"].append(deepcopy(IF_MATCH_PARAMETER))
+        required = "428" in operation["responses"]
+        operation["parameters"].append({**deepcopy(IF_MATCH_PARAMETER), "required": required})
         for status in (400, 412):
             operation["responses"][str(status)] = describe_problem(status)
         operation["responses"] = dict(sorted(operation["responses"].items()))

@@ -19,6 +19,7 @@ MEANINGS = {
     413: "The body is too large.",
     415: "The content type is not supported.",
     422: "Values break rules; `errors` lists the rules and locations.",
+    428: "The change needs `If-Match`.",
     429: "Too many requests, or too much under way; try again after `Retry-After` seconds.",
     503: "Not available; try again after `Retry-After` seconds.",
 }
@@ -68,6 +69,7 @@ DETAILS = {
     412: "Its version is 4 now; it was last changed by Ann at 2030-12-01T08:00:00Z: read it again.",
     413: "The body is too large; the limit is 1 MiB.",
     415: "Send the body as JSON with the header Content-Type: application/json.",
+    428: 'Send the ETag that was read as If-Match, for example "3".',
     429: "This API token sends too many requests. Try again in 1 s.",
     503: "The database is not available. Try again in a moment.",
 }
@@ -76,9 +78,14 @@ FILE_DETAILS = {
     413: "The file is larger than 268435456 bytes: split it and send the parts.",
     415: "Send the file itself as the body, with the header Content-Type: text/csv.",
 }
+WORKERS_OUTDATED = (
+    "2 of the running workers are of an older version that would not follow this rule: update them"
+    " first."
+)
 CONFLICTS = {
     "clients": "phone already belongs to client 12",
     "mailings": "The mailing is finished and cannot change any more.",
+    "policy": WORKERS_OUTDATED,
     "tokens": "A token of this name exists; revoke it or choose another name.",
 }
 CODES = {
@@ -91,11 +98,17 @@ CODES = {
     413: "too_large",
     415: "unsupported_media_type",
     422: "invalid_values",
+    428: "if_match_missing",
     429: "rate_exceeded",
     503: "database_unavailable",
 }
-CONFLICT_CODES = {"clients": "phone_taken", "tokens": "token_name_taken"}
+CONFLICT_CODES = {
+    "clients": "phone_taken",
+    "tokens": "token_name_taken",
+    "policy": "workers_outdated",
+}
 ACTION_CONFLICTS = {
+    "mailings": WORKERS_OUTDATED,
     "start": "The mailing is running: only a scheduled one can start.",
     "pause": "The mailing is finished: it cannot be paused.",
     "resume": "The mailing is running: it cannot be resumed.",
@@ -165,6 +178,8 @@ def _example(
     }
     if status == 409:
         example["code"] = CONFLICT_CODES.get(operation["tags"][0], "action_impossible")
+        if path.endswith("/mailings"):
+            example["code"] = "workers_outdated"
         if path.endswith("/test-send"):
             example["code"] = "answer_not_stored"
         if example["code"] == "phone_taken":

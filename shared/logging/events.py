@@ -67,6 +67,10 @@ EVENTS = {
     "client.traces_erased": "The phones of these deleted clients were searched for in other tables "
     "and erased; for `completed` of them nothing can be written any more.",
     "client.deleted": "A client was deleted and the personal data erased.",
+    # The policy
+    "policy.updated": "The policy was changed; its `version`, and `changed` names the rules.",
+    "sending.stopped": "The emergency stop: nothing is sent any more.",
+    "sending.resumed": "The emergency stop is over.",
     # Opt-outs and tests
     "opt_outs.added": "Phones were opted out; `added` says how many are new.",
     "client.opted_out": "The phones of these clients were opted out, or were before.",

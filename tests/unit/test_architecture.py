@@ -28,7 +28,9 @@ API_BASE = {
     *("api.client_log", "api.idempotency", "api.sending_rules"),
 }
 API_WEB = {"api.http", "api.limits", "api.openapi", "api.schemas"}
-API_RESOURCES = {"api.clients", "api.mailings", "api.opt_outs", "api.people", "api.tokens"}
+API_RESOURCES = {"api.clients", "api.mailings", "api.opt_outs", "api.people", "api.tokens"} | {
+    "api.policy"
+}
 ARROWS: dict[str, set[str]] = {
     "shared.domain": set(),
     "shared.logging": set(),
@@ -80,6 +82,7 @@ ARROWS: dict[str, set[str]] = {
     "api.mailings": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.opt_outs": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.people": {*API_BASE, "api.audit_log"},
+    "api.policy": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.tokens": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.monitoring": {*API_BASE, *API_WEB},
     "api.cli": {*API_BASE, *API_RESOURCES, "api.schemas"},

@@ -1,0 +1,1 @@
+"""The policy of an installation: limits of all mailings, and the emergency stop."""
