@@ -36,9 +36,11 @@ def server(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 def served(server: Server) -> float:
     """Return how many lists of clients were served, by the metrics."""
+    answer = server.http.get(f"{server.url}/metrics")
+    assert answer.status_code == 200, answer.text
     found = re.search(
         r'flask_http_request_duration_seconds_count{[^}]*url_rule="/api/v1/clients"} ([0-9.]+)',
-        server.http.get(f"{server.url}/metrics").text,
+        answer.text,
     )
     return float(found[1]) if found else 0.0
 

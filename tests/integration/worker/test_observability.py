@@ -265,7 +265,9 @@ def test_a_retried_messages_history_is_in_the_logs(run: Run) -> None:
 def test_a_clients_history_is_in_the_logs(run: Run) -> None:
     lines = run.search_logs(client=run.client)
     events = [line["event"] for line in lines if line["event"].startswith("client.")]
-    assert events == ["client.created", "client.updated", "client.deleted"]
+    assert events[:3] == ["client.created", "client.updated", "client.deleted"]
+    # A sweep erases what is left of the phone; it may have been here already.
+    assert events[3:] in ([], ["client.traces_erased"])
     (updated,) = [line for line in lines if line["event"] == "client.updated"]
     assert updated["changed"] == ["tag"]
     messages = run.system.query(
