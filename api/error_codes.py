@@ -141,7 +141,6 @@ FIELD_CODES = {
     "extra_forbidden": "The field or parameter does not exist.",
     "repeated": "The parameter is given more than once.",
     "unstorable": "The text contains NUL or half of a surrogate pair.",
-    "json": "The key stands twice in the object, or the value is no JSON.",
     "string_type": "The value is no string.",
     "string_too_short": "The text is too short.",
     "string_too_long": "The text is too long.",

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from shared.domain.error_texts import ErrorText, error_text
+
 MAX_REPORTED_ERRORS = 100
 
 
 class FieldError(NamedTuple):
     """One invalid value of a request: a stable code, an explanation, and one of two locations."""
 
-    detail: str
+    detail: ErrorText
     code: str
     pointer: str | None = None
     parameter: str | None = None
@@ -30,7 +32,7 @@ class ServiceError(Exception):
 
     def __init__(
         self,
-        detail: str,
+        detail: ErrorText,
         *,
         code: str | None = None,
         field_errors: Sequence[FieldError] = (),
@@ -52,7 +54,7 @@ class NotFound(ServiceError):
 class Conflict(ServiceError):
     """The request is valid, but the present state does not permit it."""
 
-    def __init__(self, detail: str, code: str, **members: Any) -> None:
+    def __init__(self, detail: ErrorText, code: str, **members: Any) -> None:
         super().__init__(detail, code=code, members=members)
 
 
@@ -63,9 +65,14 @@ class VersionMismatch(ServiceError):
 
     def __init__(self, version: int, author: str | None, changed_at: datetime) -> None:
         at = changed_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        by = "" if author is None else f" by {author}"
         super().__init__(
-            f"Its version is {version} now; it was last changed{by} at {at}: read it again.",
+            error_text(
+                "Its version is %(version)s now; it was last changed%(by)s at %(at)s: "
+                "read it again.",
+                version=version,
+                by="" if author is None else error_text(" by %(author)s", author=author),
+                at=at,
+            ),
             members={"current_version": version, "changed_by": author, "changed_at": at},
         )
         self.version, self.author, self.changed_at = version, author, changed_at
@@ -94,11 +101,13 @@ class InvalidFields(ServiceError):
     def __init__(self, *field_errors: FieldError, total: int | None = None) -> None:
         first = field_errors[0]
         location = first.parameter or first.pointer
-        detail = f"{location}: {first.detail}" if location else first.detail
+        detail = first.detail
+        if location:
+            detail = error_text("%(location)s: %(detail)s", location=location, detail=detail)
         if total is None:
             total = len(field_errors)
         if total > 1:
-            detail += f" (and {total - 1} more)"
+            detail = error_text("%(first)s (and %(more)s more)", first=detail, more=total - 1)
         super().__init__(detail, field_errors=field_errors[:MAX_REPORTED_ERRORS])
 
 
@@ -107,7 +116,7 @@ class RateLimited(ServiceError):
 
     code = "rate_exceeded"
 
-    def __init__(self, detail: str, *, seconds: int, code: str | None = None) -> None:
+    def __init__(self, detail: ErrorText, *, seconds: int, code: str | None = None) -> None:
         super().__init__(detail, code=code)
         self.seconds = seconds
 

@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from api.db import db, fetch_all
 from api.errors import Conflict, FieldError, InvalidFields
+from shared.domain.error_texts import ErrorText, error_text
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 # The name under which errors mention the key.
@@ -40,7 +41,7 @@ STORE = text("UPDATE idempotency_keys SET answer = :answer WHERE owner = :owner 
 class AnswerNotStored(Conflict):
     """An earlier request with the key has succeeded, and its answer cannot be given again."""
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: ErrorText) -> None:
         super().__init__(detail, "answer_not_stored")
 
 
@@ -58,7 +59,7 @@ class IdempotencyKey(NamedTuple):
         The fingerprint ignores how the body was written: spaces and the order of fields.
         """
         if KEY.fullmatch(key) is None:
-            detail = "must be 1 to 255 visible ASCII characters, for example a UUID"
+            detail = error_text("must be 1 to 255 visible ASCII characters, for example a UUID")
             raise InvalidFields(FieldError(detail, "idempotency_key_format", parameter=PARAMETER))
         content = [path, body.model_dump(mode="json", exclude_unset=True)]
         document = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
@@ -83,7 +84,7 @@ class IdempotencyKey(NamedTuple):
             return None
         (first,) = fetch_all(READ, **mine)
         if bytes(first["fingerprint"]) != self.fingerprint:
-            detail = "was used with another body; a new request needs a new key"
+            detail = error_text("was used with another body; a new request needs a new key")
             raise InvalidFields(FieldError(detail, "idempotency_key_reused", parameter=PARAMETER))
         answer: dict[str, Any] = orjson.loads(first["answer"])
         return answer

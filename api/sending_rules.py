@@ -6,6 +6,7 @@ from redis.exceptions import RedisError
 from api.enqueue import job_queues
 from api.errors import Conflict, FieldError, InvalidFields, Unavailable
 from api.schemas.limits import Budget
+from shared.domain.error_texts import error_text
 from shared.fleet_status import count_old_workers
 
 
@@ -14,7 +15,10 @@ def check_budget(budget: Budget | None) -> None:
     limits = {} if budget is None else {"day": budget.day, "month": budget.month}
     errors = [
         FieldError(
-            "needs the price of a segment (SEGMENT_PRICE), which is not set; give segments instead",
+            error_text(
+                "needs the price of a segment (SEGMENT_PRICE), which is not set; give segments "
+                "instead"
+            ),
             "segment_price_missing",
             f"/budget/{period}/amount",
         )
@@ -31,13 +35,18 @@ def require_new_workers() -> None:
         old = count_old_workers(job_queues().connection)
     except (RedisError, OSError):
         raise Unavailable(
-            "Redis cannot be reached, so it is not known whether all workers follow the rules. Try "
-            "again in a moment.",
+            error_text(
+                "Redis cannot be reached, so it is not known whether all workers follow the rules. "
+                "Try again in a moment."
+            ),
             code="workers_unknown",
         ) from None
     if old:
         raise Conflict(
-            f"{old} of the running workers are of an older version that would not follow this rule:"
-            " update them first.",
+            error_text(
+                "%(count)s of the running workers are of an older version that would not follow "
+                "this rule: update them first.",
+                count=old,
+            ),
             "workers_outdated",
         )

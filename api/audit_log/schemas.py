@@ -5,15 +5,16 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from api.cursors import MAX_ID
 from api.schemas import examples
 from api.schemas.base import PageQuery
 from api.schemas.fields import Instant
+from api.schemas.invalid_value import invalid_value
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.audit_models import AuditEntry
 from shared.db.people_models import Person
+from shared.domain.error_texts import error_text
 
 EXAMPLE: dict[str, Any] = {
     "id": 901,
@@ -74,7 +75,7 @@ class AuditPage(ResponseModel):
 def _parse_id(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and int(value) <= MAX_ID:
         return int(value)
-    raise PydanticCustomError("id", "must be the id of something: a whole number")
+    raise invalid_value("id", error_text("must be the id of something: a whole number"))
 
 
 class AuditQuery(PageQuery):

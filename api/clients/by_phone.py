@@ -10,6 +10,7 @@ from api.clients.service import change_locked_client, create_client
 from api.db import db
 from api.errors import Conflict, NothingToMatch
 from shared.db.models import Client
+from shared.domain.error_texts import error_text
 
 # A phone may pass from client to client between the look-up and the creation, but not for long.
 MAX_ATTEMPTS = 5
@@ -34,7 +35,9 @@ def put_client_of_phone(
             return change_locked_client(client, new.model_dump(), {}, actor, versions), False
         db.session.rollback()
         if must_exist:
-            raise NothingToMatch("There is no client with this phone that If-Match could match.")
+            raise NothingToMatch(
+                error_text("There is no client with this phone that If-Match could match.")
+            )
         try:
             return create_client(new, actor), True
         except Conflict:  # another request gave the phone to a client since the look-up

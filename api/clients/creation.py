@@ -15,6 +15,7 @@ from api.clients.service import (
 )
 from api.db import db, session_cursor
 from api.idempotency import AnswerNotStored, IdempotencyKey
+from shared.domain.error_texts import error_text
 
 
 class CreatedClient(NamedTuple):
@@ -36,7 +37,9 @@ def create_client_once(new: NewClient, actor: Actor, key: IdempotencyKey | None)
     if first is not None:
         bind_clients([first["id"]])
         if "phone" not in first:
-            raise AnswerNotStored("The client that the first request created was deleted.")
+            raise AnswerNotStored(
+                error_text("The client that the first request created was deleted.")
+            )
         return CreatedClient(first, replayed=True)
     connection = session_cursor().connection
     with connection.cursor(cursor_factory=NamedTupleCursor) as statements:

@@ -17,6 +17,7 @@ from api.clients.import_schemas import (
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader, is_ndjson
+from api.http.file_problems import describe_bad_file
 from api.http.pagination import build_page
 from api.http.problems import BadRequest
 from api.openapi.bodies import CsvUpload
@@ -67,11 +68,11 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
             ndjson=is_ndjson(),
         )
     except FileTooLarge as error:
-        raise ContentTooLarge(str(error)) from None
+        raise ContentTooLarge(describe_bad_file(error)) from None
     except BadFile as error:
         if isinstance(error, BadHeader):
-            raise InvalidFields(FieldError(str(error), "file_header")) from None
-        raise BadRequest(str(error), code="file_unusable") from None
+            raise InvalidFields(FieldError(describe_bad_file(error), "file_header")) from None
+        raise BadRequest(describe_bad_file(error), code="file_unusable") from None
     return _present(started), 202, {"Location": f"/api/v1/imports/{started.id}"}
 
 

@@ -17,6 +17,7 @@ from api.errors import NotFound
 from shared.client_import.merge import MAX_KEPT_REJECTED
 from shared.client_import.row_rules import COLUMNS
 from shared.db.import_models import Import, RejectedRow
+from shared.domain.error_texts import error_text
 from shared.domain.spreadsheets import unescape_formula
 from shared.domain.statuses import ImportStatus
 
@@ -72,7 +73,7 @@ def get_import(import_id: int) -> Import:
     """Return an import. Raise NotFound if there is none, or its file is still being received."""
     found = db.session.get(Import, import_id)
     if found is None or found.status == ImportStatus.RECEIVING:
-        raise NotFound("There is no such import.")
+        raise NotFound(error_text("There is no such import."))
     return found
 
 

@@ -13,6 +13,7 @@ from api.schemas.fields import Instant, OperatorCode, Phone, Tag, Timezone
 from api.schemas.personalisation import AttributeChanges, Attributes
 from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.db.models import Client
+from shared.domain.error_texts import error_text
 
 OPERATOR_CODE = (
     "Three digits. Derived from the phone (its digits 2 to 4), and following it, if null."
@@ -76,7 +77,7 @@ class ClientOfPhone(WithTimezone):
     def with_phone(self, phone: str) -> NewClient:
         """Return the body with the phone of the path. Raise InvalidFields if it names another."""
         if self.phone not in (None, phone):
-            detail = "must be the phone in the path, or left out"
+            detail = error_text("must be the phone in the path, or left out")
             raise InvalidFields(FieldError(detail, "phone_differs", "/phone"))
         return NewClient.model_construct(**{**self.model_dump(), "phone": phone})
 

@@ -22,13 +22,14 @@ from api.schemas.personalisation import merge_attributes
 from shared.db import erasures, status_changes
 from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
+from shared.domain.error_texts import error_text
 from shared.domain.phones import derive_operator_code
 from shared.domain.statuses import Reason
 from shared.logging.redaction import mask_phone
 
 log = structlog.get_logger()
 
-NO_CLIENT = "There is no such client."
+NO_CLIENT = error_text("There is no such client.")
 FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 EXPORT_COLUMNS = ("id", "phone", "operator_code", "tag", "timezone", "created_at", "updated_at")
 EXPORT_PAGE_ROWS = 5_000
@@ -323,5 +324,6 @@ def _flush_client(client: Client) -> None:
 def _raise_phone_conflict(phone: int | None) -> NoReturn:
     owner = db.session.scalar(select(Client.id).where(Client.phone == phone))
     bind_clients([owner] if owner else [])
-    holder = f"client {owner}" if owner else "another client"
-    raise Conflict(f"phone already belongs to {holder}", "phone_taken", client_id=owner)
+    holder = error_text("client %(id)s", id=owner) if owner else error_text("another client")
+    detail = error_text("phone already belongs to %(holder)s", holder=holder)
+    raise Conflict(detail, "phone_taken", client_id=owner)

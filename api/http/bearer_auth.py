@@ -9,6 +9,7 @@ from flask import Flask, g, request
 from api.actor import Actor
 from api.http.problems import Forbidden, Unauthorized
 from api.limits.request_rates import RequestRates
+from shared.domain.error_texts import error_text
 from shared.domain.scopes import Scope
 
 PROTECTED_PATH = "/api/v1"
@@ -37,7 +38,7 @@ def init_bearer_auth(
         token = read_bearer_token()
         if not token:
             raise Unauthorized(
-                "Send an API token in the header: Authorization: Bearer TOKEN.",
+                error_text("Send an API token in the header: Authorization: Bearer TOKEN."),
                 code="token_missing",
                 headers={"WWW-Authenticate": "Bearer"},
             )
@@ -45,7 +46,7 @@ def init_bearer_auth(
         if actor is None:
             rates.count_unknown_token()
             raise Unauthorized(
-                "The API token is not valid: it is unknown, expired or revoked.",
+                error_text("The API token is not valid: it is unknown, expired or revoked."),
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         g.actor = actor._replace(request_id=g.request_id)
@@ -61,6 +62,10 @@ def init_bearer_auth(
 def _require_scope(actor: Actor, scope: Scope) -> None:
     if not actor.scope.includes(scope):
         raise Forbidden(
-            f"The API token's scope is {actor.scope}; this takes the scope {scope}.",
+            error_text(
+                "The API token's scope is %(scope)s; this takes the scope %(required)s.",
+                scope=actor.scope,
+                required=scope,
+            ),
             headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
         )

@@ -18,6 +18,7 @@ from api.actor import current_actor
 from api.db import db
 from api.limits.concurrency import ConcurrencyLimit
 from api.schemas.responses import format_instant
+from shared.domain.error_texts import error_text
 from shared.domain.spreadsheets import escape_formula
 
 log = structlog.get_logger()
@@ -25,7 +26,7 @@ log = structlog.get_logger()
 BOM = "\ufeff"
 
 # Of one process. An export lasts as long as its client takes to read it.
-EXPORTS = ConcurrencyLimit("exports", per_process=3, per_caller=2, retry_after=5)
+EXPORTS = ConcurrencyLimit(error_text("exports"), per_process=3, per_caller=2, retry_after=5)
 
 
 def stream_csv(

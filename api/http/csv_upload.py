@@ -7,6 +7,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import ContentTooLarge
 from api.http.problems import BODY_ERRORS, BROKEN_BODY, BadRequest, UnsupportedMediaType
+from shared.domain.error_texts import error_text
 
 # What a form may add to the file: boundaries, headers and small fields.
 MAX_FORM_OVERHEAD = 64 * 1024
@@ -32,11 +33,16 @@ def csv_body_reader(limit: int, *, ndjson: bool = False) -> Callable[[int], byte
     types = ["text/csv", *([NDJSON] if ndjson else [])]
     if request.mimetype not in (*types, "multipart/form-data"):
         raise UnsupportedMediaType(
-            f"Send the file itself as the body, with the header Content-Type: {' or '.join(types)},"
-            " or as the field `file` of multipart/form-data."
+            error_text(
+                "Send the file itself as the body, with the header Content-Type: %(types)s,"
+                " or as the field `file` of multipart/form-data.",
+                types=error_text("%(first)s or %(second)s", first=types[0], second=types[1])
+                if len(types) > 1
+                else types[0],
+            )
         )
     if request.content_encoding not in (None, "", "identity"):
-        raise UnsupportedMediaType("Send the body without a content encoding.")
+        raise UnsupportedMediaType(error_text("Send the body without a content encoding."))
     if request.mimetype == "multipart/form-data":
         return _form_file_reader(limit)
     if request.content_length is not None and request.content_length > limit:
@@ -46,7 +52,11 @@ def csv_body_reader(limit: int, *, ndjson: bool = False) -> Callable[[int], byte
 
 
 def _too_large(limit: int) -> ContentTooLarge:
-    return ContentTooLarge(f"The file is larger than {limit} bytes: split it and send the parts.")
+    return ContentTooLarge(
+        error_text(
+            "The file is larger than %(limit)s bytes: split it and send the parts.", limit=limit
+        )
+    )
 
 
 def _form_file_reader(limit: int) -> Callable[[int], bytes]:
@@ -56,9 +66,11 @@ def _form_file_reader(limit: int) -> Callable[[int], bytes]:
     except RequestEntityTooLarge:
         raise _too_large(limit) from None
     except OSError:
-        raise BadRequest("The body is cut short, or its chunks are malformed.") from None
+        raise BadRequest(BROKEN_BODY) from None
     if file is None:
-        raise BadRequest("The form has no file in a field named `file`.", code="file_missing")
+        raise BadRequest(
+            error_text("The form has no file in a field named `file`."), code="file_missing"
+        )
     return file.stream.read
 
 
@@ -73,7 +85,7 @@ def _body_reader(length: int | None) -> Callable[[int], bytes]:
             raise BadRequest(BROKEN_BODY) from None
         received += len(chunk)
         if not chunk and length is not None and received < length:
-            raise BadRequest("The body is cut short.")
+            raise BadRequest(error_text("The body is cut short."))
         return chunk
 
     return read

@@ -6,6 +6,7 @@ from typing import Any
 from flask import request
 
 from api.http.problems import BadRequest, PreconditionRequired
+from shared.domain.error_texts import error_text
 
 # The JSON of an object, its status code, and headers with its ETag.
 VersionedResponse = tuple[dict[str, Any], int, dict[str, str]]
@@ -44,7 +45,9 @@ def requires_existence() -> bool:
 def require_if_match() -> frozenset[int] | None:
     """Like `read_if_match`, for an object that must not be changed without it."""
     if not requires_existence():
-        raise PreconditionRequired('Send the ETag that was read as If-Match, for example "3".')
+        raise PreconditionRequired(
+            error_text('Send the ETag that was read as If-Match, for example "3".')
+        )
     return read_if_match()
 
 
@@ -56,6 +59,7 @@ def read_if_match() -> frozenset[int] | None:
     tags = [ETAG.fullmatch(part.strip()) for part in header.split(",")]
     if not all(tags):
         raise BadRequest(
-            'If-Match must be an ETag as it was received, for example "3".', code="etag_malformed"
+            error_text('If-Match must be an ETag as it was received, for example "3".'),
+            code="etag_malformed",
         )
     return frozenset(int(tag[1]) for tag in tags if tag and re.fullmatch("[0-9]{1,9}", tag[1]))

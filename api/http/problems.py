@@ -1,6 +1,6 @@
 """Error responses: application/problem+json (RFC 9457), which never repeat the input."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from traceback import extract_tb
 from urllib.parse import quote
 
@@ -12,12 +12,12 @@ from psycopg2.errors import ReadOnlySqlTransaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
-from werkzeug.http import HTTP_STATUS_CODES
 
 from api.db import replace_connections
 from api.errors import (
     Conflict,
     ContentTooLarge,
+    FieldError,
     InvalidFields,
     NotFound,
     NothingToMatch,
@@ -26,13 +26,16 @@ from api.errors import (
     Unavailable,
     VersionMismatch,
 )
+from api.http.localisation import choose_language, translate
+from api.http.problem_titles import TITLES
 from shared.db.connections import TRANSIENT_ERRORS
+from shared.domain.error_texts import ErrorText, error_text
 
 log = structlog.get_logger()
 
 # What reading a body raises under gunicorn. The texts quote the body, so they are never logged.
 BODY_ERRORS = (ParseException, OSError)
-BROKEN_BODY = "The body is cut short, or its chunks are malformed."
+BROKEN_BODY = error_text("The body is cut short, or its chunks are malformed.")
 
 RETRY_AFTER_OUTAGE = {"Retry-After": "2"}
 
@@ -44,7 +47,11 @@ class Problem(Exception):
     code = "internal_error"
 
     def __init__(
-        self, detail: str, *, code: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        detail: ErrorText,
+        *,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -132,38 +139,49 @@ def _handle_service_error(error: ServiceError) -> Response:
         headers = RETRY_AFTER_OUTAGE
     elif isinstance(error, VersionMismatch):
         headers = {"ETag": f'"{error.version}"'}
-    members = dict(error.members)
-    if error.field_errors:
-        members["errors"] = [each.as_json() for each in error.field_errors]
-    return _respond(status_code(error), error.code, error.detail, members, headers)
+    return _respond(
+        status_code(error), error.code, error.detail, error.members, headers, error.field_errors
+    )
 
 
 def _respond(
     status: int,
     code: str,
-    detail: str,
+    detail: ErrorText,
     members: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
+    field_errors: Sequence[FieldError] = (),
 ) -> Response:
+    """Render a problem in the language that the request accepts best."""
+    language = choose_language(request)
     body: dict[str, object] = {
         "type": "about:blank",
-        "title": HTTP_STATUS_CODES[status],
+        "title": translate(TITLES[status], language),
         "status": status,
         "code": code,
-        "detail": detail,
+        "detail": translate(detail, language),
         "instance": quote(request.path, safe="/:@!$&'()*+,;=~"),
         "request_id": g.get("request_id"),
         **(members or {}),
     }
-    return Response(
+    if field_errors:
+        body["errors"] = [
+            {**each.as_json(), "detail": translate(each.detail, language)} for each in field_errors
+        ]
+    response = Response(
         current_app.json.dumps(body), status, headers, mimetype="application/problem+json"
     )
+    response.headers["Content-Language"] = language
+    response.vary.add("Accept-Language")
+    return response
 
 
 DETAILS = {
-    404: "There is nothing at this address.",
-    405: "This address does not know the method; the Allow header lists those it knows.",
-    413: "The body is too large; the limit is 1 MiB.",
+    404: error_text("There is nothing at this address."),
+    405: error_text(
+        "This address does not know the method; the Allow header lists those it knows."
+    ),
+    413: error_text("The body is too large; the limit is 1 MiB."),
 }
 HTTP_CODES = {404: "no_such_address", 405: "method_not_allowed", 413: "too_large"}
 
@@ -179,7 +197,7 @@ def _handle_http_exception(error: HTTPException) -> HTTPException | Response:
         if name in {"Allow", "Retry-After", "WWW-Authenticate"}
     }
     code = HTTP_CODES.get(status, "internal_error" if status >= 500 else "request_malformed")
-    detail = DETAILS.get(status, f"{HTTP_STATUS_CODES[status]}.")
+    detail = DETAILS.get(status) or error_text("%(title)s.", title=TITLES[status])
     return _respond(status, code, detail, headers=headers)
 
 
@@ -194,7 +212,8 @@ def _handle_database_error(error: DBAPIError | psycopg2.Error) -> Response:
         log.warning("database.unavailable", error=reason, error_class=type(cause).__name__)
         return _handle_service_error(
             Unavailable(
-                "The database is not available. Try again in a moment.", code="database_unavailable"
+                error_text("The database is not available. Try again in a moment."),
+                code="database_unavailable",
             )
         )
     return _handle_defect(error)
@@ -203,7 +222,9 @@ def _handle_database_error(error: DBAPIError | psycopg2.Error) -> Response:
 def _handle_pool_timeout(error: PoolTimeout) -> Response:
     log.warning("database.unavailable", error=str(error), error_class=type(error).__name__)
     return _handle_service_error(
-        Unavailable("The service is overloaded. Try again in a moment.", code="overloaded")
+        Unavailable(
+            error_text("The service is overloaded. Try again in a moment."), code="overloaded"
+        )
     )
 
 
@@ -216,5 +237,7 @@ def _handle_defect(error: Exception) -> Response:
     ]
     log.error("api.defect", error_class=type(cause).__name__, error=summary, stack=stack)
     return _respond(
-        500, "internal_error", "The service failed; the log has the details under this request_id."
+        500,
+        "internal_error",
+        error_text("The service failed; the log has the details under this request_id."),
     )

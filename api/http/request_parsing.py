@@ -1,8 +1,7 @@
 """Parse and validate query strings and JSON bodies. Errors raise InvalidFields or a Problem."""
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,31 +12,37 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from api.errors import MAX_REPORTED_ERRORS, FieldError, InvalidFields
 from api.http.excess_members import drop_excess_members
 from api.http.problems import BODY_ERRORS, BROKEN_BODY, BadRequest, UnsupportedMediaType
+from api.http.validation_texts import describe_error
+from shared.domain.error_texts import error_text
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
 
 # An error repeats at most this many characters of a field name that the caller has sent.
 MAX_NAME_LENGTH = 64
-UNSTORABLE = "contains NUL or half of a surrogate pair, which is no text"
-# Replace texts of pydantic that name types of Python instead of JSON.
-DETAILS = {
-    "missing": "is required",
-    "extra_forbidden": "is not known here",
-    "model_type": "must be a JSON object",
-    "dict_type": "must be a JSON object",
-    "list_type": "must be a list",
-    "string_type": "must be a string",
-    "int_type": "must be a whole number",
-}
-PYDANTIC_SUBJECT = re.compile("(String|Input|List) should")
+# What the parser finds wrong, for their translations.
+JSON_ERRORS = (
+    error_text("Expecting value"),
+    error_text("Expecting ',' delimiter"),
+    error_text("Expecting ':' delimiter"),
+    error_text("Expecting property name enclosed in double quotes"),
+    error_text("Illegal trailing comma before end of array"),
+    error_text("Illegal trailing comma before end of object"),
+    error_text("Unterminated string starting at"),
+    error_text("Invalid control character at"),
+    error_text("Invalid \\escape"),
+    error_text("Invalid \\uXXXX escape"),
+    error_text("Extra data"),
+    error_text("Unexpected UTF-8 BOM (decode using utf-8-sig)"),
+)
+UNSTORABLE = error_text("contains NUL or half of a surrogate pair, which is no text")
 
 
 def parse_query(request: Request, schema: type[Schema]) -> Schema:
     """Validate the query string; the schema gets each value as a string."""
     values = {name: texts[0] for name, texts in request.args.lists()}
     repeated = [
-        FieldError("is given more than once", "repeated", **_parameter((name,)))
+        FieldError(error_text("is given more than once"), "repeated", **_parameter((name,)))
         for name, texts in request.args.lists()
         if len(texts) > 1
     ]
@@ -68,14 +73,16 @@ def _validate(
     try:
         validated = schema.model_validate(document, context=context)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
+        found = error.errors(include_url=False, include_input=False)
         reported_errors = (
-            FieldError(_detail(each), each["type"], **locate(each["loc"]))
+            FieldError(describe_error(each), each["type"], **locate(each["loc"]))
             for each in found[:MAX_REPORTED_ERRORS]
         )
         raise InvalidFields(*reported_errors, total=len(found) + dropped) from None
     if dropped:
-        raise InvalidFields(FieldError("has too many members", "too_many_members", pointer=""))
+        raise InvalidFields(
+            FieldError(error_text("has too many members"), "too_many_members", pointer="")
+        )
     return validated
 
 
@@ -90,10 +97,10 @@ def _field_names(schema: type[BaseModel]) -> frozenset[str]:
 def _read_json(request: Request) -> Any:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType(
-            "Send the body as JSON with the header Content-Type: application/json."
+            error_text("Send the body as JSON with the header Content-Type: application/json.")
         )
     if request.content_encoding not in (None, "", "identity"):
-        raise UnsupportedMediaType("Send the body without a content encoding.")
+        raise UnsupportedMediaType(error_text("Send the body without a content encoding."))
     try:
         body = request.get_data(cache=False)
         # werkzeug silently truncates a body of unknown length at the limit.
@@ -101,19 +108,30 @@ def _read_json(request: Request) -> Any:
             raise RequestEntityTooLarge
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRequest(f"The body is not UTF-8: see byte {error.start}.") from None
+        raise BadRequest(
+            error_text("The body is not UTF-8: see byte %(byte)s.", byte=error.start)
+        ) from None
     except BODY_ERRORS:
         raise BadRequest(BROKEN_BODY) from None
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
         raise BadRequest(
-            f"The body is not JSON: {error.msg}, line {error.lineno} column {error.colno}."
+            error_text(
+                "The body is not JSON: %(reason)s, line %(line)s column %(column)s.",
+                reason=error_text(error.msg),
+                line=error.lineno,
+                column=error.colno,
+            )
         ) from None
     except RecursionError:
-        raise BadRequest("The body is not acceptable JSON: it is nested too deeply.") from None
+        raise BadRequest(
+            error_text("The body is not acceptable JSON: it is nested too deeply.")
+        ) from None
     except ValueError:
-        raise BadRequest("The body is not acceptable JSON: a number is out of bounds.") from None
+        raise BadRequest(
+            error_text("The body is not acceptable JSON: a number is out of bounds.")
+        ) from None
 
 
 def _reject_constant(_: str) -> Any:
@@ -144,10 +162,6 @@ def _is_unstorable(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-def _detail(error: Mapping[str, Any]) -> str:
-    return DETAILS.get(error["type"]) or PYDANTIC_SUBJECT.sub("must", str(error["msg"]))
 
 
 def _parameter(path: Path) -> dict[str, str]:

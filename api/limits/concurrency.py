@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 from api.errors import RateLimited
+from shared.domain.error_texts import ErrorText, error_text
 
 T = TypeVar("T")
 
@@ -19,7 +20,9 @@ T = TypeVar("T")
 class ConcurrencyLimit:
     """Admits up to `per_process` pieces of work at once, and `per_caller` of one caller."""
 
-    def __init__(self, name: str, per_process: int, per_caller: int, retry_after: int) -> None:
+    def __init__(
+        self, name: ErrorText, per_process: int, per_caller: int, retry_after: int
+    ) -> None:
         self.name, self.per_process, self.per_caller = name, per_process, per_caller
         self._retry_after = retry_after
         self._lock = Lock()
@@ -32,9 +35,15 @@ class ConcurrencyLimit:
         """
         with self._lock:
             if self._callers[caller] >= self.per_caller:
-                self._refuse(f"You have {self.per_caller} {self.name} under way already.")
+                self._refuse(
+                    error_text(
+                        "You have %(count)s %(work)s under way already.",
+                        count=self.per_caller,
+                        work=self.name,
+                    )
+                )
             if self._callers.total() >= self.per_process:
-                self._refuse(f"There are too many {self.name} under way.")
+                self._refuse(error_text("There are too many %(work)s under way.", work=self.name))
             self._callers[caller] += 1
         open_places = [caller]
 
@@ -57,8 +66,10 @@ class ConcurrencyLimit:
         finally:
             leave()
 
-    def _refuse(self, reason: str) -> None:
-        detail = f"{reason} Try again in {self._retry_after} s."
+    def _refuse(self, reason: ErrorText) -> None:
+        detail = error_text(
+            "%(reason)s Try again in %(seconds)s s.", reason=reason, seconds=self._retry_after
+        )
         raise RateLimited(detail, seconds=self._retry_after, code="too_much_under_way")
 
 

@@ -12,6 +12,7 @@ from api.errors import RateLimited
 from api.limits.client_address import client_network
 from api.limits.token_buckets import Policy, TokenBuckets
 from shared.config.settings import ApiSettings
+from shared.domain.error_texts import ErrorText, error_text
 
 EXTENSION = "request_rates"
 
@@ -31,28 +32,30 @@ class RequestRates:
         """Count a request of an API token. Raise RateLimited if there are too many."""
         if self._tokens is not None:
             caller = str(actor.token_id or actor.name)
-            _take_token(self._tokens, caller, "This API token sends too many requests.")
+            _take_token(self._tokens, caller, error_text("This API token sends too many requests."))
 
     def count_unknown_token(self) -> None:
         """Count a request with an unknown token, by address. Raise RateLimited."""
         if self._unknown_tokens is not None:
             caller = client_network(request, self._trusted_hops)
             _take_token(
-                self._unknown_tokens, caller, "This address has sent too many unknown tokens."
+                self._unknown_tokens,
+                caller,
+                error_text("This address has sent too many unknown tokens."),
             )
 
     def count_sign_in(self) -> None:
         """Count each of the two steps of a sign-in by itself, by address. Raise RateLimited."""
         if self._sign_ins is not None:
             caller = f"{request.endpoint}:{client_network(request, self._trusted_hops)}"
-            _take_token(self._sign_ins, caller, "This address has signed in too often.")
+            _take_token(self._sign_ins, caller, error_text("This address has signed in too often."))
 
 
 def _make_buckets(url: str, name: str, rate: float, burst: int) -> TokenBuckets | None:
     return TokenBuckets(url, Policy(name, rate, burst)) if rate else None
 
 
-def _take_token(buckets: TokenBuckets, caller: str, detail: str) -> None:
+def _take_token(buckets: TokenBuckets, caller: str, reason: ErrorText) -> None:
     quota = buckets.take_token(caller)
     if quota is None:
         return
@@ -60,7 +63,10 @@ def _take_token(buckets: TokenBuckets, caller: str, detail: str) -> None:
     g.rate_limit = (policy, quota.left)
     if not quota.permitted:
         seconds = policy.seconds_per_token
-        raise RateLimited(f"{detail} Try again in {seconds} s.", seconds=seconds)
+        detail = error_text(
+            "%(reason)s Try again in %(seconds)s s.", reason=reason, seconds=seconds
+        )
+        raise RateLimited(detail, seconds=seconds)
 
 
 def init_request_rates(app: Flask, settings: ApiSettings) -> RequestRates:

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from shared.domain.error_texts import ErrorText, error_text
 from shared.domain.statuses import MailingStatus
 
 SCHEDULED = MailingStatus.SCHEDULED
@@ -29,20 +30,24 @@ class Action(StrEnum):
 class ActionRule(NamedTuple):
     """The statuses in which an action changes a mailing, and those in which it is already done."""
 
-    participle: str
+    participle: ErrorText
     possible: Collection[str]
     done: Collection[str] = ()
     before_end: bool = False
 
 
 RULES = {
-    Action.START: ActionRule("started", (SCHEDULED,), done=(RUNNING,), before_end=True),
-    Action.PAUSE: ActionRule("paused", (SCHEDULED, RUNNING), done=(PAUSED,)),
-    Action.RESUME: ActionRule("resumed", (PAUSED,), done=(SCHEDULED, RUNNING), before_end=True),
-    Action.RETRY: ActionRule("retried", (RUNNING, PAUSED, FINISHED), before_end=True),
-    Action.EDIT: ActionRule("changed", (SCHEDULED, RUNNING, PAUSED)),
-    Action.CANCEL: ActionRule("cancelled", (SCHEDULED, RUNNING, PAUSED), done=(CANCELLED,)),
-    Action.DELETE: ActionRule("deleted", tuple(MailingStatus)),
+    Action.START: ActionRule(error_text("started"), (SCHEDULED,), done=(RUNNING,), before_end=True),
+    Action.PAUSE: ActionRule(error_text("paused"), (SCHEDULED, RUNNING), done=(PAUSED,)),
+    Action.RESUME: ActionRule(
+        error_text("resumed"), (PAUSED,), done=(SCHEDULED, RUNNING), before_end=True
+    ),
+    Action.RETRY: ActionRule(error_text("retried"), (RUNNING, PAUSED, FINISHED), before_end=True),
+    Action.EDIT: ActionRule(error_text("changed"), (SCHEDULED, RUNNING, PAUSED)),
+    Action.CANCEL: ActionRule(
+        error_text("cancelled"), (SCHEDULED, RUNNING, PAUSED), done=(CANCELLED,)
+    ),
+    Action.DELETE: ActionRule(error_text("deleted"), tuple(MailingStatus)),
 }
 
 

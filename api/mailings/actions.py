@@ -19,6 +19,7 @@ from api.mailings.dispatch_end import describe_margin, dispatch_end
 from api.mailings.service import find_mailing, mark_cancelled
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
+from shared.domain.error_texts import error_text
 from shared.domain.statuses import PauseReason
 
 log = structlog.get_logger()
@@ -85,7 +86,7 @@ def retry_failed_messages(mailing_id: int, actor: Actor) -> Mailing:
         return mailing
     now = _check_possible(mailing, Action.RETRY)
     if failed == 0:
-        raise Conflict("No message of the mailing has failed.", "nothing_failed")
+        raise Conflict(error_text("No message of the mailing has failed."), "nothing_failed")
     mailing.retry_version += 1
     mailing.settled = False
     mailing.updated_at = now
@@ -101,15 +102,24 @@ def _check_possible(mailing: Mailing, action: Action) -> datetime:
     """Return the present instant, or raise Conflict if the mailing's state forbids the action."""
     rule = RULES[action]
     if mailing.status not in rule.possible:
-        hint = "; resume it instead" if (action, mailing.status) == (Action.START, PAUSED) else ""
+        paused = (action, mailing.status) == (Action.START, PAUSED)
         raise Conflict(
-            f"The mailing is {mailing.status}: it cannot be {rule.participle}{hint}.",
+            error_text(
+                "The mailing is %(status)s: it cannot be %(done)s%(hint)s.",
+                status=mailing.status,
+                done=rule.participle,
+                hint=error_text("; resume it instead") if paused else "",
+            ),
             "action_impossible",
         )
     now = database_now()
     if rule.before_end and dispatch_end(mailing.end_at) <= now:
         raise Conflict(
-            f"The mailing's end{describe_margin()} has passed: it cannot be {rule.participle}.",
+            error_text(
+                "The mailing's end%(margin)s has passed: it cannot be %(done)s.",
+                margin=describe_margin(),
+                done=rule.participle,
+            ),
             "end_passed",
         )
     return now

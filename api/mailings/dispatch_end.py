@@ -4,6 +4,8 @@ from datetime import datetime, timedelta
 
 from flask import current_app
 
+from shared.domain.error_texts import ErrorText, error_text
+
 
 def end_margin() -> timedelta:
     """Return the time before a mailing's end in which nothing is dispatched."""
@@ -16,9 +18,10 @@ def dispatch_end(end_at: datetime) -> datetime:
     return end_at - end_margin()
 
 
-def describe_margin() -> str:
+def describe_margin() -> ErrorText | str:
     """Return what to say of the margin after `the end`; empty without a margin."""
     margin = end_margin()
     if not margin:
         return ""
-    return f" minus END_MARGIN ({margin.total_seconds():g} s)"
+    seconds = f"{margin.total_seconds():g}"
+    return error_text(" minus END_MARGIN (%(seconds)s s)", seconds=seconds)

@@ -12,6 +12,7 @@ from api.cursors import Page
 from api.db import db, fetch_all
 from api.errors import NotFound
 from api.mailings.service import find_mailing
+from shared.domain.error_texts import error_text
 from shared.domain.statuses import MessageStatus
 
 COLUMNS = "id, mailing_id, client_id, status, reason, attempts, in_doubt, created_at, sent_at"
@@ -190,7 +191,7 @@ def list_client_messages(client_id: int, before: int, limit: int) -> MessageRows
     `last_id` is an id of a mailing. Raise NotFound if the client never existed.
     """
     if not fetch_all(CLIENT_EXISTS, client_id=client_id):
-        raise NotFound("There is no such client.")
+        raise NotFound(error_text("There is no such client."))
     rows = fetch_all(
         OF_CLIENT, client_id=client_id, before=before, mailings=MAILINGS_PER_PAGE, n=limit + 1
     )
@@ -224,7 +225,7 @@ def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return a message and its latest attempts, the earliest first, or raise NotFound."""
     found = fetch_all(BY_ID, message_id=message_id)
     if not found:
-        raise NotFound("There is no such message.")
+        raise NotFound(error_text("There is no such message."))
     message = found[0]
     ids = {"mailing_id": message["mailing_id"], "client_id": message["client_id"]}
     structlog.contextvars.bind_contextvars(**ids)

@@ -20,13 +20,14 @@ from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
 from shared.db.rows import fetch_one_row
+from shared.domain.error_texts import error_text
 from shared.domain.send_windows import UnknownTimeZone, next_opening
 from shared.domain.templates import MAX_RENDERED_LENGTH, compile_template
 
 MAX_TAGS = 20
 
 # Of one process. Those that share the work of another, or wait for their turn, count as well.
-PREVIEWS = ConcurrencyLimit("previews", per_process=3, per_caller=2, retry_after=2)
+PREVIEWS = ConcurrencyLimit(error_text("previews"), per_process=3, per_caller=2, retry_after=2)
 _TURNS = Semaphore(2)
 _SHARED: SharedWork["Preview"] = SharedWork()
 

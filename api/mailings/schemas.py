@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from api.cursors import MAX_ID
 from api.schemas import examples
@@ -19,11 +18,13 @@ from api.schemas.fields import (
     Timezone,
     convert_whole_float,
 )
+from api.schemas.invalid_value import invalid_value
 from api.schemas.limits import Budget, MaxAudience, StopWhen
 from api.schemas.personalisation import Attributes, MailingText
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing
+from shared.domain.error_texts import error_text
 from shared.domain.phones import format_listed_phone
 from shared.domain.statuses import MailingStatus, PauseReason
 
@@ -70,8 +71,9 @@ class WindowHours(Body):
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
         if self.start == self.end:
-            raise PydanticCustomError(
-                "window_empty", "from and to must differ; leave the window out to send at any hour"
+            raise invalid_value(
+                "window_empty",
+                error_text("from and to must differ; leave the window out to send at any hour"),
             )
         return self
 

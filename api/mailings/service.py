@@ -16,13 +16,14 @@ from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
-from api.mailings.dispatch_end import dispatch_end, end_margin
+from api.mailings.mailing_checks import check_excluded, check_margin, check_times
 from api.mailings.schemas import MailingChanges, MailingQuery, NewMailing, present_mailing
 from api.schemas.limits import store_limit
 from api.sending_rules import check_budget, require_new_workers
 from shared.db import status_changes
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing, MailingText
+from shared.domain.error_texts import error_text
 from shared.domain.send_windows import Window, make_window
 from shared.domain.statuses import MailingStatus
 
@@ -120,7 +121,7 @@ def find_mailing(mailing_id: int, *, lock: bool = False, deleted: bool = False) 
         query = query.with_for_update(key_share=True)
     mailing = db.session.scalar(query)
     if mailing is None:
-        raise NotFound("There is no such mailing.")
+        raise NotFound(error_text("There is no such mailing."))
     return mailing
 
 
@@ -207,13 +208,15 @@ def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
     Raise InvalidFields if it could never be sent.
     """
     mailing = Mailing(**_columns(body))
-    _check_times(mailing.start_at, mailing.end_at)
+    check_times(mailing.start_at, mailing.end_at)
     if mailing.end_at <= now:
         raise InvalidFields(
-            FieldError("has passed already: the mailing would never be sent", "past", "/end_at")
+            FieldError(
+                error_text("has passed already: the mailing would never be sent"), "past", "/end_at"
+            )
         )
-    _check_margin(max(mailing.start_at, now), mailing.end_at)
-    _check_excluded(mailing.exclude_mailing_ids)
+    check_margin(max(mailing.start_at, now), mailing.end_at)
+    check_excluded(mailing.exclude_mailing_ids)
     check_budget(body.budget)
     return mailing
 
@@ -256,65 +259,39 @@ def _audited_fields(mailing: Mailing) -> dict[str, Any]:
     return fields
 
 
-def _check_times(start_at: datetime, end_at: datetime) -> None:
-    if start_at >= end_at:
-        raise InvalidFields(
-            FieldError("must be later than start_at", "end_before_start", "/end_at")
-        )
-
-
-def _check_margin(start_at: datetime, end_at: datetime) -> None:
-    """Raise InvalidFields if nothing could be dispatched between these instants."""
-    if dispatch_end(end_at) <= start_at:
-        seconds = f"{end_margin().total_seconds():g}"
-        raise InvalidFields(
-            FieldError(
-                f"must be more than {seconds} seconds after the start, and after now: nothing is "
-                f"sent in the last {seconds} seconds of a mailing (END_MARGIN)",
-                "within_end_margin",
-                "/end_at",
-            )
-        )
-
-
-def _check_excluded(mailing_ids: Sequence[int]) -> None:
-    """Raise InvalidFields for unknown ids in `exclude_mailing_ids`."""
-    if not mailing_ids:
-        return
-    query = select(Mailing.id).where(Mailing.id.in_(mailing_ids), Mailing.deleted_at.is_(None))
-    known = set(db.session.scalars(query))
-    errors = [
-        FieldError("there is no such mailing", "unknown", f"/filter/exclude_mailing_ids/{index}")
-        for index, mailing_id in enumerate(mailing_ids)
-        if mailing_id not in known
-    ]
-    if errors:
-        raise InvalidFields(*errors)
-
-
 def _check_change(
     mailing: Mailing, columns: Mapping[str, Any], changed: Sequence[str], now: datetime
 ) -> None:
     if columns and mailing.status not in RULES[Action.EDIT].possible:
         raise Conflict(
-            f"The mailing is {mailing.status} and cannot change any more.", "mailing_ended"
+            error_text(
+                "The mailing is %(status)s and cannot change any more.", status=mailing.status
+            ),
+            "mailing_ended",
         )
     fixed = [name for name in FIXED_BY_LAUNCH if name in changed]
     if fixed and mailing.started_at is not None:
         raise Conflict(
-            f"{' and '.join(fixed)} cannot change any more: the mailing was launched, "
-            "and its audience is chosen.",
+            error_text(
+                "%(fields)s cannot change any more: the mailing was launched, "
+                "and its audience is chosen.",
+                fields=fixed[0]
+                if len(fixed) == 1
+                else error_text("%(first)s and %(second)s", first=fixed[0], second=fixed[1]),
+            ),
             "fixed_by_launch",
         )
     end_at = columns.get("end_at", mailing.end_at)
-    _check_times(columns.get("start_at", mailing.start_at), end_at)
+    check_times(columns.get("start_at", mailing.start_at), end_at)
     if "end_at" in changed and end_at < now + MIN_END_NOTICE:
         raise InvalidFields(
             FieldError(
-                "must be at least 3 seconds ahead; to stop now, cancel", "too_soon", "/end_at"
+                error_text("must be at least 3 seconds ahead; to stop now, cancel"),
+                "too_soon",
+                "/end_at",
             )
         )
     if "end_at" in changed or "start_at" in changed:
-        _check_margin(max(columns.get("start_at", mailing.start_at), now), end_at)
+        check_margin(max(columns.get("start_at", mailing.start_at), now), end_at)
     if "filter" in changed:
-        _check_excluded(columns["exclude_mailing_ids"])
+        check_excluded(columns["exclude_mailing_ids"])

@@ -19,6 +19,7 @@ from api.db import db, fetch_all
 from api.enqueue import job_queues
 from api.errors import FieldError, InvalidFields, RateLimited, Unavailable
 from api.idempotency import AnswerNotStored, IdempotencyKey
+from shared.domain.error_texts import error_text
 from shared.logging.redaction import mask_phone
 
 log = structlog.get_logger()
@@ -90,7 +91,7 @@ def send_test(
     log.info("test_send.created", test_send_id=test["id"], messages=len(phones))
     if not job_queues().enqueue_test_send(test["id"], actor.request_id):
         raise Unavailable(
-            "The workers cannot be reached: nothing was sent. Try again in a moment.",
+            error_text("The workers cannot be reached: nothing was sent. Try again in a moment."),
             code="workers_unavailable",
         )
     return TestResults(_await_results(test["id"]))
@@ -100,7 +101,9 @@ def _is_expired(test_id: int) -> bool:
     """Return whether a test can never be sent any more. Raise AnswerNotStored."""
     found = fetch_all(RESULT, id=test_id)
     if not found:
-        raise AnswerNotStored("It was sent before; its results are not stored any more.")
+        raise AnswerNotStored(
+            error_text("It was sent before; its results are not stored any more.")
+        )
     return bool(found[0]["expired"] and not found[0]["claimed"])
 
 
@@ -109,14 +112,22 @@ def _check_rate(messages: int) -> None:
     limit: int = current_app.config["TEST_SENDS_PER_MINUTE"]
     if messages > limit:
         raise InvalidFields(
-            FieldError(f"may be at most {limit}, the limit per minute", "too_many", "/phones")
+            FieldError(
+                error_text("may be at most %(limit)s, the limit per minute", limit=limit),
+                "too_many",
+                "/phones",
+            )
         )
     db.session.execute(LOCK)
     (used,) = fetch_all(MESSAGES_OF_LAST_MINUTE)
     if used["messages"] + messages > limit:
         left = max(limit - used["messages"], 0)
         raise RateLimited(
-            f"At most {limit} test messages may be sent per minute; {left} are left now.",
+            error_text(
+                "At most %(limit)s test messages may be sent per minute; %(left)s are left now.",
+                limit=limit,
+                left=left,
+            ),
             seconds=max(used["free_in"], 1),
             code="too_many_test_sends",
         )
@@ -132,10 +143,14 @@ def _await_results(test_id: int) -> list[dict[str, Any]]:
         if test["expired"]:
             if test["claimed"]:
                 raise Unanswered(
-                    "A worker took the test and did not answer: some of it may have been sent."
+                    error_text(
+                        "A worker took the test and did not answer: some of it may have been sent."
+                    )
                 )
             raise Unavailable(
-                "No worker took the test in time: nothing was sent. Try again in a moment.",
+                error_text(
+                    "No worker took the test in time: nothing was sent. Try again in a moment."
+                ),
                 code="workers_unavailable",
             )
         time.sleep(POLL_SECONDS)

@@ -13,6 +13,7 @@ from api.errors import Unavailable
 from api.openapi.operation import operation
 from api.schemas.responses import ResponseModel, with_example
 from shared.db import schema
+from shared.domain.error_texts import error_text
 from shared.domain.time_zones import RULES_VERSION
 
 blueprint = Blueprint("health", __name__)
@@ -80,9 +81,11 @@ def readyz() -> dict[str, Any]:
     """
     if is_read_only():
         replace_connections()
-        raise Unavailable("The database accepts no writes: this server is a standby.")
+        raise Unavailable(error_text("The database accepts no writes: this server is a standby."))
     if not _is_migrated():
-        raise Unavailable("The database lacks migrations: run flask --app api db upgrade.")
+        raise Unavailable(
+            error_text("The database lacks migrations: run flask --app api db upgrade.")
+        )
     return READY_EXAMPLE | {"redis": job_queues().check(), "time_zones": RULES_VERSION}
 
 

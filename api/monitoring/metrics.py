@@ -14,6 +14,7 @@ from api.http.bearer_auth import read_bearer_token
 from api.http.problems import Unauthorized
 from api.limits.request_rates import request_rates
 from api.monitoring.collector import FleetCollector
+from shared.domain.error_texts import error_text
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # set by gunicorn_conf.py
@@ -45,7 +46,9 @@ def _require_token(token: str) -> None:
     if not hmac.compare_digest(read_bearer_token().encode(), token.encode()):
         request_rates().count_unknown_token()
         raise Unauthorized(
-            "The metrics are behind a token (METRICS_TOKEN): Authorization: Bearer TOKEN.",
+            error_text(
+                "The metrics are behind a token (METRICS_TOKEN): Authorization: Bearer TOKEN."
+            ),
             headers={"WWW-Authenticate": "Bearer"},
         )
 

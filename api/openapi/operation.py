@@ -38,7 +38,8 @@ Add clients, create mailings, and read the outcome of every message.
 Every call under `/api/v1` needs `Authorization: Bearer TOKEN`; the token's scope (`read`, `write`,
 `admin`) defines what it may do. Instants are RFC 3339 with an offset; responses give them in UTC.
 Lists are paged: pass `next_cursor` back as `cursor` until it is null. Errors are
-`application/problem+json` (RFC 9457) and carry a `request_id`, by which the logs can be searched.
+`application/problem+json` (RFC 9457) and carry a `request_id`, by which the logs can be searched;
+their texts are in English or, with `Accept-Language: ru`, in Russian.
 """
 TAGS = [
     {"name": "clients", "description": "The recipients of mailings."},

@@ -9,8 +9,10 @@ from werkzeug.routing import BaseConverter
 from api.client_log import bind_owners
 from api.cursors import MAX_ID
 from api.errors import FieldError, InvalidFields, NotFound
+from api.http.validation_texts import describe_error
 from api.openapi.problem_examples import PATH_PARAMETERS
 from api.schemas.fields import Phone
+from shared.domain.error_texts import error_text
 
 PHONE: TypeAdapter[str] = TypeAdapter(Phone)
 ID_SCHEMA = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
@@ -46,7 +48,7 @@ def check_path_values(values: Mapping[str, Any]) -> None:
         if name == "phone":
             bind_owners([int(_parse_phone(value))])
         elif value > MAX_ID:
-            raise NotFound("There is nothing with this id.")
+            raise NotFound(error_text("There is nothing with this id."))
 
 
 def describe_path_parameters(parameters: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -68,4 +70,6 @@ def _parse_phone(text: str) -> str:
         return PHONE.validate_python(text)
     except ValidationError as error:
         (found,) = error.errors(include_url=False, include_input=False)
-        raise InvalidFields(FieldError(found["msg"], found["type"], parameter="phone")) from None
+        raise InvalidFields(
+            FieldError(describe_error(found), found["type"], parameter="phone")
+        ) from None

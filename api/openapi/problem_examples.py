@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from werkzeug.http import HTTP_STATUS_CODES
 
 from api.cursors import MAX_LIMIT
+from api.http.localisation import LANGUAGES
 
 SCHEMA = {"$ref": "#/components/schemas/ProblemAnswer"}
 MEANINGS = {
@@ -28,6 +29,12 @@ REQUEST_ID = {
     "X-Request-ID": {
         "description": "The request's id in the logs: the caller's own, if it sent one.",
         "schema": {"type": "string", "examples": [EXAMPLE_ID]},
+    }
+}
+LANGUAGE = {
+    "Content-Language": {
+        "description": "The language of `title`, `detail` and `errors`: by `Accept-Language`.",
+        "schema": {"type": "string", "examples": [*LANGUAGES]},
     }
 }
 LOCATION = {
@@ -149,7 +156,7 @@ def describe_problem(status: int) -> dict[str, Any]:
     """Describe a problem response; `add_examples` adds its example later."""
     return {
         "description": MEANINGS[status],
-        "headers": {**REQUEST_ID, **PROBLEM_HEADERS.get(status, {})},
+        "headers": {**REQUEST_ID, **LANGUAGE, **PROBLEM_HEADERS.get(status, {})},
         "content": {"application/problem+json": {"schema": SCHEMA}},
     }
 

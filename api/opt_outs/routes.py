@@ -9,6 +9,7 @@ from api.actor import current_actor
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
+from api.http.file_problems import describe_bad_file
 from api.http.idempotency import mark_replayed, read_idempotency_key
 from api.http.pagination import build_page
 from api.openapi.bodies import CsvUpload
@@ -99,9 +100,9 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
     try:
         imported = service.import_opt_outs(csv_body_reader(limit), query.source, current_actor())
     except FileTooLarge as error:
-        raise ContentTooLarge(str(error)) from None
+        raise ContentTooLarge(describe_bad_file(error)) from None
     except BadFile as error:
-        raise InvalidFields(FieldError(str(error), "file_unusable")) from None
+        raise InvalidFields(FieldError(describe_bad_file(error), "file_unusable")) from None
     return asdict(imported)
 
 

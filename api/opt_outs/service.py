@@ -20,6 +20,7 @@ from api.idempotency import IdempotencyKey
 from shared.client_import.csv_reader import CsvReader
 from shared.db import opt_outs as opt_out_records
 from shared.db.opt_outs import OptOut
+from shared.domain.error_texts import error_text
 from shared.domain.phones import parse_phone
 from shared.domain.spreadsheets import unescape_formula
 from shared.logging.redaction import mask_phone
@@ -128,7 +129,7 @@ def remove_opt_out(phone: int, actor: Actor) -> None:
     removed = delete(OptOut).where(OptOut.phone == phone).returning(OptOut.source)
     source = db.session.scalar(removed)
     if source is None:
-        raise NotFound("This phone is not opted out.")
+        raise NotFound(error_text("This phone is not opted out."))
     changes = {"phone": mask_phone(phone), "source": source}
     audit_log.record_change(actor, "removed", "opt_out", changes=changes)
     db.session.commit()

@@ -22,6 +22,7 @@ from api.audit_log import service as audit_log
 from api.db import autocommit_cursor, db, fetch_all
 from api.errors import Conflict, NotFound
 from shared.db.prepared_statements import PreparedStatement
+from shared.domain.error_texts import error_text
 from shared.domain.scopes import Scope
 
 log = structlog.get_logger()
@@ -158,7 +159,7 @@ def start_session(
     ended = {"sid": identity.sid, "subject": identity.subject, "issued_at": issued_at}
     if fetch_all(ENDED_BY_PROVIDER, **ended):
         db.session.rollback()
-        raise SessionEnded("The provider has ended this session.", "session_ended")
+        raise SessionEnded(error_text("The provider has ended this session."), "session_ended")
     person = {
         "issuer": identity.issuer,
         "subject": identity.subject,
@@ -243,7 +244,7 @@ def list_open_sessions(limit: int) -> list[dict[str, Any]]:
 def end_session(session_id: int, why: str, actor: Actor) -> None:
     """End and commit a session. Raise NotFound if it has ended."""
     if not _end(END, {"id": session_id}, why, actor):
-        raise NotFound("There is no such session.")
+        raise NotFound(error_text("There is no such session."))
 
 
 def end_sessions_of_person(session_id: int, why: str, actor: Actor) -> int:
@@ -268,7 +269,7 @@ def end_by_provider(logout: Logout, actor: Actor) -> int:
     }
     if db.session.scalar(RECORD_LOGOUT, recorded) is None:
         db.session.rollback()
-        raise Conflict("This logout token was accepted before.", "logout_token_reused")
+        raise Conflict(error_text("This logout token was accepted before."), "logout_token_reused")
     named = {"issuer": logout.issuer, "subject": logout.subject, "sid": logout.sid}
     return _end(END_BY_PROVIDER, named, "provider", actor)
 

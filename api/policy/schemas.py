@@ -13,6 +13,7 @@ from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.config.checks import MAIL_ADDRESS
 from shared.db.policy import Stop
 from shared.db.policy_models import PolicyVersion
+from shared.domain.error_texts import error_text
 
 MAX_LAUNCH_DELAY = 86_400
 MAX_ADDRESSES = 20
@@ -41,7 +42,7 @@ MailAddress = Annotated[
     TextFormat(
         rf"^{MAIL_ADDRESS}\Z",
         "mail_address_format",
-        "must be a mail address, for example operations@example.com",
+        error_text("must be a mail address, for example operations@example.com"),
         "operations@example.com",
     ),
 ]

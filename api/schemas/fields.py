@@ -16,9 +16,11 @@ from pydantic import (
     GetJsonSchemaHandler,
     WithJsonSchema,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from api.cursors import MAX_LIMIT, decode_cursor
+from api.schemas.invalid_value import invalid_value
+from shared.domain.error_texts import ErrorText, error_text
 from shared.domain.phones import PHONE_DETAIL, PHONE_EXAMPLE, PHONE_PATTERN
 from shared.domain.time_zones import TIME_ZONES
 
@@ -29,12 +31,12 @@ class TextFormat:
 
     pattern: str
     code: str
-    detail: str
+    detail: ErrorText
     example: str
 
     def check(self, value: str) -> str:
         if re.search(self.pattern, value) is None:
-            raise PydanticCustomError(self.code, self.detail)
+            raise invalid_value(self.code, self.detail)
         return value
 
     def __get_pydantic_core_schema__(
@@ -61,13 +63,16 @@ Phone = Annotated[
 OperatorCode = Annotated[
     str,
     TextFormat(
-        r"^[0-9]{3}\Z", "operator_code_format", "must be exactly 3 digits, for example 916", "916"
+        r"^[0-9]{3}\Z",
+        "operator_code_format",
+        error_text("must be exactly 3 digits, for example 916"),
+        "916",
     ),
 ]
 TOKEN_NAME = TextFormat(
     r"^[^\x00-\x1f\x7f-\x9f]{1,100}\Z",
     "token_name_format",
-    "must have 1 to 100 characters, and no control characters",
+    error_text("must have 1 to 100 characters, and no control characters"),
     "billing",
 )
 TokenName = Annotated[str, TOKEN_NAME]
@@ -76,8 +81,8 @@ Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
 
 def _check_zone(name: str) -> str:
     if name not in TIME_ZONES:
-        raise PydanticCustomError(
-            "timezone_unknown", "must be an IANA time zone, for example Europe/Moscow"
+        raise invalid_value(
+            "timezone_unknown", error_text("must be an IANA time zone, for example Europe/Moscow")
         )
     return name
 
@@ -101,17 +106,21 @@ INSTANT_EXAMPLE = "2030-12-02T09:00:00+03:00"
 def parse_instant(value: object) -> datetime:
     found = INSTANT.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise PydanticCustomError(
+        raise invalid_value(
             "instant_format",
-            "must be an RFC 3339 date and time with an offset, for example {example}",
-            {"example": INSTANT_EXAMPLE},
+            error_text(
+                "must be an RFC 3339 date and time with an offset, for example %(example)s",
+                example=INSTANT_EXAMPLE,
+            ),
         )
     *numbers, fraction, utc, sign, hours, minutes = found.groups()
     if utc is None and sign is None:
-        raise PydanticCustomError(
+        raise invalid_value(
             "instant_naive",
-            "must carry its offset from UTC (Z or +03:00), for example {example}",
-            {"example": INSTANT_EXAMPLE},
+            error_text(
+                "must carry its offset from UTC (Z or +03:00), for example %(example)s",
+                example=INSTANT_EXAMPLE,
+            ),
         )
     year, month, day, hour, minute, second = map(int, numbers)
     microsecond = int((fraction or "0")[:6].ljust(6, "0"))
@@ -123,11 +132,11 @@ def parse_instant(value: object) -> datetime:
         instant = local.replace(microsecond=microsecond, tzinfo=offset) + leap
         within = EARLIEST <= instant < LATEST
     except (ValueError, OverflowError):
-        raise PydanticCustomError(
-            "instant_unreal", "is a date or time that does not exist"
+        raise invalid_value(
+            "instant_unreal", error_text("is a date or time that does not exist")
         ) from None
     if not within:
-        raise PydanticCustomError("instant_range", "must lie between the years 1970 and 2199")
+        raise invalid_value("instant_range", error_text("must lie between the years 1970 and 2199"))
     return instant.astimezone(UTC)
 
 
@@ -159,8 +168,9 @@ CLOCK_TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 
 def _parse_clock_time(value: object) -> time:
     if not isinstance(value, str) or CLOCK_TIME.fullmatch(value) is None:
-        raise PydanticCustomError(
-            "clock_time_format", "must be a time between 00:00 and 23:59, for example 09:00"
+        raise invalid_value(
+            "clock_time_format",
+            error_text("must be a time between 00:00 and 23:59, for example 09:00"),
         )
     return time(int(value[:2]), int(value[3:]))
 
@@ -182,8 +192,8 @@ def _parse_limit(value: object) -> int:
         number = int(value)
         if 1 <= number <= MAX_LIMIT:
             return number
-    raise PydanticCustomError(
-        "limit", "must be a whole number from 1 to {most}", {"most": MAX_LIMIT}
+    raise invalid_value(
+        "limit", error_text("must be a whole number from 1 to %(most)s", most=MAX_LIMIT)
     )
 
 
@@ -198,8 +208,8 @@ def _parse_cursor(value: object) -> int:
     try:
         return decode_cursor(str(value))
     except ValueError:
-        raise PydanticCustomError(
-            "cursor", "must be the next_cursor of an earlier page of this list"
+        raise invalid_value(
+            "cursor", error_text("must be the next_cursor of an earlier page of this list")
         ) from None
 
 
@@ -213,7 +223,7 @@ Cursor = Annotated[
 def _parse_flag(value: object) -> bool:
     if value in ("true", "false"):
         return value == "true"
-    raise PydanticCustomError("flag", "must be true or false")
+    raise invalid_value("flag", error_text("must be true or false"))
 
 
 Flag = Annotated[bool, BeforeValidator(_parse_flag), WithJsonSchema({"type": "boolean"})]

@@ -3,10 +3,11 @@
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from api.schemas.base import Body
 from api.schemas.fields import TextFormat, convert_whole_float
+from api.schemas.invalid_value import invalid_value
+from shared.domain.error_texts import error_text
 
 MAX_COUNT = 10**12
 
@@ -20,7 +21,7 @@ Amount = Annotated[
     TextFormat(
         r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,2})?\Z",
         "amount_format",
-        "must be an amount with at most two decimals, for example 2500.00",
+        error_text("must be an amount with at most two decimals, for example 2500.00"),
         "2500.00",
     ),
 ]
@@ -54,7 +55,7 @@ class BudgetLimit(Body):
     @model_validator(mode="after")
     def _check_one(self) -> Self:
         if (self.segments is None) == (self.amount is None):
-            raise PydanticCustomError("budget_unit", "must have either segments or amount")
+            raise invalid_value("budget_unit", error_text("must have either segments or amount"))
         return self
 
 
@@ -69,8 +70,9 @@ class Budget(Body):
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
         if self.day is None and self.month is None:
-            raise PydanticCustomError(
-                "budget_empty", "must limit the day, the month or both; use null for no budget"
+            raise invalid_value(
+                "budget_empty",
+                error_text("must limit the day, the month or both; use null for no budget"),
             )
         return self
 

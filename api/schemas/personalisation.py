@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from api.errors import FieldError, InvalidFields
+from api.schemas.invalid_value import invalid_value
 from shared.domain.attributes import (
     CLIENT_FIELDS,
     MAX_ATTRIBUTES,
@@ -15,6 +15,7 @@ from shared.domain.attributes import (
     RESERVED_DETAIL,
     is_attribute_name,
 )
+from shared.domain.error_texts import error_text
 from shared.domain.templates import MalformedTemplate, compile_template
 
 # The syntax of a text, as a JSON schema pattern.
@@ -26,7 +27,7 @@ TEXT_PATTERN = (
 def _check_name(name: str) -> str:
     if not is_attribute_name(name):
         detail = RESERVED_DETAIL if name in CLIENT_FIELDS else NAME_DETAIL
-        raise PydanticCustomError("attribute_name", detail)
+        raise invalid_value("attribute_name", detail)
     return name
 
 
@@ -34,8 +35,7 @@ def _check_text(text: str) -> str:
     try:
         compile_template(text)
     except MalformedTemplate as error:
-        # pydantic does not format braces in a text without a context.
-        raise PydanticCustomError("placeholder", str(error)) from None
+        raise invalid_value("placeholder", error.text) from None
     return text
 
 
@@ -88,6 +88,10 @@ def merge_attributes(attributes: dict[str, str], changes: dict[str, str | None])
     changed = {**attributes, **changes}
     merged = {name: value for name, value in changed.items() if value is not None}
     if len(merged) > MAX_ATTRIBUTES:
-        detail = f"would be {len(merged)} in all; a client has at most {MAX_ATTRIBUTES}"
+        detail = error_text(
+            "would be %(count)s in all; a client has at most %(most)s",
+            count=len(merged),
+            most=MAX_ATTRIBUTES,
+        )
         raise InvalidFields(FieldError(detail, "too_many_attributes", "/attributes"))
     return merged

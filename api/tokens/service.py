@@ -16,6 +16,7 @@ from api.errors import Conflict, FieldError, InvalidFields, NotFound
 from api.idempotency import AnswerNotStored, IdempotencyKey
 from api.tokens.authenticator import PREFIX_LENGTH, clear_token_cache, generate_secret, hash_secret
 from shared.db.auth_models import ApiToken
+from shared.domain.error_texts import ErrorText, error_text
 from shared.domain.scopes import Scope
 
 log = structlog.get_logger()
@@ -35,11 +36,14 @@ def create_token(
     """
     if key is not None and (first := key.claim()) is not None:
         raise AnswerNotStored(
-            f"The first request created token {first['id']}; its secret is not stored. "
-            "Revoke it, and create another with a new key."
+            error_text(
+                "The first request created token %(id)s; its secret is not stored. "
+                "Revoke it, and create another with a new key.",
+                id=first["id"],
+            )
         )
     if expires_at is not None and expires_at <= database_now():
-        raise InvalidFields(FieldError("has passed already", "past", "/expires_at"))
+        raise InvalidFields(FieldError(error_text("has passed already"), "past", "/expires_at"))
     secret = generate_secret()
     token = ApiToken(
         name=name,
@@ -56,7 +60,8 @@ def create_token(
         if not isinstance(error.orig, errors.UniqueViolation):
             raise
         raise Conflict(
-            "A token of this name exists; revoke it or choose another name.", "token_name_taken"
+            error_text("A token of this name exists; revoke it or choose another name."),
+            "token_name_taken",
         ) from None
     if key is not None:
         key.store({"id": token.id})
@@ -81,16 +86,17 @@ def list_newest_tokens(limit: int) -> Sequence[ApiToken]:
 
 def revoke_token(token_id: int, actor: Actor) -> ApiToken:
     """Revoke a token. Raise NotFound if there is none, or if it is revoked already."""
-    detail = "There is no such token, or it is revoked already."
+    detail = error_text("There is no such token, or it is revoked already.")
     return _revoke(ApiToken.id == token_id, detail, actor)
 
 
 def revoke_token_by_name(name: str, actor: Actor) -> ApiToken:
     """Revoke the token that has this name at present. Raise NotFound if there is none."""
-    return _revoke(ApiToken.name == name, "There is no valid token of this name.", actor)
+    detail = error_text("There is no valid token of this name.")
+    return _revoke(ApiToken.name == name, detail, actor)
 
 
-def _revoke(condition: ColumnElement[bool], not_found_detail: str, actor: Actor) -> ApiToken:
+def _revoke(condition: ColumnElement[bool], not_found_detail: ErrorText, actor: Actor) -> ApiToken:
     found = select(ApiToken).where(condition, ApiToken.revoked_at.is_(None))
     token = db.session.scalar(found.with_for_update(key_share=True))
     if token is None:

@@ -6,6 +6,8 @@ digits and underscores, and differs from the client's own fields.
 
 import re
 
+from shared.domain.error_texts import error_text
+
 MAX_ATTRIBUTES = 20
 MAX_VALUE_LENGTH = 200
 
@@ -16,10 +18,10 @@ CLIENT_FIELDS = frozenset({"phone", "tag", "operator_code", "timezone"})
 # Columns of this service's exports that are not attributes if an export is imported again.
 EXPORT_ONLY_COLUMNS = frozenset({"id", "created_at", "updated_at", "line", "reason"})
 
-NAME_DETAIL = (
+NAME_DETAIL = error_text(
     "must be 1 to 32 letters (Latin or Cyrillic), digits or underscores, and not begin with a digit"
 )
-RESERVED_DETAIL = "is the name of a field of every client and cannot be an attribute"
+RESERVED_DETAIL = error_text("is the name of a field of every client and cannot be an attribute")
 
 
 def is_attribute_name(name: str) -> bool:

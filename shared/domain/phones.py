@@ -6,10 +6,14 @@ A caller of the API sends exactly the 11 digits (PHONE_PATTERN). A person or a s
 
 import re
 
+from shared.domain.error_texts import error_text
+
 PHONE_PATTERN = "7[0-9]{10}"
 PHONE = re.compile(PHONE_PATTERN)
 PHONE_EXAMPLE = "79161234567"
-PHONE_DETAIL = f"must be 11 digits and start with 7, for example {PHONE_EXAMPLE}"
+PHONE_DETAIL = error_text(
+    "must be 11 digits and start with 7, for example %(example)s", example=PHONE_EXAMPLE
+)
 # Stands in a mailing's list of phones for one whose client was deleted.
 ERASED_PHONE = 0
 SHORTENED_DETAIL = (

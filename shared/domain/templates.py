@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from shared.domain.attributes import ATTRIBUTE_NAME, CLIENT_FIELDS
+from shared.domain.error_texts import ErrorText, error_text
 
 # In characters. Values may lengthen a text; a longer one is not sent.
 MAX_RENDERED_LENGTH = 4000
@@ -17,9 +18,12 @@ MAX_RENDERED_LENGTH = 4000
 class MalformedTemplate(Exception):
     """A text with a misplaced brace at `position` (the first character is 1)."""
 
-    def __init__(self, position: int, detail: str):
-        super().__init__(f"character {position}: {detail}")
-        self.position, self.detail = position, detail
+    def __init__(self, position: int, detail: ErrorText):
+        self.text = error_text(
+            "character %(position)s: %(detail)s", position=position, detail=detail
+        )
+        super().__init__(self.text)
+        self.position = position
 
 
 class RenderingError(Exception):
@@ -107,7 +111,9 @@ def compile_template(text: str) -> Template:
             literal.append(character)
             at += 2
         elif character == "}":
-            raise MalformedTemplate(at + 1, "a } that closes nothing; write }} for a brace")
+            raise MalformedTemplate(
+                at + 1, error_text("a } that closes nothing; write }} for a brace")
+            )
         else:
             placeholder, after = _parse_placeholder(text, at)
             parts += ["".join(literal), placeholder] if literal else [placeholder]
@@ -131,12 +137,14 @@ def _parse_placeholder(text: str, at: int) -> tuple[Placeholder, int]:
     end = text.find("}", at)
     again = text.find("{", at + 1)
     if end < 0 or 0 <= again < end:
-        raise MalformedTemplate(at + 1, "a { that is not closed; write {{ for a brace")
+        raise MalformedTemplate(at + 1, error_text("a { that is not closed; write {{ for a brace"))
     name, bar, default = text[at + 1 : end].partition("|")
     if ATTRIBUTE_NAME.fullmatch(name) is None:
         raise MalformedTemplate(
             at + 1,
-            "a placeholder must be an attribute's name, as in {name} or {name|dear client}; "
-            "write {{ for a brace",
+            error_text(
+                "a placeholder must be an attribute's name, as in {name} or {name|dear client}; "
+                "write {{ for a brace"
+            ),
         )
     return Placeholder(name, default if bar else None), end + 1

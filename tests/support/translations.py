@@ -15,12 +15,17 @@ GETTEXT = {"_", "gettext", "ngettext", "lazy_gettext", "N"}
 FIELD = re.compile(r"%\(\w+\)s")
 
 
-def extract_texts(package: Path, target: Path) -> Catalog:
+def extract_texts(
+    package: Path,
+    target: Path,
+    keywords: Collection[str] = ("-k", "lazy_gettext"),
+    rules: str = "translations/babel.cfg",
+) -> Catalog:
     """Return the texts that the package's code and templates translate; `target` is a new file."""
     subprocess.run(
         [
-            *(sys.executable, "-m", "babel.messages.frontend", "-q", "extract"),
-            *("-F", "translations/babel.cfg", "-k", "lazy_gettext", "-o", str(target), "."),
+            *(sys.executable, "-P", "-m", "babel.messages.frontend", "-q", "extract"),
+            *("-F", rules, *keywords, "-o", str(target), "."),
         ],
         cwd=package,
         check=True,

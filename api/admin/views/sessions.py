@@ -9,6 +9,7 @@ from api.admin.auth import require_scope
 from api.admin.presenters.plurals import ngettext
 from api.errors import NotFound
 from api.people import sessions
+from shared.domain.error_texts import error_text
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("sessions", __name__)
@@ -30,7 +31,7 @@ def end_session(session_id: int) -> Response:
         if request.form.get("all"):
             count = sessions.end_sessions_of_person(session_id, "admin", current_actor())
             if not count:
-                raise NotFound("There is no such session.")
+                raise NotFound(error_text("There is no such session."))
         else:
             sessions.end_session(session_id, "admin", current_actor())
             count = 1

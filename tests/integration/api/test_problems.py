@@ -307,3 +307,56 @@ def contents(database: Cursor) -> list[tuple[Any, ...]]:
         database.execute(f"SELECT count(*), md5(string_agg(t::text, '' ORDER BY t)) FROM {table} t")
         found += database.fetchall()
     return found
+
+
+RUSSIAN = {"Accept-Language": "ru-RU, en;q=0.5"}
+
+
+def test_problems_are_in_the_language_that_the_request_accepts(
+    client: FlaskClient, new_client: Make
+) -> None:
+    """`title`, `detail` and each of `errors`; codes, ids and locations stay."""
+    body = {"phone": "916", "timezone": "Mars", "tag": "x" * 65, "vip": True}
+    english = problem(client.post(CLIENTS, json=body), 422)
+    answer = client.post(CLIENTS, json=body, headers=RUSSIAN)
+    russian = problem(answer, 422)
+    assert answer.headers["Content-Language"] == "ru"
+    assert answer.headers["Vary"] == "Accept-Language"
+    assert russian["title"] == "Недопустимые значения"
+    assert russian["detail"] == (
+        "/phone: нужно 11 цифр, первая — 7, например 79161234567 (и ещё ошибок: 3)"
+    )
+    assert [each["detail"] for each in russian["errors"]] == [
+        "нужно 11 цифр, первая — 7, например 79161234567",
+        "длина не больше 64 симв.",
+        "нужен часовой пояс IANA, например Europe/Moscow",
+        "такого поля или параметра здесь нет",
+    ]
+    for problem_ in (english, russian):
+        for shown in (problem_, *problem_["errors"]):
+            for name in ("title", "detail", "request_id"):
+                shown.pop(name, None)
+    assert russian == english
+    owner = new_client()
+    taken = {"phone": owner["phone"], "timezone": "Europe/Moscow"}
+    shown = problem(client.post(CLIENTS, json=taken, headers=RUSSIAN), 409)
+    assert shown["detail"] == f"телефон уже принадлежит клиенту {owner['id']}"
+    assert shown["code"] == "phone_taken"
+
+
+@pytest.mark.parametrize("accepted", [None, "", "*", "fr", "en, ru;q=0.9", "ru;q=0", "-"])
+def test_english_is_the_default_language_of_problems(
+    client: FlaskClient, accepted: str | None
+) -> None:
+    headers = {} if accepted is None else {"Accept-Language": accepted}
+    answer = client.get("/nothing", headers=headers)
+    shown = problem(answer, 404)
+    assert (shown["title"], shown["detail"]) == ("Not Found", "There is nothing at this address.")
+    assert (answer.headers["Content-Language"], answer.headers["Vary"]) == ("en", "Accept-Language")
+
+
+def test_answers_without_errors_have_no_language(client: FlaskClient) -> None:
+    answer = client.get(CLIENTS, headers=RUSSIAN)
+    assert answer.status_code == 200
+    assert "Content-Language" not in answer.headers
+    assert "Vary" not in answer.headers

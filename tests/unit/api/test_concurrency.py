@@ -8,11 +8,12 @@ import pytest
 
 from api.errors import RateLimited
 from api.limits.concurrency import ConcurrencyLimit, SharedWork
+from shared.domain.error_texts import error_text
 
 
 @pytest.fixture
 def limit() -> ConcurrencyLimit:
-    return ConcurrencyLimit("exports", per_process=3, per_caller=2, retry_after=5)
+    return ConcurrencyLimit(error_text("exports"), per_process=3, per_caller=2, retry_after=5)
 
 
 def admit_all(limit: ConcurrencyLimit, *callers: str) -> list[Callable[[], None]]:

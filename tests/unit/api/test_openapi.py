@@ -13,6 +13,7 @@ from api.errors import Conflict
 from api.openapi.deprecation import Deprecation
 from api.openapi.operation import openapi_document
 from api.openapi.operation import operation as describe
+from shared.domain.error_texts import error_text
 
 JSON = ("application/json", "application/problem+json")
 
@@ -169,7 +170,7 @@ def test_a_deprecated_operation_announces_its_end() -> None:
     def read_old() -> str:
         """Read the old"""
         if failing:
-            raise Conflict("It is too old.", "action_impossible")
+            raise Conflict(error_text("It is too old."), "action_impossible")
         return "old"
 
     app = make_offline_app()

@@ -1,0 +1,37 @@
+"""The titles of problems: the names of their HTTP statuses, to translate."""
+
+from shared.domain.error_texts import error_text
+
+TITLES = {
+    400: error_text("Bad Request"),
+    401: error_text("Unauthorized"),
+    403: error_text("Forbidden"),
+    404: error_text("Not Found"),
+    405: error_text("Method Not Allowed"),
+    406: error_text("Not Acceptable"),
+    408: error_text("Request Timeout"),
+    409: error_text("Conflict"),
+    410: error_text("Gone"),
+    411: error_text("Length Required"),
+    412: error_text("Precondition Failed"),
+    413: error_text("Request Entity Too Large"),
+    414: error_text("Request URI Too Long"),
+    415: error_text("Unsupported Media Type"),
+    416: error_text("Requested Range Not Satisfiable"),
+    417: error_text("Expectation Failed"),
+    418: error_text("I'm a teapot"),
+    421: error_text("Misdirected Request"),
+    422: error_text("Unprocessable Entity"),
+    423: error_text("Locked"),
+    424: error_text("Failed Dependency"),
+    428: error_text("Precondition Required"),
+    429: error_text("Too Many Requests"),
+    431: error_text("Request Header Fields Too Large"),
+    451: error_text("Unavailable For Legal Reasons"),
+    500: error_text("Internal Server Error"),
+    501: error_text("Not Implemented"),
+    502: error_text("Bad Gateway"),
+    503: error_text("Service Unavailable"),
+    504: error_text("Gateway Timeout"),
+    505: error_text("HTTP Version Not Supported"),
+}
