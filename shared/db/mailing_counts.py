@@ -14,7 +14,15 @@ from shared.db.batch_conditions import DUE, LEASED
 from shared.db.rows import fetch_one_row
 
 # The counts that a mailing's row holds once the mailing is settled.
-SETTLED_COUNTS = ("sent", "failed", "expired", "cancelled", "in_doubt")
+SETTLED_COUNTS = (
+    "sent",
+    "failed",
+    "expired",
+    "cancelled",
+    "in_doubt",
+    "sent_segments",
+    "in_doubt_segments",
+)
 ENDED_COLUMNS = ",\n".join(
     f"CASE WHEN m.settled THEN m.{name} ELSE coalesce(sum({name}), 0)::bigint END AS {name}"
     for name in SETTLED_COUNTS
@@ -60,6 +68,8 @@ class MailingCounts(NamedTuple):
     expired: int
     cancelled: int
     in_doubt: int
+    sent_segments: int  # SMS segments of messages that were sent
+    in_doubt_segments: int
     in_progress: int  # in a batch that a dispatcher has leased
     due: int  # in a batch that a dispatcher may claim
     retrying: int  # in a batch that waits after failed attempts

@@ -1,7 +1,7 @@
 """Counts status changes by mailing and minute, in the table `minutes`.
 
 The counts are net: a message that leaves a status is subtracted from it, so over all minutes they
-add up to the number of messages in that status.
+add up to the number of messages in that status. Segments are counted in the same way.
 """
 
 from collections import Counter
@@ -13,23 +13,33 @@ from psycopg2.extensions import cursor as Cursor
 # Up to 16 rows share a minute of one mailing and status. Each connection adds to one of them, so
 # that workers do not wait for each other and a transaction writes one row.
 ADD_MINUTE_COUNTS = """
-INSERT INTO minutes (mailing_id, minute, shard, status, count)
-SELECT mailing_id, date_trunc('minute', minute), pg_backend_pid() %% 16, status::message_status,
-    sum(count)
+INSERT INTO minutes (mailing_id, minute, shard, status, count, sent_segments, in_doubt_segments)
+SELECT mailing_id, date_trunc('minute', minute), pg_backend_pid() %% 16,
+    CASE WHEN what IN ('sent_segments', 'in_doubt_segments') THEN 'sent' ELSE what
+    END::message_status,
+    coalesce(sum(n) FILTER (WHERE what NOT IN ('sent_segments', 'in_doubt_segments')), 0),
+    coalesce(sum(n) FILTER (WHERE what = 'sent_segments'), 0),
+    coalesce(sum(n) FILTER (WHERE what = 'in_doubt_segments'), 0)
 FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::int[])
-    AS t (mailing_id, minute, status, count)
+    AS t (mailing_id, minute, what, n)
 GROUP BY 1, 2, 4 ORDER BY 1, 2, 4
 ON CONFLICT (mailing_id, minute, shard, status)
-DO UPDATE SET count = minutes.count + excluded.count
+DO UPDATE SET count = minutes.count + excluded.count,
+    sent_segments = minutes.sent_segments + excluded.sent_segments,
+    in_doubt_segments = minutes.in_doubt_segments + excluded.in_doubt_segments
 """
+SENT_SEGMENTS, IN_DOUBT_SEGMENTS = "sent_segments", "in_doubt_segments"
 
 
 class MinuteKey(NamedTuple):
-    """What a change is counted by in `minutes`; `minute` is any instant within the minute."""
+    """What a change is counted by in `minutes`; `minute` is any instant within the minute.
+
+    `what` is a status of messages, SENT_SEGMENTS or IN_DOUBT_SEGMENTS.
+    """
 
     mailing_id: int
     minute: datetime
-    status: str
+    what: str
 
 
 def add_minute_counts(cursor: Cursor, changes: Counter[MinuteKey]) -> None:

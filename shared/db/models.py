@@ -121,6 +121,8 @@ class Mailing(Base):
     expired: Mapped[int] = mapped_column(server_default=ZERO)
     cancelled: Mapped[int] = mapped_column(server_default=ZERO)
     in_doubt: Mapped[int] = mapped_column(server_default=ZERO)
+    sent_segments: Mapped[int] = mapped_column(server_default=ZERO)
+    in_doubt_segments: Mapped[int] = mapped_column(server_default=ZERO)
     request_id: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
@@ -178,7 +180,15 @@ class Mailing(Base):
         Index(
             "mailings_settled",
             "status",
-            postgresql_include=["deleted_at", "sent", "failed", "expired", "cancelled"],
+            postgresql_include=[
+                "deleted_at",
+                "sent",
+                "failed",
+                "expired",
+                "cancelled",
+                "sent_segments",
+                "in_doubt_segments",
+            ],
             postgresql_where=sql("settled"),
         ),
         Index("mailings_listed", "id", postgresql_where=sql("deleted_at IS NULL")),
@@ -237,6 +247,8 @@ class Batch(Base):
     in_doubt: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     has_attempts: Mapped[bool] = mapped_column(server_default=FALSE)
     timezone: Mapped[str]
+    sent_segments: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    in_doubt_segments: Mapped[int] = mapped_column(Integer, server_default=ZERO)
 
     __table_args__ = (
         CheckConstraint(
@@ -259,7 +271,11 @@ class Batch(Base):
 
 
 class Message(Base):
-    """One message to one client. Its id is the provider's msgId: the idempotency key of sending."""
+    """One message to one client. Its id is the provider's msgId: the idempotency key of sending.
+
+    `segments` is the number of SMS segments of its text, set when it is sent or in doubt. It stays
+    null where a text without placeholders was sent and never in doubt: all of those have the same.
+    """
 
     __tablename__ = "messages"
 
@@ -273,6 +289,7 @@ class Message(Base):
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=ZERO)
     in_doubt: Mapped[bool] = mapped_column(server_default=FALSE)
     reason: Mapped[str | None]
+    segments: Mapped[int | None] = mapped_column(SmallInteger)
 
     __table_args__ = (
         UniqueConstraint("mailing_id", "client_id", name="messages_mailing_client_key"),
@@ -302,24 +319,3 @@ class Attempt(Base):
     text: Mapped[str | None]
 
     __table_args__ = (PARTITIONED,)
-
-
-class Minute(Base):
-    """The net number of a mailing's messages that entered a status in a minute.
-
-    The sum over all minutes is the current count of the status. `shard` spreads the minute of a
-    busy mailing over up to 16 rows, so that workers do not wait for one: see minute_counts.py.
-    """
-
-    __tablename__ = "minutes"
-
-    mailing_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    minute: Mapped[datetime] = mapped_column(primary_key=True)
-    shard: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
-    status: Mapped[MessageStatus] = mapped_column(primary_key=True)
-    count: Mapped[int] = mapped_column(Integer)
-
-    __table_args__ = (
-        Index("minutes_minute", "minute"),
-        {"postgresql_with": {"fillfactor": "50"}},
-    )

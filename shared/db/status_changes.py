@@ -13,7 +13,13 @@ from itertools import groupby
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.batch_conditions import LEASED
-from shared.db.minute_counts import MinuteKey, add_minute_counts, minute_changes
+from shared.db.message_segments import measure_messages
+from shared.db.minute_counts import (
+    IN_DOUBT_SEGMENTS,
+    MinuteKey,
+    add_minute_counts,
+    minute_changes,
+)
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import make_window, next_due
@@ -24,17 +30,27 @@ SELECT first_id, last_id, NOT {LEASED} FROM batches
 WHERE mailing_id = %s AND id = %s FOR NO KEY UPDATE
 """  # noqa: S608 (LEASED is a constant)
 
+FIND_UNDOUBTED = """
+SELECT id FROM messages
+WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
+    AND batch_id = %(batch)s AND status = 'pending' AND NOT in_doubt
+    AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
+"""
 MARK_IN_DOUBT = """
 WITH doubted AS (
-    UPDATE messages SET in_doubt = true
-    WHERE mailing_id = %(mailing)s AND id BETWEEN %(first)s AND %(last)s
-        AND batch_id = %(batch)s AND status = 'pending' AND NOT in_doubt
-        AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))
-    RETURNING id, client_id
+    UPDATE messages m SET in_doubt = true, segments = coalesce(m.segments, t.segments)
+    FROM unnest(%(ids)s::bigint[], %(segments)s::smallint[]) AS t (id, segments)
+    WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
+        AND m.batch_id = %(batch)s AND m.status = 'pending' AND NOT m.in_doubt AND m.id = t.id
+    RETURNING m.id, m.client_id, m.segments
+), counted AS (
+    SELECT count(*)::int AS n, coalesce(sum(segments), 0)::int AS segments,
+        array_agg(id) AS ids, array_agg(client_id) AS clients FROM doubted
 )
-UPDATE batches SET in_doubt = in_doubt + (SELECT count(*) FROM doubted)
-WHERE mailing_id = %(mailing)s AND id = %(batch)s
-RETURNING (SELECT array_agg(id) FROM doubted), (SELECT array_agg(client_id) FROM doubted)
+UPDATE batches SET in_doubt = in_doubt + n,
+    in_doubt_segments = in_doubt_segments + counted.segments
+FROM counted WHERE mailing_id = %(mailing)s AND id = %(batch)s
+RETURNING now(), segments, ids, clients
 """
 
 END_PENDING_MESSAGES = """
@@ -75,21 +91,24 @@ WITH source AS (
     UPDATE messages m SET batch_id = %(new)s FROM source
     WHERE m.mailing_id = %(mailing)s AND m.id = ANY (%(ids)s) AND m.batch_id = %(batch)s
         AND m.status = 'pending'
-    RETURNING m.id, m.in_doubt
+    RETURNING m.id, m.in_doubt, m.segments
 ), counted AS (
     SELECT min(id) AS first, max(id) AS last, count(*)::int AS n,
-        (count(*) FILTER (WHERE in_doubt))::int AS doubts
+        (count(*) FILTER (WHERE in_doubt))::int AS doubts,
+        coalesce(sum(segments) FILTER (WHERE in_doubt), 0)::int AS doubt_segments
     FROM moved HAVING count(*) > 0
 ), made AS (
     INSERT INTO batches (mailing_id, id, first_id, last_id, due_at, retry_at, leased_until, attempt,
-        text_version, retry_version, size, pending, in_doubt, has_attempts, timezone)
+        text_version, retry_version, size, pending, in_doubt, in_doubt_segments, has_attempts,
+        timezone)
     SELECT s.mailing_id, %(new)s, first, last,
         greatest(%(opens)s, s.retry_at, s.leased_until), greatest(s.retry_at, s.leased_until),
-        s.leased_until, s.attempt, s.text_version, s.retry_version, n, n, doubts, s.has_attempts,
-        %(zone)s
+        s.leased_until, s.attempt, s.text_version, s.retry_version, n, n, doubts, doubt_segments,
+        s.has_attempts, %(zone)s
     FROM source s CROSS JOIN counted
 )
 UPDATE batches b SET size = size - n, pending = pending - n, in_doubt = b.in_doubt - doubts,
+    in_doubt_segments = b.in_doubt_segments - doubt_segments,
     due_at = CASE WHEN pending > n THEN due_at END,
     retry_at = CASE WHEN pending > n THEN retry_at END
 FROM counted WHERE b.mailing_id = %(mailing)s AND b.id = %(batch)s
@@ -121,16 +140,28 @@ def lock_batch(cursor: Cursor, mailing_id: int, batch_id: int) -> tuple[int, int
 
 def mark_in_doubt(
     cursor: Cursor,
+    minutes: Counter[MinuteKey],
     mailing_id: int,
     batch_id: int,
     span: tuple[int, int],
     ids: list[int] | None,
 ) -> None:
-    """Mark a locked batch's pending messages (all, or `ids`) as possibly sent."""
-    cursor.execute(MARK_IN_DOUBT, _parameters(mailing_id, batch_id, span, ids))
-    doubted, clients = fetch_one_row(cursor)
-    place = {"mailing_id": mailing_id, "batch_id": batch_id}
-    log_messages_on_commit(cursor, "message.in_doubt", doubted or (), clients or (), **place)
+    """Mark a locked batch's pending messages (all, or `ids`) as possibly sent.
+
+    Their segments are added to `minutes`; the caller writes them last.
+    """
+    place = _parameters(mailing_id, batch_id, span, ids)
+    cursor.execute(FIND_UNDOUBTED, place)
+    found = [message_id for (message_id,) in cursor.fetchall()]
+    if not found:
+        return
+    measured = measure_messages(cursor, mailing_id, found)
+    values = {"ids": found, "segments": [measured.get(message_id, 0) for message_id in found]}
+    cursor.execute(MARK_IN_DOUBT, place | values)
+    now, segments, doubted, clients = fetch_one_row(cursor)
+    minutes[MinuteKey(mailing_id, now, IN_DOUBT_SEGMENTS)] += segments
+    log_place = {"mailing_id": mailing_id, "batch_id": batch_id}
+    log_messages_on_commit(cursor, "message.in_doubt", doubted or (), clients or (), **log_place)
 
 
 def end_pending_messages(
@@ -180,7 +211,7 @@ def cancel_messages(cursor: Cursor, found: Iterable[tuple[int, int, int]], reaso
         ids = [message_id for _, _, message_id in group]
         first, last, expired = lock_batch(cursor, mailing_id, batch_id)
         if expired:
-            mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
+            mark_in_doubt(cursor, minutes, mailing_id, batch_id, (first, last), ids)
         cancelled += end_pending_messages(
             cursor,
             minutes,
@@ -203,6 +234,7 @@ def move_client_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
     outcome has been recorded, or the holder has been given up.
     """
     moved = 0
+    minutes: Counter[MinuteKey] = Counter()
     groups: dict[tuple[int, int], dict[str, list[int]]] = {}
     cursor.execute(PENDING_MESSAGES_OF_CLIENTS, (list(zones),))
     for mailing_id, batch_id, message_id, client_id in cursor.fetchall():
@@ -216,12 +248,13 @@ def move_client_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
         first, last, expired = lock_batch(cursor, mailing_id, batch_id)
         for zone, ids in by_zone.items():
             if expired is not None:
-                mark_in_doubt(cursor, mailing_id, batch_id, (first, last), ids)
+                mark_in_doubt(cursor, minutes, mailing_id, batch_id, (first, last), ids)
             cursor.execute("SELECT take_ids('batch_ids', 1)")
             (new,) = fetch_one_row(cursor)
             place = {"mailing": mailing_id, "batch": batch_id, "ids": ids, "new": new, "zone": zone}
             cursor.execute(MOVE_MESSAGES, place | {"opens": next_due(window, zone, now)})
             moved += sum(n for (n,) in cursor.fetchall())
+    add_minute_counts(cursor, minutes)
     return moved
 
 

@@ -10,7 +10,9 @@ from typing import Any, Self
 
 import psycopg2
 
+from shared.db.message_segments import render_or_estimate
 from shared.db.rows import fetch_one_row
+from shared.domain.segments import count_segments
 from shared.domain.statuses import MessageStatus
 from tests.support.invariants import assert_totals, find_wrong_totals
 from worker.dispatch import claim_queries
@@ -270,6 +272,15 @@ class FakeWorker:
         self.claim_key = claim.mailing_id, claim.batch_id, claim.token
         self.ids = [row.message_id for row in claim.rows]
         self.reports = 0
+        plain = claim.template.plain
+        self.text_segments = None if plain is None else count_segments(plain)
+        self.segments = {
+            row.message_id: count_segments(
+                row.first_text or render_or_estimate(claim.template, row.values)
+            )
+            for row in claim.rows
+            if plain is None
+        }
 
     def make_report(
         self,
@@ -290,6 +301,8 @@ class FakeWorker:
             list(reports),
             release,
             last,
+            text_segments=self.text_segments,
+            segments=self.segments,
         )
 
     def record(

@@ -5,28 +5,47 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
+from shared.domain.segments import measure_segments
+from shared.domain.templates import compile_stored_template
+
+# The texts of mailings after an id, to measure those without placeholders.
+READ_TEXTS = (
+    "SELECT mailing_id, version, text FROM mailing_texts WHERE mailing_id > %s ORDER BY 1, 2"
+)
 # Differences between the messages of each mailing, counted one by one, and the totals kept in its
 # batches, its minutes and, once it is settled, its row.
 FIND_WRONG_TOTALS = """
-WITH m AS (
+WITH plain AS (
+    SELECT * FROM unnest(%(mailings)s::bigint[], %(versions)s::int[], %(segments)s::int[])
+        AS t (mailing_id, version, segments)
+), ms AS (
+    SELECT ms.*, coalesce(ms.segments, plain.segments, -1000000) AS measured
+    FROM messages ms LEFT JOIN batches b ON b.mailing_id = ms.mailing_id AND b.id = ms.batch_id
+    LEFT JOIN plain ON plain.mailing_id = ms.mailing_id AND plain.version = b.text_version
+    WHERE ms.mailing_id > %(after)s
+), m AS (
     SELECT mailing_id, count(*) AS audience,
         count(*) FILTER (WHERE status = 'pending') AS pending,
         count(*) FILTER (WHERE status = 'sent') AS sent,
         count(*) FILTER (WHERE status = 'failed') AS failed,
         count(*) FILTER (WHERE status = 'expired') AS expired,
         count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-        count(*) FILTER (WHERE in_doubt) AS in_doubt
-    FROM messages WHERE mailing_id > %(after)s GROUP BY 1
+        count(*) FILTER (WHERE in_doubt) AS in_doubt,
+        sum(measured) FILTER (WHERE status = 'sent') AS sent_segments,
+        sum(segments) FILTER (WHERE in_doubt) AS in_doubt_segments
+    FROM ms GROUP BY 1
 ), b AS (
     SELECT mailing_id, sum(size) AS audience, sum(pending) AS pending, sum(sent) AS sent,
         sum(failed) AS failed, sum(expired) AS expired, sum(cancelled) AS cancelled,
-        sum(in_doubt) AS in_doubt
+        sum(in_doubt) AS in_doubt, sum(sent_segments) AS sent_segments,
+        sum(in_doubt_segments) AS in_doubt_segments
     FROM batches WHERE mailing_id > %(after)s GROUP BY 1
 ), t AS (
     SELECT mailing_id, sum(count) FILTER (WHERE status = 'sent') AS sent,
         sum(count) FILTER (WHERE status = 'failed') AS failed,
         sum(count) FILTER (WHERE status = 'expired') AS expired,
-        sum(count) FILTER (WHERE status = 'cancelled') AS cancelled
+        sum(count) FILTER (WHERE status = 'cancelled') AS cancelled,
+        sum(sent_segments) AS sent_segments, sum(in_doubt_segments) AS in_doubt_segments
     FROM minutes WHERE mailing_id > %(after)s GROUP BY 1
 ), pairs AS (
     SELECT g.id, p.what, p.counted, p.stored
@@ -41,6 +60,12 @@ WITH m AS (
         (true, 'sent by minute', m.sent, t.sent), (true, 'failed by minute', m.failed, t.failed),
         (true, 'expired by minute', m.expired, t.expired),
         (true, 'cancelled by minute', m.cancelled, t.cancelled),
+        (true, 'sent segments', m.sent_segments, b.sent_segments),
+        (true, 'segments in doubt', m.in_doubt_segments, b.in_doubt_segments),
+        (true, 'sent segments by minute', m.sent_segments, t.sent_segments),
+        (true, 'segments in doubt by minute', m.in_doubt_segments, t.in_doubt_segments),
+        (g.settled, 'sent segments when settled', m.sent_segments, g.sent_segments),
+        (g.settled, 'segments in doubt when settled', m.in_doubt_segments, g.in_doubt_segments),
         (g.settled, 'pending when settled', m.pending, 0),
         (g.settled, 'sent when settled', m.sent, g.sent),
         (g.settled, 'failed when settled', m.failed, g.failed),
@@ -51,7 +76,7 @@ WITH m AS (
     WHERE p.applies AND g.id > %(after)s
 ), batch_pairs AS (
     SELECT b.mailing_id, 'batch ' || b.id, count(ms.id), b.size
-    FROM batches b LEFT JOIN messages ms ON ms.mailing_id = b.mailing_id AND ms.batch_id = b.id
+    FROM batches b LEFT JOIN ms ON ms.mailing_id = b.mailing_id AND ms.batch_id = b.id
         AND ms.id BETWEEN b.first_id AND b.last_id
     WHERE b.mailing_id > %(after)s
     GROUP BY b.mailing_id, b.id
@@ -60,8 +85,11 @@ WITH m AS (
             count(*) FILTER (WHERE ms.status = 'failed'),
             count(*) FILTER (WHERE ms.status = 'expired'),
             count(*) FILTER (WHERE ms.status = 'cancelled'),
-            count(*) FILTER (WHERE ms.in_doubt))
-        <> (b.size, b.pending, b.sent, b.failed, b.expired, b.cancelled, b.in_doubt)
+            count(*) FILTER (WHERE ms.in_doubt),
+            coalesce(sum(ms.measured) FILTER (WHERE ms.status = 'sent'), 0),
+            coalesce(sum(ms.segments) FILTER (WHERE ms.in_doubt), 0))
+        <> (b.size, b.pending, b.sent, b.failed, b.expired, b.cancelled, b.in_doubt,
+            b.sent_segments, b.in_doubt_segments)
 )
 SELECT id, what, counted, stored FROM pairs
 WHERE coalesce(counted, 0) <> coalesce(stored, 0)
@@ -72,10 +100,32 @@ UNION ALL SELECT * FROM batch_pairs
 def find_wrong_totals(cursor: Cursor, after: int = 0) -> list[tuple[Any, ...]]:
     """Return (mailing, what, counted, stored) for each wrong total of mailings after this id.
 
-    It is one statement, so that all counts belong to the same instant.
+    It is one statement, so that all counts belong to the same instant. It is repeated if the texts,
+    which are read before it, have changed meanwhile.
     """
-    cursor.execute(FIND_WRONG_TOTALS, {"after": after})
+    texts = _read_texts(cursor, after)
+    while True:
+        cursor.execute(FIND_WRONG_TOTALS, _measure_plain_texts(texts) | {"after": after})
+        wrong = cursor.fetchall()
+        before, texts = texts, _read_texts(cursor, after)
+        if texts == before:
+            return wrong
+
+
+def _read_texts(cursor: Cursor, after: int) -> list[tuple[int, int, str]]:
+    cursor.execute(READ_TEXTS, (after,))
     return cursor.fetchall()
+
+
+def _measure_plain_texts(texts: list[tuple[int, int, str]]) -> dict[str, list[int]]:
+    """Return mailing, version and segments of the texts without placeholders."""
+    plain = [
+        (mailing_id, version, measure_segments(text).segments)
+        for mailing_id, version, stored in texts
+        if (text := compile_stored_template(stored).plain) is not None
+    ]
+    columns = zip(*plain, strict=True) if plain else ((), (), ())
+    return dict(zip(("mailings", "versions", "segments"), map(list, columns), strict=True))
 
 
 def check_totals(url: str) -> None:

@@ -4,6 +4,7 @@ A claim takes a lease and a new token on one due batch. A claim of a batch whose
 marks its pending messages as in doubt, since the previous holder may have sent them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db import status_changes
 from shared.db.batch_conditions import BEFORE_DISPATCH_END, DUE, FREE
 from shared.db.connections import TRANSIENT_ERRORS
+from shared.db.minute_counts import MinuteKey, add_minute_counts
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.pulse import record_pulse
 from shared.domain.attributes import placeholder_values
@@ -213,16 +215,19 @@ def _claim_together(
 ) -> list[ClaimedBatch]:
     lease_start = boottime()
     with db.transaction() as cursor:
+        minutes: Counter[MinuteKey] = Counter()
         # In the order in which every transaction locks batches of several mailings.
         claims = [
-            _claim_batch(cursor, clock, mailing_id, lease_seconds, end_margin, lease_start)
+            _claim_batch(cursor, minutes, clock, mailing_id, lease_seconds, end_margin, lease_start)
             for mailing_id in sorted(mailing_ids)
         ]
+        add_minute_counts(cursor, minutes)
     return [claimed for claimed in claims if claimed is not None]
 
 
 def _claim_batch(
     cursor: Cursor,
+    minutes: Counter[MinuteKey],
     clock: DatabaseClock,
     mailing_id: int,
     lease_seconds: float,
@@ -245,7 +250,7 @@ def _claim_batch(
     )
     if claimed.taken_over:
         span = (claimed.first_id, claimed.last_id)
-        status_changes.mark_in_doubt(cursor, mailing_id, claimed.batch_id, span, None)
+        status_changes.mark_in_doubt(cursor, minutes, mailing_id, claimed.batch_id, span, None)
     claimed.rows.extend(_fetch_rows(cursor, claimed))
     return claimed
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import orjson
 
+from shared.domain.segments import count_segments
 from shared.domain.send_windows import UnknownTimeZone, is_open, next_closing
 from shared.domain.statuses import MessageStatus, Reason
 from worker.dispatch.claim_queries import ClaimedBatch, MessageRow
@@ -69,6 +70,8 @@ class LeasedBatch:
         # The same text for every client, and its end of a request's body; None if personalised.
         self.plain_text = claim.template.plain
         self._plain_body_end = None if self.plain_text is None else encode_body_end(self.plain_text)
+        self._text_segments = None if self.plain_text is None else count_segments(self.plain_text)
+        self._segments: dict[int, int] = {}  # of personalised texts, by message id
         # Why nothing more is sent: "paused", "ended", "window", "stopping", ...
         self.drain_reason: str | None = None
         # The fields of each of its log lines, and the same as bytes within such a line.
@@ -186,6 +189,8 @@ class LeasedBatch:
             if self._plain_body_end is not None:
                 return None, self._plain_body_end
             text = self.claim.template.render(row.values or {})
+        if self._text_segments is None:
+            self._segments[row.message_id] = count_segments(text)
         return text, encode_body_end(text)
 
     def add_accepted(self, message_id: int, at: float) -> None:
@@ -222,6 +227,8 @@ class LeasedBatch:
             self._message_reports,
             self._make_release(wait) if done else None,
             last and done,
+            text_segments=self._text_segments,
+            segments=self._segments,
         )
         self._accepted, self._message_reports = [], []
         return report

@@ -1,5 +1,6 @@
 """What a worker reports of a batch it holds, and the batch's state that it gets in return."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -25,7 +26,9 @@ class BatchReport:
     Reports are numbered per (batch, token) and applied once, so that one whose COMMIT was lost can
     be repeated. An empty one renews the lease. `accepted` holds (message id, seconds since the
     epoch); every other outcome is in `message_reports`. `last`: the worker knows of no other batch
-    of the mailing that is due, so the mailing may be finished with this one.
+    of the mailing that is due, so the mailing may be finished with this one. `text_segments` is the
+    number of SMS segments of a text without placeholders, and `segments` that of the messages of
+    another by id; of messages that are in neither they are measured when they are recorded.
     """
 
     mailing_id: int
@@ -36,6 +39,8 @@ class BatchReport:
     message_reports: list[MessageReport] = field(default_factory=list)
     release: BatchRelease | None = None
     last: bool = False
+    text_segments: int | None = None
+    segments: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

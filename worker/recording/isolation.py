@@ -131,6 +131,8 @@ class Isolation:
             others,
             report.release,
             report.last,
+            text_segments=report.text_segments,
+            segments=report.segments,
         )
 
 

@@ -147,7 +147,7 @@ def _end_batches(
     for batch_id, first_id, last_id, zone, created_at, leased in batches:
         span = (first_id, last_id)
         if leased:
-            status_changes.mark_in_doubt(cursor, mailing_id, batch_id, span, None)
+            status_changes.mark_in_doubt(cursor, minutes, mailing_id, batch_id, span, None)
             cursor.execute(DROP_LEASE, (mailing_id, batch_id))
         changed += status_changes.end_pending_messages(
             cursor, minutes, mailing_id, batch_id, span, status, reason_for(zone, created_at)

@@ -30,15 +30,28 @@ WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
     AND m.status = 'pending' AND NOT m.in_doubt
 """,
 )
+# The same of a text with placeholders: `segments` has the segments of each id of the range.
+ACCEPT_PERSONAL_MESSAGES = PreparedStatement(
+    "accept_personal_messages",
+    """
+UPDATE messages m SET status = 'sent', attempts = attempts + 1,
+    sent_at = to_timestamp((%(times)s::float8[])[m.id - %(first)s + 1]),
+    segments = (%(segments)s::smallint[])[m.id - %(first)s + 1]
+WHERE m.mailing_id = %(mailing)s AND m.id BETWEEN %(first)s AND %(last)s
+    AND m.batch_id = %(batch)s AND (%(times)s::float8[])[m.id - %(first)s + 1] > 0
+    AND m.status = 'pending' AND NOT m.in_doubt
+""",
+)
 READ_MESSAGES = """
-SELECT now(), id, batch_id, client_id, status, attempts, in_doubt, reason FROM messages
+SELECT now(), id, batch_id, client_id, segments, status, attempts, in_doubt, reason FROM messages
 WHERE mailing_id = %s AND id = ANY (%s::bigint[]) ORDER BY id
 """
 UPDATE_MESSAGES = """
 UPDATE messages m SET status = r.status::message_status, attempts = r.attempts,
-    in_doubt = r.in_doubt, reason = r.reason, sent_at = to_timestamp(r.sent_at)
-FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::bool[], %s::text[], %s::float8[])
-    AS r (id, status, attempts, in_doubt, reason, sent_at)
+    in_doubt = r.in_doubt, reason = r.reason, sent_at = to_timestamp(r.sent_at),
+    segments = r.segments
+FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::bool[], %s::text[], %s::float8[],
+    %s::smallint[]) AS r (id, status, attempts, in_doubt, reason, sent_at, segments)
 WHERE m.mailing_id = %s AND m.id BETWEEN %s AND %s AND m.id = r.id
 """
 # Requests that were not accepted: a retry repeats their phone and text.

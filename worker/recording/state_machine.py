@@ -49,6 +49,11 @@ class MessageState(NamedTuple):
     reason: str | None
     sent_at: float | None = None
 
+    @property
+    def charged(self) -> bool:
+        """The message was delivered, or may have been: its segments count."""
+        return self.status == MessageStatus.SENT or self.in_doubt
+
 
 MAX_SMALLINT = 32_767
 

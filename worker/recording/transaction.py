@@ -22,6 +22,7 @@ from shared.domain.statuses import MessageStatus
 from worker.recording import queries
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
 from worker.recording.queries import format_array
+from worker.recording.segment_counts import count_accepted, count_moved, find_segments
 from worker.recording.state_machine import AttemptRecord, MessageReport, MessageState, transition
 
 # A range of accepted ids with more ids missing than this is read before it is written.
@@ -56,6 +57,7 @@ class StoredMessage(NamedTuple):
     read_at: datetime  # by PostgreSQL's clock
     batch_id: int
     client_id: int
+    segments: int | None
     state: MessageState
 
 
@@ -136,18 +138,21 @@ class MailingRecorder:
         first, last, count = min(ids), max(ids), len(ids)
         if last - first >= count + MAX_MISSING_IDS:
             return False
+        if report.text_segments is None and not report.segments.keys() >= set(ids):
+            return False
         times = [0.0] * (last - first + 1)
         for id_, at in report.accepted:
             times[id_ - first] = at
         place = {"mailing": self.mailing_id, "batch": report.batch_id}
         values = {"first": first, "last": last, "times": format_array(times)}
-        queries.ACCEPT_MESSAGES.run(self.cursor, place | values)
+        if report.text_segments is None:
+            values["segments"] = format_array(map(report.segments.get, range(first, last + 1)))
+            queries.ACCEPT_PERSONAL_MESSAGES.run(self.cursor, place | values)
+        else:
+            queries.ACCEPT_MESSAGES.run(self.cursor, place | values)
         if self.cursor.rowcount != count:
             raise NeedsFullLock(self.mailing_id, self.plan._replace(read_first=True))
-        self.deltas[report.batch_id].update({"pending": -count, "sent": count})
-        for minute, n in Counter(int(at) // 60 for _, at in report.accepted).items():
-            instant = datetime.fromtimestamp(minute * 60, UTC)
-            self.minutes[MinuteKey(self.mailing_id, instant, MessageStatus.SENT)] += n
+        count_accepted(report, self.deltas[report.batch_id], self.minutes)
         return True
 
     def _apply_rules(self, batch_reports: list[BatchReport], max_attempts: int) -> None:
@@ -170,7 +175,10 @@ class MailingRecorder:
             # A message that has moved to another batch is not this worker's any more.
             fenced = self.held[batch.batch_id] and stored[id_].batch_id == batch.batch_id
             states[id_] = transition(states[id_], report, fenced, max_attempts)
-        self._update_messages(stored, states)
+        counted = {id_: message.segments for id_, message in stored.items()}
+        charged = {id_ for id_, new in states.items() if new.charged}
+        segments = find_segments(self.cursor, self.mailing_id, reports, counted, charged)
+        self._update_messages(stored, states, segments)
         attempts = [
             (report.message_id, report.attempt)
             for batch, report in reports
@@ -184,8 +192,8 @@ class MailingRecorder:
         ids = format_array(report.message_id for report in reports)
         self.cursor.execute(queries.READ_MESSAGES, (self.mailing_id, ids))
         stored = {
-            id_: StoredMessage(now, batch_id, client_id, MessageState(*state))
-            for now, id_, batch_id, client_id, *state in self.cursor.fetchall()
+            id_: StoredMessage(now, batch_id, client_id, segments, MessageState(*state))
+            for now, id_, batch_id, client_id, segments, *state in self.cursor.fetchall()
         }
         unlocked = {message.batch_id for message in stored.values()} - self.deltas.keys()
         # A message that has ended may belong to a settled mailing, whose totals then change.
@@ -201,21 +209,27 @@ class MailingRecorder:
         return stored
 
     def _update_messages(
-        self, stored: Mapping[int, StoredMessage], states: Mapping[int, MessageState]
+        self,
+        stored: Mapping[int, StoredMessage],
+        states: Mapping[int, MessageState],
+        segments: Mapping[int, int],
     ) -> None:
         changed = {id_: new for id_, new in states.items() if new is not stored[id_].state}
         if not changed:
             return
         ended: dict[tuple[int, str, str | None], list[tuple[int, int]]] = {}
         for id_, new in changed.items():
-            now, batch_id, client_id, old = stored[id_]
+            now, batch_id, client_id, counted, old = stored[id_]
             delta = self.deltas[batch_id]
             delta["in_doubt"] += new.in_doubt - old.in_doubt
+            at = now if new.sent_at is None else datetime.fromtimestamp(new.sent_at, UTC)
+            for what, n in count_moved(old, new, counted or 0, segments.get(id_, 0)):
+                delta[what] += n
+                self.minutes[MinuteKey(self.mailing_id, at, what)] += n
             if old.status == new.status:
                 continue
             delta[old.status] -= 1
             delta[new.status] += 1
-            at = now if new.sent_at is None else datetime.fromtimestamp(new.sent_at, UTC)
             self.minutes.update(minute_changes(self.mailing_id, at, old.status, new.status))
             # The log line of its attempt reports that a pending message was accepted.
             if (old.status, new.status) != ("pending", "sent"):
@@ -226,7 +240,7 @@ class MailingRecorder:
             ids, clients = zip(*pairs, strict=True)
             log_messages_on_commit(self.cursor, f"message.{status}", ids, clients, **place)
         rows = [
-            (id_, str(s.status), s.attempts, s.in_doubt, s.reason and str(s.reason), s.sent_at)
+            (id_, str(s.status), *s[1:3], s.reason and str(s.reason), s.sent_at, segments.get(id_))
             for id_, s in changed.items()
         ]
         columns = map(list, zip(*rows, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.clients.service import CREATE, GET
-from shared.db import mailing_counts, status_changes
+from shared.db import mailing_counts, message_segments, status_changes
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.rows import fetch_one_row
 from tests.support.fleet import TAKEOVER_SECONDS, Fleet
@@ -119,16 +119,16 @@ def test_locking_batches_uses_indexes(plans: Plans) -> None:
 
 def test_accepting_messages_uses_indexes(plans: Plans) -> None:
     ids = plans.worker.ids[100:300]
-    plans.check(
-        queries.ACCEPT_MESSAGES,
-        {
-            "mailing": plans.mailing_id,
-            "first": min(ids),
-            "last": max(ids),
-            "batch": plans.worker.batch_id,
-            "times": f"{{{','.join([str(time.time())] * len(ids))}}}",
-        },
-    )
+    values = {
+        "mailing": plans.mailing_id,
+        "first": min(ids),
+        "last": max(ids),
+        "batch": plans.worker.batch_id,
+        "times": f"{{{','.join([str(time.time())] * len(ids))}}}",
+    }
+    plans.check(queries.ACCEPT_MESSAGES, values)
+    segments = {"segments": f"{{{','.join(['1'] * len(ids))}}}"}
+    plans.check(queries.ACCEPT_PERSONAL_MESSAGES, values | segments)
 
 
 def test_recording_without_shortcut_uses_indexes(plans: Plans) -> None:
@@ -139,7 +139,7 @@ def test_recording_without_shortcut_uses_indexes(plans: Plans) -> None:
     where = (plans.mailing_id, min(ids), max(ids))
     plans.check(
         queries.UPDATE_MESSAGES,
-        (ids, ["failed"] * n, [1] * n, [False] * n, ["x"] * n, nothing, *where),
+        (ids, ["failed"] * n, [1] * n, [False] * n, ["x"] * n, nothing, nothing, *where),
     )
 
 
@@ -151,9 +151,7 @@ def test_updating_batches_uses_indexes(plans: Plans) -> None:
             "mailing": plans.mailing_id,
             "lease": 20,
             "id": f"{{{plans.worker.batch_id}}}",
-            **dict.fromkeys(
-                ("pending", "sent", "failed", "expired", "cancelled", "in_doubt", "number"), zero
-            ),
+            **dict.fromkeys((*queries.BATCH_COUNTS, "number"), zero),
             **dict.fromkeys(("has_attempts", "held", "released", "backoff"), "{false}"),
             "delay": "{0}",
             "opens": "{NULL}",
@@ -173,7 +171,11 @@ def test_ending_messages_and_marking_doubts_use_indexes(plans: Plans) -> None:
         "reason": "",
     }
     plans.check(status_changes.END_PENDING_MESSAGES, values)
-    plans.check(status_changes.MARK_IN_DOUBT, values)
+    plans.check(status_changes.FIND_UNDOUBTED, values)
+    ids = [row.message_id for row in claimed.rows]
+    found = {"ids": ids, "segments": [1] * len(ids)}
+    plans.check(status_changes.MARK_IN_DOUBT, values | found)
+    plans.check(message_segments.READ_TEXTS, {"mailing": plans.mailing_id, "ids": ids})
 
 
 def test_reading_the_counts_of_a_mailing_uses_indexes(plans: Plans) -> None:

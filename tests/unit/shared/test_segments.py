@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.domain.segments import measure_segments
+from shared.domain.segments import count_segments, measure_segments
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,4 @@ def test_encoding_units_and_segments_are_counted(
     text: str, encoding: str, units: int, segments: int
 ) -> None:
     assert measure_segments(text) == (encoding, units, segments)
+    assert count_segments(text) == segments
