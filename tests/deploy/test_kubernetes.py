@@ -50,6 +50,8 @@ RULES: tuple[rules.Rule, ...] = (
     rules.example_secrets_are_consistent,
     rules.pods_are_restricted,
     rules.deployments_scale_and_spread,
+    rules.a_second_apply_changes_nothing,
+    rules.important_pods_come_first,
     behaviour.pods_reach_only_permitted_targets,
     behaviour.pods_have_time_to_stop,
     behaviour.pods_have_probes,
@@ -83,7 +85,9 @@ def test_the_folder_contains_only_files_that_apply_reads() -> None:
     """`apply -f` reads files with these endings, sorted by name, and no sub-folder."""
     assert next(path.name for path in files(MANIFESTS)) == "00-namespace.yaml"
     assert {path.name for path in MANIFESTS.iterdir()} - {p.name for p in files(MANIFESTS)} == {
-        "optional"
+        "optional",
+        "overlays",
+        "Kustomization",
     }
     assert DOCUMENTS[0]["kind"] == "Namespace"
 
@@ -219,7 +223,7 @@ BROKEN: list[tuple[str, Callable[[list[Object]], None]]] = [
     ("no ServiceAccount", at(API, f"{POD} serviceAccountName", "default")),
     (
         "no manifest creates the Secret",
-        at("ServiceAccount/notifications", "imagePullSecrets 0 name", "other"),
+        at("ServiceAccount/notifications", "imagePullSecrets", [{"name": "other"}]),
     ),
     ("no volume x", at(API, f"{CONTAINER} volumeMounts 0 name", "x")),
     (
@@ -271,6 +275,16 @@ BROKEN: list[tuple[str, Callable[[list[Object]], None]]] = [
     ("a single pod is missing", at("HorizontalPodAutoscaler/api", "spec minReplicas", 1)),
     ("a single pod is missing", at("Deployment/scheduler", "spec replicas", 1)),
     ("not spread over topology", at(API, f"{POD} topologySpreadConstraints 1", None)),
+    ("no PriorityClass x", at(API, f"{POD} priorityClassName", "x")),
+    ("postgres does not come before", at("PriorityClass/notifications-data", "value", 10)),
+    ("a port without a protocol", at("Service/api", "spec ports 0 protocol", None)),
+    ("a port without a protocol", at("NetworkPolicy/dns", "spec egress 0 ports 0 protocol", None)),
+    (
+        "the claim data lacks defaults",
+        at("StatefulSet/redis", "spec volumeClaimTemplates 0 status", None),
+    ),
+    ("a slow first start", at(API, "spec progressDeadlineSeconds", 600)),
+    ("not spread over", at(API, f"{POD} topologySpreadConstraints 0 matchLabelKeys", ["x"])),
     ("stop all of its pods", at("PodDisruptionBudget/control", "metadata name", "other")),
     ("another pod reaches redis", at("NetworkPolicy/redis", "spec ingress 0 from", None)),
     ("internet reaches control", at("NetworkPolicy/default-deny", "spec policyTypes 0", None)),

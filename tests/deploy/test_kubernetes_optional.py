@@ -26,8 +26,8 @@ OPTIONAL = ROOT / "k8s/optional"
 BASE = read(ROOT / "k8s")
 MORE = read(OPTIONAL)
 # Manifests of built-in kinds, which have a schema.
-PLAIN = ["simulated-provider.yaml", "grafana-dashboard.yaml"]
-ITS_OWN = {"PrometheusRule", "ScaledObject", "ServiceMonitor"}
+PLAIN = ["simulated-provider.yaml", "grafana-dashboard.yaml", "postgres-backup.yaml"]
+ITS_OWN = {"HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
 
 def one(kind: str) -> dict:  # type: ignore[type-arg]

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.cluster import ROOT, containers, files, read, title, workloads
+from tests.support.cluster import ROOT, Object, containers, read, title, workloads
 from tests.support.cluster_rules import OUR_IMAGES
+from tests.support.overlays import build_overlay
 
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
 GLOBAL = {"stages", "workflow", "default"}
+IMAGES = "registry.gitlab.com/acme/tools/notify"
+DIGEST = f"sha256:{'5f0c' * 16}"
 JOBS = {name: job for name, job in PIPELINE.items() if name not in GLOBAL and name[0] != "."}
 
 
@@ -54,7 +57,8 @@ def test_test_jobs_use_the_services_of_the_pipeline() -> None:
 
 
 def test_kubectl_is_pinned_by_a_checksum_of_this_repository() -> None:
-    deploy = JOBS["deploy"]
+    deploy = PIPELINE[".kubectl"]
+    assert JOBS["deploy"]["extends"] == ".kubectl"
     assert re.fullmatch(r"[0-9a-f]{64}", deploy["variables"]["KUBECTL_SHA256"])
     fetched = [line for line in deploy["before_script"] if "curl" in line]
     assert len(fetched) == 1, "the checksum must not come from where kubectl does"
@@ -77,7 +81,7 @@ def test_updates_cover_images_packages_and_the_pipeline() -> None:
     pattern = config["customManagers"][0]["matchStrings"][0]
     named = re.search(pattern.replace("(?<", "(?P<"), (ROOT / ".gitlab-ci.yml").read_text())
     assert named is not None
-    assert named["currentValue"] == JOBS["deploy"]["variables"]["KUBECTL_VERSION"]
+    assert named["currentValue"] == PIPELINE[".kubectl"]["variables"]["KUBECTL_VERSION"]
 
 
 def test_every_image_of_the_manifests_is_built() -> None:
@@ -89,39 +93,43 @@ def test_every_image_of_the_manifests_is_built() -> None:
 
 
 @pytest.fixture
-def applied(tmp_path: Path) -> Path:
+def applied(tmp_path: Path) -> list[Object]:
     """What the deployment hands to kubectl: its own lines, run up to that."""
     deploy = JOBS["deploy"]
-    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    for folder in ("k8s", "deploy"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True)
+    for room in ("api", "worker"):
+        (tmp_path / f"digest-{room}.txt").write_text(f"{IMAGES}/{room}@{DIGEST}\n")
     lines = deploy["script"]
     upto = next(n for n, line in enumerate(lines) if line.startswith("kubectl apply"))
-    environment = {
-        "PATH": os.environ["PATH"],
-        "CI_REGISTRY_IMAGE": "registry.gitlab.com/acme/tools/notify",
-        "CI_COMMIT_SHA": "5f0c" * 10,
-        **deploy["variables"],
-    }
+    assert lines[upto] == 'kubectl apply -k "$OVERLAY"'
+    environment = {"PATH": os.environ["PATH"], **deploy["variables"]}
     for line in lines[:upto]:
         subprocess.run(["bash", "-euc", line], cwd=tmp_path, env=environment, check=True)
-    return tmp_path / str(deploy["variables"]["MANIFESTS"])
+    return build_overlay(tmp_path / deploy["variables"]["OVERLAY"])
 
 
-def test_a_deployment_takes_this_commits_images_and_leaves_the_secret(applied: Path) -> None:
-    documents = read(applied)
-    left = {title(each) for each in read(ROOT / "k8s")} - {title(each) for each in documents}
+def test_a_deployment_takes_this_commits_images_and_leaves_the_secret(
+    applied: list[Object],
+) -> None:
+    left = {title(each) for each in read(ROOT / "k8s")} - {title(each) for each in applied}
     assert left == {"Secret/notifications-secrets"}
-    images = {
-        c["image"].partition("@")[0] for each in workloads(documents) for c in containers(each)
-    }
-    assert images == {
+    images = {c["image"] for each in workloads(applied) for c in containers(each)}
+    assert {image.partition("@")[0] for image in images} == {
         "postgres:17",
         "redis:8",
-        *(
-            f"registry.gitlab.com/acme/tools/notify/{room}:{'5f0c' * 10}"
-            for room in ("api", "worker")
-        ),
+        *(f"{IMAGES}/{room}" for room in ("api", "worker")),
     }
-    assert files(applied)[0].name == "00-namespace.yaml"
+    assert {image.partition("@")[2] for image in images if image.startswith(IMAGES)} == {DIGEST}
+
+
+def test_the_build_records_the_digest_that_it_pushed() -> None:
+    build = JOBS["build images"]
+    [line] = [each for each in build["script"] if "RepoDigests" in each]
+    assert build["script"].index(line) > build["script"].index(
+        'docker push "$IMAGE:$CI_COMMIT_SHA"'
+    )
+    assert build["artifacts"]["paths"] == ["digest-*.txt"]
 
 
 def test_a_deployment_waits_for_everything_it_rolls_out() -> None:

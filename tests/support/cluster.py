@@ -57,13 +57,24 @@ def workloads(documents: list[Object]) -> list[Object]:
     return of_kind(documents, *TEMPLATED)
 
 
-def pod_spec(workload: Object) -> Object:
-    spec: Object = workload["spec"]["template"]["spec"]
+def pod_owners(documents: list[Object]) -> list[Object]:
+    """Return everything that creates pods: the workloads, and jobs by the clock."""
+    return of_kind(documents, *TEMPLATED, "CronJob")
+
+
+def _pod_template(owner: Object) -> Object:
+    spec = owner["spec"]["jobTemplate"]["spec"] if owner["kind"] == "CronJob" else owner["spec"]
+    template: Object = spec["template"]
+    return template
+
+
+def pod_spec(owner: Object) -> Object:
+    spec: Object = _pod_template(owner)["spec"]
     return spec
 
 
-def pod_labels(workload: Object) -> dict[str, str]:
-    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+def pod_labels(owner: Object) -> dict[str, str]:
+    labels: dict[str, str] = _pod_template(owner)["metadata"]["labels"]
     return labels
 
 
@@ -95,8 +106,8 @@ def matches(selector: Object, labels: dict[str, str]) -> bool:
 
 
 def selected(documents: list[Object], selector: Object) -> list[Object]:
-    """Return the workloads whose pods a selector matches."""
-    return [each for each in workloads(documents) if matches(selector, pod_labels(each))]
+    """Return what creates the pods that a selector matches."""
+    return [each for each in pod_owners(documents) if matches(selector, pod_labels(each))]
 
 
 def selectors(document: Object) -> Iterator[Object]:

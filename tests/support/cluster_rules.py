@@ -24,6 +24,7 @@ from tests.support.cluster import (
     matches,
     of_kind,
     pod_labels,
+    pod_owners,
     pod_spec,
     references,
     selected,
@@ -44,13 +45,14 @@ KINDS = {
     "Namespace",
     "NetworkPolicy",
     "PodDisruptionBudget",
+    "PriorityClass",
     "Secret",
     "Service",
     "ServiceAccount",
     "StatefulSet",
 }
-# Created by the cluster's owner: the certificate, and the registry's credentials.
-EXTERNAL_SECRETS = {"notifications-tls", "gitlab-registry"}
+# They belong to no namespace.
+CLUSTER_KINDS = {"PriorityClass"}
 OFFICIAL_IMAGES = {"postgres", "redis"}
 # Our images, with the file and the stage from which each is built.
 OUR_IMAGES = {
@@ -76,7 +78,16 @@ SETTINGS_BY_COMMAND: dict[tuple[str, ...], type[DatabaseSettings]] = {
     ("python", "-m", "worker", "report"): ReportSettings,
 }
 GUNICORN = {"WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR"}
-VOLUMES = {"emptyDir", "configMap", "secret", "projected", "downwardAPI", "csi", "ephemeral"}
+VOLUMES = {
+    "emptyDir",
+    "persistentVolumeClaim",
+    "configMap",
+    "secret",
+    "projected",
+    "downwardAPI",
+    "csi",
+    "ephemeral",
+}
 
 
 def fields(kind: type[DatabaseSettings]) -> set[str]:
@@ -103,7 +114,7 @@ def objects_can_be_applied(documents: list[Object]) -> Violations:
                 yield f"{title(each)}: not {NAMESPACE}"
             if metadata["labels"].get("pod-security.kubernetes.io/enforce") != "restricted":
                 yield f"{title(each)}: does not enforce the restricted level"
-        elif metadata.get("namespace") != NAMESPACE:
+        elif metadata.get("namespace") != (None if each["kind"] in CLUSTER_KINDS else NAMESPACE):
             yield f"{title(each)}: not in the namespace"
         if metadata.get("labels", {}).get("app.kubernetes.io/part-of") != "notifications":
             yield f"{title(each)}: no label app.kubernetes.io/part-of"
@@ -182,10 +193,13 @@ def _names(documents: list[Object], kind: str) -> set[str]:
 def references_exist(documents: list[Object]) -> Violations:
     """ConfigMaps, Secrets, their keys and service accounts exist, and none is unused."""
     taken: set[tuple[str, str, str]] = set()
-    for each in workloads(documents):
+    for each in pod_owners(documents):
         account = pod_spec(each).get("serviceAccountName")
         if account not in _names(documents, "ServiceAccount"):
             yield f"{title(each)}: no ServiceAccount {account}"
+        priority = pod_spec(each).get("priorityClassName")
+        if priority and priority not in _names(documents, "PriorityClass"):
+            yield f"{title(each)}: no PriorityClass {priority}"
         for container in containers(each):
             for variable, kind, name, key in references(container, volumes(each)):
                 values = find_values(documents, kind, name)
@@ -196,8 +210,7 @@ def references_exist(documents: list[Object]) -> Violations:
                 taken |= {(kind, name, k) for k in ([key] if key else values or {})}
     for each in of_kind(documents, "ServiceAccount"):
         for secret in each.get("imagePullSecrets", []):
-            if secret["name"] not in EXTERNAL_SECRETS:
-                yield f"{title(each)}: no manifest creates the Secret {secret['name']}"
+            yield f"{title(each)}: no manifest creates the Secret {secret['name']}"
     for each in of_kind(documents, "ConfigMap", "Secret"):
         for key in find_values(documents, each["kind"], each["metadata"]["name"]) or {}:
             if (each["kind"], each["metadata"]["name"], key) not in taken:
@@ -205,7 +218,7 @@ def references_exist(documents: list[Object]) -> Violations:
 
 
 def volumes_exist(documents: list[Object]) -> Violations:
-    for each in workloads(documents):
+    for each in pod_owners(documents):
         claims = [c["metadata"]["name"] for c in each["spec"].get("volumeClaimTemplates", [])]
         there = [volume["name"] for volume in pod_spec(each).get("volumes", [])] + claims
         mounts = [mount for c in containers(each) for mount in c.get("volumeMounts", [])]
@@ -220,7 +233,7 @@ def volumes_exist(documents: list[Object]) -> Violations:
 
 
 def images_are_built_here_or_official(documents: list[Object]) -> Violations:
-    for each in workloads(documents):
+    for each in pod_owners(documents):
         for container in containers(each):
             name, _, tag = container["image"].rpartition(":")
             room = name.removeprefix(f"{REGISTRY}/")
@@ -287,7 +300,7 @@ def example_secrets_are_consistent(documents: list[Object]) -> Violations:
 
 def pods_are_restricted(documents: list[Object]) -> Violations:
     """The restricted level of the Pod Security Standards, and some additional limits."""
-    for each in workloads(documents):
+    for each in pod_owners(documents):
         spec = pod_spec(each)
         context = spec.get("securityContext", {})
         if context.get("runAsNonRoot") is not True:
@@ -320,9 +333,39 @@ def pods_are_restricted(documents: list[Object]) -> Violations:
                 if "hostPort" in port or port["containerPort"] < 1024:
                     yield f"{where} uses a port of its node, or a privileged one"
             resources = container.get("resources", {})
-            for amount in ("requests", "limits"):
-                if set(resources.get(amount, {})) != {"cpu", "memory"}:
-                    yield f"{where}: no {amount} of cpu and memory"
+            if set(resources.get("requests", {})) != {"cpu", "memory", "ephemeral-storage"}:
+                yield f"{where}: no requests of cpu, memory and ephemeral-storage"
+            if set(resources.get("limits", {})) != {"cpu", "memory"}:
+                yield f"{where}: no limits of cpu and memory"
+
+
+def a_second_apply_changes_nothing(documents: list[Object]) -> Violations:
+    """What the server would add to lists is there; apply compares lists as a whole."""
+    for each in of_kind(documents, "Service", "NetworkPolicy"):
+        spec = each["spec"]
+        ports = [*spec.get("ports", [])]
+        for rule in (*spec.get("ingress", []), *spec.get("egress", [])):
+            ports += rule.get("ports", [])
+        if any("protocol" not in port for port in ports):
+            yield f"{title(each)}: a port without a protocol"
+    for each in of_kind(documents, "StatefulSet"):
+        for claim in each["spec"].get("volumeClaimTemplates", []):
+            if not {"apiVersion", "kind", "status"} <= set(claim):
+                yield f"{title(each)}: the claim {claim['metadata']['name']} lacks defaults"
+
+
+def important_pods_come_first(documents: list[Object]) -> Violations:
+    """PostgreSQL and Redis get a place before the service, and that before dispatch workers."""
+    values = {
+        each["metadata"]["name"]: each["value"] for each in of_kind(documents, "PriorityClass")
+    }
+    found = {
+        each["metadata"]["name"]: values.get(pod_spec(each).get("priorityClassName"), 0)
+        for each in workloads(documents)
+    }
+    for first, then in (("postgres", "api"), ("redis", "api"), ("control", "dispatch")):
+        if found[first] <= found[then]:
+            yield f"{first} does not come before {then}"
 
 
 def deployments_scale_and_spread(documents: list[Object]) -> Violations:
@@ -345,9 +388,14 @@ def deployments_scale_and_spread(documents: list[Object]) -> Violations:
         for wanted in ("kubernetes.io/hostname", "topology.kubernetes.io/zone"):
             spread = pod_spec(each).get("topologySpreadConstraints", [])
             if not any(
-                s["topologyKey"] == wanted and matches(s["labelSelector"], pod_labels(each))
+                s["topologyKey"] == wanted
+                and matches(s["labelSelector"], pod_labels(each))
+                and s["matchLabelKeys"] == ["pod-template-hash"]
                 for s in spread
             ):
                 yield f"{title(each)}: its pods are not spread over {wanted}"
+        first_start = 600 + 120 + 60  # PostgreSQL, the pod's own start, and the migrations
+        if each["spec"].get("progressDeadlineSeconds", 600) < first_start:
+            yield f"{title(each)}: a slow first start would be called a failure"
         if each["metadata"]["name"] not in _names(documents, "PodDisruptionBudget"):
             yield f"{title(each)}: draining a node can stop all of its pods at once"
