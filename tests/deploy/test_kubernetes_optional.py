@@ -26,7 +26,12 @@ OPTIONAL = ROOT / "k8s/optional"
 BASE = read(ROOT / "k8s")
 MORE = read(OPTIONAL)
 # Manifests of built-in kinds, which have a schema.
-PLAIN = ["simulated-provider.yaml", "grafana-dashboard.yaml", "postgres-backup.yaml"]
+PLAIN = [
+    "simulated-provider.yaml",
+    "grafana-dashboard.yaml",
+    "postgres-backup.yaml",
+    "postgres-restore.yaml",
+]
 ITS_OWN = {"HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
 

@@ -58,11 +58,13 @@ def workloads(documents: list[Object]) -> list[Object]:
 
 
 def pod_owners(documents: list[Object]) -> list[Object]:
-    """Return everything that creates pods: the workloads, and jobs by the clock."""
-    return of_kind(documents, *TEMPLATED, "CronJob")
+    """Return everything that creates pods: the workloads, jobs by the clock, and pods."""
+    return of_kind(documents, *TEMPLATED, "CronJob", "Pod")
 
 
 def _pod_template(owner: Object) -> Object:
+    if owner["kind"] == "Pod":
+        return owner
     spec = owner["spec"]["jobTemplate"]["spec"] if owner["kind"] == "CronJob" else owner["spec"]
     template: Object = spec["template"]
     return template
