@@ -19,7 +19,10 @@ UNPRIVILEGED_UID = Account(65534, 65534)
 class PgBouncer:
     """PgBouncer with its default settings, in the given pool mode."""
 
-    def __init__(self, database_url: str, pool_mode: str, pool_size: int = 40) -> None:
+    def __init__(
+        self, database_url: str, pool_mode: str, pool_size: int = 40, certificate: str | None = None
+    ) -> None:
+        """`certificate` (PEM, with its key): connections then need TLS."""
         self._program = require_program("pgbouncer")
         parts = urlsplit(database_url)
         port = free_port()
@@ -28,6 +31,17 @@ class PgBouncer:
         )
         # Not below pytest's folder: PgBouncer refuses to run as root, and others cannot enter it.
         self.directory = Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/var/tmp"))
+        tls = ""
+        if certificate is not None:
+            (self.directory / "server.pem").write_text(certificate)
+            tls = "\n".join(
+                f"client_tls_{name} = {value}"
+                for name, value in (
+                    ("sslmode", "require"),
+                    ("key_file", self.directory / "server.pem"),
+                    ("cert_file", self.directory / "server.pem"),
+                )
+            )
         (self.directory / "users.txt").write_text(f'"{parts.username}" "{parts.password}"\n')
         self._configuration = self.directory / "pgbouncer.ini"
         self._configuration.write_text(
@@ -44,6 +58,7 @@ default_pool_size = {pool_size}
 max_client_conn = 200
 logfile = {self.directory}/log
 pidfile = {self.directory}/pid
+{tls}
 """
         )
 
