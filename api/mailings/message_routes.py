@@ -133,7 +133,10 @@ def get_statistics(query: MailingQuery) -> dict[str, Any]:
     found = statistics.read_statistics(query.page(), MailingSearch.from_query(query))
     return {
         "totals": Totals.present(
-            found.totals, mailings=found.mailings, counts=Counts.present(found.totals)
+            found.totals,
+            mailings=found.mailings,
+            counts=Counts.present(found.totals),
+            opted_out=found.totals["cancelled_opted_out"],
         ),
         **build_page(found.rows, query.limit, present_mailing_totals, lambda row: int(row["id"])),
     }

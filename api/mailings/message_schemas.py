@@ -93,6 +93,9 @@ class Counts(ResponseModel):
     cancelled: int
 
 
+OptedOut = Annotated[int, Field(description="Of the cancelled: these clients have opted out.")]
+
+
 class MailingStatistics(ResponseModel):
     """The counts of a mailing's messages. The pending ones are split four ways."""
 
@@ -103,6 +106,7 @@ class MailingStatistics(ResponseModel):
     audience: int
     audience_complete: bool = Field(description="False while the launch still adds recipients.")
     counts: Counts
+    opted_out: OptedOut
     in_doubt: int
     in_progress: int = Field(description="Pending: a worker is sending them.")
     due: int = Field(description="Pending: could be sent now.")
@@ -120,6 +124,7 @@ class MailingTotals(ResponseModel):
     status: MailingStatus
     audience: int
     counts: Counts
+    opted_out: OptedOut
     in_doubt: int
 
 
@@ -131,6 +136,7 @@ class Totals(ResponseModel):
     mailings: dict[MailingStatus, int]
     audience: int
     counts: Counts
+    opted_out: OptedOut
     in_doubt: int
 
 
@@ -154,8 +160,14 @@ def present_mailing_statistics(mailing: Mailing, counts: MailingCounts) -> dict[
         audience=mailing.audience,
         audience_complete=mailing.audience_complete,
         counts=Counts.present(counts),
+        opted_out=counts.cancelled_opted_out,
     )
 
 
 def present_mailing_totals(row: Mapping[str, Any]) -> dict[str, Any]:
-    return MailingTotals.present(row, mailing_id=row["id"], counts=Counts.present(row))
+    return MailingTotals.present(
+        row,
+        mailing_id=row["id"],
+        counts=Counts.present(row),
+        opted_out=row["cancelled_opted_out"],
+    )

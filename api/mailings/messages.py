@@ -13,7 +13,7 @@ from api.db import db, fetch_all
 from api.errors import NotFound
 from api.mailings.service import find_mailing
 from shared.domain.error_texts import error_text
-from shared.domain.statuses import MessageStatus
+from shared.domain.statuses import MessageStatus, Reason
 
 COLUMNS = "id, mailing_id, client_id, status, reason, attempts, in_doubt, created_at, sent_at"
 
@@ -32,7 +32,8 @@ WHERE mailing_id = :mailing_id AND id < :after ORDER BY id DESC LIMIT :n
 # `until` stands inside of the look-up, so that it is judged before the batch's messages are read.
 WITH_STATUS = """
 WITH matching AS (
-    SELECT id, first_id, last_id, sum(CASE WHEN first_id > :after THEN {count} ELSE 0 END)
+    SELECT id, first_id, last_id, cancelled_opted_out,
+        sum(CASE WHEN first_id > :after THEN {count} ELSE 0 END)
         OVER (ORDER BY first_id, id ROWS UNBOUNDED PRECEDING) AS running, {count} AS here
     FROM batches WHERE mailing_id = :mailing_id AND {count} > 0 AND last_id > :after
 ), bound AS (
@@ -42,7 +43,7 @@ SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
     SELECT m.* FROM matching
     CROSS JOIN LATERAL (
         SELECT {columns} FROM messages
-        WHERE mailing_id = :mailing_id AND batch_id = matching.id AND status IN ({statuses})
+        WHERE mailing_id = :mailing_id AND batch_id = matching.id AND {condition}
             AND id > greatest(matching.first_id - 1, :after)
             AND id <= least(matching.last_id, bound.until - 1)
             AND (matching.first_id < bound.until OR bound.until IS NULL)
@@ -54,7 +55,8 @@ ORDER BY m.id LIMIT :n
 # The same from the end of the list: in the order of the batches' last ids, down to `until`.
 WITH_STATUS_DESCENDING = """
 WITH matching AS (
-    SELECT id, first_id, last_id, sum(CASE WHEN last_id < :after THEN {count} ELSE 0 END)
+    SELECT id, first_id, last_id, cancelled_opted_out,
+        sum(CASE WHEN last_id < :after THEN {count} ELSE 0 END)
         OVER (ORDER BY last_id DESC, id ROWS UNBOUNDED PRECEDING) AS running, {count} AS here
     FROM batches WHERE mailing_id = :mailing_id AND {count} > 0 AND first_id < :after
 ), bound AS (
@@ -65,7 +67,7 @@ SELECT m.*, bound.until FROM bound LEFT JOIN LATERAL (
         SELECT * FROM matching WHERE last_id > bound.until OR bound.until IS NULL OFFSET 0
     ) matching CROSS JOIN LATERAL (
         SELECT {columns} FROM messages
-        WHERE mailing_id = :mailing_id AND batch_id = matching.id AND status IN ({statuses})
+        WHERE mailing_id = :mailing_id AND batch_id = matching.id AND {condition}
             AND id < least(matching.last_id + 1, :after)
             AND id >= greatest(matching.first_id, bound.until + 1)
         ORDER BY id DESC LIMIT :n
@@ -155,16 +157,18 @@ def list_mailing_messages(
     statuses: Collection[MessageStatus],
     page: Page,
     *,
+    opted_out: bool | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> MessageRows:
     """Return a page of a mailing's messages in these statuses, or in all if there are none.
 
-    `since` and `until` bound the instant of sending.
+    `opted_out`: only those whose clients have opted out, or none of them. `since` and `until` bound
+    the instant of sending.
     """
     dated = since is not None or until is not None
     limit = DATED_PAGE_ROWS if dated else page.limit
-    query = text(select_messages(frozenset(statuses), page.descending))
+    query = text(select_messages(frozenset(statuses), page.descending, opted_out))
     after = page.before if page.descending else page.after
     rows = fetch_all(query, mailing_id=mailing_id, after=after, n=limit + 1)
     end = rows[0].get("until") if rows else None
@@ -209,16 +213,27 @@ def _build_page(
 
 
 @cache
-def select_messages(statuses: frozenset[MessageStatus], descending: bool = False) -> str:
-    """Return the statement for a page of messages in one of these statuses; none means any."""
+def select_messages(
+    statuses: frozenset[MessageStatus], descending: bool = False, opted_out: bool | None = None
+) -> str:
+    """Return the statement for a page of messages in one of these statuses; none means any.
+
+    `opted_out`: only those whose clients have opted out, or none of them.
+    """
     if not statuses:
         return OF_MAILING_DESCENDING if descending else OF_MAILING
     query = WITH_STATUS_DESCENDING if descending else WITH_STATUS
-    return query.format(
-        columns=COLUMNS,
-        count=f"({' + '.join(sorted(statuses))})",
-        statuses=", ".join(f"'{status}'" for status in sorted(statuses)),
-    )
+    count = " + ".join(sorted(statuses))
+    names = ", ".join(f"'{status}'" for status in sorted(statuses))
+    condition = f"status IN ({names})"
+    if opted_out:
+        count, condition = "cancelled_opted_out", f"{condition} AND reason = '{Reason.OPTED_OUT}'"
+    elif opted_out is False:
+        # Batches of mailings that were settled before opt-outs were counted list them here.
+        count = f"{count} - cancelled_opted_out"
+        others = f"reason IS DISTINCT FROM '{Reason.OPTED_OUT}'"
+        condition = f"{condition} AND (matching.cancelled_opted_out = 0 OR {others})"
+    return query.format(columns=COLUMNS, count=f"({count})", condition=condition)
 
 
 def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -236,22 +251,20 @@ def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def export_messages(
-    mailing_id: int, statuses: Collection[MessageStatus]
+    mailing_id: int, statuses: Collection[MessageStatus], opted_out: bool | None = None
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Return a mailing's messages, or those in these statuses, as rows of EXPORT_COLUMNS in pages.
 
     The phone is the client's present one, None for a deleted client. Raise NotFound.
     """
     find_mailing(mailing_id, deleted=True)
-    return _iter_export_pages(mailing_id, statuses)
+    return _iter_export_pages(mailing_id, select_messages(frozenset(statuses), False, opted_out))
 
 
-def _iter_export_pages(
-    mailing_id: int, statuses: Collection[MessageStatus]
-) -> Iterator[list[tuple[Any, ...]]]:
+def _iter_export_pages(mailing_id: int, selected: str) -> Iterator[list[tuple[Any, ...]]]:
     # As tuples, since a dictionary for each of millions of rows would cost more than the rest.
-    until_column = "until" if statuses else "NULL::bigint"
-    query = text(EXPORTED.format(query=select_messages(frozenset(statuses)), until=until_column))
+    until_column = "NULL::bigint" if selected == OF_MAILING else "until"
+    query = text(EXPORTED.format(query=selected, until=until_column))
     after: int | None = 0
     while after is not None:
         values = {"mailing_id": mailing_id, "after": after, "n": EXPORT_PAGE_ROWS + 1}

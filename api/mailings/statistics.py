@@ -11,7 +11,7 @@ from shared.db.mailing_counts import COUNTS_JOIN, MailingCounts, read_mailing_co
 from shared.db.models import Mailing
 from shared.domain.statuses import MailingStatus, MessageStatus
 
-SUMMED = ("audience", "in_doubt", *MessageStatus)
+SUMMED = ("audience", "in_doubt", "cancelled_opted_out", *MessageStatus)
 
 MAILINGS_WITH_COUNTS = f"""
 SELECT m.id, m.name, m.status, m.audience, counts.* FROM mailings m {COUNTS_JOIN}

@@ -66,6 +66,7 @@ STATISTICS = {
     "audience": 2000,
     "audience_complete": True,
     "counts": COUNTS,
+    "opted_out": 0,
     "in_doubt": 0,
     "in_progress": 64,
     "due": 116,
@@ -76,6 +77,7 @@ TOTALS = {
     "mailings": {"scheduled": 1, "running": 1, "paused": 0, "finished": 5, "cancelled": 0},
     "audience": 2000,
     "counts": COUNTS,
+    "opted_out": 0,
     "in_doubt": 0,
 }
 MAILING_TOTALS = {
@@ -84,6 +86,7 @@ MAILING_TOTALS = {
     "status": "running",
     "audience": 2000,
     "counts": COUNTS,
+    "opted_out": 0,
     "in_doubt": 0,
 }
 TOKEN = {

@@ -13,8 +13,9 @@ from psycopg2.extensions import cursor as Cursor
 from shared.db.batch_conditions import DUE, LEASED
 from shared.db.rows import fetch_one_row
 
-# The counts that a mailing's row holds once the mailing is settled.
-SETTLED_COUNTS = (
+# The counts that reports change, and those that a mailing's row holds once the mailing is settled:
+# opted-out recipients, a part of the cancelled ones, are counted apart from nearly every report.
+REPORTED_COUNTS = (
     "sent",
     "failed",
     "expired",
@@ -23,6 +24,7 @@ SETTLED_COUNTS = (
     "sent_segments",
     "in_doubt_segments",
 )
+SETTLED_COUNTS = (*REPORTED_COUNTS, "cancelled_opted_out")
 ENDED_COLUMNS = ",\n".join(
     f"CASE WHEN m.settled THEN m.{name} ELSE coalesce(sum({name}), 0)::bigint END AS {name}"
     for name in SETTLED_COUNTS
@@ -74,6 +76,7 @@ class MailingCounts(NamedTuple):
     due: int  # in a batch that a dispatcher may claim
     retrying: int  # in a batch that waits after failed attempts
     waiting: int  # in a batch that waits for its window
+    cancelled_opted_out: int  # of the cancelled ones
 
 
 COUNTS_JOIN = counts_join()

@@ -120,6 +120,7 @@ class Mailing(Base):
     failed: Mapped[int] = mapped_column(server_default=ZERO)
     expired: Mapped[int] = mapped_column(server_default=ZERO)
     cancelled: Mapped[int] = mapped_column(server_default=ZERO)
+    cancelled_opted_out: Mapped[int] = mapped_column(server_default=ZERO)
     in_doubt: Mapped[int] = mapped_column(server_default=ZERO)
     sent_segments: Mapped[int] = mapped_column(server_default=ZERO)
     in_doubt_segments: Mapped[int] = mapped_column(server_default=ZERO)
@@ -221,6 +222,7 @@ class Batch(Base):
     backoff permits; it is stored so that `due_at` can be recomputed when the window changes.
     `token` is the fence: each claim increments it, and a worker's report applies only under the
     current token, except for acceptances. `flush` is the number of the last report applied.
+    `cancelled_opted_out` is the part of `cancelled` whose clients have opted out.
     """
 
     __tablename__ = "batches"
@@ -244,6 +246,7 @@ class Batch(Base):
     failed: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     expired: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     cancelled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    cancelled_opted_out: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     in_doubt: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     has_attempts: Mapped[bool] = mapped_column(server_default=FALSE)
     timezone: Mapped[str]

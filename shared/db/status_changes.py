@@ -67,6 +67,7 @@ UPDATE batches SET pending = pending - n,
     failed = failed + CASE %(status)s WHEN 'failed' THEN n ELSE 0 END,
     expired = expired + CASE %(status)s WHEN 'expired' THEN n ELSE 0 END,
     cancelled = cancelled + CASE %(status)s WHEN 'cancelled' THEN n ELSE 0 END,
+    cancelled_opted_out = cancelled_opted_out + CASE %(reason)s WHEN 'opted out' THEN n ELSE 0 END,
     due_at = CASE WHEN pending > n THEN due_at END,
     retry_at = CASE WHEN pending > n THEN retry_at END
 FROM counted

@@ -30,6 +30,7 @@ WITH plain AS (
         count(*) FILTER (WHERE status = 'failed') AS failed,
         count(*) FILTER (WHERE status = 'expired') AS expired,
         count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE status = 'cancelled' AND reason = 'opted out') AS opted_out,
         count(*) FILTER (WHERE in_doubt) AS in_doubt,
         sum(measured) FILTER (WHERE status = 'sent') AS sent_segments,
         sum(segments) FILTER (WHERE in_doubt) AS in_doubt_segments
@@ -37,7 +38,8 @@ WITH plain AS (
 ), b AS (
     SELECT mailing_id, sum(size) AS audience, sum(pending) AS pending, sum(sent) AS sent,
         sum(failed) AS failed, sum(expired) AS expired, sum(cancelled) AS cancelled,
-        sum(in_doubt) AS in_doubt, sum(sent_segments) AS sent_segments,
+        sum(cancelled_opted_out) AS opted_out, sum(in_doubt) AS in_doubt,
+        sum(sent_segments) AS sent_segments,
         sum(in_doubt_segments) AS in_doubt_segments
     FROM batches WHERE mailing_id > %(after)s GROUP BY 1
 ), t AS (
@@ -56,7 +58,8 @@ WITH plain AS (
         (true, 'audience of batches', m.audience, b.audience),
         (true, 'pending', m.pending, b.pending), (true, 'sent', m.sent, b.sent),
         (true, 'failed', m.failed, b.failed), (true, 'expired', m.expired, b.expired),
-        (true, 'cancelled', m.cancelled, b.cancelled), (true, 'in doubt', m.in_doubt, b.in_doubt),
+        (true, 'cancelled', m.cancelled, b.cancelled),
+        (true, 'opted out', m.opted_out, b.opted_out), (true, 'in doubt', m.in_doubt, b.in_doubt),
         (true, 'sent by minute', m.sent, t.sent), (true, 'failed by minute', m.failed, t.failed),
         (true, 'expired by minute', m.expired, t.expired),
         (true, 'cancelled by minute', m.cancelled, t.cancelled),
@@ -71,6 +74,7 @@ WITH plain AS (
         (g.settled, 'failed when settled', m.failed, g.failed),
         (g.settled, 'expired when settled', m.expired, g.expired),
         (g.settled, 'cancelled when settled', m.cancelled, g.cancelled),
+        (g.settled, 'opted out when settled', m.opted_out, g.cancelled_opted_out),
         (g.settled, 'in doubt when settled', m.in_doubt, g.in_doubt)
     ) AS p (applies, what, counted, stored)
     WHERE p.applies AND g.id > %(after)s

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from shared.db.mailing_counts import SETTLED_COUNTS
+from shared.db.mailing_counts import REPORTED_COUNTS, SETTLED_COUNTS
 from shared.db.prepared_statements import PreparedStatement
 
 # The counts of a batch that a report changes.
-BATCH_COUNTS = ("pending", *SETTLED_COUNTS)
+BATCH_COUNTS = ("pending", *REPORTED_COUNTS)
 
 LOCK_MAILING = "SELECT settled FROM mailings WHERE id = %s FOR NO KEY UPDATE"
 SHARE_WINDOW = "SELECT window_from, window_to, now() FROM mailings WHERE id = %s FOR SHARE"
@@ -99,6 +99,10 @@ WHERE b.mailing_id = %(mailing)s AND b.id = r.id
 RETURNING b.id, b.pending, CASE WHEN r.held AND r.released THEN b.due_at END
 """,  # noqa: S608 (constants)
 )
+# Seldom: a client opted out between launch and claim, or was accepted after opting out.
+ADD_OPTED_OUT = """
+UPDATE batches SET cancelled_opted_out = cancelled_opted_out + %s WHERE mailing_id = %s AND id = %s
+"""
 UPDATE_TOTALS = f"""
 UPDATE mailings SET {", ".join(f"{name} = {name} + %s" for name in SETTLED_COUNTS)} WHERE id = %s
 """  # noqa: S608 (SETTLED_COUNTS is a constant)

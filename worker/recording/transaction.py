@@ -18,7 +18,7 @@ from shared.db.minute_counts import MinuteKey, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import Window, make_window, next_due
-from shared.domain.statuses import MessageStatus
+from shared.domain.statuses import MessageStatus, Reason
 from worker.recording import queries
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
 from worker.recording.queries import format_array
@@ -230,6 +230,7 @@ class MailingRecorder:
                 continue
             delta[old.status] -= 1
             delta[new.status] += 1
+            delta["cancelled_opted_out"] += _has_opted_out(new) - _has_opted_out(old)
             self.minutes.update(minute_changes(self.mailing_id, at, old.status, new.status))
             # The log line of its attempt reports that a pending message was accepted.
             if (old.status, new.status) != ("pending", "sent"):
@@ -289,8 +290,15 @@ class MailingRecorder:
         for batch_id, pending, due_at in self.cursor.fetchall():
             recorded = RecordedBatch(self.held[batch_id], pending, due_at)
             self.recorded[self.mailing_id, batch_id] = recorded
+            if opted_out := self.deltas[batch_id]["cancelled_opted_out"]:
+                place = self.mailing_id, batch_id
+                self.cursor.execute(queries.ADD_OPTED_OUT, (opted_out, *place))
 
     def _update_totals(self) -> None:
         """Move the totals of a settled mailing, which are frozen in its row."""
         moved = [sum(delta[name] for delta in self.deltas.values()) for name in SETTLED_COUNTS]
         self.cursor.execute(queries.UPDATE_TOTALS, (*moved, self.mailing_id))
+
+
+def _has_opted_out(state: MessageState) -> bool:
+    return state.status == MessageStatus.CANCELLED and state.reason == Reason.OPTED_OUT

@@ -39,6 +39,7 @@ PART_NAMES = {
     "retrying": lazy_gettext("Retrying"),
     "failed": lazy_gettext("Failed"),
     "expired": lazy_gettext("Expired"),
+    "opted_out": lazy_gettext("Opted out"),
     "cancelled": lazy_gettext("Cancelled"),
 }
 PART_MEANINGS = {
@@ -54,6 +55,7 @@ PART_MEANINGS = {
         "Refused for good, or tried too often. The reason is with each message."
     ),
     "expired": lazy_gettext("The end of the mailing came first."),
+    "opted_out": lazy_gettext("These clients have opted out: nothing is sent to them."),
     "cancelled": lazy_gettext("They were cancelled before they were sent."),
 }
 MAILING_STATUSES = {
@@ -69,6 +71,8 @@ MESSAGE_STATUSES = {
     "failed": PART_NAMES["failed"],
     "expired": PART_NAMES["expired"],
     "cancelled": PART_NAMES["cancelled"],
+    # Not a status of the API: the cancelled messages with this reason.
+    "opted_out": PART_NAMES["opted_out"],
 }
 ROLE_NAMES = {
     "viewer": lazy_gettext("Viewer"),

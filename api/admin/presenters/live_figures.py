@@ -30,12 +30,13 @@ TURN_KEY = "notification:admin:live:turn"
 SNAPSHOT_KEY = "notification:admin:live"
 
 # The parts of an audience, in the order of the bar. They add up to the audience.
-PARTS = ("sent", "due", "waiting", "retrying", "failed", "expired", "cancelled")
+PARTS = ("sent", "due", "waiting", "retrying", "failed", "expired", "opted_out", "cancelled")
 MAILINGS_WITH_PARTS = f"""
 SELECT m.id, m.name, m.text, m.status, m.start_at, m.end_at, m.started_at, m.finished_at,
     m.settled, m.audience, m.audience_complete, m.rate_limit, counts.sent,
     counts.in_progress + counts.due AS due, counts.waiting, counts.retrying, counts.failed,
-    counts.expired, counts.cancelled, counts.in_doubt
+    counts.expired, least(counts.cancelled_opted_out, counts.cancelled) AS opted_out,
+    greatest(counts.cancelled - counts.cancelled_opted_out, 0) AS cancelled, counts.in_doubt
 FROM mailings m {COUNTS_JOIN}
 WHERE m.deleted_at IS NULL
 """  # noqa: S608 (constants)
@@ -114,7 +115,10 @@ def parse_state(stored: bytes | None) -> dict[str, Any] | None:
     types = {"mailings": list, "health": dict, "past": list, "at": float}
     if not isinstance(state, dict):
         return None
-    return state if all(isinstance(state.get(key), types[key]) for key in types) else None
+    if not all(isinstance(state.get(key), types[key]) for key in types):
+        return None
+    # Another version of the service, which runs during an upgrade, may know other parts.
+    return state if all(set(PARTS) <= set(row) for row in state["mailings"]) else None
 
 
 def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The recipients of a mailing: a page of them, one found by phone, and their failed attempts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import text
@@ -11,7 +12,7 @@ from api.client_log import bind_owners
 from api.cursors import Page
 from api.db import fetch_all
 from api.mailings.messages import COLUMNS, list_mailing_messages
-from shared.domain.statuses import MessageStatus
+from shared.domain.statuses import MessageStatus, Reason
 
 PAGE_ROWS = 25
 
@@ -39,15 +40,29 @@ def find_recipients(
     elif written:
         rows, problem = [], phone_expected()
     else:
-        rows, last_id = list_mailing_messages(
-            mailing_id,
-            [MessageStatus(status)] if status else [],
-            Page(requested_start(), PAGE_ROWS),
-        )
+        statuses, opted_out = select_shown(status)
+        page = Page(requested_start(), PAGE_ROWS)
+        rows, last_id = list_mailing_messages(mailing_id, statuses, page, opted_out=opted_out)
     clients = {row["id"]: row for row in fetch_all(CLIENTS, ids=[row["client_id"] for row in rows])}
     for row in rows:
         row["client"] = clients.get(row["client_id"])
+        row["shown_status"] = shown_status(row)
     return rows, last_id, problem
+
+
+def select_shown(status: str | None) -> tuple[list[MessageStatus], bool | None]:
+    """Return the statuses that a tab stands for, and whether their clients have opted out."""
+    if status == "opted_out":
+        return [MessageStatus.CANCELLED], True
+    if status not in list(MessageStatus):
+        return [], None
+    return [MessageStatus(status)], False if status == MessageStatus.CANCELLED else None
+
+
+def shown_status(row: Mapping[str, Any]) -> str:
+    """Return a message's status as pages show it: opted out is told from cancelled."""
+    opted_out = row["status"] == MessageStatus.CANCELLED and row["reason"] == Reason.OPTED_OUT
+    return "opted_out" if opted_out else str(row["status"])
 
 
 def find_attempts(mailing_id: int, message_ids: list[int]) -> dict[int, list[dict[str, Any]]]:

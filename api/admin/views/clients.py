@@ -29,6 +29,7 @@ from api.admin.forms.text_fields import (
 )
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
 from api.admin.presenters.conflict_page import render_conflict
+from api.admin.presenters.recipients import select_shown
 from api.clients import service
 from api.clients.schemas import ClientChanges, NewClient
 from api.cursors import Page
@@ -39,7 +40,6 @@ from api.mailings import messages
 from shared.db.models import Client
 from shared.domain.phones import derive_operator_code
 from shared.domain.scopes import Scope
-from shared.domain.statuses import MessageStatus
 from shared.domain.time_zones import TIME_ZONES
 
 blueprint = Blueprint("clients", __name__)
@@ -138,8 +138,7 @@ def export_clients() -> BaseResponse:
 @blueprint.get("/mailings/<id:mailing_id>/messages.csv")
 def export_recipients(mailing_id: int) -> Response:
     status = request.args.get("status")
-    known = [MessageStatus(status)] if status in list(MessageStatus) else []
-    rows = messages.export_messages(mailing_id, known)
+    rows = messages.export_messages(mailing_id, *select_shown(status))
     name = f"mailing-{mailing_id}-messages.csv"
     return stream_csv(name, messages.EXPORT_COLUMNS, rows, excel=True)
 

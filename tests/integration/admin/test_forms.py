@@ -9,6 +9,8 @@ from flask import Flask
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from shared.db import status_changes
+from shared.domain.statuses import Reason
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import (
     ahead,
@@ -243,3 +245,26 @@ def test_the_preview_of_a_started_mailing_counts_those_it_has_not_sent_to(
     shown = submit(operator, "/admin/mailings/preview", fields).text
     assert '<span class="big">0</span>' in shown
     assert "a value that the text needs is missing" in shown
+
+
+def test_opted_out_recipients_have_their_own_line_and_list(operator: Signed, fleet: Fleet) -> None:
+    mailing_id = fleet.add_launched_mailing(3)
+    for nth, reason in ((0, "opted out"), (1, "mailing cancelled")):
+        status_changes.cancel_messages(
+            fleet.cursor,
+            fleet.query(
+                "SELECT mailing_id, batch_id, id FROM messages WHERE mailing_id = %s"
+                " ORDER BY id OFFSET %s LIMIT 1",
+                mailing_id,
+                nth,
+            ),
+            Reason(reason),
+        )
+    shown = page(operator, f"/admin/mailings/{mailing_id}")
+    assert "data-part-opted_out>1<" in shown
+    assert "data-part-cancelled>1<" in shown
+    for tab in ("opted_out", "cancelled"):
+        path = f"/admin/mailings/{mailing_id}?status={tab}"
+        assert page(operator, path).count('<span class="state') == 2  # with that of the mailing
+        csv = page(operator, f"/admin/mailings/{mailing_id}/messages.csv?status={tab}")
+        assert len(csv.splitlines()) == 2, csv
