@@ -20,11 +20,11 @@ def job_queues() -> Queues:
 
 
 def enqueue_launch(mailing: Mailing, now: datetime, request_id: str | None) -> None:
-    """Enqueue the launch of a scheduled mailing for its start; at once if that has passed.
+    """Enqueue the launch of a scheduled mailing for its time; at once if that has passed.
 
     `now` is an instant of PostgreSQL's clock.
     """
-    delay = (mailing.start_at - now).total_seconds()
+    delay = (mailing.launch_at - now).total_seconds()
     job_queues().enqueue_launch(mailing.id, delay, request_id)
 
 

@@ -71,6 +71,19 @@ CODES = {
         "Workers of an older version run, which would not follow the rule.",
         "Update all workers first.",
     ),
+    "audience_limit_exceeded": ErrorCode(
+        (409,),
+        "The mailing would reach more clients than its limit or the policy's permits.",
+        "Raise `max_audience`, or cancel the mailing.",
+    ),
+    "end_before_launch": ErrorCode(
+        (409,),
+        "With the policy's launch delay the mailing would start at its end or later.",
+        "Move the end first.",
+    ),
+    "sending_stopped": ErrorCode(
+        (409,), "All sending is stopped.", "Ask an administrator; `POST /policy/resume` ends it."
+    ),
     "nothing_failed": ErrorCode(
         (409,), "No message of the mailing has failed.", "There is nothing to try again."
     ),
@@ -176,6 +189,7 @@ FIELD_CODES = {
     "clock_time_format": "The time of day is not between 00:00 and 23:59.",
     "window_empty": "The window begins when it ends.",
     "end_before_start": "The end is not later than the start.",
+    "end_before_launch": "The end is not later than the launch delay permits a start.",
     "past": "The instant has passed.",
     "mail_address_format": "The text is no mail address.",
     "amount_format": "The amount is no number with at most two decimals.",

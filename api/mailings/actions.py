@@ -16,9 +16,12 @@ from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict
 from api.mailings.action_rules import FINISHED, PAUSED, RULES, RUNNING, SCHEDULED, Action
 from api.mailings.dispatch_end import describe_margin, dispatch_end
+from api.mailings.edit_rules import delay_launch
 from api.mailings.service import find_mailing, mark_cancelled
+from api.schemas.responses import format_instant
 from shared.db.mailing_counts import read_mailing_counts
 from shared.db.models import Mailing
+from shared.db.policy import read_policy
 from shared.domain.error_texts import error_text
 from shared.domain.statuses import PauseReason
 
@@ -32,6 +35,17 @@ def start_mailing(mailing_id: int, actor: Actor) -> Mailing:
         return mailing
     now = _check_possible(mailing, Action.START)
     mailing.start_at = min(mailing.start_at, now)
+    delay_launch(mailing, now)
+    if mailing.launch_at >= dispatch_end(mailing.end_at):
+        raise Conflict(
+            error_text(
+                "The policy's launch delay would let the mailing start at %(launch_at)s, which is "
+                "not before its end%(margin)s.",
+                launch_at=format_instant(mailing.launch_at),
+                margin=describe_margin(),
+            ),
+            "end_before_launch",
+        )
     mailing.updated_at = now
     _commit(actor, mailing, "mailing.started")
     enqueue_launch(mailing, now, actor.request_id)
@@ -55,6 +69,7 @@ def resume_mailing(mailing_id: int, actor: Actor) -> Mailing:
     if mailing.status in RULES[Action.RESUME].done:
         return mailing
     now = mailing.updated_at = _check_possible(mailing, Action.RESUME)
+    _check_audience_limit(mailing)
     mailing.status = SCHEDULED if mailing.started_at is None else RUNNING
     mailing.pause_reason = None
     _commit(actor, mailing, "mailing.resumed")
@@ -123,6 +138,26 @@ def _check_possible(mailing: Mailing, action: Action) -> datetime:
             "end_passed",
         )
     return now
+
+
+def _check_audience_limit(mailing: Mailing) -> None:
+    """Apply the present limits to a mailing that was over them; raise Conflict if it still is."""
+    if mailing.pause_reason != PauseReason.AUDIENCE_LIMIT:
+        return
+    policy = read_policy(session_cursor())
+    limits = [each for each in (mailing.max_audience, policy.max_audience) if each is not None]
+    limit = min(limits, default=None)
+    if limit is not None and mailing.audience > limit:
+        raise Conflict(
+            error_text(
+                "The mailing would reach %(audience)s clients or more, and its limit is %(limit)s: "
+                "raise max_audience of the mailing or of the policy first.",
+                audience=mailing.audience,
+                limit=limit,
+            ),
+            "audience_limit_exceeded",
+        )
+    mailing.policy_version, mailing.audience_limit = policy.version, limit
 
 
 def _commit(actor: Actor, mailing: Mailing, event: str, **details: Any) -> None:

@@ -91,7 +91,7 @@ def _preview_mailing(body: NewMailing, launched_id: int | None) -> Preview:
     use_one_snapshot()
     now = database_now()
     mailing = draft_mailing(body, now)
-    start = max(mailing.start_at, now)
+    start = max(mailing.launch_at, now)
     audience = _select_audience(mailing, launched_id)
     shares = _count_audience(audience)
     zones = [_open_zone(share, mailing, start) for share in shares["timezone"]]

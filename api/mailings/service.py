@@ -1,7 +1,7 @@
 """Create, read, change and delete mailings."""
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 import structlog
@@ -13,9 +13,10 @@ from api.cursors import Page, between
 from api.db import database_now, db, session_cursor
 from api.edit_versions import check_version
 from api.enqueue import enqueue_dispatch, enqueue_launch
-from api.errors import Conflict, FieldError, InvalidFields, NotFound
+from api.errors import FieldError, InvalidFields, NotFound
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
+from api.mailings.edit_rules import check_change, check_end_after_launch, delay_launch
 from api.mailings.mailing_checks import check_excluded, check_margin, check_times
 from api.mailings.schemas import MailingChanges, MailingQuery, NewMailing, present_mailing
 from api.schemas.limits import store_limit
@@ -23,6 +24,7 @@ from api.sending_rules import check_budget, require_new_workers
 from shared.db import status_changes
 from shared.db.audience import FILTER_COLUMNS
 from shared.db.models import Mailing, MailingText
+from shared.db.policy import read_effective_limits
 from shared.domain.error_texts import error_text
 from shared.domain.send_windows import Window, make_window
 from shared.domain.statuses import MailingStatus
@@ -43,9 +45,6 @@ FIELD_COLUMNS = {
     "budget": ("budget",),
 }
 LIMITS = ("max_audience", "stop_when", "budget")
-FIXED_BY_LAUNCH = ("start_at", "filter")
-# Several clocks compare the end with the present. Within this distance they might disagree.
-MIN_END_NOTICE = timedelta(seconds=3)
 
 
 class MailingSearch(NamedTuple):
@@ -154,7 +153,7 @@ def change_mailing(
         for field, names in FIELD_COLUMNS.items()
         if any(name in columns and columns[name] != getattr(mailing, name) for name in names)
     ]
-    _check_change(mailing, columns, changed, now)
+    check_change(mailing, columns, changed, now)
     if not changed:
         return mailing
     if any(columns[name] for name in LIMITS if name in changed):
@@ -163,6 +162,8 @@ def change_mailing(
     audited = _audited_fields(mailing)
     for name, value in columns.items():
         setattr(mailing, name, value)
+    if "max_audience" in changed and mailing.started_at is not None:
+        mailing.audience_limit = read_effective_limits(session_cursor(), mailing_id).max_audience
     mailing.updated_at = now
     mailing.version += 1
     if "text" in changed:
@@ -208,6 +209,7 @@ def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
     Raise InvalidFields if it could never be sent.
     """
     mailing = Mailing(**_columns(body))
+    delay_launch(mailing, now)
     check_times(mailing.start_at, mailing.end_at)
     if mailing.end_at <= now:
         raise InvalidFields(
@@ -215,7 +217,8 @@ def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
                 error_text("has passed already: the mailing would never be sent"), "past", "/end_at"
             )
         )
-    check_margin(max(mailing.start_at, now), mailing.end_at)
+    check_end_after_launch(mailing.launch_at, mailing.end_at)
+    check_margin(max(mailing.launch_at, now), mailing.end_at)
     check_excluded(mailing.exclude_mailing_ids)
     check_budget(body.budget)
     return mailing
@@ -257,41 +260,3 @@ def _audited_fields(mailing: Mailing) -> dict[str, Any]:
     if mailing.phones:
         fields["filter"]["phones"] = len(mailing.phones)
     return fields
-
-
-def _check_change(
-    mailing: Mailing, columns: Mapping[str, Any], changed: Sequence[str], now: datetime
-) -> None:
-    if columns and mailing.status not in RULES[Action.EDIT].possible:
-        raise Conflict(
-            error_text(
-                "The mailing is %(status)s and cannot change any more.", status=mailing.status
-            ),
-            "mailing_ended",
-        )
-    fixed = [name for name in FIXED_BY_LAUNCH if name in changed]
-    if fixed and mailing.started_at is not None:
-        raise Conflict(
-            error_text(
-                "%(fields)s cannot change any more: the mailing was launched, "
-                "and its audience is chosen.",
-                fields=fixed[0]
-                if len(fixed) == 1
-                else error_text("%(first)s and %(second)s", first=fixed[0], second=fixed[1]),
-            ),
-            "fixed_by_launch",
-        )
-    end_at = columns.get("end_at", mailing.end_at)
-    check_times(columns.get("start_at", mailing.start_at), end_at)
-    if "end_at" in changed and end_at < now + MIN_END_NOTICE:
-        raise InvalidFields(
-            FieldError(
-                error_text("must be at least 3 seconds ahead; to stop now, cancel"),
-                "too_soon",
-                "/end_at",
-            )
-        )
-    if "end_at" in changed or "start_at" in changed:
-        check_margin(max(columns.get("start_at", mailing.start_at), now), end_at)
-    if "filter" in changed:
-        check_excluded(columns["exclude_mailing_ids"])

@@ -15,10 +15,11 @@ from sqlalchemy import text
 from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.client_log import bind_owners
-from api.db import db, fetch_all
+from api.db import db, fetch_all, session_cursor
 from api.enqueue import job_queues
-from api.errors import FieldError, InvalidFields, RateLimited, Unavailable
+from api.errors import Conflict, FieldError, InvalidFields, RateLimited, Unavailable
 from api.idempotency import AnswerNotStored, IdempotencyKey
+from shared.db.policy import read_stop
 from shared.domain.error_texts import error_text
 from shared.logging.redaction import mask_phone
 
@@ -69,8 +70,9 @@ def send_test(
     With `key`, a repetition of an earlier request sends nothing and waits for its results; one of
     which nothing was sent is carried out.
 
-    Raise InvalidFields or RateLimited beyond the limit per minute, Unavailable if nothing was sent,
-    Unanswered if that is unknown, AnswerNotStored if the results are not stored any more.
+    Raise InvalidFields or RateLimited beyond the limit per minute, Conflict during an emergency
+    stop, Unavailable if nothing was sent, Unanswered if that is unknown, AnswerNotStored if the
+    results are not stored any more.
     """
     phones = list(dict.fromkeys(phones))
     bind_owners(phones)
@@ -79,6 +81,13 @@ def send_test(
         first = key.claim()
         if first is not None and not _is_expired(first["test_send_id"]):
             return TestResults(_await_results(first["test_send_id"]), replayed=True)
+    if read_stop(session_cursor()).stopped_at is not None:
+        raise Conflict(
+            error_text(
+                "All sending is stopped, and test sends are too: an administrator can resume it."
+            ),
+            "sending_stopped",
+        )
     _check_rate(len(phones))
     (test,) = fetch_all(
         INSERT, n=len(phones), text=message, phones=phones, actor=actor.name, seconds=CLAIM_SECONDS

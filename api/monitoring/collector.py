@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import db
 from shared import __version__, metrics
+from shared.db.batch_conditions import LAUNCH_DUE, MAY_SEND
 from shared.db.mailing_counts import COUNTS_JOIN
 from shared.domain.statuses import MailingStatus, MessageStatus
 from shared.fleet_status import FleetStatus, read_fleet_status
@@ -32,6 +33,7 @@ from shared.redis_client import fail_fast_client
 
 log = structlog.get_logger()
 
+SENDABLE = MAY_SEND.replace("%(end_margin)s", ":end_margin")
 # Settled mailings are counted by their rows, without reading batches; the others by their batches.
 MAILINGS = text(f"""
 SELECT status, deleted_at IS NOT NULL AS deleted, count(*) AS mailings, 0::bigint AS pending,
@@ -42,13 +44,11 @@ UNION ALL
 SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint,
     sum(counts.sent)::bigint, sum(counts.failed)::bigint, sum(counts.expired)::bigint,
     sum(counts.cancelled)::bigint,
-    coalesce(sum(due_batches) FILTER (
-        WHERE m.status = 'running' AND m.end_at > now() + :end_margin), 0)::bigint,
+    coalesce(sum(due_batches) FILTER (WHERE {SENDABLE}), 0)::bigint,
     coalesce(extract(epoch FROM now() - min(oldest_due_at) FILTER (
-        WHERE m.status = 'running' AND m.end_at > now() + :end_margin
-            AND m.rate_limit IS NULL)), 0),
-    coalesce(extract(epoch FROM now() - min(m.start_at) FILTER (
-        WHERE m.status = 'scheduled' AND m.start_at <= now())), 0)
+        WHERE {SENDABLE} AND m.rate_limit IS NULL)), 0),
+    coalesce(extract(epoch FROM now() - min(greatest(m.start_at, m.launch_not_before)) FILTER (
+        WHERE m.status = 'scheduled' AND {LAUNCH_DUE})), 0)
 FROM mailings m {COUNTS_JOIN} WHERE NOT m.settled GROUP BY 1, 2
 """)  # noqa: S608 (constants)
 CONNECTIONS = text("""
@@ -172,7 +172,7 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
     mailings: Samples = {(status,): 0 for status in MailingStatus}
     due, lag, delay = 0, 0.0, 0.0
     for row in connection.execute(
-        MAILINGS, {"end_margin": current_app.config["END_MARGIN"]}
+        MAILINGS, {"end_margin": current_app.config["END_MARGIN"].total_seconds()}
     ).mappings():
         for status in MessageStatus:
             messages[status,] += row[status]

@@ -37,6 +37,7 @@ ABOUT_NONE: dict[str, tuple[str, ...]] = {
         *("breaker.opened", "breaker.probing", "breaker.closed"),
         *("report.sent", "report.failed", "report.in_doubt", "time_zones.applied"),
         *("retention.dropped", "retention.postponed", "partition.made", "sweep.slow"),
+        *("policy.updated", "sending.stopped", "sending.resumed"),
     ),
     "one request, with the ids of its address": (
         *("api.request", "api.unparsable", "api.replayed", "api.defect", "export.broken"),

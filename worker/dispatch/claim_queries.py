@@ -14,7 +14,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
-from shared.db.batch_conditions import BEFORE_DISPATCH_END, DUE, FREE
+from shared.db.batch_conditions import DUE, FREE, MAY_SEND
 from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.minute_counts import MinuteKey, add_minute_counts
 from shared.db.prepared_statements import PreparedStatement
@@ -33,7 +33,7 @@ MAX_COUNTED_BATCHES = 10
 DUE_MAILINGS = f"""
 WITH due AS MATERIALIZED (
     SELECT m.id, m.rate_limit FROM mailings m
-    WHERE NOT m.settled AND m.status = 'running' AND {BEFORE_DISPATCH_END} AND EXISTS (
+    WHERE NOT m.settled AND {MAY_SEND} AND EXISTS (
         SELECT 1 FROM batches WHERE mailing_id = m.id AND {DUE} AND {FREE})
 )
 SELECT due.id, due.rate_limit, next.messages, next.batches
@@ -62,7 +62,7 @@ UPDATE batches b SET token = b.token + 1, flush = 0,
     retry_version = CASE WHEN b.failed = 0 THEN m.retry_version ELSE b.retry_version END
 FROM c, mailings m, mailing_texts t
 WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
-    AND m.status = 'running' AND {BEFORE_DISPATCH_END} AND t.mailing_id = m.id
+    AND {MAY_SEND} AND t.mailing_id = m.id
     AND t.version = coalesce(b.text_version, m.text_version)
 RETURNING m.id AS mailing_id, b.id AS batch_id, b.token, b.attempt, b.first_id, b.last_id,
     b.timezone, b.has_attempts, c.taken_over, t.text, m.end_at, m.rate_limit, m.request_id,

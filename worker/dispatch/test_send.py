@@ -8,12 +8,14 @@ sent twice.
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
 import structlog
 
 from shared.config.settings import WorkerSettings
+from shared.db.policy import STOPPED, read_stop
 from shared.domain.phones import derive_operator_code
 from shared.domain.templates import RenderingError, compile_stored_template
 from shared.logging.redaction import mask_phone
@@ -34,13 +36,15 @@ MAX_EXCHANGE_SECONDS = 15.0
 MAX_WAIT_SECONDS = 5.0
 RECORD_SECONDS = 2.0
 POLL_SECONDS = 0.02
+STOP_CHECK_SECONDS = 0.4
 OPTED_OUT = "opted_out"
 
-CLAIM = """
+CLAIM = f"""
 UPDATE test_sends SET claimed_at = now(), expires_at = now() + %s * interval '1 second'
 WHERE id = %s AND claimed_at IS NULL AND expires_at > now()
+    AND NOT {STOPPED}
 RETURNING text, phones, first_message_id
-"""
+"""  # noqa: S608 (STOPPED is a constant)
 # Of each phone: its client, whether it has opted out, and the values of the client.
 RECIPIENTS = f"""
 SELECT t.phone, c.id, o.phone IS NOT NULL, CASE WHEN c.id IS NOT NULL THEN {CLIENT_VALUES} END
@@ -60,6 +64,23 @@ class TestMessage(Request):
     __slots__ = ("expires",)
 
     expires: float
+
+
+class StopCheck:
+    """Reads twice a second whether an emergency stop has begun; an error changes nothing."""
+
+    def __init__(self, db: Database):
+        self._db = db
+        self._stopped = False
+        self._read_at = 0.0
+
+    def is_stopped(self, now: float) -> bool:
+        """Return whether nothing more may be sent; `now` is a boottime."""
+        if now - self._read_at > STOP_CHECK_SECONDS:
+            self._read_at = now
+            with suppress(DatabaseError), self._db.transaction() as cursor:
+                self._stopped = read_stop(cursor).stopped_at is not None
+        return self._stopped
 
 
 def start_test_send(
@@ -103,7 +124,7 @@ def send_test(
         cursor.execute(CLAIM, (MAX_WAIT_SECONDS + timeout + RECORD_SECONDS, test_id))
         row = cursor.fetchone()
         if row is None:
-            return  # claimed by another worker, or expired
+            return  # claimed by another worker, expired, or all sending is stopped
         text, phones, first_id = row
         cursor.execute(RECIPIENTS, (phones,))
         recipients = {phone: columns for phone, *columns in cursor.fetchall()}
@@ -121,7 +142,7 @@ def send_test(
             results[message_id] = _unsent(Outcome.NOT_SENT, str(error))
         else:
             messages.append(TestMessage(message_id, body, request_id))
-    for result in _send(settings, token, messages, timeout):
+    for result in _send(settings, token, messages, timeout, StopCheck(db)):
         results[result.request.message_id] = {
             "outcome": str(result.outcome),
             "reason": result.reason,
@@ -155,7 +176,11 @@ def _encode_body(text: str, message_id: int, phone: int, values: dict[str, str] 
 
 
 def _send(
-    settings: WorkerSettings, token: str, waiting: deque[TestMessage], timeout: float
+    settings: WorkerSettings,
+    token: str,
+    waiting: deque[TestMessage],
+    timeout: float,
+    stop: StopCheck,
 ) -> Iterator[Result[TestMessage]]:
     """Send messages; yield the results of those that got a rate slot in time."""
     if not waiting:
@@ -173,6 +198,8 @@ def _send(
     try:
         while http_client.in_flight or (waiting and boottime() < latest):
             now = boottime()
+            if stop.is_stopped(now):
+                waiting.clear()
             limiter.refill({0: (None, len(waiting))}, now)
             while waiting and now < latest and (expires := limiter.acquire(0, None, now)):
                 message = waiting.popleft()

@@ -9,14 +9,18 @@ import time
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
 from shared.db.audience import AUDIENCE_CONDITION, audience_parameters
+from shared.db.batch_conditions import OVER_LIMIT
 from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import make_window, next_due
-from shared.domain.statuses import Reason
+from shared.domain.statuses import PauseReason, Reason
 from worker.runtime.database import Database
+
+log = structlog.get_logger()
 
 CHUNK_RECIPIENTS = 50_000
 
@@ -26,10 +30,11 @@ SET_PLANNER_OPTIONS = "SET LOCAL work_mem = '32MB'; SET LOCAL jit = off"
 # its checkpoint and is written again. The commit that claims one of its batches flushes it as well,
 # and so does the commit of the last chunk, which waits for the disk.
 SET_ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off"
-LOCK_MAILING = """
-SELECT status, audience_complete, launched_client_id, window_from, window_to, now()
-FROM mailings WHERE id = %s FOR NO KEY UPDATE
-"""
+LOCK_MAILING = f"""
+SELECT status, {OVER_LIMIT}, audience_complete, audience_limit, audience, launched_client_id,
+    window_from, window_to, now()
+FROM mailings m WHERE id = %s FOR NO KEY UPDATE
+"""  # noqa: S608 (OVER_LIMIT is a constant)
 # Recipients are numbered by zone, so that a batch holds consecutive messages of one zone. The sizes
 # of the zones give each recipient's batch by division, and numbers sort faster than names.
 WRITE_CHUNK = f"""
@@ -83,6 +88,11 @@ ADVANCE_CHECKPOINT = """
 UPDATE mailings SET audience = audience + %s, launched_client_id = %s, audience_complete = %s
 WHERE id = %s
 """
+# The launch stops at the audience limit: nothing was sent, and nothing is until a person decides.
+PAUSE_OVER_LIMIT = """
+UPDATE mailings SET status = 'paused', pause_reason = 'audience_limit', updated_at = now()
+WHERE id = %s
+"""
 # Opted-out clients count towards the audience and are cancelled immediately, whatever the window.
 FIND_OPTED_OUT = """
 WITH opted_out AS MATERIALIZED (
@@ -128,6 +138,7 @@ class Chunk(NamedTuple):
     after: int  # exclusive
     until: int  # inclusive; less than requested if CHUNK_RECIPIENTS was reached
     audience_complete: bool
+    over_limit: bool  # the mailing is paused, since its audience exceeds its limit
     seconds: float
     first_message_id: int | None  # None if there are no recipients
     last_message_id: int | None
@@ -173,23 +184,33 @@ def _write_chunk(
     if previous is not None and previous.result() is None:
         raise ChunkSuperseded
     cursor.execute(LOCK_MAILING, (mailing_id,))
-    status, complete, checkpoint, window_from, window_to, now = fetch_one_row(cursor)
-    if complete or checkpoint != after or status not in ("running", "paused"):
+    status, stopped, complete, limit, audience, checkpoint, *window, now = fetch_one_row(cursor)
+    if complete or stopped or checkpoint != after or status not in ("running", "paused"):
         raise ChunkSuperseded
     batches = mailing_id, first_batch, last_batch
-    window = make_window(window_from, window_to)
-    if recipients and window is not None:
+    hours = make_window(*window)
+    if recipients and hours is not None:
         cursor.execute(READ_ZONES, batches)
         zones = [zone for (zone,) in cursor.fetchall()]
-        opens = [next_due(window, zone, now) for zone in zones]
+        opens = [next_due(hours, zone, now) for zone in zones]
         cursor.execute(SCHEDULE_FOR_WINDOW, (zones, opens, *batches))
-    complete = until >= launch.last_client_id
+    over_limit = limit is not None and audience + recipients > limit
+    complete = until >= launch.last_client_id and not over_limit
     cursor.execute(ADVANCE_CHECKPOINT, (recipients, until, complete, mailing_id))
-    if not complete:
+    if over_limit:
+        cursor.execute(PAUSE_OVER_LIMIT, (mailing_id,))
+    elif not complete:
         cursor.execute(SET_ASYNCHRONOUS_COMMIT)
     if not recipients:
-        return Chunk(0, after, until, complete, seconds, None, None)
+        return Chunk(0, after, until, complete, over_limit, seconds, None, None)
     cursor.execute(FIND_OPTED_OUT, {"mailing": mailing_id, "after": after, "until": until})
     status_changes.cancel_messages(cursor, cursor.fetchall(), Reason.OPTED_OUT)
     last_message = first_message + recipients - 1
-    return Chunk(recipients, after, until, complete, seconds, first_message, last_message)
+    return Chunk(
+        recipients, after, until, complete, over_limit, seconds, first_message, last_message
+    )
+
+
+def log_over_limit(mailing_id: int, **ids: object) -> None:
+    """Log that a launch has stopped at the audience limit, after the commit."""
+    log.warning("mailing.paused", reason=PauseReason.AUDIENCE_LIMIT, mailing_id=mailing_id, **ids)

@@ -18,7 +18,9 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.audience import FILTER_COLUMN_LIST
+from shared.db.batch_conditions import LAUNCH_DUE, OVER_LIMIT
 from shared.db.partitions import ensure_partition
+from shared.db.policy import CURRENT_POLICY
 from shared.db.rows import fetch_one_row
 from worker.launch.chunks import (
     CHUNK_RECIPIENTS,
@@ -26,6 +28,7 @@ from worker.launch.chunks import (
     ClientRange,
     Launch,
     PendingChunk,
+    log_over_limit,
     write_chunk,
 )
 from worker.launch.partition_statistics import RowCounter, analyze_partition_of
@@ -46,15 +49,18 @@ CHUNK_SECONDS = 0.2
 TRY_LOCK_LAUNCH = "SELECT pg_try_advisory_xact_lock(hashtext('launch'), hashint8(%s))"
 TAKE_MESSAGE_IDS = "SELECT take_ids('message_ids', %s)"
 LOCK_MAILING = f"""
-SELECT status, start_at <= now(), end_at <= now(), started_at IS NOT NULL, {FILTER_COLUMN_LIST}
-FROM mailings WHERE id = %s FOR NO KEY UPDATE
-"""  # noqa: S608 (FILTER_COLUMN_LIST is a constant)
-FREEZE_AUDIENCE = """
-UPDATE mailings SET started_at = now(), updated_at = now(),
+SELECT status, {LAUNCH_DUE}, end_at <= now(), {OVER_LIMIT}, started_at IS NOT NULL,
+    {FILTER_COLUMN_LIST}
+FROM mailings m WHERE id = %s FOR NO KEY UPDATE OF m
+"""  # noqa: S608 (constants)
+FREEZE_AUDIENCE = f"""
+UPDATE mailings m SET started_at = now(), updated_at = now(),
     status = CASE status WHEN 'scheduled' THEN 'running' ELSE status END,
-    launch_last_client_id = (SELECT coalesce(max(id), 0) FROM clients)
-WHERE id = %s
-"""
+    launch_last_client_id = (SELECT coalesce(max(id), 0) FROM clients),
+    policy_version = policy.version,
+    audience_limit = least(m.max_audience, policy.max_audience)
+FROM {CURRENT_POLICY} AS policy WHERE m.id = %s
+"""  # noqa: S608
 READ_CHECKPOINT = """
 SELECT audience_complete, launched_client_id, launch_last_client_id FROM mailings WHERE id = %s
 """
@@ -97,7 +103,7 @@ class LaunchSlice:
             if chunk is None:
                 more = False
                 break
-            more = not chunk.audience_complete
+            more = not (chunk.audience_complete or chunk.over_limit)
             if chunk.until < until:
                 # The chunk is shorter than requested: those started after it roll back.
                 self._pending.clear()
@@ -141,6 +147,8 @@ class LaunchSlice:
             seconds=round(chunk.seconds, 3),
             audience_complete=chunk.audience_complete,
         )
+        if chunk.over_limit:
+            log_over_limit(self.launch.mailing_id)
 
 
 def launch_slice(
@@ -189,9 +197,9 @@ def _begin_launch(
     row = cursor.fetchone()
     if row is None:
         return None
-    status, due, ended, started, *columns = row
+    status, due, ended, over_limit, started, *columns = row
     if started:
-        if status not in ("running", "paused"):
+        if status not in ("running", "paused") or over_limit:
             return None
     # A mailing that was paused until its end never started; its audience is written nevertheless,
     # so that its messages are counted as expired.

@@ -10,17 +10,20 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from datetime import time as TimeOfDay
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS
+from shared.db.batch_conditions import LAUNCH_DUE
 from shared.db.partitions import ensure_partition
+from shared.db.policy import CURRENT_POLICY
 from shared.db.prepared_statements import PreparedStatement
 from shared.domain.send_windows import make_window, next_due
 from shared.domain.statuses import Reason
+from worker.launch.chunks import log_over_limit
 from worker.launch.partition_statistics import RowCounter, analyze_partition
 from worker.runtime.database import Database, is_outage
 
@@ -48,12 +51,12 @@ CONDITION = AUDIENCE_CONDITION % (
 )
 LOCK_DUE = PreparedStatement(
     "lock_due_mailings",
-    """
-SELECT id, start_at FROM mailings
-WHERE NOT settled AND status = 'scheduled' AND start_at <= now()
+    f"""
+SELECT id, start_at FROM mailings m
+WHERE NOT settled AND status = 'scheduled' AND {LAUNCH_DUE}
     AND id <> ALL (%(except)s::bigint[])
 ORDER BY start_at, id LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
-""",
+""",  # noqa: S608 (LAUNCH_DUE is a constant)
 )
 # For each mailing the first column by which few clients are found, and their number: both null if
 # the mailing is not small. No column is tried after one that finds few.
@@ -146,12 +149,24 @@ WITH chosen AS MATERIALIZED (
     SELECT first_id, last_id, mailing_id FROM audiences WHERE recipients > 0
 ), newest AS MATERIALIZED (
     SELECT coalesce(max(id), 0) AS client_id FROM clients
+), limited AS MATERIALIZED (
+    SELECT m.id AS mailing_id, policy.version AS policy_version,
+        least(m.max_audience, policy.max_audience) AS audience_limit
+    FROM mailings m CROSS JOIN {CURRENT_POLICY} AS policy WHERE m.id = ANY (%(ids)s::bigint[])
 ), launched AS (
-    UPDATE mailings m SET status = 'running', started_at = now(), updated_at = now(),
+    UPDATE mailings m SET started_at = now(), updated_at = now(),
+        status = (CASE WHEN over_limit THEN 'paused' ELSE 'running' END)::mailing_status,
+        pause_reason = CASE WHEN over_limit THEN 'audience_limit' END,
         launch_last_client_id = newest.client_id, launched_client_id = newest.client_id,
-        audience = recipients, audience_complete = true
-    FROM audiences CROSS JOIN newest WHERE m.id = mailing_id
-    RETURNING m.id, request_id, window_from, window_to, recipients, first_id, last_id, opted_out
+        audience = recipients, audience_complete = NOT over_limit,
+        policy_version = limited.policy_version, audience_limit = limited.audience_limit
+    FROM audiences JOIN limited USING (mailing_id) CROSS JOIN newest
+        CROSS JOIN LATERAL (
+            SELECT coalesce(recipients > limited.audience_limit, false) AS over_limit
+        ) AS compared
+    WHERE m.id = mailing_id
+    RETURNING m.id, request_id, over_limit, window_from, window_to, recipients, first_id, last_id,
+        opted_out
 )
 SELECT launched.*, now(), CASE WHEN window_from IS NOT NULL THEN (
     SELECT array_agg(timezone) FROM zones WHERE mailing_id = launched.id) END
@@ -175,6 +190,7 @@ class LaunchedMailing(NamedTuple):
 
     id: int
     request_id: str | None
+    over_limit: bool  # it is paused, since its audience exceeds its limit
     window_from: TimeOfDay | None
     window_to: TimeOfDay | None
     recipients: int
@@ -291,7 +307,7 @@ def _schedule_for_windows(cursor: Cursor, launched: Sequence[LaunchedMailing]) -
 
 
 def _log_launched(mailing: LaunchedMailing, seconds: float) -> None:
-    ids: dict[str, object] = {"mailing_id": mailing.id}
+    ids: dict[str, Any] = {"mailing_id": mailing.id}
     if mailing.request_id is not None:
         ids["request_id"] = mailing.request_id
     log.info("mailing.started", **ids)
@@ -303,3 +319,5 @@ def _log_launched(mailing: LaunchedMailing, seconds: float) -> None:
         last_message_id=mailing.last_message_id,
         seconds=seconds,
     )
+    if mailing.over_limit:
+        log_over_limit(**ids)

@@ -9,7 +9,7 @@ import time
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
-from shared.db.batch_conditions import BEFORE_DISPATCH_END, DUE, FREE
+from shared.db.batch_conditions import DUE, FREE, LAUNCH_DUE, MAY_SEND, OVER_LIMIT
 from shared.db.partitions import ensure_partition
 from shared.db.pulse import INTERVAL_SECONDS, record_pulse
 from shared.db.rows import fetch_one_row
@@ -31,18 +31,18 @@ MAX_CHANGE_SECONDS = 0.5
 FIND_WORK = f"""
 WITH states AS MATERIALIZED (
     SELECT m.id, m.status = 'cancelled' AS cancelled, m.end_at <= now() AS ended,
-        m.audience_complete AS complete,
+        m.audience_complete OR ({OVER_LIMIT} AND m.end_at <= now()) AS complete,
         m.status = 'scheduled' AS scheduled,
-        m.status IN ('running', 'paused') AND NOT m.audience_complete
+        m.status IN ('running', 'paused') AND NOT m.audience_complete AND NOT {OVER_LIMIT}
             AND (m.started_at IS NOT NULL OR m.end_at <= now()) AS launching,
         m.retry_version > 0 AND m.status IN ('running', 'paused') AND m.end_at > now()
             AND EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id
                 AND failed > 0 AND retry_version < m.retry_version) AS retrying,
-        m.status = 'running' AND {BEFORE_DISPATCH_END} AND EXISTS (SELECT 1 FROM batches
+        {MAY_SEND} AND EXISTS (SELECT 1 FROM batches
             WHERE mailing_id = m.id AND {DUE} AND {FREE}) AS due,
         EXISTS (SELECT 1 FROM batches WHERE mailing_id = m.id AND due_at IS NOT NULL) AS open
     FROM mailings m
-    WHERE NOT m.settled AND (m.status <> 'scheduled' OR m.start_at <= now())
+    WHERE NOT m.settled AND (m.status <> 'scheduled' OR {LAUNCH_DUE})
 ), work AS MATERIALIZED (
     SELECT id, scheduled, launching, retrying OR (open AND (ended OR cancelled)) AS changing, due,
         NOT open AND (complete OR cancelled) AS idle

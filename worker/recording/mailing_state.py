@@ -14,7 +14,7 @@ import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import minute_counts, status_changes
-from shared.db.batch_conditions import FREE
+from shared.db.batch_conditions import FREE, OVER_LIMIT
 from shared.db.mailing_counts import SETTLED_COUNTS, read_mailing_counts
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
@@ -64,10 +64,12 @@ UPDATE batches SET pending = pending + n, failed = failed - n, retry_version = %
 FROM counted WHERE mailing_id = %(mailing_id)s AND id = %(batch_id)s
 RETURNING n, now(), ids, clients
 """
-LOCK_MAILING = """
-SELECT status, settled, audience_complete, retry_version, end_at > now()
-FROM mailings WHERE id = %s FOR NO KEY UPDATE
-"""
+# A mailing that is over its audience limit at its end is settled with what was counted.
+LOCK_MAILING = f"""
+SELECT status, settled, audience_complete OR ({OVER_LIMIT} AND end_at <= now()), retry_version,
+    end_at > now()
+FROM mailings m WHERE id = %s FOR NO KEY UPDATE
+"""  # noqa: S608 (OVER_LIMIT is a constant)
 HAS_OPEN_BATCHES = """
 SELECT EXISTS (SELECT 1 FROM batches WHERE mailing_id = %(mailing)s AND due_at IS NOT NULL)
     OR (%(retrying)s AND EXISTS (SELECT 1 FROM batches

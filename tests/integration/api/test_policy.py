@@ -1,6 +1,7 @@
 """The policy over the API: versions, history, who may change it, and the emergency stop."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from werkzeug.test import TestResponse
 
 from api.policy.schemas import RULES, PolicyAnswer, PolicyVersionPage, StopAnswer
 from shared.fleet_status import RULES_FIELD, RULES_LEVEL
-from tests.integration.conftest import mailing_body
+from tests.integration.api.test_mailings import find_jobs
+from tests.integration.conftest import ahead, mailing_body, value
 
 URL = "/api/v1/policy"
+MAILINGS = "/api/v1/mailings"
+Create = Callable[..., dict[str, Any]]
 OFF: dict[str, Any] = {
     "max_audience": None,
     "stop_when": None,
@@ -151,3 +155,110 @@ def test_rules_need_workers_that_follow_them(client: FlaskClient, redis_url: str
     finally:
         redis.srem("rq:workers:dispatch", *names)
         redis.delete(*names)
+
+
+# --- what the rules do to mailings ----------------------------------------------------------------
+
+
+def set_rules(client: FlaskClient, **rules: Any) -> None:
+    answer = put_policy(client, rules, client.get(URL).headers["ETag"])
+    assert answer.status_code == 200, answer.text
+
+
+def pause_over_limit(database: Cursor, mailing_id: int, audience: int, limit: int) -> None:
+    """Pause a mailing as its launch does when the audience exceeds the limit."""
+    database.execute(
+        """
+        UPDATE mailings SET status = 'paused', pause_reason = 'audience_limit', started_at = now(),
+            audience = %s, audience_limit = %s, policy_version = 1 WHERE id = %s
+        """,
+        (audience, limit, mailing_id),
+    )
+
+
+def test_a_mailing_over_its_limit_resumes_when_the_limit_is_raised(
+    client: FlaskClient, new_mailing: Create, database: Cursor
+) -> None:
+    mailing_id = new_mailing(max_audience=10)["id"]
+    address = f"{MAILINGS}/{mailing_id}"
+    pause_over_limit(database, mailing_id, audience=14, limit=10)
+    shown = client.get(address).get_json()
+    assert (shown["pause_reason"], shown["audience"]) == ("audience_limit", 14)
+    assert not shown["audience_complete"]
+    # A pause by a person changes nothing, and a resume is refused while the cause persists.
+    assert client.post(f"{address}/pause").get_json()["pause_reason"] == "audience_limit"
+    refused = client.post(f"{address}/resume")
+    assert (refused.status_code, refused.get_json()["code"]) == (409, "audience_limit_exceeded")
+    set_rules(client, max_audience=13)
+    assert client.patch(address, json={"max_audience": 14}).status_code == 200
+    assert client.post(f"{address}/resume").get_json()["code"] == "audience_limit_exceeded"
+    set_rules(client, max_audience=20)
+    resumed = client.post(f"{address}/resume").get_json()
+    assert (resumed["status"], resumed["pause_reason"]) == ("running", None)
+    database.execute(
+        "SELECT audience_limit, policy_version FROM mailings WHERE id = %s", (mailing_id,)
+    )
+    assert database.fetchone() == (14, 3)
+
+
+def test_the_audience_limit_is_fixed_once_the_audience_is_counted(
+    client: FlaskClient, new_mailing: Create, database: Cursor
+) -> None:
+    mailing_id = new_mailing()["id"]
+    launched = "status = 'running', started_at = now(), policy_version = 1"
+    database.execute(f"UPDATE mailings SET {launched} WHERE id = {mailing_id}")
+    answer = client.patch(f"{MAILINGS}/{mailing_id}", json={"max_audience": 5})
+    assert answer.status_code == 200
+    limit = f"SELECT audience_limit FROM mailings WHERE id = {mailing_id}"
+    database.execute(limit)
+    assert value(database) == 5
+    database.execute(f"UPDATE mailings SET audience_complete = true WHERE id = {mailing_id}")
+    answer = client.patch(f"{MAILINGS}/{mailing_id}", json={"max_audience": 6})
+    assert (answer.status_code, answer.get_json()["code"]) == (409, "fixed_by_launch")
+
+
+def test_a_mailing_waits_for_the_launch_delay(
+    client: FlaskClient, new_mailing: Create, database: Cursor, redis_url: str
+) -> None:
+    set_rules(client, launch_delay=600)
+    start = ahead(seconds=-5)
+    mailing = new_mailing(start_at=start, end_at=ahead(hours=2))
+    created = datetime.fromisoformat(mailing["created_at"])
+    waits = datetime.fromisoformat(mailing["launch_at"]) - created
+    assert timedelta(seconds=595) < waits < timedelta(seconds=605)
+    assert datetime.fromisoformat(mailing["start_at"]) < created
+    now, later = find_jobs(redis_url, mailing["id"])
+    assert now == []
+    assert len(later) <= 1
+    # Cancelled meanwhile, it leaves no trace.
+    cancelled = client.post(f"{MAILINGS}/{mailing['id']}/cancel").get_json()
+    assert (cancelled["status"], cancelled["audience"]) == ("cancelled", 0)
+    # One that starts later than the delay starts at its time; starting it now waits again.
+    planned = new_mailing(start_at=ahead(hours=1), end_at=ahead(hours=2))
+    assert planned["launch_at"] == planned["start_at"]
+    started = client.post(f"{MAILINGS}/{planned['id']}/start").get_json()
+    assert started["launch_at"] > started["start_at"]
+    assert started["status"] == "scheduled"
+
+
+def test_an_end_before_the_launch_is_refused(client: FlaskClient, new_mailing: Create) -> None:
+    late = new_mailing(start_at=ahead(hours=1), end_at=ahead(hours=2))
+    soon = new_mailing(start_at=ahead(seconds=200), end_at=ahead(seconds=400))
+    set_rules(client, launch_delay=3600)
+    body = {"text": "Hello", "start_at": ahead(seconds=-5), "end_at": ahead(minutes=50)}
+    for path in (MAILINGS, f"{MAILINGS}/preview"):
+        answer = client.post(path, json=body)
+        (error,) = answer.get_json()["errors"]
+        assert (error["pointer"], error["code"]) == ("/end_at", "end_before_launch")
+    started = client.post(f"{MAILINGS}/{soon['id']}/start")
+    assert (started.status_code, started.get_json()["code"]) == (409, "end_before_launch")
+    delayed = client.post(f"{MAILINGS}/{late['id']}/start").get_json()
+    changed = client.patch(f"{MAILINGS}/{late['id']}", json={"end_at": ahead(minutes=30)})
+    assert changed.get_json()["errors"][0]["code"] == "end_before_launch", delayed
+
+
+def test_test_sends_are_refused_during_an_emergency_stop(client: FlaskClient) -> None:
+    client.post(f"{URL}/stop")
+    body = {"text": "Hello", "phones": ["79161234567"]}
+    answer = client.post(f"{MAILINGS}/test-send", json=body)
+    assert (answer.status_code, answer.get_json()["code"]) == (409, "sending_stopped")
