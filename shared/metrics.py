@@ -30,6 +30,12 @@ ALL_METRICS = (
         "Mailings by status, excluding deleted ones.",
         ("status",),
     ),
+    Metric(
+        "notification_mailings_paused",
+        "gauge",
+        "Paused mailings by reason, excluding deleted ones.",
+        ("reason",),
+    ),
     Metric("notification_batches_due", "gauge", "Batches that a dispatcher could claim now."),
     Metric(
         "notification_dispatch_lag_seconds",

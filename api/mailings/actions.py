@@ -72,6 +72,7 @@ def resume_mailing(mailing_id: int, actor: Actor) -> Mailing:
     _check_audience_limit(mailing)
     mailing.status = SCHEDULED if mailing.started_at is None else RUNNING
     mailing.pause_reason = None
+    mailing.answer_round += 1
     _commit(actor, mailing, "mailing.resumed")
     if mailing.status == SCHEDULED:
         enqueue_launch(mailing, now, actor.request_id)
@@ -103,6 +104,7 @@ def retry_failed_messages(mailing_id: int, actor: Actor) -> Mailing:
     if failed == 0:
         raise Conflict(error_text("No message of the mailing has failed."), "nothing_failed")
     mailing.retry_version += 1
+    mailing.answer_round += 1
     mailing.settled = False
     mailing.updated_at = now
     if mailing.status == FINISHED:

@@ -1,6 +1,6 @@
 """Messages and statistics in the API: the queries that callers send, and the answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from api.schemas.fields import Instant, Several
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.mailing_counts import MailingCounts
 from shared.db.models import Mailing
+from shared.db.refusals import Refusal
 from shared.domain.statuses import MailingStatus, MessageStatus
 
 EXPORT_EXAMPLE = (
@@ -96,6 +97,17 @@ class Counts(ResponseModel):
 OptedOut = Annotated[int, Field(description="Of the cancelled: these clients have opted out.")]
 
 
+class RefusalAnswer(ResponseModel):
+    """Refusals of the provider with one status and reason."""
+
+    http_status: int
+    reason: str = Field(description="`code_…` with the code of a 200, otherwise `http_…`.")
+    count: int
+    example: str = Field(
+        description="The beginning of a recent answer, without phones and without the text."
+    )
+
+
 class MailingStatistics(ResponseModel):
     """The counts of a mailing's messages. The pending ones are split four ways."""
 
@@ -112,6 +124,10 @@ class MailingStatistics(ResponseModel):
     due: int = Field(description="Pending: could be sent now.")
     retrying: int = Field(description="Pending: the next attempt is later.")
     waiting: int = Field(description="Pending: the window is closed.")
+    refusals: list[RefusalAnswer] = Field(
+        description="The five most frequent refusals, each attempt counted, the most frequent"
+        " first."
+    )
 
 
 class MailingTotals(ResponseModel):
@@ -152,7 +168,9 @@ class Statistics(ResponseModel):
     next_cursor: str | None
 
 
-def present_mailing_statistics(mailing: Mailing, counts: MailingCounts) -> dict[str, Any]:
+def present_mailing_statistics(
+    mailing: Mailing, counts: MailingCounts, refusals: Sequence[Refusal]
+) -> dict[str, Any]:
     return MailingStatistics.present(
         counts,
         mailing_id=mailing.id,
@@ -161,6 +179,7 @@ def present_mailing_statistics(mailing: Mailing, counts: MailingCounts) -> dict[
         audience_complete=mailing.audience_complete,
         counts=Counts.present(counts),
         opted_out=counts.cancelled_opted_out,
+        refusals=[RefusalAnswer.present(refusal) for refusal in refusals],
     )
 
 

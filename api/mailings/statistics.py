@@ -9,6 +9,7 @@ from api.db import fetch_all, session_cursor, use_one_snapshot
 from api.mailings.service import MailingSearch, find_mailing, list_mailings
 from shared.db.mailing_counts import COUNTS_JOIN, MailingCounts, read_mailing_counts
 from shared.db.models import Mailing
+from shared.db.refusals import Refusal, read_refusals
 from shared.domain.statuses import MailingStatus, MessageStatus
 
 SUMMED = ("audience", "in_doubt", "cancelled_opted_out", *MessageStatus)
@@ -33,11 +34,20 @@ class Statistics(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def read_mailing_statistics(mailing_id: int) -> tuple[Mailing, MailingCounts]:
-    """Read one mailing with its counts, which add up to its audience."""
+class MailingFigures(NamedTuple):
+    """A mailing, its counts, which add up to its audience, and its most frequent refusals."""
+
+    mailing: Mailing
+    counts: MailingCounts
+    refusals: list[Refusal]
+
+
+def read_mailing_statistics(mailing_id: int) -> MailingFigures:
+    """Read one mailing's figures."""
     use_one_snapshot()
-    mailing = find_mailing(mailing_id)
-    return mailing, read_mailing_counts(session_cursor(), mailing_id)
+    mailing, cursor = find_mailing(mailing_id), session_cursor()
+    counts = read_mailing_counts(cursor, mailing_id)
+    return MailingFigures(mailing, counts, read_refusals(cursor, [mailing_id])[mailing_id])
 
 
 def read_statistics(page: Page, search: MailingSearch) -> Statistics:

@@ -26,7 +26,7 @@ from api.db import db
 from shared import __version__, metrics
 from shared.db.batch_conditions import LAUNCH_DUE, MAY_SEND
 from shared.db.mailing_counts import COUNTS_JOIN
-from shared.domain.statuses import MailingStatus, MessageStatus
+from shared.domain.statuses import MailingStatus, MessageStatus, PauseReason
 from shared.fleet_status import FleetStatus, read_fleet_status
 from shared.metrics import METRICS
 from shared.redis_client import fail_fast_client
@@ -51,6 +51,10 @@ SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint
         WHERE m.status = 'scheduled' AND {LAUNCH_DUE})), 0)
 FROM mailings m {COUNTS_JOIN} WHERE NOT m.settled GROUP BY 1, 2
 """)  # noqa: S608 (constants)
+PAUSED = text("""
+SELECT pause_reason, count(*) FROM mailings WHERE status = 'paused' AND deleted_at IS NULL
+GROUP BY 1
+""")
 CONNECTIONS = text("""
 SELECT CASE WHEN application_name
             IN ('api', 'notification-control', 'notification-dispatch', 'notification-report')
@@ -182,6 +186,10 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
         lag, delay = max(lag, row["lag"]), max(delay, row["delay"])
     yield gauge("notification_messages_total", messages)
     yield gauge("notification_mailings", mailings)
+    paused: Samples = {(reason,): 0 for reason in PauseReason}
+    for reason, n in connection.execute(PAUSED):
+        paused[reason,] = n
+    yield gauge("notification_mailings_paused", paused)
     yield gauge("notification_batches_due", due)
     yield gauge("notification_dispatch_lag_seconds", lag)
     yield gauge("notification_launch_delay_seconds", delay)

@@ -72,6 +72,9 @@ STATISTICS = {
     "due": 116,
     "retrying": 0,
     "waiting": 200,
+    "refusals": [
+        {"http_status": 422, "reason": "http_422", "count": 12, "example": '{"code":422}'}
+    ],
 }
 TOTALS = {
     "mailings": {"scheduled": 1, "running": 1, "paused": 0, "finished": 5, "cancelled": 0},

@@ -8,6 +8,7 @@ the two.
 from shared.db import (
     audit_models,
     auth_models,
+    brake_models,
     erasures,
     fleet_models,
     import_models,
@@ -24,6 +25,7 @@ from shared.db.base import Base
 TABLE_MODULES = (
     audit_models,
     auth_models,
+    brake_models,
     erasures,
     fleet_models,
     import_models,

@@ -115,6 +115,7 @@ class Mailing(Base):
     launch_last_client_id: Mapped[int | None]
     launched_client_id: Mapped[int] = mapped_column(server_default=ZERO)
     retry_version: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    answer_round: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     settled: Mapped[bool] = mapped_column(server_default=FALSE)
     sent: Mapped[int] = mapped_column(server_default=ZERO)
     failed: Mapped[int] = mapped_column(server_default=ZERO)

@@ -29,6 +29,10 @@ least(m.max_audience, followed.max_audience) AS max_audience,
 coalesce(m.stop_when, followed.stop_when) AS stop_when,
 m.budget AS mailing_budget, present.budget AS policy_budget
 """
+# The rule on refusals of a mailing `m` that was launched, without a join.
+STOP_WHEN = """
+coalesce(m.stop_when, (SELECT stop_when FROM policies WHERE version = m.policy_version))
+"""
 READ_LIMITS = f"SELECT {EFFECTIVE_LIMITS} FROM mailings m {JOIN_POLICIES} WHERE m.id = %s"  # noqa: S608
 READ_STOP = "SELECT stopped_at, stopped_by FROM emergency_stop"
 # Whether nothing may be sent, and no mailing may be launched.

@@ -10,6 +10,8 @@ EVENTS = {
     "mailing.deleted": "A mailing was deleted.",
     "mailing.started": "A mailing was started: by a caller (API), or its launch began (control).",
     "mailing.paused": "A mailing was paused, by a caller or by a rule (`reason`).",
+    "mailing.braked": "A mailing was paused because the provider `refused` too many of its "
+    "`answers`; `refusals` are the most frequent.",
     "mailing.resumed": "A mailing was resumed.",
     "mailing.cancelled": "A mailing was cancelled; its messages follow as `message.cancelled`.",
     "mailing.retry_requested": "A retry of the failed messages was requested; `messages`: how "

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from psycopg2.extensions import cursor as Cursor
@@ -17,6 +17,7 @@ from shared.db import status_changes
 from shared.db.batch_conditions import DUE, FREE, MAY_SEND
 from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.minute_counts import MinuteKey, add_minute_counts
+from shared.db.policy import STOP_WHEN
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.pulse import record_pulse
 from shared.domain.attributes import placeholder_values
@@ -66,7 +67,7 @@ WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
     AND t.version = coalesce(b.text_version, m.text_version)
 RETURNING m.id AS mailing_id, b.id AS batch_id, b.token, b.attempt, b.first_id, b.last_id,
     b.timezone, b.has_attempts, c.taken_over, t.text, m.end_at, m.rate_limit, m.request_id,
-    m.window_from, m.window_to, clock_timestamp() AS now
+    m.window_from, m.window_to, m.answer_round, {STOP_WHEN} AS stop_when, clock_timestamp() AS now
 """,  # noqa: S608
 )
 
@@ -155,6 +156,8 @@ class ClaimedBatch:
     template: Template
     lease_start: float
     rows: list[MessageRow] = field(default_factory=list)
+    stop_when: dict[str, Any] | None = None
+    answer_round: int = 0
 
 
 class DueMailing(NamedTuple):

@@ -9,6 +9,7 @@ import structlog
 from shared.config.settings import WorkerSettings
 from shared.domain.statuses import Reason
 from worker.dispatch import claim_queries
+from worker.dispatch.brake import Brake
 from worker.dispatch.db_thread import DatabaseThread, log_database_error
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
@@ -37,10 +38,12 @@ class Claimer:
         clock: DatabaseClock,
         state: DispatchState,
         breaker: CircuitBreaker,
+        brake: Brake,
         concurrency: ConcurrencyLimit,
     ):
         self._settings, self._db_thread, self._clock = settings, db_thread, clock
         self._state, self._breaker, self._concurrency = state, breaker, concurrency
+        self._brake = brake
         self._lease_seconds, self._end_margin = settings.lease_seconds, settings.end_margin
         self.claiming = self._finding_due = self._fetching_snapshots = False
         self._found_due_at = self._snapshots_at = 0.0
@@ -131,6 +134,7 @@ class Claimer:
         if batch.zone_unknown:
             log.error("batch.zone_unknown", timezone=claimed.timezone, **batch.log_fields)
             batch.fail_rows(Reason.TIME_ZONE)
+        self._brake.add_batch(batch)
         self._state.add_batch(batch)
         log.info(
             "batch.claimed",

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from shared.config.settings import WorkerSettings
+from worker.dispatch.brake import Brake
 from worker.dispatch.claim_queries import extend_throttle, record_breaker_opening
 from worker.dispatch.claimer import Claimer
 from worker.dispatch.counters import DispatchCounters
@@ -69,15 +70,19 @@ class Dispatcher:
             wall_clock=clock.seconds,
         )
         self._db_thread = DatabaseThread(db, self._http_client.wake)
+        self._brake = Brake(self._db_thread, self._state)
         self._flusher = Flusher(
             self._db_thread,
             self._state,
             breaker,
+            self._brake,
             settings.lease_seconds,
             settings.max_attempts,
             journal,
         )
-        self._claimer = Claimer(settings, self._db_thread, clock, self._state, breaker, concurrency)
+        self._claimer = Claimer(
+            settings, self._db_thread, clock, self._state, breaker, self._brake, concurrency
+        )
         self._sender = Sender(
             self._http_client,
             clock.seconds,
@@ -116,6 +121,7 @@ class Dispatcher:
         if self._token.path is not None and self._token.refresh(now):
             self._http_client.use_token(self._token.value)
             self._breaker.use_token(self._token.value)
+        self._brake.check()
         can_record = self._flusher.can_record(now)
         self._breaker.sync(now, self._sender.wanted_probes(now) if can_record else 0)
         while self._breaker.unsaved_openings:

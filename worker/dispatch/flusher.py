@@ -10,6 +10,7 @@ import structlog
 
 from shared.db.on_commit import IDS_PER_LINE
 from shared.logging.log_config import format_timestamp
+from worker.dispatch.brake import Brake
 from worker.dispatch.db_thread import DatabaseThread, log_database_error, log_if_failed
 from worker.dispatch.journal import Journal
 from worker.dispatch.leased_batch import LeasedBatch
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 
 FLUSH_SECONDS = 0.4
 # Batches that are done wait this long to be released together, since each transaction has a cost;
-# not if all batches are done.
+# not if all batches are done. While many messages are refused, outcomes wait no longer either.
 GATHER_SECONDS = 0.15
 RETRY_SECONDS = 0.5
 # A flush that takes longer than this stops sending, as a failed one does.
@@ -43,11 +44,13 @@ class Flusher:
         db_thread: DatabaseThread,
         state: DispatchState,
         breaker: CircuitBreaker,
+        brake: Brake,
         lease_seconds: float,
         max_attempts: int,
         journal: Journal | None = None,
     ):
         self._db_thread, self._state, self._breaker = db_thread, state, breaker
+        self._brake = brake
         self._lease_seconds, self._max_attempts = lease_seconds, max_attempts
         self._journal = journal
         # The journal's position before which the running flush records everything, if it does.
@@ -74,7 +77,8 @@ class Flusher:
             return
         wait = self._drain_starved(now)
         batches = self._state.batches
-        all_due = now - self._all_flushed_at > FLUSH_SECONDS
+        interval = GATHER_SECONDS if self._brake.hurry else FLUSH_SECONDS
+        all_due = self._brake.flush_now or now - self._all_flushed_at > interval
         gathering = now - self._flushed_at < GATHER_SECONDS and not all(b.done for b in batches)
         if gathering and not all_due and not last:
             return
@@ -96,6 +100,7 @@ class Flusher:
             batch.make_report(wait, last=batch.mailing_id not in open_mailings)
             for batch in to_report.values()
         ]
+        self._brake.start_flush(self.unrecorded)
         if self._journal is not None:
             complete = not any(batch.has_unrecorded for batch in batches)
             self._journal_position = self._journal.position if complete else None
@@ -122,6 +127,7 @@ class Flusher:
                 return
             self._retry_at = 0.0
             reports, self.unrecorded = self.unrecorded, []
+            self._brake.end_flush()
             if self._journal is not None and self._journal_position is not None:
                 self._journal.mark_recorded(self._journal_position)
             for report in reports:

@@ -9,6 +9,7 @@ import orjson
 from shared.domain.segments import count_segments
 from shared.domain.send_windows import UnknownTimeZone, is_open, next_closing
 from shared.domain.statuses import MessageStatus, Reason
+from shared.domain.stop_rule import AnswerCounts, StopRule
 from worker.dispatch.claim_queries import ClaimedBatch, MessageRow
 from worker.dispatch.watch import MailingSnapshot
 from worker.provider.http.client import Request
@@ -88,6 +89,13 @@ class LeasedBatch:
         self.retry_after = 0.0
         self.progress_at = claim.lease_start
         self.lost = False
+        # The mailing's rule on refusals, the round in which its answers are counted, and how many
+        # messages were refused since the last report.
+        self.stop_rule = StopRule.from_json(claim.stop_when)
+        self.answer_round = claim.answer_round
+        self.refused = 0
+        self.refused_mailings: set[int] = set()  # the brake's: see add_batch there
+        self._held = False
         # The mailing has a window, and whether it is open in the batch's zone cannot be known.
         self.zone_unknown = False
         self._accepted: list[tuple[int, float]] = []
@@ -98,7 +106,13 @@ class LeasedBatch:
         # A message sent after this boottime was sent after the mailing's end. (Never.)
         self.late_after = 0.0
         self.deadline = 0.0
-        snapshot = MailingSnapshot("running", claim.end_at, claim.rate_limit, claim.window)
+        snapshot = MailingSnapshot(
+            "running",
+            claim.end_at,
+            claim.rate_limit,
+            claim.window,
+            claim.answer_round,
+        )
         self.update_mailing(snapshot, clock)
         self.renew_lease(claim.lease_start)
 
@@ -108,6 +122,9 @@ class LeasedBatch:
             self.drain_reason = "deleted" if mailing is None else mailing.status
             return
         self.rate_limit = mailing.rate_limit
+        self.answer_round = mailing.answer_round
+        if mailing.limits is not None:
+            self.stop_rule = StopRule.from_json(mailing.limits.stop_when)
         ends = clock.deadline(mailing.end_at)
         self._end_deadline = ends - self._end_margin
         self.late_after = ends + LATE_TOLERANCE_SECONDS
@@ -127,8 +144,19 @@ class LeasedBatch:
         self._lease_deadline = started_at + self._usable_lease
         self._set_deadline()
 
+    def hold(self) -> None:
+        """Send nothing until `release_hold`; requests that have not left yet are put back."""
+        self._held = True
+        self._set_deadline()
+
+    def release_hold(self) -> None:
+        """Send again."""
+        self._held = False
+        self._set_deadline()
+
     def _set_deadline(self) -> None:
-        self.deadline = min(self._lease_deadline, self._close_deadline, self._end_deadline)
+        earliest = min(self._lease_deadline, self._close_deadline, self._end_deadline)
+        self.deadline = 0.0 if self._held else earliest
 
     def check_deadline(self, now: float) -> bool:
         """Return whether messages may be sent now; drain the batch after its end or window."""
@@ -200,11 +228,19 @@ class LeasedBatch:
     def add_report(self, report: MessageReport) -> None:
         """Add any other outcome to the next report."""
         self._message_reports.append(report)
+        if report.attempt is not None and report.attempt.refused:
+            self.refused += 1
+            self.refused_mailings.add(self.mailing_id)
 
     @property
     def has_unrecorded(self) -> bool:
         """Whether there are outcomes for the next report."""
         return bool(self._accepted or self._message_reports)
+
+    @property
+    def unreported_answers(self) -> AnswerCounts:
+        """The provider's answers for the next report."""
+        return AnswerCounts(len(self._accepted), self.refused)
 
     @property
     def done(self) -> bool:
@@ -229,8 +265,9 @@ class LeasedBatch:
             last and done,
             text_segments=self._text_segments,
             segments=self._segments,
+            answer_round=None if self.stop_rule is None else self.answer_round,
         )
-        self._accepted, self._message_reports = [], []
+        self._accepted, self._message_reports, self.refused = [], [], 0
         return report
 
     def _make_release(self, wait: float) -> BatchRelease:

@@ -11,7 +11,8 @@ from worker.runtime.clock import DatabaseClock
 from worker.runtime.database import Database
 
 MAILING_SNAPSHOTS = f"""
-SELECT m.id, m.status, m.end_at, m.rate_limit, m.window_from, m.window_to, {EFFECTIVE_LIMITS}
+SELECT m.id, m.status, m.end_at, m.rate_limit, m.window_from, m.window_to, m.answer_round,
+    {EFFECTIVE_LIMITS}
 FROM mailings m {JOIN_POLICIES} WHERE m.id = ANY (%s)
 """  # noqa: S608 (constants)
 HALTS = f"SELECT throttled_until, {STOPPED} FROM provider_state"  # noqa: S608
@@ -24,6 +25,7 @@ class MailingSnapshot(NamedTuple):
     end_at: datetime
     rate_limit: int | None
     window: Window | None
+    answer_round: int = 0
     limits: EffectiveLimits | None = None  # None: not read yet
 
 
@@ -49,9 +51,12 @@ def fetch_watch(db: Database, clock: DatabaseClock, mailing_ids: Collection[int]
                 end_at,
                 rate_limit,
                 make_window(start, end),
+                answer_round,
                 EffectiveLimits(*limits),
             )
-            for id_, status, end_at, rate_limit, start, end, *limits in cursor.fetchall()
+            for id_, status, end_at, rate_limit, start, end, answer_round, *limits in (
+                cursor.fetchall()
+            )
         }
         cursor.execute(HALTS)
         return Watch(snapshots, *fetch_one_row(cursor))

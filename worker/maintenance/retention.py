@@ -38,8 +38,11 @@ WHERE inhrelid = to_regclass(%s) AND inhparent = to_regclass(%s)
 """
 DELETE_RANGE = """
 DELETE FROM minutes WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
+DELETE FROM answer_counts WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
 DELETE FROM id_blocks WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
 DELETE FROM mailing_texts WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
+DELETE FROM refusal_counts WHERE mailing_id IN (SELECT id FROM mailings
+    WHERE id >= %(first)s AND id < %(until)s AND deleted_at IS NOT NULL);
 DELETE FROM mailings
 WHERE id >= %(first)s AND id < %(until)s AND deleted_at IS NOT NULL;
 DELETE FROM partition_ranges WHERE first_mailing_id = %(first)s;

@@ -29,6 +29,8 @@ class BatchReport:
     of the mailing that is due, so the mailing may be finished with this one. `text_segments` is the
     number of SMS segments of a text without placeholders, and `segments` that of the messages of
     another by id; of messages that are in neither they are measured when they are recorded.
+    `answer_round`: the round in which the answers are counted; None if the mailing has no rule
+    `stop_when`.
     """
 
     mailing_id: int
@@ -41,6 +43,7 @@ class BatchReport:
     last: bool = False
     text_segments: int | None = None
     segments: Mapping[int, int] = field(default_factory=dict)
+    answer_round: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,7 @@ class Isolation:
             report.last,
             text_segments=report.text_segments,
             segments=report.segments,
+            answer_round=report.answer_round,
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from shared.db.minute_counts import MinuteKey, add_minute_counts
+from worker.recording.answer_counts import AnswerTally
 from worker.recording.batch_report import BatchReport, RecordedBatch
 from worker.recording.settling import settle_finished
 from worker.recording.transaction import LockPlan, MailingRecorder, NeedsFullLock
@@ -37,11 +38,14 @@ def record_reports(
         try:
             with db.transaction() as cursor:
                 minutes: Counter[MinuteKey] = Counter()
+                answers = AnswerTally()
                 for mailing_id in sorted(by_mailing):
-                    recorder = MailingRecorder(cursor, mailing_id, plans[mailing_id], minutes)
+                    plan = plans[mailing_id]
+                    recorder = MailingRecorder(cursor, mailing_id, plan, minutes, answers)
                     results |= recorder.apply_reports(
                         by_mailing[mailing_id], lease_seconds, max_attempts
                     )
+                answers.write(cursor)
                 add_minute_counts(cursor, minutes)
                 if finished := _find_finished(reports, results):
                     for mailing_id in settle_finished(cursor, finished):

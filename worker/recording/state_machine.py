@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from shared.domain.statuses import MessageStatus, Reason
 
+REFUSING_OUTCOMES = ("rejected", "declined")
+
 
 class AttemptRecord(NamedTuple):
     """A request that was not accepted, as stored in `attempts`; `at` in seconds since the epoch."""
@@ -21,6 +23,11 @@ class AttemptRecord(NamedTuple):
     excerpt: str
     phone: int | None
     text: str | None
+
+    @property
+    def refused(self) -> bool:
+        """The provider answered that it does not take this message."""
+        return self.outcome in REFUSING_OUTCOMES
 
 
 class MessageReport(NamedTuple):

@@ -20,6 +20,7 @@ from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import Window, make_window, next_due
 from shared.domain.statuses import MessageStatus, Reason
 from worker.recording import queries
+from worker.recording.answer_counts import AnswerTally
 from worker.recording.batch_report import BatchRelease, BatchReport, RecordedBatch
 from worker.recording.queries import format_array
 from worker.recording.segment_counts import count_accepted, count_moved, find_segments
@@ -62,12 +63,18 @@ class StoredMessage(NamedTuple):
 
 
 class MailingRecorder:
-    """Applies one mailing's batch reports; adds to `minutes` what the caller counts last."""
+    """Applies one mailing's batch reports; adds to `minutes` and `answers` what is counted last."""
 
     def __init__(
-        self, cursor: Cursor, mailing_id: int, plan: LockPlan, minutes: Counter[MinuteKey]
+        self,
+        cursor: Cursor,
+        mailing_id: int,
+        plan: LockPlan,
+        minutes: Counter[MinuteKey],
+        answers: AnswerTally,
     ):
         self.cursor, self.mailing_id, self.plan, self.minutes = cursor, mailing_id, plan, minutes
+        self.answers = answers
         # By batch: the changes of its counts, whether the reporting worker holds it, its time zone.
         self.deltas: dict[int, Counter[str]] = {}
         self.held: dict[int, bool] = {}
@@ -123,6 +130,8 @@ class MailingRecorder:
             self.recorded[self.mailing_id, batch_id] = RecordedBatch(held, pending)
             if not held or number < report.number:
                 new_reports.append(report)
+                if held:
+                    self.answers.add(report)
         return new_reports
 
     def _accept_unread(self, report: BatchReport) -> bool:

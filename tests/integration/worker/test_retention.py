@@ -90,6 +90,11 @@ def test_old_partitions_are_dropped_and_statistics_stay(fleet: Fleet, client: Fl
     first, (mailing_id, deleted, *_) = fill_range(fleet)
     (message_id,) = fleet.query("SELECT min(id) FROM messages WHERE mailing_id = %s", mailing_id)[0]
     client.delete(f"/api/v1/mailings/{deleted}")
+    for each in (mailing_id, deleted):
+        fleet.query("INSERT INTO answer_counts VALUES (%s, 0, 0, -1, 0, 3, 2)", each)
+        fleet.query(
+            "INSERT INTO refusal_counts VALUES (%s, 0, 422, 'http_422', 2, '', now())", each
+        )
     url = f"/api/v1/mailings/{mailing_id}"
     statistics = client.get(f"{url}/statistics").get_json()
     totals = client.get("/api/v1/statistics").get_json()["totals"]
@@ -100,13 +105,15 @@ def test_old_partitions_are_dropped_and_statistics_stay(fleet: Fleet, client: Fl
     assert first not in [begins for begins, _ in read_ranges(fleet)]
     assert client.get(f"{url}/statistics").get_json() == statistics
     assert statistics["counts"]["sent"] == 3
+    assert statistics["refusals"][0]["count"] == 2
     assert client.get("/api/v1/statistics").get_json()["totals"] == totals
     assert client.get(f"{url}/messages").get_json()["items"] == []
     assert client.get(f"{url}/messages?status=sent").get_json()["items"] == []
     assert client.get(f"/api/v1/messages/{message_id}").status_code == 404
-    for table in ("minutes", "id_blocks", "mailing_texts"):
+    for table in ("minutes", "id_blocks", "mailing_texts", "answer_counts"):
         assert not fleet.query(f"SELECT 1 FROM {table} WHERE mailing_id = %s", mailing_id)
-    assert not fleet.query("SELECT 1 FROM mailings WHERE id = %s", deleted)
+    for table, key in (("mailings", "id"), ("refusal_counts", "mailing_id")):
+        assert not fleet.query(f"SELECT 1 FROM {table} WHERE {key} = %s", deleted)
     # New mailings have their partitions as before.
     assert fleet.count_statuses(add_finished_mailing(fleet)) == {"sent": 3}
 

@@ -10,6 +10,7 @@ import pytest
 
 from shared.domain.templates import compile_template
 from tests.support.journals import make_results
+from worker.dispatch.brake import Brake
 from worker.dispatch.claim_queries import ClaimedBatch
 from worker.dispatch.db_thread import DatabaseThread
 from worker.dispatch.flusher import GATHER_SECONDS, Flusher
@@ -55,7 +56,9 @@ def make_flusher(
 ) -> tuple[SlowDatabaseThread, DispatchState, Flusher]:
     thread, state = SlowDatabaseThread(), DispatchState()
     breaker = cast(CircuitBreaker, ClosedBreaker())
-    return thread, state, Flusher(cast(DatabaseThread, thread), state, breaker, 20.0, 5, journal)
+    brake = Brake(cast(DatabaseThread, thread), state)
+    flusher = Flusher(cast(DatabaseThread, thread), state, breaker, brake, 20.0, 5, journal)
+    return thread, state, flusher
 
 
 def add_batch(state: DispatchState, mailing_id: int, batch_id: int, now: float) -> LeasedBatch:
