@@ -19,6 +19,7 @@ metadata:
   labels:
     app.kubernetes.io/part-of: notifications
 """
+RULES = ("deploy/prometheus/alerts.yml", "deploy/prometheus/slo.yml")
 # kube-prometheus-stack selects rules by its release's name.
 RULE = """\
     release: kube-prometheus-stack
@@ -34,12 +35,12 @@ data:
 
 def manifests() -> dict[Path, str]:
     """Return the generated files in k8s/optional and their content."""
-    alerts, dashboard = "deploy/prometheus/alerts.yml", "deploy/grafana/notifications.json"
-    rules = (ROOT / alerts).read_text().partition("\ngroups:\n")[2]
+    dashboard = "deploy/grafana/notifications.json"
+    rules = "".join((ROOT / file).read_text().partition("\ngroups:\n")[2] for file in RULES)
     shown = (ROOT / dashboard).read_text()
     made = {
         "prometheus-rule.yaml": HEAD.format(
-            source=alerts,
+            source=" and ".join(RULES),
             version="monitoring.coreos.com/v1",
             kind="PrometheusRule",
             name="notifications",

@@ -157,7 +157,8 @@ def check_monitoring(stack: Stack, sent: int) -> None:
 
     wait_for(target_is_up, 60, "Prometheus has scraped the API")
     rules = [rule for group in query_prometheus("rules")["groups"] for rule in group["rules"]]
-    written = re.findall(r"- alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yml").read_text())
+    files = [(ROOT / f"deploy/prometheus/{name}.yml").read_text() for name in ("alerts", "slo")]
+    written = re.findall(r"- (?:alert|record): ([\w:]+)", "".join(files))
     require(sorted(rule["name"] for rule in rules) == sorted(written), f"rules: {rules}")
     query = urlencode({"query": 'max(notification_messages_total{status="sent"})'})
     [found] = wait_for(
@@ -167,7 +168,7 @@ def check_monitoring(stack: Stack, sent: int) -> None:
     [container] = stack.containers("prometheus")
     require(not any(inspect(container)["NetworkSettings"]["Ports"].values()), "it is published")
     report(
-        f"Prometheus: target up, {len(rules)} alert rules loaded, {sent} sent by its count, "
+        f"Prometheus: target up, {len(rules)} rules loaded, {sent} sent by its count, "
         f"{time.monotonic() - began:.0f} s after its start"
     )
     report("not tested: Grafana (a separate test runs its queries)")

@@ -92,8 +92,9 @@ def test_generated_manifests_are_current(path: Path) -> None:
 
 
 def test_generated_manifests_have_the_content_of_their_sources() -> None:
-    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
-    assert one("PrometheusRule")["spec"] == alerts
+    rules = [yaml.safe_load((ROOT / file).read_text()) for file in monitoring.RULES]
+    groups = [group for document in rules for group in document["groups"]]
+    assert one("PrometheusRule")["spec"] == {"groups": groups}
     dashboard = json.loads((ROOT / "deploy/grafana/notifications.json").read_text())
     assert json.loads(one("ConfigMap")["data"]["notifications.json"]) == dashboard
 

@@ -114,14 +114,21 @@ def expressions() -> Iterator[tuple[str, str]]:
         for target in panel.get("targets", ()):
             yield f"panel {panel['title']!r}", target["expr"]
     for rule in rules():
-        yield f"alert {rule['alert']}", rule["expr"]
+        yield f"rule {rule.get('alert', rule.get('record'))}", rule["expr"]
     for example in re.findall(r"^```promql\n(.+)\n```$", read("docs/metrics.md"), re.M):
         yield "an example in docs/metrics.md", example
 
 
+RULE_FILES = ("alerts", "slo")
+
+
 def rules() -> list[dict[str, Any]]:
-    document = yaml.safe_load(read("deploy/prometheus/alerts.yml"))
-    return [rule for group in document["groups"] for rule in group["rules"]]
+    documents = [yaml.safe_load(read(f"deploy/prometheus/{name}.yml")) for name in RULE_FILES]
+    return [rule for each in documents for group in each["groups"] for rule in group["rules"]]
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for rule in rules() if "alert" in rule]
 
 
 def test_every_query_uses_existing_metrics() -> None:
@@ -145,14 +152,16 @@ def test_panels_have_descriptions() -> None:
     assert all(f"**{title}**" in described for title in rows)
 
 
-@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
 def test_every_alert_has_a_section_in_the_runbook_and_a_test(rule: dict[str, Any]) -> None:
-    file, _, anchor = rule["annotations"]["runbook"].partition("#")
+    address, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    file = address.removeprefix("https://gitlab.com/your-group/notifications/-/blob/main/")
     assert f"\n## {rule['alert']}\n" in read(file), (
         f"docs/runbook.md has no section {rule['alert']}"
     )
     assert anchor == rule["alert"].lower()
-    assert f"alertname: {rule['alert']}\n" in read("deploy/prometheus/alerts.test.yml")
+    tests = "".join(read(f"deploy/prometheus/{name}.test.yml") for name in RULE_FILES)
+    assert f"alertname: {rule['alert']}\n" in tests
 
 
 def test_the_collector_exports_all_outcomes() -> None:

@@ -1,6 +1,6 @@
 """Which addresses of a PostgreSQL over TLS work, and which refuse the server's certificate.
 
-The table in docs/kubernetes.md says what each variant needs. The server of the wheels has no TLS, so
+The table in docs/kubernetes.md says what each needs. The server of the wheels has no TLS, so
 PgBouncer takes the connections.
 """
 

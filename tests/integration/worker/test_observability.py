@@ -387,8 +387,12 @@ def test_prometheus_scrapes_the_same_numbers_and_accepts_the_rules(run: Run) -> 
 
     wait_for(equal, 5, "Prometheus has scraped the final numbers")
     rules = prometheus.rules()
-    shipped = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
-    assert len(rules) == sum(len(group["rules"]) for group in shipped["groups"]) > 10
+    shipped = [
+        yaml.safe_load((ROOT / f"deploy/prometheus/{name}.yml").read_text())
+        for name in ("alerts", "slo")
+    ]
+    groups = [group for document in shipped for group in document["groups"]]
+    assert len(rules) == sum(len(group["rules"]) for group in groups) > 10
     assert not [rule for rule in rules if rule["health"] == "err"]
     late = [rule for rule in rules if rule["name"] == "LateMessages"]
     assert late[0]["state"] == "inactive"

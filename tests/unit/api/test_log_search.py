@@ -147,7 +147,11 @@ def test_response_that_repeats_the_text_is_not_logged(answer: str, shown: str | 
 
 
 @pytest.mark.parametrize(
-    "what", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")]
+    "what",
+    [
+        ("check", "rules", "alerts.yml", "slo.yml"),
+        ("test", "rules", "alerts.test.yml", "slo.test.yml"),
+    ],
 )
 def test_promtool_accepts_the_alert_rules(what: tuple[str, ...]) -> None:
     done = subprocess.run(
