@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Response, expect
+from playwright.sync_api import Browser, Locator, Response, expect
 
 from tests.support.system import System
 
@@ -88,11 +88,19 @@ class BrowserUser:
         return response.status
 
     def accessibility_violations(self) -> list[str]:
-        """Return the serious and critical violations that axe-core finds on the page."""
+        """Return everything that axe-core finds on the page, of every level."""
         found = Axe().run(self.page).response["violations"]
         return [
-            f"{each['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
+            f"{each['impact']} {each['id']}: {node['html'][:200]} "
+            f"{node.get('failureSummary', '')[:300]}"
             for each in found
-            if each["impact"] in ("serious", "critical")
             for node in each["nodes"]
         ]
+
+    def tab_to(self, target: Locator, limit: int = 120) -> None:
+        """Press the Tab key until an element has the focus."""
+        for _ in range(limit):
+            self.page.keyboard.press("Tab")
+            if target.evaluate("element => element === document.activeElement"):
+                return
+        raise AssertionError(f"{target} cannot be reached with the Tab key")

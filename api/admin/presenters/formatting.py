@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Flask, g, request
+from flask import Flask, g
 from flask_babel import (
     format_datetime,
     format_decimal,
@@ -20,7 +20,7 @@ from flask_babel import (
 from flask_babel import gettext as _
 from markupsafe import Markup, escape
 
-from api.admin.preferences import LANGUAGES
+from api.admin.preferences import LANGUAGES, choose_theme, return_target
 from api.admin.presenters.import_errors import COLUMN_LABELS
 from api.admin.presenters.labels import (
     AUDIT_ACTIONS,
@@ -124,9 +124,8 @@ def init_template_functions(app: Flask) -> None:
         language=lambda: str(get_locale() or "en"),
         person=lambda: g.get("person"),
         person_key=person_key,
-        theme=lambda: {"light": "light", "dark": "dark"}.get(
-            request.cookies.get("admin_theme", "")
-        ),
+        theme=choose_theme,
+        here_again=return_target,
         icon=render_icon,
         version=VERSION,
         from_moscow=moscow_offset,

@@ -38,12 +38,28 @@
 
   // --- light and dark -------------------------------------------------------------------------
   all("[data-theme-switch]").forEach((button) =>
-    button.addEventListener("click", () => {
+    button.addEventListener("click", (event) => {
+      event.preventDefault();
       const next = root.dataset.bsTheme === "dark" ? "light" : "dark";
       root.dataset.theme = root.dataset.bsTheme = next;
       document.cookie = "admin_theme=" + next + "; path=/admin; max-age=31536000; samesite=lax" + secure;
     })
   );
+
+  // --- the menu of narrow pages ---------------------------------------------------------------
+  const menuButton = document.querySelector("[data-menu]");
+  const openMenu = (open) => {
+    menuButton.setAttribute("aria-expanded", String(open));
+    document.getElementById(menuButton.getAttribute("aria-controls")).classList.toggle("open", open);
+  };
+  if (menuButton) {
+    menuButton.addEventListener("click", () => openMenu(menuButton.getAttribute("aria-expanded") !== "true"));
+    menuButton.closest("header").addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || menuButton.getAttribute("aria-expanded") !== "true") return;
+      openMenu(false);
+      menuButton.focus();
+    });
+  }
 
   // --- close menus on a click elsewhere and on Escape -----------------------------------------
   document.addEventListener("click", (event) =>

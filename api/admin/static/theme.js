@@ -2,6 +2,7 @@
 "use strict";
 (function () {
   const root = document.documentElement;
+  root.dataset.scripts = "yes";
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const applySystemTheme = () => {
     if (!root.dataset.theme) root.dataset.bsTheme = dark.matches ? "dark" : "light";

@@ -62,7 +62,12 @@ RESTRICTED_PAGES: dict[str, str] = {
         "admin",
     ),
 }
-OPEN = {"signin.show_sign_in", "signin.finish_sign_in", "preferences.set_language"}
+OPEN = {
+    "signin.show_sign_in",
+    "signin.finish_sign_in",
+    "preferences.set_language",
+    "preferences.set_theme",
+}
 FILES = {"static", "bootstrap.static"}
 
 
@@ -89,6 +94,7 @@ def given(app: Flask) -> dict[str, Any]:
         "phone": 79160000002,
         "day": "2026-01-02",
         "language": "en",
+        "theme": "dark",
         "_rest": "nowhere",
         "filename": "admin.css",
     }
