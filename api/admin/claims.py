@@ -13,6 +13,7 @@ from api.people.sessions import Identity, Logout
 ROLES = ("viewer", "operator", "admin")
 MAX_ID_LENGTH = 255
 MAX_SHOWN_LENGTH = 200
+MAX_LISTED_CLAIMS, MAX_CLAIM_DEPTH = 50, 3
 # Control characters, surrogates and unassigned code points; and marks that reorder a line.
 REFUSED_CATEGORIES = {"Cc", "Cs", "Cn", "Zl", "Zp"}
 DIRECTION_MARKS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -64,6 +65,23 @@ def read_role(claims: Mapping[str, Any], claim: str) -> str | None:
 def has_role_claim(claims: Mapping[str, Any], claim: str) -> bool:
     """Return whether the claims say anything about roles."""
     return _find(claims, claim) is not None
+
+
+def list_claim_names(claims: Mapping[str, Any], above: str = "") -> list[str]:
+    """Return the names of claims, and the dotted paths of those in objects; no values."""
+    names: list[str] = []
+    for name, value in claims.items():
+        path = f"{above}{name}"[:MAX_SHOWN_LENGTH]
+        nested = isinstance(value, Mapping) and value and path.count(".") < MAX_CLAIM_DEPTH
+        names += list_claim_names(value, f"{path}.") if nested else [path]
+    return sorted(names)[:MAX_LISTED_CLAIMS]
+
+
+def list_roles(claims: Mapping[str, Any], claim: str) -> list[str]:
+    """Return what the role claim holds, whether these are roles of this service or not."""
+    value = _find(claims, claim)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [str(each)[:MAX_SHOWN_LENGTH] for each in values[:MAX_LISTED_CLAIMS]]
 
 
 def read_instant(claims: Mapping[str, Any], name: str) -> datetime:

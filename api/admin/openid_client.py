@@ -18,12 +18,12 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from api.admin.claims import CLOCK_LEEWAY_SECONDS, read_logout
+from api.admin.provider_session import REQUEST_SECONDS, ProviderSession
 from api.people.sessions import SESSION_SECONDS, Logout
 from shared.config.settings import ApiSettings
 
 # Asymmetric signatures only: no other party can create them.
 ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"}
-PROVIDER_TIMEOUT_SECONDS = 5.0
 # An unknown key id makes this service fetch the provider's keys; a stranger can send any.
 MIN_KEY_FETCH_SECONDS = 30.0
 MAX_LOGOUT_TOKEN_LENGTH = 16 * 1024
@@ -41,10 +41,11 @@ def init_client(app: Flask, settings: ApiSettings) -> None:
         client_kwargs={
             "scope": settings.oidc_scopes,
             "code_challenge_method": "S256",
-            "default_timeout": PROVIDER_TIMEOUT_SECONDS,
+            "default_timeout": REQUEST_SECONDS,
             **({} if secret else {"token_endpoint_auth_method": "none"}),
         },
     )
+    oauth.provider.client_cls = ProviderSession
     derived = HKDF(SHA256(), 32, None, b"tokens of admin sessions")
     key = derived.derive(settings.secret_key.get_secret_value().encode())
     app.extensions.update(oidc=oauth.provider, token_cipher=Fernet(urlsafe_b64encode(key)))
@@ -58,9 +59,15 @@ def init_client(app: Flask, settings: ApiSettings) -> None:
     )
 
 
-def load_provider() -> Any:
-    """Return the client with the provider's metadata. Raise ValueError for another issuer."""
+def load_provider(*, fresh: bool = False) -> Any:
+    """Return the client with the provider's metadata. Raise ValueError for another issuer.
+
+    With `fresh`, the metadata is fetched anew: a browser must not be sent to a provider that is
+    down, whose error page would be the browser's.
+    """
     client = current_app.extensions["oidc"]
+    if fresh:
+        client.server_metadata.pop("_loaded_at", None)
     metadata = client.load_server_metadata()
     if str(metadata.get("issuer", "")).rstrip("/") != current_app.config["OIDC_ISSUER"].rstrip("/"):
         client.server_metadata.pop("_loaded_at", None)

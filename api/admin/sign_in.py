@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import requests
 import structlog
 from flask import (
     Blueprint,
@@ -31,6 +32,8 @@ from api.admin.auth import (
 )
 from api.admin.claims import (
     CLOCK_LEEWAY_SECONDS,
+    list_claim_names,
+    list_roles,
     read_identity,
     read_instant,
     read_role,
@@ -60,7 +63,11 @@ STATE_PREFIX = "_state_"  # of what authlib keeps in the cookie during a sign-in
 def show_sign_in() -> Response | str:
     if g.person is not None:
         return redirect(safe_redirect_target(request.args.get("next")))
-    return render_template("admin/signin.html", next=safe_redirect_target(request.args.get("next")))
+    return render_template(
+        "admin/signin.html",
+        next=safe_redirect_target(request.args.get("next")),
+        signed_out_here=request.args.get("signed_out") == "here",
+    )
 
 
 @blueprint.post("/sign-in")
@@ -71,14 +78,9 @@ def start_sign_in() -> Response | tuple[str, int]:
     session["next"] = safe_redirect_target(request.form.get("next"))
     callback = current_app.config["PUBLIC_URL"] + url_for("admin.signin.finish_sign_in")
     try:
-        found: Response = load_provider().authorize_redirect(callback)
+        found: Response = load_provider(fresh=True).authorize_redirect(callback)
     except Exception as error:  # of whatever kind: the answer is the provider's
-        return _reject(
-            "provider_away",
-            _("The sign-in service cannot be reached. Try again in a moment."),
-            error,
-            503,
-        )
+        return _reject_unreachable(error)
     return found
 
 
@@ -101,13 +103,23 @@ def finish_sign_in() -> Response | tuple[str, int]:
             raise ValueError("the provider sent no ID token")
         identity = read_identity(issuer, claims)
         issued_at = read_instant(claims, "iat")
-        role, source = _find_role(client, token, claims)
+        role, source, userinfo = _find_role(client, token, claims)
+    except requests.RequestException as error:
+        return _reject_unreachable(error)
     except Exception as error:  # of whatever kind: the answer is the provider's
         return _reject("refused", _("The sign-in did not succeed. Please start again."), error, 400)
     if role is None:
-        log.warning("admin.no_role", subject=identity.subject)
+        claim = current_app.config["OIDC_ROLE_CLAIM"]
+        log.warning(
+            "admin.no_role",
+            subject=identity.subject,
+            role_claim=claim,
+            roles=list_roles(claims, claim) or list_roles(userinfo, claim),
+            id_token_claims=list_claim_names(claims),
+            userinfo_claims=list_claim_names(userinfo),
+        )
         hint = _(
-            "You are known, but have no role here. Ask an administrator to give you one: "
+            "You have signed in, but have no role here. Ask an administrator for one: "
             "viewer, operator or admin."
         )
         page = render_template(
@@ -143,11 +155,11 @@ def sign_out() -> Response:
     log.info("admin.signed_out")
     home = current_app.config["PUBLIC_URL"] + url_for("admin.signin.show_sign_in")
     try:
-        client = load_provider()
+        client = load_provider(fresh=True)
         logout = client.create_logout_url(home, id_token_hint=hint, client_id=client.client_id)
     except Exception as error:  # no logout at the provider; the session here has ended
         log.warning("admin.sign_in_provider_away", error_class=type(error).__name__)
-        return redirect(home)
+        return redirect(f"{home}?signed_out=here")
     return redirect(logout["url"])
 
 
@@ -176,13 +188,17 @@ def _logout_problem(description: str) -> tuple[FlaskResponse, int]:
 
 def _find_role(
     client: Any, token: Mapping[str, Any], claims: Mapping[str, Any]
-) -> tuple[str | None, str]:
-    """Return the role, and which of the two states it: the ID token or the userinfo endpoint."""
+) -> tuple[str | None, str, Mapping[str, Any]]:
+    """Return the role, which of the two states it, and the claims of the userinfo endpoint.
+
+    The ID token is read first; the endpoint is asked if there is no role in it.
+    """
     claim = current_app.config["OIDC_ROLE_CLAIM"]
     role = read_role(claims, claim)
     if role is not None:
-        return role, "id_token"
-    return read_role(fetch_userinfo(client, token, claims["sub"]), claim), "userinfo"
+        return role, "id_token", {}
+    userinfo = fetch_userinfo(client, token, claims["sub"])
+    return read_role(userinfo, claim), "userinfo", userinfo
 
 
 def _end_session(why: str) -> None:
@@ -194,6 +210,11 @@ def _forget_sign_ins() -> None:
     """Drop what earlier sign-ins left in the cookie, which holds 4 KB."""
     for name in [each for each in session if each.startswith(STATE_PREFIX)]:
         session.pop(name)
+
+
+def _reject_unreachable(error: Exception) -> tuple[str, int]:
+    message = _("The sign-in service cannot be reached. Try again in a moment.")
+    return _reject("provider_away", message, error, 503)
 
 
 def _reject(event: str, message: str, error: Exception, status: int) -> tuple[str, int]:

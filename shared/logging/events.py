@@ -108,7 +108,10 @@ EVENTS = {
     "admin.role_changed": "The provider gave a person who is signed in another `role`.",
     "admin.role_unchecked": "The provider could not be asked for a person's role, which is kept.",
     "admin.logout_token_refused": "A request to end sessions carried no valid logout token.",
-    "admin.no_role": "A person without a role tried to sign in.",
+    "admin.no_role": (
+        "A person without a role tried to sign in: what `role_claim` held (`roles`), and which "
+        "claims came."
+    ),
     "admin.sign_in_refused": "The identity provider did not confirm a sign-in (`error`).",
     "admin.sign_in_provider_away": "The identity provider did not respond.",
     "admin.csrf_refused": "A form was rejected: expired, or from another site.",

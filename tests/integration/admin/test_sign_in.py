@@ -1,6 +1,11 @@
 """Sign-in with an OpenID provider that can be made to misbehave, and the limits of sessions."""
 
+import json
+import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,6 +15,7 @@ from flask import Flask
 from itsdangerous import TimestampSigner
 from psycopg2.extensions import cursor as Cursor
 
+from api.admin import provider_session
 from tests.integration.conftest import make_app, value
 from tests.support import sign_in
 from tests.support.misbehaving_openid import SECRET
@@ -138,6 +144,92 @@ def test_sign_out_ends_the_session_at_the_provider(visitor: Visitor, issuer: str
     # A copy of the cookie is worth nothing either.
     visitor.client.set_cookie("admin_session", kept.value, domain="127.0.0.1", path="/admin")
     assert not visitor.inside
+
+
+@contextmanager
+def provider_that_hangs(drips: bool) -> Iterator[str]:
+    """Listen on a port and accept connections, but never finish an answer."""
+    stopped = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        kept = []
+        while not stopped.is_set():
+            with suppress(TimeoutError):
+                kept.append(listener.accept()[0])
+            for each in kept if drips else ():
+                with suppress(OSError):
+                    each.sendall(b"H")  # a byte now and then keeps timeouts of a socket quiet
+        for each in kept:
+            each.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            stopped.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("drips", [False, True], ids=["silent", "dripping"])
+def test_a_provider_that_hangs_gets_a_page_in_time(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, drips: bool
+) -> None:
+    monkeypatch.setattr(provider_session, "REQUEST_SECONDS", 0.5)
+    with provider_that_hangs(drips) as hanging:
+        app = make_app(
+            database_url, redis_url, OIDC_ISSUER=hanging, OIDC_CLIENT_ID="x", PUBLIC_URL=PUBLIC
+        )
+        answer = Visitor(app).post("/admin/sign-in")
+    assert answer.status_code == 503
+    assert "cannot be reached" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/token"])
+def test_a_provider_that_goes_down_gets_a_page_also_after_earlier_sign_ins(
+    visitor: Visitor, app: Flask, configure_provider: Configure, path: str
+) -> None:
+    """Its metadata is known by then: a redirect would end at the browser's own error page."""
+    assert visitor.sign_in().status_code == 302
+    other = Visitor(app)
+    back = other.granted()
+    configure_provider(answers={path: [503, "down"]})
+    answer = other.get(back) if path == "/token" else other.post("/admin/sign-in")
+    assert answer.status_code == 503
+    assert "cannot be reached" in answer.text
+    configure_provider()
+    assert other.sign_in().status_code == 302
+
+
+def test_sign_out_without_the_provider_ends_the_session_and_says_so(
+    visitor: Visitor, configure_provider: Configure
+) -> None:
+    visitor.sign_in()
+    configure_provider(answers={"/.well-known/openid-configuration": [503, "down"]})
+    answer = visitor.post("/admin/sign-out")
+    home = urlsplit(answer.headers["Location"])
+    assert f"{home.scheme}://{home.netloc}{home.path}" == f"{PUBLIC}/admin/sign-in"
+    assert "may still be signed in there" in visitor.get(f"{home.path}?{home.query}").text
+    assert not visitor.inside
+
+
+def test_the_log_names_the_claims_that_came_without_a_role(
+    visitor: Visitor, configure_provider: Configure, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nested = {"notifications": {"roles": ["operator"]}}
+    configure_provider(claims={"roles": ["Boss"], "resource_access": nested})
+    answer = visitor.sign_in("nick")
+    assert answer.status_code == 403
+    lines = capfd.readouterr().out.splitlines()
+    logged = next(json.loads(each) for each in lines if "admin.no_role" in each)
+    assert (logged["role_claim"], logged["roles"]) == ("roles", ["Boss"])
+    assert {"email", "resource_access.notifications.roles", "roles"} <= set(
+        logged["id_token_claims"]
+    )
+    assert "sub" in logged["userinfo_claims"]
+    assert "nick@example.com" not in json.dumps(logged), "values are personal data"
 
 
 def test_callback_without_a_valid_code_and_state_is_rejected(visitor: Visitor, app: Flask) -> None:
