@@ -150,6 +150,7 @@
     setText(panel, "h-used", number.format(Math.round(health.used)));
     setText(panel, "h-typical", formatLatency(health.typical_ms));
     setText(panel, "h-slow", formatLatency(health.slow_ms));
+    all("[data-h-slow-line]", panel).forEach((line) => (line.hidden = health.slow_ms === null));
     setText(panel, "h-in-flight", number.format(health.in_flight));
     setText(panel, "h-concurrency", number.format(health.concurrency));
     setText(panel, "h-accepted", number.format(health.accepted));

@@ -62,7 +62,7 @@ def read_alerts(app: Flask, redis: Redis, database: Cursor) -> Iterator[ReadAler
         redis.delete("notification:admin:live", "notification:admin:live:turn")
         app.extensions["admin_live"] = SnapshotCache()
         page = viewer.client.get("/admin/", base_url=PUBLIC).text
-        return page[page.index("data-overview") : page.index('id="running"')]
+        return page[page.index("data-overview") : page.index('id="provider"')]
 
     yield read_first_part
     database.execute("DELETE FROM mailings; DELETE FROM imports")
