@@ -97,7 +97,7 @@ def test_a_half_written_form_survives_the_end_of_the_session(writer: BrowserUser
         page.get_by_role("link", name="Dashboard").click()
     assert warnings == ["beforeunload"]
     expect(page.get_by_label("Text", exact=True)).to_have_value("Half a text")
-    page.get_by_role("button", name="Drop it").click()
+    page.get_by_role("button", name="Discard it").click()
     expect(page.get_by_label("Text", exact=True)).to_have_value("")
     expect(page.locator("#draft-restored")).to_be_hidden()
 

@@ -267,7 +267,7 @@ def test_a_token_is_shown_once_and_revoked(site: System, admin: BrowserUser) -> 
     page = admin.page
     admin.open("/admin/tokens")
     page.get_by_label("Name").fill("billing")
-    page.get_by_role("button", name="Make a token").click()
+    page.get_by_role("button", name="Create a token").click()
     secret = page.locator("#secret").input_value()
     headers = {"Authorization": f"Bearer {secret}"}
     site.call("GET", "/mailings", headers=headers, expect=200)

@@ -25,18 +25,18 @@ MESSAGES: dict[str, LazyString] = {
     "instant_format": lazy_gettext("Choose a date and a time."),
     "instant_range": lazy_gettext("This date is too far away."),
     "end_before_start": lazy_gettext("The end must be later than the start."),
-    "past": lazy_gettext("This has passed already: nothing would ever be sent."),
+    "past": lazy_gettext("This is in the past: nothing would be sent."),
     "within_end_margin": lazy_gettext(
         "The mailing is too short: nothing is sent in its last seconds (END_MARGIN)."
     ),
     "too_soon": lazy_gettext(
         "The end must be at least 3 seconds ahead. To stop now, cancel the mailing."
     ),
-    "window_empty": lazy_gettext("The window's two times must differ."),
-    "clock_time_format": lazy_gettext("Give a time between 00:00 and 23:59, for example 09:00."),
+    "window_empty": lazy_gettext("The beginning and the end of the permitted hours must differ."),
+    "clock_time_format": lazy_gettext("Enter a time between 00:00 and 23:59, for example 09:00."),
     "greater_than_equal": lazy_gettext("This number is too small."),
     "less_than_equal": lazy_gettext("This number is too large."),
-    "int_type": lazy_gettext("Give a whole number."),
+    "int_type": lazy_gettext("Enter a whole number."),
     "attribute_name": lazy_gettext(
         "An attribute's name has up to 32 letters, digits and _, and is none of phone, tag, "
         "operator_code, timezone."
@@ -44,8 +44,8 @@ MESSAGES: dict[str, LazyString] = {
     "too_many_attributes": lazy_gettext("A client has at most 20 attributes."),
     "too_long": lazy_gettext("These are too many."),
     "unknown": lazy_gettext("There is no mailing of this number."),
-    "int_parsing": lazy_gettext("Give a whole number."),
-    "token_name_format": lazy_gettext("Give a name of 1 to 100 characters."),
+    "int_parsing": lazy_gettext("Enter a whole number."),
+    "token_name_format": lazy_gettext("Enter a name of 1 to 100 characters."),
 }
 
 

@@ -96,7 +96,7 @@ def _find_service_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
         yield Alert("danger", _("The sweep is not running."), detail)
     for row in fetch_all(FAILED_IMPORTS):
         address = url_for("admin.imports.show_import", import_id=row["id"])
-        detail = _("Send the file again: what was merged is found unchanged.")
+        detail = _("Import the file again: clients who are in already stay as they are.")
         yield Alert("warning", _("An import has failed."), detail, address)
 
 
@@ -120,7 +120,7 @@ def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
             yield _mailing_alert(
                 row,
                 "warning",
-                _("At the present rate it will not finish before its end; the rest expires at"),
+                _("At this rate it will not finish in time; the rest expires at"),
                 row["end_at"],
             )
         elif row["status"] == "scheduled" and now - row["start_at"] > MAX_LAUNCH_DELAY:
@@ -135,7 +135,7 @@ def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
         failed = ngettext(
             "%(num)s message has failed.", "%(num)s messages have failed.", row["failed"]
         )
-        retry = _("They can be tried again until")
+        retry = _("They can be retried until")
         until = dispatch_end(row["end_at"])
         yield _mailing_alert(row, "warning", f"{failed} {retry}", until, "failed")
 

@@ -35,7 +35,7 @@ from shared.domain.send_windows import UnknownTimeZone, find_zone
 PART_NAMES = {
     "sent": lazy_gettext("Accepted by the provider"),
     "due": lazy_gettext("To be sent now"),
-    "waiting": lazy_gettext("Waiting for the window"),
+    "waiting": lazy_gettext("Waiting for permitted hours"),
     "retrying": lazy_gettext("Retrying"),
     "failed": lazy_gettext("Failed"),
     "expired": lazy_gettext("Expired"),
@@ -47,14 +47,14 @@ PART_MEANINGS = {
         "The provider has accepted these messages. Whether they were delivered is not known."
     ),
     "due": lazy_gettext("Ready to be sent, or being sent by a worker."),
-    "waiting": lazy_gettext("It is outside of the permitted hours where these clients are."),
+    "waiting": lazy_gettext("It is outside the permitted hours in these clients' time zones."),
     "retrying": lazy_gettext(
-        "The provider did not accept them yet; they are tried again by themselves."
+        "The provider has not accepted them yet; they will be tried again automatically."
     ),
     "failed": lazy_gettext(
-        "Refused for good, or tried too often. The reason is with each message."
+        "Rejected by the provider, or out of attempts. Each message shows its reason."
     ),
-    "expired": lazy_gettext("The end of the mailing came first."),
+    "expired": lazy_gettext("The mailing ended before they could be sent."),
     "opted_out": lazy_gettext("These clients have opted out: nothing is sent to them."),
     "cancelled": lazy_gettext("They were cancelled before they were sent."),
 }

@@ -29,7 +29,7 @@ ACTION_TEXTS = {
     Action.PAUSE: ActionTexts(
         lazy_gettext("Pause"),
         lazy_gettext("Pause this mailing?"),
-        lazy_gettext("Nothing more is sent within a second. You can resume it until its end."),
+        lazy_gettext("Sending stops within a second. You can resume it until its end."),
         lazy_gettext("The mailing is paused."),
     ),
     Action.RESUME: ActionTexts(
@@ -40,7 +40,7 @@ ACTION_TEXTS = {
     ),
     Action.RETRY: ActionTexts(
         lazy_gettext("Retry failed"),
-        lazy_gettext("Try the failed messages again?"),
+        lazy_gettext("Retry the failed messages?"),
         lazy_gettext(
             "All messages that have failed are sent again, with their attempts counted anew."
         ),
@@ -48,7 +48,7 @@ ACTION_TEXTS = {
     ),
     Action.CANCEL: ActionTexts(
         lazy_gettext("Cancel mailing"),
-        lazy_gettext("Cancel this mailing for good?"),
+        lazy_gettext("Cancel this mailing?"),
         lazy_gettext(
             "Nothing more is sent, and what is pending is cancelled. This cannot be undone."
         ),
@@ -84,7 +84,7 @@ OUTCOMES: dict[str, LazyString] = {
 }
 REASONS: dict[str, LazyString] = {
     Reason.END: lazy_gettext("the mailing ended first"),
-    Reason.WINDOW: lazy_gettext("the window never opened before the end"),
+    Reason.WINDOW: lazy_gettext("the permitted hours did not begin before the end"),
     Reason.CLIENT_DELETED: lazy_gettext("the client was deleted"),
     Reason.OPTED_OUT: lazy_gettext("the client has opted out"),
     Reason.MAILING_CANCELLED: lazy_gettext("the mailing was cancelled"),
@@ -163,7 +163,7 @@ FIELD_LABELS: dict[str, LazyString] = {
     "status": lazy_gettext("Status"),
     "messages": lazy_gettext("Messages"),
     "role": lazy_gettext("Role"),
-    "scope": lazy_gettext("May do"),
+    "scope": lazy_gettext("Permissions"),
     "source": lazy_gettext("Source"),
     "day": lazy_gettext("Day"),
     "outcome": lazy_gettext("Outcome"),

@@ -31,7 +31,7 @@ def send_test(text: str, phones: str) -> TestOutcome:
     except ValidationError as error:
         problem = next(iter(errors_from_schema(error).values()))
     except InvalidFields:
-        problem = _("This exceeds the limit of test messages. Give fewer phones.")
+        problem = _("This exceeds the limit of test messages. Enter fewer phones.")
     except RateLimited as error:
         db.session.rollback()
         problem = ngettext(
@@ -57,8 +57,8 @@ def _send(text: str, written_phones: str) -> list[dict[str, Any]]:
     if not text:
         raise _InvalidTest(_("Write the text first."))
     if not phones:
-        raise _InvalidTest(_("Give a phone to send the test to, for example your own."))
+        raise _InvalidTest(_("Enter a phone to send the test to, for example your own."))
     if len(phones) > test_sends.MAX_PHONES:
-        raise _InvalidTest(_("Give at most %(n)s phones.", n=test_sends.MAX_PHONES))
+        raise _InvalidTest(_("Enter at most %(n)s phones.", n=test_sends.MAX_PHONES))
     body = NewTestSend(text=text, phones=phones)
     return test_sends.send_test(body.text, list(map(int, body.phones)), current_actor()).results

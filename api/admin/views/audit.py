@@ -27,7 +27,7 @@ ENTITIES = {
     "client": lazy_gettext("Client"),
     "token": lazy_gettext("API token"),
     "opt_out": lazy_gettext("Opt-out"),
-    "import": lazy_gettext("Import"),
+    "import": lazy_gettext("Import of clients"),
     "test_send": lazy_gettext("Test send"),
     "report": lazy_gettext("Daily report"),
     "person": lazy_gettext("Sign-in"),

@@ -206,7 +206,7 @@ def _find_created(once: str) -> int | None:
 
 
 def _show_created(mailing_id: int) -> Response:
-    flash(_("The mailing is created. It starts by itself."), "success")
+    flash(_("The mailing is created. It starts automatically."), "success")
     return redirect(url_for("admin.mailings.show_mailing", mailing_id=mailing_id), 303)
 
 

@@ -35,7 +35,7 @@ def add_opt_outs() -> BaseResponse | tuple[str, int]:
     try:
         body = NewOptOuts.model_validate({"phones": phones, "source": source})
     except ValidationError:
-        message = _("Give at most 1,000 phones at a time, and a source in plain words.")
+        message = _("Enter at most 1,000 phones at a time, and a source in plain words.")
         return _render_page(given, message), 422
     added = service.add_opt_outs(map(int, body.phones), body.source, current_actor()).added
     flash(ngettext("%(num)s phone is added.", "%(num)s phones are added.", added), "success")

@@ -119,10 +119,10 @@ def test_the_mailing_form_keeps_every_filter(app: Flask, operator: Signed) -> No
         ("attributes", "phone = 1", "name = value"),
         ("phones", "79160000001, seven", "seven: A phone has 11 digits"),
         ("exclude_mailing_ids", "999999", "There is no mailing of this number."),
-        ("exclude_mailing_ids", "first", "Give a whole number."),
+        ("exclude_mailing_ids", "first", "Enter a whole number."),
         ("timezones", "Moon/Base", "Choose a time zone from the list"),
         ("text", "Hello {name", "The brace at character 7"),
-        ("rate_limit", "many", "Give a whole number."),
+        ("rate_limit", "many", "Enter a whole number."),
     ],
 )
 def test_an_error_is_shown_at_its_field(
