@@ -213,13 +213,18 @@ FIELD_CODES = {
 ROW_CODES = {
     "phone_format": "The phone is not 11 digits that start with 7.",
     "phone_shortened": "A spreadsheet has shortened the phone, as in 7,9E+10.",
+    "phone_decimal": "The cell is a decimal number and no phone, as 7011234567.0.",
+    "phone_extension": "The phone has an extension.",
+    "phone_several": "The cell holds several phones.",
+    "phone_foreign": "The phone is of another country.",
     "operator_code_format": "The operator code is not three digits.",
     "tag_length": "The tag has more than 64 characters.",
-    "timezone_unknown": "The time zone is no IANA name.",
+    "timezone_unknown": "The time zone is neither an IANA name nor a known city.",
+    "timezone_offset": "The time zone is an offset such as UTC+3; the likely zone is named.",
     "timezone_missing": "There is no time zone, neither in the row nor for the file.",
     "value_length": "The value of an attribute has more than 200 characters.",
-    "line_break": "The value has a line break.",
-    "repeated": "A later row has the same phone, and counts.",
+    "line_break": "The value has a line break; of an attribute: and the next row after it.",
+    "repeated": "A later row has the same phone with other values, and counts.",
     "client_deleted": "The client was deleted after the file was sent.",
     "quotes": "CSV: the quotes of the row are wrong.",
     "too_many_cells": "CSV: the row has more cells than the header.",
@@ -228,7 +233,7 @@ ROW_CODES = {
     "nul": "NDJSON: the text contains NUL.",
     "unknown_field": "NDJSON: the field does not exist.",
     "attribute_name": "NDJSON: the name cannot be an attribute's.",
-    "too_many_attributes": "NDJSON: there are more than 20 attributes.",
+    "too_many_attributes": "The row has more than 20 attributes.",
 }
 
 

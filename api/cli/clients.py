@@ -16,7 +16,7 @@ from api.actor import COMMAND
 from api.clients.import_service import get_import, list_rejected_rows
 from api.clients.import_upload import open_client_file, receive_rows
 from api.db import db, transaction
-from shared.client_import.csv_reader import BadFile
+from shared.client_import.bad_file import BadFile
 from shared.client_import.merge import merge_chunk
 from shared.client_import.row_rules import MAX_TAG_LENGTH
 from shared.db.import_models import Import
@@ -94,7 +94,7 @@ def _merge(import_id: int) -> None:
 def _print_report(import_id: int) -> None:
     found = _reload(import_id)
     for line, errors in list_rejected_rows(import_id, SHOWN_ERRORS):
-        click.echo(f"line {line}: {'; '.join(error.detail for error in errors)}", err=True)
+        click.echo(f"row {line}: {'; '.join(error.sentence for error in errors)}", err=True)
     if found.rejected > SHOWN_ERRORS:
         click.echo(f"… and {found.rejected - SHOWN_ERRORS} more rejected rows", err=True)
     if found.ignored_columns:

@@ -3,14 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from api.clients.row_receiver import NULL, RowReceiver, copy_attributes
+from shared.client_import.columns import COLUMNS
 from shared.client_import.csv_reader import CsvReader, CsvRow
-from shared.client_import.row_rules import (
-    COLUMNS,
-    CellError,
-    ClientRow,
-    RowParser,
-    parse_attributes,
-)
+from shared.client_import.row_rules import CellError, ClientRow, RowParser
 from shared.domain.phones import PHONE
 
 TOO_MANY_CELLS = (
@@ -62,7 +57,7 @@ class CsvRowReceiver(RowReceiver):
     def _parse_attributes(self, cells: Sequence[str]) -> str:
         """Return the attributes as COPY text; an empty text if one is invalid."""
         values = {name: cells[index] for name, index in self._reader.extras.items()}
-        attributes, faults = parse_attributes(values)
+        attributes, faults = self._parser.parse_attributes(values)
         return "" if faults else copy_attributes(attributes)
 
     def _parse_row(self, row: CsvRow) -> None:
@@ -79,7 +74,7 @@ class CsvRowReceiver(RowReceiver):
         elif any(cell.strip() for cell in cells):
             phone, code, tag, zone = given
             parsed = self._parser.parse_row(phone, code, tag if "tag" in places else None, zone)
-            attributes, faults = parse_attributes(extra)
+            attributes, faults = self._parser.parse_attributes(extra)
             if isinstance(parsed, ClientRow) and not faults:
                 self._accept(line, given, parsed, attributes)
             else:

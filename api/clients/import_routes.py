@@ -24,7 +24,7 @@ from api.openapi.bodies import CsvUpload
 from api.openapi.operation import operation
 from api.schemas.csv_query import CsvQuery
 from api.schemas.responses import format_instant
-from shared.client_import.csv_reader import BadFile, BadHeader, FileTooLarge
+from shared.client_import.bad_file import BadFile, BadHeader, FileTooLarge
 from shared.db.import_models import Import
 
 blueprint = Blueprint("imports", __name__)
@@ -44,15 +44,18 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
 
     The body is the file itself. Its first line names the columns, in any order: `phone`
     (телефон), `operator_code` (код оператора), `tag` (тег, метка), `timezone` (часовой пояс);
-    only the phone is required. Up to 20 other columns are attributes, named like the column with
-    underscores for spaces; an empty cell leaves the attribute unchanged. Cells are separated by
-    commas, semicolons or tabs; the encoding is UTF-8 or Windows-1251. A phone may be written as
-    `79161234567`, `+7 (916) 123-45-67` or `8 916 123 45 67`.
+    only the phone is required. Other columns are attributes, named like the column with underscores
+    for spaces; an empty cell leaves the attribute unchanged. Cells are separated by commas,
+    semicolons or tabs; the encoding is UTF-8, UTF-16 or Windows-1251. A phone may be written as
+    `79161234567`, `+7 (916) 123-45-67`, `8 916 123 45 67` or `916 123 45 67`; a time zone as
+    `Europe/Moscow`, `МСК` or `Москва`. What may mean another number or zone is rejected, with the
+    likely meaning in the error.
 
     Clients are matched by phone: a new phone creates a client, a known one updates it. A missing
     column, an empty operator code or an empty time zone leaves the value unchanged; an empty tag
-    clears the tag. If a phone is given twice, the last row wins. Invalid rows are rejected one by
-    one; a file that is unreadable as a whole changes nothing.
+    clears the tag. If a phone is given twice, the last row wins, and an earlier one that differs is
+    rejected. An export is imported as it was written, so it leaves everything unchanged. Invalid
+    rows are rejected one by one; a file that is unreadable as a whole changes nothing.
 
     The body may also be NDJSON (`Content-Type: application/x-ndjson`): one JSON object per line,
     with the fields `phone`, `operator_code`, `tag`, `timezone` and `attributes`, by the same rules.
@@ -115,7 +118,7 @@ def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
     reason. The file can be corrected and imported again.
     """
     found = import_service.get_import(import_id)
-    columns, rows = import_service.export_rejected_rows(found, lambda error: error.detail)
+    columns, rows = import_service.export_rejected_rows(found, lambda error: error.sentence)
     return stream_csv(f"import-{import_id}-rejected.csv", columns, rows, query.excel)
 
 
@@ -140,7 +143,8 @@ def _errors(import_id: int) -> list[dict[str, Any]]:
         {
             "line": each.line,
             "column": each.column,
-            "detail": f"line {each.line}: {each.detail}",
+            "value": each.value,
+            "detail": f"row {each.line}: {each.sentence}",
             "code": each.code,
         }
         for each in import_service.list_rejected_cells(import_id)

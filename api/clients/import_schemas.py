@@ -16,8 +16,8 @@ UPLOAD_EXAMPLE = (
 )
 REJECTED_EXAMPLE = (
     "line,phone,operator_code,tag,timezone,reason\r\n"
-    "17,9161234567,,vip,Europe/Moscow,"
-    '"phone must be 11 digits and start with 7, for example 79161234567"\r\n'
+    "17,495-00-11,,vip,Europe/Moscow,"
+    '"phone ""495-00-11"" must be 11 digits and start with 7, for example 79161234567"\r\n'
 )
 
 
@@ -47,12 +47,15 @@ class ImportListQuery(ListQuery):
 class RowError(ResponseModel):
     """An error of a rejected row, with the correction."""
 
-    line: int = Field(description="The line in which the row begins; the header is line 1.")
+    line: int = Field(description="The row's number, as a spreadsheet shows it; NDJSON: the line.")
     column: str = Field(
         description="Empty if the error concerns the row as a whole.", examples=["phone"]
     )
+    value: str = Field(description="The cell as given, shortened.", examples=["495-00-11"])
     detail: str = Field(
-        examples=["line 17: phone must be 11 digits and start with 7, for example 79161234567"]
+        examples=[
+            'row 17: phone "495-00-11" must be 11 digits and start with 7, for example 79161234567'
+        ]
     )
     code: str = Field(description="Which rule is violated; stable.", examples=["phone_format"])
 

@@ -14,8 +14,8 @@ from api.cursors import Page, between
 from api.db import db
 from api.enqueue import job_queues
 from api.errors import NotFound
+from shared.client_import.columns import COLUMNS
 from shared.client_import.merge import MAX_KEPT_REJECTED
-from shared.client_import.row_rules import COLUMNS
 from shared.db.import_models import Import, RejectedRow
 from shared.domain.error_texts import error_text
 from shared.domain.spreadsheets import unescape_formula
@@ -25,22 +25,32 @@ log = structlog.get_logger()
 
 MAX_REPORTED_ERRORS = 100
 REJECTED_PAGE_ROWS = 5_000
+MAX_SHOWN_VALUE = 64
 
 # An import is shown once its whole file has been received.
 RECEIVED = select(Import).where(Import.status != ImportStatus.RECEIVING)
 
 
 class RejectedCell(NamedTuple):
-    """An error of a rejected row: its line and column (empty for the row as a whole), a code.
+    """An error of a rejected row: its row and column (empty for the row as a whole), a code.
 
-    `repeated_in` is the later line that has the same phone. Old errors lack a code.
+    `found` is what the detail names, such as the later row that has the same phone; `value` is the
+    cell as given. Old errors lack a code.
     """
 
     line: int
     column: str
     detail: str
     code: str = ""
-    repeated_in: int | None = None
+    found: str | int = ""
+    value: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The detail with the value, as in: phone "916" must be 11 digits."""
+        if not self.value or not self.detail.startswith(f"{self.column} "):
+            return self.detail
+        return f'{self.column} "{self.value}"{self.detail[len(self.column) :]}'
 
 
 def start_import(
@@ -104,12 +114,12 @@ def count_kept_rows(found: Import) -> int:
 def list_rejected_rows(import_id: int, limit: int) -> list[tuple[int, list[RejectedCell]]]:
     """Return the first rejected rows of an import: the line and its errors."""
     rows = db.session.execute(
-        select(RejectedRow.line, RejectedRow.faults)
+        select(RejectedRow)
         .where(RejectedRow.import_id == import_id)
         .order_by(RejectedRow.line)
         .limit(limit)
     )
-    return [(line, [RejectedCell(line, *fault) for fault in faults]) for line, faults in rows]
+    return [(row.line, list(_rejected_cells(row))) for row in rows.scalars()]
 
 
 def list_rejected_cells(import_id: int) -> list[RejectedCell]:
@@ -127,6 +137,14 @@ def export_rejected_rows(
     """
     columns = ("line", *COLUMNS, *found.attribute_columns, "reason")
     return columns, _iter_rejected_pages(found.id, found.attribute_columns, describe)
+
+
+def _rejected_cells(row: Any) -> Iterator[RejectedCell]:
+    """Yield the errors of a rejected row, with the cells that have them."""
+    for column, detail, *rest in row.faults:
+        cell = getattr(row, column) if column in COLUMNS else row.attributes.get(column, "")
+        code, found = [*rest, "", ""][:2]
+        yield RejectedCell(row.line, column, detail, code, found, cell[:MAX_SHOWN_VALUE])
 
 
 def _iter_rejected_pages(
@@ -154,7 +172,7 @@ def _iter_rejected_pages(
                 # As the import reads them: the file is escaped as a whole.
                 *(unescape_formula(cell) for cell in row[1:-2]),
                 *(unescape_formula(row.attributes.get(name, "")) for name in attributes),
-                "; ".join(describe(RejectedCell(row.line, *fault)) for fault in row.faults),
+                "; ".join(map(describe, _rejected_cells(row))),
             )
             for row in rows
         ]

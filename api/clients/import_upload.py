@@ -16,12 +16,13 @@ from api.clients.csv_rows import CsvRowReceiver
 from api.clients.ndjson_rows import NdjsonRowReceiver
 from api.clients.row_receiver import TOO_SLOW, RowReceiver
 from api.db import transaction
-from shared.client_import.csv_reader import BadFile, CsvReader
+from shared.client_import.bad_file import BadFile
+from shared.client_import.columns import NO_MAPPING, ColumnMapping, plan_client_columns
+from shared.client_import.csv_reader import CsvReader
 from shared.client_import.merge import drop_waiting_rows, import_statement
 from shared.client_import.ndjson_reader import NdjsonReader
-from shared.client_import.row_rules import COLUMN_NAMES, RowParser
+from shared.client_import.row_rules import RowParser
 from shared.db.rows import fetch_one_row
-from shared.domain.attributes import MAX_ATTRIBUTES, parse_attribute_name
 
 CREATE_IMPORT = "INSERT INTO imports (default_timezone, request_id) VALUES (%s, %s) RETURNING id"
 CREATE_WAITING_TABLE = """
@@ -37,10 +38,12 @@ DELETE_IMPORT = "DELETE FROM imports WHERE id = %s AND status = 'receiving'"
 DELETE_REJECTED = "DELETE FROM rejected_rows WHERE import_id = %s"
 
 
-def open_client_file(read: Callable[[int], bytes]) -> CsvReader:
+def open_client_file(
+    read: Callable[[int], bytes], mapping: ColumnMapping = NO_MAPPING
+) -> CsvReader:
     """Read the header of a CSV file of clients; `read(n)` returns up to n bytes. Raise BadFile."""
     limit = current_app.config["IMPORT_MAX_BYTES"]
-    return CsvReader(read, COLUMN_NAMES, ("phone",), limit, parse_attribute_name, MAX_ATTRIBUTES)
+    return CsvReader(read, lambda header: plan_client_columns(header, mapping), limit)
 
 
 def open_ndjson_file(read: Callable[[int], bytes]) -> NdjsonReader:
@@ -54,6 +57,7 @@ def receive_rows(
     tag: str | None,
     timezone: str | None,
     actor: Actor,
+    mapping: ColumnMapping = NO_MAPPING,
     report_progress: Callable[[], object] = lambda: None,
 ) -> int:
     """Copy all rows of a file into the waiting table of a new import; return the import's id.
@@ -62,7 +66,8 @@ def receive_rows(
     Raise BadFile; then nothing is left behind.
     """
     default_timezone = current_app.config["DEFAULT_TIMEZONE"]
-    parser = RowParser(tag, timezone, default_timezone is not None)
+    exact = isinstance(reader, CsvReader) and reader.exact
+    parser = RowParser(tag, timezone, default_timezone is not None, mapping.timezones, exact)
     with transaction() as cursor:
         cursor.execute(CREATE_IMPORT, (default_timezone, actor.request_id))
         (import_id,) = fetch_one_row(cursor)

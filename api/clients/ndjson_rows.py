@@ -12,14 +12,9 @@ from api.clients.row_receiver import (
     copy_attributes,
     copy_fields,
 )
+from shared.client_import.columns import COLUMNS
 from shared.client_import.ndjson_reader import NdjsonReader
-from shared.client_import.row_rules import (
-    COLUMNS,
-    CellError,
-    ClientRow,
-    RowParser,
-    parse_attributes,
-)
+from shared.client_import.row_rules import CellError, ClientRow, RowParser
 from shared.domain.attributes import MAX_ATTRIBUTES, parse_attribute_name
 from shared.domain.phones import PHONE
 
@@ -86,7 +81,7 @@ class NdjsonRowReceiver(RowReceiver):
         """Return attributes as COPY text; None if they have new names, or are invalid."""
         if not given.keys() <= self._reader.extras.keys() or NUL in line:
             return None
-        attributes, faults = parse_attributes(given)
+        attributes, faults = self._parser.parse_attributes(given)
         return None if faults else copy_attributes(attributes)
 
     def _parse_document(self, at: int, document: Mapping[str, Any], may_hold_nul: bool) -> None:
@@ -107,7 +102,7 @@ class NdjsonRowReceiver(RowReceiver):
         phone, code, tag, zone = given
         known_tag = tag if document.get("tag") is not None else None
         parsed = self._parser.parse_row(phone, code, known_tag, zone)
-        attributes, wrong = parse_attributes(extra)
+        attributes, wrong = self._parser.parse_attributes(extra)
         faults += wrong
         if isinstance(parsed, ClientRow) and not faults:
             if known_tag is None:  # not cached: an absent tag is not an empty one

@@ -7,7 +7,7 @@ from io import BytesIO
 import orjson
 
 from api.db import transaction
-from shared.client_import.csv_reader import BadFile
+from shared.client_import.bad_file import BadFile
 from shared.client_import.merge import MAX_KEPT_REJECTED, import_statement
 from shared.client_import.row_rules import CellError, ClientRow, RowParser
 

@@ -19,6 +19,7 @@ from api.db import autocommit_cursor, database_now, db, fetch_all, session_curso
 from api.edit_versions import check_version
 from api.errors import Conflict, NotFound
 from api.schemas.personalisation import merge_attributes
+from shared.client_import.columns import EXPORT_COLUMNS, MAX_ATTRIBUTE_COLUMNS
 from shared.db import erasures, status_changes
 from shared.db.models import Client
 from shared.db.prepared_statements import PreparedStatement
@@ -31,10 +32,7 @@ log = structlog.get_logger()
 
 NO_CLIENT = error_text("There is no such client.")
 FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
-EXPORT_COLUMNS = ("id", "phone", "operator_code", "tag", "timezone", "created_at", "updated_at")
 EXPORT_PAGE_ROWS = 5_000
-# A file with a column for each of thousands of names would be far larger than its data.
-MAX_EXPORTED_ATTRIBUTES = 200
 
 # Creating and getting a client are the most frequent requests. Each is one prepared statement on an
 # autocommit connection: a single round trip, without the session.
@@ -155,7 +153,7 @@ def export_clients(
 ) -> tuple[Sequence[str], Iterator[list[tuple[Any, ...]]]]:
     """Return the columns of a file of all found clients, and its rows in pages, by id.
 
-    The MAX_EXPORTED_ATTRIBUTES most frequent attributes among these clients are columns.
+    The MAX_ATTRIBUTE_COLUMNS most frequent attributes among these clients are columns.
     """
     _bind_searched(search)
     name = func.jsonb_object_keys(Client.attributes).label("name")
@@ -164,7 +162,7 @@ def export_clients(
         select(names.c.name)
         .group_by(names.c.name)
         .order_by(func.count().desc(), names.c.name)
-        .limit(MAX_EXPORTED_ATTRIBUTES)
+        .limit(MAX_ATTRIBUTE_COLUMNS)
     )
     attributes = sorted(db.session.scalars(most_frequent))
     return (*EXPORT_COLUMNS, *attributes), _iter_export_pages(search, attributes)

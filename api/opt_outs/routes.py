@@ -26,7 +26,7 @@ from api.opt_outs.schemas import (
     present_opt_out,
 )
 from api.schemas.csv_query import CsvQuery
-from shared.client_import.csv_reader import BadFile, FileTooLarge
+from shared.client_import.bad_file import BadFile, FileTooLarge
 
 blueprint = Blueprint("opt_outs", __name__)
 

@@ -5,6 +5,7 @@ An opt-out belongs to the phone, whichever client has it now or later.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -17,6 +18,8 @@ from api.cursors import Page
 from api.db import db, session_cursor
 from api.errors import NotFound
 from api.idempotency import IdempotencyKey
+from shared.client_import.columns import COLUMN_NAMES as CLIENT_COLUMN_NAMES
+from shared.client_import.columns import plan_named_columns
 from shared.client_import.csv_reader import CsvReader
 from shared.db import opt_outs as opt_out_records
 from shared.db.opt_outs import OptOut
@@ -36,12 +39,9 @@ EXPORT_PAGE_ROWS = 5_000
 EXPORT_COLUMNS = ("phone", "source", "created_at")
 
 COLUMN_NAMES = {
-    name: column
-    for column, names in {
-        "phone": "phone|phone number|mobile|msisdn|tel|телефон|номер|номер телефона|мобильный",
-        "source": "source|reason|источник|причина",
-    }.items()
-    for name in names.split("|")
+    **{name: column for name, column in CLIENT_COLUMN_NAMES.items() if column == "phone"},
+    "номер": "phone",
+    **dict.fromkeys(("source", "reason", "источник", "причина"), "source"),
 }
 
 
@@ -91,7 +91,8 @@ def import_opt_outs(read: Callable[[int], bytes], source: str, actor: Actor) -> 
     `read(n)` returns up to n bytes. `source` is for rows that name none. Raise BadFile; then the
     chunks before stay added.
     """
-    reader = CsvReader(read, COLUMN_NAMES, ("phone",), MAX_FILE_BYTES)
+    plan = partial(plan_named_columns, COLUMN_NAMES, ("phone",))
+    reader = CsvReader(read, plan, MAX_FILE_BYTES)
     result = ImportedOptOuts()
     for chunk in _read_chunks(reader, source, result):
         for row_source, phones in sorted(chunk.items()):

@@ -122,7 +122,9 @@ IMPORT: dict[str, Any] = {
             "line": 17,
             "column": "phone",
             "code": "phone_format",
-            "detail": "line 17: phone must be 11 digits and start with 7, for example 79161234567",
+            "value": "495-00-11",
+            "detail": 'row 17: phone "495-00-11" must be 11 digits and start with 7, for example '
+            "79161234567",
         }
     ],
     "attribute_columns": ["name"],

@@ -56,8 +56,9 @@ SELECT coalesce(
     (SELECT max(phone) FROM {waiting} WHERE phone > %(after)s AND phone <= %(last)s))
 """
 END_PART = "DELETE FROM import_parts WHERE import_id = %s AND part = %s"
-# Of several rows with the same phone the last one is used; the others are rejected. So are those of
-# a client that was deleted since the file was sent: an erasure is not undone by an older file.
+# Of several rows with the same phone the last one is used; those that say something else are
+# rejected. So are those of a client that was deleted since the file was sent: an erasure is not
+# undone by an older file.
 ROWS = """
 WITH erased AS MATERIALIZED (
     SELECT e.phone FROM erasures e, imports i
@@ -73,15 +74,22 @@ WITH erased AS MATERIALIZED (
 # sort all ids are allocated before the first insert, so they are adjacent: this chunk writes to its
 # own pages of an index that ends in the id, and not to those that the other part's merge writes.
 INSERT = f"""
-{ROWS}, repeated AS (
+{ROWS}, differing AS MATERIALIZED (
+    SELECT r.* FROM rows r WHERE again > 0 AND (
+        SELECT (w.operator_code, w.tag, w.timezone, w.attributes)
+            IS DISTINCT FROM (r.operator_code, r.tag, r.timezone, r.attributes)
+        FROM {{waiting}} w WHERE w.phone = r.phone ORDER BY w.line DESC LIMIT 1
+    )
+), repeated AS (
     INSERT INTO rejected_rows (import_id, line, phone, operator_code, tag, timezone, attributes,
         faults)
     SELECT %(import)s, line, phone::text, coalesce(operator_code, ''), coalesce(tag, ''),
         coalesce(timezone, ''), coalesce(attributes, jsonb_build_object()),
         jsonb_build_array(jsonb_build_array('phone',
-            format('phone is given again in line %%s, and the last one wins', again),
+            format('phone is given again in row %%s with other values, and the last one wins',
+                again),
             'repeated', again))
-    FROM rows WHERE again > 0
+    FROM differing
     ORDER BY line LIMIT (
         SELECT greatest(0, %(max_kept)s - count(*)) FROM (
             SELECT FROM rejected_rows WHERE import_id = %(import)s LIMIT %(max_kept)s
@@ -113,8 +121,10 @@ INSERT = f"""
         coalesce(attributes, jsonb_build_object())
     FROM fresh ORDER BY id
 )
-SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM rows WHERE again IS NULL),
+SELECT count(*), count(*) FILTER (WHERE again IS NULL),
+    count(*) FILTER (WHERE again = 0) + (SELECT count(*) FROM differing),
     ARRAY(SELECT id FROM fresh)
+FROM rows
 """  # noqa: S608 (constants)
 KNOWN = """
 FROM rows r JOIN clients c ON c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
@@ -265,7 +275,7 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedR
         except UniqueViolation:  # Another transaction created a client: compare with it.
             cursor.execute("ROLLBACK TO inserting")
             continue
-        rows, wanted, made = fetch_one_row(cursor)
+        rows, wanted, rejected, made = fetch_one_row(cursor)
         log_clients_on_commit(
             cursor, "client.imported", made, import_id=import_id, change="created"
         )
@@ -279,7 +289,8 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedR
             if changed:
                 updated, moved = _update(cursor, import_id, values)
             break
-    return MergedRows(rows, created, updated, wanted - created - updated, rows - wanted, moved)
+    unchanged = rows - rejected - created - updated
+    return MergedRows(rows, created, updated, unchanged, rejected, moved)
 
 
 def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[int, int]:

@@ -6,7 +6,8 @@ It has the interface of CsvReader that an import uses; its lines are left to the
 import codecs
 from collections.abc import Callable, Iterator
 
-from shared.client_import.csv_reader import READ_BYTES, FileTooLarge, UnreadableFile
+from shared.client_import.bad_file import UnreadableFile
+from shared.client_import.text_source import READ_BYTES, file_too_large
 
 # Longer lines are not sensible data; the limit bounds memory.
 MAX_LINE_BYTES = 64 * 1024
@@ -45,11 +46,7 @@ class NdjsonReader:
         chunk = self._read(READ_BYTES)
         self.size += len(chunk)
         if self._limit is not None and self.size > self._limit:
-            raise FileTooLarge(
-                f"The file is larger than {self._limit} bytes: split it and send the parts.",
-                "file_too_large",
-                megabytes=self._limit // 2**20,
-            )
+            raise file_too_large(self._limit)
         return chunk.removeprefix(codecs.BOM_UTF8) if first else chunk
 
 

@@ -15,8 +15,6 @@ NAME_LETTERS = "A-Za-zА-Яа-яЁё_"
 ATTRIBUTE_NAME = re.compile(f"[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}")
 # Fields of a client that a text may use like attributes.
 CLIENT_FIELDS = frozenset({"phone", "tag", "operator_code", "timezone"})
-# Columns of this service's exports that are not attributes if an export is imported again.
-EXPORT_ONLY_COLUMNS = frozenset({"id", "created_at", "updated_at", "line", "reason"})
 
 NAME_DETAIL = error_text(
     "must be 1 to 32 letters (Latin or Cyrillic), digits or underscores, and not begin with a digit"
@@ -35,7 +33,7 @@ def parse_attribute_name(text: str) -> str | None:
     Spaces and hyphens become underscores.
     """
     name = "_".join(text.replace("-", " ").split())
-    return name if is_attribute_name(name) and name.lower() not in EXPORT_ONLY_COLUMNS else None
+    return name if is_attribute_name(name) else None
 
 
 def placeholder_values(table: str) -> str:

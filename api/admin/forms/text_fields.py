@@ -22,7 +22,7 @@ def read_id(text: str) -> int | None:
 def read_phone(text: str) -> str | None:
     """Return the 11 digits of a phone; None if the text is not a phone."""
     try:
-        return parse_phone(text, prefix_optional=True)
+        return parse_phone(text)
     except InvalidPhone:
         return None
 

@@ -4,8 +4,9 @@ from flask_babel import LazyString, lazy_gettext
 from flask_babel import gettext as _
 
 from api.clients.import_service import RejectedCell
-from shared.client_import.csv_reader import BadFile
+from shared.client_import.bad_file import BadFile
 
+ZONE_LIKE = lazy_gettext("Write a time zone such as %(found)s.")
 CELL_ERRORS: dict[str, LazyString] = {
     "phone_format": lazy_gettext(
         "The phone needs 11 digits and starts with 7, for example 79161234567."
@@ -19,7 +20,21 @@ CELL_ERRORS: dict[str, LazyString] = {
     ),
     "client_deleted": lazy_gettext("The client was deleted after this file was sent."),
     "tag_length": lazy_gettext("The tag may have at most 64 characters."),
+    "phone_decimal": lazy_gettext(
+        "This is a decimal number, not a phone: write all 11 digits, for example 79161234567."
+    ),
+    "phone_extension": lazy_gettext(
+        "Leave out the extension (%(found)s): messages cannot reach one."
+    ),
+    "phone_several": lazy_gettext("Give each phone a row of its own: %(found)s."),
+    "phone_foreign": lazy_gettext(
+        "This phone is of another country: only phones that start with +7 can be written to."
+    ),
     "timezone_unknown": lazy_gettext("Write a time zone such as Europe/Moscow."),
+    "timezone_offset": lazy_gettext(
+        "Several zones have this offset. If %(found)s is meant, confirm it when importing again."
+    ),
+    "too_many_attributes": lazy_gettext("A client has at most 20 attributes: leave some out."),
     "timezone_missing": lazy_gettext(
         "Fill in the time zone, or import again with a time zone for rows without one."
     ),
@@ -43,6 +58,9 @@ FILE_ERRORS: dict[str, LazyString] = {
     "header_quotes": lazy_gettext(
         "The quotes in the first line are wrong. It must name the columns."
     ),
+    "encoding_unknown": lazy_gettext(
+        "The encoding of this file is unknown. In Excel, choose Save as and then CSV UTF-8."
+    ),
     "not_csv": lazy_gettext(
         "This is no CSV file. In Excel, choose Save as and then CSV UTF-8, and import that file."
     ),
@@ -55,11 +73,16 @@ def describe_cell_error(error: RejectedCell) -> str:
     if error.code == "repeated":
         return str(
             _(
-                "The phone comes again in line %(line)s: the last one counts.",
-                line=error.repeated_in,
+                "The phone comes again in row %(row)s with other values: the last one counts.",
+                row=error.found,
             )
         )
-    return str(CELL_ERRORS.get(error.code) or error.detail)
+    message = CELL_ERRORS.get(error.code)
+    if error.code == "timezone_unknown" and error.found:
+        message = ZONE_LIKE
+    if message is None:
+        return error.detail
+    return str(message) % {"found": error.found} if error.found else str(message)
 
 
 def describe_file_error(error: BadFile) -> str:
@@ -80,7 +103,7 @@ def describe_file_error(error: BadFile) -> str:
             message = _("Line %(line)s is far too long: this is no CSV file.", line=values["line"])
         case "quote_open":
             message = _(
-                "In line %(line)s a quote is opened and not closed. Close it, or write a quote "
+                "In row %(line)s a quote is opened and not closed. Close it, or write a quote "
                 "inside of a cell twice.",
                 line=values["line"],
             )

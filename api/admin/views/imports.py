@@ -21,7 +21,7 @@ from api.errors import ContentTooLarge, ServiceError
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
 from api.http.problems import Problem, status_code
-from shared.client_import.csv_reader import BadFile
+from shared.client_import.bad_file import BadFile
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("imports", __name__)

@@ -117,7 +117,7 @@ def test_invalid_lines_are_rejected_one_by_one_with_codes(
     client: FlaskClient, run_import: Import
 ) -> None:
     good: dict[str, Any] = {"phone": "79472999999", "attributes": {"a": "x"}, **ZONE}
-    report = run_import(good, *(line for line, _, _ in REJECTED), good)
+    report = run_import(good, *(line for line, _, _ in REJECTED), {**good, "tag": "x"})
     assert report["rejected"] == len(REJECTED) + 1  # the first of the two with one phone
     codes = {(each["line"], each["column"]): each["code"] for each in report["errors"]}
     for at, (line, column, code) in enumerate(REJECTED, 2):

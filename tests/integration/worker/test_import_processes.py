@@ -79,7 +79,7 @@ def test_command_imports_a_file(system: System, tmp_path: Path) -> None:
     done = run_import_command(system, str(file))
     assert done.returncode == 0, done.stderr
     assert "2001 rows, 2000 created, 0 updated, 0 unchanged, 1 rejected" in done.stdout
-    assert "line 2002: phone must be 11 digits" in done.stderr
+    assert 'row 2002: phone "12" must be 11 digits' in done.stderr
     assert system.query("SELECT count(*) FROM clients WHERE tag = 'by-command'") == [(2_000,)]
 
 

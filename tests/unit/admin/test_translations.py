@@ -38,6 +38,7 @@ def test_every_code_has_a_text() -> None:
         *re.findall(r'InvalidPhone\("([a-z_]+)"', source("shared/domain/phones.py")),
         *re.findall(r'CellError\(name, .*"([a-z_]+)"\)', readers),
         *re.findall(r'CellError\("", \w+, "([a-z_]+)"\)', source("api/clients/csv_rows.py")),
+        *re.findall(r'CellError\("", COUNT_DETAIL.*"([a-z_]+)"', readers),
         *re.findall(r"'(client_deleted)'", source("shared/client_import/merge.py")),
     }
     assert len(codes) >= 10

@@ -2,25 +2,18 @@
 
 import io
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from shared.client_import import csv_reader
-from shared.client_import.csv_reader import (
-    BadFile,
-    BadHeader,
-    CsvReader,
-    FileTooLarge,
-    UnreadableFile,
-)
-from shared.client_import.row_rules import (
-    COLUMN_NAMES,
-    ZONE_DETAIL,
-    ZONE_MISSING,
-    ClientRow,
-    RowParser,
-)
+from shared.client_import.bad_file import BadFile, BadHeader, FileTooLarge, UnreadableFile
+from shared.client_import.columns import COLUMN_NAMES, plan_named_columns
+from shared.client_import.csv_reader import CsvReader
+from shared.client_import.row_rules import ZONE_DETAIL, ZONE_MISSING, ClientRow, RowParser
+from shared.client_import.text_source import READ_BYTES
 from shared.domain.phones import PHONE_DETAIL, SHORTENED_DETAIL
+
+PLAN = partial(plan_named_columns, COLUMN_NAMES, ("phone",))
 
 
 def sheet(data: bytes, at_once: int | None = None, limit: int | None = None) -> CsvReader:
@@ -28,8 +21,8 @@ def sheet(data: bytes, at_once: int | None = None, limit: int | None = None) -> 
     stream = io.BytesIO(data)
     read: Callable[[int], bytes] = stream.read
     if at_once is not None:
-        return CsvReader(lambda n: read(min(n, at_once)), COLUMN_NAMES, ("phone",), limit)
-    return CsvReader(read, COLUMN_NAMES, ("phone",), limit)
+        return CsvReader(lambda n: read(min(n, at_once)), PLAN, limit)
+    return CsvReader(read, PLAN, limit)
 
 
 def rows(data: bytes, at_once: int | None = None) -> list[tuple[int, list[str]]]:
@@ -40,7 +33,10 @@ RUSSIAN = "Телефон;Тег;Часовой пояс\n79161234567;Пётр;E
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 3, 7])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1251"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1251", "cp866", "koi8-r"],
+)
 def test_encoding_is_detected(encoding: str, at_once: int | None) -> None:
     found = sheet(RUSSIAN.encode(encoding), at_once)
     assert found.columns == {"phone": 0, "tag": 1, "timezone": 2}
@@ -69,7 +65,7 @@ def test_delimiters_and_newlines_are_detected(delimiter: str, newline: str) -> N
 
 
 def test_delimiter_line_of_excel_is_recognised() -> None:
-    assert rows(b"sep=;\r\nphone;tag\r\n1;a,b,c\r\n") == [(3, ["1", "a,b,c"])]
+    assert rows(b"sep=;\r\nphone;tag\r\n1;a,b,c\r\n") == [(2, ["1", "a,b,c"])]
 
 
 @pytest.mark.parametrize(
@@ -103,15 +99,18 @@ def test_unknown_columns_are_reported() -> None:
         ("phone,телефон\n1,2".encode(), BadHeader, "column phone twice"),
         (b'"phone\n1', BadHeader, "quotes are wrong"),
         (b"PK\x03\x04\x14\x00xl/workbook", UnreadableFile, "Excel workbook"),
-        (b"\xd0\xcf\x11\xe0\xa1", UnreadableFile, "Excel workbook"),
-        ("phone\n1".encode("utf-16"), UnreadableFile, "UTF-16"),
-        ("phone\n1".encode("utf-16-le"), UnreadableFile, "not text"),
+        (b"\xd0\xcf\x11\xe0\xa1", UnreadableFile, "old Excel workbook"),
+        ("phone\n1".encode("utf-32"), UnreadableFile, "UTF-32"),
+        ("phone,имя\n1,Пётр\n".encode("utf-16") + b"\x00\xd8\x00\x00", UnreadableFile, "neither"),
+        ("имя,phone\nЯна Яковлевна,1".encode("mac-cyrillic"), UnreadableFile, "encoding"),
+        ("phone,name\n1,Café Zoé\n2,Müller".encode("cp1252"), UnreadableFile, "encoding"),
+        ("phone,tag\n1,друг".encode("koi8-r"), UnreadableFile, "encoding"),
         (b"phone\n7916\x001234567\n", UnreadableFile, "not text"),
         ("phone,tag\n1,друг\n".encode() + b"2,\xff\xfe\n", UnreadableFile, "neither UTF-8"),
         ("phone,tag\n1,друг\n".encode("cp1251") + b"2,\x98\n", UnreadableFile, "neither UTF-8"),
         ("phone,tag\n1,Пётр".encode("cp1251") + b"\x98", UnreadableFile, "neither UTF-8"),
         (b"phone\n" + b"1" * 70_000, UnreadableFile, "Line 2 is longer"),
-        (b'phone,tag\n1,"open\n' + b"2,b\n" * 1_000, UnreadableFile, "In line 2 a quote"),
+        (b'phone,tag\n1,"open\n' + b"2,b\n" * 1_000, UnreadableFile, "In row 2 a quote"),
     ],
 )
 def test_unusable_file_is_explained(data: bytes, kind: type[BadFile], says: str) -> None:
@@ -138,8 +137,8 @@ def test_memory_is_bounded_for_any_input(endless: bytes) -> None:
         return pieces.pop() if pieces else endless * (n // len(endless))
 
     with pytest.raises(UnreadableFile):
-        list(CsvReader(read, COLUMN_NAMES))
-    assert sent < 4 * csv_reader.READ_BYTES
+        list(CsvReader(read, PLAN))
+    assert sent < 4 * READ_BYTES
 
 
 def test_row_with_wrong_quotes_does_not_affect_others() -> None:
@@ -148,8 +147,25 @@ def test_row_with_wrong_quotes_does_not_affect_others() -> None:
     assert [row.cells for row in found[1:]] == [["2", 'c"d'], ["3", 'e "f"']]
 
 
-def test_line_numbers_include_line_breaks_within_cells() -> None:
-    assert [line for line, _ in rows(b'phone,note\n1,"a\nb\r\nc"\n\n2,d\n')] == [2, 6]
+@pytest.mark.parametrize(
+    ("data", "numbers"),
+    [
+        (b'phone,note\n1,"a\nb\r\nc"\n\n2,d\n', [2, 4]),
+        (b'"phone","two\nlines"\n1,a\n2,b\n'.replace(b"\\", b""), [2, 3]),
+        (b"\n\nphone\n1\n", [4]),
+        (b"sep=;\nphone;tag\n1;a\n", [2]),
+        (b'phone,tag\n1,"a"b\n2,c\n', [2, 3]),
+    ],
+)
+def test_rows_have_the_numbers_that_a_spreadsheet_shows(data: bytes, numbers: list[int]) -> None:
+    assert [line for line, _ in rows(data)] == numbers
+
+
+@pytest.mark.parametrize(
+    "header", ['"Фамилия, имя";Телефон', "Фамилия, имя, отчество;Телефон", "Имя\tТелефон, моб"]
+)
+def test_commas_within_names_are_no_delimiters(header: str) -> None:
+    assert len(sheet(header.replace(", моб", "").encode()).header) == 2
 
 
 PARSER = RowParser(None, None, zone_optional=False)
@@ -165,10 +181,13 @@ def test_all_errors_of_a_row_are_reported_together() -> None:
     faults = PARSER.parse_row("1", "12", "x" * 65, "Moon/Base")
     assert isinstance(faults, list)
     assert [fault.column for fault in faults] == ["phone", "operator_code", "tag", "timezone"]
-    assert (faults[0].detail, faults[3].detail) == (f"phone {PHONE_DETAIL}", ZONE_DETAIL)
+    assert faults[0].detail == f"phone {PHONE_DETAIL}"
+    assert PARSER.parse_row("79161234567", "", None, "?") == [
+        ("timezone", ZONE_DETAIL, "timezone_unknown", "")
+    ]
     assert PARSER.parse_row("7,9E+10", "", None, "") == [
-        ("phone", f"phone {SHORTENED_DETAIL}", "phone_shortened"),
-        ("timezone", ZONE_MISSING, "timezone_missing"),
+        ("phone", f"phone {SHORTENED_DETAIL}", "phone_shortened", ""),
+        ("timezone", ZONE_MISSING, "timezone_missing", ""),
     ]
 
 
@@ -176,6 +195,19 @@ def test_cell_with_a_line_break_hints_at_an_open_quote() -> None:
     faults = PARSER.parse_row("79161234567", "", "a\nb", "UTC")
     assert isinstance(faults, list)
     assert "quote that is not closed" in faults[0].detail
+    for swallowed in ("Ivan\n79161234567,Petr", "Ivan\r\n8 (916) 123-45-67;Petr"):
+        attributes, errors = PARSER.parse_attributes({"name": swallowed})
+        assert (attributes, [error.code for error in errors]) == ({}, ["line_break"])
+    address = {"address": "Lenina 1\nOmsk, 644099"}
+    assert PARSER.parse_attributes(address) == (address, [])
+
+
+def test_row_may_have_twenty_attributes_of_many_columns() -> None:
+    cells = {f"a{n}": "x" if n < 20 else "" for n in range(40)}
+    attributes, errors = PARSER.parse_attributes(cells)
+    assert (len(attributes), errors) == (20, [])
+    _, errors = PARSER.parse_attributes(cells | {"a30": "x"})
+    assert [error.code for error in errors] == ["too_many_attributes"]
 
 
 @pytest.mark.parametrize(
