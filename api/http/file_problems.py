@@ -1,6 +1,6 @@
 """Why an uploaded file cannot be used as a whole, with a template to translate."""
 
-from shared.client_import.csv_reader import BadFile
+from shared.client_import.bad_file import BadFile
 from shared.domain.error_texts import ErrorText, error_text
 
 # By the codes of BadFile. The English text is the error's own; its translation is found by these.
