@@ -277,6 +277,8 @@ BROKEN: list[tuple[str, Callable[[list[Object]], None]]] = [
     ("not spread over topology", at(API, f"{POD} topologySpreadConstraints 1", None)),
     ("no PriorityClass x", at(API, f"{POD} priorityClassName", "x")),
     ("postgres does not come before", at("PriorityClass/notifications-data", "value", 10)),
+    ("a strategy without a type", at(API, "spec strategy type", None)),
+    ("globalDefault", at("PriorityClass/notifications-data", "globalDefault", False)),
     ("a port without a protocol", at("Service/api", "spec ports 0 protocol", None)),
     ("a port without a protocol", at("NetworkPolicy/dns", "spec egress 0 ports 0 protocol", None)),
     (

@@ -348,6 +348,12 @@ def a_second_apply_changes_nothing(documents: list[Object]) -> Violations:
             ports += rule.get("ports", [])
         if any("protocol" not in port for port in ports):
             yield f"{title(each)}: a port without a protocol"
+    for each in of_kind(documents, "Deployment"):
+        if "type" not in each["spec"].get("strategy", {"type": "RollingUpdate"}):
+            yield f"{title(each)}: a strategy without a type"
+    for each in of_kind(documents, "PriorityClass"):
+        if each.get("globalDefault") is False:
+            yield f"{title(each)}: the server does not store globalDefault: false"
     for each in of_kind(documents, "StatefulSet"):
         for claim in each["spec"].get("volumeClaimTemplates", []):
             if not {"apiVersion", "kind", "status"} <= set(claim):
