@@ -10,9 +10,10 @@ from flask_babel import lazy_gettext
 from markupsafe import Markup
 from sqlalchemy import text
 
+from api.admin.presenters.braked import describe_braked
 from api.admin.presenters.fleet_health import MAX_SWEEP_AGE
 from api.admin.presenters.formatting import render_instant
-from api.admin.presenters.live_figures import Snapshot, is_late
+from api.admin.presenters.live_figures import Snapshot, find_braked, is_late
 from api.admin.presenters.plurals import ngettext
 from api.db import fetch_all
 from api.mailings.dispatch_end import dispatch_end, end_margin
@@ -115,6 +116,9 @@ def _token_alert(expires_at: datetime, now: datetime) -> Alert:
 
 
 def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
+    for mailing_id, answers in describe_braked(find_braked(snapshot)).items():
+        detail = _("It is paused: the provider refuses too many of its messages.")
+        yield _mailing_alert(snapshot.mailings[mailing_id], "danger", f"{detail} {answers}")
     for row in snapshot.mailings.values():
         if row["status"] == "running" and is_late(row, now):
             yield _mailing_alert(

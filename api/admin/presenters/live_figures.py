@@ -20,6 +20,7 @@ from api.db import fetch_all
 from api.enqueue import job_queues
 from api.mailings.dispatch_end import dispatch_end
 from shared.db.mailing_counts import COUNTS_JOIN
+from shared.domain.statuses import PauseReason
 from shared.fleet_status import FleetStatus, read_fleet_status
 
 MAX_AGE_SECONDS = 1.0
@@ -32,8 +33,8 @@ SNAPSHOT_KEY = "notification:admin:live"
 # The parts of an audience, in the order of the bar. They add up to the audience.
 PARTS = ("sent", "due", "waiting", "retrying", "failed", "expired", "opted_out", "cancelled")
 MAILINGS_WITH_PARTS = f"""
-SELECT m.id, m.name, m.text, m.status, m.start_at, m.end_at, m.started_at, m.finished_at,
-    m.settled, m.audience, m.audience_complete, m.rate_limit, counts.sent,
+SELECT m.id, m.name, m.text, m.status, m.pause_reason, m.start_at, m.end_at, m.started_at,
+    m.finished_at, m.settled, m.audience, m.audience_complete, m.rate_limit, counts.sent,
     counts.in_progress + counts.due AS due, counts.waiting, counts.retrying, counts.failed,
     counts.expired, least(counts.cancelled_opted_out, counts.cancelled) AS opted_out,
     greatest(counts.cancelled - counts.cancelled_opted_out, 0) AS cancelled, counts.in_doubt
@@ -181,6 +182,15 @@ def is_late(row: Mapping[str, Any], now: datetime) -> bool:
     )
 
 
+def find_braked(snapshot: Snapshot) -> list[int]:
+    """Return the mailings that the provider's refusals have paused."""
+    return [
+        row["id"]
+        for row in snapshot.mailings.values()
+        if row.get("pause_reason") == PauseReason.REFUSALS  # an earlier version stores no reason
+    ]
+
+
 def alert_codes(snapshot: Snapshot, now: datetime) -> str:
     """Return the conditions that the dashboard must show at once, as codes for its script."""
     health = snapshot.health
@@ -189,6 +199,7 @@ def alert_codes(snapshot: Snapshot, now: datetime) -> str:
         [
             f"provider:{health['state']}:{health['reason'] or ''}",
             *(f"late:{row['id']}" for row in running if is_late(row, now)),
+            *(f"braked:{mailing_id}" for mailing_id in find_braked(snapshot)),
             f"dispatchers:{bool(health.get('dispatchers', 1))}",
         ]
     )

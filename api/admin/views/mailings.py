@@ -21,12 +21,13 @@ from api.admin.presenters.live_figures import (
 )
 from api.admin.presenters.recipients import find_attempts, find_recipients
 from api.cursors import MAX_ID
-from api.db import database_now, fetch_all
+from api.db import database_now, fetch_all, session_cursor
 from api.errors import Conflict
 from api.mailings import actions, service
 from api.mailings.action_rules import Action, possible_actions
 from api.mailings.dispatch_end import dispatch_end, end_margin
 from shared.db.models import Mailing
+from shared.db.refusals import read_refusals
 from shared.domain.send_windows import UnknownTimeZone, is_open, next_opening
 from shared.domain.statuses import MailingStatus
 
@@ -122,6 +123,7 @@ def show_mailing(mailing_id: int) -> str:
         action_texts=ACTION_TEXTS,
         dispatch_ends_at=dispatch_end(mailing.end_at) if end_margin() else None,
         seconds_left=seconds_left(row),
+        refusals=read_refusals(session_cursor(), [mailing_id])[mailing_id],
         columns=_chart_columns(mailing_id),
         zones=_list_zones(mailing, now) if mailing.started_at else [],
         excluded=service.list_mailings_by_id(mailing.exclude_mailing_ids),

@@ -14,6 +14,7 @@ from redis import Redis
 
 from api.admin.presenters.live_figures import SnapshotCache
 from shared import metrics
+from shared.db.rows import fetch_one_row
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import make_app, make_client
 
@@ -184,3 +185,21 @@ def test_the_end_of_the_providers_token_is_shown(
     app.extensions["admin_live"] = SnapshotCache()
     page = Signed(app, "viewer").client.get("/admin/", base_url=PUBLIC).text
     assert re.findall(r'token is valid until <time datetime="([^"]+)"', page) == shown
+
+
+def test_a_braked_mailing_is_an_alert_with_the_most_frequent_refusal(
+    read_alerts: ReadAlerts, database: Cursor
+) -> None:
+    insert_mailing(database, "paused")
+    database.execute("SELECT max(id) FROM mailings")
+    (mailing_id,) = fetch_one_row(database)
+    insert = "INSERT INTO refusal_counts VALUES (%s, %s, 422, %s, %s, '{\"code\":422}', now())"
+    database.execute(insert, (mailing_id, 0, "http_422", 900))
+    database.execute(insert, (mailing_id, 1, "http_422", 334))
+    database.execute(insert, (mailing_id, 1, "code_7", 1000))
+    assert "All is well" in read_alerts(), "a person has paused it"
+    database.execute("UPDATE mailings SET pause_reason = 'refusals'")
+    page = read_alerts()
+    assert f"braked:{mailing_id}" in page, "open pages are refreshed at once"
+    assert "1,234 answers: HTTP 422" in page
+    assert str(escape('For example: {"code":422}')) in page
