@@ -127,8 +127,9 @@ def get_mailing_statistics(mailing_id: int) -> dict[str, Any]:
 def get_statistics(query: MailingQuery) -> dict[str, Any]:
     """Get statistics over all mailings
 
-    `totals` cover every mailing that is not deleted; `items` are a page of them, by id. The
-    filters choose the items, and leave the totals as they are.
+    `totals` sum up the messages of all mailings; those of deleted ones too, until retention drops
+    them. `mailings` counts the others, of which `items` are a page, by id. The filters choose the
+    items, and leave the totals as they are.
     """
     found = statistics.read_statistics(query.page(), MailingSearch.from_query(query))
     return {

@@ -15,12 +15,12 @@ from shared.domain.statuses import MailingStatus, MessageStatus
 SUMMED = ("audience", "in_doubt", "cancelled_opted_out", *MessageStatus)
 
 MAILINGS_WITH_COUNTS = f"""
-SELECT m.id, m.name, m.status, m.audience, counts.* FROM mailings m {COUNTS_JOIN}
-WHERE m.deleted_at IS NULL
+SELECT m.id, m.name, m.status, m.audience, m.deleted_at, counts.* FROM mailings m {COUNTS_JOIN}
 """  # noqa: S608 (constants, here and below)
-OF_MAILINGS = text(f"{MAILINGS_WITH_COUNTS} AND m.id = ANY (:ids)")
+OF_MAILINGS = text(f"{MAILINGS_WITH_COUNTS} WHERE m.id = ANY (:ids)")
+# What was sent stays in the sums when its mailing is deleted, until retention drops its messages.
 BY_MAILING_STATUS = text(f"""
-SELECT status, count(*) AS mailings,
+SELECT status, count(*) FILTER (WHERE deleted_at IS NULL) AS mailings,
     {", ".join(f"sum({name})::bigint AS {name}" for name in SUMMED)}
 FROM ({MAILINGS_WITH_COUNTS}) counted GROUP BY status
 """)  # noqa: S608
