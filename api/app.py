@@ -33,6 +33,7 @@ from api.monitoring.metrics import init_metrics
 from api.openapi.operation import init_openapi
 from api.openapi.swagger_ui import init_swagger_ui
 from api.opt_outs import routes as opt_outs
+from api.people import routes as people
 from api.policy import routes as policy
 from api.tokens import routes as tokens
 from api.tokens.authenticator import init_tokens
@@ -41,7 +42,17 @@ from shared.db.connections import exit_if_transactions_are_pooled
 from shared.logging import log_config
 
 MAX_BODY_BYTES = 1024 * 1024
-RESOURCES = (clients, client_imports, mailings, messages, tokens, opt_outs, policy, audit_log)
+RESOURCES = (
+    clients,
+    client_imports,
+    mailings,
+    messages,
+    tokens,
+    people,
+    opt_outs,
+    policy,
+    audit_log,
+)
 
 
 class OrjsonProvider(JSONProvider):

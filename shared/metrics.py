@@ -58,6 +58,9 @@ ALL_METRICS = (
         "gauge",
         "Maximum number of PostgreSQL connections.",
     ),
+    Metric(
+        "notification_admin_sessions", "gauge", "Open sessions of the admin UI by role.", ("role",)
+    ),
     # Counted by the dispatchers, in Redis
     Metric(
         "notification_attempts_total",

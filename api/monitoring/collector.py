@@ -65,6 +65,11 @@ SELECT CASE WHEN application_name
 FROM pg_stat_activity WHERE datname = current_database() GROUP BY 1, 2
 """)
 MAX_CONNECTIONS = text("SELECT current_setting('max_connections')::int")
+SESSIONS = text("""
+SELECT role, count(*) AS n FROM admin_sessions WHERE ended_at IS NULL AND expires_at > now()
+GROUP BY 1
+""")
+ROLES = ("viewer", "operator", "admin")
 APPLICATIONS = (
     "api",
     "notification-control",
@@ -137,7 +142,11 @@ class FleetCollector(Collector):
     def _read_postgresql(self) -> list[Metric]:
         with self._app.app_context(), db.engine.connect() as connection:
             connection.execute(text("SET LOCAL statement_timeout = '2s'; SET LOCAL jit = off"))
-            return [*_mailing_metrics(connection), *_connection_metrics(connection)]
+            return [
+                *_mailing_metrics(connection),
+                *_connection_metrics(connection),
+                _session_metric(connection),
+            ]
 
     def _read_redis(self) -> list[Metric]:
         status = read_fleet_status(self._redis)
@@ -202,6 +211,13 @@ def _connection_metrics(connection: Connection) -> Iterator[Metric]:
     yield gauge("notification_database_connections", counts)
     limit = connection.execute(MAX_CONNECTIONS).scalar_one()
     yield gauge("notification_database_connections_max", limit)
+
+
+def _session_metric(connection: Connection) -> Metric:
+    counts: Samples = {(role,): 0 for role in ROLES}
+    for row in connection.execute(SESSIONS).mappings():
+        counts[row["role"],] = row["n"]
+    return gauge("notification_admin_sessions", counts)
 
 
 def _counter_metrics(counters: dict[str, float]) -> Iterator[Metric]:

@@ -51,6 +51,7 @@ TAGS = [
     {"name": "policy", "description": "Limits of all mailings, and the emergency stop."},
     {"name": "audit", "description": "Who changed what, and when."},
     {"name": "tokens", "description": "Tokens for calling this API."},
+    {"name": "sessions", "description": "Who is signed in to the admin UI."},
     {"name": "service", "description": "Probes for monitoring."},
 ]
 INFO = {

@@ -143,6 +143,7 @@ PATH_PARAMETERS = {
     "token_id": PathParameter(
         "The token's id.", 3, "There is no such token, or it is revoked already."
     ),
+    "session_id": PathParameter("The session's id.", 8, "There is no such session."),
     "phone": PathParameter("The phone: 11 digits.", "79161234567", "This phone is not opted out."),
 }
 FILE_ERROR = {

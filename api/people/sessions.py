@@ -27,6 +27,8 @@ from shared.domain.scopes import Scope
 
 log = structlog.get_logger()
 
+NO_SESSION = error_text("There is no such session.")
+
 SESSION_SECONDS = 8 * 3600
 # For how long the live figures may know a session; everything else reads it anew.
 CACHE_SECONDS = 5.0
@@ -106,12 +108,6 @@ VALUES (:token_id, :subject, :sid, :issued_at, :keep_until)
 ON CONFLICT DO NOTHING RETURNING token_id
 """)
 FORGET_LOGOUTS = text("DELETE FROM provider_logouts WHERE keep_until < now()")
-LIST_OPEN = text("""
-SELECT s.id, s.person_id, p.issuer, p.subject, p.name, p.email, p.email_verified, s.role,
-    s.started_at, s.seen_at
-FROM admin_sessions s JOIN people p ON p.id = s.person_id
-WHERE s.ended_at IS NULL AND s.expires_at > now() ORDER BY s.seen_at DESC, s.id DESC LIMIT :limit
-""")
 
 
 @dataclass(frozen=True)
@@ -236,20 +232,21 @@ def read_tokens(session_id: int) -> bytes | None:
     return None if tokens is None else bytes(tokens)
 
 
-def list_open_sessions(limit: int) -> list[dict[str, Any]]:
-    """Return the open sessions with their people, those used last first."""
-    return fetch_all(LIST_OPEN, limit=limit)
-
-
 def end_session(session_id: int, why: str, actor: Actor) -> None:
     """End and commit a session. Raise NotFound if it has ended."""
     if not _end(END, {"id": session_id}, why, actor):
-        raise NotFound(error_text("There is no such session."))
+        raise NotFound(NO_SESSION)
 
 
 def end_sessions_of_person(session_id: int, why: str, actor: Actor) -> int:
-    """End all sessions of the person whose session this is; return how many were open."""
-    return _end(END_OF_PERSON, {"id": session_id}, why, actor)
+    """End all sessions of the person whose session this is; return how many were open.
+
+    Raise NotFound if none was.
+    """
+    ended = _end(END_OF_PERSON, {"id": session_id}, why, actor)
+    if not ended:
+        raise NotFound(NO_SESSION)
+    return ended
 
 
 def end_by_provider(logout: Logout, actor: Actor) -> int:

@@ -107,6 +107,20 @@ NEW_TOKEN = {
     "last_used_at": None,
     "token": "nt_x7Tq2LmA-qkZ0sJ1vGm3yXr8cBn5hWd4uFp6eTi9oLa",
 }
+SESSION: dict[str, Any] = {
+    "id": 8,
+    "person": {
+        "issuer": "https://id.example.com",
+        "subject": "248289761001",
+        "name": "Ann",
+        "email": "ann@example.com",
+        "email_verified": True,
+    },
+    "role": "operator",
+    "started_at": "2030-12-02T05:00:00.000000Z",
+    "seen_at": "2030-12-02T06:10:00.000000Z",
+    "expires_at": "2030-12-02T13:00:00.000000Z",
+}
 IMPORT: dict[str, Any] = {
     "id": 5,
     "status": "finished",

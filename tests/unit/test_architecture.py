@@ -81,7 +81,7 @@ ARROWS: dict[str, set[str]] = {
     "api.clients": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.mailings": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.opt_outs": {*API_BASE, *API_WEB, "api.audit_log"},
-    "api.people": {*API_BASE, "api.audit_log"},
+    "api.people": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.policy": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.tokens": {*API_BASE, *API_WEB, "api.audit_log"},
     "api.monitoring": {*API_BASE, *API_WEB},

@@ -9,7 +9,7 @@ from api.admin.auth import require_scope
 from api.admin.presenters.plurals import ngettext
 from api.errors import NotFound
 from api.people import sessions
-from shared.domain.error_texts import error_text
+from api.people.open_sessions import list_sessions_used_last
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("sessions", __name__)
@@ -20,7 +20,7 @@ MAX_LISTED = 200
 @blueprint.get("/sessions")
 @require_scope(Scope.ADMIN)
 def list_sessions() -> str:
-    found = sessions.list_open_sessions(MAX_LISTED)
+    found = list_sessions_used_last(MAX_LISTED)
     return render_template("admin/sessions.html", sessions=found, own=g.person.session_id)
 
 
@@ -30,8 +30,6 @@ def end_session(session_id: int) -> Response:
     try:
         if request.form.get("all"):
             count = sessions.end_sessions_of_person(session_id, "admin", current_actor())
-            if not count:
-                raise NotFound(error_text("There is no such session."))
         else:
             sessions.end_session(session_id, "admin", current_actor())
             count = 1
