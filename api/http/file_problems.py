@@ -21,6 +21,13 @@ TEMPLATES = {
         "Somewhere after line %(line)s the file is neither UTF-8 nor Windows-1251: save it as CSV "
         "UTF-8 and send that."
     ),
+    "encoding_unknown": error_text(
+        "The encoding of the file is unknown: save it as CSV (in Excel: CSV UTF-8) and send that."
+    ),
+    "mapped_column": error_text(
+        "The mapping names the column %(column)s, which the file lacks or has more than once: name "
+        "it by its position, as in #3."
+    ),
     "not_csv": error_text(
         "The file is not CSV: save it as CSV (in Excel: CSV UTF-8) and send that."
     ),

@@ -65,7 +65,7 @@ def test_every_code_of_a_value_has_a_text_with_a_template() -> None:
 
 
 def test_every_code_of_a_file_has_a_template() -> None:
-    readers = (ROOT / "shared/client_import").glob("*_reader.py")
+    readers = (ROOT / "shared/client_import").glob("*.py")
     codes = {
         code
         for reader in readers
