@@ -147,7 +147,7 @@ def test_a_live_page_leaves_what_is_typed_and_opened(site: System, operator: Bro
     site.call("POST", f"/mailings/{mailing}/cancel")
     expect(page.locator("#part-progress[data-status=cancelled]")).to_be_visible()
     expect(page.get_by_role("dialog")).to_be_visible()
-    page.get_by_role("dialog").get_by_role("button", name="Back").click()
+    page.get_by_role("dialog").get_by_role("link", name="Back").click()
     expect(page.locator("h1 + .state")).to_have_text("Cancelled")
     expect(phone).to_have_value("+7 903")
     assert page.evaluate("window.loadedOnce"), "the page was not loaded again"
