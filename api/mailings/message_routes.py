@@ -7,7 +7,8 @@ from flask import Blueprint, Response
 from api.cursors import MAX_ID, Page, encode_cursor
 from api.http.csv_response import stream_csv
 from api.http.pagination import build_page
-from api.mailings import messages, statistics
+from api.mailings import daily_spending, messages, statistics
+from api.mailings.day_schemas import DaysAnswer, DaysQuery, present_day
 from api.mailings.message_schemas import (
     EXPORT_EXAMPLE,
     AttemptAnswer,
@@ -27,6 +28,7 @@ from api.mailings.schemas import MailingQuery
 from api.mailings.service import MailingSearch, find_mailing
 from api.openapi.operation import operation
 from api.schemas.base import PageQuery
+from api.schemas.spending import present_counted
 
 blueprint = Blueprint("messages", __name__)
 
@@ -138,9 +140,23 @@ def get_statistics(query: MailingQuery) -> dict[str, Any]:
             mailings=found.mailings,
             counts=Counts.present(found.totals),
             opted_out=found.totals["cancelled_opted_out"],
+            **present_counted(found.totals),
         ),
         **build_page(found.rows, query.limit, present_mailing_totals, lambda row: int(row["id"])),
     }
+
+
+@blueprint.get("/statistics/days")
+@operation("statistics", response=DaysAnswer, description="The days, in order.", query=DaysQuery)
+def get_days(query: DaysQuery) -> dict[str, Any]:
+    """Get what was sent day by day
+
+    Messages and SMS segments of each day from `since` to `until`, both included, by the time zone
+    of the daily report (`REPORT_TIMEZONE`). A message in doubt that turns out to be accepted
+    moves from `in_doubt` to `sent`: on the day of its acceptance the former decreases.
+    """
+    days = daily_spending.read_days(query.since, query.until, query.mailing_id)
+    return {"items": [present_day(day) for day in days]}
 
 
 def _present_page(page: messages.MessageRows) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from api.schemas.base import ListQuery
 from api.schemas.csv_query import CsvQuery
 from api.schemas.fields import Instant, Several
 from api.schemas.responses import ResponseModel, with_example
+from api.schemas.spending import COST, SEGMENTS, Cost, Segments, present_counted
 from shared.db.mailing_counts import MailingCounts
 from shared.db.models import Mailing
 from shared.db.refusals import Refusal
@@ -120,6 +121,8 @@ class MailingStatistics(ResponseModel):
     counts: Counts
     opted_out: OptedOut
     in_doubt: int
+    segments: Segments | None = SEGMENTS
+    cost: Cost | None = COST
     in_progress: int = Field(description="Pending: a worker is sending them.")
     due: int = Field(description="Pending: could be sent now.")
     retrying: int = Field(description="Pending: the next attempt is later.")
@@ -142,6 +145,8 @@ class MailingTotals(ResponseModel):
     counts: Counts
     opted_out: OptedOut
     in_doubt: int
+    segments: Segments | None = SEGMENTS
+    cost: Cost | None = COST
 
 
 class Totals(ResponseModel):
@@ -154,6 +159,8 @@ class Totals(ResponseModel):
     counts: Counts
     opted_out: OptedOut
     in_doubt: int
+    segments: Segments | None = SEGMENTS
+    cost: Cost | None = COST
 
 
 class Statistics(ResponseModel):
@@ -180,6 +187,7 @@ def present_mailing_statistics(
         counts=Counts.present(counts),
         opted_out=counts.cancelled_opted_out,
         refusals=[RefusalAnswer.present(refusal) for refusal in refusals],
+        **present_counted(counts),
     )
 
 
@@ -189,4 +197,5 @@ def present_mailing_totals(row: Mapping[str, Any]) -> dict[str, Any]:
         mailing_id=row["id"],
         counts=Counts.present(row),
         opted_out=row["cancelled_opted_out"],
+        **present_counted(row),
     )

@@ -12,7 +12,14 @@ from shared.db.models import Mailing
 from shared.db.refusals import Refusal, read_refusals
 from shared.domain.statuses import MailingStatus, MessageStatus
 
-SUMMED = ("audience", "in_doubt", "cancelled_opted_out", *MessageStatus)
+SUMMED = (
+    "audience",
+    "in_doubt",
+    "cancelled_opted_out",
+    "sent_segments",
+    "in_doubt_segments",
+    *MessageStatus,
+)
 
 MAILINGS_WITH_COUNTS = f"""
 SELECT m.id, m.name, m.status, m.audience, m.deleted_at, counts.* FROM mailings m {COUNTS_JOIN}

@@ -60,6 +60,8 @@ ATTEMPT = {
     "latency_ms": 12,
     "excerpt": '{"message": "unknown number"}',
 }
+SEGMENTS = {"sent": 3220, "in_doubt": 0}
+COST = {"sent": "7728.00", "in_doubt": "0.00"}
 STATISTICS = {
     "mailing_id": 17,
     "status": "running",
@@ -68,6 +70,8 @@ STATISTICS = {
     "counts": COUNTS,
     "opted_out": 0,
     "in_doubt": 0,
+    "segments": SEGMENTS,
+    "cost": COST,
     "in_progress": 64,
     "due": 116,
     "retrying": 0,
@@ -82,6 +86,8 @@ TOTALS = {
     "counts": COUNTS,
     "opted_out": 0,
     "in_doubt": 0,
+    "segments": SEGMENTS,
+    "cost": COST,
 }
 MAILING_TOTALS = {
     "mailing_id": 17,
@@ -91,6 +97,8 @@ MAILING_TOTALS = {
     "counts": COUNTS,
     "opted_out": 0,
     "in_doubt": 0,
+    "segments": SEGMENTS,
+    "cost": COST,
 }
 TOKEN = {
     "id": 3,

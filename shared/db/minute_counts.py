@@ -28,6 +28,8 @@ DO UPDATE SET count = minutes.count + excluded.count,
     sent_segments = minutes.sent_segments + excluded.sent_segments,
     in_doubt_segments = minutes.in_doubt_segments + excluded.in_doubt_segments
 """
+# Test sends belong to no mailing: their segments are counted under this number.
+TEST_SENDS = 0
 SENT_SEGMENTS, IN_DOUBT_SEGMENTS = "sent_segments", "in_doubt_segments"
 
 

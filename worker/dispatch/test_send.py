@@ -6,17 +6,26 @@ sent twice.
 """
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import structlog
 
 from shared.config.settings import WorkerSettings
+from shared.db.minute_counts import (
+    IN_DOUBT_SEGMENTS,
+    SENT_SEGMENTS,
+    TEST_SENDS,
+    MinuteKey,
+    add_minute_counts,
+)
 from shared.db.policy import STOPPED, read_stop
 from shared.domain.phones import derive_operator_code
+from shared.domain.segments import count_segments
 from shared.domain.templates import RenderingError, compile_stored_template
 from shared.logging.redaction import mask_phone
 from worker.dispatch.claim_queries import CLIENT_VALUES
@@ -38,6 +47,8 @@ RECORD_SECONDS = 2.0
 POLL_SECONDS = 0.02
 STOP_CHECK_SECONDS = 0.4
 OPTED_OUT = "opted_out"
+# How the segments of a test are counted, by its outcome; those of others are not.
+COUNTED_AS = {Outcome.ACCEPTED: SENT_SEGMENTS, Outcome.UNKNOWN: IN_DOUBT_SEGMENTS}
 
 CLAIM = f"""
 UPDATE test_sends SET claimed_at = now(), expires_at = now() + %s * interval '1 second'
@@ -130,6 +141,8 @@ def send_test(
         recipients = {phone: columns for phone, *columns in cursor.fetchall()}
     messages: deque[TestMessage] = deque()
     results: dict[int, dict[str, Any]] = {}
+    segments: dict[int, int] = {}
+    minutes: Counter[MinuteKey] = Counter()
     for message_id, phone in enumerate(phones, first_id):
         _, opted_out, values = recipients[phone]
         results[message_id] = _unsent(Outcome.NOT_SENT, "provider_rate")
@@ -137,12 +150,17 @@ def send_test(
             results[message_id] = _unsent(OPTED_OUT, OPTED_OUT)
             continue
         try:
-            body = _encode_body(text, message_id, phone, values)
+            rendered = _render(text, phone, values)
         except RenderingError as error:
             results[message_id] = _unsent(Outcome.NOT_SENT, str(error))
         else:
+            segments[message_id] = count_segments(rendered)
+            body = b'{"id":%d,"phone":%d%b' % (message_id, phone, encode_body_end(rendered))
             messages.append(TestMessage(message_id, body, request_id))
     for result in _send(settings, token, messages, timeout, StopCheck(db)):
+        sent_at = datetime.fromtimestamp(result.finished_at, UTC)
+        if what := COUNTED_AS.get(result.outcome):
+            minutes[MinuteKey(TEST_SENDS, sent_at, what)] += segments[result.request.message_id]
         results[result.request.message_id] = {
             "outcome": str(result.outcome),
             "reason": result.reason,
@@ -160,6 +178,7 @@ def send_test(
         items.append({"message_id": message_id, "phone": str(phone), **item})
     with db.transaction() as cursor:
         cursor.execute(FINISH, (orjson.dumps(items).decode(), test_id))
+        add_minute_counts(cursor, minutes)
 
 
 def _unsent(outcome: str, reason: str) -> dict[str, Any]:
@@ -168,11 +187,10 @@ def _unsent(outcome: str, reason: str) -> dict[str, Any]:
     return item | {"latency_ms": None, "excerpt": ""}
 
 
-def _encode_body(text: str, message_id: int, phone: int, values: dict[str, str] | None) -> bytes:
+def _render(text: str, phone: int, values: dict[str, str] | None) -> str:
     """Render the text, without a client from the phone alone. Raises RenderingError."""
     values = values or {"phone": str(phone), "operator_code": derive_operator_code(phone)}
-    body_end = encode_body_end(compile_stored_template(text).render(values))
-    return b'{"id":%d,"phone":%d%b' % (message_id, phone, body_end)
+    return compile_stored_template(text).render(values)
 
 
 def _send(
