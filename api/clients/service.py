@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn, Self, cast
 import structlog
 from psycopg2 import errors
 from psycopg2.extras import Json
-from sqlalchemy import ColumnElement, Select, func, select, text
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.exc import IntegrityError
 
 from api.actor import Actor
@@ -15,7 +15,7 @@ from api.audit_log import service as audit_log
 from api.client_log import bind_clients, bind_owners
 from api.clients.schemas import ClientChanges, ClientFilter, NewClient
 from api.cursors import Page, between
-from api.db import autocommit_cursor, database_now, db, fetch_all, session_cursor
+from api.db import autocommit_cursor, database_now, db, session_cursor
 from api.edit_versions import check_version
 from api.errors import Conflict, NotFound
 from api.schemas.personalisation import merge_attributes
@@ -55,15 +55,6 @@ WITH made AS (
 SELECT * FROM made
 """  # noqa: S608 (constants)
 CREATE = PreparedStatement("create_client", CREATE_STATEMENT)
-
-MESSAGES_OF_CLIENT = text("""
-SELECT g.id AS mailing_id, g.name, g.text, m.id, m.status, m.reason, m.attempts, m.sent_at,
-    m.in_doubt, g.start_at, g.deleted_at IS NOT NULL AS mailing_deleted
-FROM mailings g CROSS JOIN LATERAL (
-    SELECT * FROM messages WHERE mailing_id = g.id AND client_id = :client_id
-) m
-WHERE g.audience > 0 ORDER BY g.id DESC LIMIT 50
-""")
 
 
 class ClientSearch(NamedTuple):
@@ -166,11 +157,6 @@ def export_clients(
     )
     attributes = sorted(db.session.scalars(most_frequent))
     return (*EXPORT_COLUMNS, *attributes), _iter_export_pages(search, attributes)
-
-
-def list_client_messages(client_id: int) -> list[dict[str, Any]]:
-    """Return the client's 50 latest messages by mailing, each with the mailing's name and text."""
-    return fetch_all(MESSAGES_OF_CLIENT, client_id=client_id)
 
 
 def replace_client(

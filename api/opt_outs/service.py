@@ -126,13 +126,14 @@ def iter_opt_out_pages() -> Iterator[Sequence[Any]]:
 
 def remove_opt_out(phone: int, actor: Actor) -> None:
     """Remove the opt-out of a phone; cancelled messages stay cancelled. Raise NotFound."""
-    bind_owners([phone])
+    owners = bind_owners([phone])
     removed = delete(OptOut).where(OptOut.phone == phone).returning(OptOut.source)
     source = db.session.scalar(removed)
     if source is None:
         raise NotFound(error_text("This phone is not opted out."))
     changes = {"phone": mask_phone(phone), "source": source}
-    audit_log.record_change(actor, "removed", "opt_out", changes=changes)
+    owner = owners[0] if owners else None
+    audit_log.record_change(actor, "removed", "opt_out", owner, changes)
     db.session.commit()
     log.info("opt_out.removed", phone=mask_phone(phone))
 
@@ -140,10 +141,13 @@ def remove_opt_out(phone: int, actor: Actor) -> None:
 def _add(
     phones: set[int], source: str, actor: Actor, key: IdempotencyKey | None = None
 ) -> AddedOptOuts:
-    added, cancelled = opt_out_records.add_opt_outs(session_cursor(), sorted(phones), source)
-    entries = [(None, {"phone": mask_phone(phone), "source": source}) for phone in added]
+    owners, cancelled = opt_out_records.add_opt_outs(session_cursor(), sorted(phones), source)
+    entries = [
+        (client_id, {"phone": mask_phone(phone), "source": source})
+        for phone, client_id in owners.items()
+    ]
     audit_log.record_changes(actor, "added", "opt_out", entries)
-    result = AddedOptOuts(len(added), len(phones) - len(added), cancelled)
+    result = AddedOptOuts(len(owners), len(phones) - len(owners), cancelled)
     if key is not None:
         key.store(result.counts())
     db.session.commit()

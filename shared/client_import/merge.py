@@ -115,10 +115,11 @@ INSERT = f"""
         ORDER BY phone OFFSET 0
     ) AS sorted
 ), made AS (
-    INSERT INTO clients (id, phone, operator_code, operator_code_given, tag, timezone, attributes)
+    INSERT INTO clients (id, phone, operator_code, operator_code_given, tag, timezone, attributes,
+        last_import_id)
     SELECT id, phone, coalesce(operator_code, substr(phone::text, 2, 3)),
         operator_code IS NOT NULL, coalesce(tag, ''), coalesce(timezone, %(default_timezone)s),
-        coalesce(attributes, jsonb_build_object())
+        coalesce(attributes, jsonb_build_object()), %(import)s
     FROM fresh ORDER BY id
 )
 SELECT count(*), count(*) FILTER (WHERE again IS NULL),
@@ -149,7 +150,7 @@ UPDATE clients c SET tag = coalesce(r.tag, c.tag), timezone = coalesce(r.timezon
     operator_code_given = c.operator_code_given
         OR coalesce(r.operator_code <> c.operator_code, false),
     attributes = c.attributes || coalesce(r.attributes, jsonb_build_object()), updated_at = now(),
-    version = c.version + 1
+    version = c.version + 1, last_import_id = %(import)s
 FROM rows r
 WHERE r.again IS NULL AND c.phone = r.phone AND c.phone > %(after)s AND c.phone <= %(until)s
     AND {CHANGED}

@@ -35,7 +35,10 @@ batch_ids_server = Sequence("batch_ids_server", metadata=Base.metadata)
 
 
 class Client(Base):
-    """A recipient. Deletion erases the personal data and keeps the row, with its id."""
+    """A recipient. Deletion erases the personal data and keeps the row, with its id.
+
+    `last_import_id` is the latest import that created or changed it.
+    """
 
     __tablename__ = "clients"
 
@@ -47,6 +50,7 @@ class Client(Base):
     timezone: Mapped[str | None]
     attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))
     version: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
+    last_import_id: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
     deleted_at: Mapped[datetime | None]

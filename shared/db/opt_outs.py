@@ -7,6 +7,7 @@ phone also cancels the pending messages of its client.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 from sqlalchemy import CheckConstraint
@@ -42,17 +43,25 @@ ON CONFLICT (phone) DO NOTHING RETURNING phone
 OWNERS = "SELECT id, phone FROM clients WHERE phone = ANY (%s::bigint[]) ORDER BY id"
 
 
-def add_opt_outs(cursor: Cursor, phones: Sequence[int], source: str) -> tuple[list[int], int]:
+class AddedPhones(NamedTuple):
+    """The phones that were not opted out before, with their client's id if they have one."""
+
+    owners: dict[int, int | None]
+    messages_cancelled: int
+
+
+def add_opt_outs(cursor: Cursor, phones: Sequence[int], source: str) -> AddedPhones:
     """Add opt-outs and cancel the pending messages of the phones' clients.
 
-    Return the phones that were not opted out before, and the number of cancelled messages. A
-    request in flight goes on: if the provider accepts it, its message becomes `sent` after all.
+    A request in flight goes on: if the provider accepts it, its message becomes `sent` after all.
     """
     cursor.execute(ADD, (source, sorted(set(phones))))
     added = [phone for (phone,) in cursor.fetchall()]
     cursor.execute(OWNERS, (list(phones),))
     found = cursor.fetchall()
     log_clients_on_commit(cursor, "client.opted_out", [client_id for client_id, _ in found])
-    new = set(added)
-    owners = [client_id for client_id, phone in found if phone in new]
-    return added, status_changes.cancel_client_messages(cursor, owners, Reason.OPTED_OUT)
+    by_phone = {phone: client_id for client_id, phone in found}
+    owners = {phone: by_phone.get(phone) for phone in added}
+    known = sorted(client_id for client_id in owners.values() if client_id is not None)
+    cancelled = status_changes.cancel_client_messages(cursor, known, Reason.OPTED_OUT)
+    return AddedPhones(owners, cancelled)

@@ -1,5 +1,6 @@
 """Pages of clients: search, show, create, change, delete and export them."""
 
+from contextlib import suppress
 from typing import Any, cast
 
 from flask import (
@@ -28,15 +29,17 @@ from api.admin.forms.text_fields import (
     read_phone,
 )
 from api.admin.pagination import PAGE_SIZE, requested_start, split_page
+from api.admin.presenters.client_timeline import build_timeline
 from api.admin.presenters.conflict_page import render_conflict
 from api.admin.presenters.recipients import select_shown
-from api.clients import service
+from api.clients import history, service
 from api.clients.schemas import ClientChanges, NewClient
 from api.cursors import Page
 from api.db import db
-from api.errors import Conflict, InvalidFields, VersionMismatch
+from api.errors import Conflict, InvalidFields, NotFound, VersionMismatch
 from api.http.csv_response import stream_csv
 from api.mailings import messages
+from api.opt_outs import service as opt_outs
 from shared.db.models import Client
 from shared.domain.phones import derive_operator_code
 from shared.domain.scopes import Scope
@@ -44,6 +47,7 @@ from shared.domain.time_zones import TIME_ZONES
 
 blueprint = Blueprint("clients", __name__)
 
+OPT_OUT_SOURCE = "admin"
 SEARCH_FIELDS = ("phone", "operator_code", "tag", "timezone")
 FORM_FIELDS = (*SEARCH_FIELDS, "attributes")
 
@@ -79,11 +83,36 @@ def create_client() -> BaseResponse | tuple[str, int]:
 
 @blueprint.get("/clients/<id:client_id>")
 def show_client(client_id: int) -> str:
+    client = service.get_client(client_id)
+    found = history.read_client_history(client)
     return render_template(
         "admin/client.html",
-        client=service.get_client(client_id),
-        history=service.list_client_messages(client_id),
+        client=client,
+        history=found,
+        timeline=build_timeline(client, found),
+        message_limit=history.MAX_MESSAGES,
     )
+
+
+@blueprint.post("/clients/<id:client_id>/opt-out")
+def opt_out(client_id: int) -> BaseResponse:
+    """Opt the client's phone out; its pending messages are cancelled."""
+    phone = service.get_client(client_id).phone
+    if phone is not None:
+        opt_outs.add_opt_outs([phone], OPT_OUT_SOURCE, current_actor())
+    flash(_("The client is opted out: no mailing sends to this phone."), "success")
+    return redirect(url_for(".show_client", client_id=client_id), 303)
+
+
+@blueprint.post("/clients/<id:client_id>/opt-in")
+def opt_in(client_id: int) -> BaseResponse:
+    """Remove the opt-out of the client's phone; cancelled messages stay cancelled."""
+    phone = service.get_client(client_id).phone
+    with suppress(NotFound):
+        if phone is not None:
+            opt_outs.remove_opt_out(phone, current_actor())
+    flash(_("Mailings can send to the phone again."), "success")
+    return redirect(url_for(".show_client", client_id=client_id), 303)
 
 
 @blueprint.get("/clients/<id:client_id>/edit")

@@ -20,6 +20,7 @@ from api.admin.presenters.live_figures import (
     seconds_left,
 )
 from api.admin.presenters.recipients import find_attempts, find_recipients
+from api.admin.presenters.text_versions import list_text_versions
 from api.cursors import MAX_ID
 from api.db import database_now, fetch_all, session_cursor
 from api.errors import Conflict
@@ -125,6 +126,7 @@ def show_mailing(mailing_id: int) -> str:
         seconds_left=seconds_left(row),
         refusals=read_refusals(session_cursor(), [mailing_id])[mailing_id],
         columns=_chart_columns(mailing_id),
+        texts=list_text_versions(mailing),
         zones=_list_zones(mailing, now) if mailing.started_at else [],
         excluded=service.list_mailings_by_id(mailing.exclude_mailing_ids),
         recipients=recipients,

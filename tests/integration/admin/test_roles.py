@@ -31,6 +31,8 @@ LEAST: dict[str, str | None] = {
     "clients.update_client": "operator",
     "clients.delete_client": "operator",
     "imports.upload_file": "operator",
+    "clients.opt_out": "operator",
+    "clients.opt_in": "operator",
     "opt_outs.add_opt_outs": "operator",
     "opt_outs.remove_opt_out": "operator",
     "signin.end_by_provider": None,

@@ -198,8 +198,8 @@ def test_a_retry_respects_an_opt_out_of_the_phone_of_the_first_attempt(fleet: Fl
     old = {79990000000}  # the phone of all attempts in tests
     worker.finish(reports=[unavailable(id_) for id_ in worker.ids])
     with fleet.db.transaction() as cursor:
-        added, cancelled = add_opt_outs(cursor, sorted(old), "test")
-    assert (added, cancelled) == ([79990000000], 0)
+        added = add_opt_outs(cursor, sorted(old), "test")
+    assert (added.owners, added.messages_cancelled) == ({79990000000: None}, 0)
     again = fleet.claim_batch(mailing_id)
     assert [row.opted_out for row in again.claim.rows] == [True, True]
     assert [row.client_id for row in again.claim.rows] == [first, second]
