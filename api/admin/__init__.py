@@ -19,6 +19,7 @@ from api.admin.presenters.charts import init_charts
 from api.admin.presenters.formatting import init_template_functions
 from api.admin.presenters.live_figures import init_live_figures
 from api.admin.presenters.plurals import init_plurals
+from api.admin.presenters.stop_banner import read_emergency_stop
 from api.admin.views import (
     audit,
     clients,
@@ -27,6 +28,7 @@ from api.admin.views import (
     mailing_editor,
     mailings,
     opt_outs,
+    policy,
     reports,
     sessions,
     tokens,
@@ -46,6 +48,7 @@ VIEWS = (
     clients,
     imports,
     opt_outs,
+    policy,
     tokens,
     sessions,
     audit,
@@ -74,6 +77,7 @@ def init_admin(app: Flask, settings: ApiSettings) -> None:
         _configure(app, settings)
         admin.before_request(redirect_to_public_host)
         admin.before_request(require_sign_in)
+        admin.before_request(read_emergency_stop)
         admin.before_request(allow_large_upload)
         admin.before_request(protect_forms)
         for views in VIEWS:

@@ -89,10 +89,15 @@ def name_person(issuer: str, subject: str) -> str:
 
 def find_people(entries: Iterable[AuditEntry]) -> dict[str, Person]:
     """Return the people among the actors of entries, by the name of the actor."""
+    return find_people_by_name(entry.actor for entry in entries)
+
+
+def find_people_by_name(actors: Iterable[str | None]) -> dict[str, Person]:
+    """Return the people among actors, by the name of the actor."""
     pairs = set()
-    for entry in entries:
-        issuer, sign, subject = entry.actor.removeprefix("person:").partition("#")
-        if entry.actor.startswith("person:") and sign:
+    for actor in actors:
+        issuer, sign, subject = (actor or "").removeprefix("person:").partition("#")
+        if actor is not None and actor.startswith("person:") and sign:
             pairs.add((issuer, subject))
     if not pairs:
         return {}

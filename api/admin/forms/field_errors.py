@@ -45,6 +45,16 @@ MESSAGES: dict[str, LazyString] = {
     "too_long": lazy_gettext("These are too many."),
     "unknown": lazy_gettext("There is no mailing of this number."),
     "int_parsing": lazy_gettext("Enter a whole number."),
+    "amount_format": lazy_gettext("Enter an amount, for example 2500.00."),
+    "segment_price_missing": lazy_gettext(
+        "An amount needs the price of a segment (SEGMENT_PRICE), which is not set. Give a number "
+        "of segments instead."
+    ),
+    "mail_address_format": lazy_gettext("Enter mail addresses, for example anna@example.com."),
+    "float_type": lazy_gettext("Enter a number."),
+    "end_before_launch": lazy_gettext(
+        "With the launch delay of the policy the mailing would start after this end."
+    ),
     "token_name_format": lazy_gettext("Enter a name of 1 to 100 characters."),
 }
 
@@ -58,7 +68,7 @@ def errors_from_schema(error: ValidationError) -> dict[str, str]:
         name = nested if field == "filter" else field
         if each["type"] == "placeholder":
             messages.setdefault(name, _describe_placeholder(str(each["input"])))
-        messages.setdefault(name, _translate(each["type"], str(each["msg"])))
+        messages.setdefault(name, translate_error(each["type"], str(each["msg"])))
     return messages
 
 
@@ -85,11 +95,12 @@ def errors_from_service(error: InvalidFields) -> dict[str, str]:
     for each in error.field_errors:
         steps = (each.pointer or "").strip("/").split("/")
         name = steps[1] if steps[0] == "filter" and len(steps) > 1 else steps[0]
-        messages.setdefault(name, _translate(each.code, each.detail))
+        messages.setdefault(name, translate_error(each.code, each.detail))
     return messages
 
 
-def _translate(code: str, detail: str) -> str:
+def translate_error(code: str, detail: str) -> str:
+    """Return the message for an error code of the API."""
     known = MESSAGES.get(code)
     return str(known) if known is not None else _("This is not accepted: %(detail)s", detail=detail)
 

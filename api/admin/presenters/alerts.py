@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from flask import url_for
+from flask import g, url_for
 from flask_babel import gettext as _
 from flask_babel import lazy_gettext
 from markupsafe import Markup
@@ -17,6 +17,7 @@ from api.admin.presenters.live_figures import Snapshot, find_braked, is_late
 from api.admin.presenters.plurals import ngettext
 from api.db import fetch_all
 from api.mailings.dispatch_end import dispatch_end, end_margin
+from shared.domain.statuses import PauseReason
 
 FAILED = text("""
 SELECT id, name, text, failed, end_at FROM mailings
@@ -127,9 +128,17 @@ def _find_mailing_alerts(snapshot: Snapshot, now: datetime) -> Iterator[Alert]:
                 _("At this rate it will not finish in time; the rest expires at"),
                 row["end_at"],
             )
-        elif row["status"] == "scheduled" and now - row["start_at"] > MAX_LAUNCH_DELAY:
+        elif row["status"] == "scheduled" and now - row["launch_at"] > MAX_LAUNCH_DELAY:
+            if g.get("stop_banner") is None:  # else the banner says why
+                yield _mailing_alert(
+                    row, "danger", _("Its start time has passed, and it has not started.")
+                )
+        elif row["pause_reason"] == PauseReason.AUDIENCE_LIMIT:
             yield _mailing_alert(
-                row, "danger", _("Its start time has passed, and it has not started.")
+                row,
+                "danger",
+                _("It would reach too many clients, and nothing was sent. It expires at"),
+                row["end_at"],
             )
         elif row["status"] == "paused" and row["end_at"] - now < PAUSED_END_NOTICE:
             yield _mailing_alert(

@@ -10,6 +10,7 @@ from api.admin.forms.edit_conflict import ComparedField, FormBasis, compare_fiel
 from api.audit_log import service as audit_log
 from api.audit_log.service import AuditFilter
 from shared.db.models import Client, Mailing
+from shared.db.policy_models import PolicyVersion
 
 MAX_SHOWN_EDITS = 10
 
@@ -19,7 +20,7 @@ def render_conflict(
     mine: Mapping[str, str],
     theirs: Mapping[str, str],
     entity: str,
-    edited: Client | Mailing,
+    edited: Client | Mailing | PolicyVersion,
     there: str,
     *,
     unpicked: bool = False,
@@ -35,8 +36,10 @@ def render_conflict(
         return redirect(there, 303)
     basis = FormBasis.from_form(request.form)
     edits = min(max(1, edited.version - basis.version), MAX_SHOWN_EDITS)
+    # There is one policy, and each entry about it names a version.
+    entity_id = None if isinstance(edited, PolicyVersion) else edited.id
     entries = audit_log.list_entries(
-        AuditFilter(entity, edited.id, action="updated", since=basis.changed_at),
+        AuditFilter(entity, entity_id, action="updated", since=basis.changed_at),
         before_id=None,
         limit=edits,
     )

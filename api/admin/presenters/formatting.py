@@ -26,6 +26,7 @@ from api.admin.presenters.labels import (
     AUDIT_ACTIONS,
     FIELD_LABELS,
     OUTCOMES,
+    PAUSE_REASONS,
     describe_reason,
 )
 from api.admin.presenters.live_figures import PARTS, seconds_left
@@ -117,6 +118,7 @@ def init_template_functions(app: Flask) -> None:
         IMPORT_COLUMNS=COLUMN_LABELS,
         AUDIT_ACTIONS=AUDIT_ACTIONS,
         FIELD_LABELS=FIELD_LABELS,
+        PAUSE_REASONS=PAUSE_REASONS,
         LANGUAGES=LANGUAGES,
         bar=bar_parts,
         zone_name=zone_name,

@@ -7,7 +7,7 @@ from flask_babel import gettext as _
 
 from api.mailings.action_rules import Action
 from api.mailings.preview_result import WithheldReason
-from shared.domain.statuses import Reason
+from shared.domain.statuses import PauseReason, Reason
 
 
 class ActionTexts(NamedTuple):
@@ -64,6 +64,22 @@ ACTION_TEXTS = {
     ),
 }
 
+# Why an action is refused, where more can be said than that the mailing has changed.
+CONFLICT_TEXTS: dict[str, LazyString] = {
+    "audience_limit_exceeded": lazy_gettext(
+        "It would still reach too many clients: raise the limit of the mailing or of the policy "
+        "first."
+    ),
+    "end_before_launch": lazy_gettext(
+        "With the launch delay of the policy it would start after its end: move the end first."
+    ),
+}
+PAUSE_REASONS: dict[str, LazyString] = {
+    PauseReason.MANUAL: lazy_gettext("paused by a person"),
+    PauseReason.REFUSALS: lazy_gettext("too many refusals"),
+    PauseReason.AUDIENCE_LIMIT: lazy_gettext("too many recipients"),
+    PauseReason.BUDGET: lazy_gettext("budget used up"),
+}
 WITHHELD_REASONS = {
     WithheldReason.OPTED_OUT: lazy_gettext("opted out"),
     WithheldReason.UNKNOWN_TIME_ZONE: lazy_gettext("time zone not known"),
@@ -130,6 +146,7 @@ AUDIT_ACTIONS: dict[str, LazyString] = {
     "signed_in": lazy_gettext("signed in"),
     "ended": lazy_gettext("ended"),
     "role_changed": lazy_gettext("role changed"),
+    "stopped": lazy_gettext("stopped"),
 }
 # Why a session of the admin UI ended.
 SESSION_ENDS: dict[str, LazyString] = {
@@ -169,6 +186,15 @@ FIELD_LABELS: dict[str, LazyString] = {
     "outcome": lazy_gettext("Outcome"),
     "why": lazy_gettext("Reason"),
     "person": lazy_gettext("Person"),
+    "max_audience": lazy_gettext("Audience limit"),
+    "stop_when": lazy_gettext("Stop on refusals"),
+    "refused_share": lazy_gettext("Refused, in percent"),
+    "min_answers": lazy_gettext("Answers, at least"),
+    "budget": lazy_gettext("Budget"),
+    "budget_day": lazy_gettext("Budget of a day"),
+    "budget_month": lazy_gettext("Budget of a month"),
+    "launch_delay": lazy_gettext("Launch delay"),
+    "notify": lazy_gettext("Who is told"),
 }
 MISSING_ATTRIBUTE, TEXT_TOO_LONG = "missing attribute", "text too long"
 

@@ -16,10 +16,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from api.admin.presenters.fleet_health import assess_health
-from api.db import fetch_all
+from api.db import fetch_all, session_cursor
 from api.enqueue import job_queues
 from api.mailings.dispatch_end import dispatch_end
 from shared.db.mailing_counts import COUNTS_JOIN
+from shared.db.policy import read_stop
 from shared.domain.statuses import PauseReason
 from shared.fleet_status import FleetStatus, read_fleet_status
 
@@ -34,7 +35,8 @@ SNAPSHOT_KEY = "notification:admin:live"
 PARTS = ("sent", "due", "waiting", "retrying", "failed", "expired", "opted_out", "cancelled")
 MAILINGS_WITH_PARTS = f"""
 SELECT m.id, m.name, m.text, m.status, m.pause_reason, m.start_at, m.end_at, m.started_at,
-    m.finished_at, m.settled, m.audience, m.audience_complete, m.rate_limit, counts.sent,
+    m.finished_at, greatest(m.start_at, m.launch_not_before) AS launch_at, m.settled, m.audience,
+    m.audience_complete, m.rate_limit, counts.sent,
     counts.in_progress + counts.due AS due, counts.waiting, counts.retrying, counts.failed,
     counts.expired, least(counts.cancelled_opted_out, counts.cancelled) AS opted_out,
     greatest(counts.cancelled - counts.cancelled_opted_out, 0) AS cancelled, counts.in_doubt
@@ -53,7 +55,9 @@ FROM (VALUES (1)) AS one LEFT JOIN (
     )
 ) AS found ON true ORDER BY found.id
 """)  # noqa: S608 (constants)
-INSTANTS = ("start_at", "end_at", "started_at", "finished_at")
+INSTANTS = ("start_at", "launch_at", "end_at", "started_at", "finished_at")
+# Fields that the rows of another version may lack.
+NEW_FIELDS = {*PARTS, "launch_at", "pause_reason"}
 
 
 class Snapshot(NamedTuple):
@@ -119,7 +123,7 @@ def parse_state(stored: bytes | None) -> dict[str, Any] | None:
     if not all(isinstance(state.get(key), types[key]) for key in types):
         return None
     # Another version of the service, which runs during an upgrade, may know other parts.
-    return state if all(set(PARTS) <= set(row) for row in state["mailings"]) else None
+    return state if all(set(row) >= NEW_FIELDS for row in state["mailings"]) else None
 
 
 def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[str, Any]:
@@ -137,6 +141,7 @@ def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[
         sent = {str(row["id"]): row["sent"] for row in mailings}
         past.append({"at": now, "sent": sent, "counters": counters})
     health = assess_health(fleet, earlier)
+    health["stopped"] = read_stop(session_cursor()).stopped_at is not None
     state = {"mailings": mailings, "health": health, "past": past, "at": now}
     parsed: dict[str, Any] = orjson.loads(orjson.dumps(state))
     return parsed
@@ -201,5 +206,6 @@ def alert_codes(snapshot: Snapshot, now: datetime) -> str:
             *(f"late:{row['id']}" for row in running if is_late(row, now)),
             *(f"braked:{mailing_id}" for mailing_id in find_braked(snapshot)),
             f"dispatchers:{bool(health.get('dispatchers', 1))}",
+            f"stopped:{health.get('stopped', False)}",
         ]
     )

@@ -437,6 +437,16 @@
     setTimeout(reload, 500);
   }
 
+  // --- count down to a start --------------------------------------------------------------------
+  setInterval(() => {
+    all("[data-countdown]").forEach((part) => {
+      const shown = Number(part.textContent.match(/\d+/));
+      if (!part.dataset.endsAt) part.dataset.endsAt = performance.now() + shown * 1000;
+      const left = Math.max(0, Math.ceil((part.dataset.endsAt - performance.now()) / 1000));
+      if (left !== shown) part.textContent = part.textContent.replace(/\d+/, left);
+    });
+  }, 250);
+
   // --- copy a secret --------------------------------------------------------------------------
   all("[data-copy]").forEach((button) =>
     button.addEventListener("click", () => {

@@ -32,6 +32,8 @@ ENTITIES = {
     "report": lazy_gettext("Daily report"),
     "person": lazy_gettext("Sign-in"),
     "session": lazy_gettext("Session"),
+    "policy": lazy_gettext("Policy"),
+    "sending": lazy_gettext("All sending"),
 }
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 

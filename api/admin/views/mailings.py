@@ -1,5 +1,6 @@
 """The list of mailings, the page of one, and its actions, each after a confirmation."""
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from werkzeug.wrappers import Response
 from api.actor import Actor, current_actor
 from api.admin.forms.text_fields import read_id
 from api.admin.presenters.formatting import MESSAGE_STATUSES
-from api.admin.presenters.labels import ACTION_TEXTS
+from api.admin.presenters.labels import ACTION_TEXTS, CONFLICT_TEXTS
 from api.admin.presenters.live_figures import (
     MAILINGS_WITH_PARTS,
     is_late,
@@ -125,6 +126,7 @@ def show_mailing(mailing_id: int) -> str:
         dispatch_ends_at=dispatch_end(mailing.end_at) if end_margin() else None,
         seconds_left=seconds_left(row),
         refusals=read_refusals(session_cursor(), [mailing_id])[mailing_id],
+        starts_in=_seconds_until_launch(row, now),
         columns=_chart_columns(mailing_id),
         texts=list_text_versions(mailing),
         zones=_list_zones(mailing, now) if mailing.started_at else [],
@@ -155,7 +157,10 @@ def perform_action(mailing_id: int, action: str) -> Response:
     texts = ACTION_TEXTS[Action(action)]
     try:
         ACTIONS[action](mailing_id, current_actor())
-    except Conflict:
+    except Conflict as error:
+        if error.code in CONFLICT_TEXTS:
+            flash(str(CONFLICT_TEXTS[error.code]), "danger")
+            return redirect(url_for(".show_mailing", mailing_id=mailing_id), 303)
         flash(
             _(
                 "“%(action)s” is not possible any more: the mailing's state or end has changed "
@@ -169,6 +174,14 @@ def perform_action(mailing_id: int, action: str) -> Response:
     if action == Action.DELETE:
         return redirect(url_for(".list_mailings"), 303)
     return redirect(url_for(".show_mailing", mailing_id=mailing_id), 303)
+
+
+def _seconds_until_launch(row: dict[str, Any], now: datetime) -> int | None:
+    """Return how long the launch delay still holds a mailing; None if its start is later anyway."""
+    launch_at: datetime = row["launch_at"]
+    if row["status"] != MailingStatus.SCHEDULED or launch_at <= row["start_at"]:
+        return None
+    return max(0, math.ceil((launch_at - now).total_seconds()))
 
 
 def _check_action(action: str) -> None:

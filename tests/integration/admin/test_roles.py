@@ -40,6 +40,9 @@ LEAST: dict[str, str | None] = {
     "tokens.create_token": "admin",
     "tokens.revoke_token": "admin",
     "reports.send_now": "admin",
+    "policy.change_policy": "admin",
+    "policy.stop_sending": "admin",
+    "policy.resume_sending": "admin",
 }
 # Pages that require more than the role viewer.
 RESTRICTED_PAGES: dict[str, str] = {
@@ -60,6 +63,8 @@ RESTRICTED_PAGES: dict[str, str] = {
             "reports.list_reports",
             "reports.preview_report",
             "audit.list_entries",
+            "policy.confirm_stop",
+            "policy.confirm_resume",
         ),
         "admin",
     ),
@@ -216,3 +221,5 @@ def test_roles_can_use_the_routes_of_their_scope(
             continue
         for path in paths(app, rule, given):
             assert signed.post(path) not in (400, 401, 403, 500), (role, path)
+    if role == "admin":
+        assert signed.post("/admin/policy/resume") == 303

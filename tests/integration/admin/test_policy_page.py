@@ -1,0 +1,169 @@
+"""The page of the policy, the banner of the emergency stop, and the wait before a launch."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from psycopg2.extensions import cursor as Cursor
+
+from tests.integration.admin.test_edit_conflicts import form_of
+from tests.integration.admin.test_forms import page, submit
+from tests.integration.admin.test_roles import Signed
+from tests.integration.conftest import ahead, mailing_body, make_admin_app, make_client
+
+PAGE = "/admin/policy"
+
+
+@pytest.fixture(scope="module")
+def app(database_url: str, redis_url: str) -> Flask:
+    return make_admin_app(database_url, redis_url)
+
+
+@pytest.fixture
+def admin(app: Flask) -> Signed:
+    return Signed(app, "admin")
+
+
+@pytest.fixture(autouse=True)
+def no_rules(database: Cursor) -> Iterator[None]:
+    """Begin and end with a policy whose rules are off, and without the emergency stop."""
+    clear = """
+    DELETE FROM policies WHERE version > 1;
+    UPDATE emergency_stop SET stopped_at = NULL, stopped_by = NULL;
+    """
+    database.execute(clear)
+    yield
+    database.execute(clear)
+
+
+def read_rules(app: Flask) -> dict[str, Any]:
+    rules: dict[str, Any] = make_client(app).get("/api/v1/policy").get_json()
+    return rules
+
+
+def text_of(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", html))
+
+
+def test_the_policy_is_saved_and_shown_again(app: Flask, admin: Signed) -> None:
+    given = {
+        "max_audience": "100 000",
+        "refused_share": "12,5",
+        "min_answers": "200",
+        "budget_day": "5000",
+        "launch_delay": "30",
+        "notify": "a@example.com, b@example.com",
+    }
+    assert submit(admin, PAGE, form_of(page(admin, PAGE)) | given).status_code == 303
+    expected = {
+        "max_audience": 100_000,
+        "stop_when": {"refused_share": 0.125, "min_answers": 200},
+        "budget": {"day": {"segments": 5000}},
+        "launch_delay": 30,
+        "notify": ["a@example.com", "b@example.com"],
+        "version": 2,
+    }
+    assert read_rules(app).items() >= expected.items()
+    shown = page(admin, PAGE)
+    fields = form_of(shown)
+    assert (fields["max_audience"], fields["refused_share"]) == ("100000", "12.5")
+    assert "Launch delay: 30" in text_of(shown)
+    # Saving the form as it is changes nothing.
+    assert submit(admin, PAGE, fields).status_code == 303
+    assert read_rules(app)["version"] == 2
+
+
+def test_wrong_values_keep_the_form_and_name_the_field(app: Flask, admin: Signed) -> None:
+    given = {"max_audience": "many", "budget_month": "0", "notify": "Ann", "refused_share": "3"}
+    answer = submit(admin, PAGE, form_of(page(admin, PAGE)) | given)
+    assert answer.status_code == 422
+    for name in ("max_audience", "budget_month", "notify", "min_answers"):
+        assert f'id="{name}-fault"' in answer.text, name
+    assert 'value="many"' in answer.text
+    assert read_rules(app)["version"] == 1
+
+
+def test_of_two_changes_of_the_policy_the_second_is_compared(app: Flask, admin: Signed) -> None:
+    mine = form_of(page(admin, PAGE)) | {"max_audience": "10"}
+    theirs = form_of(page(admin, PAGE)) | {"launch_delay": "20"}
+    assert submit(Signed(app, "admin"), PAGE, theirs).status_code == 303
+    conflict = submit(admin, PAGE, mine)
+    assert conflict.status_code == 409
+    fields = form_of(conflict.text.replace("data-draft-step", "data-draft"))
+    assert submit(admin, PAGE, fields | {"resolve": "merge"}).status_code == 303
+    rules = read_rules(app)
+    assert (rules["max_audience"], rules["launch_delay"]) == (10, 20)
+
+
+def test_a_preview_shows_which_scheduled_mailings_would_pause(app: Flask, admin: Signed) -> None:
+    client = make_client(app)
+    for n in range(3):
+        phone = f"7916888000{n}"
+        body = {"phone": phone, "tag": "policy page", "timezone": "UTC"}
+        client.put(f"/api/v1/clients/by-phone/{phone}", json=body)
+    mailing = {**mailing_body(), "name": "Previewed", "filter": {"tags": ["policy page"]}}
+    mailing_id = client.post("/api/v1/mailings", json=mailing).get_json()["id"]
+    fields = form_of(page(admin, PAGE)) | {"max_audience": "2", "preview": "1"}
+    shown = submit(admin, PAGE, fields)
+    assert re.search(r"Previewed .* more than 2 2 pauses, nothing is sent", text_of(shown.text))
+    assert read_rules(app)["version"] == 1
+    shown = submit(admin, PAGE, fields | {"max_audience": "3"})
+    assert re.search(r"Previewed .* 3 3 is sent", text_of(shown.text))
+    client.post(f"/api/v1/mailings/{mailing_id}/cancel")
+
+
+def test_viewers_see_the_rules_and_cannot_change_them(app: Flask) -> None:
+    viewer = Signed(app, "viewer")
+    shown = page(viewer, PAGE)
+    assert "Audience limit" in shown
+    assert "Save changes" not in shown
+    assert submit(viewer, PAGE, {}).status_code == 403
+
+
+def test_every_page_has_a_banner_during_an_emergency_stop(app: Flask, admin: Signed) -> None:
+    assert "Stop all sending" in page(admin, "/admin/")
+    assert submit(admin, "/admin/policy/stop", {}).status_code == 303
+    for path in ("/admin/", "/admin/clients", PAGE, "/admin/nothing-here"):
+        assert "All sending is stopped." in page(admin, path), path
+    assert "Вся отправка остановлена." in page(admin, "/admin/mailings", "ru")
+    viewer = page(Signed(app, "viewer"), "/admin/")
+    assert "An administrator can resume it." in viewer
+    assert "confirm-resume-sending" not in viewer
+    assert submit(admin, "/admin/policy/resume", {}).status_code == 303
+    assert "All sending is stopped." not in page(admin, "/admin/")
+
+
+def test_a_mailing_counts_down_to_its_launch(app: Flask, admin: Signed) -> None:
+    fields = form_of(page(admin, PAGE)) | {"launch_delay": "600"}
+    assert submit(admin, PAGE, fields).status_code == 303
+    body = {**mailing_body(), "start_at": ahead(seconds=-1)}
+    mailing_id = make_client(app).post("/api/v1/mailings", json=body).get_json()["id"]
+    shown = page(admin, f"/admin/mailings/{mailing_id}")
+    assert re.search(r"data-countdown>\(in (59\d|600) s\)", shown)
+    assert "Stop it before it starts" in shown
+    make_client(app).post(f"/api/v1/mailings/{mailing_id}/cancel")
+    assert "data-countdown" not in page(admin, f"/admin/mailings/{mailing_id}")
+
+
+def test_pages_of_a_mailing_say_why_it_is_paused(
+    app: Flask, admin: Signed, database: Cursor
+) -> None:
+    body = {**mailing_body(), "max_audience": 10}
+    mailing_id = make_client(app).post("/api/v1/mailings", json=body).get_json()["id"]
+    database.execute(
+        "UPDATE mailings SET status = 'paused', pause_reason = 'audience_limit', audience = 14,"
+        " audience_limit = 10, started_at = now() WHERE id = %s",
+        (mailing_id,),
+    )
+    assert "at least 14 clients, and 10 are permitted" in page(
+        admin, f"/admin/mailings/{mailing_id}"
+    )
+    assert "too many recipients" in page(admin, "/admin/mailings")
+    answer = submit(admin, f"/admin/mailings/{mailing_id}/resume", {}, follow_redirects=True)
+    assert "It would still reach too many clients" in answer.text
+    database.execute(
+        "UPDATE mailings SET status = 'cancelled', finished_at = now() WHERE id = %s",
+        (mailing_id,),
+    )
