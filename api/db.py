@@ -23,26 +23,36 @@ from flask import Flask, g, has_request_context, request
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session
+from psycopg2.errors import QueryCanceled
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import NamedTupleCursor
 from sqlalchemy import Connection as SQLAlchemyConnection
 from sqlalchemy import Engine, event, func, text
 from sqlalchemy import select as sql_select
-from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from api.errors import FieldError, InvalidFields
 from shared.db import on_commit
 from shared.db.base import Base
 from shared.db.connections import connect
 from shared.db.prepared_statements import GENERIC_PLANS
 from shared.db.schema import MIGRATIONS_PATH
+from shared.domain.error_texts import error_text
 
 # A request that waits longer than this for PostgreSQL is answered with 503. Commands (migrations)
 # have no statement and lock timeouts.
 CONNECT_TIMEOUT_SECONDS = 2
 STATEMENT_TIMEOUT = "10s"
 LOCK_TIMEOUT = "5s"
+# The statements of a search, whose cost depends on what is searched for.
+SEARCH_SECONDS = 5
+SEARCH_TOO_SLOW = error_text(
+    "the search takes longer than %(seconds)s seconds: search for more letters or digits, or add a"
+    " filter",
+    seconds=SEARCH_SECONDS,
+)
 
 # At most one connection per thread of a gunicorn process; with more threads, overflow connections.
 POOL = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 2}
@@ -213,6 +223,28 @@ def database_now() -> datetime:
 def use_one_snapshot() -> None:
     """Let all later statements of this request see one snapshot, so that their numbers add up."""
     g.isolation_level = "REPEATABLE READ"
+
+
+@contextmanager
+def limited_search(field: str) -> Iterator[None]:
+    """Let no statement inside take longer than SEARCH_SECONDS, for searches without bounds.
+
+    Raise InvalidFields for the parameter `field` instead of an answer that no repetition would get.
+    """
+    if _isolation_level() == "AUTOCOMMIT":
+        g.isolation_level = "READ COMMITTED"  # SET LOCAL needs a transaction
+    timeout = text("SELECT set_config('statement_timeout', :timeout, true)")
+    db.session.execute(timeout, {"timeout": f"{SEARCH_SECONDS}s"})
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error.orig, QueryCanceled):
+            raise
+        db.session.rollback()
+        raise InvalidFields(
+            FieldError(SEARCH_TOO_SLOW, "search_too_slow", parameter=field)
+        ) from error
+    db.session.execute(timeout, {"timeout": STATEMENT_TIMEOUT})
 
 
 def fetch_all(statement: Any, **values: Any) -> list[dict[str, Any]]:

@@ -207,6 +207,7 @@ FIELD_CODES = {
     "unknown": "No object has this id.",
     "idempotency_key_format": "The key has the wrong length or characters.",
     "idempotency_key_reused": "The key was used with another body.",
+    "search_too_slow": "The search takes too long: search for more, or add a filter.",
     "file_header": "The first line of the file lacks a column, or names one twice.",
     "file_unusable": "The file cannot be read.",
 }

@@ -18,7 +18,7 @@ from api.clients.schemas import (
     NewClient,
     present_client,
 )
-from api.clients.service import ClientSearch
+from api.clients.search import ClientSearch
 from api.http.csv_response import stream_csv
 from api.http.etags import (
     VersionedResponse,

@@ -9,7 +9,7 @@ from api.errors import FieldError, InvalidFields
 from api.schemas import examples
 from api.schemas.base import UNSET, Body, ListQuery, Patch, Query
 from api.schemas.csv_query import CsvQuery
-from api.schemas.fields import Instant, OperatorCode, Phone, Tag, Timezone
+from api.schemas.fields import Instant, OperatorCode, Phone, Search, Tag, Timezone
 from api.schemas.personalisation import AttributeChanges, Attributes
 from api.schemas.responses import ResponseModel, format_instant, with_example
 from shared.db.models import Client
@@ -97,6 +97,12 @@ class ClientChanges(Patch):
 
 
 class ClientFilter(Query):
+    search: Search | None = Field(
+        default=None,
+        description="Those that have all of these words: each is the beginning of a word of the"
+        " tag or of an attribute's value, whatever its case, or three or more digits of the phone.",
+        examples=["anna 4567"],
+    )
     phone: Phone | None = Field(default=None, description="The one with this phone.")
     operator_code: OperatorCode | None = Field(default=None, description="Those with this code.")
     tag: Tag | None = Field(default=None, description="Those with exactly this tag.")

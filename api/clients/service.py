@@ -1,21 +1,27 @@
 """Clients: create, find, change and delete them. REST routes and admin views call this module."""
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
-from typing import Any, NamedTuple, NoReturn, Self, cast
+from typing import Any, NoReturn, cast
 
 import structlog
 from psycopg2 import errors
 from psycopg2.extras import Json
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import IntegrityError
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.client_log import bind_clients, bind_owners
-from api.clients.schemas import ClientChanges, ClientFilter, NewClient
-from api.cursors import Page, between
-from api.db import autocommit_cursor, database_now, db, session_cursor
+from api.clients.schemas import ClientChanges, NewClient
+from api.clients.search import ClientSearch
+from api.cursors import Page
+from api.db import (
+    autocommit_cursor,
+    database_now,
+    db,
+    limited_search,
+    session_cursor,
+)
 from api.edit_versions import check_version
 from api.errors import Conflict, NotFound
 from api.schemas.personalisation import merge_attributes
@@ -33,6 +39,8 @@ log = structlog.get_logger()
 NO_CLIENT = error_text("There is no such client.")
 FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 EXPORT_PAGE_ROWS = 5_000
+# Of more clients than this, a search says that there are more.
+MAX_COUNTED = 10_000
 
 # Creating and getting a client are the most frequent requests. Each is one prepared statement on an
 # autocommit connection: a single round trip, without the session.
@@ -55,37 +63,6 @@ WITH made AS (
 SELECT * FROM made
 """  # noqa: S608 (constants)
 CREATE = PreparedStatement("create_client", CREATE_STATEMENT)
-
-
-class ClientSearch(NamedTuple):
-    """Values that the clients found must have; None means any."""
-
-    phone: int | None = None
-    operator_code: str | None = None
-    tag: str | None = None
-    timezone: str | None = None
-    updated_since: datetime | None = None
-    updated_until: datetime | None = None
-
-    @classmethod
-    def from_query(cls, query: ClientFilter) -> Self:
-        """Return the search that the query string of a list or an export describes."""
-        phone = None if query.phone is None else int(query.phone)
-        others = {name: getattr(query, name) for name in cls._fields if name != "phone"}
-        return cls(phone, **others)
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """Return the SQL conditions of this search; deleted clients are never found."""
-        equal = ("phone", "operator_code", "tag", "timezone")
-        return [
-            Client.deleted_at.is_(None),
-            *(
-                getattr(Client, name) == getattr(self, name)
-                for name in equal
-                if getattr(self, name) is not None
-            ),
-            *between(Client.updated_at, self.updated_since, self.updated_until),
-        ]
 
 
 def create_client(new: NewClient, actor: Actor) -> Client:
@@ -135,8 +112,18 @@ def get_client(client_id: int) -> Client:
 def list_clients(search: ClientSearch, page: Page) -> Sequence[Client]:
     """Return a page of the clients that match, by id."""
     _bind_searched(search)
-    found = select(Client).where(*search.conditions())
-    return db.session.scalars(page.bound(found, Client.id)).all()
+    found = page.bound(select(Client).where(*search.conditions()), Client.id)
+    if not search.search:
+        return db.session.scalars(found).all()
+    with limited_search("search"):
+        return db.session.scalars(found).all()
+
+
+def count_clients(search: ClientSearch) -> int:
+    """Count the clients that match, up to MAX_COUNTED + 1."""
+    found = select(Client.id).where(*search.conditions()).limit(MAX_COUNTED + 1).subquery()
+    with limited_search("search"):
+        return db.session.scalar(select(func.count()).select_from(found)) or 0
 
 
 def export_clients(
@@ -243,8 +230,8 @@ def delete_client(client_id: int, actor: Actor, versions: Collection[int] | None
 
 
 def _bind_searched(search: ClientSearch) -> None:
-    if search.phone is not None:
-        bind_owners([search.phone])
+    if (phone := search.named_phone) is not None:
+        bind_owners([phone])
 
 
 def _iter_export_pages(

@@ -13,6 +13,7 @@ from api.schemas.fields import (
     Instant,
     OperatorCode,
     Phone,
+    Search,
     Several,
     Tag,
     Timezone,
@@ -157,6 +158,11 @@ class MailingChanges(Patch):
 
 
 class MailingQuery(ListQuery):
+    search: Search | None = Field(
+        default=None,
+        description="Mailings whose name or text contains each of these words, in any case.",
+        examples=["spring sale"],
+    )
     status: Several[MailingStatus] | None = Field(
         default=None, description="Mailings in one of these statuses, separated by commas."
     )

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 import structlog
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, or_, select
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
 from api.cursors import Page, between
-from api.db import database_now, db, session_cursor
+from api.db import database_now, db, limited_search, session_cursor
 from api.edit_versions import check_version
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import FieldError, InvalidFields, NotFound
@@ -51,6 +51,7 @@ class MailingSearch(NamedTuple):
     """What the mailings of a list must have; None means anything."""
 
     status: Sequence[MailingStatus] | None = None
+    search: str | None = None
     start_since: datetime | None = None
     start_until: datetime | None = None
     created_since: datetime | None = None
@@ -65,9 +66,14 @@ class MailingSearch(NamedTuple):
         return [
             Mailing.deleted_at.is_(None),
             *([] if self.status is None else [Mailing.status.in_(self.status)]),
+            *map(_contains, (self.search or "").split()),
             *between(Mailing.start_at, self.start_since, self.start_until),
             *between(Mailing.created_at, self.created_since, self.created_until),
         ]
+
+
+def _contains(word: str) -> ColumnElement[bool]:
+    return or_(*(c.icontains(word, autoescape=True) for c in (Mailing.name, Mailing.text)))
 
 
 class CreatedMailing(NamedTuple):
@@ -126,8 +132,11 @@ def find_mailing(mailing_id: int, *, lock: bool = False, deleted: bool = False) 
 
 def list_mailings(page: Page, search: MailingSearch) -> Sequence[Mailing]:
     """Return a page of the mailings that match, by id."""
-    query = select(Mailing).where(*search.conditions())
-    return db.session.scalars(page.bound(query, Mailing.id)).all()
+    query = page.bound(select(Mailing).where(*search.conditions()), Mailing.id)
+    if not search.search:
+        return db.session.scalars(query).all()
+    with limited_search("search"):
+        return db.session.scalars(query).all()
 
 
 def list_mailings_by_id(mailing_ids: Sequence[int]) -> Sequence[Mailing]:

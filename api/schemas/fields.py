@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    StringConstraints,
     WithJsonSchema,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -77,6 +78,10 @@ TOKEN_NAME = TextFormat(
 )
 TokenName = Annotated[str, TOKEN_NAME]
 Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
+MAX_SEARCH_LENGTH = 100
+Search = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_SEARCH_LENGTH)
+]
 
 
 def _check_zone(name: str) -> str:

@@ -9,6 +9,7 @@ from shared.db import (
     audit_models,
     auth_models,
     brake_models,
+    client_words,
     erasures,
     fleet_models,
     import_models,
@@ -25,6 +26,7 @@ from shared.db.base import Base
 TABLE_MODULES = (
     audit_models,
     auth_models,
+    client_words,
     brake_models,
     erasures,
     fleet_models,

@@ -44,6 +44,9 @@ MESSAGES: dict[str, LazyString] = {
     "too_many_attributes": lazy_gettext("A client has at most 20 attributes."),
     "too_long": lazy_gettext("These are too many."),
     "unknown": lazy_gettext("There is no mailing of this number."),
+    "search_too_slow": lazy_gettext(
+        "The search takes too long. Search for more letters or digits, or fill in another field."
+    ),
     "int_parsing": lazy_gettext("Enter a whole number."),
     "amount_format": lazy_gettext("Enter an amount, for example 2500.00."),
     "segment_price_missing": lazy_gettext(
@@ -93,7 +96,7 @@ def errors_from_service(error: InvalidFields) -> dict[str, str]:
     """Return a service's field errors as messages by field, the first of each."""
     messages: dict[str, str] = {}
     for each in error.field_errors:
-        steps = (each.pointer or "").strip("/").split("/")
+        steps = (each.pointer or each.parameter or "").strip("/").split("/")
         name = steps[1] if steps[0] == "filter" and len(steps) > 1 else steps[0]
         messages.setdefault(name, translate_error(each.code, each.detail))
     return messages

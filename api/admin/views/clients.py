@@ -1,7 +1,8 @@
 """Pages of clients: search, show, create, change, delete and export them."""
 
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 from flask import (
     Blueprint,
@@ -24,7 +25,6 @@ from api.admin.forms.edit_conflict import FormBasis, merge_fields, same_values
 from api.admin.forms.field_errors import errors_from_schema, errors_from_service, field_text
 from api.admin.forms.text_fields import (
     attribute_lines,
-    phone_expected,
     read_attribute_lines,
     read_phone,
 )
@@ -34,12 +34,14 @@ from api.admin.presenters.conflict_page import render_conflict
 from api.admin.presenters.recipients import select_shown
 from api.clients import history, service
 from api.clients.schemas import ClientChanges, NewClient
+from api.clients.search import ClientSearch
 from api.cursors import Page
 from api.db import db
 from api.errors import Conflict, InvalidFields, NotFound, VersionMismatch
 from api.http.csv_response import stream_csv
 from api.mailings import messages
 from api.opt_outs import service as opt_outs
+from api.schemas.fields import MAX_SEARCH_LENGTH
 from shared.db.models import Client
 from shared.domain.phones import derive_operator_code
 from shared.domain.scopes import Scope
@@ -48,24 +50,33 @@ from shared.domain.time_zones import TIME_ZONES
 blueprint = Blueprint("clients", __name__)
 
 OPT_OUT_SOURCE = "admin"
-SEARCH_FIELDS = ("phone", "operator_code", "tag", "timezone")
-FORM_FIELDS = (*SEARCH_FIELDS, "attributes")
+SEARCH_FIELDS = ("q", "operator_code", "tag", "timezone")
+FORM_FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 
 
 @blueprint.get("/clients")
 def list_clients() -> str:
     wanted = _submitted_search()
     search, after = _search_for(wanted), requested_start()
-    found = service.list_clients(search, Page(after, PAGE_SIZE + 1)) if search else []
-    shown, last = split_page(found)
+    searched = any(wanted.values())
+    shown: Sequence[Client] = []
+    last = problem = hits = None
+    try:
+        shown, last = split_page(service.list_clients(search, Page(after, PAGE_SIZE + 1)))
+        hits = service.count_clients(search) if searched else None
+    except InvalidFields as error:
+        problem = errors_from_service(error)["search"]
     return render_template(
         "admin/clients.html",
         clients=shown,
         following=last and last.id,
         wanted=wanted,
-        searched=any(wanted.values()),
-        problem=None if search else phone_expected(),
+        searched=searched,
+        hits=hits,
+        max_counted=service.MAX_COUNTED,
+        problem=problem,
         paged=bool(after),
+        zones=sorted(TIME_ZONES),
     )
 
 
@@ -156,11 +167,7 @@ def delete_client(client_id: int) -> BaseResponse:
 
 @blueprint.get("/clients.csv")
 def export_clients() -> BaseResponse:
-    wanted = _submitted_search()
-    search = _search_for(wanted)
-    if search is None:
-        return redirect(url_for(".list_clients", **wanted))
-    columns, rows = service.export_clients(search)
+    columns, rows = service.export_clients(_search_for(_submitted_search()))
     return stream_csv("clients.csv", columns, rows, excel=True)
 
 
@@ -172,19 +179,21 @@ def export_recipients(mailing_id: int) -> Response:
     return stream_csv(name, messages.EXPORT_COLUMNS, rows, excel=True)
 
 
-def _submitted_search() -> dict[str, Any]:
-    return {name: field_text(request.args, name) for name in SEARCH_FIELDS}
+def _submitted_search() -> dict[str, str]:
+    wanted = {name: field_text(request.args, name) for name in SEARCH_FIELDS}
+    # Links may name a phone.
+    wanted["q"] = (wanted["q"] or field_text(request.args, "phone"))[:MAX_SEARCH_LENGTH]
+    return wanted
 
 
-def _search_for(wanted: dict[str, Any]) -> service.ClientSearch | None:
-    """Return the search for the values of the search form; None if its phone is not a phone."""
-    given = {name: value for name, value in wanted.items() if value}
-    if "phone" in given:
-        phone = read_phone(given["phone"])
-        if phone is None:
-            return None
-        given["phone"] = int(phone)
-    return service.ClientSearch(**given)
+def _search_for(wanted: dict[str, str]) -> ClientSearch:
+    given = {name: value or None for name, value in wanted.items()}
+    return ClientSearch(
+        search=given["q"],
+        operator_code=given["operator_code"],
+        tag=given["tag"],
+        timezone=given["timezone"],
+    )
 
 
 def _submitted_fields() -> dict[str, str]:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from werkzeug.wrappers import Response
 
 from api.actor import Actor, current_actor
-from api.admin.forms.text_fields import read_id
+from api.admin.forms.field_errors import errors_from_service
 from api.admin.presenters.formatting import MESSAGE_STATUSES
 from api.admin.presenters.labels import ACTION_TEXTS, CONFLICT_TEXTS
 from api.admin.presenters.live_figures import (
@@ -20,11 +20,11 @@ from api.admin.presenters.live_figures import (
     read_snapshot,
     seconds_left,
 )
+from api.admin.presenters.mailing_list import ORDERS, WantedMailings, find_mailings
 from api.admin.presenters.recipients import find_attempts, find_recipients
 from api.admin.presenters.text_versions import list_text_versions
-from api.cursors import MAX_ID
 from api.db import database_now, fetch_all, session_cursor
-from api.errors import Conflict
+from api.errors import Conflict, InvalidFields
 from api.mailings import actions, service
 from api.mailings.action_rules import Action, possible_actions
 from api.mailings.dispatch_end import dispatch_end, end_margin
@@ -35,18 +35,7 @@ from shared.domain.statuses import MailingStatus
 
 blueprint = Blueprint("mailings", __name__)
 
-PAGE_ROWS = 20
-STATUSES = tuple(str(status) for status in MailingStatus)
-PAGE = text(f"""
-{MAILINGS_WITH_PARTS} AND m.id < :before
-    AND (CAST(:status AS text) IS NULL OR m.status = CAST(:status AS mailing_status))
-    AND (CAST(:words AS text) IS NULL OR m.name ILIKE :words OR m.text ILIKE :words)
-ORDER BY m.id DESC LIMIT :n
-""")
 BY_ID = text(f"{MAILINGS_WITH_PARTS} AND m.id = :id")
-COUNT_BY_STATUS = text(
-    "SELECT status, count(*) AS n FROM mailings WHERE deleted_at IS NULL GROUP BY 1"
-)
 SENT_BY_MINUTES = text("""
 SELECT date_bin(make_interval(mins => :step), minute, :start) AS at, sum(count)::bigint AS n
 FROM minutes WHERE mailing_id = :id AND status = 'sent' AND minute >= :start
@@ -77,31 +66,25 @@ ACTIONS: dict[str, Callable[[int, Actor], object]] = {
 
 @blueprint.get("/mailings")
 def list_mailings() -> str:
-    status = request.args.get("status")
-    if status not in STATUSES:
-        status = None
-    words = (request.args.get("q") or "").replace("\x00", "").strip()[:200]
-    escaped = words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    before_id = read_id(request.args.get("before", ""))
-    found = fetch_all(
-        PAGE,
-        before=before_id or MAX_ID,
-        status=status,
-        words=f"%{escaped}%" if words else None,
-        n=PAGE_ROWS + 1,
-    )
+    wanted = WantedMailings.from_args(request.args)
+    found: list[dict[str, Any]] = []
+    more, counts, problem = None, dict[str, int](), None
+    try:
+        found, more, counts = find_mailings(wanted, request.args.get("before", ""))
+    except InvalidFields as error:
+        problem = errors_from_service(error)["q"]
     if any(row["status"] == "running" for row in found):
         _add_rates(found)
-    counts = {row["status"]: row["n"] for row in fetch_all(COUNT_BY_STATUS)}
     return render_template(
         "admin/mailings.html",
-        mailings=found[:PAGE_ROWS],
-        more=found[PAGE_ROWS - 1]["id"] if len(found) > PAGE_ROWS else None,
-        status=status,
-        q=words,
+        mailings=found,
+        more=more,
+        wanted=wanted,
+        orders=ORDERS,
         counts=counts,
         total=sum(counts.values()),
-        paged=before_id is not None,
+        problem=problem,
+        paged="before" in request.args,
     )
 
 

@@ -13,7 +13,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("CREATE INDEX clients_updated_at ON clients (updated_at)")
+    # Clients may be many: writing goes on meanwhile. An interrupted build leaves an invalid index.
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS clients_updated_at")
+        op.execute("CREATE INDEX CONCURRENTLY clients_updated_at ON clients (updated_at)")
 
 
 def downgrade() -> None:

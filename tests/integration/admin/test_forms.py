@@ -216,9 +216,8 @@ def test_the_export_of_clients_uses_the_search_of_the_list(app: Flask, operator:
         exported = page(operator, f"/admin/clients.csv?{query}")
         assert len(exported.splitlines()) == 2
         assert "79169990001" in exported
-    invalid = operator.client.get("/admin/clients.csv?phone=seven", base_url=PUBLIC)
-    assert invalid.status_code == 302
-    assert "A phone has 11 digits" in page(operator, invalid.headers["Location"])
+    for query in ("q=999-00-01", "q=expor"):
+        assert page(operator, f"/admin/clients.csv?{query}") == exported
 
 
 def test_a_read_only_server_is_an_outage(app: Flask, operator: Signed) -> None:

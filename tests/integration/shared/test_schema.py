@@ -16,11 +16,23 @@ from tests.support.waiting import wait_for
 ROOT = Path(__file__).parents[3]
 UPGRADE = ("-m", "flask", "--app", "api", "db", "upgrade")
 WAIT = ("-m", "shared.db.schema", "migrations")
-LOCKS = """
-SELECT count(*) FROM pg_locks
-WHERE locktype = 'advisory' AND NOT granted
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+# Programs that have asked for the lock, and are asleep until they ask again.
+WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+    AND query IN ('COMMIT', 'SELECT pg_try_advisory_lock(hashtext(''migrations''))')
 """
+# Statements that wait for a transaction of another program.
+BUILDS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND query LIKE '%INDEX CONCURRENTLY%'
+"""
+INSERT = """
+INSERT INTO clients (phone, operator_code, tag, timezone)
+VALUES (%(phone)s, '916', '', 'Europe/Moscow') RETURNING 1
+"""
+UNUSABLE = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 
 class Database:
@@ -80,7 +92,7 @@ def test_concurrent_upgrades_run_one_after_the_other(database: Database) -> None
     database.query("SELECT 1 FROM pg_advisory_lock(hashtext('migrations'))")
     waiting = database.start(*WAIT)
     both = [database.start(*UPGRADE) for _ in range(2)]
-    wait_for(lambda: database.query(LOCKS) == 2, 30, "both upgrades wait for the lock")
+    wait_for(lambda: database.query(WAITING) == 2, 30, "both upgrades wait for the lock")
     assert database.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
     assert waiting.poll() is None, "the waiting program ended before the schema existed"
     database.query("SELECT 1 FROM (SELECT pg_advisory_unlock(hashtext('migrations'))) AS u")
@@ -88,8 +100,32 @@ def test_concurrent_upgrades_run_one_after_the_other(database: Database) -> None
         output, _ = program.communicate(timeout=60)
         assert program.returncode == 0, output
     assert database.query("SELECT count(*) FROM alembic_version") == 1
+    assert database.query(UNUSABLE) == 0
     output, _ = waiting.communicate(timeout=30)
     assert (waiting.returncode, output) == (0, "waiting for the migrations\n")
+
+
+def test_indexes_of_large_tables_are_built_beside_writers(database: Database) -> None:
+    """A transaction of the old version is open: the build waits for it, and other writers do not.
+
+    Before, an interrupted build left an index that is not valid.
+    """
+    code, output = database.run(*UPGRADE, "0013")
+    assert code == 0, output
+    database.query("CREATE INDEX clients_updated_at ON clients (version); SELECT 0")
+    other = psycopg2.connect(database.url)
+    with other.cursor() as cursor:
+        cursor.execute(INSERT, {"phone": 79160000001})
+        upgrade = database.start(*UPGRADE)
+        wait_for(lambda: database.query(BUILDS), 60, "the build waits for the transaction")
+        database.query("SET lock_timeout = '5s'; SELECT 1")
+        database.query(INSERT % {"phone": 79160000002})
+    other.commit()
+    other.close()
+    output, _ = upgrade.communicate(timeout=60)
+    assert upgrade.returncode == 0, output
+    assert database.query(UNUSABLE) == 0
+    assert database.query("SELECT count(*) FROM pg_indexes WHERE indexname = 'clients_words'") == 1
 
 
 def test_older_version_leaves_a_newer_schema_unchanged(database: Database) -> None:
