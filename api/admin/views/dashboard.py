@@ -44,7 +44,7 @@ def dashboard() -> str:
         "admin/dashboard.html",
         running=by_status["running"],
         paused=sorted(by_status["paused"], key=lambda row: row["end_at"]),
-        upcoming=sorted(by_status["scheduled"], key=lambda row: row["start_at"]),
+        upcoming=sorted(by_status["scheduled"], key=lambda row: row["launch_at"]),
         ended=fetch_all(ENDED, since=_midnight(now), n=LISTED_MAILINGS),
         shown=SHOWN_MAILINGS,
         listed=LISTED_MAILINGS,

@@ -19,6 +19,7 @@ from api.admin.forms.policy_form import (
     read_policy_form,
 )
 from api.admin.presenters.conflict_page import render_conflict
+from api.admin.presenters.policy_rules import describe_rules
 from api.audit_log.service import find_people_by_name
 from api.cursors import Page
 from api.db import db
@@ -165,7 +166,6 @@ def _render_page(
         previewed=previewed is not None,
         current=current,
         effects=find_exceeding_mailings(limit),
-        versions=[(each, fields_from_policy(each)) for each in versions[:SHOWN_VERSIONS]],
-        compared=POLICY_FIELDS,
+        versions=[(each, [*describe_rules(each)]) for each in versions[:SHOWN_VERSIONS]],
         people=find_people_by_name([each.updated_by for each in versions]),
     )

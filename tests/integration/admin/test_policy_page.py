@@ -69,7 +69,7 @@ def test_the_policy_is_saved_and_shown_again(app: Flask, admin: Signed) -> None:
     shown = page(admin, PAGE)
     fields = form_of(shown)
     assert (fields["max_audience"], fields["refused_share"]) == ("100000", "12.5")
-    assert "Launch delay: 30" in text_of(shown)
+    assert "Launch delay: 30 seconds" in text_of(shown)
     # Saving the form as it is changes nothing.
     assert submit(admin, PAGE, fields).status_code == 303
     assert read_rules(app)["version"] == 2
