@@ -36,6 +36,7 @@ ALL_METRICS = (
         "Paused mailings by reason, excluding deleted ones.",
         ("reason",),
     ),
+    Metric("notification_sending_stopped", "gauge", "1 during an emergency stop: nothing is sent."),
     Metric("notification_batches_due", "gauge", "Batches that a dispatcher could claim now."),
     Metric(
         "notification_dispatch_lag_seconds",

@@ -26,6 +26,7 @@ from api.db import db
 from shared import __version__, metrics
 from shared.db.batch_conditions import LAUNCH_DUE, MAY_SEND
 from shared.db.mailing_counts import COUNTS_JOIN
+from shared.db.policy import STOPPED
 from shared.domain.statuses import MailingStatus, MessageStatus, PauseReason
 from shared.fleet_status import FleetStatus, read_fleet_status
 from shared.metrics import METRICS
@@ -55,6 +56,7 @@ PAUSED = text("""
 SELECT pause_reason, count(*) FROM mailings WHERE status = 'paused' AND deleted_at IS NULL
 GROUP BY 1
 """)
+SENDING_STOPPED = text(f"SELECT {STOPPED}")
 CONNECTIONS = text("""
 SELECT CASE WHEN application_name
             IN ('api', 'notification-control', 'notification-dispatch', 'notification-report')
@@ -199,6 +201,8 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
     for reason, n in connection.execute(PAUSED):
         paused[reason,] = n
     yield gauge("notification_mailings_paused", paused)
+    stopped = connection.execute(SENDING_STOPPED).scalar_one()
+    yield gauge("notification_sending_stopped", float(stopped))
     yield gauge("notification_batches_due", due)
     yield gauge("notification_dispatch_lag_seconds", lag)
     yield gauge("notification_launch_delay_seconds", delay)

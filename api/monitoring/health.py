@@ -13,6 +13,7 @@ from api.errors import Unavailable
 from api.openapi.operation import operation
 from api.schemas.responses import ResponseModel, with_example
 from shared.db import schema
+from shared.db.policy import STOPPED
 from shared.domain.error_texts import error_text
 from shared.domain.time_zones import RULES_VERSION
 
@@ -25,6 +26,7 @@ READY_EXAMPLE = {
     "database": "ok",
     "migrations": "applied",
     "redis": "ok",
+    "sending": "on",
     "time_zones": "2026f",
 }
 
@@ -49,6 +51,10 @@ class Readiness(ResponseModel):
         description="`ok`, or the name of the error that Redis gives: `unreachable`, `timeout`,"
         " `READONLY` (a replica), `OOM` (full), `LOADING`, `NOAUTH`, `WRONGPASS`, `NOPERM`, ...",
         examples=["ok", "unreachable", "READONLY", "OOM"],
+    )
+    sending: str = Field(
+        description="`stopped` during an emergency stop: the API works, and nothing is sent.",
+        examples=["on", "stopped"],
     )
     time_zones: str = Field(
         description="The version of the time zone rules that this process uses.", examples=["2026f"]
@@ -86,7 +92,12 @@ def readyz() -> dict[str, Any]:
         raise Unavailable(
             error_text("The database lacks migrations: run flask --app api db upgrade.")
         )
-    return READY_EXAMPLE | {"redis": job_queues().check(), "time_zones": RULES_VERSION}
+    stopped = db.session.scalar(text(f"SELECT {STOPPED}"))
+    return READY_EXAMPLE | {
+        "redis": job_queues().check(),
+        "sending": "stopped" if stopped else "on",
+        "time_zones": RULES_VERSION,
+    }
 
 
 def _is_migrated() -> bool:

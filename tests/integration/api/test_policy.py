@@ -126,7 +126,10 @@ def test_sending_is_stopped_and_resumed(client: FlaskClient) -> None:
     assert (answer.get_json()["stopped_at"], answer.headers["ETag"]) == (since, '"1"')
     # The stop does not belong to a version: a change of the policy does not end it.
     assert put_policy(client, RULES, '"1"').get_json()["stopped_at"] == since
+    assert client.get("/readyz").get_json()["sending"] == "stopped"
+    assert "notification_sending_stopped 1.0" in client.get("/metrics").text
     assert client.post(f"{URL}/resume").get_json()["stopped_at"] is None
+    assert client.get("/readyz").get_json()["sending"] == "on"
     assert client.post(f"{URL}/resume").get_json()["stopped_at"] is None
     entries = client.get("/api/v1/audit?entity=sending").get_json()["items"]
     assert [entry["action"] for entry in entries][:2] == ["resumed", "stopped"]
