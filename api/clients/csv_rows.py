@@ -1,4 +1,4 @@
-"""Parses the rows of a CSV file of clients for an import."""
+"""Parses the rows of a CSV file or a workbook of clients for an import."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,7 @@ from api.clients.row_receiver import NULL, RowReceiver, copy_attributes
 from shared.client_import.columns import COLUMNS
 from shared.client_import.csv_reader import CsvReader, CsvRow
 from shared.client_import.row_rules import CellError, ClientRow, RowParser
+from shared.client_import.xlsx_reader import XlsxReader
 from shared.domain.phones import PHONE
 
 TOO_MANY_CELLS = (
@@ -14,9 +15,9 @@ TOO_MANY_CELLS = (
 
 
 class CsvRowReceiver(RowReceiver):
-    """Receives the rows of a CSV file."""
+    """Receives the rows of a CSV file or a workbook."""
 
-    def __init__(self, import_id: int, reader: CsvReader, parser: RowParser):
+    def __init__(self, import_id: int, reader: CsvReader | XlsxReader, parser: RowParser):
         super().__init__(import_id, parser)
         self._reader = reader
 

@@ -40,7 +40,7 @@ blueprint = Blueprint("imports", __name__)
     body=CsvUpload(UPLOAD_EXAMPLE),
 )
 def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Import clients from a CSV or NDJSON file
+    """Import clients from a CSV, XLSX or NDJSON file
 
     The body is the file itself. Its first line names the columns, in any order: `phone`
     (телефон), `operator_code` (код оператора), `tag` (тег, метка), `timezone` (часовой пояс);
@@ -57,6 +57,11 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     rejected. An export is imported as it was written, so it leaves everything unchanged. Invalid
     rows are rejected one by one; a file that is unreadable as a whole changes nothing.
 
+    The body may also be a workbook (`Content-Type:
+    application/vnd.openxmlformats-officedocument.spreadsheetml.sheet`): the first visible sheet
+    with a header is read, formulas by their stored values, numbers with all digits, dates as
+    `2026-11-28`.
+
     The body may also be NDJSON (`Content-Type: application/x-ndjson`): one JSON object per line,
     with the fields `phone`, `operator_code`, `tag`, `timezone` and `attributes`, by the same rules.
     In `errors` of the import, each rejected line has a `code`.
@@ -64,7 +69,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     limit = current_app.config["IMPORT_MAX_BYTES"]
     try:
         started = import_service.start_import(
-            csv_body_reader(limit, ndjson=True),
+            csv_body_reader(limit, all_types=True),
             tag=query.tag,
             timezone=query.timezone,
             actor=current_actor(),

@@ -14,7 +14,7 @@ from api.cursors import Page, between
 from api.db import db
 from api.enqueue import job_queues
 from api.errors import NotFound
-from shared.client_import.columns import COLUMNS
+from shared.client_import.columns import COLUMNS, NO_MAPPING, ColumnMapping
 from shared.client_import.merge import MAX_KEPT_REJECTED
 from shared.db.import_models import Import, RejectedRow
 from shared.domain.error_texts import error_text
@@ -59,16 +59,17 @@ def start_import(
     tag: str | None,
     timezone: str | None,
     actor: Actor,
+    mapping: ColumnMapping = NO_MAPPING,
     ndjson: bool = False,
 ) -> Import:
-    """Receive a CSV or NDJSON file of clients and enqueue its merge; return the import.
+    """Receive a file of clients and enqueue its merge; return the import.
 
     `read(n)` returns up to n bytes. `tag` and `timezone` fill empty or missing cells. Raise
     BadFile, which leaves nothing behind.
     """
     started = time.monotonic()
-    reader = open_ndjson_file(read) if ndjson else open_client_file(read)
-    import_id = receive_rows(reader, tag=tag, timezone=timezone, actor=actor)
+    reader = open_ndjson_file(read) if ndjson else open_client_file(read, mapping)
+    import_id = receive_rows(reader, tag=tag, timezone=timezone, actor=actor, mapping=mapping)
     log.info(
         "import.received",
         import_id=import_id,

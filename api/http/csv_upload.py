@@ -1,4 +1,4 @@
-"""Read an uploaded CSV file, piece by piece: the body itself, or the field `file` of a form."""
+"""Read an uploaded file, piece by piece: the body itself, or the field `file` of a form."""
 
 from collections.abc import Callable
 
@@ -14,6 +14,7 @@ MAX_FORM_OVERHEAD = 64 * 1024
 
 
 NDJSON = "application/x-ndjson"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 
 def is_ndjson() -> bool:
@@ -24,20 +25,23 @@ def is_ndjson() -> bool:
     return request.mimetype == NDJSON
 
 
-def csv_body_reader(limit: int, *, ndjson: bool = False) -> Callable[[int], bytes]:
-    """Return a function that reads up to n bytes of the uploaded file: CSV, or also NDJSON.
+def csv_body_reader(limit: int, *, all_types: bool = False) -> Callable[[int], bytes]:
+    """Return a function that reads up to n bytes of the uploaded file: CSV, or also XLSX or NDJSON.
 
     The file may be up to `limit` bytes, more than other bodies. Raise UnsupportedMediaType,
     ContentTooLarge or BadRequest; the function raises BadRequest for a body that is cut short.
     """
-    types = ["text/csv", *([NDJSON] if ndjson else [])]
+    types = ["text/csv", *([XLSX, NDJSON] if all_types else [])]
     if request.mimetype not in (*types, "multipart/form-data"):
         raise UnsupportedMediaType(
             error_text(
                 "Send the file itself as the body, with the header Content-Type: %(types)s,"
                 " or as the field `file` of multipart/form-data.",
-                types=error_text("%(first)s or %(second)s", first=types[0], second=types[1])
-                if len(types) > 1
+                types=error_text(
+                    "%(first)s, %(second)s or %(third)s",
+                    **dict(zip(("first", "second", "third"), types, strict=True)),
+                )
+                if all_types
                 else types[0],
             )
         )

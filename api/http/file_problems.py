@@ -14,7 +14,7 @@ TEMPLATES = {
     ),
     "line_length": error_text("Line %(line)s is too long: this is neither CSV nor NDJSON."),
     "quote_open": error_text(
-        "In line %(line)s a quote is opened and not closed: close it, or write a quote inside of a "
+        "In row %(line)s a quote is opened and not closed: close it, or write a quote inside of a "
         'cell as "".'
     ),
     "encoding": error_text(
@@ -27,6 +27,14 @@ TEMPLATES = {
     "mapped_column": error_text(
         "The mapping names the column %(column)s, which the file lacks or has more than once: name "
         "it by its position, as in #3."
+    ),
+    "workbook_too_large": error_text(
+        "The workbook is too large when it is unpacked: keep the sheet of clients only, or save it "
+        "as CSV UTF-8 and send that."
+    ),
+    "workbook_damaged": error_text(
+        "The file is not an Excel workbook (.xlsx), or is damaged: save it again as .xlsx, or as "
+        "CSV UTF-8."
     ),
     "not_csv": error_text(
         "The file is not CSV: save it as CSV (in Excel: CSV UTF-8) and send that."

@@ -65,7 +65,6 @@ class ColumnMapping(NamedTuple):
 
 
 NO_MAPPING = ColumnMapping()
-OR_MAP = ", or say in the mapping what each of them is"
 
 
 def normalize_header(cell: str) -> str:
@@ -108,12 +107,12 @@ def plan_client_columns(header: Sequence[str], mapping: ColumnMapping = NO_MAPPI
     plan = ColumnPlan({}, {}, [], exact)
     for index, (cell, target) in enumerate(zip(header, targets, strict=True)):
         if target in COLUMNS:
-            _add(plan.columns, target, index, OR_MAP)
+            _add(plan.columns, target, index)
         elif target is None or len(plan.extras) == MAX_ATTRIBUTE_COLUMNS:
             if cell.strip():
                 _ignore(plan, cell)
         else:
-            _add(plan.extras, target, index, OR_MAP)
+            _add(plan.extras, target, index)
     _require(plan, ("phone",))
     return plan
 
@@ -143,18 +142,17 @@ def _find_column(header: Sequence[str], key: str) -> list[int]:
     if len(found) != 1:
         shown = key[:MAX_REPORTED_NAME_LENGTH]
         raise BadHeader(
-            f"The mapping names the column {shown}, which the file "
-            + ("has more than once: name it by its position, as in #3." if found else "lacks."),
+            f"The mapping names the column {shown}, which the file lacks or has more than once.",
             "mapped_column",
             column=shown,
         )
     return found
 
 
-def _add(found: dict[str, int], column: str, index: int, hint: str = "") -> None:
+def _add(found: dict[str, int], column: str, index: int) -> None:
     if column in found:
         raise BadHeader(
-            f"The header names the column {column} twice: leave one of them{hint}.",
+            f"The header names the column {column} twice: leave one of them.",
             "column_twice",
             column=column,
         )

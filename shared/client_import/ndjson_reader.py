@@ -27,6 +27,9 @@ class NdjsonReader:
         self.extras: dict[str, int] = {}
         self.ignored: list[str] = []
 
+    def close(self) -> None:
+        """Do nothing: the stream is the caller's."""
+
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         done, rest = 0, b""
         while chunk := self._read_chunk():

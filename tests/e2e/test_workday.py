@@ -29,7 +29,7 @@ def test_a_file_is_imported_and_a_mailing_is_sent_to_its_clients(
 
     # Import clients from a file; its invalid row is reported.
     operator.open("/admin/clients/import")
-    page.get_by_label("CSV file").set_input_files(clients_file)
+    page.get_by_label("Excel or CSV file").set_input_files(clients_file)
     page.get_by_role("button", name="Import").click()
     page.wait_for_url("**/admin/imports/*")
     expect(page.get_by_role("heading", name="The import is done")).to_be_visible()
@@ -194,7 +194,7 @@ def test_a_file_is_imported_without_scripts(
     with BrowserUser(browser, site, "Oleg", java_script_enabled=False) as user:
         page = user.page
         user.open("/admin/clients/import")
-        page.get_by_label("CSV file").set_input_files(large)
+        page.get_by_label("Excel or CSV file").set_input_files(large)
         page.get_by_role("button", name="Import").click()
         page.wait_for_url("**/admin/imports/*")
         expect(page.get_by_role("heading", name="The import is done")).to_be_visible()

@@ -61,6 +61,14 @@ FILE_ERRORS: dict[str, LazyString] = {
     "encoding_unknown": lazy_gettext(
         "The encoding of this file is unknown. In Excel, choose Save as and then CSV UTF-8."
     ),
+    "workbook_too_large": lazy_gettext(
+        "The workbook is too large when it is unpacked. Keep the sheet of clients only, or save it "
+        "as CSV UTF-8."
+    ),
+    "workbook_damaged": lazy_gettext(
+        "This is not an Excel workbook (.xlsx), or it is damaged. Save it again as .xlsx, or as "
+        "CSV UTF-8."
+    ),
     "not_csv": lazy_gettext(
         "This is no CSV file. In Excel, choose Save as and then CSV UTF-8, and import that file."
     ),
