@@ -1,7 +1,7 @@
 """Filters and functions of the templates: instants, numbers, durations, phones and states."""
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from flask import Flask, g
 from flask_babel import (
+    format_date,
     format_datetime,
     format_decimal,
     get_locale,
@@ -98,6 +99,7 @@ def init_template_functions(app: Flask) -> None:
     """Add the filters, functions and labels that templates use."""
     app.jinja_env.filters.update(
         instant=render_instant,
+        day=format_day,
         number=format_number,
         duration=format_duration,
         phone=format_phone,
@@ -162,6 +164,11 @@ def render_instant(value: datetime | None, pattern: str = "d MMM y, HH:mm") -> M
         utc.strftime("%Y-%m-%d %H:%M:%S"),
         escape(format_datetime(value, pattern)),
     )
+
+
+def format_day(value: date) -> str:
+    """Return a calendar day: 28 Nov 2026."""
+    return str(format_date(value, "d MMM y"))
 
 
 def local_datetime_value(value: datetime) -> str:

@@ -107,7 +107,7 @@ def test_numbers_and_times_follow_the_language() -> None:
     assert "Accepted: 12,000" in english
     assert "Принято: 12\u00a0000" in russian
     assert "Failed: −1,200" in english
-    assert "Не удалось: −1\u00a0200" in russian
+    assert "С ошибкой: −1\u00a0200" in russian
     assert "Median wait: 1.2\u00a0s" in english
     assert "Медиана ожидания: 1,2\u00a0с" in russian
     assert "12\u00a0min" in english
