@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from api.cursors import MAX_ID
 from api.schemas import examples
 from api.schemas.base import PageQuery
-from api.schemas.fields import Instant
+from api.schemas.fields import Instant, Search
 from api.schemas.invalid_value import invalid_value
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.audit_models import AuditEntry
@@ -93,10 +93,13 @@ class AuditQuery(PageQuery):
     actor: str | None = Field(
         default=None,
         max_length=600,
-        description="Who did it, as the log writes it, or the e-mail of a person.",
+        description="Who did it, as the log writes it, or a part of a person's name or e-mail.",
     )
     action: str | None = Field(
         default=None, max_length=64, description="What was done: `created`, `updated`, ..."
+    )
+    search: Search | None = Field(
+        default=None, description="Words that the recorded changes contain, in any case."
     )
     since: Instant | None = Field(default=None, description="Not before this instant.")
     until: Instant | None = Field(default=None, description="Before this instant.")

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import func, insert, or_, select, tuple_
+from sqlalchemy import Text, cast, insert, or_, select, tuple_
 
 from api.actor import Actor
-from api.db import db
+from api.db import db, limited_search
 from shared.db.audit_models import AuditEntry
 from shared.db.people_models import Person
 
@@ -24,20 +24,22 @@ SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id FROM made
 """
 
 
-# People who state one e-mail.
+# People found by a part of a name or an e-mail.
 MAX_ACTORS = 20
 
 
 class AuditFilter(NamedTuple):
     """What an entry must match; None matches everything. `until` is exclusive.
 
-    `actor` is an actor as entries name it, or the e-mail of people.
+    `actor` is an actor as entries name it, or a part of the name or e-mail of people. `search` has
+    words that the recorded changes contain.
     """
 
     entity: str | None = None
     entity_id: int | None = None
     actor: str | None = None
     action: str | None = None
+    search: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -105,9 +107,10 @@ def find_people_by_name(actors: Iterable[str | None]) -> dict[str, Person]:
     return {name_person(each.issuer, each.subject): each for each in db.session.scalars(found)}
 
 
-def find_actors(email: str) -> list[str]:
-    """Return the people with this e-mail, as entries name them; several may state the same."""
-    found = select(Person).where(func.lower(Person.email) == email.lower()).limit(MAX_ACTORS)
+def find_actors(part: str) -> list[str]:
+    """Return the people whose name or e-mail has this part, as entries name them."""
+    stated = (each.icontains(part, autoescape=True) for each in (Person.email, Person.name))
+    found = select(Person).where(or_(*stated)).order_by(Person.id.desc()).limit(MAX_ACTORS)
     return [name_person(each.issuer, each.subject) for each in db.session.scalars(found)]
 
 
@@ -122,9 +125,8 @@ def list_entries(
         found = found.where(AuditEntry.id < before_id)
     if filters.actor is not None:
         # Entries of earlier versions name people by e-mail.
-        actors = find_actors(filters.actor) if "@" in filters.actor else []
-        same = [AuditEntry.actor == actor for actor in (filters.actor, *actors)]
-        found = found.where(or_(*same))
+        actors = (filters.actor, *find_actors(filters.actor))
+        found = found.where(or_(*(AuditEntry.actor == actor for actor in actors)))
     for name in ("entity", "entity_id", "action"):
         value = getattr(filters, name)
         if value is not None:
@@ -133,4 +135,9 @@ def list_entries(
         found = found.where(AuditEntry.at >= filters.since)
     if filters.until is not None:
         found = found.where(AuditEntry.at < filters.until)
-    return db.session.scalars(found).all()
+    if not filters.search:
+        return db.session.scalars(found).all()
+    changes = cast(AuditEntry.changes, Text)
+    words = [changes.icontains(word, autoescape=True) for word in filters.search.split()]
+    with limited_search("search"):
+        return db.session.scalars(found.where(*words)).all()

@@ -1,21 +1,24 @@
 """The audit log, for administrators: who did what, when; searched by person and by object."""
 
 import re
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, render_template, request, url_for
 from flask_babel import lazy_gettext
 from markupsafe import Markup
 
 from api.admin.auth import require_scope
-from api.admin.forms.field_errors import field_text
+from api.admin.forms.field_errors import errors_from_service, field_text
 from api.admin.forms.text_fields import read_id
 from api.admin.presenters.formatting import MAILING_STATUSES, ROLE_NAMES, render_instant
 from api.admin.presenters.labels import FIELD_LABELS, SESSION_ENDS
+from api.admin.presenters.mailing_list import day_start, read_date
 from api.audit_log import service
 from api.audit_log.service import AuditFilter
+from api.errors import InvalidFields
+from api.schemas.fields import MAX_SEARCH_LENGTH
 from shared.db.audit_models import AuditEntry
 from shared.domain.scopes import Scope
 
@@ -34,6 +37,18 @@ ENTITIES = {
     "session": lazy_gettext("Session"),
     "policy": lazy_gettext("Policy"),
     "sending": lazy_gettext("All sending"),
+}
+SEARCH_FIELDS = ("actor", "entity", "entity_id", "q", "since", "until")
+PAGES_BY_ID = {
+    "mailing": ("admin.mailings.show_mailing", "mailing_id"),
+    "client": ("admin.clients.show_client", "client_id"),
+    "import": ("admin.imports.show_import", "import_id"),
+}
+PAGES = {
+    "token": "admin.tokens.list_tokens",
+    "opt_out": "admin.opt_outs.list_opt_outs",
+    "report": "admin.reports.list_reports",
+    "session": "admin.sessions.list_sessions",
 }
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
@@ -72,23 +87,45 @@ def format_value(value: Any) -> Markup | str | None:
     return str(value)
 
 
+def link_to(entry: AuditEntry) -> str | None:
+    """Return the address of the page about an entry's object; None if there is none."""
+    if entry.entity in PAGES:
+        return url_for(PAGES[entry.entity])
+    if entry.entity in PAGES_BY_ID and entry.entity_id is not None:
+        endpoint, parameter = PAGES_BY_ID[entry.entity]
+        values: dict[str, Any] = {parameter: entry.entity_id}
+        return url_for(endpoint, **values)
+    return None
+
+
 @blueprint.get("/audit")
 @require_scope(Scope.ADMIN)
 def list_entries() -> str:
-    wanted = {name: field_text(request.args, name) for name in ("actor", "entity", "entity_id")}
+    wanted = {name: field_text(request.args, name) for name in SEARCH_FIELDS}
+    since, until = read_date(wanted["since"]), read_date(wanted["until"])
     before_id = read_id(request.args.get("before", ""))
     filters = AuditFilter(
         actor=wanted["actor"] or None,
         entity=wanted["entity"] or None,
         entity_id=read_id(wanted["entity_id"]),
+        search=wanted["q"][:MAX_SEARCH_LENGTH] or None,
+        since=None if since is None else day_start(since),
+        until=None if until is None else day_start(until + timedelta(days=1)),
     )
-    found = service.list_entries(filters, before_id=before_id, limit=PAGE_SIZE + 1)
+    found: Sequence[AuditEntry] = []
+    problem = None
+    try:
+        found = service.list_entries(filters, before_id=before_id, limit=PAGE_SIZE + 1)
+    except InvalidFields as error:
+        problem = errors_from_service(error)["search"]
     return render_template(
         "admin/audit.html",
         entries=found[:PAGE_SIZE],
         people=service.find_people(found),
         following=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else None,
-        wanted=wanted,
+        wanted={name: value for name, value in wanted.items() if value},
+        problem=problem,
+        link_to=link_to,
         entities=ENTITIES,
         changes_of=describe_changes,
         paged=before_id is not None,

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg2.extensions import cursor as Cursor
 
 from tests.integration.admin.test_forms import page
-from tests.integration.admin.test_roles import Signed
+from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import make_admin_app, make_client
 
 NAMES = ("Spring sale", "Autumn sale", "Reminder")
@@ -98,3 +99,28 @@ def test_mailings_are_searched_over_the_api(client: FlaskClient, mailings: dict[
     found = client.get("/api/v1/mailings?search=sale+SPRING").get_json()["items"]
     assert [each["id"] for each in found] == [mailings["Spring sale"]]
     assert client.get("/api/v1/mailings?search=100%25").get_json()["items"] == []
+
+
+def audited(html: str) -> list[str]:
+    return re.findall(r'href="/admin/(mailings/\d+|clients/\d+)"[^>]*>', html)
+
+
+def test_the_audit_log_is_searched_by_person_and_text_and_links_to_its_objects(
+    app: Flask, client: FlaskClient, mailings: dict[str, int], database: Cursor
+) -> None:
+    operator, admin = Signed(app, "operator"), Signed(app, "admin")
+    body = {"phone": "79161230077", "timezone": "UTC"}
+    created = client.post("/api/v1/clients", json=body).get_json()["id"]
+    url = f"/admin/mailings/{mailings['Reminder']}/pause"
+    operator.client.post(url, base_url=PUBLIC, data={"csrf_token": operator.token})
+    spring = f"mailings/{mailings['Spring sale']}"
+    assert audited(page(admin, "/admin/audit?q=spring+SALE&entity=mailing")) == [spring]
+    assert f"clients/{created}" in audited(page(admin, "/admin/audit?entity=client"))
+    database.execute("SELECT name, email FROM people WHERE subject = 'subject of operator'")
+    name, email = database.fetchone() or ("", "")
+    for part in (name[:6].upper(), email[2:]):
+        found = audited(page(admin, f"/admin/audit?entity=mailing&actor={part}"))
+        assert found == [f"mailings/{mailings['Reminder']}"], part
+    assert audited(page(admin, "/admin/audit?since=2031-01-01")) == []
+    found = client.get("/api/v1/audit?search=autumn&action=created").get_json()["items"]
+    assert [each["entity_id"] for each in found] == [mailings["Autumn sale"]]
