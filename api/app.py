@@ -40,6 +40,7 @@ from api.tokens.authenticator import init_tokens
 from shared.config.settings import ApiSettings, CommandSettings, load_settings
 from shared.db.connections import exit_if_transactions_are_pooled
 from shared.logging import log_config
+from shared.tracing import start_tracing
 
 MAX_BODY_BYTES = 1024 * 1024
 RESOURCES = (
@@ -91,6 +92,7 @@ def create_app() -> Flask:
         return _create_command_app()
     settings = load_settings(ApiSettings)
     log_config.configure_logging("api", settings.log_level, settings.log_format)
+    start_tracing("api", settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
     app = Application("api", static_folder=None)
     app.secret_key = settings.secret_key.get_secret_value()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES

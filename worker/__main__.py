@@ -9,6 +9,7 @@ from shared.file_limit import raise_file_limit
 from shared.logging import log_config
 from shared.redis_client import patient_client
 from shared.startup import log_start, wait_for_database
+from shared.tracing import start_tracing, stop_tracing
 from worker.runtime.heartbeat import touch_heartbeat
 from worker.runtime.rq_worker import STOP_SIGNALS, FleetWorker, stopping
 
@@ -37,6 +38,7 @@ def main(role: str) -> None:
         find_demo_settings(settings),
         provider=settings.provider_url,
     )
+    start_tracing(role, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
     connection = patient_client(settings.redis_url, stopping, touch_heartbeat)
     WorkerContext.use_settings(settings)
     WorkerContext.worker = FleetWorker(role, connection, settings.redis_url)
@@ -49,6 +51,7 @@ def main(role: str) -> None:
     finally:
         if WorkerContext.journals is not None:
             WorkerContext.journals.close()
+        stop_tracing()
 
 
 def run_report_process() -> None:

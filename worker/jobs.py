@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from shared.config.settings import WorkerSettings
 from shared.domain.time_zones import RULES_VERSION
 from shared.file_limit import get_file_limit
 from shared.queues import Queues
+from shared.tracing import current_tracing, trace_id_of
 from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.db_thread import log_database_error
 from worker.dispatch.dispatcher import Dispatcher
@@ -117,9 +118,19 @@ def _small_launcher(db: Database) -> SmallLauncher:
 
 
 @contextmanager
-def _job_context(name: str, **ids: object) -> Iterator[None]:
-    """Bind ids to a job's log lines; log database errors, since the sweep repeats the job."""
-    with structlog.contextvars.bound_contextvars(**ids):
+def _job_context(name: str, request_id: str | None = None, **ids: int) -> Iterator[None]:
+    """Bind ids to a job's log lines; log database errors, since the sweep repeats the job.
+
+    A job that a request has caused is a span of its trace.
+    """
+    bind = structlog.contextvars.bound_contextvars
+    with ExitStack() as stack:
+        if request_id is not None:
+            stack.enter_context(bind(request_id=request_id))
+        stack.enter_context(bind(**ids))
+        if (tracing := current_tracing()) is not None and request_id is not None:
+            stack.enter_context(bind(trace_id=trace_id_of(request_id)))
+            stack.enter_context(tracing.span(f"job {name}", request_id, ids))
         try:
             yield
         except DatabaseError as error:

@@ -1,7 +1,8 @@
 """Request ids: each request gets one, which its log lines and its jobs carry.
 
 A caller may send the id as X-Request-ID; the response has it under the same name. The ids in the
-address are bound to the log lines too, and each request is logged with its outcome.
+address are bound to the log lines too, and each request is logged with its outcome. While tracing
+is on, a request has a span, and its id is that span's `traceparent` (see shared/tracing.py).
 """
 
 import re
@@ -12,6 +13,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from api.http.unread_body import leave_body_unread
+from shared.tracing import Tracing, current_tracing, format_traceparent, trace_id_of
 
 log = structlog.get_logger()
 
@@ -28,12 +30,45 @@ def init_request_ids(app: Flask) -> None:
 
 
 def _start_request() -> None:
-    sent_id = request.headers.get(HEADER, "")
-    g.request_id = sent_id if VALID_ID.fullmatch(sent_id) else uuid.uuid4().hex
+    sent = request.headers.get(HEADER, "")
+    sent_id = sent if VALID_ID.fullmatch(sent) else None
+    tracing = current_tracing()
+    if tracing is None:
+        g.request_id = sent_id or uuid.uuid4().hex
+    else:
+        g.request_id = _start_span(tracing, sent_id)
     g.started_at = time.monotonic()
     ids = {name: value for name, value in (request.view_args or {}).items() if name.endswith("_id")}
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id, **ids)
+    if tracing is not None:
+        structlog.contextvars.bind_contextvars(trace_id=trace_id_of(g.traceparent))
+
+
+def _start_span(tracing: Tracing, sent_id: str | None) -> str:
+    """Start the request's span, unless a machine asks periodically; return the request's id."""
+    route = request.url_rule.rule if request.url_rule else None
+    if route in PROBE_ROUTES:
+        g.traceparent = None
+        return sent_id or uuid.uuid4().hex
+    g.span = tracing.start_request(
+        f"{request.method} {route or 'unknown route'}",
+        request.headers.get("traceparent", ""),
+        sent_id,
+        {
+            "http.request.method": request.method,
+            "http.route": route,
+            "url.path": request.path,
+            "request_id": sent_id,
+            **{
+                name: value
+                for name, value in (request.view_args or {}).items()
+                if name.endswith("_id")
+            },
+        },
+    )
+    g.traceparent = format_traceparent(g.span.get_span_context())
+    return sent_id or str(g.traceparent)
 
 
 def _forget_request(_: BaseException | None) -> None:
@@ -43,6 +78,8 @@ def _forget_request(_: BaseException | None) -> None:
 
 def _finish_request(response: Response) -> Response:
     response.headers[HEADER] = g.request_id
+    if "span" in g:
+        _end_span(response)
     if response.status_code >= 400:
         leave_body_unread(request, response)
     route = request.url_rule.rule if request.url_rule else None
@@ -55,3 +92,13 @@ def _finish_request(response: Response) -> Response:
         latency_ms=round((time.monotonic() - g.started_at) * 1000, 1),
     )
     return response
+
+
+def _end_span(response: Response) -> None:
+    from opentelemetry.trace import StatusCode
+
+    response.headers["traceparent"] = g.traceparent
+    g.span.set_attribute("http.response.status_code", response.status_code)
+    if response.status_code >= 500:
+        g.span.set_status(StatusCode.ERROR)
+    g.span.end()

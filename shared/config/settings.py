@@ -43,6 +43,13 @@ class DatabaseSettings(BaseSettings):
     log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
 
 
+class TracingSettings(DatabaseSettings):
+    """Where traces are sent, and which share of them; without an address there are none."""
+
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
+    otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+
+
 class CommandSettings(DatabaseSettings):
     """Further settings of commands on clients."""
 
@@ -62,7 +69,7 @@ class Settings(DatabaseSettings):
     redis_url: Annotated[str, AfterValidator(checks.check_redis_url)]
 
 
-class FleetSettings(Settings, EndSettings):
+class FleetSettings(Settings, EndSettings, TracingSettings):
     """Settings of sending: used by workers, and checked by the API where it is given them.
 
     So a mistake shows when the API starts, and not when a worker is first needed.

@@ -31,6 +31,7 @@ PLAIN = [
     "grafana-dashboard.yaml",
     "postgres-backup.yaml",
     "postgres-restore.yaml",
+    "tracing.yaml",
 ]
 ITS_OWN = {"HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 

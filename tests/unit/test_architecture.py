@@ -38,6 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "shared.queues": {"shared.metrics", "shared.redis_client"},
     "shared.redis_client": set(),
     "shared.file_limit": set(),
+    "shared.tracing": set(),
     "shared.startup": {
         *("shared.db", "shared.domain", "shared.file_limit", "shared.logging"),
         "shared.redis_client",
@@ -260,6 +261,7 @@ def test_the_domain_is_free_of_input_and_output() -> None:
 # Where the local clock may be read, and why nothing there compares it with an instant that another
 # process wrote.
 LOCAL_CLOCK = {
+    "shared/tracing.py": "spans, whose times are those of their process by definition",
     "api/admin/presenters/formatting.py": "the present offsets of zones, which are only shown",
     "api/admin/claims.py": "the times in tokens of the identity provider, with a tolerance",
     "api/admin/role_check.py": "the end of a token of the identity provider",

@@ -149,6 +149,8 @@ class Flusher:
     ) -> None:
         batch = self._state.get_batch((report.mailing_id, report.batch_id, report.token))
         if report.release is not None:
+            if self._state.tracer is not None:
+                self._state.tracer.trace_release(batch, recorded, started_at)
             self._state.remove_batch(batch)
             self._log_release(batch, recorded)
             if not recorded.settled:

@@ -2,6 +2,8 @@
 
 from collections.abc import ValuesView
 
+from shared.tracing import current_tracing
+from worker.dispatch.batch_tracer import BatchTracer
 from worker.dispatch.claim_queries import DueMailing
 from worker.dispatch.leased_batch import BatchKey, LeasedBatch
 from worker.runtime.clock import boottime
@@ -18,6 +20,8 @@ class DispatchState:
         self._batches: dict[BatchKey, LeasedBatch] = {}
         self._served_at: dict[int, float] = {}
         self._active_at = boottime()
+        tracing = current_tracing()
+        self.tracer = None if tracing is None else BatchTracer(tracing)
 
     @property
     def batches(self) -> ValuesView[LeasedBatch]:
@@ -27,6 +31,8 @@ class DispatchState:
     def add_batch(self, batch: LeasedBatch) -> None:
         """Hold a batch that was just claimed."""
         self._batches[batch.key] = batch
+        if self.tracer is not None:
+            self.tracer.trace_claim(batch)
         self.record_activity()
 
     def get_batch(self, key: BatchKey) -> LeasedBatch:
@@ -36,6 +42,8 @@ class DispatchState:
     def remove_batch(self, batch: LeasedBatch) -> None:
         """Drop a batch that was released."""
         del self._batches[batch.key]
+        if self.tracer is not None:
+            self.tracer.forget(batch)
 
     def holds_mailing(self, mailing_id: int) -> bool:
         """Return whether a batch of the mailing is leased."""

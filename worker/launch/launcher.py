@@ -22,6 +22,7 @@ from shared.db.batch_conditions import LAUNCH_DUE, OVER_LIMIT
 from shared.db.partitions import ensure_partition
 from shared.db.policy import CURRENT_POLICY
 from shared.db.rows import fetch_one_row
+from shared.tracing import record_step
 from worker.launch.chunks import (
     CHUNK_RECIPIENTS,
     Chunk,
@@ -147,6 +148,8 @@ class LaunchSlice:
             seconds=round(chunk.seconds, 3),
             audience_complete=chunk.audience_complete,
         )
+        attributes = {"mailing_id": self.launch.mailing_id, "recipients": chunk.recipients}
+        record_step("launch chunk", chunk.seconds, attributes)
         if chunk.over_limit:
             log_over_limit(self.launch.mailing_id)
 

@@ -23,6 +23,7 @@ from shared.db.policy import CURRENT_POLICY
 from shared.db.prepared_statements import PreparedStatement
 from shared.domain.send_windows import make_window, next_due
 from shared.domain.statuses import Reason
+from shared.tracing import record_step
 from worker.launch.chunks import log_over_limit
 from worker.launch.partition_statistics import RowCounter, analyze_partition
 from worker.runtime.database import Database, is_outage
@@ -319,5 +320,6 @@ def _log_launched(mailing: LaunchedMailing, seconds: float) -> None:
         last_message_id=mailing.last_message_id,
         seconds=seconds,
     )
+    record_step("launch", seconds, ids | {"recipients": mailing.recipients}, mailing.request_id)
     if mailing.over_limit:
         log_over_limit(**ids)

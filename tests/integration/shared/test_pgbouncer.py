@@ -32,8 +32,8 @@ WORKER_SETTINGS = {
 
 
 @contextmanager
-def running_pgbouncer(database_url: str, mode: str, **options: int) -> Iterator[PgBouncer]:
-    pgbouncer = PgBouncer(database_url, mode, **options).start()
+def running_pgbouncer(database_url: str, mode: str, pool_size: int = 40) -> Iterator[PgBouncer]:
+    pgbouncer = PgBouncer(database_url, mode, pool_size).start()
     try:
         yield pgbouncer
     finally:
