@@ -99,6 +99,7 @@ def create_app() -> Flask:
     app.config["PROVIDER_RATE"] = settings.provider_rate
     app.config["TEST_SENDS_PER_MINUTE"] = settings.test_sends_per_minute
     app.config["SEGMENT_PRICE"] = settings.segment_price
+    app.config["CURRENCY"] = settings.currency
     app.config["REPORT_TIMEZONE"] = settings.report_timezone
     app.config["END_MARGIN"] = timedelta(seconds=settings.end_margin)
     _configure(app, settings)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple
 
+from flask import current_app
 from pydantic import ConfigDict, Field
 
 from api.mailings.preview_result import Preview, WithheldReason
@@ -105,6 +106,10 @@ class PreviewAnswer(ResponseModel):
     cost: str | None = Field(
         description="Of all segments; null where no price is set.", examples=["1234.50"]
     )
+    currency: str | None = Field(
+        description="Of the cost: an ISO 4217 code; null where the setting `CURRENCY` is empty.",
+        examples=["RUB"],
+    )
     rate: float | None = Field(description="Messages per second; null if it is not known.")
     expected_seconds: float | None = Field(
         description="How long the sending takes at this rate, without the hours outside of windows."
@@ -170,6 +175,7 @@ def present_preview(found: Preview) -> dict[str, Any]:
         segments_total=texts.segments,
         segments_exact=texts.exact,
         cost=None if found.cost is None else f"{found.cost:f}",
+        currency=current_app.config["CURRENCY"],
         warnings=_present_tuples(found.warnings),
     )
 

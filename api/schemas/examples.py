@@ -61,7 +61,7 @@ ATTEMPT = {
     "excerpt": '{"message": "unknown number"}',
 }
 SEGMENTS = {"sent": 3220, "in_doubt": 0}
-COST = {"sent": "7728.00", "in_doubt": "0.00"}
+COST = {"sent": "7728.00", "in_doubt": "0.00", "currency": "RUB"}
 STATISTICS = {
     "mailing_id": 17,
     "status": "running",
@@ -175,6 +175,7 @@ PREVIEW: dict[str, Any] = {
     "segments_total": 1988,
     "segments_exact": True,
     "cost": "4970.00",
+    "currency": "RUB",
     "rate": 100.0,
     "expected_seconds": 19.88,
     "expected_finish_at": "2030-12-02T06:00:20.000000Z",

@@ -33,6 +33,10 @@ class Cost(ResponseModel):
 
     sent: str = Field(examples=["7728.00"])
     in_doubt: str = Field(examples=["0.00"])
+    currency: str | None = Field(
+        description="An ISO 4217 code; null where the setting `CURRENCY` is empty.",
+        examples=["RUB"],
+    )
 
 
 SEGMENTS = Field(description="Null for a mailing of an older version, which did not count them.")
@@ -47,7 +51,11 @@ def format_cost(segments: int) -> str | None:
 
 def present_spending(sent: int, in_doubt: int) -> dict[str, Any]:
     """Return the members `segments` and `cost` for so many segments."""
-    cost = {"sent": format_cost(sent), "in_doubt": format_cost(in_doubt)}
+    cost = {
+        "sent": format_cost(sent),
+        "in_doubt": format_cost(in_doubt),
+        "currency": current_app.config["CURRENCY"],
+    }
     return {
         "segments": {"sent": sent, "in_doubt": in_doubt},
         "cost": None if cost["sent"] is None else cost,

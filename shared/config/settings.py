@@ -129,6 +129,8 @@ class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
     segment_price: (
         Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=6, allow_inf_nan=False)] | None
     ) = None
+    # An ISO 4217 code.
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
     # The admin UI is enabled if the issuer is set.
     oidc_issuer: Annotated[str, AfterValidator(checks.check_https_url)] | None = None
     oidc_client_id: str | None = Field(default=None, validate_default=True)

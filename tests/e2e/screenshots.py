@@ -56,6 +56,7 @@ def running_product() -> Iterator[System]:
             OIDC_CLIENT_SECRET=CLIENT_SECRET,
             PROVIDER_RATE=200,
             SEGMENT_PRICE="2.40",
+            CURRENCY="RUB",
             TEST_SENDS_PER_MINUTE=30,
         )
         system.settings["PUBLIC_URL"] = f"http://127.0.0.1:{system.api_port}"

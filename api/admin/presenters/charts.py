@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -85,21 +85,37 @@ def _read_past_days(now: datetime) -> list[dict[str, Any]]:
     return fetch_all(COUNTS_BY_TIME, unit="day", since=today - timedelta(days=29), until=today)
 
 
-def build_chart(slots: list[datetime], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Build stacked columns, one for each slot, with heights in percent of the highest."""
+def build_chart(
+    slots: Sequence[datetime],
+    rows: Sequence[Mapping[str, Any]],
+    statuses: Sequence[str] = CHARTED_STATUSES,
+) -> dict[str, Any]:
+    """Build stacked columns, one for each slot, with heights in percent of the value axis.
+
+    `ticks` are the values of the axis from the top: a round number, its half, and 0.
+    """
     counts = {(row["at"], row["status"]): max(0, row["n"]) for row in rows}
-    columns = [
-        {"at": slot, **{status: counts.get((slot, status), 0) for status in CHARTED_STATUSES}}
+    columns: list[dict[str, Any]] = [
+        {"at": slot, **{status: counts.get((slot, status), 0) for status in statuses}}
         for slot in slots
     ]
-    most = max((sum(column[s] for s in CHARTED_STATUSES) for column in columns), default=0)
+    most = max((sum(column[s] for s in statuses) for column in columns), default=0)
+    highest = round_axis(most)
     for column in columns:
         top = 100.0
         column["rects"] = []
-        for status in CHARTED_STATUSES:
-            height = 100.0 * column[status] / (most or 1)
+        for status in statuses:
+            height = 100.0 * column[status] / highest
             top -= height
             if height:
                 column["rects"].append((status, top, height))
-    totals = {status: sum(column[status] for column in columns) for status in CHARTED_STATUSES}
-    return {"columns": columns, "most": most, "totals": totals}
+    totals = {status: sum(column[status] for column in columns) for status in statuses}
+    ticks = [highest, highest // 2, 0]
+    return {"columns": columns, "ticks": ticks, "totals": totals, "statuses": statuses}
+
+
+def round_axis(most: int) -> int:
+    """Return the even, round number that a value axis up to `most` ends with."""
+    magnitude: int = 10 ** (len(str(most)) - 1)
+    candidates = (m * magnitude for m in (1, 2, 4, 6, 8, 10))
+    return next(n for n in candidates if n >= max(most, 2) and n % 2 == 0)

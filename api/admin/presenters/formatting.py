@@ -1,6 +1,7 @@
 """Filters and functions of the templates: instants, numbers, durations, phones and states."""
 
 import hashlib
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Flask, g
+from babel.numbers import format_compact_decimal
+from flask import Flask, current_app, g
 from flask_babel import (
+    format_currency,
     format_date,
     format_datetime,
     format_decimal,
@@ -92,6 +95,7 @@ PROVIDER_STATES = {
     "throttled": lazy_gettext("Asks us to wait"),
     "unseen": lazy_gettext("Not known"),
 }
+CODE_BEFORE_DIGIT = re.compile(r"(?<=[A-Z])(?=\d)")
 BAR_WIDTH = 1000  # in the units of the drawing
 
 
@@ -107,6 +111,7 @@ def init_template_functions(app: Flask) -> None:
         reason=describe_reason,
         milliseconds=format_milliseconds,
         money=format_money,
+        compact=format_compact,
     )
     app.jinja_env.globals.update(
         PARTS=PARTS,
@@ -203,8 +208,20 @@ def format_number(value: float | None) -> str:
     return "—" if value is None else str(format_decimal(value))
 
 
+def format_compact(value: int) -> str:
+    """Return a number in few characters: 1,234 or 56K."""
+    if value < 10_000:
+        return format_number(value)
+    return str(format_compact_decimal(value, locale=get_locale()))
+
+
 def format_money(value: Decimal) -> str:
-    return str(format_decimal(value, "#,##0.00"))
+    """Return an amount with the currency of CURRENCY, as the reader's language writes it."""
+    currency: str | None = current_app.config["CURRENCY"]
+    if currency is None:
+        return str(format_decimal(value, "#,##0.00"))
+    # Babel does not insert the space that CLDR asks for between a code and a digit.
+    return CODE_BEFORE_DIGIT.sub("\xa0", format_currency(value, currency))
 
 
 def format_percent(part: int, whole: int) -> str:

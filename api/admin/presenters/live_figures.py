@@ -39,7 +39,8 @@ SELECT m.id, m.name, m.text, m.status, m.pause_reason, m.start_at, m.end_at, m.s
     m.audience_complete, m.rate_limit, counts.sent,
     counts.in_progress + counts.due AS due, counts.waiting, counts.retrying, counts.failed,
     counts.expired, least(counts.cancelled_opted_out, counts.cancelled) AS opted_out,
-    greatest(counts.cancelled - counts.cancelled_opted_out, 0) AS cancelled, counts.in_doubt
+    greatest(counts.cancelled - counts.cancelled_opted_out, 0) AS cancelled, counts.in_doubt,
+    counts.sent_segments, counts.in_doubt_segments
 FROM mailings m {COUNTS_JOIN}
 WHERE m.deleted_at IS NULL
 """  # noqa: S608 (constants)

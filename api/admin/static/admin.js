@@ -158,6 +158,31 @@
       rect.setAttribute("width", Math.min(100, (100 * health.used) / (health.limit || 1)))
     );
   };
+  // --- charts ---------------------------------------------------------------------------------
+  // The column under the pointer, or chosen with the arrow keys, is read out below the chart.
+  const readColumn = (plot, columns, index) => {
+    columns.forEach((column, at) => column.classList.toggle("read", at === index));
+    plot.dataset.read = index;
+    const lines = columns[index] ? columns[index].querySelector("title").textContent.trim().split("\n") : [];
+    plot.closest("[data-chart]").querySelector(".readout").textContent = lines.join(" · ");
+  };
+  const plotOf = (event) => event.target.closest && event.target.closest("[data-chart] .plot");
+  document.addEventListener("pointerover", (event) => {
+    const plot = plotOf(event);
+    if (!plot) return;
+    const columns = all("g", plot);
+    readColumn(plot, columns, columns.indexOf(event.target.closest("g")));
+  });
+  document.addEventListener("keydown", (event) => {
+    const plot = plotOf(event);
+    const moves = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+    if (!plot || !(event.key in moves)) return;
+    event.preventDefault();
+    const columns = all("g", plot);
+    const from = Number(plot.dataset.read || columns.length);
+    readColumn(plot, columns, Math.min(columns.length - 1, Math.max(0, from + moves[event.key])));
+  });
+
   // --- new versions of a page's parts -----------------------------------------------------------
   // A part waits while something in it is being typed, opened, chosen or selected.
   const inUse = (part) => {

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from flask_babel import gettext as _
 from sqlalchemy import text
 from werkzeug.wrappers import Response
@@ -21,6 +21,12 @@ from api.admin.presenters.live_figures import (
     seconds_left,
 )
 from api.admin.presenters.mailing_list import ORDERS, WantedMailings, find_mailings
+from api.admin.presenters.mailing_page import (
+    chart_sent,
+    group_failures,
+    list_zones,
+    map_local_hours,
+)
 from api.admin.presenters.recipients import find_attempts, find_recipients
 from api.admin.presenters.text_versions import list_text_versions
 from api.db import database_now, fetch_all, session_cursor
@@ -28,32 +34,12 @@ from api.errors import Conflict, InvalidFields
 from api.mailings import actions, service
 from api.mailings.action_rules import Action, possible_actions
 from api.mailings.dispatch_end import dispatch_end, end_margin
-from shared.db.models import Mailing
 from shared.db.refusals import read_refusals
-from shared.domain.send_windows import UnknownTimeZone, is_open, next_opening
 from shared.domain.statuses import MailingStatus
 
 blueprint = Blueprint("mailings", __name__)
 
 BY_ID = text(f"{MAILINGS_WITH_PARTS} AND m.id = :id")
-SENT_BY_MINUTES = text("""
-SELECT date_bin(make_interval(mins => :step), minute, :start) AS at, sum(count)::bigint AS n
-FROM minutes WHERE mailing_id = :id AND status = 'sent' AND minute >= :start
-GROUP BY 1 ORDER BY 1
-""")
-FIRST_AND_LAST_MINUTE = text("""
-SELECT min(minute) AS first, max(minute) AS last FROM minutes
-WHERE mailing_id = :id AND status = 'sent'
-""")
-BY_TIME_ZONE = text("""
-SELECT timezone, sum(size)::bigint AS size, sum(pending)::bigint AS pending,
-    sum(sent)::bigint AS sent
-FROM batches WHERE mailing_id = :id GROUP BY 1 ORDER BY 2 DESC, 1
-""")
-# The minutes that one column of a mailing's chart may stand for, and how many columns it may have.
-COLUMN_MINUTES = (1, 5, 15, 60, 240, 1440, 10080, 10**6)
-MAX_COLUMNS = 60
-
 ACTIONS: dict[str, Callable[[int, Actor], object]] = {
     Action.START: actions.start_mailing,
     Action.PAUSE: actions.pause_mailing,
@@ -98,6 +84,7 @@ def show_mailing(mailing_id: int) -> str:
     status = request.args.get("status")
     if status not in MESSAGE_STATUSES:
         status = None
+    zones = list_zones(mailing, now) if mailing.started_at else []
     recipients, last_id, problem = find_recipients(mailing_id, status, request.args)
     attempted = [recipient["id"] for recipient in recipients if recipient["attempts"]]
     return render_template(
@@ -110,9 +97,12 @@ def show_mailing(mailing_id: int) -> str:
         seconds_left=seconds_left(row),
         refusals=read_refusals(session_cursor(), [mailing_id])[mailing_id],
         starts_in=_seconds_until_launch(row, now),
-        columns=_chart_columns(mailing_id),
+        segment_price=current_app.config["SEGMENT_PRICE"],
+        sent_chart=chart_sent(mailing_id),
         texts=list_text_versions(mailing),
-        zones=_list_zones(mailing, now) if mailing.started_at else [],
+        zones=zones,
+        heat_map=map_local_hours(mailing_id, zones),
+        failures=group_failures(mailing_id, row["failed"]) if status == "failed" else [],
         excluded=service.list_mailings_by_id(mailing.exclude_mailing_ids),
         recipients=recipients,
         last_id=last_id,
@@ -186,33 +176,3 @@ def _add_rates(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         row["rate"] = live.mailings[row["id"]]["rate"] if row["id"] in live.mailings else None
         row["late"] = is_late(row, live.at)
-
-
-def _chart_columns(mailing_id: int) -> list[dict[str, Any]]:
-    """Return the accepted messages over time, in columns of as many minutes as fit the chart."""
-    (span,) = fetch_all(FIRST_AND_LAST_MINUTE, id=mailing_id)
-    if span["first"] is None:
-        return []
-    minutes = (span["last"] - span["first"]) // timedelta(minutes=1) + 1
-    step = next(step for step in COLUMN_MINUTES if minutes <= step * MAX_COLUMNS)
-    columns = fetch_all(SENT_BY_MINUTES, id=mailing_id, step=step, start=span["first"])
-    most = max((column["n"] for column in columns), default=0) or 1
-    for column in columns:
-        column["step"] = step
-        column["x"] = (column["at"] - span["first"]) // timedelta(minutes=step)
-        column["height"] = max(1.0, 100 * max(0, column["n"]) / most)
-    return columns
-
-
-def _list_zones(mailing: Mailing, now: datetime) -> list[dict[str, Any]]:
-    """Return the audience's time zones, each with whether and when its window opens."""
-    window = service.window_of(mailing)
-    zones = fetch_all(BY_TIME_ZONE, id=mailing.id)
-    for zone in zones:
-        try:
-            zone["open"] = is_open(window, zone["timezone"], now)
-            opens_at = zone["opens_at"] = next_opening(window, zone["timezone"], now)
-            zone["never"] = opens_at >= dispatch_end(mailing.end_at)
-        except UnknownTimeZone:
-            zone["open"], zone["opens_at"] = False, None
-    return zones

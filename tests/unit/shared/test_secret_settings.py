@@ -265,6 +265,8 @@ BAD_SETTINGS = [
     (ApiSettings, "DEFAULT_TIMEZONE", "localtime"),
     (ApiSettings, "REPORT_TIMEZONE", "UTC+3"),
     (ReportSettings, "REPORT_TIMEZONE", "posixrules"),
+    (ApiSettings, "CURRENCY", "RUR1"),
+    (ApiSettings, "CURRENCY", "rub"),
     (ApiSettings, "SEGMENT_PRICE", "NaN"),
     (ApiSettings, "SEGMENT_PRICE", "0"),
     (ApiSettings, "SEGMENT_PRICE", "-2"),
