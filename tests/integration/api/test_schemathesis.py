@@ -20,7 +20,12 @@ CONFIGURATION = ROOT / "tests/fuzz/schemathesis.toml"
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The product with one dispatcher and a mailing that was sent to five clients."""
-    system = System(tmp_path_factory.mktemp("schemathesis"), dispatchers=1)
+    system = System(
+        # A budget in money needs the price.
+        tmp_path_factory.mktemp("schemathesis"),
+        dispatchers=1,
+        SEGMENT_PRICE="2.5",
+    )
     try:
         system.start()
         system.add_clients(5)
