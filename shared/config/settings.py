@@ -104,6 +104,11 @@ class ReportSettings(EndSettings):
     public_url: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
 
     @property
+    def smtp_address(self) -> str | None:
+        """The address of the mail server, with user and password."""
+        return None if self.smtp_url is None else self.smtp_url.get_secret_value()
+
+    @property
     def mail_server(self) -> str | None:
         """The mail server's host and port, without user and password."""
         if self.smtp_url is None:

@@ -94,6 +94,10 @@ EVENTS = {
     "report.sent": "A daily report was sent.",
     "report.failed": "A daily report could not be sent; it will be retried.",
     "report.in_doubt": "A daily report may have been sent; it is not sent again.",
+    "notification.sent": "An e-mail about an event (`kind`) of a mailing was sent.",
+    "notification.failed": "An e-mail about an event could not be sent; it will be retried.",
+    "notification.in_doubt": "An e-mail about an event may have been sent; it is not sent again.",
+    "mail.failed": "An e-mail could not be made, by an unexpected error; it is tried again.",
     # The API
     "api.request": "A request was answered: `method`, `route`, `status`, `latency_ms`.",
     "api.unparsable": "Bytes that are no HTTP request were refused: `status`, `error_class`.",

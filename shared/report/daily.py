@@ -1,7 +1,5 @@
 """Sends each day's report once; rows of daily_reports coordinate the processes."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import date
 from email.message import EmailMessage
 from email.utils import make_msgid
@@ -13,19 +11,20 @@ from shared.config.settings import ReportSettings
 from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.rows import fetch_one_row
 from shared.report.days import day_bounds, due_days
+from shared.report.delivery import (
+    CLAIM_SECONDS,
+    FIRST_WAIT_SECONDS,
+    MAX_WAIT_SECONDS,
+    NO_SERVER,
+    MailRow,
+    Transaction,
+    mark_abandoned,
+)
 from shared.report.figures import DayFigures, read_day_figures
-from shared.report.mail import NotSent, SentInDoubt, deliver_mail
+from shared.report.mail import NotSent, deliver_mail
 from shared.report.rendering import make_mail
 
 log = structlog.get_logger()
-
-# Seconds between attempts: doubled from a minute to an hour, for as long as the day is due.
-FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 60, 3600
-# After this time a claim is void, as its process must have ended. It is longer than sending to a
-# slow mail server can take.
-CLAIM_SECONDS = 300
-
-Transaction = Callable[[], AbstractContextManager[Cursor]]
 
 KNOWN_DAYS = """
 SELECT day, status IN ('waiting', 'connecting') AND due_at <= now() FROM daily_reports
@@ -57,36 +56,10 @@ ON CONFLICT (day) DO UPDATE SET attempts = daily_reports.attempts + 1, error = e
         * least(%(first)s * 2 ^ least(daily_reports.attempts, 10), %(longest)s)
 WHERE daily_reports.status = 'waiting'
 """
-MARK_HANDING_OVER = """
-UPDATE daily_reports SET status = 'handing_over', due_at = now() + %s * interval '1 second'
-WHERE day = %s AND status = 'connecting' AND attempts = %s RETURNING 1
-"""
-MARK_SENT = """
-UPDATE daily_reports SET status = 'sent', sent_at = now(), served = served || %s, error = %s
-WHERE day = %s AND status IN ('handing_over', 'in_doubt') AND attempts = %s
-"""
-# The recipients in `served` have the report; the next attempt is for the others.
-SCHEDULE_RETRY = """
-UPDATE daily_reports SET status = 'waiting', served = served || %s, error = %s,
-    due_at = now() + least(%s * 2 ^ least(attempts - 1, 10), %s) * interval '1 second'
-WHERE day = %s AND status IN ('connecting', 'handing_over') AND attempts = %s
-"""
-MARK_IN_DOUBT = """
-UPDATE daily_reports SET status = 'in_doubt', error = %s
-WHERE day = %s AND status = 'handing_over' AND attempts = %s
-"""
-MARK_ABANDONED = """
-UPDATE daily_reports SET status = 'in_doubt', error = 'its sender ended while handing it over'
-WHERE status = 'handing_over' AND due_at <= now() RETURNING day
-"""
 
 
 class DayNotOver(Exception):
     """The requested day has not ended yet."""
-
-
-class _ClaimLost(Exception):
-    """Another process has claimed the report meanwhile."""
 
 
 def find_due_days(transaction: Transaction, settings: ReportSettings) -> list[date]:
@@ -95,9 +68,8 @@ def find_due_days(transaction: Transaction, settings: ReportSettings) -> list[da
         return []
     with transaction() as cursor:
         days = _mark_due_days(cursor, settings)
-        cursor.execute(MARK_ABANDONED)
-        for (day,) in cursor.fetchall():
-            log.error("report.in_doubt", day=day.isoformat(), error="its sender has ended")
+        for day in mark_abandoned(cursor, "daily_reports", "day"):
+            log.error("report.in_doubt", day=str(day), error="its sender has ended")
         cursor.execute(KNOWN_DAYS, (days,))
         known = dict(cursor.fetchall())
     return [day for day in days if known.get(day, True)]
@@ -135,40 +107,15 @@ def send_report(
     attempt, served = row
     recipients = [r for r in settings.report_recipients if r not in served]
     bound = log.bind(day=day.isoformat(), attempt=attempt)
-
-    def mark_handing_over() -> None:
-        with transaction() as cursor:
-            cursor.execute(MARK_HANDING_OVER, (CLAIM_SECONDS, day, attempt))
-            if cursor.fetchone() is None:
-                raise _ClaimLost
-
-    def schedule_retry(served: list[str], error: str) -> str:
-        with transaction() as cursor:
-            cursor.execute(
-                SCHEDULE_RETRY, (served, error, FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS, day, attempt)
-            )
-        bound.warning("report.failed", error=error)
-        return "failed"
-
-    try:
-        refused = deliver_mail(_require_smtp_url(settings), mail, recipients, mark_handing_over)
-    except _ClaimLost:
-        return "not due"
-    except NotSent as error:
-        return schedule_retry([], str(error))
-    except SentInDoubt as error:
-        with transaction() as cursor:
-            cursor.execute(MARK_IN_DOUBT, (str(error), day, attempt))
-        bound.error("report.in_doubt", error=str(error))
-        return "in doubt"
-    accepted = [r for r in recipients if r not in refused]
-    problem = "; ".join(f"{r}: {why}" for r, why in refused.items()) or None
-    if problem and any(why.startswith("4") for why in refused.values()):
-        return schedule_retry(accepted, problem)
-    with transaction() as cursor:
-        cursor.execute(MARK_SENT, (accepted, problem, day, attempt))
-    bound.info("report.sent", recipients=len(accepted), refused=len(refused))
-    return "sent"
+    row_of_day = MailRow(transaction, "daily_reports", "day", day, attempt)
+    delivery = row_of_day.deliver(settings.smtp_address, mail, recipients)
+    if delivery.result == "failed":
+        bound.warning("report.failed", error=delivery.error)
+    elif delivery.result == "in doubt":
+        bound.error("report.in_doubt", error=delivery.error)
+    elif delivery.result == "sent":
+        bound.info("report.sent", recipients=delivery.accepted, refused=delivery.refused)
+    return delivery.result
 
 
 def send_report_copy(
@@ -182,7 +129,9 @@ def send_report_copy(
     # With another id, mail programs show the copy to recipients of the report as well.
     del mail["Message-ID"]
     mail["Message-ID"] = make_msgid("report", settings.report_from.rpartition("@")[2].rstrip(">"))
-    return deliver_mail(_require_smtp_url(settings), mail, recipients)
+    if settings.smtp_address is None:
+        raise NotSent(NO_SERVER)
+    return deliver_mail(settings.smtp_address, mail, recipients)
 
 
 def read_figures(transaction: Transaction, settings: ReportSettings, day: date) -> DayFigures:
@@ -205,12 +154,6 @@ def _make_mail(
 ) -> EmailMessage:
     language, sender = settings.report_language, settings.report_from
     return make_mail(figures, language, sender, recipients, settings.public_url)
-
-
-def _require_smtp_url(settings: ReportSettings) -> str:
-    if settings.smtp_url is None:
-        raise NotSent("SMTP_URL is not set")
-    return settings.smtp_url.get_secret_value()
 
 
 def _mark_due_days(cursor: Cursor, settings: ReportSettings) -> list[date]:

@@ -85,7 +85,7 @@ GROUP BY 1 ORDER BY 2 DESC, 1
 # Messages that will not be sent by their mailing's end: the window opens too late, the mailing is
 # paused, or the rate of the last ten minutes is too low for what is due.
 LATE = f"""
-SELECT m.id, m.end_at, m.status, never, in_progress + due, coalesce(pace, 0)::float8
+SELECT m.id, m.end_at, m.status, never, in_progress + due, coalesce(pace, 0)::float8, m.pause_reason
 FROM mailings m {COUNTS_JOIN}
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(batches.pending), 0)::bigint AS never
@@ -150,6 +150,7 @@ class LateMailing:
     never: int
     due: int
     pace: float  # messages a minute
+    pause_reason: str | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from shared.domain.statuses import PauseReason
 from shared.report.figures import DayFigures, LateMailing, MailingDay
 from shared.report.localization import Language
 
@@ -30,6 +31,23 @@ STATUS_LABELS = {
     "paused": N_("paused"),
     "finished": N_("finished"),
     "cancelled": N_("cancelled"),
+}
+PAUSED_LABELS = {
+    PauseReason.MANUAL: N_(
+        "Mailing #%(id)s is paused: unless it is resumed it ends on %(end)s with messages left."
+    ),
+    PauseReason.REFUSALS: N_(
+        "Mailing #%(id)s is paused, as the provider refuses too many of its messages: unless it "
+        "is resumed it ends on %(end)s with messages left."
+    ),
+    PauseReason.AUDIENCE_LIMIT: N_(
+        "Mailing #%(id)s is paused, as it would reach more clients than its limit permits: unless "
+        "it is resumed it ends on %(end)s."
+    ),
+    PauseReason.BUDGET: N_(
+        "Mailing #%(id)s is paused, as the budget is used up: unless it is resumed it ends on "
+        "%(end)s with messages left."
+    ),
 }
 # Reasons that this service records; the provider's own are shown as they are.
 REASON_LABELS = {
@@ -126,6 +144,16 @@ def list_attention_points(figures: DayFigures, language: Language) -> list[str]:
     ]
 
 
+def format_refusal_reason(reason: str, language: Language) -> str:
+    """Return why the provider refused messages: its HTTP status, or the code of a 200."""
+    kind, _, number = reason.partition("_")
+    if kind == "http":
+        return f"HTTP {number}"
+    if kind == "code":
+        return language.gettext("code %(n)s", n=number)
+    return language.gettext("other reasons")
+
+
 def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -139,12 +167,8 @@ def _describe_reason(reason: str, language: Language) -> str:
 def _describe_late(late: LateMailing, zone: str, language: Language) -> str:
     end = language.format_time(late.end_at, zone)
     if late.status == "paused":
-        return language.gettext(
-            "Mailing #%(id)s is paused: unless it is resumed it ends on %(end)s with messages "
-            "left.",
-            id=late.id,
-            end=end,
-        )
+        text = PAUSED_LABELS[PauseReason(late.pause_reason or PauseReason.MANUAL)]
+        return language.gettext(text, id=late.id, end=end)
     if late.never:
         return language.ngettext(
             "Mailing #%(id)s: %(n)s message cannot leave before its end on %(end)s, as the hours "

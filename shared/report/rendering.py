@@ -28,16 +28,9 @@ def make_mail(
     public_url: str | None,
 ) -> EmailMessage:
     """Return the whole message, ready for a mail server."""
-    language = get_language(language_code)
     day = figures.day.isoformat()
-    mail = EmailMessage(MAIL_POLICY)
-    mail["Subject"] = phrases.format_subject(figures, language)
-    mail["From"] = sender
-    mail["To"] = ", ".join(recipients)
-    mail["Date"] = datetime.now(UTC)
-    # The same for every attempt at this day's report, so that a mail program shows one.
-    mail["Message-ID"] = f"<report-{day}@{sender.rpartition('@')[2].rstrip('>')}>"
-    mail["Auto-Submitted"] = "auto-generated"
+    subject = phrases.format_subject(figures, get_language(language_code))
+    mail = start_mail(subject, sender, recipients, f"report-{day}")
     mail.set_content(render_text(figures, language_code, public_url))
     mail.add_alternative(render_html(figures, language_code, public_url), subtype="html")
     mail.add_attachment(
@@ -47,6 +40,21 @@ def make_mail(
         filename=f"mailings-{day}.csv",
         params={"charset": "utf-8"},
     )
+    return mail
+
+
+def start_mail(subject: str, sender: str, recipients: list[str], name: str) -> EmailMessage:
+    """Return a message without content.
+
+    `name` is the same for every attempt at one mail, so that a mail program shows it once.
+    """
+    mail = EmailMessage(MAIL_POLICY)
+    mail["Subject"] = subject
+    mail["From"] = sender
+    mail["To"] = ", ".join(recipients)
+    mail["Date"] = datetime.now(UTC)
+    mail["Message-ID"] = f"<{name}@{sender.rpartition('@')[2].rstrip('>')}>"
+    mail["Auto-Submitted"] = "auto-generated"
     return mail
 
 
@@ -76,7 +84,7 @@ def _render(
 ) -> str:
     language = get_language(language_code)
     return (
-        _environment(language_code)
+        get_environment(language_code)
         .get_template(template)
         .render(
             figures=figures,
@@ -89,7 +97,8 @@ def _render(
 
 
 @cache
-def _environment(language_code: str) -> Environment:
+def get_environment(language_code: str) -> Environment:
+    """Return the environment of the templates in one language."""
     language = get_language(language_code)
     environment = Environment(
         loader=PackageLoader("shared.report"),
@@ -106,6 +115,7 @@ def _environment(language_code: str) -> Environment:
         "share": language.format_share,
         "time": language.format_time,
         "day": language.format_day,
+        "refusal_reason": partial(phrases.format_refusal_reason, language=language),
     }
     environment.globals |= {
         "language": language_code,

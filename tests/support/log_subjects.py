@@ -8,7 +8,11 @@ from shared.logging.events import EVENTS
 _MESSAGE = frozenset({"mailing", "message", "client"})
 _MAILING = frozenset({"mailing"})
 _CLIENT = frozenset({"client"})
-_BY_PREFIX = {"mailing.": _MAILING, "batch.": _MAILING, "message.": _MESSAGE, "client.": _CLIENT}
+_BY_PREFIX = {
+    **dict.fromkeys(("mailing.", "batch.", "notification."), _MAILING),
+    "message.": _MESSAGE,
+    "client.": _CLIENT,
+}
 
 _BY_NAME: dict[str, frozenset[str]] = {
     "launch.chunk": frozenset({"mailing", "message"}),
@@ -36,6 +40,7 @@ ABOUT_NONE: dict[str, tuple[str, ...]] = {
         *("provider.token_unreadable", "provider.concurrency_reduced"),
         *("breaker.opened", "breaker.probing", "breaker.closed"),
         *("report.sent", "report.failed", "report.in_doubt", "time_zones.applied"),
+        "mail.failed",
         *("retention.dropped", "retention.postponed", "partition.made", "sweep.slow"),
         *("policy.updated", "sending.stopped", "sending.resumed"),
     ),

@@ -50,6 +50,9 @@ DELETE FROM partition_ranges WHERE first_mailing_id = %(first)s;
 # Reports cover less than a year.
 DELETE_OLD_OPENINGS = "DELETE FROM breaker_openings WHERE at < now() - interval '1 year'"
 DELETE_OLD_SESSIONS = "DELETE FROM admin_sessions WHERE expires_at < now() - interval '7 days'"
+DELETE_OLD_NOTIFICATIONS = """
+DELETE FROM notifications WHERE created_at < now() - %(days)s * interval '1 day'
+"""
 DELETE_OLD_TEST_SENDS = "DELETE FROM test_sends WHERE created_at < now() - interval '1 day'"
 
 
@@ -59,6 +62,7 @@ def drop_old_data(db: Database, days: int) -> int:
         cursor.execute(DELETE_OLD_TEST_SENDS)
         cursor.execute(DELETE_OLD_OPENINGS)
         cursor.execute(DELETE_OLD_SESSIONS)
+        cursor.execute(DELETE_OLD_NOTIFICATIONS, {"days": days})
         cursor.execute(FIND_OLD_RANGES, {"days": days})
         ranges = cursor.fetchall()
     if not ranges:
