@@ -36,6 +36,8 @@ def test_an_emergency_stop_holds_everything_within_a_second(
     system.provider.set(latency=0.1)
     with observe("emergency stop at full speed, resume") as observer:
         first = observer.create_mailing(short_or_long(3_000, 10_000))
+        # Its leased messages would last for seconds.
+        slow = observer.create_mailing(60, rate_limit=10)
         observer.wait_for_requests(200)
         for _ in range(short_or_long(2, 6)):
             system.call("POST", "/policy/stop")
@@ -56,7 +58,7 @@ def test_an_emergency_stop_holds_everything_within_a_second(
         test = {"text": "Hello", "phones": ["79990000000"]}
         assert system.call("POST", "/mailings/test-send", 409, json=test)["code"]
         system.call("POST", "/policy/resume")
-        for mailing_id in (first, due):
+        for mailing_id in (first, slow, due):
             done = system.wait_finished(mailing_id, 60)
             assert done["counts"]["sent"] == done["audience"]
 
