@@ -98,4 +98,11 @@ MAILING_FIELDS = (
         _text("rate_limit"),
         lazy_gettext("no limit"),
     ),
+    ComparedField(
+        "max_audience",
+        lazy_gettext("Recipients, at most"),
+        ("max_audience",),
+        _text("max_audience"),
+        lazy_gettext("no limit"),
+    ),
 )

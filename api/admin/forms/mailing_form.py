@@ -24,7 +24,7 @@ from shared.domain.time_zones import TIME_ZONES
 FIELDS = (
     *("name", "text", "operator_codes", "tags", "timezones", "attributes"),
     *("exclude_mailing_ids", "phones", "starts", "start_at", "end_at", "zone"),
-    *("limited", "window_from", "window_to", "rate_limit", "test_phones"),
+    *("limited", "window_from", "window_to", "rate_limit", "max_audience", "test_phones"),
 )
 # Fields of the filter that are seldom filled in: their section is folded while they are empty.
 RARE_FIELDS = ("timezones", "attributes", "exclude_mailing_ids", "phones")
@@ -68,6 +68,7 @@ def fields_from_mailing(mailing: Mailing) -> dict[str, str]:
         "end_at": local_datetime_value(mailing.end_at),
         "limited": "",
         "rate_limit": str(mailing.rate_limit or ""),
+        "max_audience": str(mailing.max_audience or ""),
     }
     if mailing.window_from is not None:
         fields["limited"] = "yes"
@@ -97,11 +98,13 @@ def parse_fields(fields: dict[str, str], mailing: Mailing | None = None) -> Subm
         "filter": _parse_filter(fields, errors),
         "window": None,
         "rate_limit": None,
+        "max_audience": None,
     }
     if fields["limited"]:
         document["window"] = {"from": fields["window_from"], "to": fields["window_to"]}
-    if fields["rate_limit"]:
-        document["rate_limit"] = _parse_number(re.sub(r"\s", "", fields["rate_limit"]))
+    for name in ("rate_limit", "max_audience"):
+        if fields[name]:
+            document[name] = _parse_number(re.sub(r"\s", "", fields[name]))
     return SubmittedForm(fields, document, errors)
 
 

@@ -167,3 +167,15 @@ def test_pages_of_a_mailing_say_why_it_is_paused(
         "UPDATE mailings SET status = 'cancelled', finished_at = now() WHERE id = %s",
         (mailing_id,),
     )
+
+
+def test_a_mailing_gets_an_audience_limit_of_its_own(app: Flask, admin: Signed) -> None:
+    client = make_client(app)
+    mailing_id = client.post("/api/v1/mailings", json=mailing_body()).get_json()["id"]
+    path = f"/admin/mailings/{mailing_id}/edit"
+    fields = form_of(page(admin, path))
+    assert fields["max_audience"] == ""
+    assert submit(admin, path, fields | {"max_audience": "1 500"}).status_code == 303
+    assert client.get(f"/api/v1/mailings/{mailing_id}").get_json()["max_audience"] == 1500
+    assert form_of(page(admin, path))["max_audience"] == "1500"
+    client.post(f"/api/v1/mailings/{mailing_id}/cancel")
