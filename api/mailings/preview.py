@@ -15,6 +15,7 @@ from api.mailings.preview_result import Preview, PreviewWarning, Share, ZoneShar
 from api.mailings.schemas import NewMailing
 from api.mailings.sending_estimate import SendingEstimate, ZoneQueue, estimate_sending
 from api.mailings.service import draft_mailing, window_of
+from api.mailings.text_findings import find_in_text, warn_of
 from api.mailings.text_preview import AudienceQuery, AudienceTexts, render_for_audience
 from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
@@ -23,6 +24,7 @@ from shared.db.rows import fetch_one_row
 from shared.domain.error_texts import error_text
 from shared.domain.send_windows import UnknownTimeZone, next_opening
 from shared.domain.templates import MAX_RENDERED_LENGTH, compile_template
+from shared.domain.text_costs import text_without_values
 
 MAX_TAGS = 20
 
@@ -96,7 +98,8 @@ def _preview_mailing(body: NewMailing, launched_id: int | None) -> Preview:
     shares = _count_audience(audience)
     zones = [_open_zone(share, mailing, start) for share in shares["timezone"]]
     opening = {zone.value: zone.clients for zone in zones if zone.opens_at}
-    texts = render_for_audience(compile_template(mailing.text), audience, opening)
+    template = compile_template(mailing.text)
+    texts = render_for_audience(template, audience, opening)
     price: Decimal | None = current_app.config["SEGMENT_PRICE"]
     rate = _estimate_rate(mailing.rate_limit)
     estimate = _estimate_sending(mailing, zones, texts, rate, start)
@@ -111,6 +114,7 @@ def _preview_mailing(body: NewMailing, launched_id: int | None) -> Preview:
         expected_seconds=None if rate is None else round(texts.messages / rate, 3),
         expected_finish_at=None if estimate is None else estimate.finish_at,
         expected_unsent=None if estimate is None else estimate.unsent,
+        findings=find_in_text(template, texts.longest or text_without_values(template)),
         warnings=[],
     )
     return preview._replace(warnings=list(_find_warnings(mailing, preview, now)))
@@ -217,6 +221,7 @@ def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterato
             f"end{describe_margin()} and are not sent.",
         )
     yield from _find_text_warnings(preview.texts)
+    yield from map(warn_of, preview.findings)
 
 
 def _find_text_warnings(texts: AudienceTexts) -> Iterable[PreviewWarning]:

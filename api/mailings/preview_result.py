@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from api.mailings.text_preview import AudienceTexts
+from shared.domain.text_costs import TextFinding
 
 
 class Share(NamedTuple):
@@ -68,6 +69,7 @@ class Preview(NamedTuple):
     expected_seconds: float | None
     expected_finish_at: datetime | None
     expected_unsent: int | None
+    findings: list[TextFinding]
     warnings: list[PreviewWarning]
 
     @property

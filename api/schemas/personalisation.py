@@ -18,6 +18,7 @@ from shared.domain.attributes import (
 from shared.domain.error_texts import error_text
 from shared.domain.templates import MalformedTemplate, compile_template
 
+MAX_TEXT_LENGTH = 2000
 # The syntax of a text, as a JSON schema pattern.
 TEXT_PATTERN = (
     rf"^([^{{}}]|\{{\{{|\}}\}}|\{{[{NAME_LETTERS}][{NAME_LETTERS}0-9]{{0,31}}(\|[^{{}}]*)?\}})*$"
@@ -74,7 +75,7 @@ MailingText = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=2000,
+        max_length=MAX_TEXT_LENGTH,
         description=TEXT_DESCRIPTION,
         examples=["Hello, {name|dear client}!"],
         json_schema_extra={"pattern": TEXT_PATTERN},

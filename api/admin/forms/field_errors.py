@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask_babel import LazyString, lazy_gettext
+from flask_babel import LazyString, format_decimal, lazy_gettext
 from flask_babel import gettext as _
 from pydantic import ValidationError
 
 from api.errors import InvalidFields
+from api.schemas.personalisation import MAX_TEXT_LENGTH
 from shared.domain.templates import MalformedTemplate, compile_template
 
 # By the error codes of the API.
@@ -71,8 +72,20 @@ def errors_from_schema(error: ValidationError) -> dict[str, str]:
         name = nested if field == "filter" else field
         if each["type"] == "placeholder":
             messages.setdefault(name, _describe_placeholder(str(each["input"])))
+        if name == "text" and each["type"] == "string_too_long":
+            messages.setdefault(name, describe_excess(len(str(each["input"]))))
         messages.setdefault(name, translate_error(each["type"], str(each["msg"])))
     return messages
+
+
+def describe_excess(length: int) -> str:
+    """Return by how many characters a mailing's text is too long."""
+    message: str = _(
+        "At most %(most)s characters: shorten the text by %(count)s.",
+        most=format_decimal(MAX_TEXT_LENGTH),
+        count=format_decimal(length - MAX_TEXT_LENGTH),
+    )
+    return message
 
 
 def _describe_placeholder(text: str) -> str:

@@ -8,6 +8,7 @@ from api.actor import current_actor
 from api.admin.presenters.formatting import format_number
 from api.admin.presenters.labels import WITHHELD_REASONS
 from api.admin.presenters.recipients import CLIENTS
+from api.admin.presenters.text_cost import describe_finding
 from api.db import fetch_all
 from api.mailings.preview import preview_mailing
 from api.mailings.preview_result import Preview, WithheldReason
@@ -74,6 +75,7 @@ def _find_warnings(preview: Preview, segments: int) -> list[str]:
                 count=format_number(preview.expected_unsent),
             )
         )
+    warnings += map(describe_finding, preview.findings)
     if segments > MANY_SEGMENTS:
         warnings.append(_("The text takes %(count)s segments for each recipient.", count=segments))
     return warnings

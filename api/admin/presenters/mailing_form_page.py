@@ -11,7 +11,9 @@ from api.admin.forms.edit_conflict import FormBasis
 from api.admin.forms.mailing_form import RARE_FIELDS, fields_from_mailing
 from api.admin.forms.text_fields import read_id, split_list
 from api.admin.presenters.test_send import TestOutcome
+from api.admin.presenters.text_cost import count_segments
 from api.db import fetch_all
+from api.mailings.attribute_names import list_attribute_names
 from shared.db.models import Mailing
 
 KEY = re.compile(r"[\w-]{10,64}", re.ASCII)
@@ -26,17 +28,7 @@ WHERE deleted_at IS NULL AND (audience > 0 OR id = ANY (CAST(:chosen AS bigint[]
 ORDER BY id = ANY (CAST(:chosen AS bigint[])) DESC, id DESC
 LIMIT greatest(8, cardinality(CAST(:chosen AS bigint[])))
 """)
-# Attributes to insert into a text: the most frequent of the newest clients and imports.
-ATTRIBUTES = text("""
-SELECT name, count(*) AS n FROM (
-    SELECT jsonb_object_keys(attributes) AS name FROM (
-        SELECT attributes FROM clients WHERE deleted_at IS NULL ORDER BY id DESC LIMIT 500
-    ) newest
-    UNION ALL SELECT unnest(attribute_columns) FROM (
-        SELECT attribute_columns FROM imports ORDER BY id DESC LIMIT 20
-    ) files
-) known GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
-""")
+MAX_PLACEHOLDERS = 8
 
 
 def form_key() -> str:
@@ -72,7 +64,8 @@ def render_form(
         chosen=chosen,
         others=[each for each in chosen if each not in {row["id"] for row in recent}],
         show_rare_fields=any(fields[name] or shown.get(name) for name in RARE_FIELDS),
-        placeholders=["phone", "tag", *(row["name"] for row in fetch_all(ATTRIBUTES))],
+        placeholders=["phone", "tag", *list_attribute_names(MAX_PLACEHOLDERS)],
+        counter=count_segments(fields["text"]),
         test=test,
         basis=basis,
         started_meanwhile=started,
