@@ -204,6 +204,7 @@ FIELD_CODES = {
     "placeholder": "A placeholder of the text is malformed.",
     "attribute_name": "The name cannot be an attribute's.",
     "too_many_attributes": "The client would have too many attributes.",
+    "mapping_format": "The mapping of an import is not JSON of the right form.",
     "unknown": "No object has this id.",
     "idempotency_key_format": "The key has the wrong length or characters.",
     "idempotency_key_reused": "The key was used with another body.",

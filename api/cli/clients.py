@@ -13,10 +13,12 @@ from flask import Flask, current_app
 from flask.cli import AppGroup
 
 from api.actor import COMMAND
+from api.clients.import_check import FileCheck, check_file, parse_mapping
 from api.clients.import_service import get_import, list_rejected_rows
-from api.clients.import_upload import open_client_file, receive_rows
+from api.clients.import_upload import delete_draft, open_client_file, receive_rows
 from api.db import db, transaction
 from shared.client_import.bad_file import BadFile
+from shared.client_import.columns import NO_MAPPING, ColumnMapping
 from shared.client_import.merge import merge_chunk
 from shared.client_import.row_rules import MAX_TAG_LENGTH
 from shared.db.import_models import Import
@@ -40,32 +42,72 @@ def _check_tag(_: click.Context, __: click.Parameter, given: str | None) -> str 
     return given
 
 
+def _read_mapping(_: click.Context, __: click.Parameter, given: str | None) -> ColumnMapping:
+    mapping = parse_mapping(given) if given else NO_MAPPING
+    if mapping is None:
+        raise click.BadParameter("must be JSON with columns and timezones")
+    return mapping
+
+
 @client_commands.command("import")
 @click.argument("file", type=click.File("rb"))
 @click.option("--tag", callback=_check_tag, help="The tag of rows that have none.")
 @click.option("--timezone", callback=_check_zone, help="The time zone of rows that have none.")
-def import_(file: BinaryIO, tag: str | None, timezone: str | None) -> None:
-    """Import clients from the CSV FILE (- for standard input), as the API does.
+@click.option(
+    "--mapping",
+    callback=_read_mapping,
+    help="What the columns are, and what offsets of time zones mean, as JSON (see the API).",
+)
+@click.option("--check", is_flag=True, help="Say what the import would do, and change nothing.")
+def import_(
+    file: BinaryIO, tag: str | None, timezone: str | None, mapping: ColumnMapping, check: bool
+) -> None:
+    """Import clients from FILE, CSV or XLSX (- for standard input), as the API does.
 
     Works on the database directly; no other process needs to run.
     """
     try:
-        import_id = _receive(file, tag, timezone)
+        if check:
+            _print_check(
+                check_file(file.read, tag=tag, timezone=timezone, actor=COMMAND, mapping=mapping)
+            )
+            return
+        import_id = _receive(file, tag, timezone, mapping)
     except BadFile as error:
         raise click.ClickException(str(error)) from None
     _merge(import_id)
     _print_report(import_id)
 
 
-def _receive(file: BinaryIO, tag: str | None, timezone: str | None) -> int:
+def _print_check(found: FileCheck) -> None:
+    delete_draft(found.import_id)
+    for column in found.columns:
+        samples = ", ".join(column.samples)
+        click.echo(f"{column.header}: {column.target or 'ignored'} ({samples})", err=True)
+    for zone in found.zones:
+        click.echo(
+            f"timezone {zone.value} ({zone.rows} rows): {zone.timezone}, if --mapping confirms it",
+            err=True,
+        )
+    for error in found.errors[:SHOWN_ERRORS]:
+        click.echo(f"row {error.line}: {error.sentence}", err=True)
+    merge = found.merge
+    click.echo(
+        f"{merge.rows} rows: {merge.created} new, {merge.updated} changed, "
+        f"{merge.unchanged} unchanged, {merge.rejected} rejected"
+    )
+
+
+def _receive(file: BinaryIO, tag: str | None, timezone: str | None, mapping: ColumnMapping) -> int:
     size = os.fstat(file.fileno()).st_size if file.seekable() else 0
-    reader = open_client_file(file.read)
+    reader = open_client_file(file.read, mapping)
     with _progress_bar(size, "Reading") as bar:
         return receive_rows(
             reader,
             tag=tag,
             timezone=timezone,
             actor=COMMAND,
+            mapping=mapping,
             report_progress=lambda: bar.update(reader.size - bar.pos),
         )
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from api.clients.row_receiver import NULL, RowReceiver, copy_attributes
 from shared.client_import.columns import COLUMNS
-from shared.client_import.csv_reader import CsvReader, CsvRow
+from shared.client_import.csv_reader import CsvReader
 from shared.client_import.row_rules import CellError, ClientRow, RowParser
+from shared.client_import.sampled_rows import FileRow
 from shared.client_import.xlsx_reader import XlsxReader
 from shared.domain.phones import PHONE
 
@@ -61,7 +62,7 @@ class CsvRowReceiver(RowReceiver):
         attributes, faults = self._parser.parse_attributes(values)
         return "" if faults else copy_attributes(attributes)
 
-    def _parse_row(self, row: CsvRow) -> None:
+    def _parse_row(self, row: FileRow) -> None:
         """Accept or reject a row that has cells not parsed before, or is malformed."""
         width, places = self._reader.width, self._reader.columns
         line, cells, fault = row

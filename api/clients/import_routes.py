@@ -1,19 +1,24 @@
 """REST routes of imports: upload a CSV file of clients, follow its merge, get its rejected rows."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from flask import Blueprint, Response, current_app
 
 from api.actor import current_actor
 from api.clients import import_service
+from api.clients.import_check import check_file, parse_mapping
 from api.clients.import_schemas import (
     REJECTED_EXAMPLE,
     UPLOAD_EXAMPLE,
     ImportAnswer,
+    ImportCheck,
     ImportListQuery,
     ImportPage,
     ImportQuery,
 )
+from api.clients.import_upload import delete_draft
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader, is_ndjson
@@ -25,9 +30,12 @@ from api.openapi.operation import operation
 from api.schemas.csv_query import CsvQuery
 from api.schemas.responses import format_instant
 from shared.client_import.bad_file import BadFile, BadHeader, FileTooLarge
+from shared.client_import.columns import NO_MAPPING
 from shared.db.import_models import Import
 
 blueprint = Blueprint("imports", __name__)
+
+T = TypeVar("T")
 
 
 @blueprint.post("/clients/import")
@@ -66,22 +74,37 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     with the fields `phone`, `operator_code`, `tag`, `timezone` and `attributes`, by the same rules.
     In `errors` of the import, each rejected line has a `code`.
     """
-    limit = current_app.config["IMPORT_MAX_BYTES"]
-    try:
-        started = import_service.start_import(
-            csv_body_reader(limit, all_types=True),
-            tag=query.tag,
-            timezone=query.timezone,
-            actor=current_actor(),
-            ndjson=is_ndjson(),
-        )
-    except FileTooLarge as error:
-        raise ContentTooLarge(describe_bad_file(error)) from None
-    except BadFile as error:
-        if isinstance(error, BadHeader):
-            raise InvalidFields(FieldError(describe_bad_file(error), "file_header")) from None
-        raise BadRequest(describe_bad_file(error), code="file_unusable") from None
+    started = _read_upload(partial(import_service.start_import, **_arguments(query)))
     return _present(started), 202, {"Location": f"/api/v1/imports/{started.id}"}
+
+
+@blueprint.post("/clients/import/check")
+@operation(
+    "imports",
+    response=ImportCheck,
+    description="What the import would do.",
+    query=ImportQuery,
+    body=CsvUpload(UPLOAD_EXAMPLE),
+)
+def check_clients_file(query: ImportQuery) -> dict[str, Any]:
+    """Check a file of clients without importing it
+
+    The body and the parameters are those of the import. The answer has what each column would be,
+    with sample values; how many clients would be created and updated, and how many rows rejected;
+    and the time zones that wait for a confirmation in `mapping`. Nothing is changed.
+    """
+    found = _read_upload(partial(check_file, **_arguments(query)))
+    delete_draft(found.import_id)
+    counts = ("rows", "created", "updated", "unchanged", "rejected")
+    return {
+        **{name: getattr(found.merge, name) for name in counts},
+        "columns": [
+            {"column": each.header, "target": each.target, "samples": each.samples}
+            for each in found.columns
+        ],
+        "timezones": [each._asdict() for each in found.zones],
+        "errors": [_present_error(each) for each in found.errors],
+    }
 
 
 @blueprint.get("/imports")
@@ -134,7 +157,10 @@ def _present(found: Import) -> dict[str, Any]:
         "status": found.status,
         **{name: getattr(found, name) for name in counts},
         "rejected_kept": import_service.count_kept_rows(found),
-        "errors": _errors(found.id) if found.rejected else [],
+        "errors": [
+            _present_error(each)
+            for each in (import_service.list_rejected_cells(found.id) if found.rejected else ())
+        ],
         "attribute_columns": found.attribute_columns,
         "ignored_columns": found.ignored_columns,
         "failure": found.failure,
@@ -143,14 +169,35 @@ def _present(found: Import) -> dict[str, Any]:
     }
 
 
-def _errors(import_id: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "line": each.line,
-            "column": each.column,
-            "value": each.value,
-            "detail": f"row {each.line}: {each.sentence}",
-            "code": each.code,
-        }
-        for each in import_service.list_rejected_cells(import_id)
-    ]
+def _present_error(error: import_service.RejectedCell) -> dict[str, Any]:
+    return {
+        "line": error.line,
+        "column": error.column,
+        "value": error.value,
+        "detail": f"row {error.line}: {error.sentence}",
+        "code": error.code,
+    }
+
+
+def _arguments(query: ImportQuery) -> dict[str, Any]:
+    """Return the arguments of an import or a check, without the file's."""
+    mapping = parse_mapping(query.mapping) if query.mapping else None
+    return {
+        "tag": query.tag,
+        "timezone": query.timezone,
+        "actor": current_actor(),
+        "mapping": mapping or NO_MAPPING,
+    }
+
+
+def _read_upload(receive: Callable[..., T]) -> T:
+    """Call `receive` with a function that reads the uploaded file; raise problems for bad files."""
+    try:
+        read = csv_body_reader(current_app.config["IMPORT_MAX_BYTES"], all_types=True)
+        return receive(read, ndjson=is_ndjson())
+    except FileTooLarge as error:
+        raise ContentTooLarge(describe_bad_file(error)) from None
+    except BadFile as error:
+        if isinstance(error, BadHeader):
+            raise InvalidFields(FieldError(describe_bad_file(error), "file_header")) from None
+        raise BadRequest(describe_bad_file(error), code="file_unusable") from None

@@ -1,14 +1,17 @@
 """Request and response schemas of imports, with their examples."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
+from api.clients.import_check import parse_mapping
 from api.schemas import examples
 from api.schemas.base import ListQuery, Query
 from api.schemas.fields import Instant, Several, Tag, Timezone
+from api.schemas.invalid_value import invalid_value
 from api.schemas.responses import ResponseModel
+from shared.domain.error_texts import error_text
 from shared.domain.statuses import ImportStatus
 
 UPLOAD_EXAMPLE = (
@@ -25,12 +28,38 @@ REJECTED_EXAMPLE = (
 ReceivedStatus = Literal[ImportStatus.RUNNING, ImportStatus.FINISHED, ImportStatus.FAILED]
 
 
+MAPPING_EXAMPLE = (
+    '{"columns": {"Номер": "phone", "code": "operator_code", "notes": null}, '
+    '"timezones": {"МСК+3": "Asia/Omsk"}}'
+)
+
+
+def _check_mapping(text: str) -> str:
+    if parse_mapping(text) is None:
+        raise invalid_value(
+            "mapping_format",
+            error_text(
+                "must be a JSON object with columns (a field, the name of an attribute or null for "
+                "each column) and timezones (an IANA time zone for each cell)"
+            ),
+        )
+    return text
+
+
 class ImportQuery(Query):
-    """Values that fill empty or missing cells."""
+    """Values that fill empty or missing cells, and what the columns are."""
 
     tag: Tag | None = Field(default=None, description="The tag of rows that have none.")
     timezone: Timezone | None = Field(
         default=None, description="The time zone of rows that have none."
+    )
+    mapping: Annotated[str, AfterValidator(_check_mapping)] | None = Field(
+        default=None,
+        description="What the columns of a CSV or XLSX file are, as JSON. `columns` has for a "
+        "column, named by its header or as `#3` by its position, one of the fields, the name of an "
+        "attribute, or null to ignore it; other columns are recognised. `timezones` confirms what "
+        "a cell such as `UTC+3` means.",
+        json_schema_extra={"example": MAPPING_EXAMPLE},
     )
 
 
@@ -82,6 +111,42 @@ class ImportAnswer(ResponseModel):
     failure: str | None = Field(description="Why it failed, and what to do.")
     created_at: datetime
     finished_at: datetime | None
+
+
+class CheckedColumn(ResponseModel):
+    """A column of the file, and what it would be."""
+
+    column: str = Field(description="The header.", examples=["Телефон"])
+    target: str | None = Field(
+        description="A field of clients, or the name of an attribute; null if it is ignored.",
+        examples=["phone"],
+    )
+    samples: list[str] = Field(description="The first different values.")
+
+
+class CheckedZone(ResponseModel):
+    """An offset in the column of time zones, which waits for a confirmation in `mapping`."""
+
+    value: str = Field(examples=["мск+3"])
+    timezone: str = Field(description="The zone that it may mean.", examples=["Asia/Omsk"])
+    rows: int
+
+
+class ImportCheck(ResponseModel):
+    """What the import of a file would do. rows = created + updated + unchanged + rejected."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.IMPORT_CHECK]})
+
+    rows: int
+    created: int
+    updated: int
+    unchanged: int
+    rejected: int
+    columns: list[CheckedColumn] = Field(description="Empty for NDJSON.")
+    timezones: list[CheckedZone]
+    errors: list[RowError] = Field(
+        description="The first 100 errors, without rows that a later one repeats."
+    )
 
 
 class ImportPage(ResponseModel):

@@ -129,6 +129,29 @@ SESSION: dict[str, Any] = {
     "seen_at": "2030-12-02T06:10:00.000000Z",
     "expires_at": "2030-12-02T13:00:00.000000Z",
 }
+IMPORT_CHECK: dict[str, Any] = {
+    "rows": 2000,
+    "created": 1900,
+    "updated": 60,
+    "unchanged": 37,
+    "rejected": 3,
+    "columns": [
+        {"column": "Телефон", "target": "phone", "samples": ["+7 (916) 123-45-67"]},
+        {"column": "Имя", "target": "Имя", "samples": ["Анна", "Пётр"]},
+    ],
+    "timezones": [{"value": "мск+3", "timezone": "Asia/Omsk", "rows": 3}],
+    "errors": [
+        {
+            "line": 17,
+            "column": "timezone",
+            "value": "МСК+3",
+            "detail": 'row 17: timezone "МСК+3" is an offset, which several zones have: confirm '
+            "with the mapping that it means Asia/Omsk, or write the zone",
+            "code": "timezone_offset",
+        }
+    ],
+}
+
 IMPORT: dict[str, Any] = {
     "id": 5,
     "status": "finished",

@@ -14,7 +14,7 @@ from openpyxl import load_workbook  # type: ignore[import-untyped]
 
 from shared.client_import.bad_file import BadFile, BadHeader
 from shared.client_import.columns import ColumnPlan
-from shared.client_import.csv_reader import CsvRow
+from shared.client_import.sampled_rows import FileRow, SampledRows
 from shared.client_import.text_source import file_too_large
 from shared.client_import.workbook_limits import check_workbook, damaged
 
@@ -30,7 +30,7 @@ MAX_ROWS_BEFORE_HEADER = 20
 warnings.filterwarnings("ignore", module="openpyxl")
 
 
-class XlsxReader:
+class XlsxReader(SampledRows):
     """Reads the header of a sheet; iterating yields its rows, without blank ones.
 
     The arguments and the attributes are those of CsvReader. `other_sheets` are the names of the
@@ -43,6 +43,7 @@ class XlsxReader:
         plan: Callable[[Sequence[str]], ColumnPlan],
         limit: int | None = None,
     ):
+        super().__init__()
         self._file, self.size = _store(read, min(limit or MAX_WORKBOOK_BYTES, MAX_WORKBOOK_BYTES))
         try:
             check_workbook(self._file, self.size)
@@ -57,7 +58,7 @@ class XlsxReader:
         """Delete the temporary file."""
         self._file.close()
 
-    def __iter__(self) -> Iterator[CsvRow]:
+    def _read_rows(self) -> Iterator[FileRow]:
         first = self._header_row + 1
         rows = self._sheet.iter_rows(
             min_row=first, max_row=MAX_ROWS, max_col=self.width + 1, values_only=True
@@ -71,7 +72,7 @@ class XlsxReader:
                     ]
                     if not cells[-1]:
                         cells.pop()
-                    yield CsvRow(number, cells)
+                    yield FileRow(number, cells)
         except Exception:
             raise damaged() from None
 
