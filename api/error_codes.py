@@ -84,6 +84,11 @@ CODES = {
     "sending_stopped": ErrorCode(
         (409,), "All sending is stopped.", "Ask an administrator; `POST /policy/resume` ends it."
     ),
+    "budget_used_up": ErrorCode(
+        (409,),
+        "The budget of the mailing or of the policy is used up.",
+        "Raise it, or wait for the next day or month.",
+    ),
     "nothing_failed": ErrorCode(
         (409,), "No message of the mailing has failed.", "There is nothing to try again."
     ),

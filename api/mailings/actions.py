@@ -11,6 +11,7 @@ import structlog
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.budgets import check_budget_left
 from api.db import database_now, db, session_cursor
 from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import Conflict
@@ -70,6 +71,8 @@ def resume_mailing(mailing_id: int, actor: Actor) -> Mailing:
         return mailing
     now = mailing.updated_at = _check_possible(mailing, Action.RESUME)
     _check_audience_limit(mailing)
+    if mailing.pause_reason == PauseReason.BUDGET:
+        check_budget_left(mailing.id)
     mailing.status = SCHEDULED if mailing.started_at is None else RUNNING
     mailing.pause_reason = None
     mailing.answer_round += 1

@@ -21,7 +21,7 @@ SELECT d.day,
         AS in_doubt_segments,
     coalesce(sum(m.sent_segments + m.in_doubt_segments) FILTER (WHERE mailing_id = :tests), 0)
         ::bigint AS test_segments
-FROM unnest(CAST(:days AS date[]), CAST(:sinces AS timestamptz[]), CAST(:untils AS timestamptz[]))
+FROM unnest(CAST(:days AS date[]), CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]))
     AS d (day, since, until)
 LEFT JOIN minutes m ON m.minute >= d.since AND m.minute < d.until AND m.status = 'sent'
     AND (CAST(:mailing_id AS bigint) IS NULL OR m.mailing_id = :mailing_id)
@@ -47,8 +47,8 @@ def read_days(since: date, until: date, mailing_id: int | None = None) -> list[D
     rows = fetch_all(
         BY_DAY,
         days=days,
-        sinces=[since for since, _ in bounds],
-        untils=[until for _, until in bounds],
+        starts=[since for since, _ in bounds],
+        ends=[until for _, until in bounds],
         mailing_id=mailing_id,
         tests=TEST_SENDS,
     )

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint
 
 from api.actor import current_actor
+from api.budgets import find_use
 from api.http.etags import VersionedResponse, format_etag, read_if_match
 from api.http.idempotency import mark_replayed, read_idempotency_key
 from api.http.pagination import build_page
@@ -21,6 +22,7 @@ from api.mailings.schemas import (
 )
 from api.mailings.test_sends import send_test as send_test_messages
 from api.openapi.operation import operation
+from api.schemas.budget_use import BudgetUseAnswer, present_budget_use
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
 
@@ -167,6 +169,17 @@ def retry_failed(mailing_id: int) -> VersionedResponse:
     before the mailing's end.
     """
     return _respond(actions.retry_failed_messages(mailing_id, current_actor()))
+
+
+@blueprint.get("/mailings/<id:mailing_id>/budget")
+@operation("mailings", response=BudgetUseAnswer, description="What is used up.", problems=(404,))
+def get_budget_use(mailing_id: int) -> dict[str, Any]:
+    """Get what is used up of a mailing's own budget
+
+    Of the present day and month, by the time zone of the daily report, in SMS segments. The
+    policy's budget applies as well.
+    """
+    return present_budget_use(find_use(service.find_mailing(mailing_id).id))
 
 
 @blueprint.post("/mailings/preview")

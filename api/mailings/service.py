@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, or_, select
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.budgets import set_budget
 from api.cursors import Page, between
 from api.db import database_now, db, limited_search, session_cursor
 from api.edit_versions import check_version
@@ -102,6 +103,8 @@ def create_mailing(
     db.session.add(mailing)
     db.session.flush()
     db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
+    if mailing.budget is not None:
+        set_budget(mailing.id, mailing.budget, unused=True)
     presented = present_mailing(mailing)
     if key is not None:
         key.store(presented)
@@ -182,6 +185,8 @@ def change_mailing(
         )
     if "window" in changed and mailing.started_at is not None:
         status_changes.reschedule_batches(session_cursor(), mailing_id)
+    if "budget" in changed:  # after the batches, in the order of locks
+        set_budget(mailing_id, mailing.budget)
     changes = audit_log.diff_fields(audited, _audited_fields(mailing))
     audit_log.record_change(actor, "updated", "mailing", mailing_id, changes)
     db.session.commit()

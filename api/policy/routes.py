@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint
 
 from api.actor import current_actor
+from api.budgets import find_use
 from api.http.etags import VersionedResponse, format_etag, require_if_match
 from api.http.pagination import build_page
 from api.openapi.operation import operation
@@ -19,6 +20,8 @@ from api.policy.schemas import (
     present_version,
 )
 from api.schemas.base import ListQuery
+from api.schemas.budget_use import BudgetUseAnswer, present_budget_use
+from shared.db.budgets import POLICY_BUDGET
 from shared.db.policy_models import PolicyVersion
 from shared.domain.scopes import Scope
 
@@ -69,6 +72,16 @@ def list_versions(query: ListQuery) -> dict[str, Any]:
     """
     found = service.list_versions(query.page())
     return build_page(found, query.limit, present_version, lambda policy: policy.version)
+
+
+@blueprint.get("/policy/budget")
+@operation("policy", response=BudgetUseAnswer, description="What is used up.")
+def get_budget_use() -> dict[str, Any]:
+    """Get what is used up of the policy's budget
+
+    Of the present day and month, by the time zone of the daily report, in SMS segments.
+    """
+    return present_budget_use(find_use(POLICY_BUDGET))
 
 
 @blueprint.post("/policy/stop")

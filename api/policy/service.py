@@ -8,12 +8,14 @@ from sqlalchemy import func, select
 
 from api.actor import Actor
 from api.audit_log import service as audit_log
+from api.budgets import set_budget
 from api.cursors import Page
 from api.db import db
 from api.errors import VersionMismatch
 from api.policy.schemas import PolicyRules, present_version
 from api.schemas.limits import store_limit
 from api.sending_rules import check_budget, require_new_workers
+from shared.db.budgets import POLICY_BUDGET
 from shared.db.policy_models import PolicyVersion
 
 log = structlog.get_logger()
@@ -56,6 +58,8 @@ def change_policy(
     policy = PolicyVersion(version=current.version + 1, updated_by=actor.name, **values)
     db.session.add(policy)
     db.session.flush()
+    if "budget" in changed:
+        set_budget(POLICY_BUDGET, policy.budget)
     changes = audit_log.diff_fields(_audited_fields(current), _audited_fields(policy))
     audit_log.record_change(actor, "updated", "policy", policy.version, changes)
     db.session.commit()

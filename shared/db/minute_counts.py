@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.budgets import charge_budgets
+from shared.db.rows import fetch_one_row
+
 # Up to 16 rows share a minute of one mailing and status. Each connection adds to one of them, so
 # that workers do not wait for each other and a transaction writes one row.
 ADD_MINUTE_COUNTS = """
@@ -27,6 +30,7 @@ ON CONFLICT (mailing_id, minute, shard, status)
 DO UPDATE SET count = minutes.count + excluded.count,
     sent_segments = minutes.sent_segments + excluded.sent_segments,
     in_doubt_segments = minutes.in_doubt_segments + excluded.in_doubt_segments
+RETURNING EXISTS (SELECT FROM budgets)
 """
 # Test sends belong to no mailing: their segments are counted under this number.
 TEST_SENDS = 0
@@ -45,10 +49,21 @@ class MinuteKey(NamedTuple):
 
 
 def add_minute_counts(cursor: Cursor, changes: Counter[MinuteKey]) -> None:
-    """Add changes to the table; call it last in a transaction, as the rows are contended."""
-    if changes:
-        columns = zip(*((*key, n) for key, n in changes.items()), strict=True)
-        cursor.execute(ADD_MINUTE_COUNTS, tuple(list(column) for column in columns))
+    """Add changes to the table, and what they charge to budgets.
+
+    Call it last in a transaction, as the rows are contended.
+    """
+    if not changes:
+        return
+    columns = zip(*((*key, n) for key, n in changes.items()), strict=True)
+    cursor.execute(ADD_MINUTE_COUNTS, tuple(list(column) for column in columns))
+    (has_budgets,) = fetch_one_row(cursor)
+    if has_budgets:
+        charges: Counter[tuple[int, datetime]] = Counter()
+        for key, n in changes.items():
+            if key.what in (SENT_SEGMENTS, IN_DOUBT_SEGMENTS):
+                charges[key.mailing_id, key.minute] += n
+        charge_budgets(cursor, charges)
 
 
 def minute_changes(

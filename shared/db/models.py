@@ -27,6 +27,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from shared.db.base import FALSE, NOW, ZERO, Base
 from shared.domain.statuses import MailingStatus, MessageStatus
 
+SUMS = ("sent", "failed", "expired", "cancelled")
 message_ids = Sequence("message_ids", metadata=Base.metadata)
 batch_ids = Sequence("batch_ids", metadata=Base.metadata)
 # The server that gave the latest ids of each: see take_ids() in the migrations.
@@ -186,15 +187,7 @@ class Mailing(Base):
         Index(
             "mailings_settled",
             "status",
-            postgresql_include=[
-                "deleted_at",
-                "sent",
-                "failed",
-                "expired",
-                "cancelled",
-                "sent_segments",
-                "in_doubt_segments",
-            ],
+            postgresql_include=["deleted_at", *SUMS, "sent_segments", "in_doubt_segments"],
             postgresql_where=sql("settled"),
         ),
         Index("mailings_listed", "id", postgresql_where=sql("deleted_at IS NULL")),
@@ -227,6 +220,7 @@ class Batch(Base):
     backoff permits; it is stored so that `due_at` can be recomputed when the window changes.
     `token` is the fence: each claim increments it, and a worker's report applies only under the
     current token, except for acceptances. `flush` is the number of the last report applied.
+    `reserved` are segments that may still be charged to budgets: see budgets.py.
     `cancelled_opted_out` is the part of `cancelled` whose clients have opted out.
     """
 
@@ -257,6 +251,7 @@ class Batch(Base):
     timezone: Mapped[str]
     sent_segments: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     in_doubt_segments: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    reserved: Mapped[int] = mapped_column(Integer, server_default=ZERO)
 
     __table_args__ = (
         CheckConstraint(
@@ -274,6 +269,7 @@ class Batch(Base):
             "due_at",
             postgresql_where=sql("due_at IS NOT NULL"),
         ),
+        Index("batches_reserved", "mailing_id", postgresql_where=sql("reserved > 0")),
         PARTITIONED,
     )
 
@@ -281,8 +277,7 @@ class Batch(Base):
 class Message(Base):
     """One message to one client. Its id is the provider's msgId: the idempotency key of sending.
 
-    `segments` is the number of SMS segments of its text, set when it is sent or in doubt. It stays
-    null where a text without placeholders was sent and never in doubt: all of those have the same.
+    `segments` stay null where a text without placeholders was sent and never in doubt.
     """
 
     __tablename__ = "messages"

@@ -8,6 +8,7 @@ audience = pending + sent + failed + expired + cancelled.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from itertools import groupby
 
 from psycopg2.extensions import cursor as Cursor
@@ -48,7 +49,8 @@ WITH doubted AS (
         array_agg(id) AS ids, array_agg(client_id) AS clients FROM doubted
 )
 UPDATE batches SET in_doubt = in_doubt + n,
-    in_doubt_segments = in_doubt_segments + counted.segments
+    in_doubt_segments = in_doubt_segments + counted.segments,
+    reserved = greatest(0, reserved - counted.segments)
 FROM counted WHERE mailing_id = %(mailing)s AND id = %(batch)s
 RETURNING now(), segments, ids, clients
 """
@@ -250,13 +252,24 @@ def move_client_messages(cursor: Cursor, zones: Mapping[int, str]) -> int:
         for zone, ids in by_zone.items():
             if expired is not None:
                 mark_in_doubt(cursor, minutes, mailing_id, batch_id, (first, last), ids)
-            cursor.execute("SELECT take_ids('batch_ids', 1)")
-            (new,) = fetch_one_row(cursor)
-            place = {"mailing": mailing_id, "batch": batch_id, "ids": ids, "new": new, "zone": zone}
-            cursor.execute(MOVE_MESSAGES, place | {"opens": next_due(window, zone, now)})
-            moved += sum(n for (n,) in cursor.fetchall())
+            opens = next_due(window, zone, now)
+            moved += split_batch(cursor, mailing_id, batch_id, ids, zone, opens)[1]
     add_minute_counts(cursor, minutes)
     return moved
+
+
+def split_batch(
+    cursor: Cursor, mailing_id: int, batch_id: int, ids: list[int], zone: str, opens: datetime
+) -> tuple[int, int]:
+    """Move pending messages of a locked batch into a new one of this time zone, due at `opens`.
+
+    Return the new batch's id and the number of messages. It has the same lease.
+    """
+    cursor.execute("SELECT take_ids('batch_ids', 1)")
+    (new,) = fetch_one_row(cursor)
+    place = {"mailing": mailing_id, "batch": batch_id, "ids": ids, "new": new, "zone": zone}
+    cursor.execute(MOVE_MESSAGES, place | {"opens": opens})
+    return new, sum(n for (n,) in cursor.fetchall())
 
 
 def reschedule_batches(cursor: Cursor, mailing_id: int) -> None:

@@ -10,6 +10,8 @@ EVENTS = {
     "mailing.deleted": "A mailing was deleted.",
     "mailing.started": "A mailing was started: by a caller (API), or its launch began (control).",
     "mailing.paused": "A mailing was paused, by a caller or by a rule (`reason`).",
+    "mailing.budget_used_up": "A mailing was paused because the `budget` of it or of the policy "
+    "has no room for its next message in the present `period` (in segments: `limit`, `spent`).",
     "mailing.braked": "A mailing was paused because the provider `refused` too many of its "
     "`answers`; `refusals` are the most frequent.",
     "mailing.resumed": "A mailing was resumed.",

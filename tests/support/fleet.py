@@ -16,6 +16,7 @@ from shared.domain.segments import count_segments
 from shared.domain.statuses import MessageStatus
 from tests.support.invariants import assert_totals, find_wrong_totals
 from worker.dispatch import claim_queries
+from worker.dispatch.claimed_batch import ClaimedBatch
 from worker.launch import launcher
 from worker.launch.small_launch import SmallLauncher
 from worker.recording import mailing_state
@@ -266,7 +267,7 @@ class Fleet:
 class FakeWorker:
     """Holds a claimed batch and reports the outcomes that a test chooses for its messages."""
 
-    def __init__(self, fleet: Fleet, claim: claim_queries.ClaimedBatch):
+    def __init__(self, fleet: Fleet, claim: ClaimedBatch):
         self.fleet, self.claim = fleet, claim
         self.mailing_id, self.batch_id = claim.mailing_id, claim.batch_id
         self.claim_key = claim.mailing_id, claim.batch_id, claim.token

@@ -49,6 +49,15 @@ WITH plain AS (
         sum(count) FILTER (WHERE status = 'cancelled') AS cancelled,
         sum(sent_segments) AS sent_segments, sum(in_doubt_segments) AS in_doubt_segments
     FROM minutes WHERE mailing_id > %(after)s GROUP BY 1
+), charged AS (
+    SELECT b.mailing_id, (m.minute AT TIME ZONE b.timezone)::date AS day,
+        sum(m.sent_segments + m.in_doubt_segments) AS segments
+    FROM budgets b JOIN minutes m ON m.status = 'sent' AND m.mailing_id > 0
+        AND b.mailing_id IN (0, m.mailing_id)
+        AND m.minute >= date_trunc('month', now() AT TIME ZONE b.timezone) AT TIME ZONE b.timezone
+    GROUP BY 1, 2
+), ledger AS (
+    SELECT mailing_id, day, sum(segments) AS segments FROM budget_days GROUP BY 1, 2
 ), pairs AS (
     SELECT g.id, p.what, p.counted, p.stored
     FROM mailings g LEFT JOIN m ON m.mailing_id = g.id
@@ -98,6 +107,12 @@ WITH plain AS (
 SELECT id, what, counted, stored FROM pairs
 WHERE coalesce(counted, 0) <> coalesce(stored, 0)
 UNION ALL SELECT * FROM batch_pairs
+UNION ALL SELECT coalesce(c.mailing_id, l.mailing_id), 'charged to budgets on ' || c.day,
+    c.segments::bigint, l.segments::bigint
+FROM charged c FULL JOIN ledger l USING (mailing_id, day)
+WHERE coalesce(c.segments, 0) <> coalesce(l.segments, 0)
+UNION ALL SELECT mailing_id, 'reserved without a lease', reserved, 0
+FROM batches WHERE reserved > 0 AND leased_until IS NULL
 """
 
 

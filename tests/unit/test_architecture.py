@@ -25,7 +25,7 @@ MAX_MODULE_LINES = 330
 # to the sub-packages.
 API_BASE = {
     *("api.actor", "api.cursors", "api.db", "api.edit_versions", "api.enqueue", "api.errors"),
-    *("api.client_log", "api.idempotency", "api.sending_rules"),
+    *("api.budgets", "api.client_log", "api.idempotency", "api.sending_rules"),
 }
 API_WEB = {"api.http", "api.limits", "api.openapi", "api.schemas"}
 API_RESOURCES = {"api.clients", "api.mailings", "api.opt_outs", "api.people", "api.tokens"} | {
@@ -73,6 +73,7 @@ ARROWS: dict[str, set[str]] = {
     "api.edit_versions": {"api.db", "api.errors"},
     "api.client_log": {"api.db"},
     "api.cursors": set(),
+    "api.budgets": {"api.db", "api.errors"},
     "api.sending_rules": {"api.enqueue", "api.errors", "api.schemas"},
     "api.schemas": {"api.cursors", "api.errors"},
     "api.limits": {"api.actor", "api.errors"},

@@ -6,23 +6,24 @@ marks its pending messages as in doubt, since the previous holder may have sent 
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db import status_changes
 from shared.db.batch_conditions import DUE, FREE, MAY_SEND
+from shared.db.budgets import lock_budgets
 from shared.db.connections import TRANSIENT_ERRORS
 from shared.db.minute_counts import MinuteKey, add_minute_counts
 from shared.db.policy import STOP_WHEN
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.pulse import record_pulse
 from shared.domain.attributes import placeholder_values
-from shared.domain.send_windows import Window, make_window
-from shared.domain.templates import Template, compile_stored_template
+from shared.domain.send_windows import make_window
+from shared.domain.templates import compile_stored_template
+from worker.dispatch.budget_claims import pause_if_used_up, reserve_segments
+from worker.dispatch.claimed_batch import ClaimedBatch, MessageRow
 from worker.runtime.clock import DatabaseClock, boottime
 from worker.runtime.database import Database
 
@@ -53,11 +54,12 @@ CLAIM_BATCH = PreparedStatement(
     "claim",
     f"""
 WITH c AS MATERIALIZED (
-    SELECT id, leased_until IS NOT NULL AS taken_over FROM batches
+    SELECT id, leased_until IS NOT NULL AS taken_over, text_version AS first_text_version
+    FROM batches
     WHERE mailing_id = %(mailing)s AND {DUE} AND {FREE}
     ORDER BY due_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE batches b SET token = b.token + 1, flush = 0,
+UPDATE batches b SET token = b.token + 1, flush = 0, reserved = 0,
     leased_until = now() + %(lease)s * interval '1 second',
     text_version = coalesce(b.text_version, m.text_version),
     retry_version = CASE WHEN b.failed = 0 THEN m.retry_version ELSE b.retry_version END
@@ -66,8 +68,10 @@ WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
     AND {MAY_SEND} AND t.mailing_id = m.id
     AND t.version = coalesce(b.text_version, m.text_version)
 RETURNING m.id AS mailing_id, b.id AS batch_id, b.token, b.attempt, b.first_id, b.last_id,
-    b.timezone, b.has_attempts, c.taken_over, t.text, m.end_at, m.rate_limit, m.request_id,
-    m.window_from, m.window_to, m.answer_round, {STOP_WHEN} AS stop_when, clock_timestamp() AS now
+    b.timezone, b.has_attempts, c.taken_over, c.first_text_version,
+    EXISTS (SELECT FROM budgets WHERE mailing_id IN (0, m.id)) AS budgeted, t.text, m.end_at,
+    m.rate_limit, m.request_id, m.window_from, m.window_to, m.answer_round,
+    {STOP_WHEN} AS stop_when, clock_timestamp() AS now
 """,  # noqa: S608
 )
 
@@ -112,52 +116,6 @@ UPDATE provider_state SET throttled_until =
     greatest(throttled_until, clock_timestamp() + %s * interval '1 second')
 """
 INSERT_OPENING = "INSERT INTO breaker_openings (reason) VALUES (%s) ON CONFLICT DO NOTHING"
-
-
-class MessageRow(NamedTuple):
-    """A pending message. `phone` is None if the client was deleted.
-
-    `first_phone` and `first_text` are those of an earlier attempt that was not accepted.
-    `opted_out`: this phone, or the one that a retry would repeat, has opted out. `values` are
-    those of the text's placeholders, if it has any.
-    """
-
-    message_id: int
-    client_id: int
-    phone: int | None
-    attempts: int
-    first_phone: int | None
-    first_text: str | None
-    opted_out: bool
-    values: dict[str, str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedBatch:
-    """A batch as it was claimed. `lease_start` is a boottime before the claim.
-
-    `taken_over`: the previous holder's lease had run out.
-    """
-
-    mailing_id: int
-    batch_id: int
-    token: int
-    attempt: int
-    first_id: int
-    last_id: int
-    timezone: str
-    has_attempts: bool
-    taken_over: bool
-    end_at: datetime
-    rate_limit: int | None
-    request_id: str | None
-    text: str
-    window: Window | None
-    template: Template
-    lease_start: float
-    rows: list[MessageRow] = field(default_factory=list)
-    stop_when: dict[str, Any] | None = None
-    answer_round: int = 0
 
 
 class DueMailing(NamedTuple):
@@ -220,12 +178,19 @@ def _claim_together(
     with db.transaction() as cursor:
         minutes: Counter[MinuteKey] = Counter()
         # In the order in which every transaction locks batches of several mailings.
-        claims = [
+        found = [
             _claim_batch(cursor, minutes, clock, mailing_id, lease_seconds, end_margin, lease_start)
             for mailing_id in sorted(mailing_ids)
         ]
+        claims = [claimed for claimed in found if claimed is not None]
+        budgeted = [claimed for claimed in claims if claimed.budgeted]
+        if budgeted:
+            lock_budgets(cursor, {claimed.mailing_id for claimed in budgeted})
         add_minute_counts(cursor, minutes)
-    return [claimed for claimed in claims if claimed is not None]
+        blocked = [each for c in budgeted if (each := reserve_segments(cursor, c)) is not None]
+    for each in blocked:
+        pause_if_used_up(db, each)
+    return [c for c in claims if not c.budgeted or c.reservations is not None]
 
 
 def _claim_batch(

@@ -10,6 +10,7 @@ from shared.config.settings import WorkerSettings
 from shared.domain.statuses import Reason
 from worker.dispatch import claim_queries
 from worker.dispatch.brake import Brake
+from worker.dispatch.claimed_batch import ClaimedBatch, MessageRow
 from worker.dispatch.db_thread import DatabaseThread, log_database_error
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState
@@ -74,9 +75,7 @@ class Claimer:
             self._state.record_served(mailing_id, now)
         self.claiming = True
 
-        def on_claimed(
-            claims: list[claim_queries.ClaimedBatch] | None, error: Exception | None
-        ) -> None:
+        def on_claimed(claims: list[ClaimedBatch] | None, error: Exception | None) -> None:
             self.claiming = False
             if error is not None:
                 log_database_error("claim", error)
@@ -110,9 +109,7 @@ class Claimer:
                 chosen.append(mailing_id)
         return chosen
 
-    def _update_due_mailings(
-        self, mailing_ids: list[int], claims: list[claim_queries.ClaimedBatch]
-    ) -> None:
+    def _update_due_mailings(self, mailing_ids: list[int], claims: list[ClaimedBatch]) -> None:
         """Drop the mailings of which nothing is left to claim."""
         requested = Counter(mailing_ids)
         claimed = Counter(claim.mailing_id for claim in claims)
@@ -128,7 +125,7 @@ class Claimer:
                 left = due._replace(batches=due.batches - count)
                 self._state.due_mailings[mailing_id] = left
 
-    def _add_batch(self, claimed: claim_queries.ClaimedBatch) -> None:
+    def _add_batch(self, claimed: ClaimedBatch) -> None:
         margin = self._settings.provider_timeout + LEASE_MARGIN_SECONDS
         batch = LeasedBatch(claimed, self._clock, self._lease_seconds, margin, self._end_margin)
         if batch.zone_unknown:
@@ -182,9 +179,7 @@ class Claimer:
         batch.reloading = True
         started_at = boottime()
 
-        def on_fetched(
-            rows: list[claim_queries.MessageRow] | None, error: Exception | None
-        ) -> None:
+        def on_fetched(rows: list[MessageRow] | None, error: Exception | None) -> None:
             if rows is None:
                 batch.reloading = False
                 log_database_error("read", error)

@@ -10,7 +10,7 @@ from shared.domain.segments import count_segments
 from shared.domain.send_windows import UnknownTimeZone, is_open, next_closing
 from shared.domain.statuses import MessageStatus, Reason
 from shared.domain.stop_rule import AnswerCounts, StopRule
-from worker.dispatch.claim_queries import ClaimedBatch, MessageRow
+from worker.dispatch.claimed_batch import ClaimedBatch, MessageRow
 from worker.dispatch.watch import MailingSnapshot
 from worker.provider.http.client import Request
 from worker.recording.batch_report import BatchRelease, BatchReport
@@ -43,6 +43,10 @@ class OutgoingMessage(Request):
     probe: bool
 
 
+class ReservationTooSmall(Exception):
+    """A message has more segments than were reserved for it: it waits for the next claim."""
+
+
 class LeasedBatch:
     """One claimed batch. `deadline` is the boottime from which nothing of it may be sent.
 
@@ -73,6 +77,9 @@ class LeasedBatch:
         self._plain_body_end = None if self.plain_text is None else encode_body_end(self.plain_text)
         self._text_segments = None if self.plain_text is None else count_segments(self.plain_text)
         self._segments: dict[int, int] = {}  # of personalised texts, by message id
+        self._reservations = claim.reservations
+        # The budgets that apply, as they were when they were first looked at.
+        self._budgets: list[str] | None = None
         # Why nothing more is sent: "paused", "ended", "window", "stopping", ...
         self.drain_reason: str | None = None
         # The fields of each of its log lines, and the same as bytes within such a line.
@@ -125,6 +132,8 @@ class LeasedBatch:
         self.answer_round = mailing.answer_round
         if mailing.limits is not None:
             self.stop_rule = StopRule.from_json(mailing.limits.stop_when)
+        if mailing.budgets is not None:
+            self._follow_budgets(mailing.budgets)
         ends = clock.deadline(mailing.end_at)
         self._end_deadline = ends - self._end_margin
         self.late_after = ends + LATE_TOLERANCE_SECONDS
@@ -138,6 +147,13 @@ class LeasedBatch:
         except UnknownTimeZone:
             self._close_deadline, self.zone_unknown = 0.0, True
         self._set_deadline()
+
+    def _follow_budgets(self, budgets: list[str]) -> None:
+        """Drain a batch whose reservation does not follow the present budgets."""
+        unreserved = bool(budgets) and self._reservations is None
+        if unreserved or self._budgets not in (None, budgets):
+            self.drain("budget")
+        self._budgets = budgets
 
     def renew_lease(self, started_at: float) -> None:
         """Extend the lease, renewed by a transaction that began after the boottime `started_at`."""
@@ -204,13 +220,15 @@ class LeasedBatch:
     def replace_rows(self, rows: Iterable[MessageRow], read_at: float) -> None:
         """Replace the remaining messages by rows that were read after the boottime `read_at`."""
         self.rows = deque(row for row in rows if row.message_id not in self.handled_ids)
+        if self._reservations is not None:
+            self.rows = deque(row for row in self.rows if row.message_id in self._reservations)
         self.read_at = read_at
         self.reloading = False
 
     def render_text(self, row: MessageRow) -> tuple[str | None, bytes]:
         """Return the text for a message (None: the plain text), and the end of its request's body.
 
-        Raises RenderingError.
+        Raises RenderingError, and ReservationTooSmall if the text is longer than at the claim.
         """
         text = row.first_text
         if text is None:
@@ -218,7 +236,9 @@ class LeasedBatch:
                 return None, self._plain_body_end
             text = self.claim.template.render(row.values or {})
         if self._text_segments is None:
-            self._segments[row.message_id] = count_segments(text)
+            n = self._segments[row.message_id] = count_segments(text)
+            if self._reservations is not None and n > self._reservations[row.message_id]:
+                raise ReservationTooSmall
         return text, encode_body_end(text)
 
     def add_accepted(self, message_id: int, at: float) -> None:

@@ -1,8 +1,7 @@
 """Sends messages to the provider and turns the results into reports.
 
-It chooses the next mailing: mailings take turns, a few messages at a time, and while several are
-due none occupies more than half the slots. What a result means for its message goes to the batch
-as a report; what it means for the fleet goes to the circuit breaker.
+Mailings take turns, a few messages at a time, and while several are due none occupies more than
+half the slots. Results go to their batches as reports, and to the circuit breaker.
 """
 
 from collections import defaultdict
@@ -16,7 +15,7 @@ from shared.file_limit import get_file_limit
 from worker.dispatch.attempt_log import AttemptLog
 from worker.dispatch.counters import DispatchCounters
 from worker.dispatch.journal import Journal
-from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
+from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage, ReservationTooSmall
 from worker.dispatch.state import DispatchState
 from worker.dispatch.unauthorized import UnauthorizedResults
 from worker.provider.circuit_breaker import CircuitBreaker
@@ -189,6 +188,8 @@ class Sender:
         except RenderingError as error:
             batch.fail_row(row, str(error))
             return False
+        except ReservationTooSmall:
+            return False  # pending for the next claim, which reserves more
         except Exception:  # the fault of one client's data must not stop the others
             ids = {"message_id": row.message_id, "client_id": row.client_id}
             log.exception("message.unusable", **ids, **batch.log_fields)

@@ -12,6 +12,7 @@ from worker.runtime.database import Database
 
 MAILING_SNAPSHOTS = f"""
 SELECT m.id, m.status, m.end_at, m.rate_limit, m.window_from, m.window_to, m.answer_round,
+    ARRAY(SELECT b::text FROM budgets b WHERE mailing_id IN (0, m.id) ORDER BY mailing_id),
     {EFFECTIVE_LIMITS}
 FROM mailings m {JOIN_POLICIES} WHERE m.id = ANY (%s)
 """  # noqa: S608 (constants)
@@ -19,7 +20,10 @@ HALTS = f"SELECT throttled_until, {STOPPED} FROM provider_state"  # noqa: S608
 
 
 class MailingSnapshot(NamedTuple):
-    """The parts of a mailing that may change while its batches are leased."""
+    """The parts of a mailing that may change while its batches are leased.
+
+    `budgets` are the rows of the budgets that apply, as texts to compare.
+    """
 
     status: str
     end_at: datetime
@@ -27,6 +31,7 @@ class MailingSnapshot(NamedTuple):
     window: Window | None
     answer_round: int = 0
     limits: EffectiveLimits | None = None  # None: not read yet
+    budgets: list[str] | None = None  # None: not read yet
 
 
 class Watch(NamedTuple):
@@ -53,8 +58,9 @@ def fetch_watch(db: Database, clock: DatabaseClock, mailing_ids: Collection[int]
                 make_window(start, end),
                 answer_round,
                 EffectiveLimits(*limits),
+                budgets,
             )
-            for id_, status, end_at, rate_limit, start, end, answer_round, *limits in (
+            for id_, status, end_at, rate_limit, start, end, answer_round, budgets, *limits in (
                 cursor.fetchall()
             )
         }

@@ -38,6 +38,8 @@ WHERE inhrelid = to_regclass(%s) AND inhparent = to_regclass(%s)
 """
 DELETE_RANGE = """
 DELETE FROM minutes WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
+DELETE FROM budgets WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
+DELETE FROM budget_days WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
 DELETE FROM answer_counts WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
 DELETE FROM id_blocks WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;
 DELETE FROM mailing_texts WHERE mailing_id >= %(first)s AND mailing_id < %(until)s;

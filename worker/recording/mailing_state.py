@@ -42,7 +42,8 @@ WHERE mailing_id = %(mailing)s AND due_at IS NOT NULL AND {FREE}
 ORDER BY id LIMIT {BATCHES_PER_TRANSACTION} FOR NO KEY UPDATE SKIP LOCKED
 """  # noqa: S608
 DROP_LEASE = """
-UPDATE batches SET token = token + 1, leased_until = NULL WHERE mailing_id = %s AND id = %s
+UPDATE batches SET token = token + 1, leased_until = NULL, reserved = 0
+WHERE mailing_id = %s AND id = %s
 """
 # Batches with failures from before the retry. The worker of a leased batch finds more to send.
 LOCK_FAILED_BATCHES = f"""

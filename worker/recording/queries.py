@@ -85,6 +85,8 @@ UPDATE batches b SET {", ".join(f"{name} = b.{name} + r.{name}" for name in BATC
     attempt = b.attempt + r.backoff::int,
     leased_until = CASE WHEN NOT r.held THEN b.leased_until WHEN r.released THEN NULL
         ELSE now() + %(lease)s * interval '1 second' END,
+    reserved = CASE WHEN r.held AND r.released THEN 0
+        ELSE greatest(0, b.reserved - r.sent_segments - r.in_doubt_segments) END,
     retry_at = CASE WHEN b.pending + r.pending = 0 THEN NULL
         WHEN r.held AND r.released
             THEN CASE WHEN r.backoff THEN now() + r.delay * interval '1 second' END

@@ -10,7 +10,7 @@ import pytest
 from shared.domain.templates import compile_stored_template
 from shared.logging import log_config
 from worker.dispatch.attempt_log import AttemptLog, attempt_fields
-from worker.dispatch.claim_queries import ClaimedBatch, MessageRow
+from worker.dispatch.claimed_batch import ClaimedBatch, MessageRow
 from worker.dispatch.leased_batch import LeasedBatch, OutgoingMessage
 from worker.provider.http.exchange import Result
 from worker.provider.outcomes import Outcome

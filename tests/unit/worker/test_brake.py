@@ -8,7 +8,7 @@ from shared.domain.statuses import MessageStatus
 from shared.domain.stop_rule import AnswerCounts, StopRule
 from shared.domain.templates import compile_template
 from worker.dispatch.brake import Brake
-from worker.dispatch.claim_queries import ClaimedBatch
+from worker.dispatch.claimed_batch import ClaimedBatch
 from worker.dispatch.db_thread import DatabaseThread
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.state import DispatchState

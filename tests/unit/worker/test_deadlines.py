@@ -6,7 +6,7 @@ import pytest
 
 from shared.domain.send_windows import Window
 from shared.domain.templates import compile_template
-from worker.dispatch.claim_queries import ClaimedBatch
+from worker.dispatch.claimed_batch import ClaimedBatch
 from worker.dispatch.leased_batch import LeasedBatch
 from worker.dispatch.watch import MailingSnapshot
 from worker.runtime.clock import DatabaseClock, boottime

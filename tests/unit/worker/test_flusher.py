@@ -11,7 +11,7 @@ import pytest
 from shared.domain.templates import compile_template
 from tests.support.journals import make_results
 from worker.dispatch.brake import Brake
-from worker.dispatch.claim_queries import ClaimedBatch
+from worker.dispatch.claimed_batch import ClaimedBatch
 from worker.dispatch.db_thread import DatabaseThread
 from worker.dispatch.flusher import GATHER_SECONDS, Flusher
 from worker.dispatch.journal import DatabaseIdentity, Journal
