@@ -183,3 +183,19 @@ def test_no_message_is_retried_after_the_end(
     answer = client.post(f"{URL}/{made['id']}/retry-failed")
     assert answer.status_code == 409
     assert "end has passed" in answer.get_json()["detail"]
+
+
+def test_a_braked_mailing_keeps_its_reason_until_it_is_resumed_with_new_counts(
+    client: FlaskClient, new_mailing: Create, database: Cursor
+) -> None:
+    mailing_id = new_mailing()["id"]
+    set_status(database, mailing_id, "paused")
+    database.execute(
+        "UPDATE mailings SET pause_reason = 'refusals' WHERE id = %s RETURNING answer_round",
+        (mailing_id,),
+    )
+    answer_round = value(database)
+    assert client.post(f"{URL}/{mailing_id}/pause").get_json()["pause_reason"] == "refusals"
+    assert client.post(f"{URL}/{mailing_id}/resume").get_json()["pause_reason"] is None
+    database.execute("SELECT answer_round FROM mailings WHERE id = %s", (mailing_id,))
+    assert value(database) == answer_round + 1

@@ -139,3 +139,16 @@ def test_scrape_of_ten_thousand_settled_mailings_takes_milliseconds(
     assert min(each["Execution Time"] for each in told) < 10
     plan = told[0]["Plan"]
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 300
+
+
+def test_paused_mailings_are_counted_by_reason(client: FlaskClient, database: Cursor) -> None:
+    database.execute(
+        "INSERT INTO mailings (text, start_at, end_at, status, pause_reason, deleted_at)"
+        " SELECT 'Hello', now(), now() + interval '1 day', 'paused', reason, NULL"
+        " FROM unnest(ARRAY['refusals', 'refusals', 'manual']) AS t (reason) RETURNING id"
+    )
+    ids = [mailing_id for (mailing_id,) in database.fetchall()]
+    found = scrape(client)
+    database.execute("DELETE FROM mailings WHERE id = ANY (%s)", (ids,))
+    counts = {"manual": 1, "refusals": 2, "audience_limit": 0, "budget": 0}
+    assert counts == {each: found["notification_mailings_paused", each] for each in counts}
