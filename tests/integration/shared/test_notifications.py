@@ -15,6 +15,8 @@ from shared.report.notifications import (
 )
 from tests.support.fleet import Fleet, rejected
 from tests.support.mail_server import MailServer
+from tests.support.waiting import wait_for
+from worker.maintenance.daily_report import send_reports
 
 ANNA, OLEG, VERA = "anna@example.com", "oleg@example.com", "vera@example.com"
 
@@ -238,3 +240,22 @@ def test_nothing_is_due_without_a_mail_server(fleet: Fleet, server: MailServer) 
         find_due_notifications(fleet.db.transaction, make_settings(fleet, server, smtp_url=None))
         == []
     )
+
+
+def test_the_report_process_sends_notifications_without_recipients_of_a_report(
+    fleet: Fleet, server: MailServer
+) -> None:
+    set_addresses(fleet, ANNA)
+    pause(fleet, fleet.add_launched_mailing(1), "budget")
+    stopping = threading.Event()
+    settings = make_settings(fleet, server)
+    process = threading.Thread(target=send_reports, args=(settings, stopping))
+    process.start()
+    try:
+        wait_for(lambda: server.messages, 60, "the mail")
+    finally:
+        stopping.set()
+        process.join(60)
+    assert not process.is_alive()
+    assert [recipients for recipients, _ in server.messages] == [[ANNA]]
+    assert fleet.query_value("SELECT status FROM notifications") == "sent"
