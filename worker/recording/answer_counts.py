@@ -5,6 +5,7 @@ with a rule `stop_when`. Each connection adds to rows of its own, so that worker
 each other: see brake_models.py.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -24,6 +25,8 @@ MAX_EXAMPLE_LENGTH = 200
 MAX_NEW_REASONS = 10
 MAX_REASONS = 20
 OTHER = "other"
+# A phone however the provider writes it. Examples are kept when the client has been deleted.
+LONG_NUMBER = re.compile(r"\d(?:[\s().+-]*\d){9,}")
 
 ADD_ANSWER_COUNTS = PreparedStatement(
     "add_answer_counts",
@@ -116,7 +119,8 @@ class AnswerTally:
             key = RefusalKey(report.mailing_id, attempt.http_status or 0, attempt.reason)
             known = self._refusals.get(key)
             if known is None:
-                example = redact_answer(attempt.excerpt, attempt.text or "")[:MAX_EXAMPLE_LENGTH]
+                example = redact_answer(attempt.excerpt, attempt.text or "")
+                example = LONG_NUMBER.sub("***", example)[:MAX_EXAMPLE_LENGTH]
                 at = datetime.fromtimestamp(attempt.at, UTC)
                 self._refusals[key] = Refusals(1, example, at)
             else:

@@ -158,7 +158,7 @@ def test_refusals_are_listed_by_number_without_personal_data(fleet: Fleet) -> No
     answers = [
         (worker.ids[3], 422, "http_422", "no such subscriber 79161234567"),
         (common, 422, "http_422", "no such subscriber 79161234567"),
-        (rare, 200, "code_7", '{"code":7}'),
+        (rare, 200, "code_7", '{"code":7,"to":"8 (916) 123-45-67"}'),
         (echo, 400, "http_400", "the text Hello, dear client, is not permitted"),
     ]
     reports = [make_refusal(*answer, text="Hello, dear client") for answer in answers]
@@ -167,7 +167,7 @@ def test_refusals_are_listed_by_number_without_personal_data(fleet: Fleet) -> No
     assert read_refusals(fleet.cursor, [worker.mailing_id]) == {
         worker.mailing_id: [
             Refusal(422, "http_422", 3, "no such subscriber 7916***4567"),
-            Refusal(200, "code_7", 1, '{"code":7}'),
+            Refusal(200, "code_7", 1, '{"code":7,"to":"***"}'),
             Refusal(400, "http_400", 1, "[withheld: it repeats the message's text]"),
         ]
     }
