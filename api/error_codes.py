@@ -191,7 +191,7 @@ FIELD_CODES = {
     "instant_naive": "The instant has no offset from UTC.",
     "instant_unreal": "The date or time does not exist.",
     "instant_range": "The instant is before 1970 or after 2199.",
-    "day_format": "The day is not of the form 2030-12-02.",
+    "day_format": "The day is not of the form 2030-12-02, or not between the years 1970 and 2199.",
     "days_range": "The last day is before the first, or there are too many days.",
     "clock_time_format": "The time of day is not between 00:00 and 23:59.",
     "window_empty": "The window begins when it ends.",

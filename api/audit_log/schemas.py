@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import Field
 
-from api.cursors import MAX_ID
 from api.schemas import examples
 from api.schemas.base import PageQuery
-from api.schemas.fields import Instant, Search
-from api.schemas.invalid_value import invalid_value
+from api.schemas.fields import Instant, QueryId, Search
 from api.schemas.responses import ResponseModel, with_example
 from shared.db.audit_models import AuditEntry
 from shared.db.people_models import Person
-from shared.domain.error_texts import error_text
 
 EXAMPLE: dict[str, Any] = {
     "id": 901,
@@ -72,24 +69,13 @@ class AuditPage(ResponseModel):
     next_cursor: str | None
 
 
-def _parse_id(value: object) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and int(value) <= MAX_ID:
-        return int(value)
-    raise invalid_value("id", error_text("must be the id of something: a whole number"))
-
-
 class AuditQuery(PageQuery):
     entity: str | None = Field(
         default=None, max_length=64, description="What was changed: a `mailing`, a `client`, ..."
     )
-    entity_id: (
-        Annotated[
-            int,
-            BeforeValidator(_parse_id),
-            WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_ID}),
-        ]
-        | None
-    ) = Field(default=None, description="The id of what was changed; best with `entity`.")
+    entity_id: QueryId | None = Field(
+        default=None, description="The id of what was changed; best with `entity`."
+    )
     actor: str | None = Field(
         default=None,
         max_length=600,

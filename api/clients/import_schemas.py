@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
-from api.clients.import_check import parse_mapping
+from api.clients.import_check import MAX_MAPPING_LENGTH, parse_mapping
 from api.schemas import examples
 from api.schemas.base import ListQuery, Query
 from api.schemas.fields import Instant, Several, Tag, Timezone
@@ -46,6 +46,21 @@ def _check_mapping(text: str) -> str:
     return text
 
 
+Mapping = Annotated[
+    str,
+    AfterValidator(_check_mapping),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "import-mapping",
+            "contentMediaType": "application/json",
+            "maxLength": MAX_MAPPING_LENGTH,
+            "examples": [MAPPING_EXAMPLE],
+        }
+    ),
+]
+
+
 class ImportQuery(Query):
     """Values that fill empty or missing cells, and what the columns are."""
 
@@ -53,13 +68,12 @@ class ImportQuery(Query):
     timezone: Timezone | None = Field(
         default=None, description="The time zone of rows that have none."
     )
-    mapping: Annotated[str, AfterValidator(_check_mapping)] | None = Field(
+    mapping: Mapping | None = Field(
         default=None,
         description="What the columns of a CSV or XLSX file are, as JSON. `columns` has for a "
         "column, named by its header or as `#3` by its position, one of the fields, the name of an "
         "attribute, or null to ignore it; other columns are recognised. `timezones` confirms what "
         "a cell such as `UTC+3` means.",
-        json_schema_extra={"example": MAPPING_EXAMPLE},
     )
 
 

@@ -165,7 +165,8 @@ def _is_unstorable(text: str) -> bool:
 
 
 def _parameter(path: Path) -> dict[str, str]:
-    return {"parameter": _shorten_name(str(path[0]))}
+    """Locate by the parameter's name, which is empty for an error of several together."""
+    return {"parameter": _shorten_name(str(path[0])) if path else ""}
 
 
 def _pointer(path: Path) -> dict[str, str]:

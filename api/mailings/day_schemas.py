@@ -1,15 +1,14 @@
 """Spending by day in the API: the query that callers send, and the answer."""
 
-import re
 from datetime import date
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from api.mailings.daily_spending import DaySpending
-from api.mailings.schemas import MailingId
 from api.schemas import examples
 from api.schemas.base import Query
+from api.schemas.fields import Day, QueryId
 from api.schemas.invalid_value import invalid_value
 from api.schemas.responses import ResponseModel, with_example
 from api.schemas.spending import COST, Cost, Segments, format_cost, present_spending
@@ -26,38 +25,26 @@ DAY = {
 }
 
 
-def _parse_day(value: object) -> date:
-    try:
-        if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
-            day = date.fromisoformat(value)
-            if 2000 <= day.year <= 9000:
-                return day
-    except ValueError:
-        pass
-    raise invalid_value("day_format", error_text("must be a day, for example 2030-12-02"))
-
-
-Day = Annotated[
-    date, BeforeValidator(_parse_day), WithJsonSchema({"type": "string", "format": "date"})
-]
-
-
 class DaysQuery(Query):
     since: Day = Field(description="The first day.", examples=["2030-12-01"])
-    until: Day = Field(description="The last day.", examples=["2030-12-31"])
-    mailing_id: MailingId | None = Field(default=None, description="Of this mailing only.")
+    until: Day = Field(
+        description=f"The last day: not before `since`, and at most {MAX_DAYS} days in all.",
+        examples=["2030-12-31"],
+    )
+    mailing_id: QueryId | None = Field(default=None, description="Of this mailing only.")
 
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if not 0 <= (self.until - self.since).days < MAX_DAYS:
+    @field_validator("until")
+    @classmethod
+    def _check_range(cls, until: date, info: ValidationInfo) -> date:
+        since: date | None = info.data.get("since")  # None if it is invalid itself
+        if since is not None and not 0 <= (until - since).days < MAX_DAYS:
             raise invalid_value(
                 "days_range",
                 error_text(
-                    "until must not be before since, and at most %(most)s days are given at once",
-                    most=MAX_DAYS,
+                    "must not be before since, and at most %(most)s days in all", most=MAX_DAYS
                 ),
             )
-        return self
+        return until
 
 
 class DayAnswer(ResponseModel):

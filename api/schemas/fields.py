@@ -4,8 +4,9 @@ Each is validated strictly, has an error text with a valid example, and a JSON s
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -19,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from api.cursors import MAX_LIMIT, decode_cursor
+from api.cursors import MAX_ID, MAX_LIMIT, decode_cursor
 from api.schemas.invalid_value import invalid_value
 from shared.domain.error_texts import ErrorText, error_text
 from shared.domain.phones import PHONE_DETAIL, PHONE_EXAMPLE, PHONE_PATTERN
@@ -158,6 +159,25 @@ Instant = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
+DAY_PATTERN = r"^(19[7-9][0-9]|2[01][0-9]{2})-[0-9]{2}-[0-9]{2}$"
+
+
+def _parse_day(value: object) -> date:
+    if isinstance(value, str) and len(value) == 10 and re.match(DAY_PATTERN, value, re.ASCII):
+        with suppress(ValueError):  # there is no 30 February
+            return date.fromisoformat(value)
+    raise invalid_value(
+        "day_format",
+        error_text("must be a day of the years 1970 to 2199, for example 2030-12-02"),
+    )
+
+
+Day = Annotated[
+    date,
+    BeforeValidator(_parse_day),
+    WithJsonSchema({"type": "string", "format": "date", "pattern": DAY_PATTERN}),
+]
+
 Status = TypeVar("Status")
 
 
@@ -206,6 +226,22 @@ Limit = Annotated[
     int,
     BeforeValidator(_parse_limit),
     WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+]
+
+
+def _parse_id(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) is not None:
+        number = int(value)
+        if number <= MAX_ID:
+            return number
+    raise invalid_value("id", error_text("must be the id of something: a whole number"))
+
+
+# An id in a query string.
+QueryId = Annotated[
+    int,
+    BeforeValidator(_parse_id),
+    WithJsonSchema({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_ID}),
 ]
 
 

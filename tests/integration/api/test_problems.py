@@ -204,6 +204,21 @@ def test_invalid_parameters_are_named(
         assert [fault["parameter"] for fault in faults] == [parameter]
 
 
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("", ["since", "until"]),
+        ("since=2030-12-02&until=5002-06-08", ["until"]),
+        ("since=2030-12-02&until=2030-12-01", ["until"]),
+        ("since=2030-12-02&until=2199-12-31", ["until"]),
+        ("since=1800-01-01&until=2030-12-02&mailing_id=x", ["since", "mailing_id"]),
+    ],
+)
+def test_invalid_days_are_named(client: FlaskClient, query: str, parameters: list[str]) -> None:
+    faults = problem(client.get(f"/api/v1/statistics/days?{query}"), 422)["errors"]
+    assert [fault["parameter"] for fault in faults] == parameters
+
+
 def test_unknown_parameters_are_rejected(client: FlaskClient, new_mailing: Make) -> None:
     url = f"{MAILINGS}/{new_mailing()['id']}"
     problem(client.get(f"{url}?verbose=1"), 422)

@@ -1,16 +1,26 @@
 """The schemas accept the documented values, and report each error of others."""
 
+import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, time
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from flask import Request
+from pydantic import BaseModel, TypeAdapter, ValidationError, model_validator
+from werkzeug.test import EnvironBuilder
 
 from api.clients.schemas import ClientChanges, ClientQuery, NewClient
 from api.cursors import MAX_ID, decode_cursor, encode_cursor
+from api.errors import InvalidFields
 from api.http.pagination import build_page
+from api.http.request_parsing import parse_query
+from api.mailings.day_schemas import MAX_DAYS, DaysQuery
 from api.mailings.schemas import MailingChanges, NewMailing
-from api.schemas.fields import ClockTime, Instant, Phone, Timezone
+from api.schemas.base import Query
+from api.schemas.fields import DAY_PATTERN, ClockTime, Instant, Phone, Timezone
+from api.schemas.invalid_value import invalid_value
+from shared.domain.error_texts import error_text
 
 MAILING = {
     "text": "Hello",
@@ -18,13 +28,16 @@ MAILING = {
     "end_at": "2026-12-01T21:00:00+03:00",
 }
 CLIENT = {"phone": "79161234567", "timezone": "Europe/Moscow"}
+NULL = {"type": "null"}
 
 
 def codes(schema: type[BaseModel], document: Any) -> dict[tuple[int | str, ...], str]:
-    """Return the codes of errors by their location."""
-    with pytest.raises(ValidationError) as caught:
+    """Return the codes of errors by their location; none if the document is valid."""
+    try:
         schema.model_validate(document)
-    return {error["loc"]: error["type"] for error in caught.value.errors()}
+    except ValidationError as error:
+        return {each["loc"]: each["type"] for each in error.errors()}
+    return {}
 
 
 @pytest.mark.parametrize(
@@ -213,6 +226,76 @@ def test_query_values_stay_strings() -> None:
 )
 def test_limits_are_whole_numbers_within_bounds(limit: str) -> None:
     assert codes(ClientQuery, {"limit": limit}) == {("limit",): "limit"}
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        *("1969-12-31", "2200-01-01", "9999-12-31", "0001-01-01", "2030-02-30", "2030-13-01"),
+        *("20301202", "2030-W49-1", "2030-12-2", "2030-12-02\n", "٢٠٣٠-12-02", "today", ""),
+    ],
+)
+def test_invalid_days_are_rejected(day: str) -> None:
+    assert codes(DaysQuery, {"since": day, "until": "2030-12-02"}) == {("since",): "day_format"}
+    assert codes(DaysQuery, {"since": "2030-12-02", "until": day}) == {("until",): "day_format"}
+
+
+@pytest.mark.parametrize("until", ["2030-12-01", "1970-01-01", "2031-12-03", "2199-12-31"])
+def test_days_end_soon_after_they_begin(until: str) -> None:
+    query = {"since": "2030-12-02", "until": until}
+    assert codes(DaysQuery, query) == {("until",): "days_range"}
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "count"),
+    [
+        ("2030-12-02", "2030-12-02", 1),
+        ("2030-12-02", "2031-12-02", MAX_DAYS),
+        ("1970-01-01", "1970-12-31", 365),
+        ("2199-01-01", "2199-12-31", 365),
+    ],
+)
+def test_valid_days_are_accepted(since: str, until: str, count: int) -> None:
+    query = DaysQuery.model_validate({"since": since, "until": until, "mailing_id": "17"})
+    assert (query.until - query.since).days == count - 1
+    assert query.mailing_id == 17
+    assert all(re.search(DAY_PATTERN, day) for day in (since, until))
+
+
+def query_fields() -> Iterator[tuple[type[Query], str, dict[str, Any]]]:
+    """Yield every query's fields with their schemas, null left out."""
+    kinds = [Query]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        for name, schema in kind.model_json_schema().get("properties", {}).items():
+            (branch,) = [each for each in schema.get("anyOf", [schema]) if each != NULL]
+            yield kind, name, branch
+
+
+def test_numbers_of_queries_have_the_bounds_of_their_schema() -> None:
+    seen = set()
+    for kind, name, schema in query_fields():
+        if schema.get("type") not in ("integer", "number"):
+            continue
+        seen.add(name)
+        for value in (schema["minimum"], schema["maximum"]):
+            assert (name,) not in codes(kind, {name: str(value)}), (kind, name)
+        for value in (schema["minimum"] - 1, schema["maximum"] + 1, "1_0", "1.0", " 1", "9" * 5000):
+            assert (name,) in codes(kind, {name: str(value)}), (kind, name)
+    assert {"limit", "entity_id", "mailing_id"} <= seen
+
+
+class Both(Query):
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        raise invalid_value("days_range", error_text("do not fit"))
+
+
+def test_error_of_a_whole_query_names_no_parameter() -> None:
+    with pytest.raises(InvalidFields) as caught:
+        parse_query(Request(EnvironBuilder().get_environ()), Both)
+    assert caught.value.detail == "do not fit"
+    assert [each.parameter for each in caught.value.field_errors] == [""]
 
 
 @pytest.mark.parametrize("last_id", [0, 1, 42, MAX_ID])
