@@ -1,0 +1,78 @@
+"""Numbers that people see: who will get a mailing, what a chart says, a client's opt-out."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.browser_user import BrowserUser
+from tests.support.system import System
+
+PHONES = range(79035550000, 79035550006)
+
+
+@pytest.fixture(scope="module")
+def clients(site: System) -> list[int]:
+    """Clients of the tag `counted`: one has opted out, one lacks a name."""
+    ids = []
+    for n, phone in enumerate(PHONES):
+        body = {"phone": str(phone), "tag": "counted", "timezone": "Europe/Moscow"}
+        attributes = {"name": "Anna"} if n else {}
+        ids.append(site.call("POST", "/clients", json={**body, "attributes": attributes})["id"])
+    site.call("POST", "/opt-outs", json={"phones": [str(PHONES[1])]})
+    return ids
+
+
+def test_the_preview_and_the_button_say_how_many_will_get_it(
+    operator: BrowserUser, clients: list[int]
+) -> None:
+    page = operator.page
+    operator.open("/admin/mailings/new")
+    page.get_by_label("Text", exact=True).fill("{name}, hello")
+    page.get_by_label("Tags").fill("counted")
+    page.get_by_label("Only at permitted hours").uncheck()
+    expect(page.locator("#preview .big")).to_have_text("4")
+    expect(page.locator("#preview .withheld li")).to_have_count(2)
+    assert operator.accessibility_violations() == []
+    page.get_by_role("button", name="Review").click()
+    button = page.get_by_role("button", name="Send to 4 recipients now")
+    expect(button).to_be_visible()
+    button.click()
+    # Of the mailing's own page, the parts: one has opted out, one failed.
+    expect(page.locator("[data-part-opted_out]")).to_have_text("1")
+    expect(page.locator("[data-part-sent]").first).to_have_text("4")
+    expect(page.locator("[data-part-failed]")).to_have_text("1")
+
+
+def test_a_chart_is_read_with_the_keyboard(operator: BrowserUser, site: System) -> None:
+    page = operator.page
+    operator.open("/admin/")
+    plot = page.locator("[data-chart] .plot").first
+    readout = page.locator("[data-chart] .readout").first
+    plot.focus()
+    page.keyboard.press("End")
+    expect(readout).to_contain_text("Accepted by the provider")
+    newest = readout.inner_text()
+    page.keyboard.press("ArrowLeft")
+    expect(readout).not_to_have_text(newest)
+    page.get_by_text("Values as a table").first.click()
+    expect(page.locator(".values[open] tbody tr")).to_have_count(24)
+
+
+def test_a_client_is_opted_out_by_keyboard_and_that_is_undone(
+    operator: BrowserUser, clients: list[int]
+) -> None:
+    page = operator.page
+    operator.open(f"/admin/clients/{clients[2]}")
+    for label, heading in (("Opt out", "Nothing is sent"), ("Remove the opt-out", None)):
+        page.get_by_role("link", name=label).focus()
+        page.keyboard.press("Enter")
+        page.locator("dialog[open]").get_by_role("button", name=label).press("Enter")
+        expect(page.locator(".notice.success")).to_be_visible()
+        if heading:
+            expect(page.locator(".notice.warning")).to_contain_text(heading)
+        else:
+            expect(page.locator(".notice.warning")).to_have_count(0)
+    expect(page.locator(".timeline")).to_contain_text("Opt-out removed")
+    expect(page.locator(".timeline")).to_contain_text(re.compile("Oleg"))
+    assert operator.accessibility_violations() == []
