@@ -1,6 +1,7 @@
 """The form of a mailing: its default fields, the fields of a mailing, and parsing it."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -60,7 +61,7 @@ def fields_from_mailing(mailing: Mailing) -> dict[str, str]:
     fields = default_fields() | {
         "name": mailing.name or "",
         "text": mailing.text,
-        **{name: ", ".join(map(str, getattr(mailing, name))) for name in LIST_FIELDS},
+        **{name: join_list(map(str, getattr(mailing, name))) for name in LIST_FIELDS},
         "attributes": attribute_lines(mailing.attributes.items()),
         "phones": "\n".join(map(format_listed_phone, mailing.phones)),
         "starts": "later",
@@ -77,14 +78,22 @@ def fields_from_mailing(mailing: Mailing) -> dict[str, str]:
     return fields
 
 
+def join_list(values: Iterable[str]) -> str:
+    """Return different values as a field that does not depend on their order."""
+    return ", ".join(sorted(dict.fromkeys(values)))
+
+
 def parse_form(mailing: Mailing | None = None) -> SubmittedForm:
     """Parse the form in the present request, which changes `mailing` or creates a new one."""
     fields = {name: field_text(request.form, name) for name in FIELDS}
     # Browsers send line ends as CR LF, which would count, and cost, as two characters.
     fields["text"] = fields["text"].replace("\r\n", "\n")
-    # The field is submitted by each ticked mailing and by the text field beside them.
-    chosen = ",".join(request.form.getlist("exclude_mailing_ids"))
-    fields["exclude_mailing_ids"] = ", ".join(dict.fromkeys(split_list(chosen)))
+    # These are submitted by each ticked box and by the text field beside them.
+    for name in LIST_FIELDS:
+        fields[name] = join_list(split_list(",".join(request.form.getlist(name))))
+    added = [field_text(request.form, name) for name in ("attribute_name", "attribute_value")]
+    if all(added):
+        fields["attributes"] = "\n".join(filter(None, (fields["attributes"], " = ".join(added))))
     return parse_fields(fields, mailing)
 
 
@@ -95,7 +104,7 @@ def parse_fields(fields: dict[str, str], mailing: Mailing | None = None) -> Subm
         "name": fields["name"] or None,
         "text": fields["text"],
         **_parse_times(fields, mailing),
-        "filter": _parse_filter(fields, errors),
+        "filter": _parse_filter(fields, errors, mailing),
         "window": None,
         "rate_limit": None,
         "max_audience": None,
@@ -124,7 +133,9 @@ def _parse_times(fields: dict[str, str], mailing: Mailing | None) -> dict[str, s
     return times
 
 
-def _parse_filter(fields: dict[str, str], errors: dict[str, str]) -> dict[str, Any]:
+def _parse_filter(
+    fields: dict[str, str], errors: dict[str, str], mailing: Mailing | None
+) -> dict[str, Any]:
     attributes, problem = read_attribute_lines(fields["attributes"])
     if problem is not None:
         errors["attributes"] = problem
@@ -132,6 +143,10 @@ def _parse_filter(fields: dict[str, str], errors: dict[str, str]) -> dict[str, A
     if problem is not None:
         errors["phones"] = problem
     lists = {name: split_list(fields[name]) for name in LIST_FIELDS}
+    for name in LIST_FIELDS:
+        # The same values in the order that the mailing has are no change.
+        if mailing is not None and fields[name] == join_list(map(str, getattr(mailing, name))):
+            lists[name] = [str(value) for value in getattr(mailing, name)]
     excluded = [_parse_number(each) for each in lists["exclude_mailing_ids"]]
     return {**lists, "attributes": attributes, "exclude_mailing_ids": excluded, "phones": phones}
 

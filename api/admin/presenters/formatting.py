@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from babel.dates import get_timezone_location
 from babel.numbers import format_compact_decimal
 from flask import Flask, current_app, g
 from flask_babel import (
@@ -202,6 +203,20 @@ def moscow_offset(zone: str) -> str:
         return ""
     hours = (there - moscow).total_seconds() / 3600
     return str(_("MSK")) + (f"{hours:+g}".replace("-", "−") if hours else "")
+
+
+def zone_label(zone: str) -> str:
+    """Return a time zone by its city and its present offset: Москва, UTC+3."""
+    city = zone
+    if "/" in zone:
+        city = get_timezone_location(zone, locale=get_locale(), return_city=True)
+    try:
+        offset = datetime.now(UTC).astimezone(find_zone(zone)).utcoffset()
+    except UnknownTimeZone:
+        return city
+    hours = 0.0 if offset is None else offset.total_seconds() / 3600
+    shown = f"UTC{hours:+g}".replace("-", "−") if hours else "UTC"
+    return shown if city == shown else f"{city}, {shown}"
 
 
 def format_number(value: float | None) -> str:

@@ -10,6 +10,7 @@ from api.admin.forms.compared_fields import MAILING_FIELDS
 from api.admin.forms.edit_conflict import FormBasis
 from api.admin.forms.mailing_form import RARE_FIELDS, fields_from_mailing
 from api.admin.forms.text_fields import read_id, split_list
+from api.admin.presenters.recipient_choices import present_choices
 from api.admin.presenters.test_send import TestOutcome
 from api.admin.presenters.text_cost import count_segments
 from api.db import fetch_all
@@ -29,6 +30,7 @@ ORDER BY id = ANY (CAST(:chosen AS bigint[])) DESC, id DESC
 LIMIT greatest(8, cardinality(CAST(:chosen AS bigint[])))
 """)
 MAX_PLACEHOLDERS = 8
+MAX_ATTRIBUTE_NAMES = 200
 
 
 def form_key() -> str:
@@ -65,6 +67,8 @@ def render_form(
         others=[each for each in chosen if each not in {row["id"] for row in recent}],
         show_rare_fields=any(fields[name] or shown.get(name) for name in RARE_FIELDS),
         placeholders=["phone", "tag", *list_attribute_names(MAX_PLACEHOLDERS)],
+        lists=present_choices(fields),
+        attribute_names=list_attribute_names(MAX_ATTRIBUTE_NAMES),
         counter=count_segments(fields["text"]),
         test=test,
         basis=basis,

@@ -293,10 +293,13 @@
     let busy = false;
     let outdated = false;
     const splitList = (field) => field.value.split(/[,;]/).map((each) => each.trim()).filter(Boolean);
+    const listed = (button) =>
+      all("input[type=checkbox]", form).find((box) => box.name === button.dataset.pick && box.value === button.value);
     const markPicked = () =>
       all("[data-pick]", place).forEach((button) => {
-        const field = form.elements[button.dataset.pick];
-        button.setAttribute("aria-pressed", String(splitList(field).includes(button.value)));
+        const box = listed(button);
+        const typed = splitList(document.getElementById(button.dataset.pick)).includes(button.value);
+        button.setAttribute("aria-pressed", String(typed || Boolean(box && box.checked)));
       });
     const outdatedNotice = document.getElementById("preview-outdated");
     const markOutdated = (old) => {
@@ -351,14 +354,16 @@
     place.addEventListener("click", (event) => {
       const button = event.target.closest("[data-pick]");
       if (!button) return;
-      const field = form.elements[button.dataset.pick];
+      const field = document.getElementById(button.dataset.pick);
       const chosen = splitList(field);
       const at = chosen.indexOf(button.value);
-      if (at < 0) chosen.push(button.value);
-      else chosen.splice(at, 1);
-      field.value = chosen.join(", ");
-      const folded = field.closest("details");
-      if (folded) folded.open = true;
+      const box = listed(button);
+      if (at >= 0) field.value = chosen.filter((each) => each !== button.value).join(", ");
+      else if (box) box.checked = !box.checked;
+      else field.value = chosen.concat(button.value).join(", ");
+      for (let folded = (box || field).closest("details"); folded; folded = folded.parentElement.closest("details")) {
+        folded.open = true;
+      }
       markPicked();
       update();
     });

@@ -10,7 +10,7 @@ from api.actor import current_actor
 from api.admin.auth import require_scope
 from api.admin.forms.compared_fields import FIXED_FIELDS, MAILING_FIELDS
 from api.admin.forms.edit_conflict import FormBasis, merge_fields, same_values
-from api.admin.forms.field_errors import errors_from_schema, errors_from_service
+from api.admin.forms.field_errors import errors_from_schema, errors_from_service, field_text
 from api.admin.forms.mailing_form import (
     SubmittedForm,
     default_fields,
@@ -27,6 +27,7 @@ from api.db import db
 from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
+from api.mailings.recipient_choices import list_attribute_values
 from api.mailings.schemas import MailingChanges, NewMailing
 from api.mailings.service import change_mailing, create_mailing, find_mailing, list_mailings_by_id
 from shared.db.models import Mailing
@@ -113,6 +114,14 @@ def preview_mailing() -> str:
         empty=not form.document["text"],
         launched=launched_id is not None,
     )
+
+
+@blueprint.get("/mailings/attribute-values")
+@require_scope(Scope.WRITE)
+def list_values() -> dict[str, list[str]]:
+    """Return the frequent values of an attribute, to choose from."""
+    name = field_text(request.args, "name")
+    return {"values": [value for value, _clients in list_attribute_values(name)]}
 
 
 @blueprint.post("/mailings/test-send")

@@ -55,7 +55,9 @@ RESTRICTED_PAGES: dict[str, str] = {
         ),
         "operator",
     ),
-    **dict.fromkeys(("clients.confirm_delete", "imports.choose_file"), "operator"),
+    **dict.fromkeys(
+        ("clients.confirm_delete", "imports.choose_file", "mailing_editor.list_values"), "operator"
+    ),
     **dict.fromkeys(
         (
             "tokens.list_tokens",
