@@ -26,17 +26,19 @@ PROVIDER_TOKEN = "test-provider-token"
 
 
 class Process:
-    """One process of the product, its output in a log file."""
+    """One process of the product, its output in a log file; `cwd` has its code."""
 
-    def __init__(self, name: str, argv: list[str], env: dict[str, str], log: Path):
-        self.name, self.argv, self.env, self.log = name, argv, env, log
+    def __init__(
+        self, name: str, argv: list[str], env: dict[str, str], log: Path, cwd: Path = ROOT
+    ):
+        self.name, self.argv, self.env, self.log, self._cwd = name, argv, env, log, cwd
         self.popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as output:
             self.popen = subprocess.Popen(
                 self.argv,
-                cwd=ROOT,
+                cwd=self._cwd,
                 env={**os.environ, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
