@@ -16,11 +16,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from api.admin.presenters.fleet_health import assess_health
-from api.db import fetch_all, session_cursor
+from api.db import fetch_all
 from api.enqueue import job_queues
 from api.mailings.dispatch_end import dispatch_end
 from shared.db.mailing_counts import COUNTS_JOIN
-from shared.db.policy import read_stop
+from shared.db.policy import STOPPED
 from shared.domain.statuses import PauseReason
 from shared.fleet_status import FleetStatus, read_fleet_status
 
@@ -48,7 +48,7 @@ WHERE m.deleted_at IS NULL
 MAX_LIVE_MAILINGS = 500
 # One statement, with the time: a single row without an id if there is no such mailing.
 UNSETTLED = text(f"""
-SELECT extract(epoch FROM clock_timestamp())::float8 AS read_at, found.*
+SELECT extract(epoch FROM clock_timestamp())::float8 AS read_at, {STOPPED} AS stopped, found.*
 FROM (VALUES (1)) AS one LEFT JOIN (
     {MAILINGS_WITH_PARTS} AND m.id IN (
         SELECT id FROM mailings WHERE NOT settled AND deleted_at IS NULL
@@ -130,7 +130,7 @@ def parse_state(stored: bytes | None) -> dict[str, Any] | None:
 def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[str, Any]:
     """Read a new state as JSON. Its `past` holds recent counts, from which rates are computed."""
     rows = fetch_all(UNSETTLED)
-    (now, *_) = [float(row.pop("read_at")) for row in rows]  # by PostgreSQL's clock
+    ((now, stopped), *_) = [(float(row.pop("read_at")), row.pop("stopped")) for row in rows]
     mailings = [row for row in rows if row["id"] is not None]
     past = [each for each in previous.get("past", []) if now - HISTORY_SECONDS <= each["at"] <= now]
     base = next((each for each in past if each["at"] >= now - RATE_SECONDS), None)
@@ -142,7 +142,7 @@ def build_state(previous: Mapping[str, Any], fleet: FleetStatus | None) -> dict[
         sent = {str(row["id"]): row["sent"] for row in mailings}
         past.append({"at": now, "sent": sent, "counters": counters})
     health = assess_health(fleet, earlier)
-    health["stopped"] = read_stop(session_cursor()).stopped_at is not None
+    health["stopped"] = stopped
     state = {"mailings": mailings, "health": health, "past": past, "at": now}
     parsed: dict[str, Any] = orjson.loads(orjson.dumps(state))
     return parsed
