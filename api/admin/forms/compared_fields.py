@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from flask_babel import lazy_gettext
 
 from api.admin.forms.edit_conflict import ComparedField
+from api.admin.forms.stop_rule_fields import STOP_RULE_FIELDS, describe_stop_rule
 from api.admin.forms.text_fields import (
     attribute_lines,
     read_attribute_lines,
@@ -104,5 +105,12 @@ MAILING_FIELDS = (
         ("max_audience",),
         _text("max_audience"),
         lazy_gettext("no limit"),
+    ),
+    ComparedField(
+        "stop_when",
+        lazy_gettext("Stop on refusals"),
+        STOP_RULE_FIELDS,
+        describe_stop_rule,
+        lazy_gettext("as the policy says"),
     ),
 )

@@ -10,6 +10,11 @@ from flask import request
 from flask_babel import get_timezone
 
 from api.admin.forms.field_errors import field_text
+from api.admin.forms.stop_rule_fields import (
+    STOP_RULE_FIELDS,
+    fields_from_stop_rule,
+    parse_stop_rule,
+)
 from api.admin.forms.text_fields import (
     attribute_lines,
     read_attribute_lines,
@@ -26,6 +31,7 @@ FIELDS = (
     *("name", "text", "operator_codes", "tags", "timezones", "attributes"),
     *("exclude_mailing_ids", "phones", "starts", "start_at", "end_at", "zone"),
     *("limited", "window_from", "window_to", "rate_limit", "max_audience", "test_phones"),
+    *STOP_RULE_FIELDS,
 )
 # Fields of the filter that are seldom filled in: their section is folded while they are empty.
 RARE_FIELDS = ("timezones", "attributes", "exclude_mailing_ids", "phones")
@@ -70,6 +76,7 @@ def fields_from_mailing(mailing: Mailing) -> dict[str, str]:
         "limited": "",
         "rate_limit": str(mailing.rate_limit or ""),
         "max_audience": str(mailing.max_audience or ""),
+        **fields_from_stop_rule(mailing.stop_when),
     }
     if mailing.window_from is not None:
         fields["limited"] = "yes"
@@ -108,6 +115,7 @@ def parse_fields(fields: dict[str, str], mailing: Mailing | None = None) -> Subm
         "window": None,
         "rate_limit": None,
         "max_audience": None,
+        "stop_when": parse_stop_rule(fields),
     }
     if fields["limited"]:
         document["window"] = {"from": fields["window_from"], "to": fields["window_to"]}

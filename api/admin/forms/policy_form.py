@@ -2,13 +2,18 @@
 
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from flask_babel import lazy_gettext
 
 from api.admin.forms.edit_conflict import ComparedField
 from api.admin.forms.field_errors import field_text
+from api.admin.forms.stop_rule_fields import (
+    describe_stop_rule,
+    fields_from_stop_rule,
+    parse_number,
+    parse_stop_rule,
+)
 from api.admin.forms.text_fields import split_list
 from shared.db.policy_models import PolicyVersion
 
@@ -26,11 +31,10 @@ def read_policy_form(form: Mapping[str, str]) -> dict[str, str]:
 
 def fields_from_policy(policy: PolicyVersion) -> dict[str, str]:
     """Return the form's fields for a version of the policy."""
-    stop, budget = policy.stop_when or {}, policy.budget or {}
+    budget = policy.budget or {}
     fields: dict[str, str] = {
         "max_audience": _show(policy.max_audience),
-        "refused_share": _show_percent(stop.get("refused_share")),
-        "min_answers": _show(stop.get("min_answers")),
+        **fields_from_stop_rule(policy.stop_when),
         "launch_delay": _show(policy.launch_delay or None),
         "notify": ", ".join(policy.notify),
     }
@@ -44,16 +48,11 @@ def fields_from_policy(policy: PolicyVersion) -> dict[str, str]:
 def parse_policy(fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the rules as the API takes them. What is no number stays a text, and is refused."""
     document: dict[str, Any] = {
-        "max_audience": _parse_number(fields["max_audience"]),
-        "launch_delay": _parse_number(fields["launch_delay"]) or 0,
+        "max_audience": parse_number(fields["max_audience"]),
+        "launch_delay": parse_number(fields["launch_delay"]) or 0,
         "notify": split_list(fields["notify"]),
-        "stop_when": None,
+        "stop_when": parse_stop_rule(fields),
     }
-    if fields["refused_share"] or fields["min_answers"]:
-        document["stop_when"] = {
-            "refused_share": _parse_percent(fields["refused_share"]),
-            "min_answers": _parse_number(fields["min_answers"]),
-        }
     budget: dict[str, dict[str, Any]] = {}
     for period in ("day", "month"):
         given = fields[f"budget_{period}"]
@@ -62,7 +61,7 @@ def parse_policy(fields: Mapping[str, str]) -> dict[str, Any]:
         if fields[f"budget_{period}_unit"] == "amount":
             budget[period] = {"amount": re.sub(r"\s", "", given).replace(",", ".")}
         else:
-            budget[period] = {"segments": _parse_number(given)}
+            budget[period] = {"segments": parse_number(given)}
     return document | {"budget": budget or None}
 
 
@@ -80,35 +79,8 @@ def _show(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _show_percent(share: float | None) -> str:
-    return "" if share is None else f"{Decimal(str(share)) * 100:f}".rstrip("0").rstrip(".") or "0"
-
-
-def _parse_number(given: str) -> int | str | None:
-    number = re.sub(r"\s", "", given)
-    if not number:
-        return None
-    return int(number) if re.fullmatch("[0-9]{1,18}", number) else given
-
-
-def _parse_percent(given: str) -> float | str | None:
-    if not given:
-        return None
-    try:
-        percent = Decimal(re.sub(r"[\s%]", "", given).replace(",", "."))
-        return float(percent / 100)
-    except InvalidOperation:
-        return given
-
-
 def _text(name: str) -> Callable[[Mapping[str, str]], str]:
     return lambda fields: fields[name]
-
-
-def _describe_stop(fields: Mapping[str, str]) -> str:
-    if not (fields["refused_share"] or fields["min_answers"]):
-        return ""
-    return f"{fields['refused_share']} % / {fields['min_answers']}"
 
 
 def _budget(period: str) -> Callable[[Mapping[str, str]], str]:
@@ -127,7 +99,7 @@ POLICY_FIELDS = (
         "stop_when",
         lazy_gettext("Stop on refusals"),
         ("refused_share", "min_answers"),
-        _describe_stop,
+        describe_stop_rule,
     ),
     ComparedField(
         "budget_day",

@@ -179,3 +179,26 @@ def test_a_mailing_gets_an_audience_limit_of_its_own(app: Flask, admin: Signed) 
     assert client.get(f"/api/v1/mailings/{mailing_id}").get_json()["max_audience"] == 1500
     assert form_of(page(admin, path))["max_audience"] == "1500"
     client.post(f"/api/v1/mailings/{mailing_id}/cancel")
+
+
+def test_a_mailing_gets_a_rule_on_refusals_of_its_own(app: Flask, admin: Signed) -> None:
+    client = make_client(app)
+    mailing_id = client.post("/api/v1/mailings", json=mailing_body()).get_json()["id"]
+    path = f"/admin/mailings/{mailing_id}/edit"
+    fields = form_of(page(admin, path))
+    assert (fields["refused_share"], fields["min_answers"]) == ("", "")
+    rule = {"refused_share": "12,5 %", "min_answers": "1 000"}
+    assert submit(admin, path, fields | rule).status_code == 303
+    stored = client.get(f"/api/v1/mailings/{mailing_id}").get_json()["stop_when"]
+    assert stored == {"refused_share": 0.125, "min_answers": 1000}
+    fields = form_of(page(admin, path))
+    assert (fields["refused_share"], fields["min_answers"]) == ("12.5", "1000")
+    assert "from 12.5 % on, once there are 1,000 answers" in page(
+        admin, f"/admin/mailings/{mailing_id}"
+    )
+    refused = submit(admin, path, fields | {"min_answers": ""})
+    assert refused.status_code == 422
+    assert 'id="stop_when-fault"' in refused.text
+    assert submit(admin, path, fields | dict.fromkeys(rule, "")).status_code == 303
+    assert client.get(f"/api/v1/mailings/{mailing_id}").get_json()["stop_when"] is None
+    client.post(f"/api/v1/mailings/{mailing_id}/cancel")
