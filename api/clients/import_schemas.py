@@ -28,10 +28,7 @@ REJECTED_EXAMPLE = (
 ReceivedStatus = Literal[ImportStatus.RUNNING, ImportStatus.FINISHED, ImportStatus.FAILED]
 
 
-MAPPING_EXAMPLE = (
-    '{"columns": {"Номер": "phone", "code": "operator_code", "notes": null}, '
-    '"timezones": {"МСК+3": "Asia/Omsk"}}'
-)
+MAPPING_EXAMPLE = '{"columns": {"tag": "segment"}, "timezones": {"МСК+3": "Asia/Omsk"}}'
 
 
 def _check_mapping(text: str) -> str:
@@ -52,7 +49,6 @@ Mapping = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "format": "import-mapping",
             "contentMediaType": "application/json",
             "maxLength": MAX_MAPPING_LENGTH,
             "examples": [MAPPING_EXAMPLE],

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from api.schemas import examples
 from api.schemas.base import Body
@@ -50,6 +50,8 @@ LaunchDelay = Annotated[
     int, Field(ge=0, le=MAX_LAUNCH_DELAY, examples=[30]), BeforeValidator(convert_whole_float)
 ]
 IGNORED = Field(default=None, description="Ignored, so that an answer can be sent back.")
+IgnoredNumber = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "null"}]})]
+IgnoredText = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
 
 
 class PolicyRules(Body):
@@ -77,11 +79,11 @@ class PolicyRules(Body):
         description="Who is told by e-mail that a rule has paused a mailing, or that one will not"
         " finish before its end.",
     )
-    version: int | None = IGNORED
-    updated_at: str | None = IGNORED
-    updated_by: str | None = IGNORED
-    stopped_at: str | None = IGNORED
-    stopped_by: str | None = IGNORED
+    version: IgnoredNumber = IGNORED
+    updated_at: IgnoredText = IGNORED
+    updated_by: IgnoredText = IGNORED
+    stopped_at: IgnoredText = IGNORED
+    stopped_by: IgnoredText = IGNORED
 
     @field_validator("notify")
     @classmethod

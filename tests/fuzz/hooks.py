@@ -1,6 +1,5 @@
 """Hooks of schemathesis: formats, and rules between fields that JSON Schema cannot express."""
 
-import json
 import os
 import re
 import uuid
@@ -27,16 +26,6 @@ schemathesis.openapi.format(
     st.datetimes(datetime(2031, 1, 1), datetime(2099, 12, 31)).map(lambda at: f"{at.isoformat()}Z"),
 )
 schemathesis.openapi.format(
-    "import-mapping",
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "columns": st.just({"phone": "phone"}),  # which every file has here
-            "timezones": st.dictionaries(st.text(max_size=5), st.sampled_from(sorted(TIME_ZONES))),
-        },
-    ).map(json.dumps),
-)
-schemathesis.openapi.format(
     "date", st.dates(date(1970, 1, 1), date(2199, 12, 31)).map(date.isoformat)
 )
 
@@ -58,14 +47,16 @@ def before_call(_: Any, case: Any, __: Any) -> None:
     """Make a request follow the rules that JSON Schema cannot express.
 
     A mailing ends after it starts, also if a PATCH changes only one of both: so starts are moved to
-    this century and ends to the next. A window must not be empty. An Idempotency-Key belongs to one
-    body, an If-Match to the present version. Mailings to exclude must exist (here: none). A CSV
-    file begins with a header, also one in a form. A phone in a body is the one in the path. Few
-    days lie between two. Other invalid values stay as they are; the tests of each resource cover
-    broken rules.
+    this century and ends to the next. A window must not be empty, nor a budget. An Idempotency-Key
+    belongs to one body, an If-Match to the present version. Mailings to exclude must exist (here:
+    none). A CSV file begins with a header, also one in a form, and a mapping names its columns. A
+    phone in a body is the one in the path. Few days lie between two. Other invalid values stay as
+    they are; the tests of each resource cover broken rules.
     """
     if case.query and not is_negative(case):
         limit_days(case.query)
+        if "mapping" in case.query:
+            case.query["mapping"] = '{"columns": {"phone": "phone"}}'
     if case.headers and KEY.fullmatch(str(case.headers.get(HEADER, ""))):
         case.headers[HEADER] = uuid.uuid4().hex
     if case.media_type == "text/csv" and isinstance(case.body, str | bytes):
@@ -87,14 +78,8 @@ def before_call(_: Any, case: Any, __: Any) -> None:
         value = case.body.get(name)
         if isinstance(value, str) and re.match(r"2[01][0-9]{2}-", value):
             case.body[name] = century + value[2:]
-    budget = case.body.get("budget")
-    if isinstance(budget, dict):
-        for period in ("day", "month"):
-            limit = budget.get(period)
-            if isinstance(limit, dict) and (limit.get("segments") is None) == (
-                limit.get("amount") is None
-            ):
-                case.body["budget"] = {**case.body["budget"], period: {"segments": 5000}}
+    if isinstance(case.body.get("budget"), dict) and not is_negative(case):
+        case.body["budget"] = limit_something(case.body["budget"])
     window = case.body.get("window")
     if isinstance(window, dict) and window.get("from") == window.get("to") is not None:
         to = "09:00" if window["to"] == "21:00" else "21:00"
@@ -115,6 +100,17 @@ def limit_days(query: dict[str, Any]) -> None:
         return
     until = since + timedelta(days=(until - since).days % MAX_DAYS)
     query["until"] = min(until.isoformat(), "2199-12-31")
+
+
+def limit_something(budget: dict[str, Any]) -> dict[str, Any]:
+    """Return a budget that has a period, and one unit in each."""
+    valid = {
+        period: limit
+        if limit is None or len({*limit.values()} - {None}) == 1
+        else {"segments": 5000}
+        for period, limit in budget.items()
+    }
+    return valid if any(valid.values()) else {"day": {"segments": 5000}}
 
 
 def match_present_version(case: Any) -> None:

@@ -25,6 +25,7 @@ NOT_ABOUT_ONE = {
     "/api/v1/imports": "an import; client.imported names the clients",
     "/api/v1/mailings/preview": "a mailing that does not exist yet",
     "/api/v1/statistics": "all mailings",
+    "/api/v1/policy": "all mailings",
     "/api/v1/tokens": "tokens",
     "/api/v1/sessions": "sessions of the admin UI",
     "/api/v1/opt-outs.csv": "all opt-outs",

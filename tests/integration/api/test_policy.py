@@ -58,8 +58,9 @@ def test_the_policy_is_replaced_and_its_versions_stay(client: FlaskClient) -> No
     assert changed.get_json().items() >= (RULES | {"updated_by": "bootstrap"}).items()
     # What GET gave can be sent back; the same rules make no version.
     assert put_policy(client, client.get(URL).get_json(), 'W/"2"').headers["ETag"] == '"2"'
-    # What is left out is off.
-    only_delay = put_policy(client, {"launch_delay": 5}, '"2"').get_json()
+    # What is left out is off. Whatever is given as a version or an author is ignored.
+    ignored = {"version": "seven", "updated_at": 0, "updated_by": ["Ann"], "stopped_at": False}
+    only_delay = put_policy(client, {"launch_delay": 5, **ignored}, '"2"').get_json()
     assert only_delay.items() >= (OFF | {"launch_delay": 5, "version": 3}).items()
     page = client.get(f"{URL}/versions?order=desc&limit=2")
     PolicyVersionPage.model_validate_json(page.data)

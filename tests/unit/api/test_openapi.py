@@ -153,6 +153,42 @@ def test_schemas_follow_the_rules_of_client_generators(document: dict[str, Any])
             assert schema.get("format") == "int64" or schema.get("minimum") == 1, schema
 
 
+def request_schemas(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every schema of parameters and bodies with its place, also those it refers to."""
+    components = document["components"]["schemas"]
+    for where, operation in operations(document):
+        begun = [(f"{where} {each['name']}", each["schema"]) for each in operation["parameters"]]
+        begun += [(where, c["schema"]) for part, _, c in contents(operation) if part == "request"]
+        for place, schema in begun:
+            if "$ref" in schema:
+                schema = components[schema["$ref"].rpartition("/")[2]]
+            yield place, schema
+            begun += [
+                (f"{place}.{name}", each) for name, each in schema.get("properties", {}).items()
+            ]
+            begun += [(place, each) for each in schema.get("anyOf", ())]
+            begun += [
+                (place, schema[key])
+                for key in ("items", "additionalProperties")
+                if isinstance(schema.get(key), dict)
+            ]
+
+
+def test_numbers_and_days_of_requests_are_bounded(document: dict[str, Any]) -> None:
+    """What a schema admits and the code refuses is a surprise for its callers."""
+    seen = {"integer": 0, "number": 0, "date": 0}
+    for place, schema in request_schemas(document):
+        if place == "PUT /api/v1/policy.version":
+            continue  # which is ignored
+        if schema.get("type") in ("integer", "number"):
+            assert {"minimum", "maximum"} <= schema.keys(), place
+            seen[schema["type"]] += 1
+        if schema.get("format") == "date":
+            assert "pattern" in schema, place
+            seen["date"] += 1
+    assert all(seen.values()), seen
+
+
 def test_probes_need_no_token(document: dict[str, Any]) -> None:
     for where, operation in operations(document):
         assert operation["security"] == ([{"bearer": []}] if "/api/v1/" in where else []), where
