@@ -173,7 +173,7 @@ def retry_failed(mailing_id: int) -> VersionedResponse:
 
 @blueprint.get("/mailings/<id:mailing_id>/budget")
 @operation("mailings", response=BudgetUseAnswer, description="What is used up.", problems=(404,))
-def get_budget_use(mailing_id: int) -> dict[str, Any]:
+def get_mailing_budget(mailing_id: int) -> dict[str, Any]:
     """Get what is used up of a mailing's own budget
 
     Of the present day and month, by the time zone of the daily report, in SMS segments. The

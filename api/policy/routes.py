@@ -76,7 +76,7 @@ def list_versions(query: ListQuery) -> dict[str, Any]:
 
 @blueprint.get("/policy/budget")
 @operation("policy", response=BudgetUseAnswer, description="What is used up.")
-def get_budget_use() -> dict[str, Any]:
+def get_policy_budget() -> dict[str, Any]:
     """Get what is used up of the policy's budget
 
     Of the present day and month, by the time zone of the daily report, in SMS segments.
