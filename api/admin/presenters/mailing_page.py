@@ -34,32 +34,39 @@ FROM batches WHERE mailing_id = :id GROUP BY 1 ORDER BY 2 DESC, 1
 COLUMN_MINUTES = (1, 5, 15, 60, 240, 1440, 10080, 10**6)
 MIN_COLUMNS, MAX_COLUMNS = 12, 60
 
-# Messages have no index on time or reason. Up to this many of them are read, in whole batches that
-# are spread evenly over the mailing; what they show is scaled to the mailing's own counts.
-MAX_READ_MESSAGES = 40_000
-CHOSEN_BATCHES = """
+# Messages have no index on time or reason. What is read of a large mailing is spread evenly over it
+# and scaled to its own counts.
+NUMBERED_BATCHES = """
 WITH numbered AS (
-    SELECT id, first_id, last_id, timezone, row_number() OVER (ORDER BY timezone, id) - 1 AS n,
-        sum(size) OVER () AS messages
+    SELECT id, first_id, last_id, timezone, sent, sum(size) OVER () AS messages,
+        row_number() OVER (ORDER BY timezone, id) - 1 AS n, count(*) OVER () AS batches
     FROM batches WHERE mailing_id = :id AND {count} > 0
-), chosen AS MATERIALIZED (
-    SELECT * FROM numbered WHERE n % greatest(1, ceil(messages / :limit)::bigint) = 0
 )
 """
-# Zones are offset from UTC by quarters of an hour.
+OF_BATCH = """
+mailing_id = :id AND batch_id = chosen.id AND id BETWEEN chosen.first_id AND chosen.last_id
+"""
+# Zones are offset from UTC by quarters of an hour. A batch is mostly sent within seconds: of many,
+# one message stands for its batch.
 SENT_BY_QUARTER = text(f"""
-{CHOSEN_BATCHES.format(count="sent")}
-SELECT timezone, date_bin('15 minutes', m.sent_at, 'epoch') AS at, count(*) AS n
+{NUMBERED_BATCHES.format(count="sent")}, chosen AS MATERIALIZED (
+    SELECT * FROM numbered WHERE n % greatest(1, ceil(batches::numeric / :batches)::bigint) = 0
+)
+SELECT timezone, date_bin('15 minutes', m.sent_at, 'epoch') AS at,
+    sum(CASE WHEN :whole THEN 1 ELSE chosen.sent END)::bigint AS n
 FROM chosen CROSS JOIN LATERAL (
-    SELECT sent_at FROM messages WHERE mailing_id = :id AND batch_id = chosen.id
-        AND id BETWEEN chosen.first_id AND chosen.last_id AND status = 'sent'
+    SELECT sent_at FROM messages WHERE {OF_BATCH} AND status = 'sent'
+    ORDER BY id LIMIT CASE WHEN NOT :whole THEN 1 END
 ) m GROUP BY 1, 2
 """)  # noqa: S608 (constants)
+MAX_PROBED_BATCHES = 2_000
+MAX_READ_MESSAGES = 10_000
 FAILED_BY_REASON = text(f"""
-{CHOSEN_BATCHES.format(count="failed")}
+{NUMBERED_BATCHES.format(count="failed")}, chosen AS MATERIALIZED (
+    SELECT * FROM numbered WHERE n % greatest(1, ceil(messages / :limit)::bigint) = 0
+)
 SELECT m.reason, count(*) AS n, min(m.id) AS example FROM chosen CROSS JOIN LATERAL (
-    SELECT id, reason FROM messages WHERE mailing_id = :id AND batch_id = chosen.id
-        AND id BETWEEN chosen.first_id AND chosen.last_id AND status = 'failed'
+    SELECT id, reason FROM messages WHERE {OF_BATCH} AND status = 'failed'
 ) m GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MAX_COLUMNS}
 """)  # noqa: S608 (constants)
 MAX_ZONES = 12
@@ -127,14 +134,16 @@ def map_local_hours(mailing_id: int, zones: Sequence[dict[str, Any]]) -> HeatMap
         return None
     counts: Counter[tuple[str, int]] = Counter()
     read: Counter[str] = Counter()
-    for row in fetch_all(SENT_BY_QUARTER, id=mailing_id, limit=MAX_READ_MESSAGES):
+    whole = sum(sent.values()) <= MAX_READ_MESSAGES
+    batches = 10**9 if whole else MAX_PROBED_BATCHES
+    for row in fetch_all(SENT_BY_QUARTER, id=mailing_id, whole=whole, batches=batches):
         name = row["timezone"]
         if name in sent:
             counts[name, row["at"].astimezone(find_zone(name)).hour] += row["n"]
             read[name] += row["n"]
     if not read:
         return None
-    exact = all(read[name] == sent[name] for name in sent)
+    exact = whole and all(read[name] == sent[name] for name in sent)
     scaled = {key: round(n * sent[key[0]] / read[key[0]]) for key, n in counts.items()}
     most = max(scaled.values())
     rows = []
