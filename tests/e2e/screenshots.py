@@ -26,7 +26,7 @@ DEFAULT_DIRECTORY = Path(__file__).parents[2] / "docs" / "screenshots"
 ZONES = ("Europe/Moscow", "Asia/Yekaterinburg", "Asia/Omsk", "Asia/Vladivostok")
 TAGS = ("vip", "regular", "new")
 NAMES = ("Anna", "Ivan", "Olga", "Pyotr", "")
-WIDE, TALL = {"width": 1280, "height": 860}, {"width": 1280, "height": 1240}
+WIDE, TALL = {"width": 1280, "height": 860}, {"width": 1280, "height": 1275}
 PHONE = {"width": 390, "height": 780}
 # A plausible month: busy by day, less so at weekends, with a few failures.
 HISTORY = """
@@ -169,6 +169,8 @@ def main() -> None:
         for name, path, context in (
             ("mailing", f"/admin/mailings/{shown}", {"viewport": WIDE, "color_scheme": "light"}),
             ("dashboard", "/admin/", {"viewport": TALL, "color_scheme": "light"}),
+            ("dashboard-ru", "/admin/", {
+                "viewport": TALL, "color_scheme": "light", "locale": "ru-RU"}),
             ("dashboard-phone", "/admin/", {"viewport": PHONE, "color_scheme": "light"}),
             ("mailings-dark-ru", "/admin/mailings", {
                 "viewport": WIDE, "color_scheme": "dark", "locale": "ru-RU"}),
@@ -182,7 +184,7 @@ def main() -> None:
             with BrowserUser(browser, system, "Anna", **options) as user:
                 user.open(path)
                 if name == "new-mailing":
-                    user.page.set_viewport_size({"width": 1280, "height": 1420})
+                    user.page.set_viewport_size({"width": 1280, "height": 1480})
                     fill_in_mailing(user)
                 if name == "import-ru":
                     upload_file_with_errors(user)
