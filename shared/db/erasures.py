@@ -50,7 +50,9 @@ FIND_DUE = f"""
 SELECT id, client_id, phone, requested_at, due_again, searched_import FROM (
     SELECT e.*, e.requested_at < now() - interval '{SETTLE_SECONDS} seconds' AND NOT EXISTS (
         SELECT FROM imports i
-        WHERE i.status IN ('receiving', 'running') AND i.created_at <= e.requested_at) AS due_again
+        WHERE i.status IN ('receiving', 'running') AND i.created_at <= e.requested_at)
+        AND NOT EXISTS (
+            SELECT FROM import_files f WHERE f.created_at <= e.requested_at) AS due_again
     FROM erasures e
 ) found WHERE searched_at IS NULL OR due_again
 ORDER BY searched_import DESC, id LIMIT {MAX_ERASURES} FOR UPDATE SKIP LOCKED

@@ -8,7 +8,15 @@ other table.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Identity, Index, Integer, SmallInteger
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
@@ -85,3 +93,39 @@ class RejectedRow(Base):
     timezone: Mapped[str]
     faults: Mapped[list[Any]] = mapped_column(JSONB)
     attributes: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'"))
+
+
+class ImportFile(Base):
+    """A file that was uploaded in the admin UI and waits for the person's decision, for an hour.
+
+    `state` has what the page shows: the columns, and the counts of the latest check; `draft_id` is
+    the import that the check has left, and `mapping` what it was made with.
+    """
+
+    __tablename__ = "import_files"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(server_default=sql("''"))
+    uploaded_by: Mapped[str]
+    tag: Mapped[str | None]
+    timezone: Mapped[str | None]
+    mapping: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    state: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    draft_id: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+    __table_args__ = (Index("import_files_created_at", "created_at"),)
+
+
+class ImportFilePart(Base):
+    """A part of a file's bytes. The table is unlogged: a crash of PostgreSQL empties it."""
+
+    __tablename__ = "import_file_parts"
+
+    file_id: Mapped[int] = mapped_column(
+        ForeignKey("import_files.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    part: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)

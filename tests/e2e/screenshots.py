@@ -132,6 +132,7 @@ def upload_file_with_errors(user: BrowserUser) -> None:
     file = FilePayload(name="clients.csv", mimeType="text/csv", buffer=buffer)
     user.page.locator("#file").set_input_files(file)
     user.page.locator("form[data-import] button").click()
+    user.page.locator("button[value=import]").click()
     user.page.locator("[data-merged] table").wait_for()
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, FilePayload, expect
 
 from tests.e2e.browser_user import BrowserUser
 from tests.support.system import System
@@ -30,7 +30,10 @@ def test_a_file_is_imported_and_a_mailing_is_sent_to_its_clients(
     # Import clients from a file; its invalid row is reported.
     operator.open("/admin/clients/import")
     page.get_by_label("Excel or CSV file").set_input_files(clients_file)
-    page.get_by_role("button", name="Import").click()
+    page.get_by_role("button", name="Send and check").click()
+    page.wait_for_url("**/admin/clients/import/*")
+    expect(page.locator(".tile", has_text="New clients")).to_contain_text("60")
+    page.get_by_role("button", name="Import the clients").click()
     page.wait_for_url("**/admin/imports/*")
     expect(page.get_by_role("heading", name="The import is done")).to_be_visible()
     expect(page.locator(".tile", has_text="Added")).to_contain_text("60")
@@ -195,10 +198,39 @@ def test_a_file_is_imported_without_scripts(
         page = user.page
         user.open("/admin/clients/import")
         page.get_by_label("Excel or CSV file").set_input_files(large)
-        page.get_by_role("button", name="Import").click()
+        page.get_by_role("button", name="Send and check").click()
+        page.get_by_role("button", name="Import the clients").click()
         page.wait_for_url("**/admin/imports/*")
         expect(page.get_by_role("heading", name="The import is done")).to_be_visible()
         expect(page.locator(".tile", has_text="Added")).to_contain_text("6,000")
+
+
+def test_columns_are_mapped_by_keyboard_on_a_phone(site: System, browser: Browser) -> None:
+    file = "Номер;code;Пояс\n8 (927) 000-00-01;А-1;МСК+3\n8 (927) 000-00-02;А-2;Москва\n12;;МСК\n"
+    upload = FilePayload(name="Клиенты.csv", mimeType="text/csv", buffer=file.encode("utf-16"))
+    with BrowserUser(browser, site, "Oleg", viewport={"width": 390, "height": 800}) as user:
+        page, press = user.page, user.page.keyboard.press
+        user.open("/admin/clients/import")
+        page.get_by_label("Excel or CSV file").set_input_files(upload)
+        page.get_by_role("button", name="Send and check").click()
+        page.wait_for_url("**/admin/clients/import/*")
+        expect(page.get_by_label("What the column Номер is")).to_have_value("phone")
+        page.get_by_label("What the column Пояс is").focus()
+        page.keyboard.type("Time")
+        page.get_by_role("button", name="Check again").focus()
+        press("Enter")
+        page.get_by_label("Yes, МСК+3 means this zone").focus()
+        press("Space")
+        page.get_by_role("button", name="Check again").focus()
+        press("Enter")
+        expect(page.locator(".tile", has_text="New clients")).to_contain_text("2")
+        expect(page.locator("#result tbody tr")).to_contain_text("12")
+        assert user.accessibility_violations() == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.get_by_role("button", name="Import the clients").focus()
+        press("Enter")
+        page.wait_for_url("**/admin/imports/*")
+        expect(page.locator(".tile", has_text="Added")).to_contain_text("2")
 
 
 def test_failed_messages_are_found_and_retried(site: System, operator: BrowserUser) -> None:

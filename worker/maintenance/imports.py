@@ -33,6 +33,8 @@ DELETE_ABANDONED = """
 DELETE FROM imports
 WHERE status = 'receiving' AND updated_at < now() - interval '1 hour' RETURNING id
 """
+# An uploaded file waits for an hour for the person's decision.
+DELETE_FILES = "DELETE FROM import_files WHERE created_at < now() - interval '1 hour'"
 FIND_OLD = """
 SELECT id FROM imports
 WHERE created_at < now() - interval '30 days' AND status IN ('finished', 'failed')
@@ -89,6 +91,7 @@ def sweep_imports(db: Database, queues: Queues) -> None:
     with db.transaction() as cursor:
         cursor.execute(TOUCH_STALLED)
         stalled = cursor.fetchall()
+        cursor.execute(DELETE_FILES)
         cursor.execute(DELETE_ABANDONED)
         abandoned = [import_id for (import_id,) in cursor.fetchall()]
         for import_id in abandoned:

@@ -47,6 +47,14 @@ CELL_ERRORS: dict[str, LazyString] = {
         "The row has more cells than the first line: put a cell that holds the delimiter in quotes."
     ),
 }
+MAPPING_ERRORS: dict[str, LazyString] = {
+    "attribute_name": lazy_gettext(
+        "The name of an attribute has 1 to 32 letters, digits or underscores."
+    ),
+    "used_twice": lazy_gettext("Two columns cannot be the same. Choose something else for one."),
+    "phone_missing": lazy_gettext("Choose the column with the phones."),
+    "timezone_unknown": lazy_gettext("Write a time zone such as Europe/Moscow."),
+}
 COLUMN_LABELS: dict[str, LazyString] = {
     "phone": lazy_gettext("Phone"),
     "operator_code": lazy_gettext("Operator code"),
@@ -72,6 +80,7 @@ FILE_ERRORS: dict[str, LazyString] = {
     "not_csv": lazy_gettext(
         "This is no CSV file. In Excel, choose Save as and then CSV UTF-8, and import that file."
     ),
+    "checked_again": lazy_gettext("The file was checked again meanwhile. Look at the result."),
     "given_up": lazy_gettext("The file came in too slowly. Import it again."),
 }
 

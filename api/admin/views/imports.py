@@ -1,7 +1,7 @@
-"""Pages of imports: upload a CSV file of clients, follow its merge, correct its rejected rows.
+"""Pages of imports: upload a file of clients, say what its columns are, see what will happen.
 
-The page's script uploads the file as the body of a request, to show progress. Without scripts the
-browser submits a form.
+Then follow the merge, and correct rejected rows. The page's script uploads the file as the body of
+a request, to show progress. Without scripts the browser submits a form.
 """
 
 from typing import Any
@@ -14,19 +14,35 @@ from werkzeug.wrappers import Response as BaseResponse
 from api.actor import current_actor
 from api.admin.auth import require_scope
 from api.admin.forms.field_errors import errors_from_schema, field_text
-from api.admin.presenters.import_errors import describe_cell_error, describe_file_error
-from api.clients import import_service
+from api.admin.forms.import_mapping import (
+    MappingFields,
+    find_errors,
+    make_mapping,
+    propose_fields,
+    read_fields,
+    restore_fields,
+)
+from api.admin.presenters.import_errors import (
+    MAPPING_ERRORS,
+    describe_cell_error,
+    describe_file_error,
+)
+from api.clients import import_files, import_service
 from api.clients.import_schemas import ImportQuery
 from api.errors import ContentTooLarge, ServiceError
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader
 from api.http.problems import Problem, status_code
 from shared.client_import.bad_file import BadFile
+from shared.db.import_models import ImportFile
 from shared.domain.scopes import Scope
+from shared.domain.zone_names import ZONES_BY_OFFSET
 
 blueprint = Blueprint("imports", __name__)
 
 LATEST_IMPORTS = 5
+# Rows with errors on the page of a checked file.
+SHOWN_ERRORS = 20
 # Bytes of a form's body besides the file.
 FORM_OVERHEAD_BYTES = 64 * 1024
 # A form's file is spooled to /tmp while the CSRF token is checked, and there may be little room.
@@ -55,12 +71,15 @@ def upload_file() -> BaseResponse | tuple[str | dict[str, Any], int]:
         file = request.files.get("file") if is_form else None
         if is_form and not (file and file.filename):
             return _render_form(_("Choose a file first."), fields), 422
-        started = import_service.start_import(
+        file_id = import_files.store_file(
             file.stream.read if file else csv_body_reader(limit),
+            name=field_text(request.args, "name") if file is None else file.filename or "",
             tag=query.tag,
             timezone=query.timezone,
             actor=current_actor(),
+            limit=limit,
         )
+        _check_proposal(file_id)
     except ValidationError as error:
         return _reject("; ".join(errors_from_schema(error).values()), 422, fields)
     except BadFile as error:
@@ -71,8 +90,40 @@ def upload_file() -> BaseResponse | tuple[str | dict[str, Any], int]:
         message = _("The file did not arrive. Check the connection and try again.")
         status = error.status if isinstance(error, Problem) else status_code(error)
         return _reject(message, status, fields)
-    page = url_for(".show_import", import_id=started.id)
+    page = url_for(".map_columns", file_id=file_id)
     return redirect(page, 303) if is_form else ({"page": page}, 202)
+
+
+@blueprint.get("/clients/import/<id:file_id>")
+@require_scope(Scope.WRITE)
+def map_columns(file_id: int) -> str:
+    found = import_files.get_file(file_id)
+    return _render_mapping(found, restore_fields(found.mapping, found.state), {})
+
+
+@blueprint.post("/clients/import/<id:file_id>")
+def submit_mapping(file_id: int) -> BaseResponse | tuple[str, int]:
+    """Check the file with the submitted mapping, or import it as it was checked."""
+    found = import_files.get_file(file_id)
+    columns, zones = found.state["columns"], found.state.get("zones", [])
+    values = [value for value, *_rest in zones]
+    fields = read_fields(request.form, len(columns), len(zones))
+    errors = find_errors(fields)
+    if errors:
+        return _render_mapping(found, fields, errors), 422
+    mapping = make_mapping(fields, values)
+    given = {"columns": dict(mapping.columns), "timezones": dict(mapping.timezones)}
+    draft = field_text(request.form, "draft")
+    is_checked = found.draft_id is not None and draft == str(found.draft_id)
+    try:
+        if request.form.get("step") == "import" and is_checked and given == found.mapping:
+            import_id = import_files.import_stored_file(file_id, int(draft), current_actor())
+            return redirect(url_for(".show_import", import_id=import_id), 303)
+        import_files.check_stored_file(file_id, mapping, current_actor())
+    except BadFile as error:
+        found = import_files.get_file(file_id)
+        return _render_mapping(found, fields, {"": describe_file_error(error)}), 422
+    return redirect(url_for(".map_columns", file_id=file_id) + "#result", 303)
 
 
 @blueprint.get("/imports/<id:import_id>")
@@ -112,6 +163,34 @@ def _max_file_bytes() -> int:
 
 def _reject(message: str, status: int, fields: dict[str, str]) -> tuple[str | dict[str, Any], int]:
     return (_render_form(message, fields) if _is_form() else {"problem": message}), status
+
+
+def _check_proposal(file_id: int) -> None:
+    """Check a new file with the proposed mapping, if that is complete."""
+    fields = propose_fields(import_files.get_file(file_id).state["columns"])
+    if not find_errors(fields):
+        try:
+            import_files.check_stored_file(file_id, make_mapping(fields, ()), current_actor())
+        except BadFile:  # no mapping makes it usable
+            import_files.delete_file(file_id)
+            raise
+
+
+def _render_mapping(found: ImportFile, fields: MappingFields, errors: dict[str, str]) -> str:
+    state, draft = found.state, found.draft_id
+    counts = state.get("counts") if draft is not None else None
+    cells = import_service.list_rejected_cells(draft) if draft is not None else []
+    return render_template(
+        "admin/import_mapping.html",
+        file=found,
+        columns=state["columns"],
+        zones=state.get("zones", []),
+        fields=fields,
+        errors={name: MAPPING_ERRORS.get(code, code) for name, code in errors.items()},
+        counts=counts,
+        rejected=[(cell, describe_cell_error(cell)) for cell in cells[:SHOWN_ERRORS]],
+        time_zones=sorted(ZONES_BY_OFFSET.values()),
+    )
 
 
 def _render_form(problem: str | None = None, fields: dict[str, str] | None = None) -> str:

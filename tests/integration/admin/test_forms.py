@@ -147,13 +147,25 @@ def upload(signed: Signed, content: bytes, language: str = "ru") -> TestResponse
     )
 
 
+def confirm(signed: Signed, response: TestResponse, **changes: str) -> TestResponse:
+    """Submit the page of a checked file as it is, but for these fields."""
+    path = response.headers["Location"]
+    html = page(signed, path)
+    fields = dict(re.findall(r'name="((?:name|zone)-\d+|draft)"[^>]* value="([^"]*)"', html))
+    for name, options in re.findall(
+        r'<select [^>]*name="(target-\d+)"[^>]*>(.*?)</select>', html, re.S
+    ):
+        fields[name] = re.findall(r'value="([^"]*)" selected', options)[0]
+    return submit(signed, path, {"step": "import", **fields, **changes})
+
+
 def test_a_form_imports_a_file_and_its_report_is_in_russian(operator: Signed) -> None:
     rows = (
         *("phone,operator_code,tag,timezone,city", "79160000001,,,,", '"7,9E+10"', "8 926 1,,,,"),
         *("79160000003,12,,,", f"79160000004,,{'x' * 65},,", "79160000005,,,Moon/Base,"),
         *(f"79160000006,,,,{'y' * 201}", "79160000007,,,,a,more", '79160000008,"x"y,,,'),
     )
-    response = upload(operator, "\n".join(rows).encode())
+    response = confirm(operator, upload(operator, "\n".join(rows).encode()))
     assert response.status_code == 303
     report = page(operator, response.headers["Location"], "ru")
     table = report[report.index("<table") : report.index("</table>")]
@@ -170,9 +182,8 @@ def test_a_form_imports_a_file_and_its_report_is_in_russian(operator: Signed) ->
     ("content", "message"),
     [
         (b"", "Файл пуст"),
-        (b"PK\x03\x04 workbook", "Это не CSV-файл"),
-        (b"name,tag\nAnna,vip\n", "среди них"),
-        (b"phone,tel\n1,2\n", "назван дважды"),
+        (b"PK\x03\x04 workbook", "Это не книга Excel"),
+        (b"%PDF-1.4", "Это не CSV-файл"),
         (b'phone\n"7' + b"\n1" * 300, "кавычка открыта"),
         ("phone,tag\n1,друг\n".encode() + b"2,\xff\xfe\n", "не в UTF-8"),
         (b"phone\n" + b"1" * 70_000, "слишком длинная"),
@@ -201,6 +212,68 @@ def test_an_unusable_file_is_rejected_in_russian(
     assert message in scripted.get_json()["problem"]
     database.execute("SELECT count(*) FROM imports WHERE status <> 'running'")
     assert value(database) == 0
+
+
+MAPPED = (
+    "Номер;code;Моб. телефон;Пояс\r\n"
+    "1;А-1;8 (953) 000-00-01;МСК+3\r\n"
+    "2;А-2;8 (953) 000-00-02;Москва\r\n"
+    "3;А-3;12;Москва\r\n"
+).encode("utf-16")
+
+
+def test_a_file_is_mapped_and_checked_before_its_import(operator: Signed, database: Cursor) -> None:
+    uploaded = upload(operator, MAPPED)
+    path = uploaded.headers["Location"]
+    assert re.fullmatch(r"/admin/clients/import/\d+", path)
+    html = page(operator, path, "ru")
+    for shown in ("Моб. телефон", "8 (953) 000-00-01", "А-1, А-2, А-3", "Что произойдёт"):
+        assert shown in html
+    # The column of zones is mapped; then offsets wait for a confirmation.
+    checked = confirm(operator, uploaded, **{"target-3": "timezone", "target-0": "ignore"})
+    assert checked.headers["Location"] == f"{path}#result"
+    database.execute("SELECT count(*) FROM clients WHERE phone::text LIKE '7953%'")
+    assert value(database) == 0, "a changed mapping is checked, not imported"
+    html = page(operator, path)
+    assert "МСК+3 means this zone" in html
+    assert 'value="Asia/Omsk"' in html
+    assert re.findall(r"<dd>(\d+)</dd>", html) == ["1", "0", "0", "2"]
+    confirm(operator, uploaded, **{"confirm-0": "on"})
+    html = page(operator, path)
+    assert re.findall(r"<dd>(\d+)</dd>", html) == ["2", "0", "0", "1"]
+    done = confirm(operator, uploaded, **{"confirm-0": "on"})
+    assert re.fullmatch(r"/admin/imports/\d+", done.headers["Location"])
+    database.execute(
+        "SELECT rows_total, rejected, attribute_columns, ignored_columns FROM imports"
+        " ORDER BY id DESC LIMIT 1"
+    )
+    assert database.fetchone() == (3, 1, ["code"], ["Номер"])
+    database.execute("SELECT count(*) FROM import_file_parts")
+    assert value(database) == 0
+    assert operator.client.get(path, base_url=PUBLIC).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target-0": "phone"}, "Two columns cannot be the same"),
+        ({"target-2": "ignore"}, "Choose the column with the phones"),
+        ({"name-1": "1st"}, "The name of an attribute has"),
+    ],
+)
+def test_a_mapping_that_cannot_be_is_explained(
+    operator: Signed, changes: dict[str, str], message: str
+) -> None:
+    response = confirm(operator, upload(operator, MAPPED), **changes)
+    assert response.status_code == 422
+    assert message in response.text
+
+
+@pytest.mark.parametrize("content", [b"name,tag\nAnna,vip\n", b"phone,tel\n1,2\n"])
+def test_a_file_whose_header_is_not_enough_is_mapped(operator: Signed, content: bytes) -> None:
+    response = upload(operator, content)
+    assert response.status_code == 303
+    assert "Check the file" in page(operator, response.headers["Location"])
 
 
 def test_a_form_without_a_file_is_rejected(operator: Signed) -> None:
