@@ -249,7 +249,11 @@ def link_targets(page: Path) -> list[str]:
     """Return the links to other pages, without their language, and without heading anchors."""
     other_language = {page.name, page.name.replace(".ru.md", ".md"), f"{page.stem}.ru.md"}
     targets = (target for target in LINK.findall(page.read_text()) if not target.startswith("#"))
-    plain = [target.replace(".ru.md", ".md") for target in targets if target not in other_language]
+    plain = [
+        target.replace(".ru.md", ".md").replace("-ru.png", ".png")
+        for target in targets
+        if target not in other_language
+    ]
     return [re.sub(r"((?:README|configuration)\.md)#.*", r"\1", target) for target in plain]
 
 
