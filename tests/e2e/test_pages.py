@@ -16,7 +16,7 @@ LONG_NAME = "Весенняя_распродажа_для_постоянных_�
 PAGES = (
     *("/admin/", "/admin/mailings", "/admin/mailings/new", "/admin/clients", "/admin/clients/new"),
     *("/admin/clients/import", "/admin/opt-outs", "/admin/tokens", "/admin/audit"),
-    *("/admin/reports", "/admin/sessions", "/admin/policy"),
+    *("/admin/reports", "/admin/sessions", "/admin/policy", "/admin/mailings/calendar"),
 )
 
 
