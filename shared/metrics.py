@@ -25,6 +25,19 @@ ALL_METRICS = (
         ("status",),
     ),
     Metric(
+        "notification_segments_total",
+        "gauge",
+        "SMS segments of messages that were sent, or are in doubt, of all mailings.",
+        ("state",),
+    ),
+    Metric(
+        "notification_budget_segments",
+        "gauge",
+        "The policy's budget of the present day and month: limit, spent and reserved; missing "
+        "without a limit.",
+        ("period", "state"),
+    ),
+    Metric(
         "notification_mailings",
         "gauge",
         "Mailings by status, excluding deleted ones.",

@@ -7,6 +7,7 @@ notification_source_up reports which. Reading both takes a few milliseconds.
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import cast
 
 import psycopg2
 import structlog
@@ -18,6 +19,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from psycopg2.extensions import cursor as Cursor
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.db import db
 from shared import __version__, metrics
 from shared.db.batch_conditions import LAUNCH_DUE, MAY_SEND
+from shared.db.budgets import POLICY_BUDGET, read_budgets
 from shared.db.mailing_counts import COUNTS_JOIN
 from shared.db.policy import STOPPED
 from shared.domain.statuses import MailingStatus, MessageStatus, PauseReason
@@ -39,12 +42,15 @@ SENDABLE = MAY_SEND.replace("%(end_margin)s", ":end_margin")
 MAILINGS = text(f"""
 SELECT status, deleted_at IS NOT NULL AS deleted, count(*) AS mailings, 0::bigint AS pending,
     sum(sent)::bigint AS sent, sum(failed)::bigint AS failed, sum(expired)::bigint AS expired,
-    sum(cancelled)::bigint AS cancelled, 0::bigint AS due, 0::float8 AS lag, 0::float8 AS delay
+    sum(cancelled)::bigint AS cancelled, sum(sent_segments)::bigint AS sent_segments,
+    sum(in_doubt_segments)::bigint AS in_doubt_segments, 0::bigint AS due, 0::float8 AS lag,
+    0::float8 AS delay
 FROM mailings WHERE settled GROUP BY 1, 2
 UNION ALL
 SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint,
     sum(counts.sent)::bigint, sum(counts.failed)::bigint, sum(counts.expired)::bigint,
-    sum(counts.cancelled)::bigint,
+    sum(counts.cancelled)::bigint, sum(counts.sent_segments)::bigint,
+    sum(counts.in_doubt_segments)::bigint,
     coalesce(sum(due_batches) FILTER (WHERE {SENDABLE}), 0)::bigint,
     coalesce(extract(epoch FROM now() - min(oldest_due_at) FILTER (
         WHERE {SENDABLE} AND m.rate_limit IS NULL)), 0),
@@ -185,17 +191,22 @@ class FleetCollector(Collector):
 def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
     messages: Samples = {(status,): 0 for status in MessageStatus}
     mailings: Samples = {(status,): 0 for status in MailingStatus}
+    segments: Samples = {("sent",): 0, ("in_doubt",): 0}
     due, lag, delay = 0, 0.0, 0.0
     for row in connection.execute(
         MAILINGS, {"end_margin": current_app.config["END_MARGIN"].total_seconds()}
     ).mappings():
         for status in MessageStatus:
             messages[status,] += row[status]
+        for (state,) in segments:
+            segments[state,] += row[f"{state}_segments"]
         if not row["deleted"]:
             mailings[row["status"],] += row["mailings"]
         due += row["due"]
         lag, delay = max(lag, row["lag"]), max(delay, row["delay"])
     yield gauge("notification_messages_total", messages)
+    yield gauge("notification_segments_total", segments)
+    yield _budget_metric(connection)
     yield gauge("notification_mailings", mailings)
     paused: Samples = {(reason,): 0 for reason in PauseReason}
     for reason, n in connection.execute(PAUSED):
@@ -206,6 +217,20 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
     yield gauge("notification_batches_due", due)
     yield gauge("notification_dispatch_lag_seconds", lag)
     yield gauge("notification_launch_delay_seconds", delay)
+
+
+def _budget_metric(connection: Connection) -> Metric:
+    """Return the use of the policy's budget: no samples of a period without a limit."""
+    samples: Samples = {}
+    cursor = cast("Cursor", connection.connection.cursor())
+    for use in read_budgets(cursor, POLICY_BUDGET):
+        for period, found in (("day", use.day), ("month", use.month)):
+            if found.limit is not None:
+                samples[period, "limit"] = found.limit
+                samples[period, "spent"] = found.spent
+                samples[period, "reserved"] = found.reserved
+    cursor.close()
+    return gauge("notification_budget_segments", samples)
 
 
 def _connection_metrics(connection: Connection) -> Iterator[Metric]:

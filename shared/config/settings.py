@@ -102,6 +102,9 @@ class ReportSettings(EndSettings):
     report_timezone: Annotated[str, AfterValidator(checks.check_time_zone)] = "Europe/Moscow"
     report_language: Annotated[str, Field(pattern="^(en|ru)$")] = "en"
     public_url: Annotated[str, AfterValidator(checks.check_http_url)] | None = None
+    segment_price: (
+        Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=6, allow_inf_nan=False)] | None
+    ) = None
 
     @property
     def smtp_address(self) -> str | None:
@@ -131,9 +134,6 @@ class ApiSettings(FleetSettings, CommandSettings, ReportSettings):
     request_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     sign_ins_per_minute: Annotated[int, Field(ge=0, le=10_000)] = 20
     trusted_proxy_hops: Annotated[int, Field(ge=0, le=10)] = 0
-    segment_price: (
-        Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=6, allow_inf_nan=False)] | None
-    ) = None
     # An ISO 4217 code.
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
     # The admin UI is enabled if the issuer is set.

@@ -139,7 +139,9 @@ def read_figures(transaction: Transaction, settings: ReportSettings, day: date) 
     with transaction() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SET LOCAL statement_timeout = '10min'")
-        return read_day_figures(cursor, day, settings.report_timezone, settings.end_margin)
+        figures = read_day_figures(cursor, day, settings.report_timezone, settings.end_margin)
+    figures.segment_price = settings.segment_price
+    return figures
 
 
 def compose_report(

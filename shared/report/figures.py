@@ -7,6 +7,7 @@ a mailing's counts. A failed message that is retried counts negative.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 from psycopg2.extensions import cursor as Cursor
 
@@ -26,7 +27,7 @@ WHERE started_at < %(until)s AND coalesce(finished_at, 'infinity') >= %(since)s
 ORDER BY m.id
 """  # noqa: S608 (constants)
 CHANGES = """
-SELECT mailing_id, status, sum(count) FROM minutes
+SELECT mailing_id, status, sum(count), sum(sent_segments + in_doubt_segments) FROM minutes
 WHERE minute >= %(since)s AND minute < %(until)s GROUP BY 1, 2
 """
 ENDED = """
@@ -107,9 +108,10 @@ ORDER BY m.end_at, m.id
 class MailingDay:
     """One mailing's figures of a day.
 
-    `sent`, `failed`, `expired` and `cancelled` are the changes of the day, `pending` the count at
-    its end; `audience`, `status` and `in_doubt` are current. `median` and `p95` are seconds from
-    due to accepted; None if no message was accepted.
+    `sent`, `failed`, `expired` and `cancelled` are the changes of the day, and `segments` those of
+    messages that were sent or are in doubt since then; `pending` is the count at its end;
+    `audience`, `status` and `in_doubt` are current. `median` and `p95` are seconds from due to
+    accepted; None if no message was accepted.
     """
 
     id: int
@@ -128,6 +130,7 @@ class MailingDay:
     in_doubt: int
     median: float | None = None
     p95: float | None = None
+    segments: int = 0
 
     @property
     def share(self) -> float | None:
@@ -160,6 +163,7 @@ class DayFigures:
     day: date
     zone: str
     mailings: list[MailingDay]
+    segment_price: Decimal | None = None
     reasons: list[tuple[str, int]] = field(default_factory=list)
     openings: list[tuple[str, int]] = field(default_factory=list)
     late: list[LateMailing] = field(default_factory=list)
@@ -187,7 +191,9 @@ def read_day_figures(cursor: Cursor, day: date, zone: str, end_margin: float = 0
     cursor.execute(ACTIVE, span)
     rows = cursor.fetchall()
     cursor.execute(CHANGES, span)
-    changes = {(mailing_id, status): int(n) for mailing_id, status, n in cursor.fetchall()}
+    found = cursor.fetchall()
+    changes = {(mailing_id, status): int(n) for mailing_id, status, n, _ in found}
+    segments = {mailing_id: int(n) for mailing_id, status, _, n in found if status == "sent"}
     cursor.execute(ENDED, {"ids": [row[0] for row in rows], **span})
     ended = {mailing_id: int(n) for mailing_id, n in cursor.fetchall()}
     result = DayFigures(day, zone, [])
@@ -206,6 +212,7 @@ def read_day_figures(cursor: Cursor, day: date, zone: str, end_margin: float = 0
             **{state: changes.get((id_, state), 0) for state in COUNTED_STATUSES},
             pending=audience - ended.get(id_, 0),
             in_doubt=doubt,
+            segments=segments.get(id_, 0),
         )
         result.mailings.append(mailing)
     sent = {mailing.id: windows[mailing.id] for mailing in result.mailings if mailing.sent > 0}

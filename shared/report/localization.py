@@ -6,6 +6,7 @@ and workers, which send it, do not have the admin UI with its catalogue.
 
 import math
 from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -39,6 +40,9 @@ class Language:
 
     def format_number(self, number: float, pattern: str | None = None) -> str:
         return format_decimal(number, pattern, self.locale).replace("-", "−")
+
+    def format_money(self, amount: Decimal) -> str:
+        return format_decimal(amount, "#,##0.00", self.locale)
 
     def format_share(self, share: float) -> str:
         """Format a share of 0 to 1 in percent, rounded down: only all of them are 100 %."""

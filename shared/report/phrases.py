@@ -87,6 +87,13 @@ def format_subject(figures: DayFigures, language: Language) -> str:
     return language.gettext("Mailings on %(day)s: %(sent)s accepted", day=day, sent=sent)
 
 
+def format_cost(figures: DayFigures, language: Language) -> str | None:
+    """Return the price of the day's segments; None if no price is set."""
+    if figures.segment_price is None:
+        return None
+    return language.format_money(figures.total("segments") * figures.segment_price)
+
+
 def format_footer(zone: str, language: Language) -> str:
     return language.gettext(
         "“Accepted” means accepted by the provider. Accepted, failed, expired and cancelled count "

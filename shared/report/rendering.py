@@ -90,6 +90,7 @@ def _render(
             figures=figures,
             public_url=public_url,
             points=phrases.list_attention_points(figures, language),
+            cost=phrases.format_cost(figures, language),
             footer=phrases.format_footer(figures.zone, language),
             **values,
         )
@@ -136,7 +137,7 @@ def render_csv(figures: DayFigures) -> str:
         [
             *("day", "mailing_id", "name", "text", "start_at", "end_at", "status", "deleted"),
             *phrases.COUNT_LABELS,
-            *("share_accepted", "median_wait_s", "p95_wait_s"),
+            *("share_accepted", "median_wait_s", "p95_wait_s", "sms_segments"),
         ]
     )
     writer.writerows(_csv_row(figures, mailing) for mailing in figures.mailings)
@@ -153,6 +154,7 @@ def _csv_row(figures: DayFigures, m: MailingDay) -> list[object]:
         *(*instants, m.status, "yes" if m.deleted else "no"),
         *map(m.count, phrases.COUNT_LABELS),
         *("" if x is None else f"{x:.3f}" for x in (m.share, m.median, m.p95)),
+        m.segments,
     ]
 
 

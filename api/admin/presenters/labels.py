@@ -70,6 +70,10 @@ CONFLICT_TEXTS: dict[str, LazyString] = {
         "It would still reach too many clients: raise the limit of the mailing or of the policy "
         "first."
     ),
+    "budget_used_up": lazy_gettext(
+        "The budget is still used up: raise that of the mailing or of the policy first, or wait "
+        "for the next day or month."
+    ),
     "end_before_launch": lazy_gettext(
         "With the launch delay of the policy it would start after its end: move the end first."
     ),

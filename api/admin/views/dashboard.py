@@ -2,8 +2,9 @@
 
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from flask import render_template
+from flask import current_app, render_template
 from flask_babel import get_timezone
 from sqlalchemy import text
 
@@ -11,6 +12,7 @@ from api.admin.presenters.alerts import find_alerts, token_expiry
 from api.admin.presenters.charts import read_charts
 from api.admin.presenters.live_figures import alert_codes, read_snapshot
 from api.db import fetch_all
+from api.mailings.daily_spending import DaySpending, read_days
 from shared.db.mailing_counts import COUNTS_JOIN
 
 FIRST_STEPS = text("""
@@ -48,6 +50,8 @@ def dashboard() -> str:
         ended=fetch_all(ENDED, since=_midnight(now), n=LISTED_MAILINGS),
         shown=SHOWN_MAILINGS,
         listed=LISTED_MAILINGS,
+        today=_spending_today(now),
+        segment_price=current_app.config["SEGMENT_PRICE"],
         health=snapshot.health,
         # An alert says that it has expired.
         token_expires_at=expires_at if expires_at is not None and expires_at > now else None,
@@ -58,6 +62,12 @@ def dashboard() -> str:
         # A first dashboard has nothing to draw.
         charts=charts if any(charts.days["totals"].values()) else None,
     )
+
+
+def _spending_today(now: datetime) -> DaySpending:
+    """Return what was sent today, by the time zone of the daily report and of budgets."""
+    today = now.astimezone(ZoneInfo(current_app.config["REPORT_TIMEZONE"])).date()
+    return read_days(today, today)[0]
 
 
 def _midnight(now: datetime) -> datetime:

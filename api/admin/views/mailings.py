@@ -29,6 +29,7 @@ from api.admin.presenters.mailing_page import (
 )
 from api.admin.presenters.recipients import find_attempts, find_recipients
 from api.admin.presenters.text_versions import list_text_versions
+from api.budgets import find_use
 from api.db import database_now, fetch_all, session_cursor
 from api.errors import Conflict, InvalidFields
 from api.mailings import actions, service
@@ -97,6 +98,7 @@ def show_mailing(mailing_id: int) -> str:
         seconds_left=seconds_left(row),
         refusals=read_refusals(session_cursor(), [mailing_id])[mailing_id],
         starts_in=_seconds_until_launch(row, now),
+        budget_use=find_use(mailing_id) if mailing.budget else None,
         segment_price=current_app.config["SEGMENT_PRICE"],
         sent_chart=chart_sent(mailing_id),
         texts=list_text_versions(mailing),

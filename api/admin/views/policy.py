@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from flask_babel import gettext as _
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
@@ -21,12 +21,14 @@ from api.admin.forms.policy_form import (
 from api.admin.presenters.conflict_page import render_conflict
 from api.admin.presenters.policy_rules import describe_rules
 from api.audit_log.service import find_people_by_name
+from api.budgets import find_use
 from api.cursors import Page
 from api.db import db
 from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.policy import emergency_stop, service
 from api.policy.effects import find_exceeding_mailings
 from api.policy.schemas import PolicyRules
+from shared.db.budgets import POLICY_BUDGET
 from shared.db.policy_models import PolicyVersion
 from shared.domain.scopes import Scope
 
@@ -165,6 +167,8 @@ def _render_page(
         problem=problem,
         previewed=previewed is not None,
         current=current,
+        budget_use=find_use(POLICY_BUDGET),
+        segment_price=current_app.config["SEGMENT_PRICE"],
         effects=find_exceeding_mailings(limit),
         versions=[(each, [*describe_rules(each)]) for each in versions[:SHOWN_VERSIONS]],
         people=find_people_by_name([each.updated_by for each in versions]),

@@ -76,4 +76,4 @@ def test_russian_report_has_no_english_words() -> None:
     ]
     page = re.sub(r"<[^>]*>", " ", render_html(figures, "ru", None))
     for text in (render_text(figures, "ru", None), page):
-        assert set(re.findall("[A-Za-z]{2,}", text)) <= {"UTC", "nbsp"}
+        assert set(re.findall("[A-Za-z]{2,}", text)) <= {"SMS", "UTC", "nbsp"}
