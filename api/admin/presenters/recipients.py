@@ -35,7 +35,8 @@ def find_recipients(
     written = (args.get("phone") or "").strip()
     phone = read_phone(written)
     if phone is not None:
-        rows = fetch_all(BY_PHONE, mailing_id=mailing_id, phone=int(phone))
+        found = fetch_all(BY_PHONE, mailing_id=mailing_id, phone=int(phone))
+        rows = [row for row in found if status in (None, shown_status(row))]
         bind_owners([int(phone)])
     elif written:
         rows, problem = [], phone_expected()

@@ -11,6 +11,7 @@ from psycopg2.extensions import cursor as Cursor
 from tests.integration.admin.test_forms import page
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import make_admin_app, make_client
+from tests.support.fleet import Fleet
 
 NAMES = ("Spring sale", "Autumn sale", "Reminder")
 
@@ -124,3 +125,17 @@ def test_the_audit_log_is_searched_by_person_and_text_and_links_to_its_objects(
     assert audited(page(admin, "/admin/audit?since=2031-01-01")) == []
     found = client.get("/api/v1/audit?search=autumn&action=created").get_json()["items"]
     assert [each["entity_id"] for each in found] == [mailings["Autumn sale"]]
+
+
+def test_the_tabs_of_recipients_keep_the_phone(app: Flask, module_fleet: Fleet) -> None:
+    mailing_id = module_fleet.add_launched_mailing(2)
+    phone = module_fleet.query_value("SELECT max(phone) FROM clients WHERE tag LIKE 'only %'")
+    viewer, path = Signed(app, "viewer"), f"/admin/mailings/{mailing_id}?phone={phone}"
+    recipients = page(viewer, path).split('id="recipients"')[1]
+    tabs = re.findall(r'class="tab" href="([^"]*)"', recipients)
+    assert tabs
+    assert all(f"phone={phone}" in tab for tab in tabs)
+    assert "/admin/clients/" in recipients
+    failed = page(viewer, f"{path}&status=failed").split('id="recipients"')[1]
+    assert "/admin/clients/" not in failed
+    assert 'name="status" value="failed"' in failed
