@@ -11,6 +11,7 @@ from werkzeug.test import TestResponse
 
 from shared.db import status_changes
 from shared.domain.statuses import Reason
+from shared.queues import Queues
 from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import (
     ahead,
@@ -20,6 +21,8 @@ from tests.integration.conftest import (
     value,
 )
 from tests.support.fleet import Fleet
+from worker.maintenance.imports import merge_import_slice, sweep_imports
+from worker.runtime.database import Database
 
 EVERY_FILTER = {
     "operator_codes": ["916", "926"],
@@ -267,6 +270,30 @@ def test_a_mapping_that_cannot_be_is_explained(
     response = confirm(operator, upload(operator, MAPPED), **changes)
     assert response.status_code == 422
     assert message in response.text
+
+
+def test_an_erasure_applies_to_a_file_that_was_uploaded_before(
+    app: Flask, operator: Signed, database: Cursor, database_url: str, redis_url: str
+) -> None:
+    api = make_client(app)
+    made = api.post("/api/v1/clients", json={"phone": "79540000001", "timezone": "UTC"})
+    uploaded = upload(operator, b"phone\n79540000001\n79540000002\n")
+    assert api.delete(f"/api/v1/clients/{made.get_json()['id']}").status_code == 204
+    # The file is checked again after the deletion, and imported then.
+    confirm(operator, uploaded, step="check")
+    done = confirm(operator, uploaded)
+    db = Database(database_url, "test")
+    while merge_import_slice(db, int(done.headers["Location"].rpartition("/")[2])):
+        pass
+    database.execute("SELECT phone FROM clients WHERE phone::text LIKE '7954%'")
+    assert database.fetchall() == [(79540000002,)]
+    # A file that is not imported is deleted after an hour.
+    upload(operator, MAPPED)
+    database.execute("UPDATE import_files SET created_at = now() - interval '61 minutes'")
+    sweep_imports(db, Queues.connect(redis_url))
+    db.close()
+    database.execute("SELECT count(*) FROM import_files")
+    assert value(database) == 0
 
 
 @pytest.mark.parametrize("content", [b"name,tag\nAnna,vip\n", b"phone,tel\n1,2\n"])
