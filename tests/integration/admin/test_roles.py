@@ -31,6 +31,7 @@ LEAST: dict[str, str | None] = {
     "clients.update_client": "operator",
     "clients.delete_client": "operator",
     "imports.upload_file": "operator",
+    "imports.submit_mapping": "operator",
     "clients.opt_out": "operator",
     "clients.opt_in": "operator",
     "opt_outs.add_opt_outs": "operator",
@@ -58,6 +59,7 @@ RESTRICTED_PAGES: dict[str, str] = {
     **dict.fromkeys(
         ("clients.confirm_delete", "imports.choose_file", "mailing_editor.list_values"), "operator"
     ),
+    "imports.map_columns": "operator",
     **dict.fromkeys(
         (
             "tokens.list_tokens",
@@ -100,6 +102,7 @@ def given(app: Flask) -> dict[str, Any]:
         "token_id": token["id"],
         "import_id": 1,
         "session_id": 999,
+        "file_id": 999,
         "phone": 79160000002,
         "day": "2026-01-02",
         "language": "en",
