@@ -56,11 +56,11 @@ public class Journey {
 
         var statistics = new StatisticsApi(api).getMailingStatistics(mailing.getId());
         check(statistics.getCounts().getPending() == 0, "statistics");
-        var page = clients.listClients(null, null, null, null, null, "java", null, null, null);
+        var page = clients.listClients(null, null, null, null, null, null, "java", null, null, null);
         check(page.getItems().size() == 1 && page.getItems().get(0).getId().equals(client.getId()), "page");
 
         var file = Files.writeString(Files.createTempFile("clients", ".csv"), "phone,tag\n" + phone + ",java\n");
-        var started = new ImportsApi(api).importClients(file.toFile(), null, null);
+        var started = new ImportsApi(api).importClients(file.toFile(), null, null, null);
         check(started.getRowsTotal() == 1, "import");
 
         mailings.deleteMailing(mailing.getId(), null);
