@@ -11,6 +11,8 @@ The rules hold for every schema of the document, so that a new model cannot forg
   value, and two enums with the value `cancelled` collide.
 - A default of a body's field moves into its description, unless it is empty: openapi-typescript
   takes a field with a default for a required one.
+- A field that may be null, and else is an object or one of an enum's values, is not required: the
+  generator for Java reads a required one without looking for null. Answers have it all the same.
 - Titles that only repeat a field's name are removed: some generators name types by them.
 """
 
@@ -57,8 +59,26 @@ def _rewrite(schema: Schema, enums: Mapping[str, Schema]) -> None:
         default = field.pop("default", None)
         if default:
             field["description"] = f"{field.get('description', '')} Default: {default}.".strip()
+    if "required" in schema:
+        _make_nullable_optional(schema)
     for key in ("items", "additionalProperties", "propertyNames"):
         if isinstance(schema.get(key), dict):
             _rewrite(schema[key], enums)
     for branch in schema.get("anyOf", ()):
         _rewrite(branch, enums)
+
+
+def _make_nullable_optional(schema: Schema) -> None:
+    required = [
+        name
+        for name in schema.pop("required")
+        if not is_nullable_object(schema["properties"][name])
+    ]
+    if required:
+        schema["required"] = required
+
+
+def is_nullable_object(schema: Schema) -> bool:
+    """Return whether a field is null or else an object or one of an enum's values."""
+    branches = schema.get("anyOf", ())
+    return NULL in branches and any({"$ref", "enum"} & set(branch) for branch in branches)

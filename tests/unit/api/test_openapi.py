@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 from api import create_app
 from api.errors import Conflict
 from api.openapi.deprecation import Deprecation
+from api.openapi.generator_rules import is_nullable_object
 from api.openapi.operation import openapi_document
 from api.openapi.operation import operation as describe
 from shared.domain.error_texts import error_text
@@ -151,6 +152,8 @@ def test_schemas_follow_the_rules_of_client_generators(document: dict[str, Any])
         assert schema.get("additionalProperties") is not False
         assert not ("anyOf" in schema and "format" in schema)
         assert not ("$ref" in schema and "enum" in schema)
+        for name in schema.get("required", ()) if "properties" in schema else ():
+            assert not is_nullable_object(schema["properties"][name]), name
         if schema.get("type") == "integer" and "maximum" not in schema and "example" not in schema:
             assert schema.get("format") == "int64" or schema.get("minimum") == 1, schema
 
