@@ -94,6 +94,7 @@ def finish_sign_in() -> Response | tuple[str, int]:
     request_rates().count_sign_in()
     issuer = current_app.config["OIDC_ISSUER"]
     try:
+        _require_own_state(request.args.get("state", ""))
         client = load_provider()
         token = client.authorize_access_token(
             claims_options=claims_options(client), leeway=CLOCK_LEEWAY_SECONDS
@@ -104,7 +105,7 @@ def finish_sign_in() -> Response | tuple[str, int]:
         identity = read_identity(issuer, claims)
         issued_at = read_instant(claims, "iat")
         role, source, userinfo = _find_role(client, token, claims)
-    except requests.RequestException as error:
+    except (requests.ConnectionError, requests.Timeout) as error:
         return _reject_unreachable(error)
     except Exception as error:  # of whatever kind: the answer is the provider's
         return _reject("refused", _("The sign-in did not succeed. Please start again."), error, 400)
@@ -204,6 +205,15 @@ def _find_role(
 def _end_session(why: str) -> None:
     with suppress(NotFound):  # ended meanwhile
         sessions.end_session(g.person.session_id, why, person_actor(g.person))
+
+
+def _require_own_state(state: str) -> None:
+    """Refuse a sign-in that this browser did not begin, before the provider is asked anything.
+
+    Raises ValueError.
+    """
+    if not any(name.startswith(STATE_PREFIX) and name.endswith(f"_{state}") for name in session):
+        raise ValueError("this browser began no such sign-in")
 
 
 def _forget_sign_ins() -> None:
