@@ -105,7 +105,9 @@ def finish_sign_in() -> Response | tuple[str, int]:
         identity = read_identity(issuer, claims)
         issued_at = read_instant(claims, "iat")
         role, source, userinfo = _find_role(client, token, claims)
-    except (requests.ConnectionError, requests.Timeout) as error:
+    except requests.exceptions.InvalidJSONError as error:
+        return _reject("refused", _("The sign-in did not succeed. Please start again."), error, 400)
+    except requests.RequestException as error:
         return _reject_unreachable(error)
     except Exception as error:  # of whatever kind: the answer is the provider's
         return _reject("refused", _("The sign-in did not succeed. Please start again."), error, 400)
