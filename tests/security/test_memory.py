@@ -19,7 +19,7 @@ ROUNDS = 0 if LONG else 16
 REQUESTS = 200_000 if LONG else 0
 ROUND_SECONDS = 5.0 if LONG else 0.25
 # From the second quarter of the requests to the last one; before, each thread gets its memory.
-MAX_GROWTH_MB = 8 if LONG else 40
+MAX_GROWTH_MB = 8 if LONG else 70
 CLIENTS = """
 INSERT INTO clients (phone, operator_code, tag, timezone, attributes)
 SELECT 79200000000 + n, 920, 'fat', 'Europe/Moscow', jsonb_build_object('note', repeat('x', 500))

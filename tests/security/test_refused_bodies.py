@@ -90,7 +90,7 @@ def test_nginx_passes_the_reason_on_why_a_file_is_unusable(proxy: Nginx) -> None
     for _ in range(5):
         answer = requests.post(
             f"{proxy.url}/api/v1/clients/import",
-            b"PK\x03\x04" + MEGABYTE * 40,
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + MEGABYTE * 40,  # an .xls file
             headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "text/csv"},
             timeout=30,
         )
