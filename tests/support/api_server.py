@@ -54,7 +54,9 @@ class Server:
             return False
 
     def log(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.process.log.read_text().splitlines()]
+        """Return the lines of the log that are complete; the last one may be being written."""
+        complete = self.process.log.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in complete.splitlines() if line]
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from api.mailings.preview import AUDIENCE, MAX_TAGS
-from api.mailings.text_preview import CLIENTS_LACKING
-from shared.db.audience import audience_parameters
+from api.mailings.text_preview import CLIENTS_LACKING, AudienceQuery
+from shared.db.audience import AUDIENCE_CONDITION, audience_parameters
 from shared.db.rows import fetch_one_row
 from tests.integration.worker.test_query_plans import nodes
 from tests.support.fleet import Fleet
@@ -43,13 +43,14 @@ def read_messages(plan: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return (node for node in plan if node.get("Alias") == "had")
 
 
-@pytest.mark.parametrize("statement", [AUDIENCE, CLIENTS_LACKING])
+@pytest.mark.parametrize("statement", [AUDIENCE, CLIENTS_LACKING], ids=["audience", "lacking"])
 def test_previews_join_the_excluded_mailing(
     module_fleet: Fleet, earlier: int, statement: str
 ) -> None:
-    values = {"max_tags": MAX_TAGS, "required": ["name"]}
+    values = {"max_tags": MAX_TAGS, "required": ["name"], "zones": ["Europe/Moscow"]}
     values |= audience_parameters([], [], [], {}, [earlier], [])
-    plan = explain(module_fleet, statement, values)
+    query = AudienceQuery(AUDIENCE_CONDITION, values)
+    plan = explain(module_fleet, query.select(statement), query.parameters)
     assert {"Anti", "Right Anti"} & {node.get("Join Type") for node in plan}
     assert max(node["Actual Loops"] for node in read_messages(plan)) < 10
 
