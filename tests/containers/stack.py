@@ -184,6 +184,10 @@ class Stack:
         except (OSError, http.client.HTTPException):
             connection.close()
             raise
+        if answer.status == 429:
+            # On a quick machine this is more than the proxy permits an address.
+            time.sleep(float(answer.headers.get("Retry-After", 1)))
+            return self.api(method, path.removeprefix("/api/v1"), body, thread)
         require(answer.status < 300, f"{method} {path}: {answer.status} {text.decode()[:500]}")
         return json.loads(text) if text.startswith(b"{") else text.decode()
 
