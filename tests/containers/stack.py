@@ -174,10 +174,10 @@ class Stack:
         )
         if time.monotonic() - self._used.get(thread, 0) > 5:
             connection.close()  # the API may have closed an idle one; the next request opens it
-        path = path[1:] if path.startswith("//") else "/api/v1" + path
+        target = path[1:] if path.startswith("//") else "/api/v1" + path
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(method, target, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             text = answer.read()
             self._used[thread] = time.monotonic()
@@ -187,7 +187,7 @@ class Stack:
         if answer.status == 429:
             # On a quick machine this is more than the proxy permits an address.
             time.sleep(float(answer.headers.get("Retry-After", 1)))
-            return self.api(method, path.removeprefix("/api/v1"), body, thread)
+            return self.api(method, path, body, thread)
         require(answer.status < 300, f"{method} {path}: {answer.status} {text.decode()[:500]}")
         return json.loads(text) if text.startswith(b"{") else text.decode()
 
