@@ -2,8 +2,10 @@
 
 import json
 
-from structlog.testing import capture_logs
+import pytest
+from structlog.testing import CapturingLogger
 
+from shared.db import on_commit
 from shared.db.refusals import Refusal, read_refusals
 from shared.domain.stop_rule import AnswerCounts, StopRule
 from tests.support.fleet import (
@@ -75,16 +77,20 @@ def test_a_mailing_without_a_rule_has_no_answer_counts(fleet: Fleet) -> None:
     assert not fleet.query("SELECT 1 FROM answer_counts WHERE mailing_id = %s", worker.mailing_id)
 
 
-def test_a_broken_rule_pauses_the_mailing_once(fleet: Fleet) -> None:
+def test_a_broken_rule_pauses_the_mailing_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = add_mailing(fleet)
     fleet.record_reports(make_report(worker, 5, 4))
     assert judge(fleet, worker).status == "running"
     fleet.record_reports(make_report(worker, 0, 1, at=9))
-    with capture_logs() as lines:
-        for _ in range(2):
-            assert judge(fleet, worker).status == "paused"
+    logger = CapturingLogger()
+    monkeypatch.setattr(on_commit, "log", logger)
+    for _ in range(2):
+        assert judge(fleet, worker).status == "paused"
     mailing = fleet.read_mailing(worker.mailing_id)
     assert (mailing["status"], mailing["pause_reason"]) == ("paused", "refusals")
+    lines = [call.kwargs for call in logger.calls]
     (event,) = [line for line in lines if line["event"] == "mailing.braked"]
     assert event["refused"] == 5
     assert event["answers"] == 10
