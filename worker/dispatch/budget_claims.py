@@ -26,8 +26,12 @@ from worker.recording.braking import LOCK_RUNNING, PAUSE
 from worker.runtime.database import Database
 
 RESERVE = "UPDATE batches SET reserved = %s WHERE mailing_id = %s AND id = %s"
+# It goes behind the others: among them may be one of a dead worker, whose reservation ends with its
+# next claim, and makes room.
 UNDO_CLAIM = """
-UPDATE batches SET leased_until = NULL, text_version = %s WHERE mailing_id = %s AND id = %s
+UPDATE batches SET leased_until = NULL, text_version = %s,
+    due_at = greatest(due_at, now() + interval '1 second')
+WHERE mailing_id = %s AND id = %s
 """
 # The messages that do not fit can be claimed as soon as the budget has room again.
 FREE_SPLIT_BATCH = """

@@ -80,6 +80,11 @@ def test_a_claim_reserves_and_acceptances_are_charged(fleet: Fleet, budgets: Bud
         assert budgets.spent_and_reserved(key) == (8, 0)
 
 
+def make_due(fleet: Fleet) -> None:
+    """Skip the second for which a claim that a budget has prevented is put behind others."""
+    fleet.query("UPDATE batches SET due_at = now() WHERE pending > 0 AND leased_until IS NULL")
+
+
 def test_the_first_messages_that_fit_are_sent_and_the_mailing_pauses(
     fleet: Fleet, budgets: Budgets
 ) -> None:
@@ -93,6 +98,7 @@ def test_the_first_messages_that_fit_are_sent_and_the_mailing_pauses(
     assert fleet.try_claim_batch(mailing_id) is None
     assert budgets.pause_reason(mailing_id) is None
     worker.finish(worker.ids)
+    make_due(fleet)
     assert fleet.try_claim_batch(mailing_id) is None
     assert budgets.pause_reason(mailing_id) == "budget"
     assert budgets.spent_and_reserved() == (6, 0)
@@ -105,6 +111,7 @@ def test_the_first_messages_that_fit_are_sent_and_the_mailing_pauses(
     )
     budgets.set(day=100)
     fleet.query("UPDATE mailings SET status = 'running' WHERE id = %s", mailing_id)
+    make_due(fleet)
     last = fleet.claim_batch(mailing_id)
     assert last.ids == ids[3:]
     last.finish(last.ids)
@@ -120,6 +127,7 @@ def test_released_reservations_are_used_by_others(fleet: Fleet, budgets: Budgets
     assert fleet.try_claim_batch(second) is None
     assert budgets.pause_reason(second) is None
     worker.finish(worker.ids[:1], map(rejected, worker.ids[1:]))
+    make_due(fleet)
     other = fleet.claim_batch(second)
     assert len(other.ids) == 2
     other.finish(other.ids)
