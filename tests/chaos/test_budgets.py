@@ -37,6 +37,7 @@ def accepted_segments(system: System) -> int:
     return sum(measure_segments(text).segments for text in texts.values())
 
 
+@pytest.mark.timeout(600)
 def test_four_workers_never_exceed_a_budget(system: System) -> None:
     system.add_clients(CLIENTS)
     system.provider.set(latency=0.03, faults={"error_503": 0.1, "reset_after": 0.1})
@@ -54,7 +55,7 @@ def test_four_workers_never_exceed_a_budget(system: System) -> None:
         found = [system.call("GET", f"/mailings/{mailing_id}") for mailing_id in mailings]
         return all(mailing["pause_reason"] == "budget" for mailing in found)
 
-    wait_for(all_paused, 120, "both mailings paused")
+    wait_for(all_paused, 240, "both mailings paused")
     assert next(kills, None) is None
     system.check_totals()
     use = system.call("GET", "/policy/budget")["month"]
