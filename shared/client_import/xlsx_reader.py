@@ -73,7 +73,7 @@ class XlsxReader(SampledRows):
                     if not cells[-1]:
                         cells.pop()
                     yield FileRow(number, cells)
-        except Exception:
+        except Exception:  # likewise; the caller's own errors do not pass through a generator
             raise damaged() from None
 
     def _open(self) -> None:

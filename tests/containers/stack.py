@@ -186,7 +186,7 @@ class Stack:
             raise
         if answer.status == 429:
             # On a quick machine this is more than the proxy permits an address.
-            time.sleep(float(answer.headers.get("Retry-After", 1)))
+            time.sleep(float(answer.headers.get("Retry-After", 1)))  # as the answer asks
             return self.api(method, path, body, thread)
         require(answer.status < 300, f"{method} {path}: {answer.status} {text.decode()[:500]}")
         return json.loads(text) if text.startswith(b"{") else text.decode()
