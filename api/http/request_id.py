@@ -41,7 +41,7 @@ def _start_request() -> None:
     ids = {name: value for name, value in (request.view_args or {}).items() if name.endswith("_id")}
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id, **ids)
-    if tracing is not None:
+    if "span" in g:
         structlog.contextvars.bind_contextvars(trace_id=trace_id_of(g.traceparent))
 
 
@@ -49,7 +49,6 @@ def _start_span(tracing: Tracing, sent_id: str | None) -> str:
     """Start the request's span, unless a machine asks periodically; return the request's id."""
     route = request.url_rule.rule if request.url_rule else None
     if route in PROBE_ROUTES:
-        g.traceparent = None
         return sent_id or uuid.uuid4().hex
     g.span = tracing.start_request(
         f"{request.method} {route or 'unknown route'}",
