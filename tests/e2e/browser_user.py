@@ -1,5 +1,6 @@
 """A signed-in user of the admin UI: a browser context with helpers for the tests."""
 
+import re
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,11 @@ CHROMIUM_ARGUMENTS = [
 
 # Storage states of users signed in before, by address and name, because signing in is slow.
 SESSIONS: dict[tuple[str, str], Any] = {}
+
+
+def spaced(phone: int) -> str:
+    """Return a phone as pages show it and people write it."""
+    return re.sub(r"^7(...)(...)(..)(..)$", r"+7 \1 \2-\3-\4", str(phone))
 
 
 class BrowserUser:

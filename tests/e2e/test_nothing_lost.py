@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Dialog, expect
 
-from tests.e2e.browser_user import BrowserUser
+from tests.e2e.browser_user import BrowserUser, spaced
 from tests.support.system import System
 
 SAVE = ".footing button.btn-primary"
@@ -102,10 +102,10 @@ def test_a_half_written_form_survives_the_end_of_the_session(writer: BrowserUser
     expect(page.locator("#draft-restored")).to_be_hidden()
 
 
-def test_a_draft_is_not_shown_to_the_next_person(writer: BrowserUser) -> None:
+def test_a_draft_is_not_shown_to_the_next_person(site: System, writer: BrowserUser) -> None:
     page = writer.page
     writer.open("/admin/clients/new")
-    page.get_by_label("Phone").fill("+7 903 777-00-01")
+    page.get_by_label("Phone").fill(spaced(site.new_phone()))
     end_session(writer)
     page.locator(SAVE).click()
     page.get_by_role("link", name="Sign in and go on").click()
@@ -129,9 +129,7 @@ def test_live_parts_say_that_the_session_has_ended(
 
 
 def test_a_live_page_leaves_what_is_typed_and_opened(site: System, operator: BrowserUser) -> None:
-    for n in range(30):
-        client = {"phone": f"790377710{n:02}", "tag": "live-page", "timezone": "Europe/Moscow"}
-        site.call("POST", "/clients", json=client)
+    site.add_clients(30, tag="live-page")
     mailing = site.create_mailing(filter={"tags": ["live-page"]}, rate_limit=2)
     page = operator.page
     operator.open(f"/admin/mailings/{mailing}")

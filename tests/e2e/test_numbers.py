@@ -8,18 +8,17 @@ from playwright.sync_api import expect
 from tests.e2e.browser_user import BrowserUser
 from tests.support.system import System
 
-PHONES = range(79035550000, 79035550006)
-
 
 @pytest.fixture(scope="module")
 def clients(site: System) -> list[int]:
     """Clients of the tag `counted`: one has opted out, one lacks a name."""
     ids = []
-    for n, phone in enumerate(PHONES):
+    phones = site.new_phones(6)
+    for n, phone in enumerate(phones):
         body = {"phone": str(phone), "tag": "counted", "timezone": "Europe/Moscow"}
         attributes = {"name": "Anna"} if n else {}
         ids.append(site.call("POST", "/clients", json={**body, "attributes": attributes})["id"])
-    site.call("POST", "/opt-outs", json={"phones": [str(PHONES[1])]})
+    site.call("POST", "/opt-outs", json={"phones": [str(phones[1])]})
     return ids
 
 

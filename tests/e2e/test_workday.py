@@ -6,24 +6,34 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, FilePayload, expect
 
-from tests.e2e.browser_user import BrowserUser
+from tests.e2e.browser_user import BrowserUser, spaced
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def clients_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def crowd(site: System) -> list[int]:
+    return site.new_phones(60)
+
+
+@pytest.fixture(scope="module")
+def clients_file(crowd: list[int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as a Russian Excel writes it: semicolons, Windows-1251, and one invalid phone."""
     rows = ["телефон;метка;часовой пояс"]
-    rows += [f"8 (926) 000-{n // 100:02}-{n % 100:02};толпа;Europe/Moscow" for n in range(60)]
+    rows += [f"{national(phone)};толпа;Europe/Moscow" for phone in crowd]
     rows.append("7,9E+10;толпа;Europe/Moscow")
     path = tmp_path_factory.mktemp("files") / "clients.csv"
     path.write_bytes("\r\n".join(rows).encode("cp1251"))
     return path
 
 
+def national(phone: int) -> str:
+    """Return a phone as it is dialled inside the country."""
+    return re.sub(r"^7(...)(...)(..)(..)$", r"8 (\1) \2-\3-\4", str(phone))
+
+
 def test_a_file_is_imported_and_a_mailing_is_sent_to_its_clients(
-    site: System, operator: BrowserUser, clients_file: Path
+    site: System, operator: BrowserUser, crowd: list[int], clients_file: Path
 ) -> None:
     page = operator.page
 
@@ -78,7 +88,7 @@ def test_a_file_is_imported_and_a_mailing_is_sent_to_its_clients(
     expect(page.locator("h1 + .state")).to_have_text("Finished", timeout=20_000)
 
     # Find one recipient by phone; export all.
-    page.get_by_label("Phone").fill("8 926 000 00 05")
+    page.get_by_label("Phone").fill(national(crowd[5]))
     page.get_by_role("button", name="Find").click()
     expect(page.locator("#recipients tbody tr")).to_have_count(1)
     expect(page.locator("#recipients tbody tr")).to_contain_text("Accepted by the provider")
@@ -94,19 +104,20 @@ def test_a_file_is_imported_and_a_mailing_is_sent_to_its_clients(
 
 def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: BrowserUser) -> None:
     page = operator.page
-    earlier = site.create_mailing(name="Earlier", filter={"phones": ["79260100001"]})
+    phones = site.new_phones(4)
+    earlier = site.create_mailing(name="Earlier", filter={"phones": [str(phones[1])]})
     for n, city in enumerate(("Omsk", "Omsk", "Omsk", "Perm")):
         site.call(
             "POST",
             "/clients",
             json={
-                "phone": f"7926010000{n}",
+                "phone": str(phones[n]),
                 "tag": "chosen",
                 "timezone": "Asia/Omsk" if n else "Europe/Moscow",
                 "attributes": {"city": city, "name": f"Client{n}"},
             },
         )
-    again = site.create_mailing(name="Again", filter={"phones": ["79260100001"]})
+    again = site.create_mailing(name="Again", filter={"phones": [str(phones[1])]})
     site.wait_finished(earlier)
     site.wait_finished(again)
 
@@ -121,15 +132,15 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
     expect(page.locator("#preview")).to_contain_text("Hello, Client0")
 
     # Send a test from the form; its result is shown for each phone.
-    site.provider.set(phones={79260100003: "reject_400"})
-    page.get_by_label("Send it to yourself first").fill("8 926 010 00 02, 79260100003")
+    site.provider.set(phones={phones[3]: "reject_400"})
+    page.get_by_label("Send it to yourself first").fill(f"{national(phones[2])}, {phones[3]}")
     page.get_by_role("button", name="Send a test").click()
     expect(page.locator("#test li")).to_have_count(2)
-    expect(page.locator("#test li.good")).to_contain_text("+7 926 010-00-02")
+    expect(page.locator("#test li.good")).to_contain_text(spaced(phones[2]))
     expect(page.locator("#test li.bad")).to_contain_text("Refused by the provider")
     site.provider.set(phones={})
     texts = {r["phone"]: r["text"] for r in site.provider.requests()}
-    assert texts[79260100002] == "Hello, Client2"
+    assert texts[phones[2]] == "Hello, Client2"
     page.get_by_label("Send it to yourself first").fill("seven")
     page.get_by_label("Send it to yourself first").press("Enter")
     expect(page.locator("#test")).to_contain_text("A phone has 11 digits")
@@ -141,7 +152,7 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
     expect(page.locator("#preview .big")).to_have_text("2")
     page.get_by_label("Again").check()
     expect(page.locator("#preview .big")).to_have_text("1")
-    page.get_by_label("Only these phones").fill("+7 926 010-00-02")
+    page.get_by_label("Only these phones").fill(spaced(phones[2]))
     page.get_by_label("Only at permitted hours").uncheck()
     page.get_by_role("button", name="Review").click()
     expect(page.locator(".facts").last).to_contain_text("city = Omsk")
@@ -156,7 +167,7 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
         "timezones": ["Asia/Omsk"],
         "attributes": {"city": "Omsk"},
         "exclude_mailing_ids": [again],
-        "phones": ["79260100002"],
+        "phones": [str(phones[2])],
     }
 
     # A copy has the same filters.
@@ -164,7 +175,7 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
     expect(page.locator("details.rare-fields")).to_have_attribute("open", "")
     expect(page.get_by_label("Attributes equal to")).to_have_value("city = Omsk")
     expect(page.get_by_label("Again")).to_be_checked()
-    expect(page.get_by_label("Only these phones")).to_have_value("79260100002")
+    expect(page.get_by_label("Only these phones")).to_have_value(str(phones[2]))
 
 
 def test_the_dashboard_shows_an_outage_of_the_provider_until_it_ends(
@@ -191,7 +202,7 @@ def test_a_file_is_imported_without_scripts(
 ) -> None:
     """The file is larger than the limit of other bodies."""
     large = clients_file.with_name("large.csv")
-    rows = (f"7926{n};large;Europe/Moscow;{'x' * 150}" for n in range(2_000_000, 2_006_000))
+    rows = (f"{phone};large;Europe/Moscow;{'x' * 150}" for phone in site.new_phones(6_000))
     large.write_text("\n".join(("phone;tag;timezone;note", *rows)))
     assert large.stat().st_size > 1024 * 1024
     with BrowserUser(browser, site, "Oleg", java_script_enabled=False) as user:
@@ -206,7 +217,8 @@ def test_a_file_is_imported_without_scripts(
 
 
 def test_columns_are_mapped_by_keyboard_on_a_phone(site: System, browser: Browser) -> None:
-    file = "Номер;code;Пояс\n8 (927) 000-00-01;А-1;МСК+3\n8 (927) 000-00-02;А-2;Москва\n12;;МСК\n"
+    first, second = (national(phone) for phone in site.new_phones(2))
+    file = f"Номер;code;Пояс\n{first};А-1;МСК+3\n{second};А-2;Москва\n12;;МСК\n"
     upload = FilePayload(name="Клиенты.csv", mimeType="text/csv", buffer=file.encode("utf-16"))
     with BrowserUser(browser, site, "Oleg", viewport={"width": 390, "height": 800}) as user:
         page, press = user.page, user.page.keyboard.press
@@ -235,12 +247,10 @@ def test_columns_are_mapped_by_keyboard_on_a_phone(site: System, browser: Browse
 
 def test_failed_messages_are_found_and_retried(site: System, operator: BrowserUser) -> None:
     page = operator.page
-    site.call(
-        "POST",
-        "/clients",
-        json={"phone": "79260009999", "tag": "unlucky", "timezone": "Europe/Moscow"},
-    )
-    site.provider.set(phones={79260009999: "reject_400"})
+    phone = site.new_phone()
+    client = {"phone": str(phone), "tag": "unlucky", "timezone": "Europe/Moscow"}
+    site.call("POST", "/clients", json=client)
+    site.provider.set(phones={phone: "reject_400"})
     mailing = site.create_mailing(name="Unlucky", filter={"tags": ["unlucky"]})
     site.wait_finished(mailing)
     site.provider.set(phones={})
@@ -275,11 +285,12 @@ def test_errors_in_a_form_are_shown_at_their_fields(operator: BrowserUser) -> No
 
 def test_a_client_is_created_changed_and_deleted(site: System, operator: BrowserUser) -> None:
     page = operator.page
+    phone = site.new_phone()
     operator.open("/admin/clients/new")
-    page.get_by_label("Phone").fill("+7 916 555-44-33")
+    page.get_by_label("Phone").fill(spaced(phone))
     page.get_by_label("Time zone").fill("Asia/Omsk")
     page.get_by_role("button", name="Add client").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("+7 916 555-44-33")
+    expect(page.get_by_role("heading", level=1)).to_have_text(spaced(phone))
     expect(page.locator(".facts")).to_contain_text("MSK+3")
     # Saving the form keeps attributes that were set elsewhere.
     address = f"/clients/{page.url.rsplit('/', 1)[1]}"
@@ -291,7 +302,7 @@ def test_a_client_is_created_changed_and_deleted(site: System, operator: Browser
     assert site.call("GET", address)["attributes"] == {"name": "Ivan"}
     page.get_by_role("link", name="Delete").click()
     page.get_by_role("button", name="Delete").click()
-    operator.open("/admin/clients?phone=89165554433")
+    operator.open(f"/admin/clients?phone={phone}")
     expect(page.locator("main")).to_contain_text("Nothing found")
 
 
@@ -310,12 +321,13 @@ def test_a_token_is_shown_once_and_revoked(site: System, admin: BrowserUser) -> 
     expect(page.locator("tr", has_text="billing")).to_contain_text("revoked")
 
 
-def test_actions_in_the_admin_ui_are_in_the_audit_log(admin: BrowserUser) -> None:
+def test_actions_in_the_admin_ui_are_in_the_audit_log(site: System, admin: BrowserUser) -> None:
+    phone = site.new_phone()
     admin.open("/admin/opt-outs")
-    admin.page.get_by_label("Phones").fill("8 926 777 77 77")
+    admin.page.get_by_label("Phones").fill(national(phone))
     admin.page.get_by_label("Source").fill("a call")
     admin.page.get_by_role("button", name="Add", exact=True).click()
-    expect(admin.page.locator("tbody tr", has_text="+7 926 777-77-77")).to_have_count(1)
+    expect(admin.page.locator("tbody tr", has_text=spaced(phone))).to_have_count(1)
     admin.open("/admin/audit?entity=opt_out")
     expect(admin.page.locator("tbody tr").first).to_contain_text("anna@example.com (verified)")
     admin.open("/admin/audit?entity=session")

@@ -1,5 +1,6 @@
 """The whole product as real processes, which a test can start, stop, freeze or kill."""
 
+import itertools
 import os
 import secrets
 import signal
@@ -96,6 +97,7 @@ class System:
         self.provider = ProviderControl(f"http://127.0.0.1:{self.provider_port}")
         self.processes: dict[str, Process] = {}
         self.dispatchers = [f"dispatch-{n}" for n in range(1, dispatchers + 1)]
+        self._unused_phones = itertools.count(79000000001)
         self.http = requests.Session()
         self.http.trust_env = False
         self.http.headers["Authorization"] = f"Bearer {TOKEN}"
@@ -250,19 +252,28 @@ class System:
             cursor.execute(statement, values)
             return cursor.fetchall()
 
+    def new_phones(self, count: int) -> list[int]:
+        """Return phones, one after the other, that this method has never returned before.
+
+        Tests that share a system take theirs here, so that none depends on which ran before it.
+        """
+        return list(itertools.islice(self._unused_phones, count))
+
+    def new_phone(self) -> int:
+        return next(self._unused_phones)
+
     def add_clients(
         self, count: int, tag: str = "", zones: tuple[str, ...] = ("Europe/Moscow",)
     ) -> None:
-        """Insert clients in bulk, with phones after the highest existing one."""
+        """Insert clients in bulk, with new phones."""
         with self.database() as cursor:
             cursor.execute(
                 """
                 INSERT INTO clients (phone, operator_code, tag, timezone)
                 SELECT p, substr(p::text, 2, 3), %s, (%s::text[])[1 + n %% %s]
-                FROM (SELECT n, n + (SELECT coalesce(max(phone), 79000000000) FROM clients) AS p
-                      FROM generate_series(1, %s) AS n) AS numbered
+                FROM unnest(%s::bigint[]) WITH ORDINALITY AS numbered (p, n) ORDER BY n
                 """,
-                (tag, list(zones), len(zones), count),
+                (tag, list(zones), len(zones), self.new_phones(count)),
             )
 
     def check_totals(self) -> None:
