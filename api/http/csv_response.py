@@ -6,7 +6,7 @@ semicolons, which Excel needs in locales where the comma is the decimal separato
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from io import StringIO
 from typing import Any
@@ -25,12 +25,15 @@ log = structlog.get_logger()
 
 BOM = "\ufeff"
 
+# Rows, or lines that are in the format of the file already.
+CsvPage = Sequence[Sequence[Any]] | str
+
 # Of one process. An export lasts as long as its client takes to read it.
 EXPORTS = ConcurrencyLimit(error_text("exports"), per_process=3, per_caller=2, retry_after=5)
 
 
 def stream_csv(
-    name: str, header: Sequence[str], pages: Iterator[Sequence[Sequence[Any]]], excel: bool = False
+    name: str, header: Sequence[str], pages: Iterator[CsvPage], excel: bool = False
 ) -> Response:
     """Respond with the rows of all pages as a file; texts in it cannot run as formulas.
 
@@ -47,7 +50,8 @@ def stream_csv(
         raise
 
     def generate() -> Iterator[bytes]:
-        yield (BOM if excel else "").encode() + _encode((header, *first), excel)
+        mark = (BOM if excel else "").encode()
+        yield mark + _encode([header], excel) + _encode(first, excel)
         try:
             for page in pages:
                 db.session.rollback()
@@ -67,10 +71,17 @@ def stream_csv(
     return response
 
 
-def _encode(rows: Iterable[Sequence[Any]], excel: bool) -> bytes:
+def separator_of(excel: bool) -> str:
+    """Return the character between two cells."""
+    return ";" if excel else ","
+
+
+def _encode(page: CsvPage, excel: bool) -> bytes:
+    if isinstance(page, str):
+        return page.encode()
     text = StringIO()
-    writer = csv.writer(text, delimiter=";" if excel else ",")
-    writer.writerows([_format_cell(cell) for cell in row] for row in rows)
+    writer = csv.writer(text, delimiter=separator_of(excel))
+    writer.writerows([_format_cell(cell) for cell in row] for row in page)
     return text.getvalue().encode()
 
 

@@ -5,9 +5,9 @@ from typing import Any
 from flask import Blueprint, Response
 
 from api.cursors import MAX_ID, Page, encode_cursor
-from api.http.csv_response import stream_csv
+from api.http.csv_response import separator_of, stream_csv
 from api.http.pagination import build_page
-from api.mailings import daily_spending, messages, statistics
+from api.mailings import daily_spending, message_export, messages, statistics
 from api.mailings.day_schemas import DaysAnswer, DaysQuery, present_day
 from api.mailings.message_schemas import (
     EXPORT_EXAMPLE,
@@ -72,9 +72,11 @@ def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
     Ordered by id; also those of a deleted mailing. The phone is the client's present one, and empty
     for a deleted client.
     """
-    rows = messages.export_messages(mailing_id, query.status or ())
+    pages = message_export.export_messages(
+        mailing_id, query.status or (), separator=separator_of(query.excel)
+    )
     name = f"mailing-{mailing_id}-messages.csv"
-    return stream_csv(name, messages.EXPORT_COLUMNS, rows, query.excel)
+    return stream_csv(name, message_export.EXPORT_COLUMNS, pages, query.excel)
 
 
 @blueprint.get("/clients/<id:client_id>/messages")

@@ -1,6 +1,6 @@
-"""Read messages: of a mailing, of a client, or one by its id with its attempts; export them."""
+"""Read messages: of a mailing, of a client, or one by its id with its attempts."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
@@ -9,9 +9,8 @@ import structlog
 from sqlalchemy import text
 
 from api.cursors import Page
-from api.db import db, fetch_all
+from api.db import fetch_all
 from api.errors import NotFound
-from api.mailings.service import find_mailing
 from shared.domain.error_texts import error_text
 from shared.domain.statuses import MessageStatus, Reason
 
@@ -127,21 +126,6 @@ ACCEPTED_ATTEMPT = {
 }
 
 
-EXPORT_COLUMNS = (
-    *("id", "client_id", "phone", "status", "reason", "attempts", "in_doubt"),
-    *("created_at", "sent_at"),
-)
-EXPORT_PAGE_ROWS = 5_000
-# Rows of EXPORT_COLUMNS, as the file has them, and `until`. A join would read all clients for each
-# page of a small directory; a look-up costs the same for every page.
-EXPORTED = """
-SELECT id, client_id, (SELECT phone FROM clients WHERE clients.id = found.client_id) AS phone,
-    status, reason, attempts, CASE WHEN in_doubt THEN 'true' ELSE 'false' END, created_at, sent_at,
-    {until} AS until
-FROM ({query}) AS found ORDER BY id
-"""
-
-
 class MessageRows(NamedTuple):
     """A page of messages as rows of COLUMNS; `last_id` continues it, None at the end of the list.
 
@@ -248,32 +232,3 @@ def get_message(message_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if message["sent_at"] is not None:
         attempts.append(ACCEPTED_ATTEMPT | {"at": message["sent_at"]})
     return message, attempts
-
-
-def export_messages(
-    mailing_id: int, statuses: Collection[MessageStatus], opted_out: bool | None = None
-) -> Iterator[list[tuple[Any, ...]]]:
-    """Return a mailing's messages, or those in these statuses, as rows of EXPORT_COLUMNS in pages.
-
-    The phone is the client's present one, None for a deleted client. Raise NotFound.
-    """
-    find_mailing(mailing_id, deleted=True)
-    return _iter_export_pages(mailing_id, select_messages(frozenset(statuses), False, opted_out))
-
-
-def _iter_export_pages(mailing_id: int, selected: str) -> Iterator[list[tuple[Any, ...]]]:
-    # As tuples, since a dictionary for each of millions of rows would cost more than the rest.
-    until_column = "NULL::bigint" if selected == OF_MAILING else "until"
-    query = text(EXPORTED.format(query=selected, until=until_column))
-    after: int | None = 0
-    while after is not None:
-        values = {"mailing_id": mailing_id, "after": after, "n": EXPORT_PAGE_ROWS + 1}
-        rows = db.session.execute(query, values).all()
-        found = [row[:-1] for row in rows[:EXPORT_PAGE_ROWS] if row[0] is not None]
-        if found:
-            yield found
-        if len(rows) > EXPORT_PAGE_ROWS:
-            after = found[-1][0]
-        else:
-            until = rows[0][-1] if rows else None
-            after = None if until is None else until - 1

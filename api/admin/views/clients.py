@@ -38,8 +38,8 @@ from api.clients.search import ClientSearch
 from api.cursors import Page
 from api.db import db
 from api.errors import Conflict, InvalidFields, NotFound, VersionMismatch
-from api.http.csv_response import stream_csv
-from api.mailings import messages
+from api.http.csv_response import separator_of, stream_csv
+from api.mailings import message_export
 from api.opt_outs import service as opt_outs
 from api.schemas.fields import MAX_SEARCH_LENGTH
 from shared.db.models import Client
@@ -174,9 +174,11 @@ def export_clients() -> BaseResponse:
 @blueprint.get("/mailings/<id:mailing_id>/messages.csv")
 def export_recipients(mailing_id: int) -> Response:
     status = request.args.get("status")
-    rows = messages.export_messages(mailing_id, *select_shown(status))
+    pages = message_export.export_messages(
+        mailing_id, *select_shown(status), separator=separator_of(excel=True)
+    )
     name = f"mailing-{mailing_id}-messages.csv"
-    return stream_csv(name, messages.EXPORT_COLUMNS, rows, excel=True)
+    return stream_csv(name, message_export.EXPORT_COLUMNS, pages, excel=True)
 
 
 def _submitted_search() -> dict[str, str]:

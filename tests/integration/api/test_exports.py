@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
+from api.mailings.message_export import LINES
 from shared.domain.spreadsheets import unescape_formula
 from tests.integration.admin.test_admin_query_plans import recorded_statements
 from tests.integration.conftest import value
@@ -19,7 +20,7 @@ from tests.support.fleet import Fleet, rejected
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many pages for few rows."""
-    monkeypatch.setattr("api.mailings.messages.EXPORT_PAGE_ROWS", 3)
+    monkeypatch.setattr("api.mailings.message_export.EXPORT_PAGE_ROWS", 3)
     monkeypatch.setattr("api.clients.service.EXPORT_PAGE_ROWS", 3)
 
 
@@ -137,6 +138,44 @@ def test_formulas_in_provider_responses_are_escaped(
     )
     rows = download(client, f"/mailings/{mailing}/messages.csv?status=failed")
     assert {row["reason"] for row in rows} == {"'=HYPERLINK(1)"}
+
+
+REASONS = (
+    *(None, "", "rejected: http_422", "attempts exhausted: code_-17", "rejected: (a) 1.5 -1"),
+    *("=1+1", "-1", "@x", "'=1", "a,=1", "a;=1", "\t=1", "\r=1", "a\n=1", " =1", "1 =1"),
+    *('say "no"', "a,b", "a;b", "a\nb", "a\rb", "Причина", "\u00a0=1", "rejected: http_422\n"),
+)
+INSTANTS = ("2026-01-31 23:59:59.999999+03", "2026-11-29 00:00:00Z", "1999-12-31 12:00:00.5-11:30")
+
+
+@pytest.mark.parametrize("excel", [False, True])
+def test_lines_of_postgresql_are_those_of_python(
+    client: FlaskClient, module_fleet: Fleet, excel: bool
+) -> None:
+    """Pages of plain reasons come from PostgreSQL, others from Python: the bytes are the same."""
+    # Each reason thrice: pages are of one reason, so that plain ones come from PostgreSQL.
+    reasons = [reason for reason in REASONS for _ in INSTANTS]
+    fleet = module_fleet
+    fleet.check_totals()
+    mailing_id = fleet.add_launched_mailing(len(reasons))
+    fleet.ignore_earlier_mailings()  # the statuses are made up
+    found = fleet.query("SELECT id FROM messages WHERE mailing_id = %s ORDER BY id", mailing_id)
+    for n, (message_id,) in enumerate(found):
+        at = INSTANTS[n % len(INSTANTS)]
+        status, sent_at = ("sent", at) if n % 2 else ("failed", None)
+        changes = reasons[n], at, status, sent_at, n, n % 4 == 0
+        fleet.query(
+            "UPDATE messages SET reason = %s, created_at = %s, status = %s, sent_at = %s,"
+            " attempts = %s, in_doubt = %s WHERE mailing_id = %s AND id = %s",
+            *(*changes, mailing_id, message_id),
+        )
+    address = f"/api/v1/mailings/{mailing_id}/messages.csv?excel={str(excel).lower()}"
+    written = client.get(address).get_data()
+    with pytest.MonkeyPatch.context() as patch:
+        never = LINES.replace("coalesce(bool_and", "false AND coalesce(bool_and")
+        patch.setattr("api.mailings.message_export.LINES", never)
+        assert client.get(address).get_data() == written
+    assert written.count(b"Z") >= len(REASONS) * 3
 
 
 @pytest.mark.parametrize(
