@@ -4,13 +4,24 @@ The API converts amounts of money to segments by its price, so workers need neit
 the time zone of the days.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from datetime import date, datetime
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from flask import current_app
 
 from api.db import session_cursor
 from api.errors import Conflict
-from shared.db.budgets import POLICY_BUDGET, BudgetUse, read_budgets, store_budget
+from shared.db.budgets import (
+    POLICY_BUDGET,
+    BudgetUse,
+    PeriodUse,
+    convert_limit,
+    count_spent,
+    read_budgets,
+    store_budget,
+)
 from shared.domain.error_texts import error_text
 
 USED_UP = {
@@ -47,6 +58,51 @@ def set_budget(mailing_id: int, budget: dict[str, Any] | None, *, unused: bool =
 def find_use(mailing_id: int) -> BudgetUse | None:
     """Return what is used up of the budget of a mailing or of the policy; None if it has none."""
     return next(iter(read_budgets(session_cursor(), mailing_id)), None)
+
+
+class BudgetRoom(NamedTuple):
+    """The segments that a budget has left in the period of an instant."""
+
+    of_policy: bool
+    period: str  # "day" or "month"
+    begins: date  # the first day of the period
+    left: int
+
+
+def draft_use(mailing_id: int | None, budget: dict[str, Any] | None) -> BudgetUse | None:
+    """Return what would be used up of a budget that is not stored; None for no budget.
+
+    `mailing_id` is None for a new mailing, which has used up nothing.
+    """
+    if budget is None:
+        return None
+    price, timezone = current_app.config["SEGMENT_PRICE"], current_app.config["REPORT_TIMEZONE"]
+    day, month = (
+        (0, 0) if mailing_id is None else count_spent(session_cursor(), mailing_id, timezone)
+    )
+    return BudgetUse(
+        mailing_id or POLICY_BUDGET,
+        PeriodUse(convert_limit(budget.get("day"), price), day, 0),
+        PeriodUse(convert_limit(budget.get("month"), price), month, 0),
+    )
+
+
+def list_rooms(
+    use: BudgetUse | None, at: datetime, now: datetime, *, of_policy: bool
+) -> Iterator[BudgetRoom]:
+    """Yield what a budget has left for what is sent at an instant; what is reserved is not left."""
+    if use is None:
+        return
+    zone = ZoneInfo(current_app.config["REPORT_TIMEZONE"])
+    day, today = at.astimezone(zone).date(), now.astimezone(zone).date()
+    month, this_month = day.replace(day=1), today.replace(day=1)
+    for name, period, begins, is_present in (
+        ("day", use.day, day, day == today),
+        ("month", use.month, month, month == this_month),
+    ):
+        if period.limit is not None:
+            left = period.left if is_present else period.limit
+            yield BudgetRoom(of_policy, name, begins, left or 0)
 
 
 def check_budget_left(mailing_id: int) -> None:

@@ -11,12 +11,14 @@ from api.actor import Actor
 from api.db import database_now, session_cursor, use_one_snapshot
 from api.limits.concurrency import ConcurrencyLimit, SharedWork
 from api.mailings.dispatch_end import describe_margin, dispatch_end
+from api.mailings.preview_limits import find_exceeded_limits
 from api.mailings.preview_result import Preview, PreviewWarning, Share, ZoneShare
 from api.mailings.schemas import NewMailing
 from api.mailings.sending_estimate import SendingEstimate, ZoneQueue, estimate_sending
 from api.mailings.service import draft_mailing, window_of
 from api.mailings.text_findings import find_in_text, warn_of
 from api.mailings.text_preview import AudienceQuery, AudienceTexts, render_for_audience
+from api.schemas.limits import Limits
 from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
@@ -115,8 +117,13 @@ def _preview_mailing(body: NewMailing, launched_id: int | None) -> Preview:
         expected_finish_at=None if estimate is None else estimate.finish_at,
         expected_unsent=None if estimate is None else estimate.unsent,
         findings=find_in_text(template, texts.longest or text_without_values(template)),
+        exceeded=[],
         warnings=[],
     )
+    exceeded = find_exceeded_limits(
+        Limits.of(mailing), preview.audience, texts.segments, start, now, launched_id
+    )
+    preview = preview._replace(exceeded=list(exceeded))
     return preview._replace(warnings=list(_find_warnings(mailing, preview, now)))
 
 
@@ -220,6 +227,8 @@ def _find_warnings(mailing: Mailing, preview: Preview, now: datetime) -> Iterato
             f"At the present rate {until}: about {unsent} messages are left at the "
             f"end{describe_margin()} and are not sent.",
         )
+    for each in preview.exceeded:
+        yield PreviewWarning(each.code, each.detail)
     yield from _find_text_warnings(preview.texts)
     yield from map(warn_of, preview.findings)
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
+from api.mailings.preview_limits import ExceededLimit
 from api.mailings.text_preview import AudienceTexts
 from shared.domain.text_costs import TextFinding
 
@@ -70,6 +71,7 @@ class Preview(NamedTuple):
     expected_finish_at: datetime | None
     expected_unsent: int | None
     findings: list[TextFinding]
+    exceeded: list[ExceededLimit]
     warnings: list[PreviewWarning]
 
     @property

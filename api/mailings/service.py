@@ -169,7 +169,7 @@ def change_mailing(
     if not changed:
         return mailing
     if any(columns[name] for name in LIMITS if name in changed):
-        check_budget(body.budget)
+        check_budget(body.budget if "budget" in changed else None)
         require_new_workers()
     audited = _audited_fields(mailing)
     for name, value in columns.items():

@@ -13,9 +13,10 @@ from api.cursors import Page
 from api.db import db
 from api.errors import VersionMismatch
 from api.policy.schemas import PolicyRules, present_version
-from api.schemas.limits import store_limit
+from api.schemas.limits import Limits, store_limit
 from api.sending_rules import check_budget, require_new_workers
 from shared.db.budgets import POLICY_BUDGET
+from shared.db.models import Mailing
 from shared.db.policy_models import PolicyVersion
 
 log = structlog.get_logger()
@@ -23,6 +24,16 @@ log = structlog.get_logger()
 RULES = ("max_audience", "stop_when", "budget", "launch_delay", "notify")
 # Rules that a worker of an older version would not follow.
 RULES_OF_WORKERS = ("max_audience", "stop_when", "budget", "launch_delay")
+
+
+def find_followed_limits(mailing: Mailing) -> Limits:
+    """Return the policy's limits that a mailing follows: of its launch, but the present budget."""
+    present = find_policy()
+    if mailing.started_at is None:
+        return Limits.of(present)
+    launched = db.session.get(PolicyVersion, mailing.policy_version or 0)
+    followed = Limits(None, None, None) if launched is None else Limits.of(launched)
+    return followed._replace(budget=present.budget)
 
 
 def find_policy() -> PolicyVersion:

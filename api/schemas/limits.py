@@ -1,12 +1,14 @@
 """The limits that the policy and a mailing can have: audience, share of refusals, budget."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from api.schemas.base import Body
 from api.schemas.fields import TextFormat, convert_whole_float
 from api.schemas.invalid_value import invalid_value
+from shared.db.models import Mailing
+from shared.db.policy_models import PolicyVersion
 from shared.domain.error_texts import error_text
 
 MAX_COUNT = 10**12
@@ -77,6 +79,26 @@ class Budget(Body):
         return self
 
 
-def store_limit(limit: Body | None) -> dict[str, object] | None:
+def store_limit(limit: Body | None) -> dict[str, Any] | None:
     """Return what a JSONB column stores of a limit."""
     return None if limit is None else limit.model_dump(exclude_none=True)
+
+
+class Limits(NamedTuple):
+    """The rules that a mailing and the policy both can have, as they are stored."""
+
+    max_audience: int | None
+    stop_when: dict[str, Any] | None
+    budget: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, owner: Mailing | PolicyVersion) -> Self:
+        """Return the limits of a mailing itself, or of a version of the policy."""
+        return cls(owner.max_audience, owner.stop_when, owner.budget)
+
+    @classmethod
+    def from_body(
+        cls, max_audience: int | None, stop_when: StopWhen | None, budget: Budget | None
+    ) -> Self:
+        """Return limits as a caller has sent them."""
+        return cls(max_audience, store_limit(stop_when), store_limit(budget))

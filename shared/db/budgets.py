@@ -9,12 +9,14 @@ Locks: budgets by id after messages, then minutes, then days of budgets.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
+
+from shared.db.rows import fetch_one_row
 
 # The budget of the policy, which counts what all mailings send.
 POLICY_BUDGET = 0
@@ -36,6 +38,16 @@ FROM budgets b JOIN minutes m ON m.status = 'sent'
     AND m.minute >= date_trunc('month', now() AT TIME ZONE b.timezone) AT TIME ZONE b.timezone
     AND CASE b.mailing_id WHEN 0 THEN m.mailing_id > 0 ELSE m.mailing_id = b.mailing_id END
 WHERE b.mailing_id = %s GROUP BY 1, 2
+"""
+COUNT_SPENT = """
+SELECT coalesce(sum(n) FILTER (WHERE at >= date_trunc('day', today)), 0)::bigint,
+    coalesce(sum(n), 0)::bigint
+FROM (SELECT now() AT TIME ZONE %(timezone)s) AS present (today) LEFT JOIN LATERAL (
+    SELECT minute AT TIME ZONE %(timezone)s AS at, sent_segments + in_doubt_segments AS n
+    FROM minutes WHERE status = 'sent'
+        AND minute >= date_trunc('month', today) AT TIME ZONE %(timezone)s
+        AND CASE %(mailing)s WHEN 0 THEN mailing_id > 0 ELSE mailing_id = %(mailing)s END
+) AS counted ON true
 """
 # Each connection adds to rows of its own, as in `minutes`.
 ADD_DAYS = """
@@ -127,7 +139,7 @@ def store_budget(
             cursor.execute(LOCK_MINUTES)
             cursor.execute(REMOVE_DAYS, (mailing_id,))
         return
-    day, month = (_convert_limit(budget.get(period), price) for period in ("day", "month"))
+    day, month = (convert_limit(budget.get(period), price) for period in ("day", "month"))
     cursor.execute(STORE, (mailing_id, day, month, timezone))
     if unused:
         return
@@ -136,7 +148,8 @@ def store_budget(
     cursor.execute(COUNT_DAYS, (mailing_id,))
 
 
-def _convert_limit(limit: dict[str, Any] | None, price: Decimal | None) -> int | None:
+def convert_limit(limit: Mapping[str, Any] | None, price: Decimal | None) -> int | None:
+    """Return the segments that a limit permits, of an amount those that it pays for at `price`."""
     if limit is None:
         return None
     if limit.get("segments") is not None:
@@ -166,6 +179,13 @@ def read_budgets(cursor: Cursor, *mailing_ids: int) -> list[BudgetUse]:
         BudgetUse(id_, PeriodUse(day_limit, day, reserved), PeriodUse(month_limit, month, reserved))
         for id_, day_limit, month_limit, day, month, reserved in cursor.fetchall()
     ]
+
+
+def count_spent(cursor: Cursor, mailing_id: int, timezone: str) -> tuple[int, int]:
+    """Return the segments spent today and this month, also where there is no budget yet."""
+    cursor.execute(COUNT_SPENT, {"mailing": mailing_id, "timezone": timezone})
+    day, month = fetch_one_row(cursor)
+    return day, month
 
 
 def has_reservations(cursor: Cursor, mailing_id: int) -> bool:

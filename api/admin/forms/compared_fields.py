@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from flask_babel import lazy_gettext
 
+from api.admin.forms.budget_fields import COMPARED_BUDGET
 from api.admin.forms.edit_conflict import ComparedField
 from api.admin.forms.stop_rule_fields import STOP_RULE_FIELDS, describe_stop_rule
 from api.admin.forms.text_fields import (
@@ -113,4 +114,5 @@ MAILING_FIELDS = (
         describe_stop_rule,
         lazy_gettext("as the policy says"),
     ),
+    *COMPARED_BUDGET,
 )

@@ -1,12 +1,13 @@
 """Errors of a submitted form, by field and in the reader's language."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask_babel import LazyString, format_decimal, lazy_gettext
 from flask_babel import gettext as _
 from pydantic import ValidationError
 
+from api.admin.forms.budget_fields import field_of_budget_error
 from api.errors import InvalidFields
 from api.schemas.personalisation import MAX_TEXT_LENGTH
 from shared.domain.templates import MalformedTemplate, compile_template
@@ -67,9 +68,7 @@ def errors_from_schema(error: ValidationError) -> dict[str, str]:
     """Return pydantic's errors as messages by field, the first of each."""
     messages: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False):
-        field = str(each["loc"][0]) if each["loc"] else ""
-        nested = str(each["loc"][1]) if len(each["loc"]) > 1 else ""
-        name = nested if field == "filter" else field
+        name = _field_at(each["loc"])
         if each["type"] == "placeholder":
             messages.setdefault(name, _describe_placeholder(str(each["input"])))
         if name == "text" and each["type"] == "string_too_long":
@@ -109,10 +108,17 @@ def errors_from_service(error: InvalidFields) -> dict[str, str]:
     """Return a service's field errors as messages by field, the first of each."""
     messages: dict[str, str] = {}
     for each in error.field_errors:
-        steps = (each.pointer or each.parameter or "").strip("/").split("/")
-        name = steps[1] if steps[0] == "filter" and len(steps) > 1 else steps[0]
+        name = _field_at((each.pointer or each.parameter or "").strip("/").split("/"))
         messages.setdefault(name, translate_error(each.code, each.detail))
     return messages
+
+
+def _field_at(location: Sequence[Any]) -> str:
+    """Return the form's field for the location of an error in a mailing's document."""
+    field, *nested = map(str, location or [""])
+    if field == "budget":
+        return field_of_budget_error(tuple(nested))
+    return nested[0] if field == "filter" and nested else field
 
 
 def translate_error(code: str, detail: str) -> str:

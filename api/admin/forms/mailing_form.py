@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from flask import request
 from flask_babel import get_timezone
 
+from api.admin.forms.budget_fields import BUDGET_FIELDS, fields_from_budget, parse_budget
 from api.admin.forms.field_errors import field_text
 from api.admin.forms.stop_rule_fields import (
     STOP_RULE_FIELDS,
@@ -32,6 +33,7 @@ FIELDS = (
     *("exclude_mailing_ids", "phones", "starts", "start_at", "end_at", "zone"),
     *("limited", "window_from", "window_to", "rate_limit", "max_audience", "test_phones"),
     *STOP_RULE_FIELDS,
+    *BUDGET_FIELDS,
 )
 # Fields of the filter that are seldom filled in: their section is folded while they are empty.
 RARE_FIELDS = ("timezones", "attributes", "exclude_mailing_ids", "phones")
@@ -77,6 +79,7 @@ def fields_from_mailing(mailing: Mailing) -> dict[str, str]:
         "rate_limit": str(mailing.rate_limit or ""),
         "max_audience": str(mailing.max_audience or ""),
         **fields_from_stop_rule(mailing.stop_when),
+        **fields_from_budget(mailing.budget),
     }
     if mailing.window_from is not None:
         fields["limited"] = "yes"
@@ -116,6 +119,7 @@ def parse_fields(fields: dict[str, str], mailing: Mailing | None = None) -> Subm
         "rate_limit": None,
         "max_audience": None,
         "stop_when": parse_stop_rule(fields),
+        "budget": parse_budget(fields),
     }
     if fields["limited"]:
         document["window"] = {"from": fields["window_from"], "to": fields["window_to"]}

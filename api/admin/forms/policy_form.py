@@ -1,11 +1,17 @@
 """The form of the policy: its fields as texts, and the document that they stand for."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask_babel import lazy_gettext
 
+from api.admin.forms.budget_fields import (
+    BUDGET_FIELDS,
+    COMPARED_BUDGET,
+    field_of_budget_error,
+    fields_from_budget,
+    parse_budget,
+)
 from api.admin.forms.edit_conflict import ComparedField
 from api.admin.forms.field_errors import field_text
 from api.admin.forms.stop_rule_fields import (
@@ -17,10 +23,9 @@ from api.admin.forms.stop_rule_fields import (
 from api.admin.forms.text_fields import split_list
 from shared.db.policy_models import PolicyVersion
 
-UNITS = ("segments", "amount")
 FIELDS = (
     *("max_audience", "refused_share", "min_answers", "launch_delay", "notify"),
-    *("budget_day", "budget_day_unit", "budget_month", "budget_month_unit"),
+    *BUDGET_FIELDS,
 )
 
 
@@ -31,38 +36,24 @@ def read_policy_form(form: Mapping[str, str]) -> dict[str, str]:
 
 def fields_from_policy(policy: PolicyVersion) -> dict[str, str]:
     """Return the form's fields for a version of the policy."""
-    budget = policy.budget or {}
-    fields: dict[str, str] = {
+    return {
         "max_audience": _show(policy.max_audience),
         **fields_from_stop_rule(policy.stop_when),
         "launch_delay": _show(policy.launch_delay or None),
         "notify": ", ".join(policy.notify),
+        **fields_from_budget(policy.budget),
     }
-    for period in ("day", "month"):
-        limit: dict[str, object] = budget.get(period) or {"segments": None}
-        ((unit, value),) = limit.items()
-        fields |= {f"budget_{period}": _show(value), f"budget_{period}_unit": str(unit)}
-    return fields
 
 
 def parse_policy(fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the rules as the API takes them. What is no number stays a text, and is refused."""
-    document: dict[str, Any] = {
+    return {
         "max_audience": parse_number(fields["max_audience"]),
         "launch_delay": parse_number(fields["launch_delay"]) or 0,
         "notify": split_list(fields["notify"]),
         "stop_when": parse_stop_rule(fields),
+        "budget": parse_budget(fields),
     }
-    budget: dict[str, dict[str, Any]] = {}
-    for period in ("day", "month"):
-        given = fields[f"budget_{period}"]
-        if not given:
-            continue
-        if fields[f"budget_{period}_unit"] == "amount":
-            budget[period] = {"amount": re.sub(r"\s", "", given).replace(",", ".")}
-        else:
-            budget[period] = {"segments": parse_number(given)}
-    return document | {"budget": budget or None}
 
 
 def field_of_error(location: tuple[Any, ...]) -> str:
@@ -71,7 +62,7 @@ def field_of_error(location: tuple[Any, ...]) -> str:
     if first == "stop_when":
         return second or "refused_share"
     if first == "budget":
-        return f"budget_{second or 'day'}"
+        return field_of_budget_error(location[1:])
     return first
 
 
@@ -81,14 +72,6 @@ def _show(value: object) -> str:
 
 def _text(name: str) -> Callable[[Mapping[str, str]], str]:
     return lambda fields: fields[name]
-
-
-def _budget(period: str) -> Callable[[Mapping[str, str]], str]:
-    def describe(fields: Mapping[str, str]) -> str:
-        value = fields[f"budget_{period}"]
-        return f"{value} {fields[f'budget_{period}_unit']}" if value else ""
-
-    return describe
 
 
 POLICY_FIELDS = (
@@ -101,18 +84,7 @@ POLICY_FIELDS = (
         ("refused_share", "min_answers"),
         describe_stop_rule,
     ),
-    ComparedField(
-        "budget_day",
-        lazy_gettext("Budget of a day"),
-        ("budget_day", "budget_day_unit"),
-        _budget("day"),
-    ),
-    ComparedField(
-        "budget_month",
-        lazy_gettext("Budget of a month"),
-        ("budget_month", "budget_month_unit"),
-        _budget("month"),
-    ),
+    *COMPARED_BUDGET,
     ComparedField(
         "launch_delay", lazy_gettext("Launch delay"), ("launch_delay",), _text("launch_delay")
     ),

@@ -7,10 +7,12 @@ from flask_babel import gettext as _
 from api.actor import current_actor
 from api.admin.presenters.formatting import format_number
 from api.admin.presenters.labels import WITHHELD_REASONS
+from api.admin.presenters.policy_rules import PERIODS, SHARED_PERIODS
 from api.admin.presenters.recipients import CLIENTS
 from api.admin.presenters.text_cost import describe_finding
 from api.db import fetch_all
 from api.mailings.preview import preview_mailing
+from api.mailings.preview_limits import ExceededLimit
 from api.mailings.preview_result import Preview, WithheldReason
 from api.mailings.schemas import NewMailing
 from shared.domain.segments import measure_segments
@@ -61,6 +63,29 @@ def _describe_withheld(preview: Preview, reason: WithheldReason, clients: int) -
     return WithheldLine(str(WITHHELD_REASONS[reason]), clients, hint)
 
 
+def _describe_exceeded(limit: ExceededLimit) -> str:
+    needed, permitted = format_number(limit.needed), format_number(limit.permitted)
+    if limit.period is None:
+        return str(
+            _(
+                "It would reach %(needed)s clients, and %(permitted)s are permitted: it would "
+                "pause and send nothing.",
+                needed=needed,
+                permitted=permitted,
+            )
+        )
+    labels = SHARED_PERIODS if limit.of_policy else PERIODS
+    return str(
+        _(
+            "%(budget)s: it needs %(needed)s SMS segments, and %(permitted)s are left. It would "
+            "pause when they are used up.",
+            budget=labels[limit.period],
+            needed=needed,
+            permitted=permitted,
+        )
+    )
+
+
 def _find_warnings(preview: Preview, segments: int) -> list[str]:
     warnings = []
     if not preview.audience:
@@ -75,6 +100,7 @@ def _find_warnings(preview: Preview, segments: int) -> list[str]:
                 count=format_number(preview.expected_unsent),
             )
         )
+    warnings += map(_describe_exceeded, preview.exceeded)
     warnings += map(describe_finding, preview.findings)
     if segments > MANY_SEGMENTS:
         warnings.append(_("The text takes %(count)s segments for each recipient.", count=segments))

@@ -10,11 +10,13 @@ from api.admin.forms.compared_fields import MAILING_FIELDS
 from api.admin.forms.edit_conflict import FormBasis
 from api.admin.forms.mailing_form import RARE_FIELDS, fields_from_mailing
 from api.admin.forms.text_fields import read_id, split_list
+from api.admin.presenters.policy_rules import describe_rules
 from api.admin.presenters.recipient_choices import present_choices
 from api.admin.presenters.test_send import TestOutcome
 from api.admin.presenters.text_cost import count_segments
 from api.db import fetch_all
 from api.mailings.attribute_names import list_attribute_names
+from api.policy.service import find_policy
 from shared.db.models import Mailing
 
 KEY = re.compile(r"[\w-]{10,64}", re.ASCII)
@@ -70,6 +72,7 @@ def render_form(
         lists=present_choices(fields),
         attribute_names=list_attribute_names(MAX_ATTRIBUTE_NAMES),
         counter=count_segments(fields["text"]),
+        policy_rules=[*describe_rules(find_policy())],
         test=test,
         basis=basis,
         started_meanwhile=started,

@@ -22,6 +22,7 @@ from api.admin.forms.text_fields import read_id
 from api.admin.presenters.audience_preview import preview_for_template
 from api.admin.presenters.conflict_page import render_conflict
 from api.admin.presenters.mailing_form_page import form_key, render_form
+from api.admin.presenters.policy_rules import describe_mailing_rules
 from api.admin.presenters.test_send import send_test as send_test_messages
 from api.db import db
 from api.errors import Conflict, InvalidFields, VersionMismatch
@@ -30,6 +31,8 @@ from api.mailings.action_rules import RULES, Action
 from api.mailings.recipient_choices import list_attribute_values
 from api.mailings.schemas import MailingChanges, NewMailing
 from api.mailings.service import change_mailing, create_mailing, find_mailing, list_mailings_by_id
+from api.policy.service import find_policy
+from api.schemas.limits import Limits
 from shared.db.models import Mailing
 from shared.domain.scopes import Scope
 
@@ -253,8 +256,12 @@ def _validate(form: SubmittedForm) -> tuple[NewMailing | None, dict[str, str]]:
 
 
 def _render_review(form: SubmittedForm, body: NewMailing) -> str:
+    policy = find_policy()
+    own = Limits.from_body(body.max_audience, body.stop_when, body.budget)
     return render_template(
         "admin/review.html",
+        rules=[*describe_mailing_rules(own, Limits.of(policy))],
+        launch_delay=policy.launch_delay,
         **preview_for_template(body),
         fields=form.fields,
         body=body,

@@ -27,6 +27,7 @@ from api.admin.presenters.mailing_page import (
     list_zones,
     map_local_hours,
 )
+from api.admin.presenters.policy_rules import describe_mailing_rules
 from api.admin.presenters.recipients import find_attempts, find_recipients
 from api.admin.presenters.text_versions import list_text_versions
 from api.budgets import find_use
@@ -35,6 +36,8 @@ from api.errors import Conflict, InvalidFields
 from api.mailings import actions, service
 from api.mailings.action_rules import Action, possible_actions
 from api.mailings.dispatch_end import dispatch_end, end_margin
+from api.policy.service import find_followed_limits
+from api.schemas.limits import Limits
 from shared.db.refusals import read_refusals
 from shared.domain.statuses import MailingStatus
 
@@ -98,6 +101,7 @@ def show_mailing(mailing_id: int) -> str:
         seconds_left=seconds_left(row),
         refusals=read_refusals(session_cursor(), [mailing_id])[mailing_id],
         starts_in=_seconds_until_launch(row, now),
+        rules=[*describe_mailing_rules(Limits.of(mailing), find_followed_limits(mailing))],
         budget_use=find_use(mailing_id) if mailing.budget else None,
         segment_price=current_app.config["SEGMENT_PRICE"],
         sent_chart=chart_sent(mailing_id),

@@ -19,15 +19,18 @@ from api.admin.forms.policy_form import (
     read_policy_form,
 )
 from api.admin.presenters.conflict_page import render_conflict
+from api.admin.presenters.policy_effects import describe_effect
 from api.admin.presenters.policy_rules import describe_rules
 from api.audit_log.service import find_people_by_name
-from api.budgets import find_use
+from api.budgets import draft_use, find_use
 from api.cursors import Page
 from api.db import db
 from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.policy import emergency_stop, service
-from api.policy.effects import find_exceeding_mailings
+from api.policy.effects import find_effects
 from api.policy.schemas import PolicyRules
+from api.schemas.limits import Limits
+from api.sending_rules import check_budget
 from shared.db.budgets import POLICY_BUDGET
 from shared.db.policy_models import PolicyVersion
 from shared.domain.scopes import Scope
@@ -63,6 +66,7 @@ def change_policy() -> Response | str | tuple[str, int]:
     try:
         rules = PolicyRules.model_validate(parse_policy(fields))
         if request.form.get("preview"):
+            check_budget(rules.budget)
             return _render_page(fields, basis=basis, previewed=rules)
         service.change_policy(rules, current_actor(), {basis.version})
     except ValidationError as error:
@@ -158,7 +162,11 @@ def _render_page(
 ) -> str:
     versions: list[Any] = list(service.list_versions(Page(0, SHOWN_VERSIONS + 1, descending=True)))
     current = versions[0]
-    limit = current.max_audience if previewed is None else previewed.max_audience
+    if previewed is None:
+        limits, use = Limits.of(current), find_use(POLICY_BUDGET)
+    else:
+        limits = Limits.from_body(previewed.max_audience, previewed.stop_when, previewed.budget)
+        use = draft_use(POLICY_BUDGET, limits.budget)
     return render_template(
         "admin/policy.html",
         fields=fields,
@@ -167,9 +175,9 @@ def _render_page(
         problem=problem,
         previewed=previewed is not None,
         current=current,
-        budget_use=find_use(POLICY_BUDGET),
+        budget_use=use,
         segment_price=current_app.config["SEGMENT_PRICE"],
-        effects=find_exceeding_mailings(limit),
+        effects=[*map(describe_effect, find_effects(limits, use))],
         versions=[(each, [*describe_rules(each)]) for each in versions[:SHOWN_VERSIONS]],
         people=find_people_by_name([each.updated_by for each in versions]),
     )

@@ -107,11 +107,62 @@ def test_a_preview_shows_which_scheduled_mailings_would_pause(app: Flask, admin:
     mailing_id = client.post("/api/v1/mailings", json=mailing).get_json()["id"]
     fields = form_of(page(admin, PAGE)) | {"max_audience": "2", "preview": "1"}
     shown = submit(admin, PAGE, fields)
-    assert re.search(r"Previewed .* more than 2 2 pauses, nothing is sent", text_of(shown.text))
+    expected = r"Previewed .* more than 2 pauses, nothing is sent: at most 2 clients"
+    assert re.search(expected, text_of(shown.text))
     assert read_rules(app)["version"] == 1
     shown = submit(admin, PAGE, fields | {"max_audience": "3"})
-    assert re.search(r"Previewed .* 3 3 is sent", text_of(shown.text))
+    assert re.search(r"Previewed .* 3 is sent", text_of(shown.text))
     client.post(f"/api/v1/mailings/{mailing_id}/cancel")
+
+
+def test_a_preview_shows_what_budget_and_refusals_would_do(app: Flask, admin: Signed) -> None:
+    client = make_client(app)
+    for n in range(3):
+        phone = f"7916888010{n}"
+        body = {"phone": phone, "tag": "budget page", "timezone": "UTC"}
+        client.put(f"/api/v1/clients/by-phone/{phone}", json=body)
+    chosen = {"filter": {"tags": ["budget page"]}, "start_at": ahead(seconds=3000)}
+    own = {
+        "stop_when": {"refused_share": 0.5, "min_answers": 2},
+        "budget": {"day": {"segments": 2}},
+    }
+    ids = [
+        client.post("/api/v1/mailings", json=mailing_body() | chosen | more).get_json()["id"]
+        for more in ({"name": "First"}, {"name": "Second"}, {"name": "Third"} | own)
+    ]
+    rules = {"budget_month": "5", "refused_share": "30", "min_answers": "100", "preview": "1"}
+    shown = text_of(submit(admin, PAGE, form_of(page(admin, PAGE)) | rules).text)
+    rule = "from 30 % on, once there are 100 answers"
+    few = "has too few clients for that many answers: refusals never pause it"
+    assert re.search(rf"First .* 3 is sent pauses on refusals: {rule} {few} Second", shown)
+    # What the first mailing uses up is not left for the second.
+    left = "pauses: the budget of the month has 2 SMS segments left for it"
+    assert re.search(rf"Second .* 3 {left} pauses on refusals: {rule} {few} Third", shown)
+    own_rule = "has its own rule on refusals: from 50 % on, once there are 2 answers"
+    left = "pauses: the budget of the month has 0 SMS segments left for it"
+    assert re.search(rf"Third .* more than 2 {left} {own_rule}", shown), shown
+    for mailing_id in ids:
+        client.post(f"/api/v1/mailings/{mailing_id}/cancel")
+
+
+def test_a_preview_of_a_budget_counts_what_was_sent(
+    app: Flask, admin: Signed, database: Cursor
+) -> None:
+    database.execute(
+        "INSERT INTO minutes (mailing_id, minute, shard, status, count, sent_segments)"
+        " VALUES (987654321, date_trunc('minute', now()), 0, 'sent', 7, 14)"
+    )
+    try:
+        rules = {"budget_day": "10", "preview": "1"}
+        shown = text_of(submit(admin, PAGE, form_of(page(admin, PAGE)) | rules).text)
+    finally:
+        database.execute("DELETE FROM minutes WHERE mailing_id = 987654321")
+    assert re.search(r"Used up today \d+ of 10 SMS segments, nothing left", shown)
+    assert "This budget is used up already" in shown
+    money = {"budget_day": "10", "budget_day_unit": "amount", "preview": "1"}
+    refused = submit(admin, PAGE, form_of(page(admin, PAGE)) | money)
+    assert refused.status_code == 422
+    assert "SEGMENT_PRICE" in refused.text
 
 
 def test_viewers_see_the_rules_and_cannot_change_them(app: Flask) -> None:
@@ -201,4 +252,49 @@ def test_a_mailing_gets_a_rule_on_refusals_of_its_own(app: Flask, admin: Signed)
     assert 'id="stop_when-fault"' in refused.text
     assert submit(admin, path, fields | dict.fromkeys(rule, "")).status_code == 303
     assert client.get(f"/api/v1/mailings/{mailing_id}").get_json()["stop_when"] is None
+    client.post(f"/api/v1/mailings/{mailing_id}/cancel")
+
+
+def test_a_mailing_gets_a_budget_of_its_own(app: Flask, admin: Signed) -> None:
+    client = make_client(app)
+    policy = form_of(page(admin, PAGE)) | {"budget_month": "1000000", "launch_delay": "600"}
+    assert submit(admin, PAGE, policy).status_code == 303
+    form = page(admin, "/admin/mailings/new")
+    assert "Budget of a month: SMS segments: 1,000,000" in text_of(form)
+    fields = {
+        "text": "Hello",
+        "tags": "nobody-has-this",
+        "starts": "now",
+        "end_at": ahead(hours=2)[:16],
+        "zone": "UTC",
+        "budget_day": "5 000",
+    }
+    refused = submit(admin, "/admin/mailings/new", fields | {"budget_month": "many"})
+    assert refused.status_code == 422
+    assert 'id="budget_month-fault"' in refused.text
+    review = submit(admin, "/admin/mailings/new", fields)
+    shown = text_of(review.text)
+    assert "in 600 seconds, by the policy's launch delay" in shown
+    assert "Budget of a day SMS segments: 5,000" in shown
+    assert "Budget of a month for all mailings SMS segments: 1,000,000 by the policy" in shown
+    found = re.search(r'name="once" value="([^"]+)"', review.text)
+    assert found
+    confirmed = fields | {"confirmed": "yes", "once": found[1]}
+    address = submit(admin, "/admin/mailings/new", confirmed).location
+    mailing_id = address.rsplit("/", 1)[1]
+    path = f"/admin/mailings/{mailing_id}"
+    stored = client.get(f"/api/v1/mailings/{mailing_id}").get_json()
+    assert stored["budget"] == {"day": {"segments": 5000}}
+    shown = text_of(page(admin, path))
+    assert "Budget of a day SMS segments: 5,000" in shown
+    assert "Used up today 0 of 5,000 SMS segments, 5,000 left" in shown
+    # The form of the mailing, and of a copy, has it again, and saving it as it is changes nothing.
+    assert form_of(page(admin, f"/admin/mailings/new?from={mailing_id}"))["budget_day"] == "5000"
+    again = form_of(page(admin, f"{path}/edit"))
+    assert submit(admin, f"{path}/edit", again).status_code == 303
+    assert client.get(f"/api/v1/mailings/{mailing_id}").get_json() == stored
+    more = again | {"budget_day": "", "budget_month": "70"}
+    assert submit(admin, f"{path}/edit", more).status_code == 303
+    changed = client.get(f"/api/v1/mailings/{mailing_id}").get_json()
+    assert changed["budget"] == {"month": {"segments": 70}}
     client.post(f"/api/v1/mailings/{mailing_id}/cancel")

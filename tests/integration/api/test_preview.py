@@ -188,6 +188,32 @@ def test_warnings_of_an_empty_audience_and_a_past_start(
     }
 
 
+def test_warnings_of_limits_that_would_pause_it(
+    client: FlaskClient, preview: Callable[..., Any], crowd: Callable[..., str], database: Cursor
+) -> None:
+    etag = client.get("/api/v1/policy").headers["ETag"]
+    rules = {"max_audience": 3, "budget": {"month": {"segments": 5}}}
+    put = client.put("/api/v1/policy", json=rules, headers={"If-Match": etag})
+    assert put.status_code == 200, put.text
+    chosen = {"filter": {"tags": [crowd({}, {}, {})]}, "text": "x" * 161}
+    try:
+        found = preview(**chosen, max_audience=2, budget={"day": {"segments": 4}})
+        fitting = preview(**chosen | {"text": "x"}, max_audience=10)
+    finally:
+        database.execute("DELETE FROM policies WHERE version > 1; DELETE FROM budgets")
+    warnings = [each["detail"] for each in found["warnings"]]
+    assert warnings == [
+        "The mailing would reach 3 clients, and the limit of the mailing is 2: it would pause and "
+        "send nothing.",
+        "The mailing needs 6 SMS segments, and the budget of the mailing has 4 left for that day: "
+        "it would pause when they are used up.",
+        "The mailing needs 6 SMS segments, and the budget of the policy has 5 left for that month: "
+        "it would pause when they are used up.",
+    ]
+    assert codes(found) == {"audience_limit_exceeded", "budget_exceeded"}
+    assert codes(fitting) == set()
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"text": ""}, {"end_at": ahead(minutes=30)}, {"start_at": "now"}, {"extra": 1}],
