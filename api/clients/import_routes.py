@@ -19,10 +19,12 @@ from api.clients.import_schemas import (
     ImportQuery,
 )
 from api.clients.import_upload import delete_draft
+from api.clients.row_error_texts import NUMBERED, find_row_error_text
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import csv_body_reader, is_ndjson
 from api.http.file_problems import describe_bad_file
+from api.http.localisation import negotiate_language, translate
 from api.http.pagination import build_page
 from api.http.problems import BadRequest
 from api.openapi.bodies import CsvUpload
@@ -32,6 +34,7 @@ from api.schemas.responses import format_instant
 from shared.client_import.bad_file import BadFile, BadHeader, FileTooLarge
 from shared.client_import.columns import NO_MAPPING
 from shared.db.import_models import Import
+from shared.domain.error_texts import error_text
 
 blueprint = Blueprint("imports", __name__)
 
@@ -75,7 +78,11 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     In `errors` of the import, each rejected line has a `code`.
     """
     started = _read_upload(partial(import_service.start_import, **_arguments(query)))
-    return _present(started), 202, {"Location": f"/api/v1/imports/{started.id}"}
+    return (
+        _present(started, negotiate_language()),
+        202,
+        {"Location": f"/api/v1/imports/{started.id}"},
+    )
 
 
 @blueprint.post("/clients/import/check")
@@ -95,6 +102,7 @@ def check_clients_file(query: ImportQuery) -> dict[str, Any]:
     """
     found = _read_upload(partial(check_file, **_arguments(query)))
     delete_draft(found.import_id)
+    language = negotiate_language()
     counts = ("rows", "created", "updated", "unchanged", "rejected")
     return {
         **{name: getattr(found.merge, name) for name in counts},
@@ -103,7 +111,7 @@ def check_clients_file(query: ImportQuery) -> dict[str, Any]:
             for each in found.columns
         ],
         "timezones": [each._asdict() for each in found.zones],
-        "errors": [_present_error(each) for each in found.errors],
+        "errors": [_present_error(each, language) for each in found.errors],
     }
 
 
@@ -117,7 +125,8 @@ def list_imports(query: ImportListQuery) -> dict[str, Any]:
     found = import_service.list_imports(
         query.page(), query.status, since=query.created_since, until=query.created_until
     )
-    return build_page(found, query.limit, _present, lambda each: each.id)
+    present = partial(_present, language=negotiate_language())
+    return build_page(found, query.limit, present, lambda each: each.id)
 
 
 @blueprint.get("/imports/<id:import_id>")
@@ -127,7 +136,7 @@ def get_import(import_id: int) -> dict[str, Any]:
 
     While it is running, `rows_done` shows its progress.
     """
-    return _present(import_service.get_import(import_id))
+    return _present(import_service.get_import(import_id), negotiate_language())
 
 
 @blueprint.get("/imports/<id:import_id>/rejected.csv")
@@ -143,14 +152,17 @@ def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
     """Download an import's rejected rows
 
     The first 20,000 of them; the import's `rejected_kept` says how many. The last column is the
-    reason. The file can be corrected and imported again.
+    reason, in the language of `Accept-Language`. The file can be corrected and imported again.
     """
     found = import_service.get_import(import_id)
-    columns, rows = import_service.export_rejected_rows(found, lambda error: error.sentence)
+    language = negotiate_language()
+    columns, rows = import_service.export_rejected_rows(
+        found, lambda error: _describe_error(error, language)
+    )
     return stream_csv(f"import-{import_id}-rejected.csv", columns, rows, query.excel)
 
 
-def _present(found: Import) -> dict[str, Any]:
+def _present(found: Import, language: str) -> dict[str, Any]:
     counts = ("rows_total", "rows_done", "created", "updated", "unchanged", "rejected")
     return {
         "id": found.id,
@@ -158,25 +170,30 @@ def _present(found: Import) -> dict[str, Any]:
         **{name: getattr(found, name) for name in counts},
         "rejected_kept": import_service.count_kept_rows(found),
         "errors": [
-            _present_error(each)
+            _present_error(each, language)
             for each in (import_service.list_rejected_cells(found.id) if found.rejected else ())
         ],
         "attribute_columns": found.attribute_columns,
         "ignored_columns": found.ignored_columns,
-        "failure": found.failure,
+        "failure": found.failure and translate(found.failure, language),
         "created_at": format_instant(found.created_at),
         "finished_at": format_instant(found.finished_at),
     }
 
 
-def _present_error(error: import_service.RejectedCell) -> dict[str, Any]:
+def _present_error(error: import_service.RejectedCell, language: str) -> dict[str, Any]:
+    numbered = error_text(NUMBERED, line=error.line, error=_describe_error(error, language))
     return {
         "line": error.line,
         "column": error.column,
         "value": error.value,
-        "detail": f"row {error.line}: {error.sentence}",
+        "detail": translate(numbered, language),
         "code": error.code,
     }
+
+
+def _describe_error(error: import_service.RejectedCell, language: str) -> str:
+    return error.quote_value(translate(find_row_error_text(error), language))
 
 
 def _arguments(query: ImportQuery) -> dict[str, Any]:

@@ -92,9 +92,10 @@ class RowError(ResponseModel):
     )
     value: str = Field(description="The cell as given, shortened.", examples=["495-00-11"])
     detail: str = Field(
+        description="In the language of `Accept-Language`.",
         examples=[
             'row 17: phone "495-00-11" must be 11 digits and start with 7, for example 79161234567'
-        ]
+        ],
     )
     code: str = Field(description="Which rule is violated; stable.", examples=["phone_format"])
 

@@ -48,9 +48,13 @@ class RejectedCell(NamedTuple):
     @property
     def sentence(self) -> str:
         """The detail with the value, as in: phone "916" must be 11 digits."""
-        if not self.value or not self.detail.startswith(f"{self.column} "):
-            return self.detail
-        return f'{self.column} "{self.value}"{self.detail[len(self.column) :]}'
+        return self.quote_value(self.detail)
+
+    def quote_value(self, detail: str) -> str:
+        """Return a detail that begins with the column with the value after that."""
+        if not self.value or not detail.startswith((f"{self.column} ", f"{self.column}: ")):
+            return detail
+        return f'{self.column} "{self.value}"{detail[len(self.column) :]}'
 
 
 def start_import(

@@ -135,8 +135,9 @@ class NdjsonRowReceiver(RowReceiver):
         found: dict[str, str] = {}
         for name, value in given.items():
             if parse_attribute_name(name) != name:
-                detail = f"{_shorten(name)} cannot be the name of an attribute"
-                faults.append(CellError("attributes", detail, "attribute_name"))
+                shown = _shorten(name) or '""'
+                detail = f"{shown} cannot be the name of an attribute"
+                faults.append(CellError("attributes", detail, "attribute_name", shown))
             elif not isinstance(value, str):
                 faults.append(CellError(name, f"{name} must be a string", "not_a_string"))
             else:

@@ -1,14 +1,14 @@
-"""The language of problems: the `title`, `detail` and `errors` that Accept-Language asks for.
+"""The language of errors: the `title`, `detail` and `errors` that Accept-Language asks for.
 
-Only problems are translated, so a successful request costs nothing. Texts are in English, whose
-translations are in api/translations; codes are the same in every language.
+Only problems and the errors of rows are translated, so other requests cost nothing. Texts are in
+English, whose translations are in api/translations; codes are the same in every language.
 """
 
 from functools import cache
 from pathlib import Path
 
 from babel.support import NullTranslations, Translations
-from flask import Request
+from flask import Request, Response, after_this_request, request
 
 from shared.domain.error_texts import ErrorText
 
@@ -26,6 +26,19 @@ def choose_language(request: Request) -> str:
         if tag == "*":
             break
     return SOURCE_LANGUAGE
+
+
+def negotiate_language() -> str:
+    """Return the language of the present request's answer, and name it in the answer's headers."""
+    language = choose_language(request)
+
+    @after_this_request
+    def name_language(response: Response) -> Response:
+        response.headers["Content-Language"] = language
+        response.vary.add("Accept-Language")
+        return response
+
+    return language
 
 
 def translate(text: str, language: str) -> str:

@@ -15,6 +15,7 @@ from psycopg2.sql import SQL, Composed, Identifier
 from shared.db import status_changes
 from shared.db.on_commit import log_clients_on_commit
 from shared.db.rows import fetch_one_row
+from shared.domain.error_texts import error_text
 
 CHUNK_ROWS = 10_000
 
@@ -168,6 +169,10 @@ WHERE id = %(import)s
 FINISH = """
 UPDATE imports SET status = 'finished', finished_at = now(), updated_at = now() WHERE id = %s
 """
+FAILURE = error_text(
+    "The service could not merge the rest of this file. Send it again: the rows that were merged "
+    "will be found unchanged."
+)
 FAIL = """
 UPDATE imports SET status = 'failed', failure = %s, finished_at = now(), updated_at = now()
 WHERE id = %s AND status = 'running'
@@ -235,10 +240,10 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
     return merged
 
 
-def fail_import(cursor: Cursor, import_id: int, reason: str) -> None:
+def fail_import(cursor: Cursor, import_id: int) -> None:
     """Mark an import as failed; merged rows stay."""
     cursor.execute(END_PARTS, (import_id,))
-    cursor.execute(FAIL, (reason, import_id))
+    cursor.execute(FAIL, (FAILURE, import_id))
     drop_waiting_rows(cursor, import_id)
 
 

@@ -50,10 +50,6 @@ DELETE_ORPHANS = "DELETE FROM rejected_rows WHERE import_id = ANY (%s)"
 READ_RESULT = """
 SELECT status, rows_total, created, updated, unchanged, rejected FROM imports WHERE id = %s
 """
-FAILURE = (
-    "The service could not merge the rest of this file. Send it again: the rows that were merged "
-    "will be found unchanged."
-)
 
 
 def merge_import_slice(db: Database, import_id: int, second_db: Database | None = None) -> bool:
@@ -82,7 +78,7 @@ def merge_import_slice(db: Database, import_id: int, second_db: Database | None 
     except Exception as error:
         log.error("import.failed", error_class=type(error).__name__)
     with db.transaction() as cursor:
-        fail_import(cursor, import_id, FAILURE)
+        fail_import(cursor, import_id)
     return False
 
 

@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.http import HTTP_STATUS_CODES
 
-from api.error_codes import CODES, FIELD_CODES
+from api.clients import row_error_texts
+from api.error_codes import CODES, FIELD_CODES, ROW_CODES
 from api.errors import FieldError, InvalidFields
 from api.http import file_problems, validation_texts
 from api.http.localisation import LANGUAGES, SOURCE_LANGUAGE, TRANSLATIONS_PATH, translate
@@ -76,6 +77,10 @@ def test_every_code_of_a_file_has_a_template() -> None:
     }
     assert len(codes) > 7
     assert codes == file_problems.TEMPLATES.keys()
+
+
+def test_every_code_of_a_row_has_a_template() -> None:
+    assert row_error_texts.TEMPLATES.keys() == ROW_CODES.keys()
 
 
 class Values(BaseModel):
