@@ -10,13 +10,14 @@ from api.admin.forms.compared_fields import MAILING_FIELDS
 from api.admin.forms.edit_conflict import FormBasis
 from api.admin.forms.mailing_form import RARE_FIELDS, fields_from_mailing
 from api.admin.forms.text_fields import read_id, split_list
-from api.admin.presenters.policy_rules import describe_rules
+from api.admin.presenters.policy_rules import describe_mailing_rules
 from api.admin.presenters.recipient_choices import present_choices
 from api.admin.presenters.test_send import TestOutcome
 from api.admin.presenters.text_cost import count_segments
 from api.db import fetch_all
 from api.mailings.attribute_names import list_attribute_names
 from api.policy.service import find_policy
+from api.schemas.limits import Limits
 from shared.db.models import Mailing
 
 KEY = re.compile(r"[\w-]{10,64}", re.ASCII)
@@ -31,6 +32,7 @@ WHERE deleted_at IS NULL AND (audience > 0 OR id = ANY (CAST(:chosen AS bigint[]
 ORDER BY id = ANY (CAST(:chosen AS bigint[])) DESC, id DESC
 LIMIT greatest(8, cardinality(CAST(:chosen AS bigint[])))
 """)
+NO_LIMITS = Limits(None, None, None)
 MAX_PLACEHOLDERS = 8
 MAX_ATTRIBUTE_NAMES = 200
 
@@ -72,7 +74,7 @@ def render_form(
         lists=present_choices(fields),
         attribute_names=list_attribute_names(MAX_ATTRIBUTE_NAMES),
         counter=count_segments(fields["text"]),
-        policy_rules=[*describe_rules(find_policy())],
+        policy_rules=[*describe_mailing_rules(NO_LIMITS, Limits.of(find_policy()))],
         test=test,
         basis=basis,
         started_meanwhile=started,

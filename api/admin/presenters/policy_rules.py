@@ -17,8 +17,8 @@ PERIODS = {
     "month": lazy_gettext("Budget of a month"),
 }
 SHARED_PERIODS = {
-    "day": lazy_gettext("Budget of a day for all mailings"),
-    "month": lazy_gettext("Budget of a month for all mailings"),
+    "day": lazy_gettext("Shared budget of a day"),
+    "month": lazy_gettext("Shared budget of a month"),
 }
 
 
@@ -28,6 +28,7 @@ class MailingRule(NamedTuple):
     label: LazyString
     text: str
     of_policy: bool = False
+    is_budget: bool = False
 
 
 def describe_rules(policy: PolicyVersion) -> Iterator[tuple[LazyString, str]]:
@@ -64,7 +65,7 @@ def describe_mailing_rules(own: Limits, policy: Limits) -> Iterator[MailingRule]
         (SHARED_PERIODS, policy.budget, True),
     ):
         for period, each in (budget or {}).items():
-            yield MailingRule(labels[period], _describe_budget_limit(each), of_policy)
+            yield MailingRule(labels[period], _describe_budget_limit(each), of_policy, True)
 
 
 def describe_stop_when(rule: Mapping[str, Any]) -> str:

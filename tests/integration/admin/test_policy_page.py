@@ -260,7 +260,7 @@ def test_a_mailing_gets_a_budget_of_its_own(app: Flask, admin: Signed) -> None:
     policy = form_of(page(admin, PAGE)) | {"budget_month": "1000000", "launch_delay": "600"}
     assert submit(admin, PAGE, policy).status_code == 303
     form = page(admin, "/admin/mailings/new")
-    assert "Budget of a month: SMS segments: 1,000,000" in text_of(form)
+    assert "Shared budget of a month: SMS segments: 1,000,000" in text_of(form)
     fields = {
         "text": "Hello",
         "tags": "nobody-has-this",
@@ -276,7 +276,7 @@ def test_a_mailing_gets_a_budget_of_its_own(app: Flask, admin: Signed) -> None:
     shown = text_of(review.text)
     assert "in 600 seconds, by the policy's launch delay" in shown
     assert "Budget of a day SMS segments: 5,000" in shown
-    assert "Budget of a month for all mailings SMS segments: 1,000,000 by the policy" in shown
+    assert "Shared budget of a month SMS segments: 1,000,000 by the policy" in shown
     found = re.search(r'name="once" value="([^"]+)"', review.text)
     assert found
     confirmed = fields | {"confirmed": "yes", "once": found[1]}
@@ -286,7 +286,7 @@ def test_a_mailing_gets_a_budget_of_its_own(app: Flask, admin: Signed) -> None:
     stored = client.get(f"/api/v1/mailings/{mailing_id}").get_json()
     assert stored["budget"] == {"day": {"segments": 5000}}
     shown = text_of(page(admin, path))
-    assert "Budget of a day SMS segments: 5,000" in shown
+    assert "Shared budget of a month SMS segments: 1,000,000 by the policy" in shown
     assert "Used up today 0 of 5,000 SMS segments, 5,000 left" in shown
     # The form of the mailing, and of a copy, has it again, and saving it as it is changes nothing.
     assert form_of(page(admin, f"/admin/mailings/new?from={mailing_id}"))["budget_day"] == "5000"
