@@ -73,6 +73,12 @@ def test_every_built_image_is_scanned_and_listed() -> None:
     assert scan["artifacts"]["paths"] == ["sbom-*.cdx.json"]
 
 
+def test_the_scanner_is_named_by_its_digest() -> None:
+    """It gets the password of the registry, and its tags have been moved by others before."""
+    scanner = JOBS["scan images"]["image"]["name"]
+    assert re.fullmatch(r"aquasec/trivy:[\d.]+@sha256:[0-9a-f]{64}", scanner)
+
+
 def test_updates_cover_images_packages_and_the_pipeline() -> None:
     config = json.loads((ROOT / "renovate.json").read_text())
     assert "docker:pinDigests" in config["extends"]
