@@ -9,8 +9,10 @@ import psycopg2
 import pytest
 from redis import Redis
 
-from dev.stack.services import Postgres, Valkey
+from dev.stack.services import Valkey
+from tests.support import migrated_postgres
 from tests.support.fleet import Fleet
+from tests.support.migrated_postgres import MigratedPostgres
 from tests.support.migrations import migrate
 from tests.support.system import System
 
@@ -30,14 +32,22 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Share the migrated cluster with the other test processes of this run."""
+    own = tmp_path_factory.getbasetemp()
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    migrated_postgres.run_directory = own.parent if parallel else own
+
+
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server: TEST_DATABASE_URL's, or one of our own."""
+    """A PostgreSQL server: TEST_DATABASE_URL's, or one of our own, with the present schema."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
         yield given
         return
-    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    server = MigratedPostgres(tmp_path_factory.mktemp("postgres"))
     server.start()
     yield server.url
     server.remove()
@@ -47,8 +57,11 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def migrated_template(postgres_url: str) -> Iterator[str]:
     """The name of a database with the present schema, to be copied."""
     name = f"template_{os.getpid()}"
-    _execute(postgres_url, f"CREATE DATABASE {name}")
-    migrate(_with_database(postgres_url, name))
+    if "TEST_DATABASE_URL" in os.environ:
+        _execute(postgres_url, f"CREATE DATABASE {name}")
+        migrate(_with_database(postgres_url, name))
+    else:
+        _execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {MigratedPostgres.database}")
     yield name
     _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 

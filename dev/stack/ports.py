@@ -1,11 +1,15 @@
 """Choose and probe TCP ports on the loopback interface."""
 
+import itertools
 import random
 import socket
+import threading
+from collections.abc import Iterator
 
 # Below the range from which Linux takes ports for outgoing connections, so that no connection
 # takes a port that is remembered from the last run.
 _CHOICE = range(15_000, 32_000)
+_BLOCK_SIZE = 100
 
 
 def is_free(port: int) -> bool:
@@ -21,12 +25,15 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port that is free now, chosen at random."""
-    for _ in range(1000):
-        port = random.choice(_CHOICE)  # noqa: S311 (no secret)
-        if is_free(port):
-            return port
-    raise OSError("no free port between 15000 and 32000")
+    """Return a port that is free now, and that neither this nor another process is given.
+
+    Until a server listens on it, and while it restarts, nothing else shows that it is taken.
+    """
+    with _lock:
+        for port in _own_ports:
+            if is_free(port):
+                return port
+    raise OSError(f"no free port between {_CHOICE.start} and {_CHOICE.stop}")
 
 
 def accepts_connections(port: int) -> bool:
@@ -36,3 +43,22 @@ def accepts_connections(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _claim_blocks() -> Iterator[range]:
+    """Yield ranges of ports that this process alone hands out, as long as it lives.
+
+    The claim is a socket that is bound to the first port of the block, and never listens.
+    """
+    for start in random.sample(_CHOICE[::_BLOCK_SIZE], len(_CHOICE[::_BLOCK_SIZE])):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as claim:
+            try:
+                claim.bind(("127.0.0.1", start))
+            except OSError:
+                continue
+            claim.detach()  # it stays open until the process ends
+        yield range(start + 1, start + _BLOCK_SIZE)
+
+
+_lock = threading.Lock()
+_own_ports = itertools.chain.from_iterable(_claim_blocks())

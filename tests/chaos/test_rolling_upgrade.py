@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from dev.stack.ports import free_port
+from dev.stack.services import Postgres
 from tests.support.invariants import assert_totals, find_wrong_totals
 from tests.support.system import ROOT, TOKEN, Process, System, rfc3339
 from tests.support.waiting import wait_for
@@ -144,6 +145,7 @@ class Upgrade:
 @pytest.fixture
 def upgrade(tmp_path: Path, previous: Path) -> Iterator[Upgrade]:
     system = System(tmp_path / "system", PROVIDER_RATE=RATE)
+    system.postgres = Postgres(tmp_path / "postgres")  # whose schema is the old one at first
     upgrade = Upgrade(system, previous)
     try:
         upgrade.start_old()

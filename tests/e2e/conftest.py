@@ -17,7 +17,10 @@ from tests.support.waiting import wait_for
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The product and the OpenID provider of its users."""
+    """The product and the OpenID provider of its users.
+
+    One mailing was sent, as pages are different, and kept for a while, before the first one.
+    """
     openid = free_port()
     system = System(
         Path(tmp_path_factory.mktemp("site")),
@@ -31,6 +34,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         system.start()
         system.add_process("openid", "dev.openid", "--port", str(openid))
         wait_for(lambda: _responds(f"http://127.0.0.1:{openid}/keys"), 20, "the OpenID provider")
+        system.add_clients(1, tag="first")
+        first = system.create_mailing(name="The first mailing", filter={"tags": ["first"]})
+        system.wait_finished(first)
         yield system
     finally:
         system.stop()

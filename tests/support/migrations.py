@@ -16,7 +16,7 @@ def migrate(url: str, *arguments: str) -> str:
         env={**os.environ, "DATABASE_URL": url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,  # on a busy machine; below the limit of a test
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,9 +14,9 @@ import requests
 from api.people.sessions import CACHE_SECONDS
 from dev.bench.environment import cpu_seconds, list_children
 from dev.stack.ports import free_port
-from dev.stack.services import Postgres
 from tests.integration.conftest import TOKEN, make_app
 from tests.support.admin_sessions import sign_in_as
+from tests.support.migrated_postgres import MigratedPostgres
 from tests.support.system import Process
 from tests.support.waiting import wait_for
 
@@ -41,7 +41,7 @@ class Server:
 
     def __init__(self, directory: Path, redis_url: str) -> None:
         log = {"log_statement": "all", "log_line_prefix": "%a "}
-        self.postgres = Postgres(directory / "postgres", settings=log)
+        self.postgres = MigratedPostgres(directory / "postgres", settings=log)
         self.postgres.start()
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
@@ -61,11 +61,6 @@ class Server:
             **self.settings,
         }
         python = [sys.executable, "-m"]
-        migrate = [*python, "flask", "--app", "api", "db", "upgrade"]
-        migration = Process("migrate", migrate, environment, directory / "migrate.log")
-        migration.start()
-        assert migration.popen
-        assert migration.popen.wait(60) == 0, (directory / "migrate.log").read_text()
         argv = [*python, "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
         self.process = Process("api", argv, environment, directory / "api.log")
         self.process.start()

@@ -10,6 +10,7 @@ import pytest
 
 from dev.stack.binaries import postgres_bin
 from dev.stack.services import Postgres
+from tests.support.migrated_postgres import MigratedPostgres
 from tests.support.migrations import migrate
 from tests.support.replication import Standby, execute
 
@@ -27,9 +28,8 @@ def take_ids(server: Postgres, sequence: str = "message_ids") -> int:
 @pytest.fixture
 def primary(tmp_path: Path) -> Iterator[Postgres]:
     """A server with a fresh database."""
-    server = Postgres(tmp_path / "primary")
+    server = MigratedPostgres(tmp_path / "primary")
     server.start()
-    migrate(server.url)
     yield server
     server.remove()
 
