@@ -22,6 +22,10 @@ RECORD_CREATED = """
 INSERT INTO audit_log (actor, request_id, action, entity, entity_id)
 SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id FROM made
 """
+RECORD_CREATED_WITH_CHANGES = """
+INSERT INTO audit_log (actor, request_id, action, entity, entity_id, changes)
+SELECT %(actor)s, %(request_id)s, 'created', %(entity)s, made.id, %(changes)s FROM made
+"""
 
 
 # People found by a part of a name or an e-mail.

@@ -36,7 +36,7 @@ def start_mailing(mailing_id: int, actor: Actor) -> Mailing:
         return mailing
     now = _check_possible(mailing, Action.START)
     mailing.start_at = min(mailing.start_at, now)
-    delay_launch(mailing, now)
+    delay_launch(mailing, now, read_policy(session_cursor()).launch_delay)
     if mailing.launch_at >= dispatch_end(mailing.end_at):
         raise Conflict(
             error_text(

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from api.db import session_cursor
 from api.errors import Conflict, FieldError, InvalidFields
 from api.mailings.action_rules import RULES, Action
 from api.mailings.mailing_checks import check_excluded, check_margin, check_times
 from api.schemas.responses import format_instant
 from shared.db.models import Mailing
-from shared.db.policy import read_policy
 from shared.domain.error_texts import error_text
 
 FIXED_BY_LAUNCH = ("start_at", "filter")
@@ -18,9 +16,8 @@ FIXED_BY_LAUNCH = ("start_at", "filter")
 MIN_END_NOTICE = timedelta(seconds=3)
 
 
-def delay_launch(mailing: Mailing, now: datetime) -> None:
+def delay_launch(mailing: Mailing, now: datetime, delay: int) -> None:
     """Set the instant before which the policy's launch delay does not let a mailing be launched."""
-    delay = read_policy(session_cursor()).launch_delay
     mailing.launch_not_before = now + timedelta(seconds=delay) if delay else None
 
 

@@ -22,6 +22,7 @@ from api.schemas.limits import Limits
 from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
 from shared.db.models import Mailing
+from shared.db.policy import read_policy
 from shared.db.rows import fetch_one_row
 from shared.domain.error_texts import error_text
 from shared.domain.send_windows import UnknownTimeZone, next_opening
@@ -94,7 +95,7 @@ def _preview_in_turn(body: NewMailing, launched_id: int | None) -> Preview:
 def _preview_mailing(body: NewMailing, launched_id: int | None) -> Preview:
     use_one_snapshot()
     now = database_now()
-    mailing = draft_mailing(body, now)
+    mailing = draft_mailing(body, now, read_policy(session_cursor()).launch_delay)
     start = max(mailing.launch_at, now)
     audience = _select_audience(mailing, launched_id)
     shares = _count_audience(audience)

@@ -17,6 +17,7 @@ from api.enqueue import enqueue_dispatch, enqueue_launch
 from api.errors import FieldError, InvalidFields, NotFound
 from api.idempotency import IdempotencyKey
 from api.mailings.action_rules import RULES, Action
+from api.mailings.creation import creating_cursor, insert_mailing, read_clock_and_launch_delay
 from api.mailings.edit_rules import check_change, check_end_after_launch, delay_launch
 from api.mailings.mailing_checks import check_excluded, check_margin, check_times
 from api.mailings.schemas import MailingChanges, MailingQuery, NewMailing, present_mailing
@@ -95,22 +96,23 @@ def create_mailing(
     if key is not None and (first := key.claim()) is not None:
         structlog.contextvars.bind_contextvars(mailing_id=first["id"])
         return CreatedMailing(first, replayed=True)
-    now = database_now()
-    mailing = draft_mailing(body, now)
+    in_session = key is not None or body.budget is not None
+    with creating_cursor(in_session=in_session) as cursor:
+        now, launch_delay = read_clock_and_launch_delay(cursor)
+    mailing = draft_mailing(body, now, launch_delay)
     if mailing.max_audience or mailing.stop_when or mailing.budget:
         require_new_workers()
     mailing.request_id = actor.request_id
-    db.session.add(mailing)
-    db.session.flush()
-    db.session.add(MailingText(mailing_id=mailing.id, version=1, text=mailing.text))
+    with creating_cursor(in_session=in_session) as cursor:
+        changes = audit_log.diff_fields({}, _audited_fields(mailing, version=1))
+        insert_mailing(cursor, mailing, actor, changes)
+    presented = present_mailing(mailing)
     if mailing.budget is not None:
         set_budget(mailing.id, mailing.budget, unused=True)
-    presented = present_mailing(mailing)
     if key is not None:
         key.store(presented)
-    changes = audit_log.diff_fields({}, _audited_fields(mailing))
-    audit_log.record_change(actor, "created", "mailing", mailing.id, changes)
-    db.session.commit()
+    if in_session:
+        db.session.commit()
     structlog.contextvars.bind_contextvars(mailing_id=mailing.id)
     log.info("mailing.created", start_at=presented["start_at"])
     enqueue_launch(mailing, now, actor.request_id)
@@ -217,13 +219,14 @@ def delete_mailing(mailing_id: int, actor: Actor, versions: Collection[int] | No
         enqueue_dispatch(mailing, actor.request_id)
 
 
-def draft_mailing(body: NewMailing, now: datetime) -> Mailing:
+def draft_mailing(body: NewMailing, now: datetime, launch_delay: int) -> Mailing:
     """Return the described mailing without storing it.
 
-    Raise InvalidFields if it could never be sent.
+    The policy does not let it be launched until `launch_delay` seconds after `now`. Raise
+    InvalidFields if it could never be sent.
     """
     mailing = Mailing(**_columns(body))
-    delay_launch(mailing, now)
+    delay_launch(mailing, now, launch_delay)
     check_times(mailing.start_at, mailing.end_at)
     if mailing.end_at <= now:
         raise InvalidFields(
@@ -266,11 +269,14 @@ def _columns(body: NewMailing | MailingChanges) -> dict[str, Any]:
     return columns
 
 
-def _audited_fields(mailing: Mailing) -> dict[str, Any]:
-    """Return what the audit log keeps: of the text and of listed phones, only the length."""
+def _audited_fields(mailing: Mailing, version: int | None = None) -> dict[str, Any]:
+    """Return what the audit log keeps: of the text and of listed phones, only the length.
+
+    `version`: that of the text of a mailing which is not stored yet.
+    """
     presented = present_mailing(mailing)
     fields = {name: presented[name] for name in FIELD_COLUMNS}
-    fields["text"] = {"version": mailing.text_version, "length": len(mailing.text)}
+    fields["text"] = {"version": version or mailing.text_version, "length": len(mailing.text)}
     if mailing.phones:
         fields["filter"]["phones"] = len(mailing.phones)
     return fields
