@@ -40,6 +40,9 @@ log = structlog.get_logger()
 
 RETENTION_INTERVAL_SECONDS = 600.0
 ZONE_RULES_INTERVAL_SECONDS = 600.0
+# Small mailings that become due within this time after a launch are launched together. One that
+# comes alone does not wait; of a stream, many share what a job and a transaction cost.
+SHARED_LAUNCH_SECONDS = 0.1
 # Files of a dispatch worker besides its connections to the provider; it needs about 20.
 RESERVED_FILES = 100
 
@@ -52,9 +55,10 @@ class WorkerContext:
     worker: FleetWorker
     journals: JournalRecovery | None = None
     # By the monotonic clock: when to look for old partitions, and for due times that follow other
-    # time zone rules.
+    # time zone rules; and before when no launch of small mailings begins.
     next_retention_at = 0.0
     next_zone_rules_at = 0.0
+    next_small_launch_at = 0.0
 
     @classmethod
     def use_settings(cls, settings: WorkerSettings) -> None:
@@ -143,6 +147,8 @@ def launch(mailing_id: int, request_id: str | None = None) -> None:
     Enqueues the rest behind other jobs.
     """
     queues = WorkerContext.queues()
+    # Until then this job counts as waiting: mailings that are created meanwhile get no other one.
+    stopping.wait(max(0.0, WorkerContext.next_small_launch_at - time.monotonic()))
     queues.begin_launches()
     with _job_context("launch"):
         if _launch_small_mailings(queues, mailing_id):
@@ -166,6 +172,7 @@ def _launch_small_mailings(queues: Queues, mailing_id: int) -> bool:
     while True:
         launch = launcher.launch_some()
         if launch.launched:
+            WorkerContext.next_small_launch_at = time.monotonic() + SHARED_LAUNCH_SECONDS
             queues.wake_dispatchers(launch.launched[0].id)
             found |= any(mailing.id == mailing_id for mailing in launch.launched)
         if launch.larger:

@@ -282,14 +282,19 @@ def test_one_bad_mailing_does_not_stop_the_others(
     assert [recipients(fleet, mailing_id) for mailing_id in mailings] == [[], [], []]
 
 
-def test_one_job_launches_all_due_mailings(
-    fleet: Fleet, tag: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def redis(fleet: Fleet, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    """An empty Redis, for jobs that are run in this process."""
     redis = Redis.from_url(redis_url)
     redis.flushdb()
     monkeypatch.setattr(jobs, "_database", lambda number: fleet.db)
     settings = SimpleNamespace(batch_size=500, redis_url=redis_url)
     monkeypatch.setattr(jobs.WorkerContext, "settings", settings, raising=False)
+    monkeypatch.setattr(jobs.WorkerContext, "next_small_launch_at", 0.0)
+    return redis
+
+
+def test_one_job_launches_all_due_mailings(fleet: Fleet, tag: str, redis: Redis) -> None:
     queues = Queues(redis)
     fleet.add_clients(3, ZONES, tag)
     mailings = []
@@ -305,6 +310,34 @@ def test_one_job_launches_all_due_mailings(
     # The next mailing is not left to a job that has looked already.
     queues.enqueue_launch(fleet.add_mailing(tags=[tag]))
     assert queue.count == 1
+
+
+def test_mailings_of_a_stream_share_launches(
+    fleet: Fleet, tag: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch waits a moment after the previous one; it finds what is created meanwhile."""
+    monkeypatch.setattr(jobs, "SHARED_LAUNCH_SECONDS", 60.0)
+    queues, queue = Queues(redis), make_queue(CONTROL_QUEUE, redis)
+    fleet.add_clients(3, ZONES, tag)
+    waits: list[float] = []
+    mailings: list[int] = []
+
+    def add_mailing() -> int:
+        mailings.append(fleet.add_mailing(tags=[tag]))
+        assert queues.enqueue_launch(mailings[-1])
+        return mailings[-1]
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        add_mailing()
+
+    monkeypatch.setattr(jobs, "stopping", SimpleNamespace(wait=wait, is_set=lambda: False))
+    jobs.launch(add_mailing())
+    jobs.launch(add_mailing())
+    assert waits[0] == 0.0, "one that comes alone does not wait"
+    assert 0.0 < waits[1] <= 60.0
+    assert queue.count == 2, "what was created while a job waited needs no job"
+    assert all(fleet.read_mailing(id_)["audience_complete"] for id_ in mailings)
 
 
 def test_mailings_that_start_in_the_same_second_share_a_delayed_job(
