@@ -125,7 +125,9 @@ CODES = {
         (429,), "There were too many requests.", "Wait for `Retry-After` seconds."
     ),
     "too_much_under_way": ErrorCode(
-        (429,), "Too many previews or exports are under way.", "Wait for `Retry-After` seconds."
+        (429,),
+        "Too many previews, exports, uploads or searches are under way.",
+        "Wait for `Retry-After` seconds.",
     ),
     "too_many_test_sends": ErrorCode(
         (429,), "There were too many test messages.", "Wait for `Retry-After` seconds."

@@ -22,7 +22,7 @@ from api.clients.import_upload import delete_draft
 from api.clients.row_error_texts import NUMBERED, find_row_error_text
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
-from api.http.csv_upload import csv_body_reader, is_ndjson
+from api.http.csv_upload import UPLOADS, csv_body_reader, is_ndjson
 from api.http.file_problems import describe_bad_file
 from api.http.localisation import negotiate_language, translate
 from api.http.pagination import build_page
@@ -156,10 +156,10 @@ def get_rejected_rows(import_id: int, query: CsvQuery) -> Response:
     """
     found = import_service.get_import(import_id)
     language = negotiate_language()
-    columns, rows = import_service.export_rejected_rows(
+    rows = import_service.export_rejected_rows(
         found, lambda error: _describe_error(error, language)
     )
-    return stream_csv(f"import-{import_id}-rejected.csv", columns, rows, query.excel)
+    return stream_csv(f"import-{import_id}-rejected.csv", lambda: rows, query.excel)
 
 
 def _present(found: Import, language: str) -> dict[str, Any]:
@@ -210,8 +210,9 @@ def _arguments(query: ImportQuery) -> dict[str, Any]:
 def _read_upload(receive: Callable[..., T]) -> T:
     """Call `receive` with a function that reads the uploaded file; raise problems for bad files."""
     try:
-        read = csv_body_reader(current_app.config["IMPORT_MAX_BYTES"], all_types=True)
-        return receive(read, ndjson=is_ndjson())
+        with UPLOADS.admitting(current_actor().name):
+            read = csv_body_reader(current_app.config["IMPORT_MAX_BYTES"], all_types=True)
+            return receive(read, ndjson=is_ndjson())
     except FileTooLarge as error:
         raise ContentTooLarge(describe_bad_file(error)) from None
     except BadFile as error:

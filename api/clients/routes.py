@@ -64,7 +64,7 @@ def list_clients(query: ClientQuery) -> dict[str, Any]:
     By id, the oldest first; with `order=desc` the newest. A client must match all filters that are
     given.
     """
-    found = service.list_clients(ClientSearch.from_query(query), query.page())
+    found = service.list_clients(ClientSearch.from_query(query), query.page(), current_actor())
     return build_page(found, query.limit, present_client, lambda client: client.id)
 
 
@@ -83,8 +83,8 @@ def export_clients(query: ClientCsvQuery) -> Response:
     clients is a column. The file can be imported again.
     A text that a spreadsheet would execute as a formula is prefixed with an apostrophe.
     """
-    columns, rows = service.export_clients(ClientSearch.from_query(query))
-    return stream_csv("clients.csv", columns, rows, query.excel)
+    search = ClientSearch.from_query(query)
+    return stream_csv("clients.csv", lambda: service.export_clients(search), query.excel)
 
 
 @blueprint.get("/clients/<id:client_id>")

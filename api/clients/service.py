@@ -24,6 +24,7 @@ from api.db import (
 )
 from api.edit_versions import check_version
 from api.errors import Conflict, NotFound
+from api.limits.concurrency import ConcurrencyLimit
 from api.schemas.personalisation import merge_attributes
 from shared.client_import.columns import EXPORT_COLUMNS, MAX_ATTRIBUTE_COLUMNS
 from shared.db import erasures, status_changes
@@ -41,6 +42,8 @@ FIELDS = ("phone", "operator_code", "tag", "timezone", "attributes")
 EXPORT_PAGE_ROWS = 5_000
 # Of more clients than this, a search says that there are more.
 MAX_COUNTED = 10_000
+# Of one process: a part of a phone is sought in all phones.
+SEARCHES = ConcurrencyLimit(error_text("searches"), per_process=4, per_caller=3, retry_after=2)
 
 # Creating and getting a client are the most frequent requests. Each is one prepared statement on an
 # autocommit connection: a single round trip, without the session.
@@ -109,20 +112,20 @@ def get_client(client_id: int) -> Client:
     return cast(Client, found)
 
 
-def list_clients(search: ClientSearch, page: Page) -> Sequence[Client]:
-    """Return a page of the clients that match, by id."""
+def list_clients(search: ClientSearch, page: Page, actor: Actor) -> Sequence[Client]:
+    """Return a page of the clients that match, by id. Raise RateLimited for too many searches."""
     _bind_searched(search)
     found = page.bound(select(Client).where(*search.conditions()), Client.id)
     if not search.search:
         return db.session.scalars(found).all()
-    with limited_search("search"):
+    with SEARCHES.admitting(actor.name), limited_search("search"):
         return db.session.scalars(found).all()
 
 
-def count_clients(search: ClientSearch) -> int:
-    """Count the clients that match, up to MAX_COUNTED + 1."""
+def count_clients(search: ClientSearch, actor: Actor) -> int:
+    """Count the clients that match, up to MAX_COUNTED + 1. Raise RateLimited likewise."""
     found = select(Client.id).where(*search.conditions()).limit(MAX_COUNTED + 1).subquery()
-    with limited_search("search"):
+    with SEARCHES.admitting(actor.name), limited_search("search"):
         return db.session.scalar(select(func.count()).select_from(found)) or 0
 
 

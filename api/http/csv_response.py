@@ -6,7 +6,7 @@ semicolons, which Excel needs in locales where the comma is the decimal separato
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from io import StringIO
 from typing import Any
@@ -33,16 +33,20 @@ EXPORTS = ConcurrencyLimit(error_text("exports"), per_process=3, per_caller=2, r
 
 
 def stream_csv(
-    name: str, header: Sequence[str], pages: Iterator[CsvPage], excel: bool = False
+    name: str,
+    open_rows: Callable[[], tuple[Sequence[str], Iterator[CsvPage]]],
+    excel: bool = False,
 ) -> Response:
     """Respond with the rows of all pages as a file; texts in it cannot run as formulas.
 
-    The first page is read at once, so that an outage then is answered with 503; a later outage
+    `open_rows` returns the header and the pages; it is called once the export is admitted. The
+    first page is read at once, so that an outage then is answered with 503; a later outage
     truncates the response, which HTTP clients detect. No connection is held between pages. Raise
     RateLimited for too many exports at once.
     """
     leave = EXPORTS.admit(current_actor().name)
     try:
+        header, pages = open_rows()
         first = next(pages, ())
         db.session.rollback()
     except BaseException:

@@ -1,4 +1,8 @@
-"""Read an uploaded file, piece by piece: the body itself, or the field `file` of a form."""
+"""Read an uploaded file, piece by piece: the body itself, or the field `file` of a form.
+
+To read and parse a file takes a thread for as long as it is, so UPLOADS bounds how many are read at
+once.
+"""
 
 from collections.abc import Callable
 
@@ -7,8 +11,11 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.errors import ContentTooLarge
 from api.http.problems import BODY_ERRORS, BROKEN_BODY, BadRequest, UnsupportedMediaType
+from api.limits.concurrency import ConcurrencyLimit
 from shared.domain.error_texts import error_text
 
+# Of one process.
+UPLOADS = ConcurrencyLimit(error_text("uploads"), per_process=3, per_caller=2, retry_after=5)
 # What a form may add to the file: boundaries, headers and small fields.
 MAX_FORM_OVERHEAD = 64 * 1024
 

@@ -18,6 +18,9 @@ from shared.domain.error_texts import error_text
 Schema = TypeVar("Schema", bound=BaseModel)
 Path = tuple[str | int, ...]
 
+# Of lists and objects in a body, counted before it is parsed: 150,000 empty ones, in 600 kB, occupy
+# a processor for a quarter of a second. Those in texts count as well; no request needs so many.
+MAX_BRACKETS = 20_000
 # An error repeats at most this many characters of a field name that the caller has sent.
 MAX_NAME_LENGTH = 64
 # What the parser finds wrong, for their translations.
@@ -113,6 +116,10 @@ def _read_json(request: Request) -> Any:
         ) from None
     except BODY_ERRORS:
         raise BadRequest(BROKEN_BODY) from None
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise BadRequest(
+            error_text("The body is not acceptable JSON: it has too many lists and objects.")
+        )
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
@@ -140,28 +147,29 @@ def _reject_constant(_: str) -> Any:
 
 def _find_unstorable(value: Any, path: Path = ()) -> Iterator[Path]:
     """Yield the paths of texts with NUL or half a surrogate pair, which PostgreSQL cannot store."""
-    if isinstance(value, str):
-        if _is_unstorable(value):
-            yield path
-    elif isinstance(value, dict):
-        for name, each in value.items():
-            if _is_unstorable(name):
-                yield (*path, name)
-            else:
-                yield from _find_unstorable(each, (*path, name))
+    members: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        members = value.items()
     elif isinstance(value, list):
-        for index, each in enumerate(value):
-            yield from _find_unstorable(each, (*path, index))
+        members = enumerate(value)
+    for name, each in members:
+        if isinstance(name, str) and _is_unstorable(name):
+            yield (*path, name)
+        elif isinstance(each, str):
+            if _is_unstorable(each):
+                yield (*path, name)
+        elif isinstance(each, dict | list):
+            yield from _find_unstorable(each, (*path, name))
 
 
 def _is_unstorable(text: str) -> bool:
-    if "\x00" in text:
-        return True
+    if text.isascii():  # at once, whatever the length
+        return "\x00" in text
     try:
         text.encode()
     except UnicodeEncodeError:
         return True
-    return False
+    return "\x00" in text
 
 
 def _parameter(path: Path) -> dict[str, str]:

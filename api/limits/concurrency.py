@@ -1,14 +1,15 @@
 """Bounds of expensive work under way in one process, and work that concurrent requests share.
 
-Each such request occupies one of the process's threads, so the bounds together leave some of these
-(`threads` in api/gunicorn_conf.py) to all other requests.
+Each such request occupies one of the process's threads. Of all kinds together MAX_EXPENSIVE are
+under way at most, which leaves some of the threads (`threads` in api/gunicorn_conf.py) to all other
+requests.
 """
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import Generic, TypeVar
 
 from api.errors import RateLimited
@@ -16,15 +17,27 @@ from shared.domain.error_texts import ErrorText, error_text
 
 T = TypeVar("T")
 
+MAX_EXPENSIVE = 6
+EXPENSIVE = Semaphore(MAX_EXPENSIVE)
+
 
 class ConcurrencyLimit:
-    """Admits up to `per_process` pieces of work at once, and `per_caller` of one caller."""
+    """Admits up to `per_process` pieces of work at once, and `per_caller` of one caller.
+
+    `shared` has the places that it shares with other kinds of work.
+    """
 
     def __init__(
-        self, name: ErrorText, per_process: int, per_caller: int, retry_after: int
+        self,
+        name: ErrorText,
+        per_process: int,
+        per_caller: int,
+        retry_after: int,
+        shared: Semaphore = EXPENSIVE,
     ) -> None:
         self.name, self.per_process, self.per_caller = name, per_process, per_caller
         self._retry_after = retry_after
+        self._shared = shared
         self._lock = Lock()
         self._callers: Counter[str] = Counter()
 
@@ -44,6 +57,8 @@ class ConcurrencyLimit:
                 )
             if self._callers.total() >= self.per_process:
                 self._refuse(error_text("There are too many %(work)s under way.", work=self.name))
+            if not self._shared.acquire(blocking=False):
+                self._refuse(error_text("There is too much other work under way."))
             self._callers[caller] += 1
         open_places = [caller]
 
@@ -51,6 +66,7 @@ class ConcurrencyLimit:
             with self._lock:
                 if open_places:
                     open_places.clear()
+                    self._shared.release()
                     self._callers[caller] -= 1
                     if not self._callers[caller]:
                         del self._callers[caller]

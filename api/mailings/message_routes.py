@@ -76,7 +76,7 @@ def export_messages(mailing_id: int, query: MessageCsvQuery) -> Response:
         mailing_id, query.status or (), separator=separator_of(query.excel)
     )
     name = f"mailing-{mailing_id}-messages.csv"
-    return stream_csv(name, message_export.EXPORT_COLUMNS, pages, query.excel)
+    return stream_csv(name, lambda: (message_export.EXPORT_COLUMNS, pages), query.excel)
 
 
 @blueprint.get("/clients/<id:client_id>/messages")

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 from api.actor import current_actor
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
-from api.http.csv_upload import csv_body_reader
+from api.http.csv_upload import UPLOADS, csv_body_reader
 from api.http.file_problems import describe_bad_file
 from api.http.idempotency import mark_replayed, read_idempotency_key
 from api.http.pagination import build_page
@@ -96,9 +96,10 @@ def import_opt_outs(query: SourceQuery) -> dict[str, Any]:
     valid phone are rejected and reported. The others are added while the file is received, a
     thousand at a time. Sending the file again does no harm.
     """
-    limit = service.MAX_FILE_BYTES
+    limit, actor = service.MAX_FILE_BYTES, current_actor()
     try:
-        imported = service.import_opt_outs(csv_body_reader(limit), query.source, current_actor())
+        with UPLOADS.admitting(actor.name):
+            imported = service.import_opt_outs(csv_body_reader(limit), query.source, actor)
     except FileTooLarge as error:
         raise ContentTooLarge(describe_bad_file(error)) from None
     except BadFile as error:
@@ -120,4 +121,4 @@ def export_opt_outs(query: CsvQuery) -> Response:
     All of them, ordered by phone. The file can be imported again.
     """
     pages = service.iter_opt_out_pages()
-    return stream_csv("opt-outs.csv", service.EXPORT_COLUMNS, pages, query.excel)
+    return stream_csv("opt-outs.csv", lambda: (service.EXPORT_COLUMNS, pages), query.excel)

@@ -52,6 +52,17 @@ def test_known_fields_among_thousands_of_others_are_not_called_missing(client: F
     assert {error["code"] for error in answer.get_json()["errors"]} == {"extra_forbidden"}
 
 
+@pytest.mark.parametrize("many", [[[]] * 150_000, [{"a": 1}] * 60_000], ids=["lists", "objects"])
+def test_a_body_of_many_lists_or_objects_is_refused_before_it_is_parsed(
+    client: FlaskClient, many: list[Any]
+) -> None:
+    """They took a quarter of a second each: four bodies of 600 kB a second occupied a process."""
+    answer = client.post("/api/v1/mailings", json=mailing_body() | {"text": many})
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "body_malformed")
+    few = client.post("/api/v1/mailings", json=mailing_body() | {"text": many[:9_000]})
+    assert (few.status_code, few.get_json()["errors"][0]["code"]) == (422, "string_type")
+
+
 def import_file(client: FlaskClient, rows: str) -> dict[str, Any]:
     answer = client.post("/api/v1/clients/import", data=rows.encode(), content_type="text/csv")
     assert answer.status_code == 202, answer.text

@@ -1,9 +1,9 @@
-"""Expensive requests without a proxy: previews and exports are bounded, and share their work."""
+"""Expensive requests without a proxy: each kind is bounded, and all together are."""
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,9 @@ from tests.support.api_server import Server
 from tests.support.waiting import wait_for
 
 PREVIEWS = 40
+UPLOADS = 12
+SEARCHES = 24
+FILE = "phone,timezone\n" + "".join(f"7{9_480_000_000 + n},Europe/Moscow\n" for n in range(120_000))
 CLIENTS = """
 INSERT INTO clients (phone, operator_code, tag, timezone, attributes)
 SELECT 79000000000 + n, 900, 'many', 'Europe/Moscow', jsonb_build_object('name', 'Client ' || n)
@@ -30,17 +33,18 @@ def _many_clients(database: Cursor) -> None:
 
 
 @contextmanager
-def previewing(server: Server, texts: list[str]) -> Iterator[list[requests.Response]]:
-    """Send a preview of each text at once; the list of answers is complete at the end."""
+def asking(
+    server: Server, method: str, path: str, several: Sequence[dict[str, Any]]
+) -> Iterator[list[requests.Response]]:
+    """Send a request with each of the arguments at once; at the end the list is complete."""
     answers: list[requests.Response] = []
-    headers = {"Authorization": f"Bearer {TOKEN}"}
 
-    def preview(text: str) -> None:
-        body = mailing_body() | {"text": text}
-        url = f"{server.url}/api/v1/mailings/preview"
-        answers.append(requests.post(url, json=body, headers=headers, timeout=120))
+    def send_request(arguments: dict[str, Any]) -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}"} | arguments.pop("headers", {})
+        url = f"{server.url}/api/v1{path}"
+        answers.append(requests.request(method, url, headers=headers, timeout=120, **arguments))
 
-    threads = [threading.Thread(target=preview, args=(text,)) for text in texts]
+    threads = [threading.Thread(target=send_request, args=(dict(each),)) for each in several]
     for thread in threads:
         thread.start()
     try:
@@ -63,7 +67,8 @@ def measure_health(server: Server, answers: list[Any], expected: int) -> float:
 
 def test_the_api_stays_quick_beside_many_previews(server: Server) -> None:
     texts = [f"Hello {{name}}, this is offer {n}" for n in range(PREVIEWS)]
-    with previewing(server, texts) as answers:
+    bodies = [{"json": mailing_body() | {"text": text}} for text in texts]
+    with asking(server, "POST", "/mailings/preview", bodies) as answers:
         longest = measure_health(server, answers, PREVIEWS)
     statuses = Counter(each.status_code for each in answers)
     assert statuses.keys() == {200, 429}
@@ -71,6 +76,27 @@ def test_the_api_stays_quick_beside_many_previews(server: Server) -> None:
     refused = next(each for each in answers if each.status_code == 429)
     assert refused.headers["Retry-After"] == "2"
     assert longest < 1
+
+
+@pytest.mark.parametrize("path", ["/clients/import/check", "/opt-outs/import"])
+def test_the_api_stays_quick_beside_many_uploads(server: Server, path: str) -> None:
+    upload = {"data": FILE.encode(), "headers": {"Content-Type": "text/csv"}}
+    with asking(server, "POST", path, [upload] * UPLOADS) as answers:
+        longest = measure_health(server, answers, UPLOADS)
+    statuses = Counter(each.status_code for each in answers)
+    assert statuses.keys() == {200, 429}
+    refused = next(each for each in answers if each.status_code == 429)
+    assert refused.headers["Retry-After"] == "5"
+    assert "2 uploads under way" in refused.json()["detail"]
+    assert longest < 3
+
+
+def test_searches_for_a_part_of_a_phone_leave_threads_to_others(server: Server) -> None:
+    searches = [{"params": {"search": f"{n:03}9"}} for n in range(SEARCHES)]
+    with asking(server, "GET", "/clients", searches) as answers:
+        longest = measure_health(server, answers, SEARCHES)
+    assert {each.status_code for each in answers} <= {200, 429}
+    assert longest < 3
 
 
 def export(server: Server) -> requests.Response:
@@ -81,12 +107,25 @@ def export(server: Server) -> requests.Response:
     )
 
 
-def test_exports_that_are_not_read_leave_threads_to_others(server: Server) -> None:
+def refused_without_a_query(server: Server, database: Cursor) -> bool:
+    """Return whether a further export is refused while nothing can read clients."""
+    database.execute("BEGIN")
+    try:
+        database.execute("LOCK TABLE clients")
+        return export(server).status_code == 429  # 503 after waiting for the lock
+    finally:
+        database.execute("ROLLBACK")
+
+
+def test_exports_that_are_not_read_leave_threads_to_others(
+    server: Server, database: Cursor
+) -> None:
     exports = [export(server) for _ in range(8)]
     try:
         assert [each.status_code for each in exports] == [200] * 2 + [429] * 6
         assert {each.headers.get("Retry-After") for each in exports[2:]} == {"5"}
         assert "2 exports under way" in exports[-1].json()["detail"]
+        assert refused_without_a_query(server, database)
         for _ in range(10):
             started = time.monotonic()
             assert server.http.get(f"{server.url}/healthz", timeout=5).ok

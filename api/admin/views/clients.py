@@ -62,8 +62,9 @@ def list_clients() -> str:
     shown: Sequence[Client] = []
     last = problem = hits = None
     try:
-        shown, last = split_page(service.list_clients(search, Page(after, PAGE_SIZE + 1)))
-        hits = service.count_clients(search) if searched else None
+        page, actor = Page(after, PAGE_SIZE + 1), current_actor()
+        shown, last = split_page(service.list_clients(search, page, actor))
+        hits = service.count_clients(search, actor) if searched else None
     except InvalidFields as error:
         problem = errors_from_service(error)["search"]
     return render_template(
@@ -167,8 +168,8 @@ def delete_client(client_id: int) -> BaseResponse:
 
 @blueprint.get("/clients.csv")
 def export_clients() -> BaseResponse:
-    columns, rows = service.export_clients(_search_for(_submitted_search()))
-    return stream_csv("clients.csv", columns, rows, excel=True)
+    search = _search_for(_submitted_search())
+    return stream_csv("clients.csv", lambda: service.export_clients(search), excel=True)
 
 
 @blueprint.get("/mailings/<id:mailing_id>/messages.csv")
@@ -178,7 +179,7 @@ def export_recipients(mailing_id: int) -> Response:
         mailing_id, *select_shown(status), separator=separator_of(excel=True)
     )
     name = f"mailing-{mailing_id}-messages.csv"
-    return stream_csv(name, message_export.EXPORT_COLUMNS, pages, excel=True)
+    return stream_csv(name, lambda: (message_export.EXPORT_COLUMNS, pages), excel=True)
 
 
 def _submitted_search() -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
 from flask_babel import gettext as _
+from flask_babel import lazy_gettext
 from pydantic import ValidationError
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -29,9 +30,9 @@ from api.admin.presenters.import_errors import (
 )
 from api.clients import import_files, import_service
 from api.clients.import_schemas import ImportQuery
-from api.errors import ContentTooLarge, ServiceError
+from api.errors import ContentTooLarge, RateLimited, ServiceError
 from api.http.csv_response import stream_csv
-from api.http.csv_upload import csv_body_reader
+from api.http.csv_upload import UPLOADS, csv_body_reader
 from api.http.problems import Problem, status_code
 from shared.client_import.bad_file import BadFile
 from shared.db.import_models import ImportFile
@@ -48,6 +49,9 @@ FORM_OVERHEAD_BYTES = 64 * 1024
 # A form's file is spooled to /tmp while the CSRF token is checked, and there may be little room.
 # Uploads by script are streamed and not bound by this.
 FORM_FILE_MAX_BYTES = 32 * 1024 * 1024
+TOO_MANY_FILES = lazy_gettext(
+    "Too many files are being read at this moment. Wait a little and try again."
+)
 
 
 @blueprint.get("/clients/import")
@@ -71,21 +75,24 @@ def upload_file() -> BaseResponse | tuple[str | dict[str, Any], int]:
         file = request.files.get("file") if is_form else None
         if is_form and not (file and file.filename):
             return _render_form(_("Choose a file first."), fields), 422
-        file_id = import_files.store_file(
-            file.stream.read if file else csv_body_reader(limit),
-            name=field_text(request.args, "name") if file is None else file.filename or "",
-            tag=query.tag,
-            timezone=query.timezone,
-            actor=current_actor(),
-            limit=limit,
-        )
-        _check_proposal(file_id)
+        with UPLOADS.admitting(current_actor().name):
+            file_id = import_files.store_file(
+                file.stream.read if file else csv_body_reader(limit),
+                name=field_text(request.args, "name") if file is None else file.filename or "",
+                tag=query.tag,
+                timezone=query.timezone,
+                actor=current_actor(),
+                limit=limit,
+            )
+            _check_proposal(file_id)
     except ValidationError as error:
         return _reject("; ".join(errors_from_schema(error).values()), 422, fields)
     except BadFile as error:
         return _reject(describe_file_error(error), 422, fields)
     except ContentTooLarge:
         return _reject(_too_large(_max_file_bytes()), 413, fields)
+    except RateLimited:
+        return _reject(str(TOO_MANY_FILES), 429, fields)
     except (Problem, ServiceError) as error:
         message = _("The file did not arrive. Check the connection and try again.")
         status = error.status if isinstance(error, Problem) else status_code(error)
@@ -119,7 +126,10 @@ def submit_mapping(file_id: int) -> BaseResponse | tuple[str, int]:
         if request.form.get("step") == "import" and is_checked and given == found.mapping:
             import_id = import_files.import_stored_file(file_id, int(draft), current_actor())
             return redirect(url_for(".show_import", import_id=import_id), 303)
-        import_files.check_stored_file(file_id, mapping, current_actor())
+        with UPLOADS.admitting(current_actor().name):
+            import_files.check_stored_file(file_id, mapping, current_actor())
+    except RateLimited:
+        return _render_mapping(found, fields, {"": str(TOO_MANY_FILES)}), 429
     except BadFile as error:
         found = import_files.get_file(file_id)
         return _render_mapping(found, fields, {"": describe_file_error(error)}), 422
@@ -141,8 +151,8 @@ def show_import(import_id: int) -> str:
 @blueprint.get("/imports/<id:import_id>/rejected.csv")
 def export_rejected(import_id: int) -> Response:
     found = import_service.get_import(import_id)
-    columns, rows = import_service.export_rejected_rows(found, describe_cell_error)
-    return stream_csv(f"import-{import_id}-rejected.csv", columns, rows, excel=True)
+    rows = import_service.export_rejected_rows(found, describe_cell_error)
+    return stream_csv(f"import-{import_id}-rejected.csv", lambda: rows, excel=True)
 
 
 def allow_large_upload() -> None:

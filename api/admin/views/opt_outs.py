@@ -56,7 +56,7 @@ def remove_opt_out(phone: int) -> BaseResponse:
 @blueprint.get("/opt-outs.csv")
 def export_opt_outs() -> Response:
     pages = service.iter_opt_out_pages()
-    return stream_csv("opt-outs.csv", service.EXPORT_COLUMNS, pages, excel=True)
+    return stream_csv("opt-outs.csv", lambda: (service.EXPORT_COLUMNS, pages), excel=True)
 
 
 def _render_page(given: str = "", fault: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from threading import Event, Semaphore
 
 import pytest
 
@@ -13,7 +13,13 @@ from shared.domain.error_texts import error_text
 
 @pytest.fixture
 def limit() -> ConcurrencyLimit:
-    return ConcurrencyLimit(error_text("exports"), per_process=3, per_caller=2, retry_after=5)
+    return make_limit("exports", Semaphore(6))
+
+
+def make_limit(name: str, shared: Semaphore) -> ConcurrencyLimit:
+    return ConcurrencyLimit(
+        error_text(name), per_process=3, per_caller=2, retry_after=5, shared=shared
+    )
 
 
 def admit_all(limit: ConcurrencyLimit, *callers: str) -> list[Callable[[], None]]:
@@ -37,6 +43,18 @@ def test_a_place_is_freed_once(limit: ConcurrencyLimit) -> None:
     limit.admit("a")
     with pytest.raises(RateLimited):
         limit.admit("a")
+
+
+def test_kinds_of_work_share_places() -> None:
+    places = Semaphore(4)
+    exports, uploads = make_limit("exports", places), make_limit("uploads", places)
+    leave, *_ = admit_all(exports, "a", "a", "b")
+    admit_all(uploads, "a")
+    with pytest.raises(RateLimited, match="too much other work") as error:
+        uploads.admit("b")
+    assert error.value.seconds == 5
+    leave()
+    uploads.admit("b")
 
 
 def test_an_error_frees_the_place(limit: ConcurrencyLimit) -> None:
