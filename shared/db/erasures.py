@@ -9,13 +9,9 @@ Opt-outs keep the phone: the promise not to write to it outlives the client.
 """
 
 import time
-from datetime import datetime
 
 from psycopg2.extensions import cursor as Cursor
-from sqlalchemy import Identity
-from sqlalchemy.orm import Mapped, mapped_column
 
-from shared.db.base import NOW, ZERO, Base
 from shared.db.on_commit import log_clients_on_commit
 from shared.db.rows import fetch_one_row
 from shared.domain.phones import ERASED_PHONE, SEPARATOR_CHARACTERS
@@ -25,22 +21,6 @@ from shared.domain.phones import ERASED_PHONE, SEPARATOR_CHARACTERS
 SETTLE_SECONDS = 180
 # Erasures per search, so that one does not last for long.
 MAX_ERASURES = 50
-
-
-class Erasure(Base):
-    """The phone of a deleted client, until it is erased everywhere.
-
-    `searched_import` is how far the present search has come: imports are searched one by one.
-    """
-
-    __tablename__ = "erasures"
-
-    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    client_id: Mapped[int]
-    phone: Mapped[int]
-    requested_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    searched_at: Mapped[datetime | None]
-    searched_import: Mapped[int] = mapped_column(server_default=ZERO)
 
 
 PHONE_SEPARATORS = SEPARATOR_CHARACTERS + "+"

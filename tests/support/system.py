@@ -23,6 +23,7 @@ from tests.support.migrated_postgres import MigratedPostgres
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
+AS_IN_THE_IMAGE = Path(__file__).parent / "as_in_the_image"
 TOKEN = "test-0e7c4a95b3f81d62"
 PROVIDER_TOKEN = "test-provider-token"
 # Of a command that is to end: what it takes on a busy machine, below the limit of a test.
@@ -43,7 +44,7 @@ class Process:
             self.popen = subprocess.Popen(
                 self.argv,
                 cwd=self._cwd,
-                env={**os.environ, **self.env},
+                env={**os.environ, "PYTHONPATH": str(AS_IN_THE_IMAGE), **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

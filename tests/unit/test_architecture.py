@@ -6,6 +6,8 @@ Each failure says what to do. docs/architecture.md explains the structure.
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -409,3 +411,25 @@ def test_only_migrations_create_tables() -> None:
         assert ".create_all(" not in path.read_text(), (
             f"{name_of(path)} creates tables: write a migration below shared/migrations instead"
         )
+
+
+@pytest.mark.parametrize(
+    ("started", "unneeded"),
+    [
+        ("worker.__main__, worker.jobs", ("sqlalchemy", "flask", "openpyxl", "jinja2")),
+        ("api.app", ("openpyxl", "worker")),
+    ],
+    ids=["worker", "api"],
+)
+def test_processes_start_without_libraries_that_they_do_not_need(
+    started: str, unneeded: tuple[str, ...]
+) -> None:
+    """SQLAlchemy would add half to the time in which a worker starts."""
+    program = f"import sys, {started}; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split()) & set(unneeded)
+    assert not loaded, (
+        f"{started} imports {loaded}: import it where it is used, or split the module"
+    )
