@@ -10,6 +10,8 @@ from tests.e2e.browser_user import BrowserUser, spaced
 from tests.support.system import System
 
 NARROW: ViewportSize = {"width": 320, "height": 640}
+# Of phones, tablets and small laptops, and where the layout changes.
+WIDTHS = (320, 414, 540, 640, 700, 720, 768, 800, 834, 912, 990, 1024, 1060, 1100, 1180, 1280)
 WIDE: ViewportSize = {"width": 1280, "height": 800}
 # As long as the API permits, without a blank at which a line could break.
 LONG_NAME = "Весенняя_распродажа_для_постоянных_покупателей_и_их_друзей_" * 3
@@ -62,12 +64,15 @@ def find_overflow(user: BrowserUser) -> list[str]:
     return found
 
 
-def test_every_page_fits_a_window_of_320_pixels(
+def test_every_page_fits_windows_from_320_pixels(
     phone_user: BrowserUser, pages: tuple[str, ...]
 ) -> None:
     for path in pages:
         assert phone_user.open(path).status == 200, path
-        assert not find_overflow(phone_user), path
+        for width in WIDTHS:
+            phone_user.page.set_viewport_size({"width": width, "height": 640})
+            assert not find_overflow(phone_user), (path, width)
+    phone_user.page.set_viewport_size(NARROW)
 
 
 def test_axe_finds_nothing_on_any_narrow_page(admin: BrowserUser, pages: tuple[str, ...]) -> None:

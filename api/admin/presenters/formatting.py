@@ -2,16 +2,17 @@
 
 import hashlib
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from babel.dates import get_timezone_location
 from babel.numbers import format_compact_decimal
+from babel.units import format_unit
 from flask import Flask, current_app, g
 from flask_babel import (
     format_currency,
@@ -35,7 +36,6 @@ from api.admin.presenters.labels import (
     describe_reason,
 )
 from api.admin.presenters.live_figures import PARTS, seconds_left
-from api.admin.presenters.plurals import ngettext
 from shared.domain.send_windows import UnknownTimeZone, find_zone
 
 PART_NAMES = {
@@ -97,6 +97,13 @@ PROVIDER_STATES = {
     "unseen": lazy_gettext("Not known"),
 }
 CODE_BEFORE_DIGIT = re.compile(r"(?<=[A-Z])(?=\d)")
+# The unit, its seconds, and the seconds from which the next one is used.
+DURATION_UNITS = (
+    ("second", 1, 60),
+    ("minute", 60, 3600),
+    ("hour", 3600, 48 * 3600),
+    ("day", 86400, float("inf")),
+)
 BAR_WIDTH = 1000  # in the units of the drawing
 
 
@@ -201,8 +208,15 @@ def moscow_offset(zone: str) -> str:
     moscow = now.astimezone(ZoneInfo("Europe/Moscow")).utcoffset()
     if there is None or moscow is None:
         return ""
-    hours = (there - moscow).total_seconds() / 3600
-    return str(_("MSK")) + (f"{hours:+g}".replace("-", "−") if hours else "")
+    return str(_("MSK")) + format_offset(there - moscow)
+
+
+def format_offset(offset: timedelta) -> str:
+    """Return a difference of clocks: +3, −3:30, or nothing."""
+    hours, minutes = divmod(abs(round(offset.total_seconds() / 60)), 60)
+    if not offset:
+        return ""
+    return f"{'+' if offset > timedelta() else '−'}{hours}" + (f":{minutes:02}" if minutes else "")
 
 
 def zone_label(zone: str) -> str:
@@ -214,8 +228,7 @@ def zone_label(zone: str) -> str:
         offset = datetime.now(UTC).astimezone(find_zone(zone)).utcoffset()
     except UnknownTimeZone:
         return city
-    hours = 0.0 if offset is None else offset.total_seconds() / 3600
-    shown = f"UTC{hours:+g}".replace("-", "−") if hours else "UTC"
+    shown = "UTC" + format_offset(offset or timedelta())
     return shown if city == shown else f"{city}, {shown}"
 
 
@@ -258,16 +271,13 @@ def format_milliseconds(value: float | None) -> str:
     return str(_("%(n)s ms", n=format_decimal(round(value, 1 if value < 10 else 0))))
 
 
-def format_duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None, length: Literal["long", "short"] = "long") -> str:
+    """Return a duration in its largest unit: 3 minutes, or 3 min."""
     if seconds is None:
         return "—"
-    if seconds < 60:
-        return str(ngettext("%(num)s second", "%(num)s seconds", max(1, round(seconds))))
-    if seconds < 3600:
-        return str(ngettext("%(num)s minute", "%(num)s minutes", round(seconds / 60)))
-    if seconds < 48 * 3600:
-        return str(ngettext("%(num)s hour", "%(num)s hours", round(seconds / 3600)))
-    return str(ngettext("%(num)s day", "%(num)s days", round(seconds / 86400)))
+    unit, size = next((unit, size) for unit, size, end in DURATION_UNITS if seconds < end)
+    shown = max(1, round(seconds / size))
+    return str(format_unit(shown, unit, length, locale=get_locale()))
 
 
 def format_phone(value: int | str | None) -> str:

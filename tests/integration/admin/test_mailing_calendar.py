@@ -63,10 +63,10 @@ def test_a_month_shows_its_mailings_and_the_load_of_each_day(app: Flask, clients
     assert "09:00 Everyone" in third
     assert "10:00 Windowed" in third
     # 120 and 20 messages at 2 per second.
-    assert "up to 140 messages 1 minute of 24 hours" in third
+    assert "up to 140 messages 1 min of 24 hr" in third
     assert "going on: 1" in fourth
     # 120 messages at 1 per second, in a window of a minute.
-    assert "up to 120 messages 2 minutes of 1 minute" in seventh
+    assert "up to 120 messages 2 min of 1 min" in seventh
     assert "more than the provider takes" in html
     assert html.count('<li class="day') == 42
     assert "month=2030-11" in html

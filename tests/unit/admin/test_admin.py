@@ -1,5 +1,6 @@
 """Rules of the admin UI: the role claim, the settings of the sign-in, the parts of a bar."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from api.admin.claims import read_role
 from api.admin.forms.text_fields import read_phone
-from api.admin.presenters.formatting import BAR_WIDTH, bar_parts
+from api.admin.presenters.formatting import BAR_WIDTH, bar_parts, format_offset
 from api.admin.presenters.live_figures import PARTS
 from shared.config.settings import ApiSettings, load_settings
 
@@ -85,3 +86,10 @@ def test_parts_of_a_bar_add_up_to_its_width(counts: list[int]) -> None:
 )
 def test_phones_are_read_as_people_write_them(written: str, phone: str | None) -> None:
     assert read_phone(written) == phone
+
+
+@pytest.mark.parametrize(
+    ("minutes", "shown"), [(0, ""), (180, "+3"), (330, "+5:30"), (-210, "−3:30"), (-60, "−1")]
+)
+def test_differences_of_clocks_are_in_hours_and_minutes(minutes: int, shown: str) -> None:
+    assert format_offset(timedelta(minutes=minutes)) == shown
