@@ -25,6 +25,11 @@ ALL_METRICS = (
         ("status",),
     ),
     Metric(
+        "notification_messages_opted_out",
+        "gauge",
+        "Messages that were cancelled because their client has opted out: a part of `cancelled`.",
+    ),
+    Metric(
         "notification_segments_total",
         "gauge",
         "SMS segments of messages that were sent, or are in doubt, of all mailings.",

@@ -42,14 +42,16 @@ SENDABLE = MAY_SEND.replace("%(end_margin)s", ":end_margin")
 MAILINGS = text(f"""
 SELECT status, deleted_at IS NOT NULL AS deleted, count(*) AS mailings, 0::bigint AS pending,
     sum(sent)::bigint AS sent, sum(failed)::bigint AS failed, sum(expired)::bigint AS expired,
-    sum(cancelled)::bigint AS cancelled, sum(sent_segments)::bigint AS sent_segments,
+    sum(cancelled)::bigint AS cancelled, sum(cancelled_opted_out)::bigint AS opted_out,
+    sum(sent_segments)::bigint AS sent_segments,
     sum(in_doubt_segments)::bigint AS in_doubt_segments, 0::bigint AS due, 0::float8 AS lag,
     0::float8 AS delay
 FROM mailings WHERE settled GROUP BY 1, 2
 UNION ALL
 SELECT m.status, m.deleted_at IS NOT NULL, count(*), sum(counts.pending)::bigint,
     sum(counts.sent)::bigint, sum(counts.failed)::bigint, sum(counts.expired)::bigint,
-    sum(counts.cancelled)::bigint, sum(counts.sent_segments)::bigint,
+    sum(counts.cancelled)::bigint, sum(counts.cancelled_opted_out)::bigint,
+    sum(counts.sent_segments)::bigint,
     sum(counts.in_doubt_segments)::bigint,
     coalesce(sum(due_batches) FILTER (WHERE {SENDABLE}), 0)::bigint,
     coalesce(extract(epoch FROM now() - min(oldest_due_at) FILTER (
@@ -192,7 +194,7 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
     messages: Samples = {(status,): 0 for status in MessageStatus}
     mailings: Samples = {(status,): 0 for status in MailingStatus}
     segments: Samples = {("sent",): 0, ("in_doubt",): 0}
-    due, lag, delay = 0, 0.0, 0.0
+    opted_out, due, lag, delay = 0, 0, 0.0, 0.0
     for row in connection.execute(
         MAILINGS, {"end_margin": current_app.config["END_MARGIN"].total_seconds()}
     ).mappings():
@@ -202,9 +204,11 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
             segments[state,] += row[f"{state}_segments"]
         if not row["deleted"]:
             mailings[row["status"],] += row["mailings"]
+        opted_out += row["opted_out"]
         due += row["due"]
         lag, delay = max(lag, row["lag"]), max(delay, row["delay"])
     yield gauge("notification_messages_total", messages)
+    yield gauge("notification_messages_opted_out", opted_out)
     yield gauge("notification_segments_total", segments)
     yield _budget_metric(connection)
     yield gauge("notification_mailings", mailings)

@@ -16,31 +16,36 @@ from shared.db.rows import fetch_one_row
 # Up to 16 rows share a minute of one mailing and status. Each connection adds to one of them, so
 # that workers do not wait for each other and a transaction writes one row.
 ADD_MINUTE_COUNTS = """
-INSERT INTO minutes (mailing_id, minute, shard, status, count, sent_segments, in_doubt_segments)
+INSERT INTO minutes
+    (mailing_id, minute, shard, status, count, sent_segments, in_doubt_segments, opted_out)
 SELECT mailing_id, date_trunc('minute', minute), pg_backend_pid() %% 16,
-    CASE WHEN what IN ('sent_segments', 'in_doubt_segments') THEN 'sent' ELSE what
-    END::message_status,
-    coalesce(sum(n) FILTER (WHERE what NOT IN ('sent_segments', 'in_doubt_segments')), 0),
+    CASE what WHEN 'sent_segments' THEN 'sent' WHEN 'in_doubt_segments' THEN 'sent'
+        WHEN 'opted_out' THEN 'cancelled' ELSE what END::message_status,
+    coalesce(sum(n) FILTER (
+        WHERE what NOT IN ('sent_segments', 'in_doubt_segments', 'opted_out')), 0),
     coalesce(sum(n) FILTER (WHERE what = 'sent_segments'), 0),
-    coalesce(sum(n) FILTER (WHERE what = 'in_doubt_segments'), 0)
+    coalesce(sum(n) FILTER (WHERE what = 'in_doubt_segments'), 0),
+    coalesce(sum(n) FILTER (WHERE what = 'opted_out'), 0)
 FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::int[])
     AS t (mailing_id, minute, what, n)
 GROUP BY 1, 2, 4 ORDER BY 1, 2, 4
 ON CONFLICT (mailing_id, minute, shard, status)
 DO UPDATE SET count = minutes.count + excluded.count,
     sent_segments = minutes.sent_segments + excluded.sent_segments,
-    in_doubt_segments = minutes.in_doubt_segments + excluded.in_doubt_segments
+    in_doubt_segments = minutes.in_doubt_segments + excluded.in_doubt_segments,
+    opted_out = minutes.opted_out + excluded.opted_out
 RETURNING EXISTS (SELECT FROM budgets)
 """
 # Test sends belong to no mailing: their segments are counted under this number.
 TEST_SENDS = 0
 SENT_SEGMENTS, IN_DOUBT_SEGMENTS = "sent_segments", "in_doubt_segments"
+OPTED_OUT = "opted_out"  # of the cancelled ones
 
 
 class MinuteKey(NamedTuple):
     """What a change is counted by in `minutes`; `minute` is any instant within the minute.
 
-    `what` is a status of messages, SENT_SEGMENTS or IN_DOUBT_SEGMENTS.
+    `what` is a status of messages, SENT_SEGMENTS, IN_DOUBT_SEGMENTS or OPTED_OUT.
     """
 
     mailing_id: int

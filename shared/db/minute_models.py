@@ -14,7 +14,8 @@ class Minute(Base):
 
     The sum over all minutes is the current count of the status. `shard` spreads the minute of a
     busy mailing over up to 16 rows, so that workers do not wait for one: see minute_counts.py.
-    Rows of the status `sent` also have the segments of messages that were sent or are in doubt.
+    Rows of the status `sent` also have the segments of messages that were sent or are in doubt,
+    those of `cancelled` how many of them have opted out.
     """
 
     __tablename__ = "minutes"
@@ -26,6 +27,7 @@ class Minute(Base):
     count: Mapped[int] = mapped_column(Integer)
     sent_segments: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     in_doubt_segments: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    opted_out: Mapped[int] = mapped_column(Integer, server_default=ZERO)
 
     __table_args__ = (
         Index("minutes_minute", "minute"),

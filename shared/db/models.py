@@ -187,7 +187,10 @@ class Mailing(Base):
         Index(
             "mailings_settled",
             "status",
-            postgresql_include=["deleted_at", *SUMS, "sent_segments", "in_doubt_segments"],
+            postgresql_include=[
+                *("deleted_at", *SUMS),
+                *("sent_segments", "in_doubt_segments", "cancelled_opted_out"),
+            ],
             postgresql_where=sql("settled"),
         ),
         Index("mailings_listed", "id", postgresql_where=sql("deleted_at IS NULL")),

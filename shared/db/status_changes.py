@@ -17,6 +17,7 @@ from shared.db.batch_conditions import LEASED
 from shared.db.message_segments import measure_messages
 from shared.db.minute_counts import (
     IN_DOUBT_SEGMENTS,
+    OPTED_OUT,
     MinuteKey,
     add_minute_counts,
     minute_changes,
@@ -192,6 +193,8 @@ def end_pending_messages(
         place = {"mailing_id": mailing_id, "batch_id": batch_id, "reason": reason}
         log_messages_on_commit(cursor, f"message.{status}", message_ids, clients, **place)
         minutes.update(minute_changes(mailing_id, now, "pending", status, ended))
+        if reason == Reason.OPTED_OUT:
+            minutes[MinuteKey(mailing_id, now, OPTED_OUT)] += ended
     return ended
 
 

@@ -16,7 +16,9 @@ from shared.domain.send_windows import Window, make_window, next_due
 from shared.report.days import day_bounds
 
 MAX_REASONS = 5
-COUNTED_STATUSES = ("sent", "failed", "expired", "cancelled")
+STATUSES = ("sent", "failed", "expired", "cancelled")
+# Opted-out recipients are counted apart from the other cancelled ones.
+COUNTED_ENDS = (*STATUSES, "opted_out")
 
 ACTIVE = f"""
 SELECT m.id, name, text, start_at, end_at, status, audience, window_from, window_to,
@@ -27,8 +29,8 @@ WHERE started_at < %(until)s AND coalesce(finished_at, 'infinity') >= %(since)s
 ORDER BY m.id
 """  # noqa: S608 (constants)
 CHANGES = """
-SELECT mailing_id, status, sum(count), sum(sent_segments + in_doubt_segments) FROM minutes
-WHERE minute >= %(since)s AND minute < %(until)s GROUP BY 1, 2
+SELECT mailing_id, status, sum(count), sum(sent_segments + in_doubt_segments), sum(opted_out)
+FROM minutes WHERE minute >= %(since)s AND minute < %(until)s GROUP BY 1, 2
 """
 ENDED = """
 SELECT mailing_id, sum(count) FROM minutes
@@ -108,8 +110,9 @@ ORDER BY m.end_at, m.id
 class MailingDay:
     """One mailing's figures of a day.
 
-    `sent`, `failed`, `expired` and `cancelled` are the changes of the day, and `segments` those of
-    messages that were sent or are in doubt since then; `pending` is the count at its end;
+    `sent`, `failed`, `expired`, `opted_out` and `cancelled` (without them) are the changes of the
+    day, and `segments` those of messages that were sent or are in doubt since then; `pending` is
+    the count at its end;
     `audience`, `status` and `in_doubt` are current. `median` and `p95` are seconds from due to
     accepted; None if no message was accepted.
     """
@@ -131,11 +134,12 @@ class MailingDay:
     median: float | None = None
     p95: float | None = None
     segments: int = 0
+    opted_out: int = 0
 
     @property
     def share(self) -> float | None:
         """The accepted messages' share of those that ended that day; None if none did."""
-        return accepted_share(*map(self.count, COUNTED_STATUSES))
+        return accepted_share(*map(self.count, COUNTED_ENDS))
 
     def count(self, name: str) -> int:
         """Return the count of this name, such as `sent` or `audience`."""
@@ -175,7 +179,7 @@ class DayFigures:
     @property
     def share(self) -> float | None:
         """As a mailing's share, over all mailings."""
-        return accepted_share(*(self.total(name) for name in COUNTED_STATUSES))
+        return accepted_share(*(self.total(name) for name in COUNTED_ENDS))
 
 
 def accepted_share(sent: int, *others: int) -> float | None:
@@ -192,8 +196,9 @@ def read_day_figures(cursor: Cursor, day: date, zone: str, end_margin: float = 0
     rows = cursor.fetchall()
     cursor.execute(CHANGES, span)
     found = cursor.fetchall()
-    changes = {(mailing_id, status): int(n) for mailing_id, status, n, _ in found}
-    segments = {mailing_id: int(n) for mailing_id, status, _, n in found if status == "sent"}
+    changes = {(mailing_id, status): int(n) for mailing_id, status, n, *_ in found}
+    segments = {mailing_id: int(n) for mailing_id, status, _, n, _ in found if status == "sent"}
+    opted_out = {id_: int(n) for id_, status, *_, n in found if status == "cancelled"}
     cursor.execute(ENDED, {"ids": [row[0] for row in rows], **span})
     ended = {mailing_id: int(n) for mailing_id, n in cursor.fetchall()}
     result = DayFigures(day, zone, [])
@@ -209,11 +214,13 @@ def read_day_figures(cursor: Cursor, day: date, zone: str, end_margin: float = 0
             status,
             audience,
             gone,
-            **{state: changes.get((id_, state), 0) for state in COUNTED_STATUSES},
+            **{state: changes.get((id_, state), 0) for state in STATUSES},
             pending=audience - ended.get(id_, 0),
             in_doubt=doubt,
             segments=segments.get(id_, 0),
+            opted_out=opted_out.get(id_, 0),
         )
+        mailing.cancelled -= mailing.opted_out
         result.mailings.append(mailing)
     sent = {mailing.id: windows[mailing.id] for mailing in result.mailings if mailing.sent > 0}
     waits = _read_waits(cursor, sent, span)

@@ -21,6 +21,7 @@ COUNT_LABELS = {
     "sent": N_("Accepted"),
     "failed": N_("Failed"),
     "expired": N_("Expired"),
+    "opted_out": N_("Opted out"),
     "cancelled": N_("Cancelled"),
     "pending": N_("Pending"),
     "in_doubt": N_("In doubt"),
@@ -96,11 +97,11 @@ def format_cost(figures: DayFigures, language: Language) -> str | None:
 
 def format_footer(zone: str, language: Language) -> str:
     return language.gettext(
-        "“Accepted” means accepted by the provider. Accepted, failed, expired and cancelled count "
-        "what changed on this day; a negative number says that failed messages are being tried "
-        "again. Pending: what was left at the end of the day. In doubt: messages that may have "
-        "been delivered although that is not known. Waits run from when a message was due to when "
-        "it was accepted. Days and times are those of %(zone)s.",
+        "“Accepted” means accepted by the provider. Accepted, failed, expired, opted out and "
+        "cancelled count what changed on this day; a negative number says that failed messages are "
+        "being tried again. Pending: what was left at the end of the day. In doubt: messages that "
+        "may have been delivered although that is not known. Waits run from when a message was due "
+        "to when it was accepted. Days and times are those of %(zone)s.",
         zone=zone,
     )
 

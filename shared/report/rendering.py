@@ -15,7 +15,9 @@ from shared.report.figures import DayFigures, MailingDay
 from shared.report.localization import get_language
 
 # Mail programs cut off what is longer than about 100 kB; the attached table has all mailings.
-MAX_CARDS = 20
+MAX_CARDS = 19
+# A new column is the last one.
+CSV_COUNTS = tuple(name for name in phrases.COUNT_LABELS if name != "opted_out")
 # Every mail server accepts this: seven bits, short lines.
 MAIL_POLICY = SMTP.clone(cte_type="7bit")
 
@@ -136,8 +138,8 @@ def render_csv(figures: DayFigures) -> str:
     writer.writerow(
         [
             *("day", "mailing_id", "name", "text", "start_at", "end_at", "status", "deleted"),
-            *phrases.COUNT_LABELS,
-            *("share_accepted", "median_wait_s", "p95_wait_s", "sms_segments"),
+            *CSV_COUNTS,
+            *("share_accepted", "median_wait_s", "p95_wait_s", "sms_segments", "opted_out"),
         ]
     )
     writer.writerows(_csv_row(figures, mailing) for mailing in figures.mailings)
@@ -152,11 +154,12 @@ def _csv_row(figures: DayFigures, m: MailingDay) -> list[object]:
         *(figures.day.isoformat(), m.id),
         *(escape_formula(m.name or ""), escape_formula(m.first_line)),
         *(*instants, m.status, "yes" if m.deleted else "no"),
-        *map(m.count, phrases.COUNT_LABELS),
+        *map(m.count, CSV_COUNTS),
         *("" if x is None else f"{x:.3f}" for x in (m.share, m.median, m.p95)),
         m.segments,
+        m.opted_out,
     ]
 
 
 def _count_changes(m: MailingDay) -> int:
-    return abs(m.sent) + abs(m.failed) + abs(m.expired) + abs(m.cancelled)
+    return abs(m.sent) + abs(m.failed) + abs(m.expired) + abs(m.opted_out) + abs(m.cancelled)

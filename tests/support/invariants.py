@@ -47,6 +47,7 @@ WITH plain AS (
         sum(count) FILTER (WHERE status = 'failed') AS failed,
         sum(count) FILTER (WHERE status = 'expired') AS expired,
         sum(count) FILTER (WHERE status = 'cancelled') AS cancelled,
+        sum(opted_out) AS opted_out,
         sum(sent_segments) AS sent_segments, sum(in_doubt_segments) AS in_doubt_segments
     FROM minutes WHERE mailing_id > %(after)s GROUP BY 1
 ), charged AS (
@@ -72,6 +73,7 @@ WITH plain AS (
         (true, 'sent by minute', m.sent, t.sent), (true, 'failed by minute', m.failed, t.failed),
         (true, 'expired by minute', m.expired, t.expired),
         (true, 'cancelled by minute', m.cancelled, t.cancelled),
+        (true, 'opted out by minute', m.opted_out, t.opted_out),
         (true, 'sent segments', m.sent_segments, b.sent_segments),
         (true, 'segments in doubt', m.in_doubt_segments, b.in_doubt_segments),
         (true, 'sent segments by minute', m.sent_segments, t.sent_segments),

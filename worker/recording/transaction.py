@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor
 
 from shared.db.mailing_counts import SETTLED_COUNTS
-from shared.db.minute_counts import MinuteKey, minute_changes
+from shared.db.minute_counts import OPTED_OUT, MinuteKey, minute_changes
 from shared.db.on_commit import log_messages_on_commit
 from shared.db.rows import fetch_one_row
 from shared.domain.send_windows import Window, make_window, next_due
@@ -239,7 +239,9 @@ class MailingRecorder:
                 continue
             delta[old.status] -= 1
             delta[new.status] += 1
-            delta["cancelled_opted_out"] += _has_opted_out(new) - _has_opted_out(old)
+            if opted_out := _has_opted_out(new) - _has_opted_out(old):
+                delta["cancelled_opted_out"] += opted_out
+                self.minutes[MinuteKey(self.mailing_id, at, OPTED_OUT)] += opted_out
             self.minutes.update(minute_changes(self.mailing_id, at, old.status, new.status))
             # The log line of its attempt reports that a pending message was accepted.
             if (old.status, new.status) != ("pending", "sent"):

@@ -19,9 +19,11 @@ from click.testing import Result
 
 from api.cli.reports import report_commands
 from shared.config.settings import ReportSettings
+from shared.db.status_changes import cancel_messages
+from shared.domain.statuses import MessageStatus, Reason
 from shared.report import mail as mail_module
 from shared.report.daily import DayNotOver, find_due_days, read_figures, send_report
-from shared.report.figures import COUNTED_STATUSES as STATES
+from shared.report.figures import STATUSES as STATES
 from shared.report.figures import read_day_figures
 from tests.integration.conftest import make_app
 from tests.support.fleet import Fleet, rejected
@@ -35,6 +37,7 @@ from worker.provider.circuit_breaker_rules import FAILURE_THRESHOLD
 from worker.provider.outcomes import Outcome
 from worker.provider.redis_client import FailFastRedis, sending_loop_client
 from worker.recording.batch_report import BatchReport
+from worker.recording.state_machine import MessageReport
 from worker.runtime.database import Database
 
 ROOT = Path(__file__).parents[3]
@@ -140,6 +143,17 @@ def test_figures_equal_counts_of_messages(fleet: Fleet, today: date) -> None:
     cancelled = fleet.add_launched_mailing(4)
     fleet.cancel_mailing(cancelled)
     fleet.apply_mailing_state(cancelled)
+    mixed = fleet.add_launched_mailing(3)
+    holder = fleet.claim_batch(mixed)
+    opted_out, erased = holder.ids[:2]
+    reason = Reason.OPTED_OUT
+    ended = MessageReport(opted_out, final_status=MessageStatus.CANCELLED, reason=reason)
+    holder.record(reports=[ended])
+    with fleet.db.transaction() as cursor:
+        cancel_messages(cursor, [(mixed, holder.claim.batch_id, erased)], reason)
+    holder.finish()
+    fleet.cancel_mailing(mixed)
+    fleet.apply_mailing_state(mixed)
     fleet.check_totals()
 
     sums = dict.fromkeys(STATES, 0)
@@ -156,7 +170,9 @@ def test_figures_equal_counts_of_messages(fleet: Fleet, today: date) -> None:
                 for state in (*STATES, "pending"):
                     assert getattr(by_id[id_], state) == statuses.get(state, 0), (id_, state)
             assert found.reasons == [("rejected: 400", 2)]
-            assert found.total("audience") == 21
+            assert found.total("audience") == 24
+            # Those who have opted out are a line of their own.
+            assert (by_id[mixed].opted_out, by_id[mixed].cancelled) == (2, 1)
             assert found.total("expired") == 3
             assert by_id[long].share == pytest.approx(4 / 6)
             median = by_id[long].median
