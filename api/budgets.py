@@ -23,6 +23,9 @@ from shared.db.budgets import (
     store_budget,
 )
 from shared.domain.error_texts import error_text
+from shared.domain.segments import count_segments
+from shared.domain.templates import compile_template
+from shared.domain.text_costs import text_without_values
 
 USED_UP = {
     ("policy", "day"): error_text(
@@ -105,10 +108,14 @@ def list_rooms(
             yield BudgetRoom(of_policy, name, begins, left or 0)
 
 
-def check_budget_left(mailing_id: int) -> None:
-    """Raise Conflict if a budget that applies to the mailing has nothing left."""
+def check_budget_left(mailing_id: int, text: str) -> None:
+    """Raise Conflict if a budget that applies to the mailing has no room for its next message.
+
+    The segments of a text with placeholders are those without values, at least.
+    """
+    segments = max(1, count_segments(text_without_values(compile_template(text))))
     for use in read_budgets(session_cursor(), POLICY_BUDGET, mailing_id):
-        if use.left == 0:
-            period = "day" if use.day.left == 0 else "month"
+        if use.lacks(segments):
+            period = "day" if use.day.lacks(segments) else "month"
             whose = "policy" if use.mailing_id == POLICY_BUDGET else "mailing"
             raise Conflict(USED_UP[whose, period], "budget_used_up")

@@ -204,6 +204,7 @@ FIELD_CODES = {
     "amount_format": "The amount is no number with at most two decimals.",
     "budget_unit": "The budget has neither segments nor an amount, or both.",
     "budget_empty": "The budget limits neither the day nor the month.",
+    "amount_too_small": "The amount pays for no SMS segment.",
     "segment_price_missing": "An amount needs the setting `SEGMENT_PRICE`.",
     "float_type": "The value is no number.",
     "within_end_margin": "The mailing is shorter than the margin before its end (`END_MARGIN`).",

@@ -1,5 +1,7 @@
 """Checks of limits that do not depend on what has them, the policy or a mailing."""
 
+from decimal import Decimal
+
 from flask import current_app
 from redis.exceptions import RedisError
 
@@ -11,22 +13,27 @@ from shared.fleet_status import count_old_workers
 
 
 def check_budget(budget: Budget | None) -> None:
-    """Raise InvalidFields if a budget is an amount of money and segments have no price."""
+    """Raise InvalidFields if an amount pays for no segment, or if segments have no price."""
     limits = {} if budget is None else {"day": budget.day, "month": budget.month}
+    price: Decimal | None = current_app.config["SEGMENT_PRICE"]
     errors = [
-        FieldError(
-            error_text(
-                "needs the price of a segment (SEGMENT_PRICE), which is not set; give segments "
-                "instead"
-            ),
-            "segment_price_missing",
-            f"/budget/{period}/amount",
-        )
+        _check_amount(limit.amount, price, f"/budget/{period}/amount")
         for period, limit in limits.items()
         if limit is not None and limit.amount is not None
     ]
-    if errors and current_app.config["SEGMENT_PRICE"] is None:
-        raise InvalidFields(*errors)
+    if found := [error for error in errors if error is not None]:
+        raise InvalidFields(*found)
+
+
+def _check_amount(amount: str, price: Decimal | None, pointer: str) -> FieldError | None:
+    if price is None:
+        problem = error_text(
+            "needs the price of a segment (SEGMENT_PRICE), which is not set; give segments instead"
+        )
+        return FieldError(problem, "segment_price_missing", pointer)
+    if Decimal(amount) < price:
+        return FieldError(error_text("pays for no SMS segment"), "amount_too_small", pointer)
+    return None
 
 
 def require_new_workers() -> None:

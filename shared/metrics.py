@@ -54,6 +54,12 @@ ALL_METRICS = (
         "Paused mailings by reason, excluding deleted ones.",
         ("reason",),
     ),
+    Metric(
+        "notification_mails_undelivered",
+        "gauge",
+        "Mails about events of mailings of the last two days that did not reach all recipients.",
+        ("state",),
+    ),
     Metric("notification_sending_stopped", "gauge", "1 during an emergency stop: nothing is sent."),
     Metric("notification_batches_due", "gauge", "Batches that a dispatcher could claim now."),
     Metric(

@@ -30,13 +30,20 @@ log = structlog.get_logger()
 
 
 def start_mailing(mailing_id: int, actor: Actor) -> Mailing:
-    """Start a scheduled mailing now."""
+    """Start a scheduled mailing now, after the policy's launch delay.
+
+    Repeating it does not extend the delay.
+    """
     mailing = find_mailing(mailing_id, lock=True)
     if mailing.status in RULES[Action.START].done:
         return mailing
     now = _check_possible(mailing, Action.START)
+    planned, waits_until = mailing.launch_at, mailing.launch_not_before
+    is_repeated = mailing.start_at <= now
     mailing.start_at = min(mailing.start_at, now)
     delay_launch(mailing, now, read_policy(session_cursor()).launch_delay)
+    if is_repeated and mailing.launch_at > planned:
+        mailing.launch_not_before = waits_until
     if mailing.launch_at >= dispatch_end(mailing.end_at):
         raise Conflict(
             error_text(
@@ -72,7 +79,7 @@ def resume_mailing(mailing_id: int, actor: Actor) -> Mailing:
     now = mailing.updated_at = _check_possible(mailing, Action.RESUME)
     _check_audience_limit(mailing)
     if mailing.pause_reason == PauseReason.BUDGET:
-        check_budget_left(mailing.id)
+        check_budget_left(mailing.id, mailing.text)
     mailing.status = SCHEDULED if mailing.started_at is None else RUNNING
     mailing.pause_reason = None
     mailing.answer_round += 1

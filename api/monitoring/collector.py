@@ -30,6 +30,7 @@ from shared.db.batch_conditions import LAUNCH_DUE, MAY_SEND
 from shared.db.budgets import POLICY_BUDGET, read_budgets
 from shared.db.mailing_counts import COUNTS_JOIN
 from shared.db.policy import STOPPED
+from shared.db.undelivered_mails import count_undelivered_mails
 from shared.domain.statuses import MailingStatus, MessageStatus, PauseReason
 from shared.fleet_status import FleetStatus, read_fleet_status
 from shared.metrics import METRICS
@@ -216,6 +217,7 @@ def _mailing_metrics(connection: Connection) -> Iterator[Metric]:
     for reason, n in connection.execute(PAUSED):
         paused[reason,] = n
     yield gauge("notification_mailings_paused", paused)
+    yield _mail_metric(connection)
     stopped = connection.execute(SENDING_STOPPED).scalar_one()
     yield gauge("notification_sending_stopped", float(stopped))
     yield gauge("notification_batches_due", due)
@@ -235,6 +237,15 @@ def _budget_metric(connection: Connection) -> Metric:
                 samples[period, "reserved"] = found.reserved
     cursor.close()
     return gauge("notification_budget_segments", samples)
+
+
+def _mail_metric(connection: Connection) -> Metric:
+    cursor = cast("Cursor", connection.connection.cursor())
+    samples: Samples = {
+        (state,): n for state, n in count_undelivered_mails(cursor)._asdict().items()
+    }
+    cursor.close()
+    return gauge("notification_mails_undelivered", samples)
 
 
 def _connection_metrics(connection: Connection) -> Iterator[Metric]:

@@ -59,9 +59,12 @@ GROUP BY 1, 2 HAVING sum(t.n) <> 0 ORDER BY 1, 2
 ON CONFLICT (mailing_id, day, shard) DO UPDATE SET segments = d.segments + excluded.segments
 """
 LOCK = "SELECT FROM budgets WHERE mailing_id = ANY (%s) ORDER BY mailing_id FOR UPDATE"
-# A batch without pending messages and without a lease needs its reservation no more.
+# A batch without pending messages and without a lease needs its reservation no more. What a dead
+# worker has reserved for a mailing that is not running is kept until the mailing runs or ends, and
+# charged then.
 READ = """
-SELECT b.mailing_id, b.day_limit, b.month_limit, spent.day, spent.month, reserved.segments
+SELECT b.mailing_id, b.day_limit, b.month_limit, spent.day, spent.month, reserved.segments,
+    reserved.kept
 FROM budgets b
 CROSS JOIN LATERAL (SELECT (clock_timestamp() AT TIME ZONE b.timezone)::date AS day) AS today
 CROSS JOIN LATERAL (
@@ -72,7 +75,10 @@ CROSS JOIN LATERAL (
         AND d.day < date_trunc('month', today.day) + interval '1 month'
 ) AS spent
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(r.reserved), 0)::bigint AS segments FROM batches r
+    SELECT coalesce(sum(r.reserved), 0)::bigint AS segments,
+        coalesce(sum(r.reserved) FILTER (
+            WHERE r.leased_until <= now() AND m.status <> 'running'), 0)::bigint AS kept
+    FROM batches r JOIN mailings m ON m.id = r.mailing_id
     WHERE r.reserved > 0 AND (b.mailing_id = 0 OR r.mailing_id = b.mailing_id)
         AND (r.pending > 0 OR r.leased_until > now())
 ) AS reserved
@@ -85,11 +91,15 @@ SELECT EXISTS (SELECT FROM batches WHERE mailing_id = %s AND reserved > 0
 
 
 class PeriodUse(NamedTuple):
-    """What a budget has of one period, in segments. `limit` is None if it has none."""
+    """What a budget has of one period, in segments. `limit` is None if it has none.
+
+    `kept` is the part of `reserved` that is not released before a person resumes or ends a mailing.
+    """
 
     limit: int | None
     spent: int
     reserved: int
+    kept: int = 0
 
     @property
     def left(self) -> int | None:
@@ -97,8 +107,8 @@ class PeriodUse(NamedTuple):
         return None if self.limit is None else max(0, self.limit - self.spent - self.reserved)
 
     def lacks(self, segments: int) -> bool:
-        """Return whether so many segments do not fit, whatever becomes of the reservations."""
-        return self.limit is not None and self.spent + segments > self.limit
+        """Return whether so many segments do not fit, even if what may be released is released."""
+        return self.limit is not None and self.spent + self.kept + segments > self.limit
 
 
 class BudgetUse(NamedTuple):
@@ -176,8 +186,12 @@ def read_budgets(cursor: Cursor, *mailing_ids: int) -> list[BudgetUse]:
     """Return the use of these budgets, as far as they exist, by id."""
     cursor.execute(READ, (list(mailing_ids),))
     return [
-        BudgetUse(id_, PeriodUse(day_limit, day, reserved), PeriodUse(month_limit, month, reserved))
-        for id_, day_limit, month_limit, day, month, reserved in cursor.fetchall()
+        BudgetUse(
+            id_,
+            PeriodUse(day_limit, day, reserved, kept),
+            PeriodUse(month_limit, month, reserved, kept),
+        )
+        for id_, day_limit, month_limit, day, month, reserved, kept in cursor.fetchall()
     ]
 
 

@@ -55,6 +55,7 @@ MESSAGES: dict[str, LazyString] = {
         "An amount needs the price of a segment (SEGMENT_PRICE), which is not set. Give a number "
         "of segments instead."
     ),
+    "amount_too_small": lazy_gettext("This amount pays for no SMS segment."),
     "mail_address_format": lazy_gettext("Enter mail addresses, for example anna@example.com."),
     "float_type": lazy_gettext("Enter a number."),
     "end_before_launch": lazy_gettext(

@@ -11,6 +11,7 @@ from api.admin.presenters.formatting import format_money, format_number
 from api.admin.presenters.plurals import ngettext
 from api.schemas.limits import Limits
 from shared.db.policy_models import PolicyVersion
+from shared.db.undelivered_mails import UndeliveredMails
 
 PERIODS = {
     "day": lazy_gettext("Budget of a day"),
@@ -19,6 +20,12 @@ PERIODS = {
 SHARED_PERIODS = {
     "day": lazy_gettext("Shared budget of a day"),
     "month": lazy_gettext("Shared budget of a month"),
+}
+UNDELIVERED = {
+    "waiting": lazy_gettext("wait for the mail server"),
+    "in_doubt": lazy_gettext("perhaps delivered"),
+    "given_up": lazy_gettext("given up after a day"),
+    "refused": lazy_gettext("refused for some addresses"),
 }
 
 
@@ -79,6 +86,13 @@ def describe_stop_when(rule: Mapping[str, Any]) -> str:
             answers=answers,
         )
     )
+
+
+def describe_undelivered(mails: UndeliveredMails) -> list[str]:
+    """Return the numbers of mails that were not delivered, by what became of them."""
+    return [
+        f"{UNDELIVERED[state]}: {format_number(n)}" for state, n in mails._asdict().items() if n
+    ]
 
 
 def _describe_budget_limit(limit: Mapping[str, Any]) -> str:

@@ -20,11 +20,11 @@ from api.admin.forms.policy_form import (
 )
 from api.admin.presenters.conflict_page import render_conflict
 from api.admin.presenters.policy_effects import describe_effect
-from api.admin.presenters.policy_rules import describe_rules
+from api.admin.presenters.policy_rules import describe_rules, describe_undelivered
 from api.audit_log.service import find_people_by_name
 from api.budgets import draft_use, find_use
 from api.cursors import Page
-from api.db import db
+from api.db import db, session_cursor
 from api.errors import Conflict, InvalidFields, VersionMismatch
 from api.policy import emergency_stop, service
 from api.policy.effects import find_effects
@@ -33,6 +33,7 @@ from api.schemas.limits import Limits
 from api.sending_rules import check_budget
 from shared.db.budgets import POLICY_BUDGET
 from shared.db.policy_models import PolicyVersion
+from shared.db.undelivered_mails import count_undelivered_mails
 from shared.domain.scopes import Scope
 
 blueprint = Blueprint("policy", __name__)
@@ -176,6 +177,8 @@ def _render_page(
         previewed=previewed is not None,
         current=current,
         budget_use=use,
+        undelivered=describe_undelivered(count_undelivered_mails(session_cursor())),
+        sends_mails=bool(current_app.extensions["report_settings"].smtp_url),
         segment_price=current_app.config["SEGMENT_PRICE"],
         effects=[*map(describe_effect, find_effects(limits, use))],
         versions=[(each, [*describe_rules(each)]) for each in versions[:SHOWN_VERSIONS]],

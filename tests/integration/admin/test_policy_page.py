@@ -165,6 +165,41 @@ def test_a_preview_of_a_budget_counts_what_was_sent(
     assert "SEGMENT_PRICE" in refused.text
 
 
+def test_mails_that_were_not_delivered_are_shown(
+    app: Flask, admin: Signed, database: Cursor
+) -> None:
+    assert "not delivered" not in page(admin, PAGE)
+    database.execute(
+        """
+        INSERT INTO notifications (mailing_id, kind, status, attempts, error, created_at, sent_at)
+        SELECT 987654321, 'paused', status, attempts, error, now() - minutes * interval '1 minute',
+            CASE status WHEN 'sent' THEN now() END
+        FROM (VALUES ('waiting', 3, 'timeout', 6), ('waiting', 0, NULL, 6),
+            ('waiting', 1, 'timeout', 1), ('in_doubt', 1, 'broken', 60),
+            ('skipped', 9, 'timeout', 1500), ('skipped', 1, NULL, 60), ('sent', 1, NULL, 60),
+            ('sent', 1, 'a@example.com: 550', 60), ('in_doubt', 1, 'broken', 3000)
+        ) AS t (status, attempts, error, minutes)
+        """
+    )
+    try:
+        shown, scraped = text_of(page(admin, PAGE)), make_client(app).get("/metrics").text
+        fields = form_of(page(admin, PAGE)) | {"notify": "ops@example.com"}
+        assert submit(admin, PAGE, fields).status_code == 303
+        told = text_of(page(admin, PAGE))
+    finally:
+        database.execute("DELETE FROM notifications WHERE mailing_id = 987654321")
+    expected = (
+        "wait for the mail server: 1; perhaps delivered: 1; given up after a day: 1; "
+        "refused for some addresses: 1"
+    )
+    assert expected in shown
+    for state in ("waiting", "in_doubt", "given_up", "refused"):
+        assert f'notification_mails_undelivered{{state="{state}"}} 1.0' in scraped, state
+    # With addresses, a mail that was never attempted waits as well.
+    assert "wait for the mail server: 2" in told
+    assert "No mail is sent: SMTP_URL is not set." in told
+
+
 def test_viewers_see_the_rules_and_cannot_change_them(app: Flask) -> None:
     viewer = Signed(app, "viewer")
     shown = page(viewer, PAGE)

@@ -93,6 +93,36 @@ def test_resuming_is_refused_while_the_budget_is_used_up(
     assert client.post(f"{address}/resume").get_json()["status"] == "running"
 
 
+def test_resuming_is_refused_while_no_message_fits(
+    client: FlaskClient, new_mailing: Create, database: Cursor
+) -> None:
+    """A message of two segments does not fit into one that is left."""
+    mailing_id = new_mailing(text="x" * 161, budget={"month": {"segments": 6}})["id"]
+    address = f"{MAILINGS}/{mailing_id}"
+    database.execute(SPEND, (mailing_id, 5))
+    database.execute(
+        "UPDATE mailings SET status = 'paused', pause_reason = 'budget', started_at = now()"
+        " WHERE id = %s",
+        (mailing_id,),
+    )
+    refused = client.post(f"{address}/resume")
+    assert (refused.status_code, refused.get_json()["code"]) == (409, "budget_used_up")
+    assert client.patch(address, json={"text": "x"}).status_code == 200
+    assert client.post(f"{address}/resume").get_json()["status"] == "running"
+
+
+@pytest.mark.parametrize("amount", ["0", "0.00", "2.39"])
+def test_an_amount_pays_for_a_segment_at_least(
+    database_url: str, redis_url: str, amount: str
+) -> None:
+    client = make_client(make_app(database_url, redis_url, SEGMENT_PRICE="2.40"))
+    body = mailing_body() | {"budget": {"day": {"amount": amount}}}
+    answer = client.post(MAILINGS, json=body)
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.get_json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/budget/day/amount", "amount_too_small")
+
+
 def test_days_are_listed_with_their_cost(database_url: str, redis_url: str) -> None:
     client = make_client(make_app(database_url, redis_url, SEGMENT_PRICE="2.40"))
     address = "/api/v1/statistics/days"

@@ -243,6 +243,12 @@ def test_a_mailing_waits_for_the_launch_delay(
     started = client.post(f"{MAILINGS}/{planned['id']}/start").get_json()
     assert started["launch_at"] > started["start_at"]
     assert started["status"] == "scheduled"
+    # A repeated request does not wait anew, and one while the policy has no delay waits no more.
+    again = client.post(f"{MAILINGS}/{planned['id']}/start").get_json()
+    assert again["launch_at"] == started["launch_at"]
+    set_rules(client, launch_delay=0)
+    again = client.post(f"{MAILINGS}/{planned['id']}/start").get_json()
+    assert again["launch_at"] < started["launch_at"]
 
 
 def test_an_end_before_the_launch_is_refused(client: FlaskClient, new_mailing: Create) -> None:

@@ -136,6 +136,26 @@ def test_released_reservations_are_used_by_others(fleet: Fleet, budgets: Budgets
     assert budgets.spent_and_reserved() == (3, 0)
 
 
+@pytest.mark.parametrize("status", ["paused", "running"])
+def test_a_dead_workers_reservation_of_a_paused_mailing_is_not_waited_for(
+    fleet: Fleet, budgets: Budgets, status: str
+) -> None:
+    """No worker claims its batch, so nothing would end the reservation."""
+    first, second = (fleet.add_launched_mailing(3) for _ in range(2))
+    budgets.set(day=3)
+    fleet.claim_batch(first)
+    fleet.expire_lease(first)
+    fleet.query("UPDATE mailings SET status = %s, pause_reason = %s WHERE id = %s", status,
+        "manual" if status == "paused" else None, first)  # fmt: skip
+    assert fleet.try_claim_batch(second) is None
+    assert budgets.pause_reason(second) == ("budget" if status == "paused" else None)
+    if status == "running":
+        fleet.claim_batch(first)  # marks what may have been sent in doubt
+        make_due(fleet)
+        assert fleet.try_claim_batch(second) is None
+        assert budgets.pause_reason(second) == "budget"
+
+
 def test_a_takeover_charges_what_the_dead_worker_may_have_sent(
     fleet: Fleet, budgets: Budgets
 ) -> None:
