@@ -13,7 +13,7 @@ run: ## start the whole service on this machine (API_PORT, PROVIDER_PORT, DISPAT
 	@$(PYTHON) -m dev.stack run --die-with-parent
 
 test: venv ## run all tests (on services they start, or TEST_DATABASE_URL and TEST_REDIS_URL)
-	@$(PYTHON) -m pytest tests -n 2 --dist loadfile --durations 20 \
+	@$(PYTHON) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations 20 \
 		--cov --cov-report term:skip-covered
 
 test-fast: venv ## run the tests that need no services, in less than a minute

@@ -18,6 +18,32 @@ from tests.support.system import System
 
 _names = itertools.count(1)
 
+# Files and folders from those that take longest to those that take least, because processes side by
+# side take one file after the other: a long one at the end would leave the other process idle.
+LONGEST_FIRST = (
+    "tests/integration/api/test_schemathesis.py",
+    "tests/integration/api/test_generated_clients.py",
+    "tests/integration/worker/test_redis_outages.py",
+    "tests/integration/worker/test_rate_limiter.py",
+    "tests/chaos/",
+    "tests/integration/worker/",
+    "tests/e2e/",
+    "tests/deploy/",
+    "tests/security/",
+    "tests/integration/api/",
+    "tests/integration/",
+    "tests/unit/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_duration_rank)
+
+
+def _duration_rank(item: pytest.Item) -> int:
+    ranks = (n for n, name in enumerate(LONGEST_FIRST) if item.nodeid.startswith(name))
+    return next(ranks, len(LONGEST_FIRST))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
