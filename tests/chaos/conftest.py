@@ -99,8 +99,8 @@ def restore_system(system: System) -> None:
         process.thaw()
         if not process.running:
             process.start()
-    wait_for(system.provider_ready, 20, "the provider")
-    wait_for(system.api_ready, 30, "the API")
+    wait_for(system.provider_ready, 90, "the provider")
+    wait_for(system.api_ready, 90, "the API")
     system.provider.reset()
     unsettled = "SELECT id FROM mailings WHERE NOT settled"
     for (mailing_id,) in system.query(unsettled):

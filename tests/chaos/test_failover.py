@@ -142,7 +142,7 @@ def test_ids_are_not_given_again_by_a_standby_that_was_behind(system: Replicated
     system.postgres.kill()
     system.standby.start()
     system.fail_over()
-    wait_for(system.api_ready, 20, "the API")
+    wait_for(system.api_ready, 90, "the API")
 
     system.call("GET", f"/mailings/{lost}", expect=404)
     system.add_clients(200, tag="new")

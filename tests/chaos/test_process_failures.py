@@ -67,7 +67,7 @@ def test_killed_control_scheduler_or_api_lose_no_mailing(
             system[name].kill()
             system[name].start()
         for mailing in (running, waiting):
-            wait_for(lambda: system.api_ready(), 20, "the API")
+            wait_for(lambda: system.api_ready(), 90, "the API")
             done = system.wait_finished(mailing, 40)
             assert done["counts"]["sent"] == done["audience"]
         (started,) = system.query(

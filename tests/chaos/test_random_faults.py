@@ -36,7 +36,7 @@ def test_random_faults_lose_no_message(system: System, observe: Observe, rng: Ra
             if rng.random() < 0.5:
                 mailings += try_create_mailing(system, observer, rng)
         system.provider.set(faults={})
-        wait_for(system.api_ready, 20, "the API")
+        wait_for(system.api_ready, 90, "the API")
         for mailing in mailings:
             counts = system.wait_finished(mailing, 90)["counts"]
             assert counts["pending"] == counts["failed"] == counts["cancelled"] == 0

@@ -84,7 +84,7 @@ class Upgrade:
             ("dispatch-2", "dispatch"),
         ):
             self._start(name, "old", "worker", role)
-        wait_for(system.provider_ready, 30, "the provider")
+        wait_for(system.provider_ready, 90, "the provider")
         wait_for(lambda: self.is_ready("old"), 60, "the old API")
 
     def _start(self, name: str, version: str, *arguments: str) -> None:

@@ -106,7 +106,7 @@ def test_a_restored_backup_continues_from_its_state(slow_system: System, tmp_pat
         process.env = system.environment
         if not process.running:
             process.start()
-    wait_for(system.api_ready, 30, "the API")
+    wait_for(system.api_ready, 90, "the API")
     assert system.statistics(done)["counts"]["sent"] == 20
     assert system.call("GET", f"/mailings/{paused}")["status"] == "paused"
     assert system.call("GET", f"/mailings/{later}")["status"] == "scheduled"

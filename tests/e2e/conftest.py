@@ -33,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     try:
         system.start()
         system.add_process("openid", "dev.openid", "--port", str(openid))
-        wait_for(lambda: _responds(f"http://127.0.0.1:{openid}/keys"), 20, "the OpenID provider")
+        wait_for(lambda: _responds(f"http://127.0.0.1:{openid}/keys"), 90, "the OpenID provider")
         system.add_clients(1, tag="first")
         first = system.create_mailing(name="The first mailing", filter={"tags": ["first"]})
         system.wait_finished(first)

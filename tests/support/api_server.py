@@ -67,7 +67,7 @@ def running(
     server = Server(settings, directory, options)
     server.process.start()
     try:
-        wait_for(server.ready, 30, "the API")
+        wait_for(server.ready, 90, "the API")
         yield server
     finally:
         server.process.kill()

@@ -125,8 +125,8 @@ class System:
             self._add(name, "worker", "dispatch")
         for process in self.processes.values():
             process.start()
-        wait_for(self.provider_ready, 20, "the provider")
-        wait_for(self.api_ready, 30, "the API")
+        wait_for(self.provider_ready, 90, "the provider")
+        wait_for(self.api_ready, 90, "the API")
         return self
 
     def stop(self) -> None:

@@ -64,7 +64,7 @@ class Server:
         argv = [*python, "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
         self.process = Process("api", argv, environment, directory / "api.log")
         self.process.start()
-        wait_for(self._ready, 30, "the API")
+        wait_for(self._ready, 90, "the API")
         self.cookie = self._cookie(redis_url)
 
     def _ready(self) -> bool:

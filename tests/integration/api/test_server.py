@@ -102,7 +102,7 @@ def test_killed_web_process_is_replaced(server: Server) -> None:
         return len(present) == 2 and killed not in present
 
     wait_for(is_replaced, 20, "another process")
-    wait_for(server.ready, 20, "the API")
+    wait_for(server.ready, 90, "the API")
 
 
 def test_an_interrupted_import_imports_nothing(server: Server, database: Cursor) -> None:

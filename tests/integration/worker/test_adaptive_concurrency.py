@@ -111,8 +111,8 @@ def test_processes_raise_their_limit_of_open_files(system: System) -> None:
             system[name].start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    wait_for(system.provider_ready, 20, "the provider")
-    wait_for(system.api_ready, 30, "the API")
+    wait_for(system.provider_ready, 90, "the provider")
+    wait_for(system.api_ready, 90, "the API")
     wanted = min(hard, MAX_OPEN_FILES)
     for name in names:
         wait_for(partial(has_file_limit, system[name], wanted), 15, f"the limit of {name}")
