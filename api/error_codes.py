@@ -89,6 +89,32 @@ CODES = {
         "The budget of the mailing or of the policy is used up.",
         "Raise it, or wait for the next day or month.",
     ),
+    "import_running": ErrorCode(
+        (409,), "The import is still running.", "Wait until its `status` is `finished`."
+    ),
+    "import_not_last": ErrorCode(
+        (409,),
+        "A later import has changed clients, or is running.",
+        "Only the last import can be undone; `import_id` names it.",
+    ),
+    "import_undone": ErrorCode(
+        (409,), "The import is being undone, or is undone.", "Read its `undo`."
+    ),
+    "undo_expired": ErrorCode(
+        (409,),
+        "The earlier values of the import's clients are not kept.",
+        "Correct the clients with another import.",
+    ),
+    "import_used": ErrorCode(
+        (409,),
+        "Mailings have used clients of the import since.",
+        "`mailings` names them; correct the clients with another import.",
+    ),
+    "clients_edited": ErrorCode(
+        (409,),
+        "Clients of the import were edited since; `edited` says how many.",
+        "Send `keep_edited=true` to undo the others.",
+    ),
     "nothing_failed": ErrorCode(
         (409,), "No message of the mailing has failed.", "There is nothing to try again."
     ),

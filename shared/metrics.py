@@ -60,6 +60,12 @@ ALL_METRICS = (
         "Mails about events of mailings of the last two days that did not reach all recipients.",
         ("state",),
     ),
+    Metric(
+        "notification_imports",
+        "gauge",
+        "Imports of the last 30 days by state; `waiting`: files that are received or checked.",
+        ("state",),
+    ),
     Metric("notification_sending_stopped", "gauge", "1 during an emergency stop: nothing is sent."),
     Metric("notification_batches_due", "gauge", "Batches that a dispatcher could claim now."),
     Metric(

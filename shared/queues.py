@@ -42,6 +42,7 @@ DISPATCH_QUEUE = "dispatch"
 JOB_QUEUES = {
     "worker.jobs.launch": CONTROL_QUEUE,
     "worker.jobs.merge_import": CONTROL_QUEUE,
+    "worker.jobs.undo_import": CONTROL_QUEUE,
     "worker.jobs.send_test": CONTROL_QUEUE,
     "worker.jobs.sweep": SWEEP_QUEUE,
     "worker.jobs.dispatch": DISPATCH_QUEUE,
@@ -259,6 +260,10 @@ class Queues:
     def enqueue_import_merge(self, import_id: int, request_id: str | None = None) -> bool:
         """Enqueue the merge of an import."""
         return self._enqueue("worker.jobs.merge_import", {"import_id": import_id}, request_id)
+
+    def enqueue_import_undo(self, import_id: int, request_id: str | None = None) -> bool:
+        """Enqueue the undo of an import."""
+        return self._enqueue("worker.jobs.undo_import", {"import_id": import_id}, request_id)
 
     def enqueue_test_send(self, test_id: int, request_id: str | None = None) -> bool:
         """Enqueue a test send."""

@@ -23,6 +23,7 @@ from worker.dispatch.test_send import start_test_send
 from worker.launch.launcher import SLICE_SECONDS, launch_slice
 from worker.launch.small_launch import SmallLauncher
 from worker.maintenance.containment import contain_failure
+from worker.maintenance.import_undos import undo_import_slice
 from worker.maintenance.imports import merge_import_slice
 from worker.maintenance.retention import drop_old_data
 from worker.maintenance.sweep import sweep_mailings
@@ -226,6 +227,13 @@ def merge_import(import_id: int, request_id: str | None = None) -> None:
         more = merge_import_slice(_database(0), import_id, _database(1))
         if more and not stopping.is_set():
             WorkerContext.queues().enqueue_import_merge(import_id, request_id)
+
+
+def undo_import(import_id: int, request_id: str | None = None) -> None:
+    """Undo an import for a while; enqueue the rest behind other jobs."""
+    with _job_context("undo", request_id=request_id, import_id=import_id):
+        if undo_import_slice(_database(0), import_id) and not stopping.is_set():
+            WorkerContext.queues().enqueue_import_undo(import_id, request_id)
 
 
 def send_test(test_id: int, request_id: str | None = None) -> None:

@@ -15,7 +15,12 @@ from flask.cli import AppGroup
 from api.actor import COMMAND
 from api.clients.import_check import FileCheck, check_file, parse_mapping
 from api.clients.import_service import get_import, list_rejected_rows
-from api.clients.import_upload import delete_draft, open_client_file, receive_rows
+from api.clients.import_upload import (
+    ImportOptions,
+    delete_draft,
+    open_client_file,
+    receive_rows,
+)
 from api.db import db, transaction
 from shared.client_import.bad_file import BadFile
 from shared.client_import.columns import NO_MAPPING, ColumnMapping
@@ -66,13 +71,13 @@ def import_(
 
     Works on the database directly; no other process needs to run.
     """
+    name = "" if file is sys.stdin.buffer else os.path.basename(file.name)
+    options = ImportOptions(COMMAND, tag, timezone, mapping, name)
     try:
         if check:
-            _print_check(
-                check_file(file.read, tag=tag, timezone=timezone, actor=COMMAND, mapping=mapping)
-            )
+            _print_check(check_file(file.read, options))
             return
-        import_id = _receive(file, tag, timezone, mapping)
+        import_id = _receive(file, options)
     except BadFile as error:
         raise click.ClickException(str(error)) from None
     _merge(import_id)
@@ -98,18 +103,11 @@ def _print_check(found: FileCheck) -> None:
     )
 
 
-def _receive(file: BinaryIO, tag: str | None, timezone: str | None, mapping: ColumnMapping) -> int:
+def _receive(file: BinaryIO, options: ImportOptions) -> int:
     size = os.fstat(file.fileno()).st_size if file.seekable() else 0
-    reader = open_client_file(file.read, mapping)
+    reader = open_client_file(file.read, options.mapping)
     with _progress_bar(size, "Reading") as bar:
-        return receive_rows(
-            reader,
-            tag=tag,
-            timezone=timezone,
-            actor=COMMAND,
-            mapping=mapping,
-            report_progress=lambda: bar.update(reader.size - bar.pos),
-        )
+        return receive_rows(reader, options, lambda: bar.update(reader.size - bar.pos))
 
 
 def _merge(import_id: int) -> None:

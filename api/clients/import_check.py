@@ -4,13 +4,16 @@ A check receives the file as a draft, which can be made an import without sendin
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from api.actor import Actor
+import structlog
+
 from api.clients.import_service import RejectedCell, list_rejected_cells
 from api.clients.import_upload import (
     ClientFile,
+    ImportOptions,
     delete_draft,
     open_client_file,
     open_ndjson_file,
@@ -19,7 +22,6 @@ from api.clients.import_upload import (
 from api.db import transaction
 from shared.client_import.columns import (
     COLUMNS,
-    NO_MAPPING,
     ColumnMapping,
     ColumnPlan,
     propose_columns,
@@ -28,6 +30,8 @@ from shared.client_import.ndjson_reader import NdjsonReader
 from shared.client_import.preview import MergePreview, preview_merge
 from shared.domain.attributes import is_attribute_name
 from shared.domain.time_zones import TIME_ZONES
+
+log = structlog.get_logger()
 
 SAMPLE_ROWS = 20
 SHOWN_SAMPLES = 3
@@ -87,23 +91,17 @@ def is_target(target: object) -> bool:
 
 
 def check_file(
-    read: Callable[[int], bytes],
-    *,
-    tag: str | None,
-    timezone: str | None,
-    actor: Actor,
-    mapping: ColumnMapping = NO_MAPPING,
-    ndjson: bool = False,
+    read: Callable[[int], bytes], options: ImportOptions, *, ndjson: bool = False
 ) -> FileCheck:
     """Receive a file as a draft, and count what its import would do. Raise BadFile.
 
     The caller deletes the draft or starts its merge; after an hour the sweep deletes it.
     """
-    reader = open_ndjson_file(read) if ndjson else open_client_file(read, mapping)
+    reader = open_ndjson_file(read) if ndjson else open_client_file(read, options.mapping)
     columns = []
     if not isinstance(reader, NdjsonReader):
         columns = describe_columns(reader.header, reader.sample(SAMPLE_ROWS), _targets(reader))
-    draft, parser = receive_draft(reader, tag=tag, timezone=timezone, actor=actor, mapping=mapping)
+    draft, parser = receive_draft(reader, options)
     try:
         with transaction() as cursor:
             cursor.execute(COUNT_TIMEOUT)
@@ -113,6 +111,17 @@ def check_file(
     except BaseException:
         delete_draft(draft)
         raise
+
+
+def check_upload(
+    read: Callable[[int], bytes], options: ImportOptions, *, ndjson: bool = False
+) -> FileCheck:
+    """Check a file like `check_file`, and log what the import would do."""
+    started = time.monotonic()
+    found = check_file(read, options, ndjson=ndjson)
+    seconds = round(time.monotonic() - started, 3)
+    log.info("import.checked", import_id=found.import_id, seconds=seconds, **found.merge._asdict())
+    return found
 
 
 def inspect_columns(read: Callable[[int], bytes]) -> list[FileColumn]:

@@ -8,8 +8,13 @@ from psycopg2 import Binary
 from psycopg2.extras import Json
 
 from api.actor import Actor
-from api.clients.import_check import FileCheck, check_file, inspect_columns
-from api.clients.import_upload import delete_draft, start_merge
+from api.clients.import_check import FileCheck, check_upload, inspect_columns
+from api.clients.import_upload import (
+    ImportOptions,
+    clean_file_name,
+    delete_draft,
+    start_merge,
+)
 from api.db import db, transaction
 from api.enqueue import job_queues
 from api.errors import NotFound
@@ -23,7 +28,6 @@ from shared.domain.error_texts import error_text
 log = structlog.get_logger()
 
 PART_BYTES = 1024 * 1024
-MAX_NAME_LENGTH = 200
 CREATE = """
 INSERT INTO import_files (name, uploaded_by, tag, timezone) VALUES (%s, %s, %s, %s) RETURNING id
 """
@@ -31,24 +35,17 @@ ADD_PART = "INSERT INTO import_file_parts (file_id, part, data) VALUES (%s, %s, 
 READ_PART = "SELECT data FROM import_file_parts WHERE file_id = %s AND part = %s"
 SAVE = "UPDATE import_files SET mapping = %s, state = %s, draft_id = %s WHERE id = %s"
 # The next file gets the draft only if no other request has.
-TAKE_DRAFT = "DELETE FROM import_files WHERE id = %s AND draft_id = %s"
+TAKE_DRAFT = "DELETE FROM import_files WHERE id = %s AND draft_id = %s RETURNING name"
 DELETE = "DELETE FROM import_files WHERE id = %s"
 # An erasure that was requested since the upload applies to the file.
 AGE_DRAFT = "UPDATE imports SET created_at = %s WHERE id = %s AND created_at > %s"
 
 
-def store_file(
-    read: Callable[[int], bytes],
-    *,
-    name: str,
-    tag: str | None,
-    timezone: str | None,
-    actor: Actor,
-    limit: int,
-) -> int:
+def store_file(read: Callable[[int], bytes], options: ImportOptions, limit: int) -> int:
     """Store an uploaded file and check it; return its id. Raise BadFile if it is unusable."""
+    name, actor = clean_file_name(options.file_name), options.actor.name
     with transaction() as cursor:
-        cursor.execute(CREATE, (name[:MAX_NAME_LENGTH], actor.name, tag, timezone))
+        cursor.execute(CREATE, (name, actor, options.tag, options.timezone))
         (file_id,) = fetch_one_row(cursor)
     try:
         part = size = 0
@@ -101,16 +98,14 @@ def check_stored_file(file_id: int, mapping: ColumnMapping, actor: Actor) -> Non
     """Check a stored file with a mapping, and keep the result. Raise BadFile or NotFound."""
     found = get_file(file_id)
     draft, state, created_at = found.draft_id, dict(found.state), found.created_at
-    tag, timezone = found.tag, found.timezone
+    options = ImportOptions(actor, found.tag, found.timezone, mapping)
     db.session.rollback()
     if draft is not None:
         delete_draft(draft)
     given = {"columns": dict(mapping.columns), "timezones": dict(mapping.timezones)}
     with transaction() as cursor:
         cursor.execute(SAVE, (Json(given), Json(_without_check(state)), None, file_id))
-    checked = check_file(
-        read_file(file_id), tag=tag, timezone=timezone, actor=actor, mapping=mapping
-    )
+    checked = check_upload(read_file(file_id), options)
     with transaction() as cursor:
         cursor.execute(AGE_DRAFT, (created_at, checked.import_id, created_at))
         cursor.execute(
@@ -122,9 +117,10 @@ def import_stored_file(file_id: int, draft_id: int, actor: Actor) -> int:
     """Start the merge of a checked file; return the import's id. Raise BadFile if it is too old."""
     with transaction() as cursor:
         cursor.execute(TAKE_DRAFT, (file_id, draft_id))
-        if not cursor.rowcount:
+        taken = cursor.fetchone()
+        if taken is None:
             raise BadFile("The file was checked again meanwhile.", "checked_again")
-    start_merge(draft_id, actor)
+    start_merge(draft_id, actor, taken[0])
     log.info("import.received", import_id=draft_id)
     job_queues().enqueue_import_merge(draft_id, actor.request_id)
     return draft_id

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, current_app
 
 from api.actor import current_actor
 from api.clients import import_service
-from api.clients.import_check import check_file, parse_mapping
+from api.clients.import_check import check_upload, parse_mapping
 from api.clients.import_schemas import (
     REJECTED_EXAMPLE,
     UPLOAD_EXAMPLE,
@@ -17,12 +17,15 @@ from api.clients.import_schemas import (
     ImportListQuery,
     ImportPage,
     ImportQuery,
+    UndoAnswer,
+    UndoQuery,
 )
-from api.clients.import_upload import delete_draft
+from api.clients.import_undo import find_undo_end, request_undo
+from api.clients.import_upload import ImportOptions, delete_draft
 from api.clients.row_error_texts import NUMBERED, find_row_error_text
 from api.errors import ContentTooLarge, FieldError, InvalidFields
 from api.http.csv_response import stream_csv
-from api.http.csv_upload import UPLOADS, csv_body_reader, is_ndjson
+from api.http.csv_upload import UPLOADS, csv_body_reader, is_ndjson, upload_name
 from api.http.file_problems import describe_bad_file
 from api.http.localisation import negotiate_language, translate
 from api.http.pagination import build_page
@@ -77,7 +80,7 @@ def import_clients(query: ImportQuery) -> tuple[dict[str, Any], int, dict[str, s
     with the fields `phone`, `operator_code`, `tag`, `timezone` and `attributes`, by the same rules.
     In `errors` of the import, each rejected line has a `code`.
     """
-    started = _read_upload(partial(import_service.start_import, **_arguments(query)))
+    started = _read_upload(import_service.start_import, query)
     return (
         _present(started, negotiate_language()),
         202,
@@ -100,7 +103,7 @@ def check_clients_file(query: ImportQuery) -> dict[str, Any]:
     with sample values; how many clients would be created and updated, and how many rows rejected;
     and the time zones that wait for a confirmation in `mapping`. Nothing is changed.
     """
-    found = _read_upload(partial(check_file, **_arguments(query)))
+    found = _read_upload(check_upload, query)
     delete_draft(found.import_id)
     language = negotiate_language()
     counts = ("rows", "created", "updated", "unchanged", "rejected")
@@ -137,6 +140,29 @@ def get_import(import_id: int) -> dict[str, Any]:
     While it is running, `rows_done` shows its progress.
     """
     return _present(import_service.get_import(import_id), negotiate_language())
+
+
+@blueprint.post("/imports/<id:import_id>/undo")
+@operation(
+    "imports",
+    response=ImportAnswer,
+    status=202,
+    description="The undo has begun. Poll its import until `undo.finished_at` is set.",
+    query=UndoQuery,
+    problems=(404, 409),
+)
+def undo_import(import_id: int, query: UndoQuery) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Undo the last import
+
+    Clients that it created are deleted, and those that it changed get their earlier values back.
+    Possible for seven days, for the last import, and while no mailing has used one of its clients:
+    otherwise the 409 says what is against it. Clients that were edited since are a 409 as well, or
+    stay as they are with `keep_edited=true`. Nothing is overwritten: `undo.kept` counts clients
+    that were edited or used while the undo was under way.
+    """
+    found = request_undo(import_id, current_actor(), keep_edited=query.keep_edited)
+    answer = _present(found, negotiate_language())
+    return answer, 202, {"Location": f"/api/v1/imports/{import_id}"}
 
 
 @blueprint.get("/imports/<id:import_id>/rejected.csv")
@@ -176,8 +202,12 @@ def _present(found: Import, language: str) -> dict[str, Any]:
         "attribute_columns": found.attribute_columns,
         "ignored_columns": found.ignored_columns,
         "failure": found.failure and translate(found.failure, language),
+        "created_by": found.created_by,
+        "file_name": found.file_name,
         "created_at": format_instant(found.created_at),
         "finished_at": format_instant(found.finished_at),
+        "undo_until": format_instant(find_undo_end(found)),
+        "undo": None if found.undo is None else UndoAnswer.present(found.undo),
     }
 
 
@@ -196,23 +226,20 @@ def _describe_error(error: import_service.RejectedCell, language: str) -> str:
     return error.quote_value(translate(find_row_error_text(error), language))
 
 
-def _arguments(query: ImportQuery) -> dict[str, Any]:
-    """Return the arguments of an import or a check, without the file's."""
-    mapping = parse_mapping(query.mapping) if query.mapping else None
-    return {
-        "tag": query.tag,
-        "timezone": query.timezone,
-        "actor": current_actor(),
-        "mapping": mapping or NO_MAPPING,
-    }
-
-
-def _read_upload(receive: Callable[..., T]) -> T:
+def _read_upload(receive: Callable[..., T], query: ImportQuery) -> T:
     """Call `receive` with a function that reads the uploaded file; raise problems for bad files."""
+    mapping = parse_mapping(query.mapping) if query.mapping else None
     try:
         with UPLOADS.admitting(current_actor().name):
             read = csv_body_reader(current_app.config["IMPORT_MAX_BYTES"], all_types=True)
-            return receive(read, ndjson=is_ndjson())
+            options = ImportOptions(
+                current_actor(),
+                query.tag,
+                query.timezone,
+                mapping or NO_MAPPING,
+                upload_name() or query.file_name or "",
+            )
+            return receive(read, options, ndjson=is_ndjson())
     except FileTooLarge as error:
         raise ContentTooLarge(describe_bad_file(error)) from None
     except BadFile as error:

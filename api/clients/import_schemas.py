@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from api.clients.import_check import MAX_MAPPING_LENGTH, parse_mapping
+from api.clients.import_upload import MAX_FILE_NAME_LENGTH
 from api.schemas import examples
 from api.schemas.base import ListQuery, Query
 from api.schemas.fields import Instant, Several, Tag, Timezone
@@ -71,6 +72,18 @@ class ImportQuery(Query):
         "attribute, or null to ignore it; other columns are recognised. `timezones` confirms what "
         "a cell such as `UTC+3` means.",
     )
+    file_name: str | None = Field(
+        default=None,
+        max_length=MAX_FILE_NAME_LENGTH,
+        description="The file's name, which the list of imports shows; a form has its own.",
+    )
+
+
+class UndoQuery(Query):
+    keep_edited: bool = Field(
+        default=False,
+        description="Leave clients as they are that were edited since, instead of a 409.",
+    )
 
 
 class ImportListQuery(ListQuery):
@@ -100,6 +113,19 @@ class RowError(ResponseModel):
     code: str = Field(description="Which rule is violated; stable.", examples=["phone_format"])
 
 
+class UndoAnswer(ResponseModel):
+    """The undo of an import, and its progress."""
+
+    requested_by: str = Field(description="Who requested it, as the audit log names them.")
+    requested_at: datetime
+    finished_at: datetime | None = Field(description="Null while it is under way.")
+    deleted: int = Field(description="Created clients that are deleted.")
+    restored: int = Field(description="Changed clients that have their earlier values again.")
+    kept: int = Field(
+        description="Clients that stay as they are, since they were edited or used meanwhile."
+    )
+
+
 class ImportAnswer(ResponseModel):
     """An import. The totals add up: rows_done = created + updated + unchanged + rejected."""
 
@@ -120,8 +146,17 @@ class ImportAnswer(ResponseModel):
     attribute_columns: list[str] = Field(description="Columns of the file that are attributes.")
     ignored_columns: list[str] = Field(description="Columns of the file that were ignored.")
     failure: str | None = Field(description="Why it failed, and what to do.")
+    created_by: str | None = Field(
+        description="Who imported it, as the audit log names them: `token:NAME`, `command` or "
+        "`person:ISSUER#SUBJECT`; null for imports of earlier versions."
+    )
+    file_name: str = Field(description="Empty if it is not known.", examples=["clients.xlsx"])
     created_at: datetime
     finished_at: datetime | None
+    undo_until: datetime | None = Field(
+        description="Until when it can be undone, unless its clients are used; null if it cannot."
+    )
+    undo: UndoAnswer | None = Field(description="Its undo, if one was requested.")
 
 
 class CheckedColumn(ResponseModel):

@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import select
 
-from api.actor import Actor
-from api.clients.import_upload import open_client_file, open_ndjson_file, receive_rows
+from api.clients.import_upload import (
+    ImportOptions,
+    open_client_file,
+    open_ndjson_file,
+    receive_rows,
+)
 from api.cursors import Page, between
 from api.db import db
 from api.enqueue import job_queues
 from api.errors import NotFound
-from shared.client_import.columns import COLUMNS, NO_MAPPING, ColumnMapping
+from shared.client_import.columns import COLUMNS
 from shared.client_import.merge import MAX_KEPT_REJECTED
 from shared.db.import_models import Import, RejectedRow
 from shared.domain.error_texts import error_text
@@ -58,29 +62,22 @@ class RejectedCell(NamedTuple):
 
 
 def start_import(
-    read: Callable[[int], bytes],
-    *,
-    tag: str | None,
-    timezone: str | None,
-    actor: Actor,
-    mapping: ColumnMapping = NO_MAPPING,
-    ndjson: bool = False,
+    read: Callable[[int], bytes], options: ImportOptions, *, ndjson: bool = False
 ) -> Import:
     """Receive a file of clients and enqueue its merge; return the import.
 
-    `read(n)` returns up to n bytes. `tag` and `timezone` fill empty or missing cells. Raise
-    BadFile, which leaves nothing behind.
+    `read(n)` returns up to n bytes. Raise BadFile, which leaves nothing behind.
     """
     started = time.monotonic()
-    reader = open_ndjson_file(read) if ndjson else open_client_file(read, mapping)
-    import_id = receive_rows(reader, tag=tag, timezone=timezone, actor=actor, mapping=mapping)
+    reader = open_ndjson_file(read) if ndjson else open_client_file(read, options.mapping)
+    import_id = receive_rows(reader, options)
     log.info(
         "import.received",
         import_id=import_id,
         bytes=reader.size,
         seconds=round(time.monotonic() - started, 3),
     )
-    job_queues().enqueue_import_merge(import_id, actor.request_id)
+    job_queues().enqueue_import_merge(import_id, options.actor.request_id)
     return get_import(import_id)
 
 
@@ -104,11 +101,6 @@ def list_imports(
     if statuses is not None:
         found = found.where(Import.status.in_(statuses))
     return db.session.scalars(page.bound(found, Import.id)).all()
-
-
-def list_latest_imports(limit: int) -> Sequence[Import]:
-    """Return the latest imports, the newest first."""
-    return db.session.scalars(RECEIVED.order_by(Import.id.desc()).limit(limit)).all()
 
 
 def count_kept_rows(found: Import) -> int:

@@ -7,6 +7,7 @@ upload holds no locks and no snapshot.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from flask import current_app
 from psycopg2 import Error as DatabaseError
@@ -29,6 +30,7 @@ from shared.client_import.merge import drop_waiting_rows, import_statement
 from shared.client_import.ndjson_reader import NdjsonReader
 from shared.client_import.row_rules import RowParser
 from shared.client_import.text_source import READ_BYTES
+from shared.client_import.undo import UNDO_PERIOD
 from shared.client_import.xlsx_reader import XlsxReader
 from shared.db.rows import fetch_one_row
 
@@ -41,10 +43,11 @@ SET_COLUMNS = """
 UPDATE imports SET ignored_columns = %s, attribute_columns = %s, updated_at = now()
 WHERE id = %s AND status = 'receiving'
 """
-START_MERGE = """
-UPDATE imports SET status = 'running', updated_at = now()
+START_MERGE = f"""
+UPDATE imports SET status = 'running', created_by = %s, file_name = %s, received_at = now(),
+    undo_until = now() + interval '{UNDO_PERIOD}', updated_at = now()
 WHERE id = %s AND status = 'receiving'
-"""
+"""  # noqa: S608 (a constant)
 DELETE_IMPORT = "DELETE FROM imports WHERE id = %s AND status = 'receiving'"
 DELETE_REJECTED = "DELETE FROM rejected_rows WHERE import_id = %s"
 
@@ -53,6 +56,18 @@ DELETE_REJECTED = "DELETE FROM rejected_rows WHERE import_id = %s"
 WORKBOOK_MAGIC = b"PK\x03\x04"
 
 ClientFile = CsvReader | XlsxReader
+
+MAX_FILE_NAME_LENGTH = 200
+
+
+class ImportOptions(NamedTuple):
+    """Who imports a file, its name, what its columns are, and what fills empty or missing cells."""
+
+    actor: Actor
+    tag: str | None = None
+    timezone: str | None = None
+    mapping: ColumnMapping = NO_MAPPING
+    file_name: str = ""
 
 
 def open_client_file(
@@ -85,36 +100,30 @@ def open_ndjson_file(read: Callable[[int], bytes]) -> NdjsonReader:
     return NdjsonReader(read, current_app.config["IMPORT_MAX_BYTES"])
 
 
+def clean_file_name(name: str) -> str:
+    """Return the last part of a path, without characters that cannot be stored or shown."""
+    name = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(filter(str.isprintable, name))[:MAX_FILE_NAME_LENGTH]
+
+
 def receive_rows(
     reader: ClientFile | NdjsonReader,
-    *,
-    tag: str | None,
-    timezone: str | None,
-    actor: Actor,
-    mapping: ColumnMapping = NO_MAPPING,
+    options: ImportOptions,
     report_progress: Callable[[], object] = lambda: None,
 ) -> int:
     """Copy all rows of a file into the waiting table of a new import; return the import's id.
 
-    `tag` and `timezone` fill empty or missing cells. `report_progress` is called after each flush.
-    Raise BadFile; then nothing is left behind.
+    `report_progress` is called after each flush. Raise BadFile; then nothing is left behind.
     """
-    import_id, _ = receive_draft(
-        reader,
-        tag=tag,
-        timezone=timezone,
-        actor=actor,
-        mapping=mapping,
-        report_progress=report_progress,
-    )
-    start_merge(import_id, actor)
+    import_id, _ = receive_draft(reader, options, report_progress)
+    start_merge(import_id, options.actor, options.file_name)
     return import_id
 
 
-def start_merge(import_id: int, actor: Actor) -> None:
+def start_merge(import_id: int, actor: Actor, file_name: str) -> None:
     """Make a draft an import that is merged. Raise BadFile if it was given up."""
     with transaction() as cursor:
-        cursor.execute(START_MERGE, (import_id,))
+        cursor.execute(START_MERGE, (actor.name, clean_file_name(file_name), import_id))
         if not cursor.rowcount:
             raise BadFile(TOO_SLOW, "given_up")
         audit_log.record_change(actor, "received", "import", import_id)
@@ -122,11 +131,7 @@ def start_merge(import_id: int, actor: Actor) -> None:
 
 def receive_draft(
     reader: ClientFile | NdjsonReader,
-    *,
-    tag: str | None,
-    timezone: str | None,
-    actor: Actor,
-    mapping: ColumnMapping = NO_MAPPING,
+    options: ImportOptions,
     report_progress: Callable[[], object] = lambda: None,
 ) -> tuple[int, RowParser]:
     """Copy all rows of a file into the waiting table of a draft; return its id, and the parser.
@@ -135,9 +140,15 @@ def receive_draft(
     """
     default_timezone = current_app.config["DEFAULT_TIMEZONE"]
     exact = not isinstance(reader, NdjsonReader) and reader.exact
-    parser = RowParser(tag, timezone, default_timezone is not None, mapping.timezones, exact)
+    parser = RowParser(
+        options.tag,
+        options.timezone,
+        default_timezone is not None,
+        options.mapping.timezones,
+        exact,
+    )
     with transaction() as cursor:
-        cursor.execute(CREATE_IMPORT, (default_timezone, actor.request_id))
+        cursor.execute(CREATE_IMPORT, (default_timezone, options.actor.request_id))
         (import_id,) = fetch_one_row(cursor)
         cursor.execute(import_statement(CREATE_WAITING_TABLE, import_id))
     try:

@@ -32,6 +32,12 @@ def is_ndjson() -> bool:
     return request.mimetype == NDJSON
 
 
+def upload_name() -> str:
+    """Return the name of the file of the request's form; empty for other bodies."""
+    file = request.files.get("file") if request.mimetype == "multipart/form-data" else None
+    return file.filename or "" if file is not None else ""
+
+
 def csv_body_reader(limit: int, *, all_types: bool = False) -> Callable[[int], bytes]:
     """Return a function that reads up to n bytes of the uploaded file: CSV, or also XLSX or NDJSON.
 

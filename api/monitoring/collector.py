@@ -80,6 +80,12 @@ SESSIONS = text("""
 SELECT role, count(*) AS n FROM admin_sessions WHERE ended_at IS NULL AND expires_at > now()
 GROUP BY 1
 """)
+IMPORTS = text("""
+SELECT CASE WHEN u.finished_at IS NOT NULL THEN 'undone' WHEN u.import_id IS NOT NULL THEN 'undoing'
+    WHEN status = 'receiving' THEN 'waiting' ELSE status::text END AS state, count(*) AS n
+FROM imports i LEFT JOIN import_undos u ON u.import_id = i.id GROUP BY 1
+""")
+IMPORT_STATES = ("waiting", "running", "finished", "failed", "undoing", "undone")
 ROLES = ("viewer", "operator", "admin")
 APPLICATIONS = (
     "api",
@@ -157,6 +163,7 @@ class FleetCollector(Collector):
                 *_mailing_metrics(connection),
                 *_connection_metrics(connection),
                 _session_metric(connection),
+                _import_metric(connection),
             ]
 
     def _read_redis(self) -> list[Metric]:
@@ -262,6 +269,13 @@ def _session_metric(connection: Connection) -> Metric:
     for row in connection.execute(SESSIONS).mappings():
         counts[row["role"],] = row["n"]
     return gauge("notification_admin_sessions", counts)
+
+
+def _import_metric(connection: Connection) -> Metric:
+    counts: Samples = {(state,): 0 for state in IMPORT_STATES}
+    for row in connection.execute(IMPORTS).mappings():
+        counts[row["state"],] = row["n"]
+    return gauge("notification_imports", counts)
 
 
 def _counter_metrics(counters: dict[str, float]) -> Iterator[Metric]:

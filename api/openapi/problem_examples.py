@@ -91,6 +91,7 @@ WORKERS_OUTDATED = (
 )
 CONFLICTS = {
     "clients": "phone already belongs to client 12",
+    "imports": "Import 6 came later: only the last one can be undone.",
     "mailings": "The mailing is finished and cannot change any more.",
     "policy": WORKERS_OUTDATED,
     "tokens": "A token of this name exists; revoke it or choose another name.",
@@ -111,6 +112,7 @@ CODES = {
 }
 CONFLICT_CODES = {
     "clients": "phone_taken",
+    "imports": "import_not_last",
     "tokens": "token_name_taken",
     "policy": "workers_outdated",
 }
@@ -192,6 +194,8 @@ def _example(
             example["code"] = "answer_not_stored"
         if example["code"] == "phone_taken":
             example["client_id"] = 12
+        if example["code"] == "import_not_last":
+            example["import_id"] = 6
     if status == 412:
         changed = {"changed_by": "Ann", "changed_at": "2030-12-01T08:00:00Z"}
         example |= {"current_version": 4, **changed}

@@ -175,8 +175,12 @@ IMPORT: dict[str, Any] = {
     "attribute_columns": ["name"],
     "ignored_columns": [],
     "failure": None,
+    "created_by": "token:crm",
+    "file_name": "clients.xlsx",
     "created_at": "2030-12-01T08:10:00.000000Z",
     "finished_at": "2030-12-01T08:10:01.250000Z",
+    "undo_until": "2030-12-08T08:10:00.000000Z",
+    "undo": None,
 }
 
 PREVIEW: dict[str, Any] = {

@@ -45,6 +45,13 @@ class FaultAnswer(ResponseModel):
     code: str
 
 
+class UsingMailing(ResponseModel):
+    """A mailing, and how many clients of an import it has used."""
+
+    id: int
+    clients: int
+
+
 class ProblemAnswer(ResponseModel):
     """An error (RFC 9457)."""
 
@@ -71,6 +78,15 @@ class ProblemAnswer(ResponseModel):
     )
     changed_at: datetime | None = Field(
         default=None, description="With `version_mismatch`: when it was made."
+    )
+    import_id: int | None = Field(
+        default=None, description="With `import_not_last`: the later import."
+    )
+    edited: int | None = Field(
+        default=None, description="With `clients_edited`: how many clients were edited."
+    )
+    mailings: list[UsingMailing] | None = Field(
+        default=None, description="With `import_used`: the first 20 mailings that used clients."
     )
 
 

@@ -26,7 +26,8 @@ MAX_KEPT_REJECTED = 20_000
 PART_ROWS = 50_000
 
 RUNNING = """
-SELECT default_timezone, EXISTS (SELECT FROM import_parts WHERE import_id = i.id)
+SELECT default_timezone, undo_until IS NOT NULL,
+    EXISTS (SELECT FROM import_parts WHERE import_id = i.id)
 FROM imports i WHERE id = %s AND status = 'running'
 """
 LOCK_IMPORT = f"{RUNNING} FOR NO KEY UPDATE SKIP LOCKED"
@@ -139,11 +140,21 @@ CHANGED = """
     OR NOT c.attributes @> r.attributes)
 """
 COMPARE = f"{ROWS} SELECT count(*), count(*) FILTER (WHERE {CHANGED}) {KNOWN}"
-# The rows are locked first, ordered by phone, and compared again afterwards.
+# The rows are locked first, ordered by phone, and compared again afterwards. What they are now is
+# kept for an undo. A client that gets another phone may be changed twice: what it was first stays.
 LOCK_CHANGED = f"""
-{ROWS} SELECT c.id, CASE WHEN r.timezone <> c.timezone THEN r.timezone END
-{KNOWN} AND {CHANGED} ORDER BY c.phone FOR NO KEY UPDATE OF c
-"""
+{ROWS}, locked AS MATERIALIZED (
+    SELECT c.*, CASE WHEN r.timezone <> c.timezone THEN r.timezone END AS new_timezone
+    {KNOWN} AND {CHANGED} ORDER BY c.phone FOR NO KEY UPDATE OF c
+), kept AS (
+    INSERT INTO import_changes (import_id, client_id, version, operator_code, operator_code_given,
+        tag, timezone, attributes, last_import_id)
+    SELECT %(import)s, id, version, operator_code, operator_code_given, tag, timezone, attributes,
+        last_import_id
+    FROM locked WHERE %(undoable)s ORDER BY id ON CONFLICT DO NOTHING
+)
+SELECT id, new_timezone FROM locked
+"""  # noqa: S608 (constants)
 UPDATE = f"""
 {ROWS}
 UPDATE clients c SET tag = coalesce(r.tag, c.tag), timezone = coalesce(r.timezone, c.timezone),
@@ -163,7 +174,10 @@ UPDATE import_parts SET merged_phone = %(until)s WHERE import_id = %(import)s AN
 ADVANCE = """
 UPDATE imports SET rows_done = rows_done + %(rows)s, created = created + %(created)s,
     updated = updated + %(updated)s, unchanged = unchanged + %(unchanged)s,
-    rejected = rejected + %(rejected)s, updated_at = now()
+    rejected = rejected + %(rejected)s, updated_at = now(),
+    undoable = undoable + CASE WHEN %(undoable)s THEN %(created)s + %(updated)s ELSE 0 END,
+    first_client_id = least(first_client_id, %(first_id)s),
+    last_client_id = greatest(last_client_id, %(last_id)s)
 WHERE id = %(import)s
 """
 FINISH = """
@@ -182,17 +196,19 @@ DROP = "DROP TABLE IF EXISTS {waiting}"
 
 
 class MergedRows(NamedTuple):
-    """The rows of one chunk by result, and how many messages were moved to other batches."""
+    """The rows of one chunk by result, the messages moved to other batches, the created ids."""
 
-    rows: int
-    created: int
-    updated: int
-    unchanged: int
-    rejected: int
-    moved: int
+    rows: int = 0
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    moved: int = 0
+    first_id: int | None = None
+    last_id: int | None = None
 
 
-NOTHING = MergedRows(0, 0, 0, 0, 0, 0)
+NOTHING = MergedRows()
 
 
 def import_statement(template: str, import_id: int) -> Composed:
@@ -212,7 +228,7 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
     row = cursor.fetchone()
     if row is None:
         return None
-    default_timezone, divided = row
+    default_timezone, undoable, divided = row
     if not divided:
         return _divide_or_finish(cursor, import_id)
     cursor.execute(LOCK_PART, (import_id,))
@@ -232,6 +248,7 @@ def merge_chunk(cursor: Cursor, import_id: int, size: int = CHUNK_ROWS) -> Merge
         "after": after,
         "until": until,
         "default_timezone": default_timezone,
+        "undoable": undoable,
         "max_kept": MAX_KEPT_REJECTED,
     }
     merged = _merge(cursor, import_id, values)
@@ -254,7 +271,7 @@ def _divide_or_finish(cursor: Cursor, import_id: int) -> MergedRows | None:
         return None
     # Check again under the lock, as another process may have divided it meanwhile.
     cursor.execute(RUNNING, (import_id,))
-    _, divided = fetch_one_row(cursor)
+    *_, divided = fetch_one_row(cursor)
     cursor.execute(LEFT, (import_id,))
     (left,) = fetch_one_row(cursor)
     if left and not divided:
@@ -273,7 +290,8 @@ def drop_waiting_rows(cursor: Cursor, import_id: int) -> None:
 
 
 def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedRows:
-    created = updated = moved = 0
+    created: list[int] = []
+    updated = moved = 0
     while True:
         cursor.execute("SAVEPOINT inserting")
         try:
@@ -285,7 +303,7 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedR
         log_clients_on_commit(
             cursor, "client.imported", made, import_id=import_id, change="created"
         )
-        created += len(made)
+        created += made
         if len(made) == wanted:
             break
         cursor.execute(import_statement(COMPARE, import_id), values)
@@ -295,8 +313,9 @@ def _merge(cursor: Cursor, import_id: int, values: dict[str, object]) -> MergedR
             if changed:
                 updated, moved = _update(cursor, import_id, values)
             break
-    unchanged = rows - rejected - created - updated
-    return MergedRows(rows, created, updated, unchanged, rejected, moved)
+    unchanged = rows - rejected - len(created) - updated
+    ids = (min(created), max(created)) if created else (None, None)
+    return MergedRows(rows, len(created), updated, unchanged, rejected, moved, *ids)
 
 
 def _update(cursor: Cursor, import_id: int, values: dict[str, object]) -> tuple[int, int]:

@@ -59,6 +59,11 @@ FROM (
 WHERE a.mailing_id = found.mailing_id AND a.message_id = found.message_id
     AND (num_nonnulls(a.phone, a.text) > 0 OR a.excerpt <> '')
 """
+# What an import has changed. A merge writes it under the lock of the client, so none comes later.
+ERASE_IMPORT_CHANGES = """
+DELETE FROM import_changes d USING imports i
+WHERE i.undo_until IS NOT NULL AND d.import_id = i.id AND d.client_id = %s
+"""
 # What was written after the deletion is about a later client, or about none: it stays.
 ERASED = """
 WITH erased AS (
@@ -100,6 +105,12 @@ DELETE FROM test_sends t USING erased e
 WHERE e.phone = ANY (t.phones) AND t.created_at <= e.at
     AND t.created_at < now() - interval '{SETTLE_SECONDS} seconds'
 """  # noqa: S608 (constants)
+ERASE_FILE_NAMES = f"""
+{ERASED}
+UPDATE imports i SET file_name = '' FROM erased e
+WHERE i.created_at <= e.at AND i.file_name ~ '[0-9]'
+    AND strpos(translate(i.file_name, %(separators)s, ''), right(e.phone::text, 10)) > 0
+"""  # noqa: S608 (constants)
 # Rejected rows are as people wrote them: compared by the last ten digits of all cells together.
 # The pattern finds candidates in one pass, whatever the number of phones.
 ERASE_REJECTED_ROWS = f"""
@@ -116,12 +127,13 @@ WHERE r.import_id = %(import)s AND i.id = r.import_id
                 r.attributes), %(separators)s, ''),
             right(e.phone::text, 10)) > 0)
 """  # noqa: S608 (constants)
-SEARCHES = (ERASE_IN_MAILINGS, ERASE_ANSWERS, ERASE_TEST_SENDS)
+SEARCHES = (ERASE_IN_MAILINGS, ERASE_ANSWERS, ERASE_TEST_SENDS, ERASE_FILE_NAMES)
 
 
 def request_erasure(cursor: Cursor, client_id: int, phone: int) -> None:
-    """Erase a deleted client's attempts, and record what the sweep has to search for."""
+    """Erase what is found by the client's id, and record what the sweep has to search for."""
     cursor.execute(ERASE_ATTEMPTS, ([client_id],))
+    cursor.execute(ERASE_IMPORT_CHANGES, (client_id,))
     cursor.execute(RECORD, (client_id, phone))
 
 

@@ -19,14 +19,21 @@ from sqlalchemy import (
 )
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from shared.db.base import NOW, ZERO, Base
 from shared.domain.statuses import ImportStatus
 
 
 class Import(Base):
-    """A file of clients and the progress of its merge."""
+    """A file of clients and the progress of its merge.
+
+    `created_by` and `received_at` say who imported it and when its merge could begin. Until
+    `undo_until` the earlier values of changed clients are in `import_changes`; without it there are
+    none. `undoable` of the created and updated clients can be undone: fewer than all if an earlier
+    version of the code merged a part. Created clients have ids from `first_client_id` to
+    `last_client_id`, among others.
+    """
 
     __tablename__ = "imports"
 
@@ -43,9 +50,17 @@ class Import(Base):
     default_timezone: Mapped[str | None]
     failure: Mapped[str | None]
     request_id: Mapped[str | None]
+    created_by: Mapped[str | None]
+    file_name: Mapped[str] = mapped_column(server_default=sql("''"))
+    undo_until: Mapped[datetime | None]
+    undoable: Mapped[int] = mapped_column(server_default=ZERO)
+    first_client_id: Mapped[int | None]
+    last_client_id: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    received_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
     finished_at: Mapped[datetime | None]
+    undo: Mapped["ImportUndo | None"] = relationship(lazy="joined", viewonly=True)
 
     __table_args__ = (
         CheckConstraint(
@@ -60,7 +75,54 @@ class Import(Base):
             postgresql_where=sql("status IN ('receiving', 'running')"),
         ),
         Index("imports_created_at", "created_at"),
+        Index("imports_undo_until", "id", postgresql_where=sql("undo_until IS NOT NULL")),
     )
+
+
+class ImportUndo(Base):
+    """The undo of an import, and its progress.
+
+    Created clients are deleted first, in the order of their ids up to `after_client_id`; then
+    changed ones get their earlier values back. `kept` are those that were used or changed since.
+    """
+
+    __tablename__ = "import_undos"
+
+    import_id: Mapped[int] = mapped_column(
+        ForeignKey("imports.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    requested_by: Mapped[str]
+    requested_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    finished_at: Mapped[datetime | None]
+    after_client_id: Mapped[int] = mapped_column(server_default=ZERO)
+    deleted: Mapped[int] = mapped_column(server_default=ZERO)
+    restored: Mapped[int] = mapped_column(server_default=ZERO)
+    kept: Mapped[int] = mapped_column(server_default=ZERO)
+
+    __table_args__ = (
+        Index("import_undos_open", "import_id", postgresql_where=sql("finished_at IS NULL")),
+    )
+
+
+class ImportChange(Base):
+    """What a client was before an import changed it: its values and its version.
+
+    The row is deleted by the undo, with the client, when a later import has changed clients, and
+    after Import.undo_until.
+    """
+
+    __tablename__ = "import_changes"
+
+    import_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    client_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(Integer)
+    operator_code: Mapped[str]
+    operator_code_given: Mapped[bool]
+    tag: Mapped[str]
+    timezone: Mapped[str]
+    attributes: Mapped[dict[str, str]] = mapped_column(JSONB)
+    last_import_id: Mapped[int | None]
 
 
 class ImportPart(Base):

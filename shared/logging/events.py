@@ -85,11 +85,18 @@ EVENTS = {
     "test_send.failed": "A test send failed with an unexpected error.",
     "client.imported": "These clients were created or updated (`change`) by an import "
     "(`import_id`).",
+    "client.import_undone": "These clients were deleted or restored (`change`) by the undo of an "
+    "import (`import_id`).",
     # Imports, exports, reports
+    "import.checked": "A file of clients was checked: what its import would do.",
     "import.received": "A file of clients was uploaded; it waits to be merged.",
     "import.chunk": "A part of an import was merged; the counts of its rows.",
     "import.finished": "An import is complete; its counts.",
     "import.failed": "An import could not be merged any further (`error`); merged rows stay.",
+    "import.undo_requested": "An import is to be undone; `keep_edited`: except for clients that "
+    "were edited since.",
+    "import.undo_refused": "An import cannot be undone; `reason` is the code of the error.",
+    "import.undone": "An import is undone; how many clients were deleted, restored and kept.",
     "import.abandoned": "An import whose upload never completed was dropped.",
     "import.forgotten": "The record of an old import was deleted.",
     "export.broken": "An export was interrupted: the caller has an incomplete file.",

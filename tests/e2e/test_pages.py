@@ -19,6 +19,7 @@ PAGES = (
     *("/admin/", "/admin/mailings", "/admin/mailings/new", "/admin/clients", "/admin/clients/new"),
     *("/admin/clients/import", "/admin/opt-outs", "/admin/tokens", "/admin/audit"),
     *("/admin/reports", "/admin/sessions", "/admin/policy", "/admin/mailings/calendar"),
+    "/admin/imports",
 )
 
 

@@ -90,11 +90,16 @@ def make_traces(client: FlaskClient, database: Cursor) -> int:
         assert created.status_code == 201, created.text
     rows = "\n".join(f"{cell},{cell},nowhere,{cell}" for cell in SPELLINGS)
     answer = client.post(
-        "/api/v1/clients/import",
+        "/api/v1/clients/import?file_name=8-916-765-43-21.csv",
         data=f"phone,tag,timezone,mobile2\n{rows}\n",
         content_type="text/csv",
     )
     assert answer.status_code == 202, answer.text
+    database.execute(
+        "INSERT INTO import_changes SELECT %s, id, version, operator_code, operator_code_given,"
+        " tag, timezone, attributes FROM clients WHERE id = %s",
+        (answer.get_json()["id"], client_id),
+    )
     assert client.post("/api/v1/opt-outs", json={"phones": [PHONE]}).status_code < 300
     database.execute(
         "INSERT INTO test_sends (first_message_id, text, phones, actor, expires_at, claimed_at,"
@@ -144,6 +149,7 @@ def test_a_deleted_clients_phone_is_in_no_table_and_no_key(
     client_id = make_traces(client, database)
     tables = find_in_postgresql(database, PHONE)
     assert {"clients", "mailings", "test_sends", "rejected_rows", "idempotency_keys"} <= tables
+    assert {"imports", "import_changes"} <= tables
     assert any(table.startswith("attempts") for table in tables)
 
     assert client.delete(f"/api/v1/clients/{client_id}").status_code == 204

@@ -31,7 +31,10 @@ ABOUT_NONE: dict[str, tuple[str, ...]] = {
     "client.opted_out names the clients": ("opt_outs.imported",),
     "client.imported names the clients": (
         *("import.received", "import.chunk", "import.finished", "import.failed"),
-        *("import.abandoned", "import.forgotten"),
+        *("import.abandoned", "import.forgotten", "import.checked"),
+    ),
+    "client.import_undone names the clients": (
+        *("import.undo_requested", "import.undo_refused", "import.undone"),
     ),
     "journal.recorded names the messages": ("journal.recovered",),
     "a file as a whole": ("journal.foreign", "journal.failed", "journal.unavailable"),

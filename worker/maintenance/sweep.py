@@ -16,6 +16,7 @@ from shared.db.rows import fetch_one_row
 from shared.queues import Queues
 from worker.maintenance.containment import contain_failure
 from worker.maintenance.erasure import sweep_erasures
+from worker.maintenance.import_undos import sweep_undos
 from worker.maintenance.imports import sweep_imports
 from worker.recording.mailing_state import apply_mailing_state, settle_mailing
 from worker.runtime.database import Database
@@ -97,6 +98,8 @@ def sweep_mailings(
                 settle_mailing(db, mailing_id)
     with contain_failure("imports"):
         sweep_imports(db, queues)
+    with contain_failure("undos of imports"):
+        sweep_undos(db, queues)
     with contain_failure("erasures"):
         sweep_erasures(db)
     seconds = time.monotonic() - started

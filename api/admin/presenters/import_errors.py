@@ -3,7 +3,9 @@
 from flask_babel import LazyString, lazy_gettext
 from flask_babel import gettext as _
 
+from api.admin.presenters.plurals import ngettext
 from api.clients.import_service import RejectedCell
+from api.errors import Conflict
 from shared.client_import.bad_file import BadFile
 
 ZONE_LIKE = lazy_gettext("Write a time zone such as %(found)s.")
@@ -54,6 +56,15 @@ MAPPING_ERRORS: dict[str, LazyString] = {
     "used_twice": lazy_gettext("Two columns cannot be the same. Choose something else for one."),
     "phone_missing": lazy_gettext("Choose the column with the phones."),
     "timezone_unknown": lazy_gettext("Write a time zone such as Europe/Moscow."),
+}
+UNDO_REFUSALS: dict[str, LazyString] = {
+    "import_running": lazy_gettext("The import is still running: wait until it is finished."),
+    "import_not_last": lazy_gettext("Only the last import can be undone, and another came later."),
+    "import_undone": lazy_gettext("The import is being undone, or is undone already."),
+    "undo_expired": lazy_gettext(
+        "The earlier values of its clients are no longer kept. Correct the clients with another "
+        "import."
+    ),
 }
 COLUMN_LABELS: dict[str, LazyString] = {
     "phone": lazy_gettext("Phone"),
@@ -138,6 +149,28 @@ def describe_file_error(error: BadFile) -> str:
         case _:
             message = str(FILE_ERRORS.get(error.code) or error)
     return str(message)
+
+
+def describe_undo_refusal(refusal: Conflict) -> str:
+    """Return why an import cannot be undone and what to do, in the reader's language."""
+    found = refusal.members
+    match refusal.code:
+        case "import_used":
+            clients = sum(mailing["clients"] for mailing in found["mailings"])
+            return ngettext(
+                "Mailings have used the clients of this import (%(num)s message), and what was "
+                "sent cannot be undone. Correct the clients with another import.",
+                "Mailings have used the clients of this import (%(num)s messages), and what was "
+                "sent cannot be undone. Correct the clients with another import.",
+                clients,
+            )
+        case "clients_edited":
+            return ngettext(
+                "%(num)s client of this import was edited since. It can stay as it is.",
+                "%(num)s clients of this import were edited since. They can stay as they are.",
+                found["edited"],
+            )
+    return str(UNDO_REFUSALS.get(refusal.code) or refusal.detail)
 
 
 def _column_label(name: object) -> str:

@@ -151,6 +151,7 @@ AUDIT_ACTIONS: dict[str, LazyString] = {
     "ended": lazy_gettext("ended"),
     "role_changed": lazy_gettext("role changed"),
     "stopped": lazy_gettext("stopped"),
+    "undone": lazy_gettext("undone"),
 }
 # Why a session of the admin UI ended.
 SESSION_ENDS: dict[str, LazyString] = {

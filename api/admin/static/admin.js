@@ -430,6 +430,7 @@
       request.open("POST", importer.dataset.import + "?" + query);
       request.setRequestHeader("Content-Type", "text/csv");
       request.setRequestHeader("X-CSRFToken", token());
+      request.setRequestHeader("X-File-Name", encodeURIComponent(file.name));
       request.upload.onprogress = (step) => {
         bar.hidden = false;
         bar.querySelector("progress").value = step.lengthComputable ? step.loaded / step.total : 0;

@@ -1,10 +1,11 @@
 """Pages of imports: upload a file of clients, say what its columns are, see what will happen.
 
-Then follow the merge, and correct rejected rows. The page's script uploads the file as the body of
-a request, to show progress. Without scripts the browser submits a form.
+Then follow the merge, correct rejected rows, or undo the import. The page's script uploads the file
+as the body of a request, to show progress. Without scripts the browser submits a form.
 """
 
 from typing import Any
+from urllib.parse import unquote
 
 from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
 from flask_babel import gettext as _
@@ -23,14 +24,20 @@ from api.admin.forms.import_mapping import (
     read_fields,
     restore_fields,
 )
+from api.admin.forms.text_fields import read_id
 from api.admin.presenters.import_errors import (
     MAPPING_ERRORS,
     describe_cell_error,
     describe_file_error,
+    describe_undo_refusal,
 )
+from api.audit_log.service import find_people_by_name
 from api.clients import import_files, import_service
 from api.clients.import_schemas import ImportQuery
-from api.errors import ContentTooLarge, RateLimited, ServiceError
+from api.clients.import_undo import find_undo_end, request_undo
+from api.clients.import_upload import ImportOptions
+from api.cursors import Page
+from api.errors import Conflict, ContentTooLarge, RateLimited, ServiceError
 from api.http.csv_response import stream_csv
 from api.http.csv_upload import UPLOADS, csv_body_reader
 from api.http.problems import Problem, status_code
@@ -42,6 +49,7 @@ from shared.domain.zone_names import ZONES_BY_OFFSET
 blueprint = Blueprint("imports", __name__)
 
 LATEST_IMPORTS = 5
+PAGE_SIZE = 50
 # Rows with errors on the page of a checked file.
 SHOWN_ERRORS = 20
 # Bytes of a form's body besides the file.
@@ -75,14 +83,14 @@ def upload_file() -> BaseResponse | tuple[str | dict[str, Any], int]:
         file = request.files.get("file") if is_form else None
         if is_form and not (file and file.filename):
             return _render_form(_("Choose a file first."), fields), 422
+        # In a header, since addresses are logged and the name may be that of a person.
+        sent_name = unquote(request.headers.get("X-File-Name", ""))
+        name = sent_name if file is None else file.filename or ""
         with UPLOADS.admitting(current_actor().name):
             file_id = import_files.store_file(
                 file.stream.read if file else csv_body_reader(limit),
-                name=field_text(request.args, "name") if file is None else file.filename or "",
-                tag=query.tag,
-                timezone=query.timezone,
-                actor=current_actor(),
-                limit=limit,
+                ImportOptions(current_actor(), query.tag, query.timezone, file_name=name),
+                limit,
             )
             _check_proposal(file_id)
     except ValidationError as error:
@@ -136,16 +144,32 @@ def submit_mapping(file_id: int) -> BaseResponse | tuple[str, int]:
     return redirect(url_for(".map_columns", file_id=file_id) + "#result", 303)
 
 
+@blueprint.get("/imports")
+def list_imports() -> str:
+    before = read_id(request.args.get("before", "")) or 0
+    found = import_service.list_imports(Page(before, PAGE_SIZE + 1, descending=True))
+    return render_template(
+        "admin/imports.html",
+        imports=found[:PAGE_SIZE],
+        people=find_people_by_name(each.created_by for each in found),
+        following=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else None,
+        paged=before > 0,
+    )
+
+
 @blueprint.get("/imports/<id:import_id>")
 def show_import(import_id: int) -> str:
-    found = import_service.get_import(import_id)
-    errors = import_service.list_rejected_cells(import_id) if found.rejected else []
-    return render_template(
-        "admin/import_progress.html",
-        each=found,
-        errors=[(error, describe_cell_error(error)) for error in errors],
-        kept=import_service.count_kept_rows(found),
-    )
+    return _render_import(import_id)
+
+
+@blueprint.post("/imports/<id:import_id>")
+def undo_import(import_id: int) -> BaseResponse | tuple[str, int]:
+    keep_edited = "keep_edited" in request.form
+    try:
+        request_undo(import_id, current_actor(), keep_edited=keep_edited)
+    except Conflict as refusal:
+        return _render_import(import_id, refusal), 409
+    return redirect(url_for(".show_import", import_id=import_id), 303)
 
 
 @blueprint.get("/imports/<id:import_id>/rejected.csv")
@@ -159,6 +183,22 @@ def allow_large_upload() -> None:
     """Raise the limit of the body's size for uploads; runs before the CSRF check reads a form."""
     if request.endpoint == "admin.imports.upload_file":
         request.max_content_length = _max_file_bytes() + FORM_OVERHEAD_BYTES
+
+
+def _render_import(import_id: int, refusal: Conflict | None = None) -> str:
+    found = import_service.get_import(import_id)
+    errors = import_service.list_rejected_cells(import_id) if found.rejected else []
+    undo = found.undo
+    return render_template(
+        "admin/import_progress.html",
+        each=found,
+        errors=[(error, describe_cell_error(error)) for error in errors],
+        kept=import_service.count_kept_rows(found),
+        people=find_people_by_name([found.created_by, undo.requested_by if undo else None]),
+        undo_until=find_undo_end(found),
+        refusal=refusal,
+        refusal_text=describe_undo_refusal(refusal) if refusal else "",
+    )
 
 
 def _is_form() -> bool:
@@ -206,9 +246,11 @@ def _render_mapping(found: ImportFile, fields: MappingFields, errors: dict[str, 
 def _render_form(problem: str | None = None, fields: dict[str, str] | None = None) -> str:
     limit = current_app.config["IMPORT_MAX_BYTES"]
     default_zone = current_app.config["DEFAULT_TIMEZONE"] or "Europe/Moscow"
+    recent = import_service.list_imports(Page(0, LATEST_IMPORTS, descending=True))
     return render_template(
         "admin/import.html",
-        recent=import_service.list_latest_imports(LATEST_IMPORTS),
+        recent=recent,
+        people=find_people_by_name(each.created_by for each in recent),
         limit=limit,
         too_large=_too_large(limit),
         problem=problem,

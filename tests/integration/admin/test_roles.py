@@ -32,6 +32,7 @@ LEAST: dict[str, str | None] = {
     "clients.delete_client": "operator",
     "imports.upload_file": "operator",
     "imports.submit_mapping": "operator",
+    "imports.undo_import": "operator",
     "clients.opt_out": "operator",
     "clients.opt_in": "operator",
     "opt_outs.add_opt_outs": "operator",
