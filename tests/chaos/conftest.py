@@ -92,7 +92,7 @@ def observe(system: System, request: pytest.FixtureRequest) -> Observe:
 
 
 def restore_system(system: System) -> None:
-    """Start services and processes that a failed scenario stopped; settle its mailings."""
+    """Start what a scenario stopped, clear the provider and the policy, settle its mailings."""
     system.postgres.start()
     system.valkey.start()
     for process in system.processes.values():
@@ -102,6 +102,8 @@ def restore_system(system: System) -> None:
     wait_for(system.provider_ready, 90, "the provider")
     wait_for(system.api_ready, 90, "the API")
     system.provider.reset()
+    system.call("POST", "/policy/resume")
+    system.call("PUT", "/policy", json={}, headers={"If-Match": "*"})
     unsettled = "SELECT id FROM mailings WHERE NOT settled"
     for (mailing_id,) in system.query(unsettled):
         try:

@@ -1,11 +1,9 @@
 """Rules of the policy hold at full speed and when workers are killed."""
 
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-import pytest
 from redis import Redis
 
 from shared.metrics import SWEPT_KEY
@@ -15,14 +13,6 @@ from tests.support.system import System
 from tests.support.waiting import wait_for
 
 ANY_VERSION = {"If-Match": "*"}
-
-
-@pytest.fixture(autouse=True)
-def no_rules(system: System) -> Iterator[None]:
-    """End with a policy whose rules are off, and without the emergency stop."""
-    yield
-    system.call("POST", "/policy/resume")
-    system.call("PUT", "/policy", json={}, headers=ANY_VERSION)
 
 
 def read_mailing(system: System, mailing_id: int) -> dict[str, Any]:

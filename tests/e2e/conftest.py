@@ -42,6 +42,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         system.stop()
 
 
+@pytest.fixture(autouse=True)
+def shared_state(site: System) -> Iterator[None]:
+    """Each test finds the provider without faults, and leaves the policy as it was."""
+    site.provider.reset()
+    before = site.call("GET", "/policy")
+    yield
+    assert site.call("GET", "/policy") == before, "put the policy back: other tests share it"
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     chromium = require_program("chromium")

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,15 @@ SELECT setval('message_ids_server', server_number()), setval('batch_ids_server',
 
 
 class MigratedPostgres(Postgres):
-    """A server whose database has the present schema and no data."""
+    """A server whose database has the present schema and no data.
+
+    It does not wait for the disk: whichever process is killed, what it wrote is with the kernel.
+    """
+
+    def __init__(
+        self, directory: Path, port: int | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(directory, port, {"fsync": "off", **(settings or {})})
 
     _is_copied = False
 
