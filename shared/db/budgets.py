@@ -30,10 +30,11 @@ ON CONFLICT (mailing_id) DO UPDATE SET day_limit = excluded.day_limit,
 """
 REMOVE = "DELETE FROM budgets WHERE mailing_id = %s"
 REMOVE_DAYS = "DELETE FROM budget_days WHERE mailing_id = %s"
+# Versions before the schema 0016 counted messages and no segments: each has one at least.
 COUNT_DAYS = """
 INSERT INTO budget_days (mailing_id, day, shard, segments)
 SELECT b.mailing_id, (m.minute AT TIME ZONE b.timezone)::date, 0,
-    sum(m.sent_segments + m.in_doubt_segments)
+    sum(greatest(m.sent_segments, m.count) + m.in_doubt_segments)
 FROM budgets b JOIN minutes m ON m.status = 'sent'
     AND m.minute >= date_trunc('month', now() AT TIME ZONE b.timezone) AT TIME ZONE b.timezone
     AND CASE b.mailing_id WHEN 0 THEN m.mailing_id > 0 ELSE m.mailing_id = b.mailing_id END

@@ -26,6 +26,12 @@ from tests.support.waiting import wait_for
 # 24 November 2026: the last commit with the schema 0006, without sweep workers and journals.
 PREVIOUS = "89f8291"
 CLIENTS = 1_200
+# What the budget has counted, and what was sent in its month; each message has one segment.
+CHARGED = """
+SELECT (SELECT sum(segments) FROM budget_days WHERE mailing_id = 0),
+    (SELECT count(*) FROM messages, budgets b WHERE b.mailing_id = 0 AND status = 'sent'
+        AND sent_at >= date_trunc('month', now() AT TIME ZONE b.timezone) AT TIME ZONE b.timezone)
+"""
 RATE = 400  # messages a second, so that a mailing lasts longer than the upgrade of a worker
 
 
@@ -127,6 +133,14 @@ class Upgrade:
         assert answer.status_code == 201, answer.text
         return int(answer.json()["id"])
 
+    def put_budget(self, segments: int) -> requests.Response:
+        """Ask the new API for a budget of so many segments a month."""
+        url = f"http://127.0.0.1:{self.api_ports['new']}/api/v1/policy"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        headers["If-Match"] = requests.get(url, headers=headers, timeout=30).headers["ETag"]
+        body = {"budget": {"month": {"segments": segments}}}
+        return requests.put(url, json=body, headers=headers, timeout=30)
+
     def wait_for_requests(self, mailings: int) -> None:
         """Wait until the latest of so many mailings is being sent."""
         wanted = (mailings - 1) * CLIENTS + 100
@@ -165,6 +179,8 @@ def test_a_rolling_upgrade_under_load_loses_and_repeats_nothing(upgrade: Upgrade
     upgrade.wait_for_requests(len(mailings))
     upgrade.start_new("api", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()")
     wait_for(lambda: upgrade.is_ready("new"), 60, "the new API")
+    # Old workers would send beyond a budget, so none can be set while they run.
+    assert upgrade.put_budget(CLIENTS).json()["code"] == "workers_outdated"
     # Each worker is replaced while a mailing of the new API is being sent.
     for name, role in (
         ("dispatch-1", "dispatch"),
@@ -182,7 +198,11 @@ def test_a_rolling_upgrade_under_load_loses_and_repeats_nothing(upgrade: Upgrade
     for mailing in mailings:
         done = system.wait_finished(mailing, 120)
         assert done["counts"]["sent"] == done["audience"] == CLIENTS
+    assert upgrade.put_budget(10**6).status_code == 200
     with system.database() as cursor:
+        cursor.execute(CHARGED)
+        (counted,) = cursor.fetchall()
+        assert counted[0] == counted[1]  # by old workers, too
         # Workers of the previous version do not count segments.
         wrong = [
             (mailing, what, counted, stored)

@@ -52,7 +52,7 @@ WITH plain AS (
     FROM minutes WHERE mailing_id > %(after)s GROUP BY 1
 ), charged AS (
     SELECT b.mailing_id, (m.minute AT TIME ZONE b.timezone)::date AS day,
-        sum(m.sent_segments + m.in_doubt_segments) AS segments
+        sum(greatest(m.sent_segments, m.count) + m.in_doubt_segments) AS segments
     FROM budgets b JOIN minutes m ON m.status = 'sent' AND m.mailing_id > 0
         AND b.mailing_id IN (0, m.mailing_id)
         AND m.minute >= date_trunc('month', now() AT TIME ZONE b.timezone) AT TIME ZONE b.timezone

@@ -129,9 +129,13 @@ def _window_seconds(row: Mapping[str, Any]) -> int:
 def read_month(given: str, now: datetime) -> date:
     """Return the first day of a month such as 2030-12; of the present one for anything else."""
     try:
-        return date.fromisoformat(f"{given}-01").replace(day=1)
+        found = date.fromisoformat(f"{given}-01").replace(day=1)
     except ValueError:
+        found = None
+    # Mailings start in these years; in others a calendar has no months beside this one.
+    if found is None or not 1970 <= found.year < 2200:
         return local_day(now).replace(day=1)
+    return found
 
 
 def local_day(instant: datetime) -> date:

@@ -46,7 +46,7 @@ MAX_KEY_LENGTH = 64
 def new_mailing() -> str:
     """Show an empty form, or one that repeats another mailing (`?from=7`) at the default times."""
     fields = default_fields()
-    created_id = _find_created(request.args.get("once", ""))
+    created_id = _find_created(field_text(request.args, "once")[:MAX_KEY_LENGTH])
     if created_id is not None:
         return render_template("admin/mailing_created.html", mailing_id=created_id)
     source_id = read_id(request.args.get("from", ""))
@@ -61,7 +61,7 @@ def new_mailing() -> str:
 def review_mailing() -> str | Response | tuple[str, int]:
     """Show the review of a new mailing; create it once the review is confirmed."""
     form = parse_form()
-    once = request.form.get("once", "")[:MAX_KEY_LENGTH]
+    once = field_text(request.form, "once")[:MAX_KEY_LENGTH]
     created_id = _find_created(once)
     if created_id is not None:
         if "confirmed" in request.form:

@@ -237,6 +237,22 @@ def test_a_new_budget_counts_what_was_sent_before(fleet: Fleet, budgets: Budgets
     assert budgets.pause_reason(mailing_id) == "budget"
 
 
+def test_a_new_budget_counts_what_older_versions_sent_as_a_segment_each(
+    fleet: Fleet, budgets: Budgets
+) -> None:
+    """They counted messages and no segments. A message has one at least."""
+    mailing_id = fleet.add_launched_mailing(3, text=TWO_SEGMENTS)
+    worker = fleet.claim_batch(mailing_id)
+    worker.finish(worker.ids)
+    forget = "UPDATE minutes SET sent_segments = %s WHERE mailing_id = %s AND status = 'sent'"
+    fleet.query(forget, 0, mailing_id)
+    budgets.set(day=100)
+    assert budgets.spent_and_reserved() == (3, 0)
+    fleet.query(forget, 6, mailing_id)
+    budgets.set(day=100)
+    assert budgets.spent_and_reserved() == (6, 0)
+
+
 def test_attempts_repeat_a_text_with_its_segments(fleet: Fleet, budgets: Budgets) -> None:
     mailing_id = fleet.add_launched_mailing(1, text="{name|x}")
     budgets.set(day=10)
