@@ -1,5 +1,6 @@
 """Budgets: what claims reserve, what is charged, and what happens when a budget is used up."""
 
+import random
 from collections.abc import Iterator
 from datetime import time, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from shared.db.budgets import POLICY_BUDGET, BudgetUse, read_budgets, store_budget
 from shared.report.days import local_instant
-from tests.support.fleet import Fleet, make_attempt, rejected, unknown
+from tests.support.fleet import FakeWorker, Fleet, make_attempt, rejected, unknown
 from worker.dispatch.leased_batch import LeasedBatch, ReservationTooSmall
 from worker.recording.batch_report import BatchRelease
 from worker.recording.state_machine import MessageReport
@@ -154,6 +155,66 @@ def test_a_dead_workers_reservation_of_a_paused_mailing_is_not_waited_for(
         make_due(fleet)
         assert fleet.try_claim_batch(second) is None
         assert budgets.pause_reason(second) == "budget"
+
+
+def test_a_claim_without_room_is_put_behind_a_dead_workers_batch(
+    fleet: Fleet, budgets: Budgets
+) -> None:
+    mailing_id = fleet.add_launched_mailing(6, batch_size=3)
+    budgets.set(day=3)
+    dead = fleet.claim_batch(mailing_id)
+    fleet.expire_lease(mailing_id, dead.batch_id)
+    fleet.query(
+        "UPDATE batches SET due_at = due_at - interval '1 minute'"
+        " WHERE mailing_id = %s AND id <> %s",
+        mailing_id,
+        dead.batch_id,
+    )
+    # The first batch finds no room, again and again: the one that holds the room comes first then.
+    assert fleet.try_claim_batch(mailing_id) is None
+    taken_over = fleet.try_claim_batch(mailing_id)
+    assert taken_over is not None
+    assert taken_over.batch_id == dead.batch_id
+    taken_over.finish(taken_over.ids)
+    make_due(fleet)
+    assert fleet.try_claim_batch(mailing_id) is None
+    assert budgets.pause_reason(mailing_id) == "budget"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_mailings_that_share_a_tight_budget_all_go_on_until_it_is_used_up(
+    fleet: Fleet, budgets: Budgets, seed: int
+) -> None:
+    """Workers claim, report, and die in any order: no mailing waits for ever."""
+    chance, limit = random.Random(seed), 40
+    mailings = [
+        fleet.add_launched_mailing(12, batch_size=4, text="x" * n) for n in (10, 161, 400)
+    ]  # of 1, 2 and 3 segments: 72 in all
+    budgets.set(day=limit)
+    held: list[FakeWorker] = []
+
+    def is_done(mailing_id: int) -> bool:
+        stopped = budgets.pause_reason(mailing_id) == "budget"
+        return stopped or "pending" not in fleet.count_statuses(mailing_id)
+
+    for _ in range(400):
+        # Time passes, without a change of the order.
+        fleet.query("UPDATE batches SET due_at = due_at - interval '1 second' WHERE pending > 0")
+        if held and chance.random() < 0.5:
+            worker = held.pop(chance.randrange(len(held)))
+            if chance.random() < 0.2:
+                fleet.expire_lease(worker.mailing_id, worker.batch_id)
+            else:
+                refused, *others = worker.ids
+                worker.finish(others[:-1], [rejected(refused), *map(unknown, others[-1:])])
+        elif (claimed := fleet.try_claim_batch(chance.choice(mailings))) is not None:
+            held.append(claimed)
+        spent, reserved = budgets.spent_and_reserved()
+        assert spent + reserved <= limit
+        if not held and all(map(is_done, mailings)):
+            break
+    assert all(map(is_done, mailings)), budgets.use()
+    assert budgets.spent_and_reserved()[0] > limit - 3, "less than a message of each was left"
 
 
 def test_a_takeover_charges_what_the_dead_worker_may_have_sent(
