@@ -96,6 +96,10 @@ def join_list(values: Iterable[str]) -> str:
 def parse_form(mailing: Mailing | None = None) -> SubmittedForm:
     """Parse the form in the present request, which changes `mailing` or creates a new one."""
     fields = {name: field_text(request.form, name) for name in FIELDS}
+    if mailing is not None:
+        # The form of an older version, or a draft of one, has no budget: keep it.
+        stored = fields_from_budget(mailing.budget)
+        fields |= {name: stored[name] for name in BUDGET_FIELDS if name not in request.form}
     # Browsers send line ends as CR LF, which would count, and cost, as two characters.
     fields["text"] = fields["text"].replace("\r\n", "\n")
     # These are submitted by each ticked box and by the text field beside them.

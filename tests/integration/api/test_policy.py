@@ -1,6 +1,7 @@
 """The policy over the API: versions, history, who may change it, and the emergency stop."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from werkzeug.test import TestResponse
 from api.policy.schemas import RULES, PolicyAnswer, PolicyVersionPage, StopAnswer
 from shared.fleet_status import RULES_FIELD, RULES_LEVEL
 from tests.integration.api.test_mailings import find_jobs
-from tests.integration.conftest import ahead, mailing_body, value
+from tests.integration.conftest import ahead, mailing_body, make_client, value
 
 URL = "/api/v1/policy"
 MAILINGS = "/api/v1/mailings"
@@ -32,7 +33,7 @@ OFF: dict[str, Any] = {
 def no_rules(database: Cursor) -> Iterator[None]:
     """Begin and end with a policy whose rules are off, and without the emergency stop."""
     clear = """
-    DELETE FROM policies WHERE version > 1;
+    DELETE FROM policies WHERE version > 1; DELETE FROM budgets; DELETE FROM budget_days;
     UPDATE emergency_stop SET stopped_at = NULL, stopped_by = NULL;
     """
     database.execute(clear)
@@ -102,6 +103,20 @@ def test_rules_of_the_wrong_shape_are_refused(
     assert answer.status_code == 422
     (error,) = answer.get_json()["errors"]
     assert (error["pointer"], error["code"]) == (pointer, code)
+
+
+def test_of_changes_at_once_one_is_made(app: Flask, client: FlaskClient) -> None:
+    etag = client.get(URL).headers["ETag"]
+
+    def change(n: int) -> int:
+        rules = {"max_audience": n, "budget": {"day": {"segments": n}}}
+        return put_policy(make_client(app), rules, etag).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(change, range(1, 7))) == [200, *[412] * 5]
+    assert client.get(URL).headers["ETag"] == '"2"'
+    stored = client.get(URL).get_json()
+    assert stored["budget"] == {"day": {"segments": stored["max_audience"]}}
 
 
 def test_only_an_administrator_changes_the_policy(app: Flask, client: FlaskClient) -> None:
