@@ -154,6 +154,12 @@ def _render_conflict(
     )
 
 
+def _count_outdated(policy: PolicyVersion) -> int:
+    """Return how many workers run that do not follow the rules, as after a rollback."""
+    is_followed = any(getattr(policy, name) for name in service.RULES_OF_WORKERS)
+    return (emergency_stop.count_outdated_workers() or 0) if is_followed else 0
+
+
 def _render_page(
     fields: dict[str, str],
     errors: dict[str, str] | None = None,
@@ -177,6 +183,7 @@ def _render_page(
         previewed=previewed is not None,
         current=current,
         budget_use=use,
+        outdated_workers=_count_outdated(current),
         undelivered=describe_undelivered(count_undelivered_mails(session_cursor())),
         sends_mails=bool(current_app.extensions["report_settings"].smtp_url),
         segment_price=current_app.config["SEGMENT_PRICE"],

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from psycopg2.extensions import cursor as Cursor
+from redis import Redis
 
 from tests.integration.admin.test_edit_conflicts import form_of
 from tests.integration.admin.test_forms import page, submit
@@ -163,6 +164,27 @@ def test_a_preview_of_a_budget_counts_what_was_sent(
     refused = submit(admin, PAGE, form_of(page(admin, PAGE)) | money)
     assert refused.status_code == 422
     assert "SEGMENT_PRICE" in refused.text
+
+
+def test_workers_that_do_not_follow_the_rules_are_shown(
+    app: Flask, admin: Signed, redis_url: str
+) -> None:
+    """As after a rollback: a rule cannot be set while one runs, but it can be started later."""
+    redis, key = Redis.from_url(redis_url), "rq:worker:rolled back"
+    warning = "1 worker of an older version runs, which does not follow these rules"
+    redis.sadd("rq:workers:dispatch", key)
+    try:
+        redis.hset(key, "state", "busy")
+        assert warning not in page(admin, PAGE)
+        redis.delete(key)
+        fields = form_of(page(admin, PAGE)) | {"max_audience": "10"}
+        assert submit(admin, PAGE, fields).status_code == 303
+        assert warning not in page(admin, PAGE)
+        redis.hset(key, "state", "busy")
+        assert warning in page(admin, PAGE)
+    finally:
+        redis.srem("rq:workers:dispatch", key)
+        redis.delete(key)
 
 
 def test_mails_that_were_not_delivered_are_shown(
