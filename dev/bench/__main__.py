@@ -11,6 +11,7 @@ from pathlib import Path
 from dev.bench import figures
 from dev.bench.environment import BenchEnvironment
 from dev.bench.figures import Figure, format_figure
+from dev.bench.limits import measure_limits
 from dev.bench.small_mailings import measure_small_mailings
 from dev.bench.waiting_mailings import measure_waiting_mailings
 
@@ -36,6 +37,7 @@ def measure(quick: bool, long: bool) -> Iterator[Figure]:
             for size in sizes:
                 bench.add_clients(size, f"size-{size}")
             yield from figures.measure_growth(bench, sizes, 20_000_000)
+            yield from measure_limits(bench, 100_000)
         directory, counts = (100_000, [100]) if quick else (3_000_000, [100, 2_000])
         yield from measure_small_mailings(bench, directory, [*counts, *([20_000] if long else [])])
         yield from measure_waiting_mailings(bench)
