@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor
 
+from shared.db.prepared_statements import PreparedStatement, PreparingConnection
 from shared.db.rows import fetch_one_row
 
 # The budget of the policy, which counts what all mailings send.
@@ -59,7 +60,10 @@ JOIN budgets b ON b.mailing_id IN (0, t.mailing_id)
 GROUP BY 1, 2 HAVING sum(t.n) <> 0 ORDER BY 1, 2
 ON CONFLICT (mailing_id, day, shard) DO UPDATE SET segments = d.segments + excluded.segments
 """
-LOCK = "SELECT FROM budgets WHERE mailing_id = ANY (%s) ORDER BY mailing_id FOR UPDATE"
+LOCK = PreparedStatement(
+    "lock_budgets",
+    "SELECT FROM budgets WHERE mailing_id = ANY (%(ids)s::bigint[]) ORDER BY mailing_id FOR UPDATE",
+)
 # A batch without pending messages and without a lease needs its reservation no more. What a dead
 # worker has reserved for a mailing that is not running is kept until the mailing runs or ends, and
 # charged then.
@@ -83,8 +87,10 @@ CROSS JOIN LATERAL (
     WHERE r.reserved > 0 AND (b.mailing_id = 0 OR r.mailing_id = b.mailing_id)
         AND (r.pending > 0 OR r.leased_until > now())
 ) AS reserved
-WHERE b.mailing_id = ANY (%s) ORDER BY b.mailing_id
+WHERE b.mailing_id = ANY (%(ids)s::bigint[]) ORDER BY b.mailing_id
 """
+# Each claim reads them: planning takes longer than reading.
+READ_PREPARED = PreparedStatement("read_budgets", READ)
 HAS_RESERVED = """
 SELECT EXISTS (SELECT FROM batches WHERE mailing_id = %s AND reserved > 0
     AND (pending > 0 OR leased_until > now()))
@@ -180,12 +186,16 @@ def charge_budgets(cursor: Cursor, changes: Counter[tuple[int, datetime]]) -> No
 
 def lock_budgets(cursor: Cursor, mailing_ids: Iterable[int]) -> None:
     """Lock the budgets that apply to these mailings, until the end of the transaction."""
-    cursor.execute(LOCK, ([POLICY_BUDGET, *mailing_ids],))
+    LOCK.run(cursor, {"ids": [POLICY_BUDGET, *mailing_ids]})
 
 
 def read_budgets(cursor: Cursor, *mailing_ids: int) -> list[BudgetUse]:
     """Return the use of these budgets, as far as they exist, by id."""
-    cursor.execute(READ, (list(mailing_ids),))
+    values = {"ids": list(mailing_ids)}
+    if isinstance(cursor.connection, PreparingConnection):
+        READ_PREPARED.run(cursor, values)
+    else:
+        cursor.execute(READ, values)
     return [
         BudgetUse(
             id_,

@@ -18,6 +18,7 @@ from shared.db.budgets import (
     read_budgets,
 )
 from shared.db.on_commit import log_on_commit
+from shared.db.prepared_statements import PreparedStatement
 from shared.domain.segments import count_segments
 from shared.domain.statuses import PauseReason
 from shared.domain.templates import RenderingError
@@ -25,7 +26,10 @@ from worker.dispatch.claimed_batch import ClaimedBatch, MessageRow
 from worker.recording.braking import LOCK_RUNNING, PAUSE
 from worker.runtime.database import Database
 
-RESERVE = "UPDATE batches SET reserved = %s WHERE mailing_id = %s AND id = %s"
+RESERVE = PreparedStatement(
+    "reserve",
+    "UPDATE batches SET reserved = %(segments)s WHERE mailing_id = %(mailing)s AND id = %(batch)s",
+)
 # It goes behind the others: among them may be one of a dead worker, whose reservation ends with its
 # next claim, and makes room.
 UNDO_CLAIM = """
@@ -79,7 +83,8 @@ def reserve_segments(cursor: Cursor, claimed: ClaimedBatch) -> BlockedClaim | No
         new, _ = status_changes.split_batch(cursor, *place, rest, claimed.timezone, claimed.end_at)
         cursor.execute(FREE_SPLIT_BATCH, (claimed.first_text_version, claimed.mailing_id, new))
         claimed.rows[:] = [row for row in claimed.rows if row.message_id in fitting]
-    cursor.execute(RESERVE, (total, *place))
+    place_values = {"mailing": claimed.mailing_id, "batch": claimed.batch_id}
+    RESERVE.run(cursor, place_values | {"segments": total})
     claimed.reservations = fitting
     return None
 
@@ -90,9 +95,11 @@ def _find_left(budgets: Iterable[BudgetUse]) -> int | None:
 
 def _measure_rows(cursor: Cursor, claimed: ClaimedBatch) -> dict[int, int]:
     """Return the segments of the batch's pending messages by id, CHARGED for those in doubt."""
-    span = claimed.first_id, claimed.last_id
-    cursor.execute(IN_DOUBT, (claimed.mailing_id, *span, claimed.batch_id))
-    charged = {id_ for id_, segments in cursor.fetchall() if segments is not None}
+    charged = set()
+    if claimed.has_doubts or claimed.taken_over:
+        span = claimed.first_id, claimed.last_id
+        cursor.execute(IN_DOUBT, (claimed.mailing_id, *span, claimed.batch_id))
+        charged = {id_ for id_, segments in cursor.fetchall() if segments is not None}
     plain = claimed.template.plain
     constant = None if plain is None else count_segments(plain)
     return {

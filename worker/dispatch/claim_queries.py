@@ -68,7 +68,7 @@ WHERE b.mailing_id = %(mailing)s AND b.id = c.id AND m.id = %(mailing)s
     AND {MAY_SEND} AND t.mailing_id = m.id
     AND t.version = coalesce(b.text_version, m.text_version)
 RETURNING m.id AS mailing_id, b.id AS batch_id, b.token, b.attempt, b.first_id, b.last_id,
-    b.timezone, b.has_attempts, c.taken_over, c.first_text_version,
+    b.timezone, b.has_attempts, c.taken_over, c.first_text_version, b.in_doubt > 0 AS has_doubts,
     EXISTS (SELECT FROM budgets WHERE mailing_id IN (0, m.id)) AS budgeted, t.text, m.end_at,
     m.rate_limit, m.request_id, m.window_from, m.window_to, m.answer_round,
     {STOP_WHEN} AS stop_when, clock_timestamp() AS now

@@ -31,8 +31,9 @@ class ClaimedBatch:
     """A batch as it was claimed. `lease_start` is a boottime before the claim.
 
     `taken_over`: the previous holder's lease had run out. `first_text_version`: that of the batch
-    before the claim. Where a budget applies (`budgeted`), only the messages in `reservations` may
-    be sent, each with no more segments than it says.
+    before the claim. `has_doubts`: some of its messages were in doubt before. Where a budget
+    applies (`budgeted`), only the messages in `reservations` may be sent, each with no more
+    segments than it says.
     """
 
     mailing_id: int
@@ -55,5 +56,6 @@ class ClaimedBatch:
     stop_when: dict[str, Any] | None = None
     answer_round: int = 0
     first_text_version: int | None = None
+    has_doubts: bool = False
     budgeted: bool = False
     reservations: dict[int, int] | None = None

@@ -12,7 +12,7 @@ from shared.db import mailing_counts, message_segments, status_changes
 from shared.db.prepared_statements import PreparedStatement
 from shared.db.rows import fetch_one_row
 from tests.support.fleet import TAKEOVER_SECONDS, Fleet
-from worker.dispatch import claim_queries
+from worker.dispatch import budget_claims, claim_queries
 from worker.recording import queries
 
 BIG = 20_000
@@ -94,6 +94,12 @@ def test_claim_uses_indexes(plans: Plans) -> None:
         claim_queries.CLAIM_BATCH,
         {"mailing": plans.mailing_id, "lease": TAKEOVER_SECONDS, "end_margin": 0.0},
     )
+
+
+def test_reserving_segments_uses_an_index(plans: Plans) -> None:
+    claimed = plans.worker.claim
+    values = {"mailing": plans.mailing_id, "batch": claimed.batch_id, "segments": 5}
+    plans.check(budget_claims.RESERVE, values)
 
 
 @pytest.mark.parametrize(
