@@ -17,7 +17,12 @@ from api.mailings.schemas import NewMailing
 from api.mailings.sending_estimate import SendingEstimate, ZoneQueue, estimate_sending
 from api.mailings.service import draft_mailing, window_of
 from api.mailings.text_findings import find_in_text, warn_of
-from api.mailings.text_preview import AudienceQuery, AudienceTexts, render_for_audience
+from api.mailings.text_preview import (
+    HAS_REQUIRED,
+    AudienceQuery,
+    AudienceTexts,
+    render_for_audience,
+)
 from api.schemas.limits import Limits
 from api.schemas.responses import format_instant
 from shared.db.audience import AUDIENCE_CONDITION, FILTER_COLUMNS, audience_parameters
@@ -36,15 +41,20 @@ PREVIEWS = ConcurrencyLimit(error_text("previews"), per_process=3, per_caller=2,
 _TURNS = Semaphore(2)
 _SHARED: SharedWork["Preview"] = SharedWork()
 
-# The clients are read once; all three breakdowns are sums of the same counts.
-AUDIENCE = """
+# The clients are read once; all three breakdowns are sums of the same counts. `first_id` is the
+# first client that has all required attributes.
+AUDIENCE = f"""
 WITH counted AS MATERIALIZED (
-    SELECT operator_code, timezone, tag, count(*) AS n FROM clients WHERE {audience} GROUP BY 1, 2, 3
+    SELECT operator_code, timezone, tag, count(*) AS n,
+        min(id) FILTER (WHERE {HAS_REQUIRED}) AS first_id
+    FROM clients WHERE {{audience}} GROUP BY 1, 2, 3
 )
 SELECT 'operator_code', operator_code, sum(n)::bigint FROM counted GROUP BY 2
 UNION ALL SELECT 'timezone', timezone, sum(n)::bigint FROM counted GROUP BY 2
-UNION ALL (SELECT 'tag', tag, sum(n)::bigint FROM counted GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT %(max_tags)s)
-"""  # noqa: E501
+UNION ALL (SELECT 'tag', tag, sum(n)::bigint FROM counted GROUP BY 2 ORDER BY 3 DESC, 2
+    LIMIT %(max_tags)s)
+UNION ALL SELECT 'first_id', NULL, min(first_id) FROM counted
+"""  # noqa: S608 (constants)
 # Those of a launched mailing who have not been sent to.
 PENDING_CONDITION = """
 deleted_at IS NULL AND EXISTS (SELECT FROM messages WHERE messages.mailing_id = %(mailing)s
@@ -98,11 +108,11 @@ def _preview_mailing(body: NewMailing, launched_id: int | None) -> Preview:
     mailing = draft_mailing(body, now, read_policy(session_cursor()).launch_delay)
     start = max(mailing.launch_at, now)
     audience = _select_audience(mailing, launched_id)
-    shares = _count_audience(audience)
+    template = compile_template(mailing.text)
+    shares, first_id = _count_audience(audience, template.required)
     zones = [_open_zone(share, mailing, start) for share in shares["timezone"]]
     opening = {zone.value: zone.clients for zone in zones if zone.opens_at}
-    template = compile_template(mailing.text)
-    texts = render_for_audience(template, audience, opening)
+    texts = render_for_audience(template, audience, opening, first_id)
     price: Decimal | None = current_app.config["SEGMENT_PRICE"]
     rate = _estimate_rate(mailing.rate_limit)
     estimate = _estimate_sending(mailing, zones, texts, rate, start)
@@ -135,17 +145,27 @@ def _select_audience(mailing: Mailing, launched_id: int | None) -> AudienceQuery
     return AudienceQuery(AUDIENCE_CONDITION, parameters)
 
 
-def _count_audience(audience: AudienceQuery) -> dict[str, list[Share]]:
-    """Count the audience by operator code, time zone and tag, the largest share first."""
+def _count_audience(
+    audience: AudienceQuery, required: Sequence[str]
+) -> tuple[dict[str, list[Share]], int | None]:
+    """Count the audience by operator code, time zone and tag, the largest share first.
+
+    Return also the id of the first client that has the required attributes.
+    """
     cursor = session_cursor()
     cursor.execute(LONGER_TIMEOUT)
-    cursor.execute(audience.select(AUDIENCE), {**audience.parameters, "max_tags": MAX_TAGS})
+    values = {**audience.parameters, "max_tags": MAX_TAGS, "required": list(required)}
+    cursor.execute(audience.select(AUDIENCE), values)
     shares: dict[str, list[Share]] = {"operator_code": [], "timezone": [], "tag": []}
-    for kind, value, clients in cursor.fetchall():
-        shares[kind].append(Share(value, clients))
+    first_id: int | None = None
+    for kind, value, number in cursor.fetchall():
+        if kind == "first_id":
+            first_id = number
+        else:
+            shares[kind].append(Share(value, number))
     for found in shares.values():
         found.sort(key=lambda share: (-share.clients, share.value))
-    return shares
+    return shares, first_id
 
 
 def _open_zone(share: Share, mailing: Mailing, start: datetime) -> ZoneShare:

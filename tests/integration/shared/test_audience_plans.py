@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from api.mailings.preview import AUDIENCE, MAX_TAGS
-from api.mailings.text_preview import CLIENTS_LACKING, AudienceQuery
+from api.mailings.text_preview import CLIENTS_LACKING, EXAMPLE_COUNT, EXAMPLES, AudienceQuery
 from shared.db.audience import AUDIENCE_CONDITION, audience_parameters
 from shared.db.rows import fetch_one_row
 from tests.integration.worker.test_query_plans import nodes
@@ -53,6 +53,22 @@ def test_previews_join_the_excluded_mailing(
     plan = explain(module_fleet, query.select(statement), query.parameters)
     assert {"Anti", "Right Anti"} & {node.get("Join Type") for node in plan}
     assert max(node["Actual Loops"] for node in read_messages(plan)) < 10
+
+
+def test_examples_begin_behind_those_who_are_excluded(module_fleet: Fleet, earlier: int) -> None:
+    values = {"max_tags": MAX_TAGS, "required": [], "examples": EXAMPLE_COUNT}
+    values |= audience_parameters([], [], [], {}, [earlier], [])
+    query = AudienceQuery(AUDIENCE_CONDITION, values)
+    with module_fleet.db.transaction() as cursor:
+        cursor.execute(query.select(AUDIENCE), query.parameters)
+        (first_id,) = (number for kind, _, number in cursor.fetchall() if kind == "first_id")
+        values["first_id"] = first_id
+        cursor.execute(query.select(EXAMPLES), query.parameters)
+        examples = [client_id for client_id, _ in cursor.fetchall()]
+    unsent = "SELECT client_id FROM messages WHERE mailing_id = %s AND status <> 'sent' ORDER BY 1"
+    assert examples == [id_ for (id_,) in module_fleet.query(f"{unsent} LIMIT 5", earlier)]
+    plan = explain(module_fleet, query.select(EXAMPLES), query.parameters)
+    assert max(node["Actual Loops"] for node in read_messages(plan)) < 50
 
 
 def test_chunks_join_their_part_of_the_excluded_mailing(module_fleet: Fleet, earlier: int) -> None:
