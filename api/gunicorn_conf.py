@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from pathlib import Path
 from traceback import extract_tb
@@ -74,12 +75,27 @@ DETAILS = {
 }
 
 
-class ApiWorker(ThreadWorker):
-    """Answers what cannot be parsed, or fails outside of the application, with a problem.
+# How long a process leaves a new connection to the others, for each connection that it has, and at
+# most. An idle process takes it within microseconds.
+YIELD_SECONDS = 0.0002
+MAX_YIELD_SECONDS = 0.002
 
-    The base class answers with pages, and logs the bytes that it cannot parse: those of a body, and
-    so texts and phones, if a client miscounts them.
+
+class ApiWorker(ThreadWorker):
+    """Shares connections with the other processes; answers failures with problems.
+
+    The base class accepts whatever it sees first. The kernel wakes the process that was awake last,
+    so that one process had 15 or all of 16 connections, and the others' cores were idle.
+
+    For what cannot be parsed, or fails outside of the application, the base class answers with
+    pages, and logs the bytes that it cannot parse: those of a body, and so texts and phones, if a
+    client miscounts them.
     """
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection, unless a process that has fewer of them does so meanwhile."""
+        time.sleep(min(self.nr_conns * YIELD_SECONDS, MAX_YIELD_SECONDS))
+        super().accept(listener)
 
     def handle_error(self, _: Any, client: socket.socket, __: Any, error: Exception) -> None:
         status = 400 if isinstance(error, errors.ParseException) else 500

@@ -45,6 +45,34 @@ def served(server: Server) -> float:
     return float(found[1]) if found else 0.0
 
 
+# Prints how long a process with so many connections waits before it accepts one more.
+ACCEPT_SCRIPT = """
+import time
+from gunicorn.workers.gthread import ThreadWorker
+from api.gunicorn_conf import ApiWorker
+
+events = []
+time.sleep, ThreadWorker.accept = events.append, lambda *_: events.append("accept")
+for connections in (0, 1, 7, 1000):
+    worker = object.__new__(ApiWorker)
+    worker.nr_conns = connections
+    worker.accept(None)
+print(*events)
+"""
+
+
+def test_processes_with_more_connections_leave_new_ones_to_others(settings: dict[str, str]) -> None:
+    """Otherwise one process accepts 13 to 16 of 16, and the others are idle."""
+    argv = [sys.executable, "-c", ACCEPT_SCRIPT]
+    output = subprocess.check_output(argv, env=settings, cwd=ROOT, text=True, timeout=60)
+    events = output.split()[-8:]
+    assert events[1::2] == ["accept"] * 4
+    waits = [float(seconds) for seconds in events[::2]]
+    assert waits == sorted(set(waits)), "each longer than the one before"
+    assert waits[0] == 0.0
+    assert waits[-1] < 0.01
+
+
 def test_metrics_are_summed_over_processes_and_grouped_by_rule(server: Server) -> None:
     before = served(server)
     for _ in range(20):
