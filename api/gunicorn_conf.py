@@ -5,6 +5,7 @@ this file.
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import socket
@@ -158,8 +159,18 @@ def when_ready(_: Any) -> None:
     log_start(settings.database_url, settings.redis_url, demo, address=bind)
 
 
+def post_fork(_: Any, __: Any) -> None:
+    """Collect no garbage while the application is imported, a fifth of the time of the start."""
+    gc.disable()
+
+
 def post_worker_init(worker: Any) -> None:
-    """Let the first process log what cannot be reached, without a request that would show it."""
+    """Let the first process log what cannot be reached, without a request that would show it.
+
+    What was imported lives as long as the process, so no collection looks at it again.
+    """
+    gc.freeze()
+    gc.enable()
     if worker.age == 1:
         never = threading.Event()
         for wait, url in (

@@ -20,11 +20,11 @@ def test_the_counter_counts_as_the_service_does(operator: BrowserUser) -> None:
     operator.open("/admin/mailings/new")
     counter = operator.page.locator("#text-counter")
     for text in TEXTS:
-        operator.page.get_by_label("Text", exact=True).fill(text)
+        operator.page.get_by_role("textbox", name="Text", exact=True).fill(text)
         found = measure_segments(text_without_values(compile_stored_template(text)))
         shown = f"{found.units} of {segment_capacity(found)}, {found.segments} SMS"
         assert (counter.text_content() or "").startswith(shown), text
-    operator.page.get_by_label("Text", exact=True).fill("x" * 2070)
+    operator.page.get_by_role("textbox", name="Text", exact=True).fill("x" * 2070)
     expect(counter).to_have_text("At most 2,000 characters: shorten the text by 70.")
 
 
@@ -46,7 +46,7 @@ def test_recipients_are_chosen_from_lists_by_keyboard(site: System, operator: Br
     page.get_by_label("has the value").fill("Omsk")
     page.keyboard.press("Enter")
     expect(page.get_by_label("Attributes equal to")).to_have_value("listed = Omsk")
-    page.get_by_label("Text", exact=True).fill("Hello")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Hello")
     expect(page.locator("#preview .big")).to_have_text("1")
     # A click in the preview takes the tag out of the filter again.
     page.locator("[data-pick=tags][value=aaa-listed]").click()

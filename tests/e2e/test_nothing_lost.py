@@ -28,12 +28,12 @@ def test_two_people_at_once_lose_nothing(
 ) -> None:
     for user in (admin, operator):
         user.open(f"/admin/mailings/{scheduled}/edit")
-    admin.page.get_by_label("Text", exact=True).fill("Text of Anna")
+    admin.page.get_by_role("textbox", name="Text", exact=True).fill("Text of Anna")
     admin.page.locator(SAVE).click()
     expect(admin.page.locator(".notice.success")).to_be_visible()
     page = operator.page
-    page.get_by_label("Text", exact=True).fill("Text of Oleg")
-    page.get_by_label("Name").fill("Name of Oleg")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Text of Oleg")
+    page.get_by_role("textbox", name="Name").fill("Name of Oleg")
     page.locator(SAVE).click()
     expect(page.locator(".edits")).to_contain_text("Anna Admin")
     expect(page.locator(".edits")).to_contain_text("Text")
@@ -65,26 +65,26 @@ def continue_sign_in(user: BrowserUser) -> None:
 def test_a_half_written_form_survives_the_end_of_the_session(writer: BrowserUser) -> None:
     page = writer.page
     writer.open("/admin/mailings/new")
-    page.get_by_label("Text", exact=True).fill("Half a text")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Half a text")
     page.get_by_label("Only at permitted hours").uncheck()
     expect(page.locator("#preview .big")).to_be_visible()
     end_session(writer)
     # The preview says that it is old, and the page that the session has ended.
-    page.get_by_label("Name").fill("Half a name")
+    page.get_by_role("textbox", name="Name").fill("Half a name")
     expect(page.locator("#session-ended")).to_be_visible()
     expect(page.locator("#preview-outdated")).to_be_visible()
     sign_in_again(writer)
     assert page.url.endswith("/admin/mailings/new")
     expect(page.locator("#draft-restored")).to_be_visible()
-    expect(page.get_by_label("Text", exact=True)).to_have_value("Half a text")
-    expect(page.get_by_label("Name")).to_have_value("Half a name")
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("Half a text")
+    expect(page.get_by_role("textbox", name="Name")).to_have_value("Half a name")
     expect(page.get_by_label("Only at permitted hours")).not_to_be_checked()
     # Submitted after the end: the page says that nothing is lost, and leads back to the form.
     end_session(writer)
     page.get_by_role("button", name="Review").click()
     expect(page.get_by_role("heading", name="Your session has ended")).to_be_visible()
     sign_in_again(writer)
-    expect(page.get_by_label("Text", exact=True)).to_have_value("Half a text")
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("Half a text")
     # Leaving warns; staying keeps everything, and the person may drop it.
     warnings: list[str] = []
 
@@ -96,9 +96,9 @@ def test_a_half_written_form_survives_the_end_of_the_session(writer: BrowserUser
     with page.expect_event("dialog"):
         page.get_by_role("link", name="Dashboard").click()
     assert warnings == ["beforeunload"]
-    expect(page.get_by_label("Text", exact=True)).to_have_value("Half a text")
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("Half a text")
     page.get_by_role("button", name="Discard it").click()
-    expect(page.get_by_label("Text", exact=True)).to_have_value("")
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("")
     expect(page.locator("#draft-restored")).to_be_hidden()
 
 
@@ -154,7 +154,7 @@ def test_a_live_page_leaves_what_is_typed_and_opened(site: System, operator: Bro
 def test_back_after_creating_creates_nothing_twice(site: System, operator: BrowserUser) -> None:
     page = operator.page
     operator.open("/admin/mailings/new")
-    page.get_by_label("Text", exact=True).fill("Created once")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Created once")
     page.get_by_label("Tags").fill("no-client")
     page.get_by_role("button", name="Review").click()
     page.get_by_role("button", name="Send to 0 recipients now").click()
@@ -166,14 +166,14 @@ def test_back_after_creating_creates_nothing_twice(site: System, operator: Brows
     page.wait_for_url(address)
     # The form is empty again: what was written is saved.
     operator.open("/admin/mailings/new")
-    expect(page.get_by_label("Text", exact=True)).to_have_value("")
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("")
     expect(page.locator("#draft-restored")).to_be_hidden()
 
 
 def test_a_form_with_an_expired_token_is_sent_again(writer: BrowserUser) -> None:
     page = writer.page
     writer.open("/admin/mailings/new")
-    page.get_by_label("Text", exact=True).fill("Before signing in again")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Before signing in again")
     end_session(writer)
     with writer.context.new_page() as other:
         other.goto("/admin/sign-in")

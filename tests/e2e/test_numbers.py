@@ -27,7 +27,7 @@ def test_the_preview_and_the_button_say_how_many_will_get_it(
 ) -> None:
     page = operator.page
     operator.open("/admin/mailings/new")
-    page.get_by_label("Text", exact=True).fill("{name}, hello")
+    page.get_by_role("textbox", name="Text", exact=True).fill("{name}, hello")
     page.get_by_label("Tags").fill("counted")
     page.get_by_label("Only at permitted hours").uncheck()
     expect(page.locator("#preview .big")).to_have_text("4")

@@ -124,7 +124,7 @@ def test_a_mailing_is_created_and_cancelled_with_the_keyboard_alone(
     operator.open("/admin/mailings/new")
     operator.tab_to(page.get_by_role("link", name="Skip to the content"))
     page.keyboard.press("Enter")
-    operator.tab_to(page.get_by_label("Text"))
+    operator.tab_to(page.get_by_role("textbox", name="Text", exact=True))
     page.keyboard.type("By keyboard")
     operator.tab_to(page.get_by_label("Tags"))
     page.keyboard.type("keys")
@@ -170,7 +170,9 @@ def test_errors_of_a_form_have_links_and_marked_fields(operator: BrowserUser) ->
     failed = page.evaluate("getComputedStyle(document.body).getPropertyValue('--failed')")
     assert failed == "#d3313f"
     expect(field).to_have_css("border-color", "rgb(211, 49, 63)")
-    expect(page.get_by_label("Name")).not_to_have_css("border-color", "rgb(211, 49, 63)")
+    expect(page.get_by_role("textbox", name="Name")).not_to_have_css(
+        "border-color", "rgb(211, 49, 63)"
+    )
     assert not operator.accessibility_violations()
     operator.tab_to(summary.get_by_role("link", name="Operator codes"))
     page.keyboard.press("Enter")
@@ -249,7 +251,7 @@ def test_a_mailing_and_a_client_without_scripts(site: System, browser: Browser) 
     with BrowserUser(browser, site, "Oleg", java_script_enabled=False) as user:
         page = user.page
         user.open("/admin/mailings/new")
-        page.get_by_label("Text").fill("Without scripts")
+        page.get_by_role("textbox", name="Text", exact=True).fill("Without scripts")
         page.get_by_label("Tags").fill("plain")
         page.get_by_label("Send it to yourself first").fill(phone)
         page.get_by_role("button", name="Send a test").click()
@@ -264,7 +266,7 @@ def test_a_mailing_and_a_client_without_scripts(site: System, browser: Browser) 
         expect(page.locator("h1 + .state")).to_have_text("Paused")
         page.locator("summary", has_text="More").click()
         page.get_by_role("link", name="Edit").click()
-        page.get_by_label("Name").fill("Plain")
+        page.get_by_role("textbox", name="Name").fill("Plain")
         page.locator("form .footing").get_by_role("button", name="Save changes").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Plain")
         page.locator("summary", has_text="More").click()

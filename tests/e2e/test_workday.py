@@ -51,8 +51,8 @@ def test_a_file_is_imported_and_a_mailing_is_sent_to_its_clients(
 
     # Create a mailing: the preview follows the form; then review and confirm.
     operator.open("/admin/mailings/new")
-    page.get_by_label("Text").fill("Hello, crowd")
-    page.get_by_label("Name").fill("To the crowd")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Hello, crowd")
+    page.get_by_role("textbox", name="Name").fill("To the crowd")
     page.get_by_label("Tags").fill("толпа")
     page.get_by_label("At most, per second").fill("5")
     page.get_by_label("Only at permitted hours").uncheck()
@@ -123,10 +123,10 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
 
     # Insert a placeholder; the preview shows the text for real clients.
     operator.open("/admin/mailings/new")
-    page.get_by_label("Text").fill("Hello, ")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Hello, ")
     page.get_by_role("button", name="{name}").click()
-    assert page.get_by_label("Text").input_value() == "Hello, {name}"
-    page.get_by_label("Name").fill("Chosen")
+    assert page.get_by_role("textbox", name="Text", exact=True).input_value() == "Hello, {name}"
+    page.get_by_role("textbox", name="Name").fill("Chosen")
     page.get_by_label("Tags").fill("chosen")
     expect(page.locator("#preview .big")).to_have_text("4")
     expect(page.locator("#preview")).to_contain_text("Hello, Client0")
@@ -150,7 +150,7 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
     expect(page.locator("#preview .big")).to_have_text("3")
     page.get_by_label("Attributes equal to").fill("city = Omsk")
     expect(page.locator("#preview .big")).to_have_text("2")
-    page.get_by_label("Again").check()
+    page.get_by_label(f"Again No. {again}").check()
     expect(page.locator("#preview .big")).to_have_text("1")
     page.get_by_label("Only these phones").fill(spaced(phones[2]))
     page.get_by_label("Only at permitted hours").uncheck()
@@ -174,7 +174,7 @@ def test_a_test_send_and_every_filter_of_the_audience(site: System, operator: Br
     operator.open(f"/admin/mailings/new?from={created}")
     expect(page.locator("details.rare-fields")).to_have_attribute("open", "")
     expect(page.get_by_label("Attributes equal to")).to_have_value("city = Omsk")
-    expect(page.get_by_label("Again")).to_be_checked()
+    expect(page.get_by_label(f"Again No. {again}")).to_be_checked()
     expect(page.get_by_label("Only these phones")).to_have_value(str(phones[2]))
 
 
@@ -277,7 +277,7 @@ def test_errors_in_a_form_are_shown_at_their_fields(operator: BrowserUser) -> No
     page.get_by_role("button", name="Review").click()
     expect(page.locator("#text-fault")).to_have_text("Please fill this in.")
     expect(page.locator("#operator_codes-fault")).to_contain_text("exactly 3 digits")
-    page.get_by_label("Text").fill("Hello")
+    page.get_by_role("textbox", name="Text", exact=True).fill("Hello")
     page.get_by_label("Operator codes").fill("")
     page.get_by_role("button", name="Review").click()
     expect(page.locator("#end_at-fault")).to_be_visible()
@@ -309,7 +309,7 @@ def test_a_client_is_created_changed_and_deleted(site: System, operator: Browser
 def test_a_token_is_shown_once_and_revoked(site: System, admin: BrowserUser) -> None:
     page = admin.page
     admin.open("/admin/tokens")
-    page.get_by_label("Name").fill("billing")
+    page.get_by_role("textbox", name="Name").fill("billing")
     page.get_by_role("button", name="Create a token").click()
     secret = page.locator("#secret").input_value()
     headers = {"Authorization": f"Bearer {secret}"}

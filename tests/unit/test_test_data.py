@@ -14,3 +14,14 @@ def test_browser_tests_take_their_phones_from_the_system_that_they_share() -> No
         for found in PHONE.finditer(path.read_text())
     ]
     assert not literals, f"use site.new_phone() or site.new_phones(n): {literals}"
+
+
+def test_browser_tests_find_the_fields_of_a_mailing_among_the_names_of_others() -> None:
+    """The form lists other mailings by name or text, and each of them is a label."""
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted((TESTS / "e2e").glob("test_*.py"))
+        for line in path.read_text().splitlines()
+        if re.search(r'get_by_label\("(Name|Text)"', line)
+    ]
+    assert not found, f'use get_by_role("textbox", name=…): {found}'

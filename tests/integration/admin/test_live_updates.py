@@ -99,7 +99,7 @@ class Server:
         return cpu_seconds(pid) + sum(map(cpu_seconds, list_children(pid)))
 
     def stop(self) -> None:
-        self.process.stop()
+        self.process.kill()
         self.postgres.remove()
 
 

@@ -231,6 +231,28 @@ def test_invalid_setting_stops_the_server_with_one_line(
     assert name in done.stderr
 
 
+HOOKS = """
+import gc
+from types import SimpleNamespace
+from api import gunicorn_conf
+gunicorn_conf.post_fork(None, None)
+during = gc.isenabled()
+gunicorn_conf.post_worker_init(SimpleNamespace(age=2))
+print(during, gc.isenabled(), gc.get_freeze_count() > 1000)
+"""
+
+
+def test_collections_of_garbage_pass_over_the_application(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    """One of everything takes a sixth of a second, in which the process answers nothing."""
+    environment = {**settings, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    output = subprocess.check_output(
+        [sys.executable, "-c", HOOKS], cwd=ROOT, env=environment, text=True
+    )
+    assert output.split() == ["False", "True", "True"]
+
+
 def test_commands_require_the_database_only(database_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "api", "db", "upgrade"],
