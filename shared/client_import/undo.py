@@ -84,22 +84,22 @@ DELETE_CREATED = "DELETE FROM clients WHERE id = ANY (%s::bigint[])"
 NEXT_CHANGES = """
 SELECT client_id FROM import_changes WHERE import_id = %(import)s ORDER BY client_id LIMIT %(limit)s
 """
-# In the order of phones, as a merge locks them.
+# The bounds keep each statement from reading the changes of the whole import, whose number the
+# planner does not know. Clients are locked in the order of phones, as a merge locks them.
+CHUNK = "d.import_id = %(import)s AND d.client_id BETWEEN %(first)s AND %(until)s"
 LOCK_CHANGED = f"""
 SELECT c.id, {UNTOUCHED} FROM import_changes d JOIN clients c ON c.id = d.client_id
-WHERE d.import_id = %(import)s AND d.client_id = ANY (%(ids)s::bigint[]) AND c.deleted_at IS NULL
+WHERE {CHUNK} AND c.deleted_at IS NULL
 ORDER BY c.phone FOR NO KEY UPDATE OF c
 """  # noqa: S608 (constants)
-RESTORE = """
+RESTORE = f"""
 UPDATE clients c SET operator_code = d.operator_code, operator_code_given = d.operator_code_given,
     tag = d.tag, timezone = d.timezone, attributes = d.attributes,
     last_import_id = d.last_import_id, version = c.version + 1, updated_at = now()
 FROM import_changes d
-WHERE d.import_id = %(import)s AND d.client_id = c.id AND c.id = ANY (%(ids)s::bigint[])
-"""
-DELETE_CHANGES = """
-DELETE FROM import_changes WHERE import_id = %(import)s AND client_id = ANY (%(ids)s::bigint[])
-"""
+WHERE {CHUNK} AND d.client_id = c.id AND c.id = ANY (%(ids)s::bigint[])
+"""  # noqa: S608 (CHUNK is a constant)
+DELETE_CHANGES = f"DELETE FROM import_changes d WHERE {CHUNK}"  # noqa: S608 (a constant)
 ADVANCE = """
 UPDATE import_undos SET deleted = deleted + %(deleted)s, restored = restored + %(restored)s,
     kept = kept + %(kept)s, after_client_id = greatest(after_client_id, %(after)s),
@@ -171,11 +171,12 @@ def _restore_changed(cursor: Cursor, values: dict[str, int]) -> UndoneClients | 
     ids = [client_id for (client_id,) in cursor.fetchall()]
     if not ids:
         return None
-    cursor.execute(LOCK_CHANGED, values | {"ids": ids})
+    values = values | {"first": ids[0], "until": ids[-1]}
+    cursor.execute(LOCK_CHANGED, values)
     found = cursor.fetchall()
     unused = _leave_used(cursor, values["import"], [id_ for id_, untouched in found if untouched])
     cursor.execute(RESTORE, values | {"ids": unused})
-    cursor.execute(DELETE_CHANGES, values | {"ids": ids})
+    cursor.execute(DELETE_CHANGES, values)
     _log(cursor, values["import"], unused, "restored")
     return UndoneClients(restored=len(unused), kept=len(found) - len(unused))
 

@@ -96,8 +96,13 @@ FILE_ERRORS: dict[str, LazyString] = {
 }
 
 
-def describe_cell_error(error: RejectedCell) -> str:
-    """Return what to correct in a cell, in the reader's language."""
+def describe_cell_error(error: RejectedCell, *, checked: bool = False) -> str:
+    """Return what to correct in a cell, in the reader's language.
+
+    The page of a `checked` file has the field that confirms an offset.
+    """
+    if checked and error.code == "timezone_offset":
+        return str(_("Several zones have this offset: confirm above which one is meant."))
     if error.code == "repeated":
         return str(
             _(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 from flask import (
     Blueprint,
@@ -168,8 +168,14 @@ def delete_client(client_id: int) -> BaseResponse:
 
 @blueprint.get("/clients.csv")
 def export_clients() -> BaseResponse:
-    search = _search_for(_submitted_search())
-    return stream_csv("clients.csv", lambda: service.export_clients(search), excel=True)
+    wanted = _submitted_search()
+    search = _search_for(wanted)
+    try:
+        return stream_csv("clients.csv", lambda: service.export_clients(search), excel=True)
+    except InvalidFields as error:
+        flash(errors_from_service(error)["search"], "danger")
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value}
+        return redirect(url_for(".list_clients", **given), 303)
 
 
 @blueprint.get("/mailings/<id:mailing_id>/messages.csv")

@@ -238,9 +238,20 @@ def _render_mapping(found: ImportFile, fields: MappingFields, errors: dict[str, 
         fields=fields,
         errors={name: MAPPING_ERRORS.get(code, code) for name, code in errors.items()},
         counts=counts,
-        rejected=[(cell, describe_cell_error(cell)) for cell in cells[:SHOWN_ERRORS]],
+        error_labels=_label_fields(state),
+        rejected=[(cell, describe_cell_error(cell, checked=True)) for cell in cells[:SHOWN_ERRORS]],
         time_zones=sorted(ZONES_BY_OFFSET.values()),
     )
+
+
+def _label_fields(state: dict[str, Any]) -> dict[str, str]:
+    """Return what the fields of the form are called: the header of the column, or the cell."""
+    labels = {"": str(_("File"))}
+    for at, (header, *_rest) in enumerate(state["columns"]):
+        labels[f"target-{at}"] = labels[f"name-{at}"] = header or str(_("Column %(n)s", n=at + 1))
+    for at, (value, *_rest) in enumerate(state.get("zones", [])):
+        labels[f"zone-{at}"] = value.upper()
+    return labels
 
 
 def _render_form(problem: str | None = None, fields: dict[str, str] | None = None) -> str:

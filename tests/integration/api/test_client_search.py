@@ -13,7 +13,7 @@ import api.db
 from api.clients.search import ClientSearch
 from shared.db.models import Client
 from tests.integration.admin.test_forms import page
-from tests.integration.admin.test_roles import Signed
+from tests.integration.admin.test_roles import PUBLIC, Signed
 from tests.integration.conftest import make_admin_app, make_client
 
 CLIENTS = {
@@ -114,11 +114,15 @@ def test_a_search_without_end_is_refused_with_advice(
 ) -> None:
     monkeypatch.setattr(api.db, "SEARCH_SECONDS", 0.001)
     monkeypatch.setattr("api.clients.search.WORDS", literal_column("pg_sleep(9)::text::tsvector"))
-    response = client.get("/api/v1/clients?search=anna")
-    assert response.status_code == 422
-    (error,) = response.get_json()["errors"]
-    assert (error["code"], error["parameter"]) == ("search_too_slow", "search")
-    assert "takes too long" in page(Signed(app, "viewer"), "/admin/clients?q=anna")
+    for path in ("clients", "clients.csv"):
+        response = client.get(f"/api/v1/{path}?search=anna")
+        assert response.status_code == 422
+        (error,) = response.get_json()["errors"]
+        assert (error["code"], error["parameter"]) == ("search_too_slow", "search")
+    viewer = Signed(app, "viewer")
+    exported = viewer.client.get("/admin/clients.csv?q=anna", base_url=PUBLIC)
+    assert exported.headers["Location"].endswith("/admin/clients?q=anna")
+    assert "takes too long" in page(viewer, "/admin/clients?q=anna")
 
 
 @pytest.fixture
