@@ -63,12 +63,17 @@ def load_provider(*, fresh: bool = False) -> Any:
     """Return the client with the provider's metadata. Raise ValueError for another issuer.
 
     With `fresh`, the metadata is fetched anew: a browser must not be sent to a provider that is
-    down, whose error page would be the browser's.
+    down, whose error page would be the browser's. If that fails, what is known stays: logout tokens
+    need it, and strangers can send them without end.
     """
     client = current_app.extensions["oidc"]
-    if fresh:
-        client.server_metadata.pop("_loaded_at", None)
-    metadata = client.load_server_metadata()
+    loaded_at = client.server_metadata.pop("_loaded_at", None) if fresh else None
+    try:
+        metadata = client.load_server_metadata()
+    except BaseException:
+        if loaded_at is not None:
+            client.server_metadata["_loaded_at"] = loaded_at
+        raise
     if str(metadata.get("issuer", "")).rstrip("/") != current_app.config["OIDC_ISSUER"].rstrip("/"):
         client.server_metadata.pop("_loaded_at", None)
         raise ValueError("the provider calls itself by another name than OIDC_ISSUER")

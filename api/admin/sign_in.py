@@ -147,6 +147,7 @@ def finish_sign_in() -> Response | tuple[str, int]:
 @public
 def sign_out() -> Response:
     hint = None
+    was_signed_in = "key" in session
     if g.person is not None:
         try:
             hint = open_tokens(sessions.read_tokens(g.person.session_id)).get("id_token")
@@ -157,6 +158,8 @@ def sign_out() -> Response:
     session.clear()
     log.info("admin.signed_out")
     home = current_app.config["PUBLIC_URL"] + url_for("admin.signin.show_sign_in")
+    if not was_signed_in:  # a stranger must not make this service ask the provider
+        return redirect(home)
     try:
         client = load_provider(fresh=True)
         logout = client.create_logout_url(home, id_token_hint=hint, client_id=client.client_id)

@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 
 from api.admin.openid_client import seal_tokens
 from dev.openid import LOGOUT_EVENT
-from tests.integration.conftest import make_client, value
+from tests.integration.conftest import make_app, make_client, value
 from tests.support import sign_in
 from tests.support.sign_in import PUBLIC, Configure, Visitor
 
@@ -381,6 +381,36 @@ def test_the_provider_is_asked_once_in_two_minutes(
     assert signed_in.inside
     configure_provider(answers={"/token": (400, {"error": "invalid_grant"})})
     assert signed_in.inside, "it was asked a moment ago"
+
+
+def test_a_logout_ends_the_session_during_an_outage_of_the_provider(
+    app: Flask,
+    issuer: str,
+    new_visitor: Callable[..., Visitor],
+    configure_provider: Configure,
+) -> None:
+    """Its keys are known: a failed sign-in does not make the service ask for them again."""
+    signed_in = new_visitor()
+    token = sign(issuer, logout_claims(issuer))
+    configure_provider(answers={"/.well-known/openid-configuration": (503, "down")})
+    assert Visitor(app).post("/admin/sign-in").status_code == 503
+    assert send(app, token) == 200
+    assert not signed_in.inside
+
+
+def test_a_stranger_who_signs_out_does_not_make_the_service_ask_the_provider(
+    database_url: str, redis_url: str
+) -> None:
+    """A provider that hangs would occupy a thread for each such request."""
+    app = make_app(
+        database_url,
+        redis_url,
+        OIDC_ISSUER="http://127.0.0.1:9",
+        OIDC_CLIENT_ID="x",
+        PUBLIC_URL=PUBLIC,
+    )
+    answer = Visitor(app).post("/admin/sign-out")
+    assert answer.headers["Location"] == f"{PUBLIC}/admin/sign-in"  # it would name the failure
 
 
 # --- administrators ------------------------------------------------------------------------------
