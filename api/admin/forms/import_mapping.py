@@ -33,12 +33,15 @@ def propose_fields(columns: Sequence[Sequence[object]]) -> MappingFields:
         if any(held):
             targets[held.index(max(held))] = "phone"
     choices: list[str] = []
-    names: list[str] = []
-    for at, ((header, *_), target) in enumerate(zip(columns, targets, strict=True)):
+    for target in targets:
         is_field = target in COLUMNS and target not in choices
-        name = target if target and target not in COLUMNS else make_attribute_name(str(header))
         choices.append(target if is_field else ATTRIBUTE if target else IGNORE)
-        names.append(_make_unique(name or f"column_{at + 1}", names))
+    names = [""] * len(columns)
+    # Attributes keep their names; those of other columns are wanted only if a person changes them.
+    for at in sorted(range(len(columns)), key=lambda at: choices[at] != ATTRIBUTE):
+        own = targets[at] if targets[at] not in COLUMNS else ""
+        name = own or make_attribute_name(str(columns[at][0])) or f"column_{at + 1}"
+        names[at] = _make_unique(name, names)
     return MappingFields(choices, names, [], [])
 
 

@@ -1,4 +1,4 @@
-"""Files as people have them, imported over the API and with the command: one parser, one result."""
+"""Files as people have them, over the API, in the admin UI, with the command: one parser."""
 
 import codecs
 import csv
@@ -18,6 +18,9 @@ from openpyxl.cell import WriteOnlyCell  # type: ignore[import-untyped]
 from api.cli.clients import client_commands
 from api.http.csv_upload import XLSX
 from shared.client_import.columns import COLUMNS
+from tests.integration.admin.test_forms import confirm, upload
+from tests.integration.admin.test_roles import Signed
+from tests.integration.conftest import make_admin_app
 from tests.support.import_cases import HEADERS, PHONES, ROUND_TRIP, ZONES
 from worker.maintenance.imports import merge_import_slice
 from worker.runtime.database import Database
@@ -33,7 +36,12 @@ def db(database_url: str) -> Iterator[Database]:
     db.close()
 
 
-@pytest.fixture(scope="module", params=["api", "xlsx", "form", "command"])
+@pytest.fixture(scope="module")
+def app(database_url: str, redis_url: str) -> Flask:
+    return make_admin_app(database_url, redis_url)
+
+
+@pytest.fixture(scope="module", params=["api", "xlsx", "form", "page", "command"])
 def run_import(
     request: pytest.FixtureRequest,
     app: Flask,
@@ -58,6 +66,17 @@ def run_import(
             pass
         return read_report(client, response.get_json()["id"])
 
+    def on_the_page(data: bytes) -> Report:
+        operator = Signed(app, "operator")
+        response = upload(operator, data)
+        assert response.status_code == 303, response.text
+        response = confirm(operator, response)
+        assert response.status_code == 303, response.text
+        import_id = int(response.headers["Location"].rpartition("/")[2])
+        while merge_import_slice(db, import_id):
+            pass
+        return read_report(client, import_id)
+
     def with_the_command(data: bytes) -> Report:
         path = Path(folder, "clients.csv")
         path.write_bytes(data)
@@ -66,7 +85,8 @@ def run_import(
         number = result.output.rpartition("import ")[2].partition(":")[0]
         return read_report(client, int(number))
 
-    return with_the_command if request.param == "command" else over_the_api
+    ways = {"command": with_the_command, "page": on_the_page}
+    return ways.get(request.param, over_the_api)
 
 
 def read_report(client: FlaskClient, import_id: int) -> Report:
