@@ -21,6 +21,7 @@ from shared.config.settings import (
     load_settings,
 )
 from tests.support.programs import require_program
+from tests.support.waiting import COMMAND_SECONDS
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -97,7 +98,7 @@ def is_official(image: str) -> bool:
 
 def run(*command: str) -> str:
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

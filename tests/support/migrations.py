@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.waiting import COMMAND_SECONDS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -16,7 +18,7 @@ def migrate(url: str, *arguments: str) -> str:
         env={**os.environ, "DATABASE_URL": url},
         capture_output=True,
         text=True,
-        timeout=240,  # on a busy machine; below the limit of a test
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

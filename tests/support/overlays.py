@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.support.cluster import ROOT, Object
+from tests.support.waiting import COMMAND_SECONDS
 
 PRODUCTION = ROOT / "deploy/kubernetes/production"
 
@@ -23,7 +24,11 @@ def build_overlay(directory: Path) -> list[Object]:
             "neither kubectl nor kustomize is installed (https://kubectl.docs.kubernetes.io)"
         )
     done = subprocess.run(
-        [*command, str(directory)], capture_output=True, text=True, timeout=60, check=False
+        [*command, str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [each for each in yaml.safe_load_all(done.stdout) if each]

@@ -20,14 +20,12 @@ from dev.stack.ports import free_port
 from dev.stack.services import Postgres, Valkey
 from tests.support.invariants import check_totals
 from tests.support.migrated_postgres import MigratedPostgres
-from tests.support.waiting import wait_for
+from tests.support.waiting import COMMAND_SECONDS, wait_for
 
 ROOT = Path(__file__).parents[2]
 AS_IN_THE_IMAGE = Path(__file__).parent / "as_in_the_image"
 TOKEN = "test-0e7c4a95b3f81d62"
 PROVIDER_TOKEN = "test-provider-token"
-# Of a command that is to end: what it takes on a busy machine, below the limit of a test.
-COMMAND_SECONDS = 240
 
 
 class Process:

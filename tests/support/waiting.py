@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+# Of a command that is to end: what it takes on a busy machine, below the limit of a test.
+COMMAND_SECONDS = 240
+
 T = TypeVar("T")
 
 

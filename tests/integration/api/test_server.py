@@ -20,7 +20,7 @@ from dev.stack.ports import free_port
 from tests.integration.conftest import TOKEN, value
 from tests.support.api_server import COMMAND, Server, running, settings_of
 from tests.support.system import ROOT
-from tests.support.waiting import wait_for
+from tests.support.waiting import COMMAND_SECONDS, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,9 @@ print(*events)
 def test_processes_with_more_connections_leave_new_ones_to_others(settings: dict[str, str]) -> None:
     """Otherwise one process accepts 13 to 16 of 16, and the others are idle."""
     argv = [sys.executable, "-c", ACCEPT_SCRIPT]
-    output = subprocess.check_output(argv, env=settings, cwd=ROOT, text=True, timeout=60)
+    output = subprocess.check_output(
+        argv, env=settings, cwd=ROOT, text=True, timeout=COMMAND_SECONDS
+    )
     events = output.split()[-8:]
     assert events[1::2] == ["accept"] * 4
     waits = [float(seconds) for seconds in events[::2]]
@@ -224,7 +226,13 @@ def test_invalid_setting_stops_the_server_with_one_line(
     environment = {**os.environ, **settings, name: value}
     environment = {key: each for key, each in environment.items() if each}
     done = subprocess.run(
-        COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False
+        COMMAND,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
@@ -260,7 +268,7 @@ def test_commands_require_the_database_only(database_url: str) -> None:
         env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

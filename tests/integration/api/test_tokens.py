@@ -20,7 +20,7 @@ from shared.domain.scopes import Scope
 from tests.integration.api.test_problems import every_route, problem
 from tests.integration.conftest import TOKEN, ahead, mailing_body, value
 from tests.support.system import ROOT
-from tests.support.waiting import wait_for
+from tests.support.waiting import COMMAND_SECONDS, wait_for
 
 TOKENS, CLIENTS, MAILINGS = "/api/v1/tokens", "/api/v1/clients", "/api/v1/mailings"
 Make = Callable[..., dict[str, Any]]
@@ -264,7 +264,7 @@ def test_token_commands_require_the_database_only(database_url: str) -> None:
         env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

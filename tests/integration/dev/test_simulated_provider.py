@@ -24,6 +24,7 @@ import requests
 
 from dev.provider.client import ProviderControl, ids_sha
 from dev.provider.faults import BIG_BODY, BOMB_INFLATED, FAULTS
+from tests.support.waiting import COMMAND_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "a-token"
@@ -661,7 +662,7 @@ def test_invalid_argument_prints_one_line(flags: Any, expected_message: str) -> 
     environment = {name: value for name, value in os.environ.items() if name != "PROVIDER_TOKEN"}
     command = [sys.executable, "-m", "dev.provider", "--port", "0", *flags]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS
     )
     assert done.returncode == 1
     assert expected_message in done.stderr
@@ -671,7 +672,9 @@ def test_invalid_argument_prints_one_line(flags: Any, expected_message: str) -> 
 def test_taken_port_is_named(provider: ProviderControl) -> None:
     port = provider.base_url.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "dev.provider", "--port", port, "--token", "t"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_SECONDS
+    )
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -23,6 +23,7 @@ from dev.stack.ports import free_port
 from dev.stack.processes import find_by_environment, is_running
 from dev.stack.supervisor import MARK
 from dev.stack.terminal import LogFollower, Terminal, summarise
+from tests.support.waiting import COMMAND_SECONDS
 
 # Each program writes its pid (and that of its child) to a file in its folder and then waits.
 _WAIT = 'echo $$ >> "$0"; sleep 600 & echo $! >> "$0"; wait'
@@ -190,7 +191,9 @@ def run_stack(directory: Path, **variables: str) -> "subprocess.CompletedProcess
         if name not in variables:
             env.pop(name, None)
     command = [sys.executable, "-m", "dev.stack", "run"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
 
 
 @pytest.mark.parametrize("name", ["API_PORT", "PROVIDER_PORT", "OPENID_PORT"])

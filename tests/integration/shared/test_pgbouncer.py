@@ -16,6 +16,7 @@ from tests.integration.conftest import TOKEN, make_app, make_client
 from tests.support.api_server import COMMAND, settings_of
 from tests.support.pgbouncer import PgBouncer
 from tests.support.system import ROOT, System
+from tests.support.waiting import COMMAND_SECONDS
 from worker.runtime.database import Database
 
 READ_SETTINGS = """
@@ -186,7 +187,7 @@ def test_transaction_mode_is_refused_at_start(
         env={**environment, "API_BOOTSTRAP_TOKEN": TOKEN, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode != 0

@@ -29,7 +29,7 @@ from tests.integration.conftest import make_app
 from tests.support.fleet import Fleet, rejected
 from tests.support.mail_server import MailServer
 from tests.support.raw_server import write_certificate
-from tests.support.waiting import wait_for
+from tests.support.waiting import COMMAND_SECONDS, wait_for
 from worker.dispatch import claim_queries
 from worker.maintenance import daily_report
 from worker.provider.circuit_breaker import CircuitBreaker
@@ -574,7 +574,7 @@ def test_command_prints_a_preview(fleet: Fleet) -> None:
         env={**os.environ, **environment(make_settings(fleet, "smtp://x"))},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

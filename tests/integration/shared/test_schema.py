@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 
 from shared.db.schema import is_schema_applied
-from tests.support.waiting import wait_for
+from tests.support.waiting import COMMAND_SECONDS, wait_for
 
 ROOT = Path(__file__).parents[3]
 UPGRADE = ("-m", "flask", "--app", "api", "db", "upgrade")
@@ -65,7 +65,7 @@ class Database:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         program = self.start(*arguments)
-        output, _ = program.communicate(timeout=60)
+        output, _ = program.communicate(timeout=COMMAND_SECONDS)
         return program.returncode, output
 
 
@@ -97,11 +97,11 @@ def test_concurrent_upgrades_run_one_after_the_other(database: Database) -> None
     assert waiting.poll() is None, "the waiting program ended before the schema existed"
     database.query("SELECT 1 FROM (SELECT pg_advisory_unlock(hashtext('migrations'))) AS u")
     for program in both:
-        output, _ = program.communicate(timeout=60)
+        output, _ = program.communicate(timeout=COMMAND_SECONDS)
         assert program.returncode == 0, output
     assert database.query("SELECT count(*) FROM alembic_version") == 1
     assert database.query(UNUSABLE) == 0
-    output, _ = waiting.communicate(timeout=30)
+    output, _ = waiting.communicate(timeout=COMMAND_SECONDS)
     assert (waiting.returncode, output) == (0, "waiting for the migrations\n")
 
 
@@ -122,7 +122,7 @@ def test_indexes_of_large_tables_are_built_beside_writers(database: Database) ->
         database.query(INSERT % {"phone": 79160000002})
     other.commit()
     other.close()
-    output, _ = upgrade.communicate(timeout=60)
+    output, _ = upgrade.communicate(timeout=COMMAND_SECONDS)
     assert upgrade.returncode == 0, output
     assert database.query(UNUSABLE) == 0
     assert database.query("SELECT count(*) FROM pg_indexes WHERE indexname = 'clients_words'") == 1

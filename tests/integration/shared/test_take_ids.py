@@ -13,6 +13,7 @@ from dev.stack.services import Postgres
 from tests.support.migrated_postgres import MigratedPostgres
 from tests.support.migrations import migrate
 from tests.support.replication import Standby, execute
+from tests.support.waiting import COMMAND_SECONDS
 
 BILLION = 1_000_000_000
 TAKE = "SELECT take_ids('{}', 10)"
@@ -139,7 +140,7 @@ def run_client(program: str, *arguments: str) -> None:
         [str(postgres_bin(None) / program), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

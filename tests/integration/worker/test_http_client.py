@@ -26,6 +26,7 @@ from tests.support.raw_server import (
     respond_once,
     write_certificate,
 )
+from tests.support.waiting import COMMAND_SECONDS
 from worker.provider.http import client as client_module
 from worker.provider.http import connection as connection_module
 from worker.provider.http import dns as resolver_module
@@ -755,7 +756,7 @@ def test_missing_file_descriptors_are_not_the_fault_of_the_provider() -> None:
         assert process.stdout is not None
         first = process.stdout.readline()
         may_respond.set()
-        rest, _ = process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=COMMAND_SECONDS)
     assert first.split() == ["not_sent:open_files"] * 10
     assert rest.split() == ["accepted:code_0"] * 10
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.system import ROOT, System
-from tests.support.waiting import wait_for
+from tests.support.waiting import COMMAND_SECONDS, wait_for
 
 
 def make_csv(first: int, count: int, tag: str) -> str:
@@ -67,7 +67,7 @@ def run_import_command(
         env={**system.environment, "REDIS_URL": ""},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
         **more,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.domain.time_zones import RULES_VERSION
+from tests.support.waiting import COMMAND_SECONDS
 from tests.support.zone_rules import old_rules
 
 # Vancouver stays on summer time from November 2026: 17:00 UTC is 10:00, and 9:00 by older rules.
@@ -25,7 +26,7 @@ def run_python(code: str, **environment: str) -> str:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
