@@ -9,6 +9,7 @@ from flask import Flask
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from api.http.csv_upload import UPLOADS
 from shared.db import status_changes
 from shared.domain.statuses import Reason
 from shared.queues import Queues
@@ -301,6 +302,21 @@ def test_a_file_whose_header_is_not_enough_is_mapped(operator: Signed, content: 
     response = upload(operator, content)
     assert response.status_code == 303
     assert "Check the file" in page(operator, response.headers["Location"])
+
+
+def test_files_beyond_the_bound_are_refused_and_can_be_sent_again(operator: Signed) -> None:
+    uploaded = upload(operator, MAPPED)
+    leaves = [UPLOADS.admit(f"other {n}") for n in range(UPLOADS.per_process)]
+    try:
+        refused = upload(operator, MAPPED)
+        unchecked = confirm(operator, uploaded, **{"target-0": "ignore"})
+    finally:
+        for leave in leaves:
+            leave()
+    assert (refused.status_code, unchecked.status_code) == (429, 429)
+    assert "Сейчас загружается слишком много файлов." in refused.text
+    assert "Too many files are being read at this moment." in unchecked.text
+    assert confirm(operator, uploaded, **{"target-0": "ignore"}).status_code == 303
 
 
 def test_a_form_without_a_file_is_rejected(operator: Signed) -> None:
