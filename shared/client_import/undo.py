@@ -97,7 +97,7 @@ UPDATE clients c SET operator_code = d.operator_code, operator_code_given = d.op
     tag = d.tag, timezone = d.timezone, attributes = d.attributes,
     last_import_id = d.last_import_id, version = c.version + 1, updated_at = now()
 FROM import_changes d
-WHERE {CHUNK} AND d.client_id = c.id AND c.id = ANY (%(ids)s::bigint[])
+WHERE {CHUNK} AND d.client_id = c.id AND d.client_id = ANY (%(ids)s::bigint[])
 """  # noqa: S608 (CHUNK is a constant)
 DELETE_CHANGES = f"DELETE FROM import_changes d WHERE {CHUNK}"  # noqa: S608 (a constant)
 ADVANCE = """

@@ -62,7 +62,8 @@ WHERE a.mailing_id = found.mailing_id AND a.message_id = found.message_id
 # What an import has changed. A merge writes it under the lock of the client, so none comes later.
 ERASE_IMPORT_CHANGES = """
 DELETE FROM import_changes d USING imports i
-WHERE i.undo_until IS NOT NULL AND d.import_id = i.id AND d.client_id = %s
+WHERE i.undo_until IS NOT NULL AND d.import_id = i.id
+    AND d.client_id = ANY (%s::bigint[])
 """
 # What was written after the deletion is about a later client, or about none: it stays.
 ERASED = """
@@ -133,7 +134,7 @@ SEARCHES = (ERASE_IN_MAILINGS, ERASE_ANSWERS, ERASE_TEST_SENDS, ERASE_FILE_NAMES
 def request_erasure(cursor: Cursor, client_id: int, phone: int) -> None:
     """Erase what is found by the client's id, and record what the sweep has to search for."""
     cursor.execute(ERASE_ATTEMPTS, ([client_id],))
-    cursor.execute(ERASE_IMPORT_CHANGES, (client_id,))
+    cursor.execute(ERASE_IMPORT_CHANGES, ([client_id],))
     cursor.execute(RECORD, (client_id, phone))
 
 
@@ -159,6 +160,7 @@ def search_traces(cursor: Cursor, seconds: float) -> None:
     }
     if not at_import:
         cursor.execute(ERASE_ATTEMPTS, (clients,))
+        cursor.execute(ERASE_IMPORT_CHANGES, (clients,))  # left by an API of an earlier version
         for search in SEARCHES:
             cursor.execute(search, values)
     while True:
