@@ -4,9 +4,12 @@ The events are rows of `notifications`. They go to the policy's addresses (`noti
 person who created the mailing, if the OpenID provider has verified that person's e-mail.
 """
 
+import re
+
 import structlog
 from psycopg2.extensions import cursor as Cursor
 
+from shared.config.checks import MAIL_ADDRESS
 from shared.config.settings import ReportSettings
 from shared.db.mailing_counts import COUNTS_JOIN
 from shared.db.policy import read_policy
@@ -130,8 +133,12 @@ def send_notification(
 
 
 def _find_recipients(cursor: Cursor, mailing_id: int) -> list[str]:
-    """Return the policy's addresses and the author's, each once."""
+    """Return the policy's addresses and the author's, each once.
+
+    The author's is what the OpenID provider calls an e-mail: one that a mail server does not take
+    must not keep the mail from the others.
+    """
     addresses = list(read_policy(cursor).notify)
     cursor.execute(AUTHOR, (mailing_id,))
-    addresses += [email for (email,) in cursor.fetchall()]
+    addresses += [email for (email,) in cursor.fetchall() if re.fullmatch(MAIL_ADDRESS, email)]
     return list({address.lower(): address for address in reversed(addresses)}.values())[::-1]

@@ -161,6 +161,18 @@ def test_an_unverified_author_is_not_told(fleet: Fleet, server: MailServer) -> N
     assert not server.messages
 
 
+@pytest.mark.parametrize("email", ["oleg@пример.рф", "a@example.com, b@example.com", "oleg"])
+def test_an_authors_address_that_no_mail_can_have_stops_no_mail_to_others(
+    fleet: Fleet, server: MailServer, email: str
+) -> None:
+    set_addresses(fleet, ANNA)
+    mailing_id = fleet.add_launched_mailing(1)
+    set_author(fleet, mailing_id, email)
+    pause(fleet, mailing_id, "budget")
+    assert send_due(fleet, make_settings(fleet, server)) == ["sent"]
+    assert server.messages[0][0] == [ANNA]
+
+
 def test_concurrent_processes_send_an_event_once(fleet: Fleet, server: MailServer) -> None:
     set_addresses(fleet, ANNA)
     pause(fleet, fleet.add_launched_mailing(1), "budget")
