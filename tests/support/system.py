@@ -1,6 +1,5 @@
 """The whole product as real processes, which a test can start, stop, freeze or kill."""
 
-import itertools
 import os
 import secrets
 import signal
@@ -99,7 +98,7 @@ class System:
         self.provider = ProviderControl(f"http://127.0.0.1:{self.provider_port}")
         self.processes: dict[str, Process] = {}
         self.dispatchers = [f"dispatch-{n}" for n in range(1, dispatchers + 1)]
-        self._unused_phones = itertools.count(79000000001)
+        self._next_phone = 79000000001
         self.http = requests.Session()
         self.http.trust_env = False
         self.http.headers["Authorization"] = f"Bearer {TOKEN}"
@@ -258,16 +257,20 @@ class System:
 
         Tests that share a system take theirs here, so that none depends on which ran before it.
         """
-        return list(itertools.islice(self._unused_phones, count))
+        first, self._next_phone = self._next_phone, self._next_phone + count
+        return list(range(first, first + count))
 
     def new_phone(self) -> int:
-        return next(self._unused_phones)
+        return self.new_phones(1)[0]
 
     def add_clients(
         self, count: int, tag: str = "", zones: tuple[str, ...] = ("Europe/Moscow",)
     ) -> None:
-        """Insert clients in bulk, with new phones."""
+        """Insert clients in bulk, with new phones after the highest existing one."""
         with self.database() as cursor:
+            cursor.execute("SELECT coalesce(max(phone), 0) FROM clients")
+            ((highest,),) = cursor.fetchall()
+            self._next_phone = max(self._next_phone, highest + 1)
             cursor.execute(
                 """
                 INSERT INTO clients (phone, operator_code, tag, timezone)

@@ -17,7 +17,10 @@ from tests.support.otlp_collector import Collector, Span
 from tests.support.system import ROOT, System, rfc3339
 from tests.support.waiting import wait_for
 
-STEPS = {"launch", "claim batch", "send batch", "record batch", "message"}
+STEPS = {
+    *("POST /api/v1/mailings", "launch"),
+    *("claim batch", "send batch", "record batch", "message"),
+}
 
 
 @pytest.fixture(scope="module")
