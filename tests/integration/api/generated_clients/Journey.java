@@ -60,7 +60,7 @@ public class Journey {
         check(page.getItems().size() == 1 && page.getItems().get(0).getId().equals(client.getId()), "page");
 
         var file = Files.writeString(Files.createTempFile("clients", ".csv"), "phone,tag\n" + phone + ",java\n");
-        var started = new ImportsApi(api).importClients(file.toFile(), null, null, null);
+        var started = new ImportsApi(api).importClients(file.toFile(), null, null, null, null);
         check(started.getRowsTotal() == 1, "import");
 
         mailings.deleteMailing(mailing.getId(), null);
