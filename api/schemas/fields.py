@@ -80,8 +80,11 @@ TOKEN_NAME = TextFormat(
 TokenName = Annotated[str, TOKEN_NAME]
 Tag = Annotated[str, Field(max_length=64, examples=["vip"])]
 MAX_SEARCH_LENGTH = 100
+# The document says that blanks alone are no search.
 Search = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_SEARCH_LENGTH)
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_SEARCH_LENGTH),
+    Field(json_schema_extra={"pattern": r"\S"}),
 ]
 
 

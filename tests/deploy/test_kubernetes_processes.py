@@ -64,8 +64,11 @@ class Pod:
         assert self.process.popen
         main = self.process.popen.pid
         others = [task for task in Path(f"/proc/{main}/task").iterdir() if task.name != str(main)]
-        masks = [re.findall(r"^SigBlk:\s*(\w+)$", (o / "status").read_text(), re.M) for o in others]
-        return all(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for [mask] in masks)
+        masks = []
+        for task in others:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                masks += re.findall(r"^SigBlk:\s*(\w+)$", (task / "status").read_text(), re.M)
+        return all(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
     def age(self) -> None:
         """Make the heartbeat file as old as that of a process that hangs."""

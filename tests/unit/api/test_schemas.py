@@ -18,7 +18,7 @@ from api.http.request_parsing import parse_query
 from api.mailings.day_schemas import MAX_DAYS, DaysQuery
 from api.mailings.schemas import MailingChanges, NewMailing
 from api.schemas.base import Query
-from api.schemas.fields import DAY_PATTERN, ClockTime, Instant, Phone, Timezone
+from api.schemas.fields import DAY_PATTERN, ClockTime, Instant, Phone, Search, Timezone
 from api.schemas.invalid_value import invalid_value
 from shared.domain.error_texts import error_text
 
@@ -321,3 +321,15 @@ def test_page_has_a_cursor_if_more_rows_follow() -> None:
     assert decode_cursor(full["next_cursor"]) == 2
     assert build_page([1, 2], 2, present, lambda number: number)["next_cursor"] is None
     assert build_page([], 2, present, lambda number: number) == {"items": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "\t \r", "a", " a b "])
+def test_the_document_says_that_blanks_alone_are_no_search(text: str) -> None:
+    """Clients made from it must not be refused what it permits."""
+    search: TypeAdapter[str] = TypeAdapter(Search)
+    permitted = re.search(search.json_schema()["pattern"], text) is not None
+    if permitted:
+        assert search.validate_python(text) == text.strip()
+    else:
+        with pytest.raises(ValidationError):
+            search.validate_python(text)
