@@ -145,7 +145,11 @@ class Repeats:
 
     def check(self, concurrency: int, result: ScenarioResult, report: ReportViolation) -> None:
         """Each repeat has a reason. A failure repeats at most the requests in flight and the
-        acceptances of half a second, a kill only the former."""
+        acceptances of half a second, a kill only the former.
+
+        Which of two failures repeated a request cannot be told when it was in flight at both: they
+        are counted together."""
+        together = self._group_failures()
         by_failure: Counter[float] = Counter()
         resent_at: dict[float, float] = {}
         for id_, rows in self._accepted_requests().items():
@@ -161,19 +165,30 @@ class Repeats:
                 elif failure is None:
                     report(f"message {id_} was accepted again without a reason: {rows}")
                 else:
-                    by_failure[failure] += 1
+                    by_failure[together[failure][0]] += 1
                     first = resent_at.get(failure, following["at"])
                     resent_at[failure] = min(first, following["at"])
         for failure, count in sorted(by_failure.items()):
-            limit = concurrency
-            if failure not in self.kills:
-                limit += self._count_last_half_second(failure)
-            number = self.failures.index(failure) + 1
-            result.details[f"repeats after failure {number}"] = f"{count} of {limit}"
+            group = together[failure]
+            limit = concurrency * len(group)
+            limit += sum(self._count_last_half_second(f) for f in group if f not in self.kills)
+            numbers = " and ".join(str(self.failures.index(f) + 1) for f in group)
+            result.details[f"repeats after failure {numbers}"] = f"{count} of {limit}"
             if count > limit:
-                report(f"{count} messages repeated after one failure, at most {limit} permitted")
+                report(f"{count} messages repeated after {numbers}, at most {limit} permitted")
         if resent_at and result.recovery_s is None:
             result.recovery_s = max(again - failure for failure, again in resent_at.items())
+
+    def _group_failures(self) -> dict[float, list[float]]:
+        """Return the failures that a request can be in flight at together, for each failure."""
+        together: dict[float, list[float]] = {}
+        previous: float | None = None
+        for failure in self.failures:
+            near = previous is not None and failure - previous <= self.latency + 2 * TRANSIT_SECONDS
+            together[failure] = together[previous] if previous is not None and near else []
+            together[failure].append(failure)
+            previous = failure
+        return together
 
     def _accepted_requests(self) -> dict[int, list[RequestRow]]:
         by_message: dict[int, list[RequestRow]] = {}

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def wait_for(
-    condition: Callable[[], T | None], seconds: float = 10.0, what: str = "", every: float = 0.05
+    condition: Callable[[], T | None], seconds: float = 30.0, what: str = "", every: float = 0.05
 ) -> T:
     """Return the condition's first true value; fail after `seconds`."""
     deadline = time.monotonic() + seconds

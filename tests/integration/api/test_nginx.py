@@ -179,7 +179,7 @@ def test_a_broken_export_does_not_look_complete(
         assert b"\r\nTransfer-Encoding: chunked\r\n" in received
         database.execute("ALTER TABLE clients RENAME TO clients_elsewhere")
         try:
-            wait_for(lambda: "export.broken" in server.process.log.read_text(), 5, "the log event")
+            wait_for(lambda: "export.broken" in server.process.log.read_text(), 30, "the log event")
         finally:
             database.execute("ALTER TABLE clients_elsewhere RENAME TO clients")
         received += read_all(connection)
@@ -220,7 +220,7 @@ def test_large_files_pass_and_other_large_bodies_are_refused_in_the_apis_shape(
         documents = map(json.loads, lines)
         return [line["status"] for line in documents if line["request_id"] == "too-large"]
 
-    wait_for(lambda: logged() == ["413"], 5, "the log line of the refusal")
+    wait_for(lambda: logged() == ["413"], 30, "the log line of the refusal")
     file = b"phone,timezone\r\n" + b"79320000001,Europe/Moscow\r\n" * 120_000
     assert len(file) > 3_000_000
     accepted = requests.post(

@@ -120,7 +120,7 @@ def test_closed_connections_are_replaced(client: FlaskClient, database: Cursor) 
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        wait_for(lambda: _others(database) == 0, 5, "the connections to be gone")
+        wait_for(lambda: _others(database) == 0, 30, "the connections to be gone")
         assert client.post(MAILINGS, json=mailing_body()).status_code == 201
 
 

@@ -153,7 +153,7 @@ def test_an_interrupted_import_imports_nothing(server: Server, database: Cursor)
         database.execute("SELECT count(*) FROM imports")
         return bool(value(database) == 0)
 
-    wait_for(is_forgotten, 5, "the end of the import")
+    wait_for(is_forgotten, 30, "the end of the import")
     database.execute("SELECT count(*) FROM clients WHERE phone = 79310000001")
     assert value(database) == 0
 
@@ -203,7 +203,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 
 def test_all_log_lines_are_json(server: Server) -> None:
     server.http.get(f"{server.url}/api/v1/clients", headers={"X-Request-ID": "logged"})
-    wait_for(lambda: [x for x in server.log() if x.get("request_id") == "logged"], 5, "the line")
+    wait_for(lambda: [x for x in server.log() if x.get("request_id") == "logged"], 30, "the line")
     assert {line["service"] for line in server.log()} == {"api"}
 
 

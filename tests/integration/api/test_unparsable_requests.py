@@ -118,7 +118,7 @@ def test_bytes_are_not_logged_and_ids_of_the_request_before_neither(server: Serv
     def find_line() -> dict[str, object] | None:
         return next((line for line in server.log() if line.get("request_id") == request_id), None)
 
-    line = wait_for(find_line, 5, "the log line")
+    line = wait_for(find_line, 30, "the log line")
     assert line["event"] == "api.unparsable"
     assert not {"client_id", "actor", "actor_id"} & line.keys()
     assert not [x for x in server.log() if x["event"] == "api.defect"]

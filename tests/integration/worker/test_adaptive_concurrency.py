@@ -61,7 +61,7 @@ def test_more_requests_are_in_flight_while_the_rate_grows(system: System) -> Non
     system.provider.set(latency=0.3)
     mailing = system.create_mailing(filter=FILTER)
     wait_for(lambda: system.provider.stats()["in_flight"] > 200, 20, "more in flight than at first")
-    wait_for(lambda: concurrency_limit(system) > 200, 5, "the limit is reported")
+    wait_for(lambda: concurrency_limit(system) > 200, 30, "the limit is reported")
     system.wait_finished(mailing, 30)
     assert system.provider.summary()["duplicates"] == 0
 

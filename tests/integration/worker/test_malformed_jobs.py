@@ -175,7 +175,7 @@ def test_worker_removes_a_malformed_job(spoil: Spoil, redis: Redis, control: Pro
     assert control.running
     assert not redis.exists(f"rq:job:{bad}")
     assert wait_for_event(control, "job.unreadable", job_id=bad)["error"]
-    wait_for(lambda: not redis.exists(f"{QUEUE}:intermediate"), 5, "no job is left behind")
+    wait_for(lambda: not redis.exists(f"{QUEUE}:intermediate"), 30, "no job is left behind")
 
 
 @pytest.mark.parametrize("spoil", MALFORMED.values(), ids=MALFORMED)
@@ -221,7 +221,7 @@ def test_worker_removes_what_is_no_id(entry: bytes, redis: Redis, control: Proce
     redis.rpush(QUEUE, entry, good)
     wait_for(lambda: not redis.exists(f"rq:job:{good}"), 15, "the job behind it is done")
     assert control.running
-    wait_for(lambda: not redis.exists(f"{QUEUE}:intermediate"), 5, "no entry is left behind")
+    wait_for(lambda: not redis.exists(f"{QUEUE}:intermediate"), 30, "no entry is left behind")
 
 
 @pytest.mark.parametrize("entry", BAD_IDS.values(), ids=BAD_IDS)

@@ -389,7 +389,7 @@ def test_prometheus_scrapes_the_same_numbers_and_accepts_the_rules(run: Run) -> 
         rows = prometheus.query("notification_messages_total")
         return {row["metric"]["status"]: float(row["value"][1]) for row in rows} == dict(counts)
 
-    wait_for(equal, 5, "Prometheus has scraped the final numbers")
+    wait_for(equal, 30, "Prometheus has scraped the final numbers")
     rules = prometheus.rules()
     shipped = [
         yaml.safe_load((ROOT / f"deploy/prometheus/{name}.yml").read_text())

@@ -121,7 +121,7 @@ def test_a_wrong_token_opens_the_breaker_and_loses_no_attempt(system: System) ->
     wait_for(lambda: system.statistics(mailing_id)["counts"]["sent"] > 200, 20)
     system.provider.set(token="another")
     openings = "SELECT reason FROM breaker_openings ORDER BY at DESC LIMIT 1"
-    wait_for(lambda: system.query(openings) == [("unauthorized",)], 5, "the breaker to open")
+    wait_for(lambda: system.query(openings) == [("unauthorized",)], 30, "the breaker to open")
     system.provider.set(token=PROVIDER_TOKEN)
     done = system.wait_finished(mailing_id, 60)
     assert done["counts"]["sent"] == MESSAGES
