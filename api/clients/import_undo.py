@@ -11,6 +11,7 @@ from api.clients.import_service import get_import
 from api.db import database_now, db, session_cursor
 from api.enqueue import job_queues
 from api.errors import Conflict
+from api.limits.concurrency import ConcurrencyLimit
 from shared.client_import.undo import count_edited, count_used
 from shared.db.import_models import Import, ImportUndo
 from shared.domain.error_texts import error_text
@@ -22,15 +23,34 @@ log = structlog.get_logger()
 MAX_NAMED_MAILINGS = 20
 # Counting reads the messages of every mailing since the import.
 COUNT_TIMEOUT = "SET LOCAL statement_timeout = '60s'"
+UNDOS = ConcurrencyLimit(error_text("undos"), per_process=2, per_caller=2, retry_after=5)
 
 
 def request_undo(import_id: int, actor: Actor, *, keep_edited: bool = False) -> Import:
     """Begin to undo an import: delete the clients it created, restore those it changed.
 
     `keep_edited` leaves clients as they are that were edited since; without it they are a conflict.
-    Raise NotFound or Conflict.
+    Raise NotFound, Conflict, or RateLimited.
     """
     get_import(import_id)
+    with UNDOS.admitting(actor.name):
+        found = _record_request(import_id, actor, keep_edited)
+    job_queues().enqueue_import_undo(import_id, actor.request_id)
+    db.session.refresh(found)
+    return found
+
+
+def find_undo_end(found: Import) -> datetime | None:
+    """Return until when an import may be undone; None if it is too late, or not yet time.
+
+    Whether clients were used or edited since is not looked at.
+    """
+    if found.undo_until is None or _find_obstacle(found) is not None:
+        return None
+    return found.undo_until
+
+
+def _record_request(import_id: int, actor: Actor, keep_edited: bool) -> Import:
     locked = select(Import).where(Import.id == import_id).with_for_update(key_share=True, of=Import)
     found = db.session.scalars(locked.execution_options(populate_existing=True)).one()
     try:
@@ -47,19 +67,7 @@ def request_undo(import_id: int, actor: Actor, *, keep_edited: bool = False) -> 
     audit_log.record_change(actor, "undone", "import", import_id, changes)
     db.session.commit()
     log.info("import.undo_requested", import_id=import_id, keep_edited=keep_edited)
-    job_queues().enqueue_import_undo(import_id, actor.request_id)
-    db.session.refresh(found)
     return found
-
-
-def find_undo_end(found: Import) -> datetime | None:
-    """Return until when an import may be undone; None if it is too late, or not yet time.
-
-    Whether clients were used or edited since is not looked at.
-    """
-    if found.undo_until is None or _find_obstacle(found) is not None:
-        return None
-    return found.undo_until
 
 
 def _find_obstacle(found: Import) -> Conflict | None:

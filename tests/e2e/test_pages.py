@@ -243,6 +243,16 @@ def test_a_printed_page_has_no_navigation_and_no_buttons(
     expect(admin.page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
 
 
+def test_a_printed_list_is_a_table(admin: BrowserUser) -> None:
+    admin.page.set_viewport_size({"width": 718, "height": 1000})  # A4 between its margins
+    admin.open("/admin/clients")
+    row = admin.page.locator(".list tbody tr").first
+    expect(row).to_have_css("display", "block")
+    admin.page.emulate_media(media="print")
+    expect(row).to_have_css("display", "table-row")
+    expect(admin.page.locator(".list thead")).to_have_css("display", "table-header-group")
+
+
 def test_a_mailing_and_a_client_without_scripts(site: System, browser: Browser) -> None:
     """Create, test, edit, pause and cancel a mailing; opt a client out and delete it."""
     phone = str(site.new_phone())

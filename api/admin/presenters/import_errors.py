@@ -5,7 +5,7 @@ from flask_babel import gettext as _
 
 from api.admin.presenters.plurals import ngettext
 from api.clients.import_service import RejectedCell
-from api.errors import Conflict
+from api.errors import ServiceError
 from shared.client_import.bad_file import BadFile
 
 ZONE_LIKE = lazy_gettext("Write a time zone such as %(found)s.")
@@ -58,6 +58,13 @@ MAPPING_ERRORS: dict[str, LazyString] = {
     "timezone_unknown": lazy_gettext("Write a time zone such as Europe/Moscow."),
 }
 UNDO_REFUSALS: dict[str, LazyString] = {
+    "import_used": lazy_gettext(
+        "Mailings have used the clients of this import, and what was sent cannot be undone. "
+        "Correct the clients with another import."
+    ),
+    "too_much_under_way": lazy_gettext(
+        "Another undo is being checked. Try again in a few seconds."
+    ),
     "import_running": lazy_gettext("The import is still running: wait until it is finished."),
     "import_not_last": lazy_gettext("Only the last import can be undone, and another came later."),
     "import_undone": lazy_gettext("The import is being undone, or is undone already."),
@@ -156,25 +163,14 @@ def describe_file_error(error: BadFile) -> str:
     return str(message)
 
 
-def describe_undo_refusal(refusal: Conflict) -> str:
+def describe_undo_refusal(refusal: ServiceError) -> str:
     """Return why an import cannot be undone and what to do, in the reader's language."""
-    found = refusal.members
-    match refusal.code:
-        case "import_used":
-            clients = sum(mailing["clients"] for mailing in found["mailings"])
-            return ngettext(
-                "Mailings have used the clients of this import (%(num)s message), and what was "
-                "sent cannot be undone. Correct the clients with another import.",
-                "Mailings have used the clients of this import (%(num)s messages), and what was "
-                "sent cannot be undone. Correct the clients with another import.",
-                clients,
-            )
-        case "clients_edited":
-            return ngettext(
-                "%(num)s client of this import was edited since. It can stay as it is.",
-                "%(num)s clients of this import were edited since. They can stay as they are.",
-                found["edited"],
-            )
+    if refusal.code == "clients_edited":
+        return ngettext(
+            "%(num)s client of this import was edited since. It can stay as it is.",
+            "%(num)s clients of this import were edited since. They can stay as they are.",
+            refusal.members["edited"],
+        )
     return str(UNDO_REFUSALS.get(refusal.code) or refusal.detail)
 
 

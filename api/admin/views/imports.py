@@ -24,7 +24,7 @@ from api.admin.forms.import_mapping import (
     read_fields,
     restore_fields,
 )
-from api.admin.forms.text_fields import read_id
+from api.admin.pagination import PAGE_SIZE, requested_start, split_page
 from api.admin.presenters.import_errors import (
     MAPPING_ERRORS,
     describe_cell_error,
@@ -49,7 +49,6 @@ from shared.domain.zone_names import ZONES_BY_OFFSET
 blueprint = Blueprint("imports", __name__)
 
 LATEST_IMPORTS = 5
-PAGE_SIZE = 50
 # Rows with errors on the page of a checked file.
 SHOWN_ERRORS = 20
 # Bytes of a form's body besides the file.
@@ -146,14 +145,15 @@ def submit_mapping(file_id: int) -> BaseResponse | tuple[str, int]:
 
 @blueprint.get("/imports")
 def list_imports() -> str:
-    before = read_id(request.args.get("before", "")) or 0
-    found = import_service.list_imports(Page(before, PAGE_SIZE + 1, descending=True))
+    start = requested_start()
+    found = import_service.list_imports(Page(start, PAGE_SIZE + 1, descending=True))
+    page, last = split_page(found)
     return render_template(
         "admin/imports.html",
-        imports=found[:PAGE_SIZE],
-        people=find_people_by_name(each.created_by for each in found),
-        following=found[PAGE_SIZE - 1].id if len(found) > PAGE_SIZE else None,
-        paged=before > 0,
+        imports=page,
+        people=find_people_by_name(each.created_by for each in page),
+        following=last.id if last else None,
+        paged=start > 0,
     )
 
 
@@ -167,8 +167,8 @@ def undo_import(import_id: int) -> BaseResponse | tuple[str, int]:
     keep_edited = "keep_edited" in request.form
     try:
         request_undo(import_id, current_actor(), keep_edited=keep_edited)
-    except Conflict as refusal:
-        return _render_import(import_id, refusal), 409
+    except (Conflict, RateLimited) as refusal:
+        return _render_import(import_id, refusal), status_code(refusal)
     return redirect(url_for(".show_import", import_id=import_id), 303)
 
 
@@ -185,7 +185,7 @@ def allow_large_upload() -> None:
         request.max_content_length = _max_file_bytes() + FORM_OVERHEAD_BYTES
 
 
-def _render_import(import_id: int, refusal: Conflict | None = None) -> str:
+def _render_import(import_id: int, refusal: ServiceError | None = None) -> str:
     found = import_service.get_import(import_id)
     errors = import_service.list_rejected_cells(import_id) if found.rejected else []
     undo = found.undo

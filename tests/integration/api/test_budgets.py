@@ -13,6 +13,9 @@ from tests.integration.conftest import mailing_body, make_app, make_client
 POLICY = "/api/v1/policy"
 MAILINGS = "/api/v1/mailings"
 Create = Callable[..., dict[str, Any]]
+PAUSE_BY_BUDGET = """
+    UPDATE mailings SET status = 'paused', pause_reason = 'budget', started_at = now() WHERE id = %s
+"""
 SPEND = "INSERT INTO budget_days VALUES (%s, (now() AT TIME ZONE 'Europe/Moscow')::date, 3, %s)"
 
 
@@ -75,11 +78,7 @@ def test_resuming_is_refused_while_the_budget_is_used_up(
     else:
         assert client.patch(address, json={"budget": budget}).status_code == 200
     database.execute(SPEND, (0 if whose == "policy" else mailing_id, 5))
-    database.execute(
-        "UPDATE mailings SET status = 'paused', pause_reason = 'budget', started_at = now()"
-        " WHERE id = %s",
-        (mailing_id,),
-    )
+    database.execute(PAUSE_BY_BUDGET, (mailing_id,))
     refused = client.post(f"{address}/resume")
     assert (refused.status_code, refused.get_json()["code"]) == (409, "budget_used_up")
     assert whose in refused.get_json()["detail"]
@@ -100,11 +99,7 @@ def test_resuming_is_refused_while_no_message_fits(
     mailing_id = new_mailing(text="x" * 161, budget={"month": {"segments": 6}})["id"]
     address = f"{MAILINGS}/{mailing_id}"
     database.execute(SPEND, (mailing_id, 5))
-    database.execute(
-        "UPDATE mailings SET status = 'paused', pause_reason = 'budget', started_at = now()"
-        " WHERE id = %s",
-        (mailing_id,),
-    )
+    database.execute(PAUSE_BY_BUDGET, (mailing_id,))
     refused = client.post(f"{address}/resume")
     assert (refused.status_code, refused.get_json()["code"]) == (409, "budget_used_up")
     assert client.patch(address, json={"text": "x"}).status_code == 200

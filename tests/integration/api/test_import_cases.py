@@ -3,7 +3,7 @@
 import codecs
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,6 @@ from worker.runtime.database import Database
 
 Report = dict[str, Any]
 Import = Callable[..., Report]
-
-
-@pytest.fixture(scope="module")
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(database_url, "test")
-    yield db
-    db.close()
 
 
 @pytest.fixture(scope="module")

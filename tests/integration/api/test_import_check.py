@@ -1,7 +1,6 @@
 """Checks of files before their import, and the mapping of their columns and time zones."""
 
 import json
-from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 from urllib.parse import quote
@@ -28,13 +27,6 @@ MAPPING = {
     "timezones": {"МСК+3": "Asia/Omsk"},
 }
 COUNTS = ("rows", "created", "updated", "unchanged", "rejected")
-
-
-@pytest.fixture(scope="module")
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(database_url, "test")
-    yield db
-    db.close()
 
 
 def check(client: FlaskClient, mapping: object = None, data: bytes = FILE) -> Any:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -42,13 +41,6 @@ LINES = [
 ]
 NDJSON = "\n".join(each if isinstance(each, str) else json.dumps(each) for each in LINES)
 KINDS = {"csv": (CSV, "text/csv"), "ndjson": (NDJSON, "application/x-ndjson")}
-
-
-@pytest.fixture(scope="module")
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(database_url, "test")
-    yield db
-    db.close()
 
 
 @pytest.fixture

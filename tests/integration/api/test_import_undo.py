@@ -1,12 +1,13 @@
 """The undo of the last import: nothing is overwritten, and nothing that was used is undone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor as Cursor
 
+from api.clients.import_undo import UNDOS
 from shared.client_import.undo import undo_chunk
 from tests.integration.conftest import value
 from tests.support.fleet import Fleet
@@ -17,13 +18,6 @@ from worker.runtime.database import Database
 Import = Callable[..., dict[str, Any]]
 KEPT = ("phone", "operator_code", "tag", "timezone", "attributes")
 PREFIX = "7945"
-
-
-@pytest.fixture(scope="module")
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(database_url, "test-undo")
-    yield db
-    db.close()
 
 
 @pytest.fixture
@@ -209,6 +203,22 @@ def test_what_is_used_or_edited_while_the_undo_goes_on_is_kept(
     assert finish_undo(client, db, report["id"]) == (1, 0, 3)
     tags = [found and found["tag"] for found in (find_client(client, p) for p in phones)]
     assert tags == ["undo-late", "undo-late", "mine", None, None]
+
+
+def test_undos_beyond_the_bound_are_refused_and_can_be_requested_again(
+    client: FlaskClient, run_import: Import, phones: list[str]
+) -> None:
+    """Each looks at the messages of all mailings since, and occupies a thread meanwhile."""
+    report = run_import(f"{phones[0]};a;UTC;")
+    leaves = [UNDOS.admit(f"other {n}") for n in range(UNDOS.per_process)]
+    try:
+        refused = request_undo(client, report["id"])
+    finally:
+        for leave in leaves:
+            leave()
+    assert (refused.status_code, refused.get_json()["code"]) == (429, "too_much_under_way")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert request_undo(client, report["id"]).status_code == 202
 
 
 def test_a_message_to_a_client_that_was_just_undone_is_cancelled(

@@ -25,13 +25,6 @@ from worker.runtime.database import Database
 HEADER = "phone,operator_code,tag,timezone\n"
 
 
-@pytest.fixture(scope="module")
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(database_url, "test")
-    yield db
-    db.close()
-
-
 @pytest.fixture
 def new_phone(phones: Iterator[str]) -> Callable[[], str]:
     """Return a function that returns an unused phone."""

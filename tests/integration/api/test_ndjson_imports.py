@@ -1,7 +1,7 @@
 """Imports of NDJSON: the rules of CSV files, and a code for each rejected line."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -15,13 +15,6 @@ from worker.runtime.database import Database
 ZONE = {"timezone": "Europe/Moscow"}
 NDJSON = "application/x-ndjson"
 Import = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(database_url, "test")
-    yield db
-    db.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The rate limiter across real processes with one Valkey: when each message is sent."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -7,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -34,11 +36,42 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def valkey(server: Valkey) -> Valkey:
-    """Empty and running."""
-    if server.pid is None:
-        server.start()
-    Redis.from_url(server.url).flushall()
     return server
+
+
+def clear(valkey: Valkey) -> None:
+    """Start it if it is down, and empty it."""
+    if valkey.pid is None:
+        valkey.start()
+    Redis.from_url(valkey.url).flushall()
+
+
+class TooSlow(AssertionError):
+    """Less was done in a time than could have been."""
+
+
+def assert_reached(count: int, least: float) -> None:
+    if count < least:
+        raise TooSlow(f"{count} were sent, at least {least:.0f} expected")
+
+
+def up_to_three_runs(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test again that was too slow: the machine may have stood still, the limiter may not.
+
+    What must never be exceeded is asserted in each run.
+    """
+
+    @functools.wraps(test)
+    def runs(valkey: Valkey, **parameters: Any) -> None:
+        for run in (1, 2, 3):
+            clear(valkey)
+            try:
+                return test(valkey, **parameters)
+            except TooSlow:
+                if run == 3:
+                    raise
+
+    return runs
 
 
 class Fleet:
@@ -99,53 +132,59 @@ def count_between(times: list[float], begin: float, end: float) -> int:
 
 
 @pytest.mark.parametrize(("rate", "workers"), [(20, 3), (1000, 1), (1000, 4), (8000, 2)])
+@up_to_three_runs
 def test_the_fleet_reaches_its_rate_and_never_exceeds_it(
     valkey: Valkey, rate: float, workers: int
 ) -> None:
     seen = Fleet(valkey, 3.0, rate, *[{1: None}] * workers).arrivals()
     times = [at for at, _, _ in seen]
     assert_never_above(times, rate)
-    assert count_between(times, 0.5, 3.0) >= REACH * rate * 2.5
+    assert_reached(count_between(times, 0.5, 3.0), REACH * rate * 2.5)
     if rate >= 1000:
         shares = Counter(worker for _, _, worker in seen)
-        assert all(share > 0.6 * len(seen) / workers for share in shares.values()), shares
+        assert_reached(min(shares[worker] for worker in range(workers)), 0.6 * len(seen) / workers)
 
 
+@up_to_three_runs
 def test_a_mailing_with_a_low_rate_does_not_slow_another(valkey: Valkey) -> None:
     demand = {1: None, 2: 10.0, 3: 100.0}
     seen = Fleet(valkey, 4.0, 1000, demand, demand).arrivals()
     of = {mailing: [at for at, m, _ in seen if m == mailing] for mailing in demand}
     assert_never_above([at for at, _, _ in seen], 1000)
-    assert count_between([at for at, _, _ in seen], 0.5, 3.5) >= REACH * 1000 * 3
+    assert_reached(count_between([at for at, _, _ in seen], 0.5, 3.5), REACH * 1000 * 3)
     for mailing, rate in ((2, 10), (3, 100)):
         assert_never_above(of[mailing], rate)
-        assert count_between(of[mailing], 0.5, 3.5) >= 0.9 * rate * 3
-    assert count_between(of[1], 0.5, 3.5) >= REACH * 890 * 3
+        assert_reached(count_between(of[mailing], 0.5, 3.5), 0.9 * rate * 3)
+    assert_reached(count_between(of[1], 0.5, 3.5), REACH * 890 * 3)
 
 
+@up_to_three_runs
 def test_a_mailing_at_its_limit_wastes_no_slots_of_the_fleet(valkey: Valkey) -> None:
     seen = Fleet(valkey, 3.0, 500, {2: 5.0}, {1: None}).arrivals()
-    assert count_between([at for at, m, _ in seen if m == 1], 0.5, 2.5) >= REACH * 495 * 2
+    assert_reached(count_between([at for at, m, _ in seen if m == 1], 0.5, 2.5), REACH * 495 * 2)
     assert_never_above([at for at, m, _ in seen if m == 2], 5)
     assert_never_above([at for at, _, _ in seen], 500)
 
 
+@up_to_three_runs
 def test_mailing_limits_hold_without_a_fleet_limit(valkey: Valkey) -> None:
     demand = {1: 300.0, 2: 2.0}
     seen = Fleet(valkey, 3.0, None, demand, demand).arrivals()
     for mailing, rate in demand.items():
         times = [at for at, m, _ in seen if m == mailing]
         assert_never_above(times, rate)
-        assert count_between(times, 1.0, 3.0) >= REACH * rate * 2 - 1
+        assert_reached(count_between(times, 1.0, 3.0), REACH * rate * 2 - 1)
 
 
+@up_to_three_runs
 def test_the_unused_share_of_a_slow_worker_goes_to_the_others(valkey: Valkey) -> None:
     seen = Fleet(valkey, 4.0, 1000, {1: None}, {1: None}, max_rate=100).arrivals()
     times = [at for at, _, _ in seen]
     assert_never_above(times, 1000)
-    assert count_between(times, 0.5, 3.5) >= 0.85 * 1000 * 3
+    assert_reached(count_between(times, 0.5, 3.5), 0.85 * 1000 * 3)
 
 
+@up_to_three_runs
 def test_a_suspended_worker_does_not_catch_up(valkey: Valkey) -> None:
     fleet = Fleet(valkey, 3.0, 1000, {1: None})
     (worker,) = fleet.workers
@@ -155,7 +194,7 @@ def test_a_suspended_worker_does_not_catch_up(valkey: Valkey) -> None:
         fleet.wait_until(moment + 0.15)
         worker.send_signal(signal.SIGCONT)
     times = [at for at, _, _ in fleet.arrivals()]
-    assert count_between(times, 0.0, 3.0) > 2000
+    assert_reached(count_between(times, 0.0, 3.0), 2000)
     # Its slots are dead by then; a new grant reaches back 25 ms.
     for moment in (0.6, 1.3, 2.0):
         assert count_between(times, moment + 0.15, moment + 0.16) < 25 + 10 + 10
@@ -163,6 +202,7 @@ def test_a_suspended_worker_does_not_catch_up(valkey: Valkey) -> None:
 
 
 @pytest.mark.parametrize("rate", [5, 1000])
+@up_to_three_runs
 def test_flushall_grants_no_slot_twice(valkey: Valkey, rate: float) -> None:
     fleet = Fleet(valkey, 4.0, rate, {1: None}, {1: None, 2: 3.0})
     for moment in (1.0, 1.4, 2.2):
@@ -172,9 +212,10 @@ def test_flushall_grants_no_slot_twice(valkey: Valkey, rate: float) -> None:
     times = [at for at, _, _ in seen]
     assert_never_above(times, rate)
     assert_never_above([at for at, m, _ in seen if m == 2], 3)
-    assert count_between(times, 2.6, 4.0) >= 0.9 * rate * 1.4 - 1
+    assert_reached(count_between(times, 2.6, 4.0), 0.9 * rate * 1.4 - 1)
 
 
+@up_to_three_runs
 def test_nothing_is_sent_while_redis_is_away_and_sending_resumes_after(valkey: Valkey) -> None:
     fleet = Fleet(valkey, 5.0, 1000, {1: None}, {1: None})
     fleet.wait_until(1.5)
@@ -183,11 +224,12 @@ def test_nothing_is_sent_while_redis_is_away_and_sending_resumes_after(valkey: V
     valkey.start()
     times = [at for at, _, _ in fleet.arrivals()]
     assert_never_above(times, 1000)
-    assert count_between(times, 0.5, 1.4) > 0.9 * 900
+    assert_reached(count_between(times, 0.5, 1.4), 0.9 * 900)
     assert count_between(times, 1.65, 2.5) == 0
-    assert count_between(times, 3.7, 4.9) > 0.9 * 1200
+    assert_reached(count_between(times, 3.7, 4.9), 0.9 * 1200)
 
 
+@up_to_three_runs
 def test_an_unresponsive_redis_blocks_the_loop_for_less_than_200_ms(valkey: Valkey) -> None:
     redis = FailFastRedis(sending_loop_client(valkey.url))
     limiter = RateLimiter(redis, 1000)
@@ -203,18 +245,21 @@ def test_an_unresponsive_redis_blocks_the_loop_for_less_than_200_ms(valkey: Valk
             time.sleep(0.02)
         available = redis.available
         assert (available, limiter.acquire(1, None, boottime())) == (False, 0.0)
-        assert blocked < 0.2
+        if blocked >= 0.2:
+            raise TooSlow(f"the loop was blocked for {blocked:.3f} s")
     finally:
         os.kill(valkey.pid, signal.SIGCONT)
 
 
+@up_to_three_runs
 def test_a_server_clock_that_was_set_back_does_not_stop_sending(valkey: Valkey) -> None:
     an_hour_ahead = int((time.time() + 3600) * 1e6)
     Redis.from_url(valkey.url).set(FLEET_KEY, an_hour_ahead)
     times = [at for at, _, _ in Fleet(valkey, 1.5, 100, {1: None}).arrivals()]
-    assert count_between(times, 0.5, 1.5) >= 90
+    assert_reached(count_between(times, 0.5, 1.5), 90)
 
 
+@up_to_three_runs
 def test_a_worker_makes_at_most_60_round_trips_a_second(valkey: Valkey) -> None:
     before = (
         Redis.from_url(valkey.url)
@@ -226,6 +271,7 @@ def test_a_worker_makes_at_most_60_round_trips_a_second(valkey: Valkey) -> None:
     assert calls <= 2 * 60
 
 
+@up_to_three_runs
 def test_keys_expire(valkey: Valkey) -> None:
     Fleet(valkey, 0.3, 100, {1: None, 2: 50.0}).arrivals()
     names = {str(name) for name in Redis.from_url(valkey.url, decode_responses=True).keys("*")}
