@@ -95,7 +95,8 @@ class ApiWorker(ThreadWorker):
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection, unless a process that has fewer of them does so meanwhile."""
-        time.sleep(min(self.nr_conns * YIELD_SECONDS, MAX_YIELD_SECONDS))
+        if self.cfg.workers > 1:
+            time.sleep(min(self.nr_conns * YIELD_SECONDS, MAX_YIELD_SECONDS))
         super().accept(listener)
 
     def handle_error(self, _: Any, client: socket.socket, __: Any, error: Exception) -> None:
