@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from tests.e2e.browser_user import BrowserUser
 from tests.support.system import System
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,20 @@ def test_the_preview_and_the_button_say_how_many_will_get_it(
     expect(page.locator("[data-part-opted_out]")).to_have_text("1")
     expect(page.locator("[data-part-sent]").first).to_have_text("4")
     expect(page.locator("[data-part-failed]")).to_have_text("1")
+
+
+def test_the_other_numbers_of_a_running_mailing_follow(operator: BrowserUser, site: System) -> None:
+    """Those that are no live figures, such as the SMS segments and the table of time zones."""
+    site.add_clients(100, tag="followed")
+    mailing = site.create_mailing(filter={"tags": ["followed"]}, rate_limit=2)
+    wait_for(lambda: site.statistics(mailing)["counts"]["sent"], 30, "the first message")
+    operator.page.clock.install()
+    operator.open(f"/admin/mailings/{mailing}")
+    plan = operator.page.locator("#part-plan")
+    at_first = plan.inner_text()
+    operator.page.clock.fast_forward(16_000)
+    expect(plan).not_to_have_text(at_first, use_inner_text=True, timeout=30_000)
+    site.call("POST", f"/mailings/{mailing}/cancel")
 
 
 def test_a_chart_is_read_with_the_keyboard(operator: BrowserUser, site: System) -> None:

@@ -184,7 +184,7 @@
   });
 
   // --- new versions of a page's parts -----------------------------------------------------------
-  // A part waits while something in it is being typed, opened, chosen or selected.
+  // A part waits while something in it is being typed, opened, chosen, selected or read.
   const inUse = (part) => {
     const active = document.activeElement;
     const typing = part.contains(active) && active.matches("input, textarea, select");
@@ -193,7 +193,8 @@
     );
     const selection = document.getSelection();
     const selected = !selection.isCollapsed && selection.containsNode(part, true);
-    return typing || changed || selected || part.querySelector("details[open], dialog[open]") !== null;
+    const open = part.querySelector("details[open], dialog[open], .plot:hover, .plot:focus") !== null;
+    return typing || changed || selected || open;
   };
   const replacePart = (part, fresh) => {
     const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
@@ -232,7 +233,9 @@
     let source = null;
     let drawnAt = Date.now();
     let redrawing = false;
-    // Pages are refreshed when a mailing's status or an alert changes; the overview also each minute.
+    // Pages are refreshed when a mailing's status or an alert changes; the overview also each minute,
+    // and a mailing's page, whose other numbers would contradict the live ones, four times as often.
+    const redrawEvery = overview() ? 60000 : 15000;
     const redraw = () => {
       redrawing = true;
       refreshParts()
@@ -255,9 +258,10 @@
       if (overview()) {
         drawHealth(event.health);
         const started = event.mailings.length > liveBoxes().length && liveBoxes().length < 12;
-        different = (settled && (started || event.alerts !== overview().dataset.overview)) || Date.now() - drawnAt > 60000;
+        different = settled && (started || event.alerts !== overview().dataset.overview);
       }
-      if (!redrawing && (changed || different)) redraw();
+      const outdated = Date.now() - drawnAt > redrawEvery && document.querySelector("[data-part]");
+      if (!redrawing && (changed || different || outdated)) redraw();
     };
     // The browser repeats a connection that broke, but not one that was answered with an error.
     const connect = () => {
