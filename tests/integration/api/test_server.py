@@ -45,17 +45,19 @@ def served(server: Server) -> float:
     return float(found[1]) if found else 0.0
 
 
-# Prints how long a process with so many connections waits before it accepts one more.
+# Prints how long one of two processes that has so many connections waits before it accepts one more,
+# and an only process.
 ACCEPT_SCRIPT = """
 import time
+from types import SimpleNamespace
 from gunicorn.workers.gthread import ThreadWorker
 from api.gunicorn_conf import ApiWorker
 
 events = []
 time.sleep, ThreadWorker.accept = events.append, lambda *_: events.append("accept")
-for connections in (0, 1, 7, 1000):
+for processes, connections in ((2, 0), (2, 1), (2, 7), (2, 1000), (1, 7)):
     worker = object.__new__(ApiWorker)
-    worker.nr_conns = connections
+    worker.cfg, worker.nr_conns = SimpleNamespace(workers=processes), connections
     worker.accept(None)
 print(*events)
 """
@@ -67,8 +69,8 @@ def test_processes_with_more_connections_leave_new_ones_to_others(settings: dict
     output = subprocess.check_output(
         argv, env=settings, cwd=ROOT, text=True, timeout=COMMAND_SECONDS
     )
-    events = output.split()[-8:]
-    assert events[1::2] == ["accept"] * 4
+    *events, last = output.split()[-9:]
+    assert [*events[1::2], last] == ["accept"] * 5, "an only process does not wait"
     waits = [float(seconds) for seconds in events[::2]]
     assert waits == sorted(set(waits)), "each longer than the one before"
     assert waits[0] == 0.0
