@@ -45,8 +45,8 @@ def served(server: Server) -> float:
     return float(found[1]) if found else 0.0
 
 
-# Prints how long one of two processes that has so many connections waits before it accepts one more,
-# and an only process.
+# Prints how long one of two processes that has so many connections waits before it accepts one
+# more, and an only process.
 ACCEPT_SCRIPT = """
 import time
 from types import SimpleNamespace
