@@ -184,7 +184,7 @@
   });
 
   // --- new versions of a page's parts -----------------------------------------------------------
-  // A part waits while something in it is being typed, opened, chosen, selected or read.
+  // A part waits while something in it is being typed, opened, chosen, selected, read or pressed.
   const inUse = (part) => {
     const active = document.activeElement;
     const typing = part.contains(active) && active.matches("input, textarea, select");
@@ -194,7 +194,7 @@
     const selection = document.getSelection();
     const selected = !selection.isCollapsed && selection.containsNode(part, true);
     const open = part.querySelector("details[open], dialog[open], .plot:hover, .plot:focus") !== null;
-    return typing || changed || selected || open;
+    return typing || changed || selected || open || part.matches(":active");
   };
   const replacePart = (part, fresh) => {
     const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
