@@ -9,6 +9,7 @@ from flask import Flask
 from psycopg2.extensions import cursor as Cursor
 from werkzeug.test import TestResponse
 
+from api.clients.import_undo import UNDOS
 from api.http.csv_upload import UPLOADS
 from shared.db import status_changes
 from shared.domain.statuses import Reason
@@ -317,6 +318,20 @@ def test_files_beyond_the_bound_are_refused_and_can_be_sent_again(operator: Sign
     assert "Сейчас загружается слишком много файлов." in refused.text
     assert "Too many files are being read at this moment." in unchecked.text
     assert confirm(operator, uploaded, **{"target-0": "ignore"}).status_code == 303
+
+
+def test_undos_beyond_the_bound_are_refused_on_the_page_of_the_import(operator: Signed) -> None:
+    uploaded = upload(operator, b"phone,timezone\n79530000009,UTC\n")
+    path = confirm(operator, uploaded).headers["Location"]
+    assert re.fullmatch(r"/admin/imports/\d+", path)
+    leaves = [UNDOS.admit(f"other {n}") for n in range(UNDOS.per_process)]
+    try:
+        refused = submit(operator, path, {}, headers={"Accept-Language": "ru"})
+    finally:
+        for leave in leaves:
+            leave()
+    assert refused.status_code == 429
+    assert "Уже проверяется другая отмена." in refused.text
 
 
 def test_a_form_without_a_file_is_rejected(operator: Signed) -> None:
