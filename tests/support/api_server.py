@@ -14,6 +14,8 @@ from tests.support.system import Process
 from tests.support.waiting import wait_for
 
 COMMAND = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn_conf.py", "api:create_app()"]
+# What a server sends while its postmaster dies, which libpq may write to standard error by itself.
+LIBPQ_NOTICE = "FATAL:  terminating connection due to unexpected postmaster exit"
 
 
 def settings_of(database_url: str, redis_url: str) -> dict[str, str]:
@@ -56,7 +58,8 @@ class Server:
     def log(self) -> list[dict[str, object]]:
         """Return the lines of the log that are complete; the last one may be being written."""
         complete = self.process.log.read_text().rpartition("\n")[0]
-        return [json.loads(line) for line in complete.splitlines() if line]
+        lines = [line for line in complete.splitlines() if line]
+        return [json.loads(line) for line in lines if not line.startswith(LIBPQ_NOTICE)]
 
 
 @contextmanager
