@@ -63,7 +63,7 @@ UNDO_REFUSALS: dict[str, LazyString] = {
         "Correct the clients with another import."
     ),
     "too_much_under_way": lazy_gettext(
-        "Another undo is being checked. Try again in a few seconds."
+        "Too much other work is under way. Try again in a few seconds."
     ),
     "import_running": lazy_gettext("The import is still running: wait until it is finished."),
     "import_not_last": lazy_gettext("Only the last import can be undone, and another came later."),

@@ -193,8 +193,8 @@
     );
     const selection = document.getSelection();
     const selected = !selection.isCollapsed && selection.containsNode(part, true);
-    const open = part.querySelector("details[open], dialog[open], .plot:hover, .plot:focus") !== null;
-    return typing || changed || selected || open || part.matches(":active");
+    const held = part.querySelector("details[open], dialog[open], .plot:hover, .plot:focus") !== null;
+    return typing || changed || selected || held || part.matches(":active");
   };
   const replacePart = (part, fresh) => {
     const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");

@@ -331,7 +331,7 @@ def test_undos_beyond_the_bound_are_refused_on_the_page_of_the_import(operator: 
         for leave in leaves:
             leave()
     assert refused.status_code == 429
-    assert "Уже проверяется другая отмена." in refused.text
+    assert "Сейчас выполняется слишком много других операций." in refused.text
 
 
 def test_a_form_without_a_file_is_rejected(operator: Signed) -> None:

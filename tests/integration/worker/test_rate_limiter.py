@@ -36,6 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def valkey(server: Valkey) -> Valkey:
+    """Empty and running."""
+    clear(server)
     return server
 
 
@@ -64,12 +66,12 @@ def up_to_three_runs(test: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(test)
     def runs(valkey: Valkey, **parameters: Any) -> None:
         for run in (1, 2, 3):
-            clear(valkey)
             try:
                 return test(valkey, **parameters)
             except TooSlow:
                 if run == 3:
                     raise
+                clear(valkey)
 
     return runs
 
@@ -151,9 +153,10 @@ def test_a_mailing_with_a_low_rate_does_not_slow_another(valkey: Valkey) -> None
     seen = Fleet(valkey, 4.0, 1000, demand, demand).arrivals()
     of = {mailing: [at for at, m, _ in seen if m == mailing] for mailing in demand}
     assert_never_above([at for at, _, _ in seen], 1000)
-    assert_reached(count_between([at for at, _, _ in seen], 0.5, 3.5), REACH * 1000 * 3)
     for mailing, rate in ((2, 10), (3, 100)):
         assert_never_above(of[mailing], rate)
+    assert_reached(count_between([at for at, _, _ in seen], 0.5, 3.5), REACH * 1000 * 3)
+    for mailing, rate in ((2, 10), (3, 100)):
         assert_reached(count_between(of[mailing], 0.5, 3.5), 0.9 * rate * 3)
     assert_reached(count_between(of[1], 0.5, 3.5), REACH * 890 * 3)
 
@@ -161,19 +164,20 @@ def test_a_mailing_with_a_low_rate_does_not_slow_another(valkey: Valkey) -> None
 @up_to_three_runs
 def test_a_mailing_at_its_limit_wastes_no_slots_of_the_fleet(valkey: Valkey) -> None:
     seen = Fleet(valkey, 3.0, 500, {2: 5.0}, {1: None}).arrivals()
-    assert_reached(count_between([at for at, m, _ in seen if m == 1], 0.5, 2.5), REACH * 495 * 2)
     assert_never_above([at for at, m, _ in seen if m == 2], 5)
     assert_never_above([at for at, _, _ in seen], 500)
+    assert_reached(count_between([at for at, m, _ in seen if m == 1], 0.5, 2.5), REACH * 495 * 2)
 
 
 @up_to_three_runs
 def test_mailing_limits_hold_without_a_fleet_limit(valkey: Valkey) -> None:
     demand = {1: 300.0, 2: 2.0}
     seen = Fleet(valkey, 3.0, None, demand, demand).arrivals()
+    of = {mailing: [at for at, m, _ in seen if m == mailing] for mailing in demand}
     for mailing, rate in demand.items():
-        times = [at for at, m, _ in seen if m == mailing]
-        assert_never_above(times, rate)
-        assert_reached(count_between(times, 1.0, 3.0), REACH * rate * 2 - 1)
+        assert_never_above(of[mailing], rate)
+    for mailing, rate in demand.items():
+        assert_reached(count_between(of[mailing], 1.0, 3.0), REACH * rate * 2 - 1)
 
 
 @up_to_three_runs
@@ -194,11 +198,11 @@ def test_a_suspended_worker_does_not_catch_up(valkey: Valkey) -> None:
         fleet.wait_until(moment + 0.15)
         worker.send_signal(signal.SIGCONT)
     times = [at for at, _, _ in fleet.arrivals()]
-    assert_reached(count_between(times, 0.0, 3.0), 2000)
     # Its slots are dead by then; a new grant reaches back 25 ms.
     for moment in (0.6, 1.3, 2.0):
         assert count_between(times, moment + 0.15, moment + 0.16) < 25 + 10 + 10
         assert_never_above([at for at in times if at >= moment + 0.14], 1000)
+    assert_reached(count_between(times, 0.0, 3.0), 2000)
 
 
 @pytest.mark.parametrize("rate", [5, 1000])
@@ -224,8 +228,8 @@ def test_nothing_is_sent_while_redis_is_away_and_sending_resumes_after(valkey: V
     valkey.start()
     times = [at for at, _, _ in fleet.arrivals()]
     assert_never_above(times, 1000)
-    assert_reached(count_between(times, 0.5, 1.4), 0.9 * 900)
     assert count_between(times, 1.65, 2.5) == 0
+    assert_reached(count_between(times, 0.5, 1.4), 0.9 * 900)
     assert_reached(count_between(times, 3.7, 4.9), 0.9 * 1200)
 
 
@@ -259,7 +263,6 @@ def test_a_server_clock_that_was_set_back_does_not_stop_sending(valkey: Valkey) 
     assert_reached(count_between(times, 0.5, 1.5), 90)
 
 
-@up_to_three_runs
 def test_a_worker_makes_at_most_60_round_trips_a_second(valkey: Valkey) -> None:
     before = (
         Redis.from_url(valkey.url)
@@ -271,7 +274,6 @@ def test_a_worker_makes_at_most_60_round_trips_a_second(valkey: Valkey) -> None:
     assert calls <= 2 * 60
 
 
-@up_to_three_runs
 def test_keys_expire(valkey: Valkey) -> None:
     Fleet(valkey, 0.3, 100, {1: None, 2: 50.0}).arrivals()
     names = {str(name) for name in Redis.from_url(valkey.url, decode_responses=True).keys("*")}
